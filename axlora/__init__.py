@@ -1,0 +1,31 @@
+"""AxLoRA: compile a quantized model with LoRA adapters, simulate it to the cycle, run the same bytes in Verilog."""
+
+from __future__ import annotations
+
+from axlora.compiler.errors import BadAdapter, BadModel, BadPackage, Error, UnsupportedOperator
+from axlora.isa.target import BadTarget, Target
+
+from .api import compile, run_rtl, simulate
+from .package import load
+from .program import BadInput, Program
+from .run import Layer, Run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BadAdapter",
+    "BadInput",
+    "BadModel",
+    "BadPackage",
+    "BadTarget",
+    "Error",
+    "Layer",
+    "Program",
+    "Run",
+    "Target",
+    "UnsupportedOperator",
+    "compile",
+    "load",
+    "run_rtl",
+    "simulate",
+]

@@ -1,0 +1,102 @@
+"""The result of a run, from the simulator or from Verilog, and its RUN.json."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.isa.opcodes import UNIT_COUNTERS
+from axlora.isa.target import Target
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One linear's share of a run."""
+
+    name: str
+    operator: str
+    macs: int
+    """Codes times tokens that lanes took, padding included."""
+    multiplications: int
+    reuse_rate: float
+    """1 - multiplications / macs."""
+    cycles: int
+    """From the end of the layer before to the end of this one; they add up to the run's cycles."""
+    energy_pj: float | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One instruction's execution, for `axlora diff`."""
+
+    index: int
+    unit: str
+    accept: int
+    done: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """Outputs, cycles and counters of a run."""
+
+    target: Target
+    view: str
+    """`sim` or `rtl`."""
+    outputs: dict[str, npt.NDArray[np.float32]]
+    """Output name to array of the ONNX model's shape."""
+    codes: dict[str, npt.NDArray[np.int64]]
+    """Output name to integer codes [tokens, n]."""
+    cycles: int
+    counters: dict[str, int]
+    layers: tuple[Layer, ...]
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def stalls(self) -> dict[str, dict[str, int]]:
+        """Per unit: busy and each stall cause in cycles; they add up to `cycles`."""
+        return {
+            unit.name.lower(): {name.removeprefix(unit.name.lower() + "_"): self.counters[name] for name in names}
+            for unit, names in UNIT_COUNTERS.items()
+        }
+
+    def to_json(self) -> dict[str, object]:
+        """RUN.json, schema version 1 (docs/run_json.md). Asserts the sums that should hold."""
+        c = self.counters
+        for unit, causes in self.stalls.items():
+            assert sum(causes.values()) == self.cycles, unit
+        if self.layers and self.cycles:
+            assert sum(layer.cycles for layer in self.layers) == self.cycles
+            assert sum(layer.macs for layer in self.layers) == c["macs"]
+            assert sum(layer.multiplications for layer in self.layers) == c["multiplications"]
+        t = self.target
+        return {
+            "schema": SCHEMA,
+            "view": self.view,
+            "target": t.name,
+            "engine": t.engine,
+            "clock_mhz": t.clock_mhz,
+            "cycles": self.cycles,
+            "counters": c,
+            "stalls": self.stalls,
+            "macs": c["macs"],
+            "multiplications": c["multiplications"],
+            "additions": c["macs"],
+            "dram_bytes_read": (c["fetch_beats"] + c["load_beats"]) * t.beat_bytes,
+            "dram_bytes_written": c["store_beats"] * t.beat_bytes,
+            "layers": [vars(layer) for layer in self.layers],
+            "energy_pj": None,
+            "baselines": None,
+            "fpga": None,
+            "steps": [[s.index, s.unit, s.accept, s.done] for s in self.steps],
+            "outputs": {name: fingerprint(codes) for name, codes in self.codes.items()},
+        }
+
+
+def fingerprint(codes: npt.NDArray[np.int64]) -> str:
+    """SHA-256 of a code array and its shape."""
+    return hashlib.sha256(repr(codes.shape).encode() + np.ascontiguousarray(codes, "<i8").tobytes()).hexdigest()

@@ -1,0 +1,322 @@
+"""Place everything in memory and emit the program: from integer linears to bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import networkx as nx
+import numpy as np
+
+from axlora.isa.assembly import encode_program
+from axlora.isa.instruction import Instruction
+from axlora.isa.legality import check_program
+from axlora.isa.opcodes import SLOTS
+from axlora.isa.target import Target
+
+from ..errors import BadModel
+from ..layer import Adapter, Linear, Lowered
+from .emit import Emitter, Places, slot_registers
+from .pack import adapter_bytes, adapter_offsets, base_records, ones_line, padded, scale_lines, weight_lines
+from .plan import Plan, Shape, WeightHalves, make_plan, output_bytes
+
+ALIGN = 64
+Planner = Callable[[Target, WeightHalves, Linear, Shape], Plan]
+
+
+@dataclass(frozen=True)
+class InputPlace:
+    """An input tensor in memory: region [token group][block][token][lane] and one token word a token."""
+
+    name: str
+    address: int
+    token_words: int
+    blocks: int
+
+
+@dataclass(frozen=True)
+class OutputTile:
+    """Results of one column tile: region [token group][block][token][lane] of `groups` column groups."""
+
+    first: int
+    groups: int
+    address: int
+    stride: int
+    """Bytes of a token group."""
+
+
+@dataclass(frozen=True)
+class OutputPlace:
+    """An output tensor in memory."""
+
+    name: str
+    element: int
+    tiles: tuple[OutputTile, ...]
+
+
+@dataclass(frozen=True)
+class Linked:
+    """The machine's view of a compiled model."""
+
+    program: tuple[Instruction, ...]
+    marks: tuple[tuple[int, str], ...]
+    """(first instruction, linear) in program order."""
+    weights_address: int
+    weights: bytes
+    inputs: tuple[InputPlace, ...]
+    outputs: tuple[OutputPlace, ...]
+    adapters: dict[str, tuple[int, bytes]]
+    """Name to (rank, adapter block)."""
+    adapter_address: int
+    """Of the first adapter block; blocks follow each other."""
+    adapter_size: int
+    slots: int
+    rank: int
+    token_groups: int
+    plans: dict[str, Plan]
+
+
+def place_regions(regions: Sequence[tuple[str, int, int, int]], start: int) -> tuple[dict[str, int], int]:
+    """Addresses for regions whose live ranges meet: first fit, largest first, over the interference graph.
+
+    Args:
+        regions: (name, bytes, first step, last step).
+        start: first free byte.
+
+    Returns:
+        Address of each region, and the first byte after all of them.
+    """
+    graph = nx.Graph()
+    for name, size, first, last in regions:
+        graph.add_node(name, size=-(-size // ALIGN) * ALIGN, span=(first, last))
+    names = list(graph)
+    for number, one in enumerate(names):
+        for other in names[number + 1 :]:
+            a, b = graph.nodes[one]["span"], graph.nodes[other]["span"]
+            if a[0] <= b[1] and b[0] <= a[1]:
+                graph.add_edge(one, other)
+    address: dict[str, int] = {}
+    end = start
+    for name in sorted(names, key=lambda n: (-graph.nodes[n]["size"], n)):
+        taken = sorted((address[o], address[o] + graph.nodes[o]["size"]) for o in graph[name] if o in address)
+        at = start
+        for low, high in taken:
+            if at + graph.nodes[name]["size"] <= low:
+                break
+            at = max(at, high)
+        address[name] = at
+        end = max(end, at + graph.nodes[name]["size"])
+    return address, end
+
+
+def check_accumulators(target: Target, linear: Linear) -> None:
+    """Prove from the codes that no accumulator of a linear can overflow.
+
+    Raises:
+        BadModel: names the column and the bound.
+    """
+    top = 1 << (target.activation_bits - 1)
+    limit = 1 << (target.accumulator_bits - 1)
+    w = linear.weight
+    values = np.abs(w.values()).astype(np.float64)
+    if w.group and w.scale is not None:
+        rows = np.arange(values.shape[0]) // w.group
+        zero = np.abs(w.zero).astype(np.float64) if w.zero is not None else np.zeros(w.scale.shape)
+        bound = ((values + zero[rows]) * w.scale[rows]).sum(axis=0) * top
+    else:
+        bound = values.sum(axis=0) * top
+    worst = int(bound.argmax())
+    if bound[worst] >= limit:
+        raise BadModel(
+            f"{linear.name}: column {worst} of the accumulator could overflow: bound {bound[worst]:.3g}, "
+            f"{target.accumulator_bits} bits hold {limit:.3g}",
+            linear.name,
+            "a target with accumulator_bits = 48, or narrower weights or activations",
+        )
+
+
+def link(
+    target: Target,
+    lowered: Lowered,
+    *,
+    slots: int | None = None,
+    rank: int = 0,
+    progress: Callable[[str], None] | None = None,
+    planner: Planner = make_plan,
+) -> Linked:
+    """Tile, place and emit all linears.
+
+    Args:
+        slots: adapter slots (different adapters in one batch); default 1 if there are adapters or a rank.
+        rank: largest rank that the program takes, at least that of every adapter given.
+
+    Raises:
+        BadModel: a linear does not fit the target, or an accumulator could overflow.
+    """
+    tokens = {t.name: t.tokens for t in lowered.inputs}
+    count = max(tokens.values())
+    adapted = {a.name for linear in lowered.linears for a in linear.adapters}
+    ranks = {
+        name: max(a.rank for li in lowered.linears for a in li.adapters if a.name == name) for name in sorted(adapted)
+    }
+    rank = max([rank, *ranks.values()])
+    slots = (1 if rank else 0) if slots is None else slots
+    if not 0 <= slots <= SLOTS:
+        raise BadModel(f"{slots} adapter slots asked for, the machine has {SLOTS}", "max-loras", f"0 to {SLOTS}")
+    shapes: dict[str, Shape] = {}
+    plans: dict[str, Plan] = {}
+    blocks: dict[str, int] = {}
+    for linear in lowered.linears:
+        check_accumulators(target, linear)
+        uses = slots if linear.adapters or rank else 0
+        shape = Shape.of(target, linear, min(tokens[linear.input], _pass_tokens(target, rank)), uses, rank)
+        blocks[linear.input] = max(blocks.get(linear.input, 0), shape.blocks)
+        shapes[linear.name] = shape
+    shapes = {li.name: replace(shapes[li.name], blocks=blocks[li.input]) for li in lowered.linears}
+    halves = WeightHalves.of(target, shapes.values())
+    weights = bytearray()
+    pending = []
+    adapter_size = 0
+    for linear in lowered.linears:
+        shape = shapes[linear.name]
+        if progress is not None:
+            progress(linear.name)
+        plan = plans[linear.name] = planner(target, halves, linear, shape)
+        places = _weights(target, linear, shape, plan, weights)
+        pending.append((linear, shape, plan, places, adapter_size))
+        if slots:
+            adapter_size += adapter_offsets(target, shape, plan)[1]
+    adapter_size = -(-adapter_size // ALIGN) * ALIGN
+    steps = len(lowered.linears)
+    total_groups = -(-count // target.tokens)
+    regions = []
+    for tensor in lowered.inputs:
+        size = -(-tensor.tokens // target.tokens) * blocks[tensor.name] * target.abuf_line_bytes
+        regions.append(
+            (f"in {tensor.name}", size, -1, max(i for i, li in enumerate(lowered.linears) if li.input == tensor.name))
+        )
+        words = -(-tensor.tokens // target.tokens) * target.tokens * 4 + target.beat_bytes
+        regions.append((f"tok {tensor.name}", words, -1, steps))
+    for step, (linear, shape, plan, _, _) in enumerate(pending):
+        groups = -(-tokens[linear.input] // target.tokens)
+        for n, column in enumerate(plan.column_tiles(shape)):
+            regions.append((f"out {linear.name} {n}", groups * output_bytes(target, shape, column[1]), step, steps))
+    # The program's size is not known before its addresses are; reserve by emitting once with zero addresses.
+    size = 0
+    for _ in range(2):
+        emitter = Emitter(target, halves)
+        weights_address = -(-size // ALIGN) * ALIGN
+        address, end = place_regions(regions, weights_address + -(-len(weights) // ALIGN) * ALIGN)
+        for linear, shape, plan, places, piece in pending:
+            _emit(
+                emitter,
+                linear,
+                shape,
+                plan,
+                _moved(places, weights_address, address, linear, plan, shape, piece),
+                tokens,
+            )
+        program, marks = emitter.program()
+        size = len(encode_program(program)) + 64 * 16
+    registers = {}
+    if slots:
+        for slot in range(1, slots + 1):
+            for register, value in zip(
+                slot_registers(slot), (end, -(-rank // target.ports), -(-rank // target.lanes)), strict=True
+            ):
+                registers[register] = value
+    check_program(program, registers)
+    check_program(program)
+    blocks_of = {
+        name: (ranks[name], adapter_block(target, lowered.linears, name, ranks[name], shapes, plans))
+        for name in sorted(adapted)
+    }
+    return Linked(
+        program=tuple(program),
+        marks=tuple(marks),
+        weights_address=weights_address,
+        weights=bytes(weights),
+        inputs=tuple(
+            InputPlace(t.name, address[f"in {t.name}"], address[f"tok {t.name}"], blocks[t.name])
+            for t in lowered.inputs
+        ),
+        outputs=tuple(_output(target, li, sh, pl, address) for li, sh, pl, _, _ in pending),
+        adapters=blocks_of,
+        adapter_address=end,
+        adapter_size=adapter_size,
+        slots=slots,
+        rank=rank,
+        token_groups=total_groups,
+        plans=plans,
+    )
+
+
+def adapter_block(
+    target: Target, linears: Sequence[Linear], name: str, rank: int, shapes: dict[str, Shape], plans: dict[str, Plan]
+) -> bytes:
+    """The whole block of one adapter: its pieces in the order of the linears."""
+    out = b""
+    for linear in linears:
+        own: Adapter | None = next((a for a in linear.adapters if a.name == name), None)
+        out += adapter_bytes(target, linear, own, rank, shapes[linear.name], plans[linear.name])
+    return out + bytes(-len(out) % ALIGN)
+
+
+def _pass_tokens(target: Target, rank: int) -> int:
+    """Tokens that one pass over a linear may have: TBUF in halves, UBUF for all of x.A."""
+    groups = target.tbuf_tokens // 2 // target.tokens
+    if rank:
+        groups = min(groups, target.ubuf_lines // -(-rank // target.lanes))
+    return max(1, groups) * target.tokens
+
+
+def _append(weights: bytearray, data: bytes) -> int:
+    place = len(weights)
+    weights += data + bytes(-len(data) % ALIGN)
+    return place
+
+
+def _weights(target: Target, linear: Linear, shape: Shape, plan: Plan, weights: bytearray) -> Places:
+    """Append a linear's tiles, scales and records; addresses are relative to the weights."""
+    t = target
+    full = padded(linear.weight.codes, shape.blocks * t.lanes, shape.groups * t.ports)
+    tiles: dict[tuple[int, int], int] = {}
+    scales: dict[tuple[int, int], int] = {}
+    for n, (column, width) in enumerate(plan.column_tiles(shape)):
+        for k, (row, height) in enumerate(plan.row_tiles(shape)):
+            part = full[row * t.lanes : (row + height) * t.lanes, column * t.ports : (column + width) * t.ports]
+            tiles[n, k] = _append(weights, weight_lines(t, part, linear.weight.fmt))
+            if shape.per_group:
+                scales[n, k] = _append(weights, scale_lines(t, linear.weight, shape, (column, width), (row, height)))
+    records = _append(weights, base_records(linear.records, shape.groups * t.ports))
+    ones = _append(weights, ones_line(t)) if shape.per_group else 0
+    return Places(tiles, scales, records, ones, 0, 0, 0, [])
+
+
+def _moved(
+    places: Places, base: int, address: dict[str, int], linear: Linear, plan: Plan, shape: Shape, piece: int
+) -> Places:
+    return Places(
+        weights={key: base + value for key, value in places.weights.items()},
+        scales={key: base + value for key, value in places.scales.items()},
+        records=base + places.records,
+        ones=base + places.ones,
+        adapter=piece,
+        input=address[f"in {linear.input}"],
+        tokens=address[f"tok {linear.input}"],
+        output=[address[f"out {linear.name} {n}"] for n in range(len(plan.column_tiles(shape)))],
+    )
+
+
+def _emit(emitter: Emitter, linear: Linear, shape: Shape, plan: Plan, places: Places, tokens: dict[str, int]) -> None:
+    groups = -(-tokens[linear.input] // emitter.target.tokens)
+    for first in range(0, groups, shape.token_groups):
+        emitter.linear(linear, shape, plan, places, first, min(shape.token_groups, groups - first))
+
+
+def _output(target: Target, linear: Linear, shape: Shape, plan: Plan, address: dict[str, int]) -> OutputPlace:
+    tiles = tuple(
+        OutputTile(first, count, address[f"out {linear.name} {n}"], output_bytes(target, shape, count))
+        for n, (first, count) in enumerate(plan.column_tiles(shape))
+    )
+    return OutputPlace(linear.output, shape.element, tiles)

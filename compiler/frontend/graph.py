@@ -1,0 +1,194 @@
+"""An ONNX graph with the questions that recognition asks of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from axlora.compiler.errors import BadModel, UnsupportedOperator
+from axlora.compiler.frontend.found import Activation, WeightCodes
+
+_PASSIVE = ("Identity", "Cast")
+
+
+def attribute(node: onnx.NodeProto, name: str, default: float = 0) -> float:
+    """A number attribute."""
+    found = next((a for a in node.attribute if a.name == name), None)
+    return onnx.helper.get_attribute_value(found) if found is not None else default  # type: ignore[no-any-return]
+
+
+@dataclass
+class Graph:
+    """Producers, readers, constants and shapes by tensor name."""
+
+    model: onnx.ModelProto
+    nodes: list[onnx.NodeProto] = field(init=False)
+    producer: dict[str, int] = field(init=False)
+    """Index of the node that writes a tensor."""
+    readers: dict[str, list[int]] = field(init=False)
+    outputs: set[str] = field(init=False)
+    _values: dict[str, onnx.TensorProto] = field(init=False)
+    _activations: dict[str, Activation] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        graph = self.model.graph
+        self.nodes = list(graph.node)
+        self.producer = {out: i for i, node in enumerate(self.nodes) for out in node.output}
+        self.readers = {}
+        for i, node in enumerate(self.nodes):
+            for name in node.input:
+                self.readers.setdefault(name, []).append(i)
+        self.outputs = {o.name for o in graph.output}
+        self._values = {i.name: i for i in graph.initializer}
+        self._shapes = {
+            v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim)
+            for v in (*graph.input, *graph.value_info, *graph.output)
+        }
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor; raises `BadModel` if inference did not find it."""
+        if name in self._values:
+            return tuple(self._values[name].dims)
+        if name not in self._shapes:
+            raise BadModel("shape of the tensor is not known", name, "run ONNX shape inference on the model")
+        return self._shapes[name]
+
+    def node_of(self, name: str) -> onnx.NodeProto | None:
+        """The node that writes a tensor, or None."""
+        return self.nodes[self.producer[name]] if name in self.producer else None
+
+    def constant(self, name: str) -> npt.NDArray[np.generic] | None:
+        """Value of a constant tensor (initializer, Constant, Transpose or Cast of one), or None."""
+        if name in self._values:
+            return np.asarray(numpy_helper.to_array(self._values[name]))
+        node = self.node_of(name)
+        if node is None:
+            return None
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            return np.asarray(numpy_helper.to_array(node.attribute[0].t))
+        if node.op_type in (*_PASSIVE, "Transpose"):
+            inner = self.constant(node.input[0])
+            if inner is None:
+                return None
+            if node.op_type == "Transpose":
+                perm = attribute(node, "perm", 0) or None
+                return np.transpose(inner, perm)  # type: ignore[arg-type]
+            if node.op_type == "Cast":
+                return inner.astype(onnx.helper.tensor_dtype_to_np_dtype(int(attribute(node, "to"))))
+            return inner
+        return None
+
+    def scalar(self, name: str) -> float | None:
+        """Value of a constant with one element, or None."""
+        value = self.constant(name)
+        return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None  # type: ignore[arg-type]
+
+    def weight(self, name: str) -> tuple[npt.NDArray[np.float64], WeightCodes | None] | None:
+        """A constant matrix [k, n] as reals, with its codes if the file has them; None if it is not constant.
+
+        Raises:
+            UnsupportedOperator: codes with scales that are not one a tensor or one a column, or zero points out of reach.
+        """
+        node = self.node_of(name)
+        if node is not None and node.op_type == "Transpose":
+            inner = self._dequantized(node.input[0], axis=0)
+            if inner is not None:
+                return inner[0].T, WeightCodes(inner[1].codes.T, inner[1].scale, inner[1].bits)
+        found = self._dequantized(name, axis=1)
+        if found is not None:
+            return found
+        value = self.constant(name)
+        if value is None or value.ndim != 2 or not np.issubdtype(value.dtype, np.floating):
+            return None
+        return value.astype(np.float64), None
+
+    def _dequantized(self, name: str, axis: int) -> tuple[npt.NDArray[np.float64], WeightCodes] | None:
+        node = self.node_of(name)
+        if node is None or node.op_type != "DequantizeLinear":
+            return None
+        raw = self.constant(node.input[0])
+        scale = self.constant(node.input[1])
+        if raw is None or scale is None or raw.ndim != 2:
+            return None
+        zero = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.int64)
+        if zero is None:
+            return None
+        where = node.name or name
+        given = int(attribute(node, "axis", 1)) % 2
+        if attribute(node, "block_size") or (scale.size > 1 and (given != axis or scale.ndim > 1)):
+            raise UnsupportedOperator(
+                "weight scales are not one a tensor or one an output column", where, "quantize per output channel"
+            )
+        shape = [1, 1]
+        shape[axis] = zero.size
+        codes = raw.astype(np.int64) - zero.astype(np.int64).reshape(shape)
+        bits = 4 if "int4" in str(raw.dtype) else 8
+        low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+        if codes.min(initial=0) < low or codes.max(initial=0) > high:
+            raise UnsupportedOperator(
+                f"weight codes less zero point reach {int(np.abs(codes).max())}", where, "quantize weights symmetrically"
+            )
+        columns = np.broadcast_to(scale.astype(np.float64).reshape(-1), (raw.shape[axis],)).copy()
+        real = codes * (columns if axis == 1 else columns[:, None])
+        return real, WeightCodes(codes, columns, bits)
+
+    def activation(self, codes: str) -> Activation | None:
+        """The activation whose codes a QuantizeLinear writes, or None if `codes` is not one (per tensor, constant scale)."""
+        if codes in self._activations:
+            return self._activations[codes]
+        node = self.node_of(codes)
+        if node is None or node.op_type != "QuantizeLinear" or len(node.input) < 3:
+            return None
+        scale, zero = self.scalar(node.input[1]), self.constant(node.input[2])
+        if scale is None or zero is None or zero.size != 1 or zero.dtype not in (np.int8, np.int16):
+            return None
+        if not np.isfinite(scale) or scale <= 0:
+            raise BadModel(f"scale is {scale}", node.name or codes, "calibrate the model again")
+        shown = [o for i in self.readers.get(codes, []) for o in self.nodes[i].output if o in self.outputs]
+        tensor = shown[0] if shown else node.input[0]
+        taken = {a.tensor for a in self._activations.values()}
+        name, count = tensor, 1
+        while name in taken:
+            count += 1
+            name = f"{tensor}#{count}"
+        bits = zero.dtype.itemsize * 8
+        found = Activation(name, codes, scale, int(zero.reshape(-1)[0]), bits)  # type: ignore[arg-type]
+        self._activations[codes] = found
+        return found
+
+    def codes_of(self, name: str) -> str | None:
+        """The codes that a DequantizeLinear turns into `name`, if a QuantizeLinear of the same scale wrote them."""
+        node = self.node_of(name)
+        if node is None or node.op_type != "DequantizeLinear":
+            return None
+        quantize = self.node_of(node.input[0])
+        if quantize is None or quantize.op_type != "QuantizeLinear":
+            return None
+        same = all(
+            np.array_equal(a, b)
+            for i in (1, 2)
+            if (a := self.constant(quantize.input[i])) is not None and (b := self.constant(node.input[i])) is not None
+        )
+        return node.input[0] if same else None
+
+    def strip(self, name: str) -> str:
+        """The tensor behind Q/DQ pairs, Cast, Identity and reshapes that keep the last dimension."""
+        while True:
+            node = self.node_of(name)
+            codes = self.codes_of(name)
+            if codes is not None:
+                name = self.nodes[self.producer[codes]].input[0]
+            elif node is not None and (
+                node.op_type in _PASSIVE
+                or (
+                    node.op_type in ("Reshape", "Flatten", "Unsqueeze", "Squeeze")
+                    and self.shape(node.input[0])[-1:] == self.shape(name)[-1:]
+                )
+            ):
+                name = node.input[0]
+            else:
+                return name

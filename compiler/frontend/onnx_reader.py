@@ -1,0 +1,137 @@
+"""Read an ONNX model, fix its dimensions and bring it to the form that recognition expects."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper, shape_inference
+from onnxscript import optimizer
+
+from axlora.compiler.errors import BadModel
+
+_LOG = logging.getLogger(__name__)
+_FOLD_LIMIT = 1 << 30
+"""Elements of a constant that may be folded (a transposed weight)."""
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return " ".join(text.splitlines()[0].split())[:200]
+
+
+def load(model: onnx.ModelProto | str | Path) -> tuple[onnx.ModelProto, str]:
+    """The checked model (a copy) and the name to call it in messages.
+
+    Raises:
+        BadModel: no such file, not an ONNX file, truncated, or refused by the ONNX checker.
+    """
+    if isinstance(model, onnx.ModelProto):
+        name, copy = "model", onnx.ModelProto()
+        copy.CopyFrom(model)
+    else:
+        name, path = str(model), Path(model)
+        if not path.is_file():
+            raise BadModel("no such file", name, "give the path of an .onnx file")
+        try:
+            copy = onnx.load(path)
+        except Exception as error:  # protobuf, onnx and OS errors have no common base
+            raise BadModel(f"not an ONNX file, or damaged: {_first_line(error)}", name, "export the model again") from None
+    if not copy.graph.node or not copy.opset_import:
+        raise BadModel("not an ONNX file, or damaged: it holds no operators", name, "export the model again")
+    try:
+        onnx.checker.check_model(copy)
+    except Exception as error:
+        raise BadModel(f"ONNX checker: {_first_line(error)}", name, "export the model again") from None
+    return copy, name
+
+
+def fix_dimensions(model: onnx.ModelProto, shapes: Mapping[str, int], where: str) -> None:
+    """Give every named free dimension of the inputs its value, in place.
+
+    Raises:
+        BadModel: a dimension without a value, a value that is not positive, or a name that the model does not have.
+    """
+    known = {d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim if d.dim_param}
+    for name, value in shapes.items():
+        if name not in known:
+            free = ", ".join(sorted(known)) or "none"
+            raise BadModel(f"no dimension {name!r}", where, f"free dimensions of this model: {free}")
+        if value < 1:
+            raise BadModel(f"dimension {name!r} is {value}, must be at least 1", where, "fix the shape")
+    constant = {i.name for i in model.graph.initializer}
+    for v in model.graph.input:
+        for axis, d in enumerate(v.type.tensor_type.shape.dim):
+            if v.name in constant or d.HasField("dim_value"):
+                continue
+            if d.dim_param not in shapes:
+                what = f"dimension {d.dim_param!r}" if d.dim_param else f"dimension {axis} without a name"
+                hint = f"pass --shape {d.dim_param}=N" if d.dim_param else "export with a fixed shape"
+                raise BadModel(f"input {v.name!r} has a free {what}", where, hint)
+            d.dim_value = shapes[d.dim_param]
+    for v in model.graph.output:
+        if v.type.HasField("tensor_type"):
+            v.type.tensor_type.ClearField("shape")
+    del model.graph.value_info[:]
+
+
+def read(
+    model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None = None
+) -> tuple[onnx.ModelProto, str]:
+    """Load, fix dimensions, fold constants (DequantizeLinear is kept), make codes signed, infer shapes.
+
+    Returns:
+        the model, and its name for messages.
+
+    Raises:
+        BadModel: as `load` and `fix_dimensions`, or shapes that contradict each other.
+    """
+    copy, where = load(model)
+    fix_dimensions(copy, shapes or {}, where)
+    try:
+        copy = shape_inference.infer_shapes(copy, strict_mode=True, data_prop=True)
+        copy = optimizer.optimize(copy, output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
+        make_codes_signed(copy)
+        copy = shape_inference.infer_shapes(copy, strict_mode=True, data_prop=True)
+    except Exception as error:
+        raise BadModel(f"shapes do not fit: {_first_line(error)}", where, "check the model and --shape") from None
+    return copy, where
+
+
+def make_codes_signed(model: onnx.ModelProto) -> None:
+    """Turn per-tensor unsigned Q/DQ pairs into signed ones, zero point less half the range: same values, in place."""
+    graph = model.graph
+    values = {i.name: i for i in graph.initializer}
+    outputs = {o.name for o in graph.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for node in graph.node:
+        if node.op_type != "QuantizeLinear" or node.output[0] in outputs:
+            continue
+        pair = readers.get(node.output[0], [])
+        if not pair or any(n.op_type != "DequantizeLinear" for n in pair):
+            continue
+        if len(node.input) > 2 and node.input[2]:
+            if node.input[2] not in values:
+                continue
+            zero = numpy_helper.to_array(values[node.input[2]])
+        else:
+            zero = np.array(0, np.uint8)
+        if zero.dtype not in (np.uint8, np.uint16):
+            continue
+        bits = zero.dtype.itemsize * 8
+        signed = (zero.astype(np.int64) - (1 << (bits - 1))).astype(f"int{bits}")
+        name = f"{node.output[0]}.signed_zero_point"
+        graph.initializer.append(numpy_helper.from_array(signed, name))
+        for each in (node, *pair):
+            inputs = [*each.input[:2], name]
+            del each.input[:]
+            each.input.extend(inputs)
+            kept = [a for a in each.attribute if a.name != "output_dtype"]
+            del each.attribute[:]
+            each.attribute.extend(kept)

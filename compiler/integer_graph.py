@@ -1,0 +1,218 @@
+"""The integer graph: every linear of a `Lowered` as Relax/TIR integer operators, compiled by LLVM, with every boundary visible.
+
+One compiled graph serves the base and every adapter: adapter tensors are run-time inputs, padded with zeros to the widest rank.
+No adapter is zeros there and the base's own bias and multiplier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+
+from axlora.compiler.errors import BadModel
+from axlora.compiler.layer import Adapter, Int64, Linear, Lowered, Tensor
+from axlora.compiler.passes import ax_ops
+from axlora.compiler.passes.emit import Emitter, LinearVars, emit_linear
+from axlora.isa.target import Target
+
+Arrays = dict[str, Int64]
+_DTYPE = {8: np.int8, 16: np.int16, 32: np.int32}
+
+
+def _pad(value: Int64, shape: tuple[int, ...], fill: int = 0) -> Int64:
+    out = np.full(shape, fill, np.int64)
+    out[tuple(slice(0, s) for s in value.shape)] = value
+    return out
+
+
+def parameters(linear: Linear, rank: int, adapter: Adapter | None) -> list[npt.NDArray[Any]]:
+    """The run-time tensors of a linear under one adapter (None: base), in the order of `LinearVars.all`."""
+    values, records = linear.weight.values(), linear.records
+    narrow = values.min(initial=0) >= -128 and values.max(initial=0) <= 127
+    k, n = linear.k, linear.n
+    arrays: list[npt.NDArray[Any]] = [values.astype(np.int8 if narrow else np.int16)]
+    if linear.weight.group:
+        groups = -(-k // linear.weight.group)
+        scale = linear.weight.scale if linear.weight.scale is not None else np.ones((groups, n), np.int64)
+        zero = linear.weight.zero if linear.weight.zero is not None else np.zeros((groups, n), np.int64)
+        arrays += [scale.astype(np.uint8), zero.astype(np.int8)]
+    bias, m1 = (adapter.bias, adapter.m1) if adapter else (records.bias, records.m1)
+    arrays += [bias.astype(np.int32), m1.astype(np.uint16), records.shift.astype(np.uint8)]
+    if rank:
+        a = adapter.a.values() if adapter else np.zeros((k, 0), np.int64)
+        none = np.zeros(0, np.int64)
+        a_bias, a_m1, a_shift = (
+            (adapter.a_records.bias, adapter.a_records.m1, adapter.a_records.shift) if adapter else (none, none, none)
+        )
+        b = adapter.b.values() if adapter else np.zeros((0, n), np.int64)
+        arrays += [
+            _pad(a, (k, rank)).astype(np.int8),
+            _pad(a_bias, (rank,)).astype(np.int32),
+            _pad(a_m1, (rank,)).astype(np.uint16),
+            _pad(a_shift, (rank,), 1).astype(np.uint8),
+            _pad(b, (rank, n)).astype(np.int8),
+            _pad(adapter.m2 if adapter else none, (n,)).astype(np.uint16),
+        ]
+    return arrays
+
+
+def _integer_module(lowered: Lowered, rank: int, bits: int) -> tuple[tvm.IRModule, tuple[str, ...], list[str]]:
+    """The Relax module, its codes inputs and the names of its results."""
+    builder = relax.BlockBuilder()
+    tensors = {t.name: t for t in lowered.inputs}
+    made = {linear.output for linear in lowered.linears}
+    outside = tuple(name for name in dict.fromkeys(linear.input for linear in lowered.linears) if name not in made)
+    codes: dict[str, Any] = {}
+    scales: dict[str, list[Any]] = {}
+    heads: list[Any] = []
+    for i, name in enumerate(outside):
+        t = tensors[name]
+        codes[name] = relax.Var(f"x{i}", relax.TensorType((t.tokens, t.columns), f"int{t.bits}"))
+        heads.append(codes[name])
+        if t.per_token:
+            kinds = (("mantissa", "uint16"), ("token_shift", "uint8"))
+            scales[name] = [relax.Var(f"x{i}_{k}", relax.TensorType((t.tokens, 1), d)) for k, d in kinds]
+            heads += scales[name]
+    variables = [LinearVars.declare(linear, f"w{i}", rank) for i, linear in enumerate(lowered.linears)]
+    results: dict[str, Any] = {}
+    with builder.function("main", heads + [v for each in variables for v in each.all()]):
+        with builder.dataflow():
+            emitter = Emitter(builder.add_func, builder.emit)
+            for linear, v in zip(lowered.linears, variables, strict=True):
+                t = tensors[linear.input]
+                token_scale = scales.get(linear.input, []) if linear.token_scale else []
+                done = emit_linear(emitter, linear, codes[linear.input], t.tokens, (t.bits, bits), v, token_scale)
+                codes[linear.output] = results[linear.output] = done.pop("codes")
+                results.update({f"{linear.name}.{part}": value for part, value in done.items()})
+            output = builder.emit_output(relax.Tuple(list(results.values())))
+        builder.emit_func_output(output)
+    return builder.get(), outside, list(results)
+
+
+@dataclass(frozen=True)
+class IntegerGraph:
+    """A compiled integer graph; make it with `build`."""
+
+    lowered: Lowered
+    rank: int
+    """Rank that adapters are padded to; 0: no adapter branch."""
+    script: str
+    """The Relax module as text."""
+    inputs: tuple[str, ...]
+    """Tensors of codes that no linear makes."""
+    _names: tuple[str, ...]
+    _vm: Any
+    _base: tuple[tuple[Any, ...], ...]
+
+    @classmethod
+    def build(cls, lowered: Lowered, target: Target, max_lora_rank: int | None = None) -> IntegerGraph:
+        """Compile the linears of `lowered` with LLVM; adapters of up to `max_lora_rank` (default: the widest of them)."""
+        widest = max((a.rank for linear in lowered.linears for a in linear.adapters), default=0)
+        rank = max(widest, max_lora_rank or 0)
+        module, inputs, names = _integer_module(lowered, rank, target.activation_bits)
+        executable = relax.build(module, target="llvm")
+        machine = relax.VirtualMachine(executable, tvm.cpu())
+        base = tuple(
+            tuple(tvm.runtime.tensor(p) for p in parameters(linear, rank, None)) for linear in lowered.linears
+        )
+        return cls(lowered, rank, module.script(), inputs, tuple(names), machine, base)
+
+    def with_adapters(self, lowered: Lowered) -> IntegerGraph:
+        """The same compiled graph over other adapters of the same linears."""
+        return replace(self, lowered=lowered)
+
+    def _weights(self, adapter: str | None) -> list[Any]:
+        if adapter is not None and adapter not in self.lowered.adapters:
+            known = ", ".join(self.lowered.adapters) or "none"
+            raise BadModel(f"no adapter {adapter!r}", "adapter", f"adapters of this graph: {known}")
+        arguments: list[Any] = []
+        for linear, base in zip(self.lowered.linears, self._base, strict=True):
+            found = next((a for a in linear.adapters if a.name == adapter), None)
+            if found is None:
+                arguments += base
+            else:
+                head = 1 if not linear.weight.group else 3
+                arguments += base[:head]
+                arguments += [tvm.runtime.tensor(p) for p in parameters(linear, self.rank, found)[head:]]
+        return arguments
+
+    def run(
+        self,
+        inputs: Mapping[str, Int64],
+        adapter: str | None = None,
+        token_scales: Mapping[str, tuple[Int64, Int64]] | None = None,
+    ) -> Arrays:
+        """Run on codes.
+
+        Args:
+            inputs: for each name of `self.inputs`, codes [tokens, K].
+            adapter: name of an adapter, or None.
+            token_scales: for each per-token input, mantissa and shift, each [tokens, 1].
+
+        Returns:
+            int64 arrays: `Linear.output` -> codes [tokens, N]; `{linear.name}.acc` [tokens, N]; for the linears that have this
+            adapter also `.u` [tokens, rank], `.e` [tokens, 1] and `.acc2` [tokens, N].
+        """
+        tensors = {t.name: t for t in self.lowered.inputs}
+        heads = []
+        for name in self.inputs:
+            t = tensors[name]
+            if name not in inputs or inputs[name].shape != (t.tokens, t.columns):
+                got = "nothing" if name not in inputs else f"shape {inputs[name].shape}"
+                raise BadModel(f"input has {got}, needs codes {(t.tokens, t.columns)}", name, "see Tensor.tokens, .columns")
+            heads.append(tvm.runtime.tensor(inputs[name].astype(_DTYPE[t.bits])))
+            if t.per_token:
+                mantissa, shift = (token_scales or {})[name]
+                heads.append(tvm.runtime.tensor(mantissa.reshape(t.tokens, 1).astype(np.uint16)))
+                heads.append(tvm.runtime.tensor(shift.reshape(t.tokens, 1).astype(np.uint8)))
+        outputs = self._vm["main"](*heads, *self._weights(adapter))
+        results = {name: outputs[i].numpy().astype(np.int64) for i, name in enumerate(self._names)}
+        for linear in self.lowered.linears:
+            found = next((a for a in linear.adapters if a.name == adapter), None)
+            if found is not None:
+                results[f"{linear.name}.u"] = results[f"{linear.name}.u"][:, : found.rank]
+            else:
+                for part in ("u", "e", "acc2"):
+                    results.pop(f"{linear.name}.{part}", None)
+        return results
+
+    def quantize_input(self, name: str, value: npt.NDArray[np.floating[Any]]) -> Int64:
+        """Codes [tokens, K] of a float array of the model's shape, by `ax_quantize`."""
+        t = next(t for t in self.lowered.inputs if t.name == name)
+        return quantize_tensor(t, value)
+
+    def dequantize_output(self, name: str, codes: Int64) -> npt.NDArray[np.float32]:
+        """Float array of the model's shape from codes [tokens, N], by `ax_dequantize`."""
+        t = next(t for t in (*self.lowered.outputs, *self.lowered.inputs) if t.name == name)
+        return dequantize_tensor(t, codes)
+
+
+def _host(function: Any, value: npt.NDArray[Any], result: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    name = str(function.attrs["global_symbol"])
+    out = tvm.runtime.tensor(result)
+    tvm.compile(tvm.IRModule({name: function}), target="llvm")[name](tvm.runtime.tensor(value), out)
+    return out.numpy()
+
+
+def quantize_tensor(t: Tensor, value: npt.NDArray[np.floating[Any]]) -> Int64:
+    """Codes [tokens, columns] of `value` (any shape of that size) under `t`'s static scale."""
+    if value.size != t.tokens * t.columns or value.shape[-1] != t.columns:
+        raise BadModel(f"input has shape {value.shape}, needs {t.shape}", t.name, "pass an array of the model's shape")
+    if not np.isfinite(value).all():
+        raise BadModel("input holds NaN or infinity", t.name, "clean the input")
+    flat = np.ascontiguousarray(value.reshape(t.tokens, t.columns), np.float32)
+    function = ax_ops.ax_quantize(t.tokens, t.columns, t.scale, t.zero_point, t.bits)
+    return _host(function, flat, np.zeros(flat.shape, _DTYPE[t.bits])).astype(np.int64)
+
+
+def dequantize_tensor(t: Tensor, codes: Int64) -> npt.NDArray[np.float32]:
+    """Float32 of `t`'s shape from codes [tokens, columns]."""
+    function = ax_ops.ax_dequantize(t.tokens, t.columns, t.scale, t.zero_point, t.bits)
+    value = _host(function, codes.reshape(t.tokens, t.columns).astype(_DTYPE[t.bits]), np.zeros(codes.shape, np.float32))
+    return value.reshape(t.shape)

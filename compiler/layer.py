@@ -1,0 +1,164 @@
+"""What the Relax passes hand to the backend: integer linears with LoRA, and the graph around them.
+
+Shapes: K inputs, N outputs, r the rank. Codes are int64 arrays so that they go straight into `isa.numerics`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.isa.formats import Format
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Records:
+    """Per-column constants of a requantization (a PBUF record a column): see `isa.numerics.requantize`."""
+
+    bias: Int64
+    """s32 [n], in units of the accumulator (or of the guarded output if the layer's `bias_end`)."""
+    m1: Int64
+    """u16 [n]."""
+    shift: Int64
+    """1..62 [n]."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A weight matrix as the machine holds it."""
+
+    codes: Int64
+    """[k, n] in the range of `fmt` (codebook: indices)."""
+    fmt: Format
+    codebook: Int64 | None = None
+    """16 signed 8-bit entries, for CB4."""
+    group: int = 0
+    """Rows of a scale group; 0: none."""
+    scale: Int64 | None = None
+    """u8 [ceil(k/group), n]."""
+    zero: Int64 | None = None
+    """s8 zero points [ceil(k/group), n]."""
+
+    def values(self) -> Int64:
+        """What each code is worth before scale and zero point: int64 [k, n]."""
+        return self.codebook[self.codes] if self.codebook is not None else self.codes
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter of one linear, quantized: y += ((x.A requantized per token).B) * m2."""
+
+    name: str
+    rank: int
+    a: Codes
+    """[K, r], same activations as the base."""
+    a_records: Records
+    """[r]: brings x.A to the common unit that `block_quantize` takes."""
+    b: Codes
+    """[r, N]."""
+    bias: Int64
+    """s32 [N], in place of the base's for tokens of this adapter (lora_bias folded in)."""
+    m1: Int64
+    """u16 [N], in place of the base's (DoRA's column magnitude folded in)."""
+    m2: Int64
+    """u16 [N]: the adapter's accumulator to the base's unit 2**-shift of the output step."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a linear's integers stand for: needed to quantize an adapter that comes later. Reals, float64."""
+
+    x_scale: float
+    x_zero: int
+    """Input value = (code - x_zero) * x_scale."""
+    w_scale: npt.NDArray[np.float64]
+    """[n]: weight = code * w_scale."""
+    y_scale: float
+    """Output value = (code - zero_point) * y_scale."""
+    bias: npt.NDArray[np.float64]
+    """[n]: the base's bias as a real."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One linear y = requantize(x.W + (x.A).B) for the machine."""
+
+    name: str
+    input: str
+    """Name of the integer tensor of codes [tokens, K] that it reads."""
+    output: str
+    """Name of the integer tensor [tokens, N] that it writes."""
+    weight: Codes
+    records: Records
+    adapters: tuple[Adapter, ...] = ()
+    output_bits: int = 8
+    zero_point: int = 0
+    guard: int = 0
+    bias_shift: int = 0
+    bias_end: bool = False
+    token_scale: bool = False
+    """The input carries mantissa and shift per token."""
+    grid: Grid | None = None
+    """None for linears made by hand."""
+    node: str = ""
+    """Name of the model's MatMul or Gemm node."""
+    modules: tuple[str, ...] = ()
+    """Dotted module paths that the model's metadata and names give it, the surest first."""
+
+    @property
+    def k(self) -> int:
+        """Inputs."""
+        return int(self.weight.codes.shape[0])
+
+    @property
+    def n(self) -> int:
+        """Outputs."""
+        return int(self.weight.codes.shape[1])
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor at the machine's boundary: codes and what they mean, value = (code - zero_point) * scale."""
+
+    name: str
+    """Name of the model's float input or output that it stands for."""
+    tokens: int
+    """Rows: product of the leading dimensions."""
+    columns: int
+    shape: tuple[int, ...]
+    """The ONNX model's shape."""
+    bits: int
+    scale: float
+    zero_point: int = 0
+    per_token: bool = False
+    """Symmetric scale absmax/qmax per token, sent along; `scale` is then 1."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an operator of the model went."""
+
+    operator: str
+    where: str
+    """`accelerator` or `host`."""
+    reason: str
+    macs: int
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The result of the Relax passes."""
+
+    linears: tuple[Linear, ...]
+    inputs: tuple[Tensor, ...]
+    """One for each tensor that some linear reads, in `Linear.input`'s names (`Tensor.name`)."""
+    outputs: tuple[Tensor, ...]
+    placement: tuple[Placement, ...]
+    adapters: tuple[str, ...]
+    """Names of the adapters, in slot order of loading."""
+    default_adapter: str | None = None
+    """The adapter that the model itself contains (`graph`): what a run means when the user names none."""

@@ -1,0 +1,183 @@
+"""The integer operators `ax_*` as TIR functions: what LLVM runs, equal to `isa.numerics` bit for bit.
+
+Every function here makes one PrimFunc for fixed shapes; products and sums are 64-bit but for `ax_matmul`, whose accumulator type
+the caller chooses from the proven bound. Shifts stay in 0..62 and a shift of 0 is selected, never executed as -1: TVM's shifts
+of a negative count or of 64 and more are undefined. Relax calls the functions with `call_tir`; nothing packed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import s_tir, te, tirx
+
+from axlora.isa.numerics import SAT32
+
+Expr = Any
+"""A TVM expression: TVM ships no types."""
+
+
+@dataclass(frozen=True)
+class Requantize:
+    """Static fields of a requantization: see `isa.numerics.requantize`."""
+
+    bits: int = 8
+    zero_point: int = 0
+    guard: int = 0
+    bias_shift: int = 0
+    bias_end: bool = False
+    token_scale: bool = False
+    lora: bool = False
+    """With an adapter's accumulator, multiplier and exponents."""
+
+
+def _i64(value: int) -> Expr:
+    return tirx.const(value, "int64")
+
+
+def _wide(value: Expr) -> Expr:
+    return value.astype("int64")
+
+
+def _rounding_shift(value: Expr, shift: Expr) -> Expr:
+    """`isa.numerics.rounding_shift`: half to even."""
+    floor = value >> shift
+    rest = value - (floor << shift)
+    half = _i64(1) << te.max(shift - 1, _i64(0))
+    odd = floor & _i64(1)
+    up = tirx.Or(rest > half, tirx.And(rest == half, odd == 1))
+    return floor + tirx.Select(tirx.And(shift > 0, up), _i64(1), _i64(0))
+
+
+def _clamp(value: Expr, low: int, high: int) -> Expr:
+    return te.max(te.min(value, _i64(high)), _i64(low))
+
+
+def _finish(args: list[Expr], name: str) -> Expr:
+    return te.create_prim_func(args).with_attr({"global_symbol": name, "tirx.noalias": True})
+
+
+def _row_order(func: Expr, block: str) -> Expr:
+    """Loop order token, k, column: the inner loop runs along memory, so that LLVM makes vectors of it."""
+    schedule = s_tir.Schedule(func)
+    name = schedule.get_sblock(block)
+    i, j, k = schedule.get_loops(name)
+    schedule.reorder(i, k, j)
+    schedule.decompose_reduction(name, k)
+    return schedule.mod["main"].with_attr("global_symbol", str(func.attrs["global_symbol"]))
+
+
+def ax_matmul(m: int, k: int, n: int, x_type: str, w_type: str, acc_type: str) -> Expr:
+    """(x [m, k], w [k, n]) -> acc [m, n] in `acc_type`, int32 only where the bound is proved."""
+    x, w = te.placeholder((m, k), x_type, "x"), te.placeholder((k, n), w_type, "w")
+    axis = te.reduce_axis((0, k), "k")
+    acc = te.compute(
+        (m, n), lambda i, j: te.sum(x[i, axis].astype(acc_type) * w[axis, j].astype(acc_type), axis), "acc"
+    )
+    return _row_order(_finish([x, w, acc], "ax_matmul"), "acc")
+
+
+def ax_grouped_matmul(m: int, k: int, n: int, rows: int, x_type: str, w_type: str) -> Expr:
+    """(x [m, k], w [k, n], scale u8 [g, n], zero s8 [g, n]) -> acc int64 [m, n], g = ceil(k / rows).
+
+    The sum over groups of (x_g @ w_g - zero_g * sum(x_g)) * scale_g, written as the sum over k of x * (w - zero) * scale:
+    the same integer, as nothing wraps in 64 bits.
+    """
+    groups = -(-k // rows)
+    x, w = te.placeholder((m, k), x_type, "x"), te.placeholder((k, n), w_type, "w")
+    scale, zero = te.placeholder((groups, n), "uint8", "scale"), te.placeholder((groups, n), "int8", "zero")
+    row = te.compute((k, n), lambda r, j: (_wide(w[r, j]) - _wide(zero[r // rows, j])) * _wide(scale[r // rows, j]), "row")
+    axis = te.reduce_axis((0, k), "k")
+    acc = te.compute((m, n), lambda i, j: te.sum(_wide(x[i, axis]) * row[axis, j], axis), "acc")
+    return _row_order(_finish([x, w, scale, zero, acc], "ax_grouped_matmul"), "acc")
+
+
+def ax_requantize(m: int, n: int, acc_type: str, spec: Requantize, acc2_type: str = "int64") -> Expr:
+    """Accumulators to codes; also `ax_requantize_lora` when `spec.lora`.
+
+    Arguments, in order: acc [m, n], bias s32 [n], m1 u16 [n], shift u8 [n]; with lora: acc2 [m, n], m2 u16 [n], exponent u8 [m, 1];
+    with token_scale: mantissa u16 [m, 1], token_shift u8 [m, 1]; result codes int8, int16 or int32 [m, n].
+    """
+    acc = te.placeholder((m, n), acc_type, "acc")
+    bias, m1 = te.placeholder((n,), "int32", "bias"), te.placeholder((n,), "uint16", "m1")
+    shift = te.placeholder((n,), "uint8", "shift")
+    args = [acc, bias, m1, shift]
+    if spec.lora:
+        acc2, m2 = te.placeholder((m, n), acc2_type, "acc2"), te.placeholder((n,), "uint16", "m2")
+        exponent = te.placeholder((m, 1), "uint8", "exponent")
+        args += [acc2, m2, exponent]
+    if spec.token_scale:
+        mantissa, token_shift = te.placeholder((m, 1), "uint16", "mantissa"), te.placeholder((m, 1), "uint8", "token_shift")
+        args += [mantissa, token_shift]
+
+    def element(i: Expr, j: Expr) -> Expr:
+        shifted = _wide(bias[j]) << _i64(spec.bias_shift)
+        wide = (_wide(acc[i, j]) + (_i64(0) if spec.bias_end else shifted)) * _wide(m1[j])
+        if spec.lora:
+            wide = wide + ((_wide(acc2[i, j]) * _wide(m2[j])) << _wide(exponent[i, 0]))
+        value = _clamp(_rounding_shift(wide, _wide(shift[j])), -SAT32, SAT32)
+        if spec.token_scale:
+            scaled = _rounding_shift(value * _wide(mantissa[i, 0]), _wide(token_shift[i, 0]))
+            value = _clamp(scaled, -SAT32, SAT32)
+        if spec.bias_end:
+            value = value + shifted
+        code = _rounding_shift(value, _i64(spec.guard)) + _i64(spec.zero_point)
+        high = (1 << (spec.bits - 1)) - 1
+        return _clamp(code, -high - 1, high).astype(f"int{spec.bits}")
+
+    codes = te.compute((m, n), element, "codes")
+    return _finish([*args, codes], "ax_requantize_lora" if spec.lora else "ax_requantize")
+
+
+def ax_block_quantize(m: int, n: int, acc_type: str, bias_shift: int, bits: int) -> Expr:
+    """(acc [m, n], bias s32 [n], m1 u16 [n], shift u8 [n]) -> codes int8 or int16 [m, n], exponent u8 [m, 1]."""
+    acc = te.placeholder((m, n), acc_type, "acc")
+    bias, m1 = te.placeholder((n,), "int32", "bias"), te.placeholder((n,), "uint16", "m1")
+    shift = te.placeholder((n,), "uint8", "shift")
+
+    def raw(i: Expr, j: Expr) -> Expr:
+        wide = (_wide(acc[i, j]) + (_wide(bias[j]) << _i64(bias_shift))) * _wide(m1[j])
+        return _clamp(_rounding_shift(wide, _wide(shift[j])), -SAT32, SAT32)
+
+    value = te.compute((m, n), raw, "value")
+    axis = te.reduce_axis((0, n), "j")
+    peak = te.compute((m,), lambda i: te.max(te.abs(value[i, axis]), axis), "peak")
+    bit = te.reduce_axis((0, 31), "bit")
+    length = te.compute(
+        (m,),
+        lambda i: te.sum(tirx.Select(peak[i] >= (_i64(1) << _wide(bit)), _i64(1), _i64(0)), bit),
+        "length",
+    )
+    high = (1 << (bits - 1)) - 1
+    exponent = te.compute((m, 1), lambda i, z: te.max(length[i] - (bits - 1), _i64(0)).astype("uint8"), "exponent")
+    codes = te.compute(
+        (m, n),
+        lambda i, j: _clamp(_rounding_shift(value[i, j], _wide(exponent[i, 0])), -high, high).astype(f"int{bits}"),
+        "codes",
+    )
+    return _finish([acc, bias, m1, shift, codes, exponent], "ax_block_quantize")
+
+
+def ax_quantize(m: int, n: int, scale: float, zero_point: int, bits: int) -> Expr:
+    """Host: float32 [m, n] to codes, ONNX QuantizeLinear: rint(x / scale) + zero_point, clamped."""
+    x = te.placeholder((m, n), "float32", "x")
+    high = (1 << (bits - 1)) - 1
+
+    def element(i: Expr, j: Expr) -> Expr:
+        code = te.nearbyint(x[i, j] / tirx.const(scale, "float32")) + tirx.const(zero_point, "float32")
+        low, top = tirx.const(-high - 1, "float32"), tirx.const(high, "float32")
+        return te.max(te.min(code, top), low).astype(f"int{bits}")
+
+    return _finish([x, te.compute((m, n), element, "codes")], "ax_quantize")
+
+
+def ax_dequantize(m: int, n: int, scale: float, zero_point: int, bits: int) -> Expr:
+    """Host: codes [m, n] to float32, (code - zero_point) * scale; 32-bit codes by way of float64."""
+    x = te.placeholder((m, n), f"int{bits}", "x")
+    middle = "float64" if bits == 32 else "float32"
+
+    def element(i: Expr, j: Expr) -> Expr:
+        return ((_wide(x[i, j]) - _i64(zero_point)).astype(middle) * tirx.const(scale, middle)).astype("float32")
+
+    return _finish([x, te.compute((m, n), element, "value")], "ax_dequantize")

@@ -1,0 +1,146 @@
+"""Reals to the machine's integers, for one linear: codes, bias, multipliers and the proof that nothing overflows.
+
+With x = (xq - zx) sx, W[:, n] = Wq[:, n] sw[n] and y = (yq - zy) sy:
+
+    yq - zy = M[n] (sum_k xq Wq + B[n]),  M[n] = sx sw[n] / sy,  B[n] = bias[n] / (sx sw[n]) - zx sum_k Wq[k, n]
+
+(Jacob et al., arXiv:1712.05877, equation 4). M is m1 / 2^shift with m1 in [2^13, 2^14]: two bits are left for an adapter's
+column magnitude. See docs/numerics.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.compiler.errors import BadModel
+from axlora.compiler.frontend.found import Activation, FoundLinear
+from axlora.compiler.layer import Codes, Grid, Int64, Linear, Records
+from axlora.isa.formats import Format
+from axlora.isa.target import Target
+
+Float64 = npt.NDArray[np.float64]
+
+MANTISSA_BITS = 14
+"""m1 is below 2**14: an adapter may multiply it by up to 4."""
+WIDE_BITS = 62
+"""|w| of a requantization stays below 2**62."""
+_SIGNED = {2: Format.S2, 3: Format.S3, 4: Format.S4, 8: Format.S8}
+
+
+def multiplier(scale: Float64, where: str) -> tuple[Int64, Int64]:
+    """m1 (at most 2**14) and shift (1..62) with scale ~ m1 / 2**shift, relative error at most 2**-14, elementwise.
+
+    Raises:
+        BadModel: a scale of 2**13 and above.
+    """
+    _, exponent = np.frexp(scale)
+    shift = np.minimum(MANTISSA_BITS - exponent.astype(np.int64), WIDE_BITS)
+    if (shift < 1).any():
+        n = int(np.argmin(shift))
+        raise BadModel(f"column {n}: output step is {scale[n]:.3g} accumulator steps", where, "output scale is too small")
+    return np.rint(np.ldexp(scale, shift)).astype(np.int64), shift
+
+
+def quantize_weight(weight: Float64, bits: int) -> tuple[Int64, Float64]:
+    """Symmetric per column: codes [k, n] in +-(2**(bits-1) - 1) and scale [n]."""
+    high = (1 << (bits - 1)) - 1
+    scale = np.abs(weight).max(axis=0, initial=0) / high
+    codes = np.rint(weight / np.where(scale > 0, scale, 1)).astype(np.int64)
+    return np.clip(codes, -high, high), scale
+
+
+def code_bound(bits: int) -> int:
+    """Largest magnitude of a signed code."""
+    return 1 << (bits - 1)
+
+
+def prove_accumulator(codes: Int64, x_bits: int, target: Target, where: str) -> None:
+    """max|x| * sum_k |w| of every column stays inside the accumulator.
+
+    Raises:
+        BadModel: a column could overflow.
+    """
+    total = np.abs(codes).sum(axis=0)
+    worst = int(np.argmax(total))
+    bound = code_bound(x_bits) * int(total[worst])
+    if bound >= 1 << (target.accumulator_bits - 1):
+        raise BadModel(
+            f"accumulator could overflow: column {worst} reaches {bound}, {target.accumulator_bits} bits hold "
+            f"{(1 << (target.accumulator_bits - 1)) - 1}",
+            where,
+            "use a target with accumulator_bits = 48, or fewer weight or activation bits",
+        )
+
+
+def integer_bias(bias: Float64, scale: Float64, correction: Int64, where: str) -> tuple[Int64, int]:
+    """rint(bias / scale) - correction as s32 codes [n] and their common left shift 0..15 (the least that fits)."""
+    exact = bias / scale - correction
+    for shift in range(16):
+        codes = np.rint(np.ldexp(exact, -shift))
+        if np.abs(codes).max(initial=0) < 1 << 31:
+            return codes.astype(np.int64), shift
+    worst = int(np.argmax(np.abs(exact)))
+    raise BadModel(f"bias of column {worst} is {exact[worst]:.3g} accumulator steps, more than 46 bits", where, "rescale it")
+
+
+def _output(found: FoundLinear, step: Float64, bound: Float64) -> Activation:
+    """The file's output scale, or a 32-bit one: a power of two that leaves 3 bits above the proven bound for adapters."""
+    if found.output is not None:
+        return found.output
+    by_bound = int(np.ceil(np.log2(bound.max()))) - 28
+    by_shift = int(np.ceil(np.log2(step.max()))) - 12
+    return Activation(found.output_name, found.output_name, float(2.0 ** max(by_bound, by_shift)), 0, 32)
+
+
+def quantize_linear(found: FoundLinear, x: Activation, target: Target, weight_bits: int) -> tuple[Linear, Activation]:
+    """The linear without adapters, and its output.
+
+    Raises:
+        BadModel: values that no integer form holds, naming node and column.
+    """
+    where = found.name
+    if x.bits > target.activation_bits:
+        hint = "use a target with activation_bits = 16"
+        raise BadModel(f"activations have {x.bits} bits, the target takes {target.activation_bits}", where, hint)
+    if found.codes is not None:
+        codes, w_scale, fmt = found.codes.codes, found.codes.scale, _SIGNED[found.codes.bits]
+    else:
+        codes, w_scale = quantize_weight(found.weight, weight_bits)
+        fmt = _SIGNED[weight_bits]
+    empty = ~codes.any(axis=0)
+    if not np.isfinite(w_scale).all() or (w_scale[~empty] <= 0).any() or not np.isfinite(found.bias).all():
+        raise BadModel("weight scale or bias is not finite, or a scale is not positive", where, "export the model again")
+    w_scale = np.where(empty, w_scale[~empty].max(initial=0) or 1.0, w_scale)
+    prove_accumulator(codes, x.bits, target, where)
+    step = x.scale * w_scale
+    bias, bias_shift = integer_bias(found.bias, step, x.zero_point * codes.sum(axis=0), where)
+    reach = code_bound(x.bits) * np.abs(codes).sum(axis=0) + (np.abs(bias) << bias_shift)
+    y = _output(found, step, step * np.maximum(reach, 1))
+    m1, shift = multiplier(step / y.scale, where)
+    prove_wide([int(v) for v in reach], [int(v) for v in m1], [0] * len(m1), where)
+    linear = Linear(
+        name=found.name,
+        input=x.tensor,
+        output=y.tensor,
+        weight=Codes(codes, fmt),
+        records=Records(bias, m1, shift),
+        output_bits=y.bits,
+        zero_point=y.zero_point,
+        bias_shift=bias_shift,
+        grid=Grid(x.scale, x.zero_point, w_scale, y.scale, found.bias),
+        node=found.node,
+        modules=found.modules,
+    )
+    return linear, y
+
+
+def prove_wide(reach: list[int], m1: list[int], branch: list[int], where: str) -> None:
+    """|w| = reach * m1 + branch of every column stays below 2**62 (exact: Python integers).
+
+    Raises:
+        BadModel: a column could overflow.
+    """
+    for n, (r, m, b) in enumerate(zip(reach, m1, branch, strict=True)):
+        if r * m + b >= 1 << WIDE_BITS:
+            raise BadModel(f"column {n}: requantization could reach {r * m + b}, the limit is 2^62", where, "rescale it")

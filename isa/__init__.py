@@ -1,0 +1,1 @@
+"""The one description of the machine: targets, formats, instructions, registers, integer semantics."""

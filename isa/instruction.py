@@ -1,0 +1,176 @@
+"""Instructions: fields, encoder, decoder. One dataclass for all; docs/isa.md gives every field's place."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+
+from .formats import Format
+from .opcodes import SEGMENTS, SLOTS, UNIT_OF, Buffer, Opcode, Unit, poster
+
+
+class BadInstruction(ValueError):
+    """An encoding or a field that the machine refuses (error code 1)."""
+
+
+_SUB_MAX = {
+    Opcode.LOAD: max(Buffer),
+    Opcode.SEGW: SEGMENTS - 1,
+    Opcode.SEGA: SEGMENTS - 1,
+    Opcode.CODEBOOK: 1,
+    Opcode.MATMUL: SEGMENTS,
+}
+_MISC_BITS = {
+    Opcode.SET: 5,
+    Opcode.LOAD: 17,
+    Opcode.STORE: 17,
+    Opcode.SEGW: 8,
+    Opcode.SEGA: 2,
+    Opcode.MATMUL: 16,
+    Opcode.VCFG: 12,
+    Opcode.VOUT: 3,
+    Opcode.VREQ: 3,
+    Opcode.VQT: 7,
+}
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction as encoded. `waits` and `posts` hold up to two semaphores each."""
+
+    opcode: Opcode
+    x: int = 0
+    y: int = 0
+    z: int = 0
+    sub: int = 0
+    misc: int = 0
+    rx: int = 0
+    ry: int = 0
+    rz: int = 0
+    waits: tuple[int, ...] = ()
+    posts: tuple[int, ...] = ()
+
+    @property
+    def unit(self) -> Unit:
+        """The unit that executes it."""
+        return UNIT_OF[self.opcode]
+
+    def resolved(self, registers: list[int]) -> Instruction:
+        """The instruction with its register-relative fields added up (docs/isa.md, Encoding)."""
+        if not (self.rx or self.ry or self.rz):
+            return self
+        return replace(
+            self,
+            x=(self.x + registers[self.rx]) & 0xFFFFFFFF,
+            y=(self.y + registers[self.ry]) & 0xFFFF,
+            z=(self.z + registers[self.rz]) & 0xFFFF,
+            rx=0,
+            ry=0,
+            rz=0,
+        )
+
+    def encode(self) -> bytes:
+        """16 bytes.
+
+        Raises:
+            BadInstruction: a field out of range, or a combination that the machine refuses.
+        """
+        check(self)
+        sems = 0
+        for place, sem in zip((0, 5), self.waits, strict=False):
+            sems |= (0x10 | sem) << place
+        for place, sem in zip((10, 15), self.posts, strict=False):
+            sems |= (0x10 | sem) << place
+        w0 = self.opcode | sems << 6 | self.sub << 26
+        w1 = self.rx | self.ry << 5 | self.rz << 10 | self.misc << 15
+        return struct.pack("<IIIHH", w0, w1, self.x, self.y, self.z)
+
+
+def check(i: Instruction) -> None:
+    """Refuse what the decoder of the machine refuses.
+
+    Raises:
+        BadInstruction: with the field's name and its range.
+    """
+    limits = (
+        ("x", i.x, 1 << 32),
+        ("y", i.y, 1 << 16),
+        ("z", i.z, 1 << 16),
+        ("sub", i.sub, 64),
+        ("misc", i.misc, 1 << 17),
+    )
+    for name, value, bound in (*limits, ("rx", i.rx, 32), ("ry", i.ry, 32), ("rz", i.rz, 32)):
+        if not 0 <= value < bound:
+            raise BadInstruction(f"{i.opcode.name}: {name} is {value}, must be in 0..{bound - 1}")
+    if len(i.waits) > 2 or len(i.posts) > 2 or any(not 0 <= s < 16 for s in i.waits + i.posts):
+        raise BadInstruction(f"{i.opcode.name}: at most two waits and two posts, semaphores 0..15")
+    if i.sub > _SUB_MAX.get(i.opcode, 0):
+        raise BadInstruction(f"{i.opcode.name}: sub is {i.sub}, at most {_SUB_MAX.get(i.opcode, 0)}")
+    if i.misc >> _MISC_BITS.get(i.opcode, 0):
+        raise BadInstruction(f"{i.opcode.name}: misc has reserved bits set ({i.misc:#x})")
+    if i.unit is Unit.FETCH:
+        if i.waits or i.posts:
+            raise BadInstruction(f"{i.opcode.name}: control instructions carry no semaphores")
+    elif any(poster(s) is not i.unit for s in i.posts):
+        raise BadInstruction(f"{i.opcode.name}: posts {i.posts}, but {i.unit.name.lower()} posts only its own four")
+    _check_fields(i)
+
+
+def _check_fields(i: Instruction) -> None:
+    def refuse(text: str) -> None:
+        raise BadInstruction(f"{i.opcode.name}: {text}")
+
+    op = i.opcode
+    used = i.x or i.y or i.z or i.rx or i.ry or i.rz
+    if op in (Opcode.HALT, Opcode.ENDLOOP) and used:
+        refuse("takes no operands")
+    if op is Opcode.SET and (not 1 <= i.misc <= 7 or i.y or i.z or i.ry or i.rz):
+        refuse("rd must be 1..7, y and z unused")
+    if op is Opcode.LOOP and (i.x or i.rx or i.ry or i.y == 0):
+        refuse("x and ry unused, body of at least one instruction")
+    if op is Opcode.CODEBOOK and (i.rx or i.ry or i.rz):
+        refuse("takes no registers")
+    if op is Opcode.SEGW and (i.misc & 15 > max(Format) or i.misc >> 4 > SLOTS):
+        refuse(f"format {i.misc & 15} or slot {i.misc >> 4} unknown")
+    if op is Opcode.MATMUL and i.sub == 0:
+        refuse("needs 1 to 9 segments")
+    if op is Opcode.VOUT and (i.rx or i.ry or i.rz or i.x >> 16 or i.y or i.z or i.misc & 3 == 3):
+        refuse("takes a 16-bit zero point and element size 0..2 only")
+    if op is Opcode.VQT and i.misc >> 3 > SLOTS:
+        refuse(f"slot {i.misc >> 3} unknown")
+
+
+def decode(data: bytes) -> Instruction:
+    """Decode 16 bytes.
+
+    Raises:
+        BadInstruction: unknown opcode, reserved bits set, or a field that the machine refuses.
+    """
+    w0, w1, x, y, z = struct.unpack("<IIIHH", data)
+    if w0 & 0x3F not in Opcode.__members__.values():
+        raise BadInstruction(f"opcode {w0 & 0x3F:#x} unknown")
+    sems = []
+    for place in (6, 11, 16, 21):
+        field = w0 >> place & 31
+        if field and not field & 16:
+            raise BadInstruction(f"semaphore field {field:#x} lacks its valid bit")
+        sems.append(field)
+    if (sems[1] and not sems[0]) or (sems[3] and not sems[2]):
+        raise BadInstruction("second semaphore field used without the first")
+    waits = tuple(s & 15 for s in sems[:2] if s)
+    posts = tuple(s & 15 for s in sems[2:] if s)
+    i = Instruction(
+        Opcode(w0 & 0x3F),
+        x=x,
+        y=y,
+        z=z,
+        sub=w0 >> 26,
+        misc=w1 >> 15,
+        rx=w1 & 31,
+        ry=w1 >> 5 & 31,
+        rz=w1 >> 10 & 31,
+        waits=waits,
+        posts=posts,
+    )
+    check(i)
+    return i

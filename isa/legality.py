@@ -1,0 +1,102 @@
+"""The static check that a program can neither deadlock nor overflow a semaphore, whatever the timing.
+
+The program is walked in program order with its loops. Rules (docs/isa.md):
+ 1. a semaphore has one posting unit (by its number) and one waiting unit;
+ 2. every wait is met by posts earlier in program order;
+ 3. post number n + 15 of a semaphore happens after wait number n: then a count never passes 15.
+Rule 3 uses the happens-before order of unit order and semaphores, kept as one vector clock an instruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .instruction import Instruction
+from .opcodes import LOOP_DEPTH, SEMAPHORE_MAX, SEMAPHORES, Opcode, Unit
+
+Clock = tuple[int, ...]
+
+
+class IllegalProgram(ValueError):
+    """A program breaks a rule; the message names the instruction's index."""
+
+
+def trace(program: Sequence[Instruction], registers: dict[int, int] | None = None) -> list[tuple[int, Instruction]]:
+    """Executed instructions (index, resolved) in program order, HALT included.
+
+    Raises:
+        IllegalProgram: runs off its end, bad loops, more than 10 million instructions.
+    """
+    regs = [0] * 32
+    for number, value in (registers or {}).items():
+        regs[number] = value
+    loops: list[tuple[int, int]] = []
+    out: list[tuple[int, Instruction]] = []
+    pc = 0
+    while True:
+        if pc >= len(program):
+            raise IllegalProgram("runs past its end without HALT")
+        i = program[pc].resolved(regs)
+        out.append((pc, i))
+        if len(out) > 10_000_000:
+            raise IllegalProgram("executes more than 10 million instructions")
+        here, pc = pc, pc + 1
+        if i.opcode is Opcode.HALT:
+            return out
+        if i.opcode is Opcode.SET:
+            regs[i.misc] = i.x
+        elif i.opcode is Opcode.LOOP:
+            if i.z == 0:
+                pc += i.y + 1
+            else:
+                if len(loops) == LOOP_DEPTH:
+                    raise IllegalProgram(f"instruction {here}: more than {LOOP_DEPTH} nested loops")
+                loops.append((pc, i.z))
+        elif i.opcode is Opcode.ENDLOOP:
+            if not loops:
+                raise IllegalProgram(f"instruction {here}: ENDLOOP without LOOP")
+            start, left = loops.pop()
+            if left > 1:
+                loops.append((start, left - 1))
+                pc = start
+
+
+def check_program(program: Sequence[Instruction], registers: dict[int, int] | None = None) -> None:
+    """Check the three rules.
+
+    Args:
+        program: instructions from the first to the last.
+        registers: what the host writes (slot registers change loop counts).
+
+    Raises:
+        IllegalProgram: names the instruction, the semaphore and the rule.
+    """
+    clocks: dict[Unit, list[int]] = {u: [0] * len(Unit) for u in Unit}  # last instruction of each unit known done
+    posts: list[list[Clock]] = [[] for _ in range(SEMAPHORES)]
+    waits: list[list[tuple[Unit, int]]] = [[] for _ in range(SEMAPHORES)]
+    waiter: dict[int, Unit] = {}
+    done = [0] * len(Unit)
+    for index, i in trace(program, registers):
+        if i.unit is Unit.FETCH:
+            continue
+        clock = clocks[i.unit]
+        for sem in i.waits:
+            if waiter.setdefault(sem, i.unit) is not i.unit:
+                raise IllegalProgram(f"instruction {index}: semaphore {sem} is waited for by two units")
+            if len(waits[sem]) >= len(posts[sem]):
+                raise IllegalProgram(f"instruction {index}: wait for semaphore {sem} is not met by an earlier post")
+            known = posts[sem][len(waits[sem])]
+            for u in range(len(Unit)):
+                clock[u] = max(clock[u], known[u])
+            waits[sem].append((i.unit, done[i.unit] + 1))
+        done[i.unit] += 1
+        clock[i.unit] = done[i.unit]
+        for sem in i.posts:
+            over = len(posts[sem]) - SEMAPHORE_MAX
+            if over >= 0:
+                if over >= len(waits[sem]):
+                    raise IllegalProgram(f"instruction {index}: semaphore {sem} may pass {SEMAPHORE_MAX}")
+                unit, number = waits[sem][over]
+                if clock[unit] < number:
+                    raise IllegalProgram(f"instruction {index}: semaphore {sem} may pass {SEMAPHORE_MAX}")
+            posts[sem].append(tuple(clock))

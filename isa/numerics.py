@@ -1,0 +1,207 @@
+"""Integer semantics of the machine: every operation, once, as pure NumPy functions.
+
+The compiler's `ax_*` operators, the simulator, the Verilog and the HLS C++ are all compared with these functions. All
+intermediate values are 64-bit two's complement; the compiler proves that nothing wraps (`docs/numerics.md`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+
+SAT32 = (1 << 31) - 1
+"""Bound of the 32-bit intermediates: they are clamped to +-SAT32 (symmetric, so that |v| fits 31 bits)."""
+
+
+def wrap(value: Int64, bits: int) -> Int64:
+    """Two's complement wrap to `bits` (1..64): what an accumulator of that width holds. int64, any shape."""
+    if bits == 64:
+        return value
+    shift = np.int64(64 - bits)
+    return (value << shift) >> shift
+
+
+def rounding_shift(value: Int64, shift: Int64 | int) -> Int64:
+    """value / 2**shift, rounded half to even (IEEE 754 roundTiesToEven on integers); shift 0 is the value itself.
+
+    Args:
+        value: int64, any shape, |value| < 2**62.
+        shift: 0..62, broadcast.
+    """
+    s = np.asarray(shift, np.int64)
+    floor = value >> s
+    rest = value - (floor << s)
+    half = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), np.int64(1))
+    up = (rest > half) | ((rest == half) & ((floor & 1) == 1))
+    return floor + np.where(s > 0, up, False).astype(np.int64)
+
+
+def saturate(value: Int64, low: int, high: int) -> Int64:
+    """Clamp to [low, high]; int64, any shape."""
+    return np.clip(value, low, high)
+
+
+def saturate32(value: Int64) -> Int64:
+    """Clamp to +-(2**31 - 1)."""
+    return np.clip(value, -SAT32, SAT32)
+
+
+def matmul(x: Int64, w: Int64) -> Int64:
+    """Exact x @ w in int64: x [m, k], w [k, n] -> [m, n].
+
+    Uses float64 BLAS when the bound max|x| * max_n sum_k |w| < 2**53 makes that exact, else integer arithmetic.
+    """
+    if x.size == 0 or w.size == 0:
+        return np.zeros((x.shape[0], w.shape[1]), np.int64)
+    bound = int(np.abs(x).max()) * int(np.abs(w).sum(axis=0).max())
+    if bound < 1 << 53:
+        return (x.astype(np.float64) @ w.astype(np.float64)).astype(np.int64)
+    return x @ w
+
+
+def grouped_matmul(x: Int64, w: Int64, scale: Int64, zero: Int64, rows: int) -> Int64:
+    """Sum over K-groups of (x_g @ w_g - zero_g * sum(x_g)) * scale_g, exact in int64.
+
+    Args:
+        x: [m, k].
+        w: codes [k, n].
+        scale: unsigned 8-bit group scales [ceil(k/rows), n].
+        zero: signed 8-bit zero points [ceil(k/rows), n].
+        rows: rows of a group.
+    """
+    total = np.zeros((x.shape[0], w.shape[1]), np.int64)
+    for g in range(scale.shape[0]):
+        part = slice(g * rows, (g + 1) * rows)
+        sums = x[:, part].sum(axis=1, keepdims=True)
+        total += (matmul(x[:, part], w[part]) - zero[g] * sums) * scale[g]
+    return total
+
+
+def normalise(acc: Int64, bias: Int64, multiplier: Int64, bias_shift: int) -> Int64:
+    """(acc + (bias << bias_shift)) * multiplier: the accumulator in units of 2**-shift of the output step.
+
+    Args:
+        acc: accumulators, int64 [..., n].
+        bias: s32 [n].
+        multiplier: u16 [n].
+        bias_shift: 0..15.
+    """
+    return (acc + (bias << np.int64(bias_shift))) * multiplier
+
+
+def requantize(
+    acc: Int64,
+    bias: Int64,
+    m1: Int64,
+    shift: Int64,
+    *,
+    acc2: Int64 | None = None,
+    m2: Int64 | None = None,
+    exponent: Int64 | None = None,
+    mantissa: Int64 | None = None,
+    token_shift: Int64 | None = None,
+    bias_shift: int = 0,
+    bias_end: bool = False,
+    guard: int = 0,
+    zero_point: int = 0,
+    bits: int = 8,
+) -> tuple[Int64, npt.NDArray[np.bool_]]:
+    """Accumulators to codes (VREQ of docs/isa.md); base and adapter join in one 64-bit sum that is rounded once.
+
+    Args:
+        acc: base accumulators [t, n].
+        bias: s32, [n] or [t, n].
+        m1: u16, [n] or [t, n].
+        shift: 1..62, [n].
+        acc2: adapter accumulators [t, n], or None.
+        m2: u16 of the adapter, [n] or [t, n] (0 where a token has no adapter).
+        exponent: e_u of each token [t, 1], 0..25.
+        mantissa: u16 of each token [t, 1], or None: no token scale.
+        token_shift: 1..62 of each token [t, 1].
+        bias_shift: left shift of the bias.
+        bias_end: the bias is added after the token scale instead of to the accumulator.
+        guard: bits dropped in the last rounding.
+        zero_point: added after it.
+        bits: 8, 16 or 32, of the result.
+
+    Returns:
+        codes [t, n] as int64, and where a clamp changed the value.
+    """
+    front = np.zeros_like(bias) if bias_end else bias
+    wide = normalise(acc, front, m1, bias_shift)
+    if acc2 is not None and m2 is not None and exponent is not None:
+        wide = wide + ((acc2 * m2) << exponent)
+    raw = rounding_shift(wide, shift)
+    value = saturate32(raw)
+    changed = value != raw
+    if mantissa is not None and token_shift is not None:
+        raw = rounding_shift(value * mantissa, token_shift)
+        value = saturate32(raw)
+        changed = changed | (value != raw)
+    if bias_end:
+        value = value + (bias << np.int64(bias_shift))
+    raw = rounding_shift(value, guard) + np.int64(zero_point)
+    code = saturate(raw, -(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+    return code, changed | (code != raw)
+
+
+def bit_length(value: Int64) -> Int64:
+    """Bits of a non-negative int64 below 2**53 (0 for 0), any shape."""
+    return np.frexp(value.astype(np.float64))[1].astype(np.int64)
+
+
+def block_quantize(
+    acc: Int64, bias: Int64, multiplier: Int64, shift: Int64, bias_shift: int, bits: int
+) -> tuple[Int64, Int64, npt.NDArray[np.bool_]]:
+    """Per-token block floating point (VQT of docs/isa.md): x.A to codes that share a power of two per token.
+
+    Args:
+        acc: accumulators [t, n]. bias, multiplier, shift: records [n]. bits: activation bits, 8 or 16.
+
+    Returns:
+        codes [t, n], exponents [t, 1] (value = code * 2**exponent), and where the 32-bit clamp changed the value.
+    """
+    raw = rounding_shift(normalise(acc, bias, multiplier, bias_shift), shift)
+    value = saturate32(raw)
+    peak = np.abs(value).max(axis=1, keepdims=True, initial=0)
+    exponent = np.maximum(bit_length(peak) - (bits - 1), 0)
+    high = (1 << (bits - 1)) - 1
+    return saturate(rounding_shift(value, exponent), -high, high), exponent, value != raw
+
+
+def quantize_scale(scale: float) -> tuple[int, int]:
+    """A positive real as u16 mantissa and shift: scale ~ mantissa / 2**shift, mantissa in [2**15, 2**16), 1 <= shift <= 62.
+
+    Relative error at most 2**-16. Scales too small for shift 62 lose mantissa bits; 0 if below 2**-63.
+
+    Raises:
+        ValueError: not finite, not positive, or 2**15 and above.
+    """
+    if not np.isfinite(scale) or scale <= 0 or scale >= 1 << 15:
+        raise ValueError(f"scale {scale} is not in (0, 32768)")
+    _, exponent = np.frexp(scale)
+    shift = min(16 - int(exponent), 62)
+    mantissa = int(np.rint(np.ldexp(scale, shift)))
+    if mantissa == 1 << 16:
+        mantissa, shift = mantissa >> 1, shift - 1
+    return mantissa, shift
+
+
+def quantize_real(value: npt.NDArray[np.float32], scale: float, zero_point: int, bits: int) -> Int64:
+    """Float to codes: clamp(rint(value / scale) + zero_point), in single precision as ONNX QuantizeLinear does.
+
+    Args:
+        value: float32, any shape.
+        scale: of a code; positive.
+        zero_point: the code of 0.0.
+        bits: 8 or 16, signed codes.
+    """
+    codes = np.rint(value.astype(np.float32) / np.float32(scale)).astype(np.float64) + zero_point
+    return np.clip(codes, -(1 << (bits - 1)), (1 << (bits - 1)) - 1).astype(np.int64)
+
+
+def dequantize(codes: Int64, scale: float, zero_point: int) -> npt.NDArray[np.float32]:
+    """Codes to float32: (code - zero_point) * scale, as ONNX DequantizeLinear does."""
+    return (codes - zero_point).astype(np.float32) * np.float32(scale)

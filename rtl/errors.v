@@ -1,0 +1,55 @@
+// The first error stops the machine: code, unit and instruction address are kept. The watchdog counts cycles without progress.
+`default_nettype none
+`include "axlora_isa.vh"
+module errors (
+    input  wire         i_clk,
+    input  wire         i_rst,
+    input  wire         i_running,
+    input  wire         i_progress,
+    input  wire [31:0]  i_watchdog,
+    input  wire [19:0]  i_code,
+    input  wire [159:0] i_pc,
+    input  wire [3:0]   i_overflow,
+    output reg          o_error,
+    output reg  [3:0]   o_code,
+    output reg  [3:0]   o_unit,
+    output reg  [31:0]  o_pc
+);
+    reg  [31:0] still;
+    wire        late = i_running && i_watchdog != 32'd0 && still == i_watchdog;
+    reg  [3:0]  code, unit;
+    reg  [31:0] pc;
+    integer     u;
+    always @* begin
+        code = late ? `AXL_ERROR_WATCHDOG : `AXL_ERROR_NONE;
+        unit = `AXL_UNIT_FETCH;
+        pc   = i_pc[31:0];
+        for (u = 4; u >= 1; u = u - 1)
+            if (i_overflow[u-1]) begin
+                code = `AXL_ERROR_SEMAPHORE;
+                unit = u[3:0];
+                pc   = i_pc[32*u +: 32];
+            end
+        for (u = 4; u >= 0; u = u - 1)
+            if (i_code[4*u +: 4] != 4'd0) begin
+                code = i_code[4*u +: 4];
+                unit = u[3:0];
+                pc   = i_pc[32*u +: 32];
+            end
+    end
+    always @(posedge i_clk) begin
+        still <= i_rst || i_progress || !i_running ? 32'd0 : still + 32'd1;
+        if (i_rst) begin
+            o_error <= 1'b0;
+            o_code  <= 4'd0;
+            o_unit  <= 4'd0;
+            o_pc    <= 32'd0;
+        end else if (!o_error && code != 4'd0) begin
+            o_error <= 1'b1;
+            o_code  <= code;
+            o_unit  <= unit;
+            o_pc    <= pc;
+        end
+    end
+endmodule
+`default_nettype wire

@@ -1,0 +1,157 @@
+// Fetch: LOOKUP, DECODE, ISSUE, and REQ, WAIT on a miss; registers R0..R31, four nested loops.
+`default_nettype none
+`include "axlora_isa.vh"
+module fetch #(
+    parameter BEAT_BYTES      = 8,
+    parameter TOKENS          = 2,
+    parameter ACTIVATION_BITS = 8,
+    parameter GROUP_SCALES    = 1,
+    parameter U8_ALLOWED      = 1,
+    parameter ICACHE_LINES    = 16
+) (
+    input  wire                       i_clk,
+    input  wire                       i_rst,
+    input  wire                       i_start,
+    input  wire                       i_stop,
+    input  wire [31:0]                i_program,
+    input  wire [31:0]                i_limit,
+    input  wire                       i_host_write,
+    input  wire [4:0]                 i_host_register,
+    input  wire [31:0]                i_host_data,
+    output wire [31:0]                o_host_data,
+    output wire                       o_request,
+    output wire [31:0]                o_request_address,
+    input  wire                       i_grant,
+    input  wire                       i_beat,
+    input  wire                       i_last,
+    input  wire                       i_bad,
+    input  wire [8*BEAT_BYTES-1:0]    i_data,
+    output wire [3:0]                 o_push,
+    output wire [`AXL_ENTRY_BITS-1:0] o_entry,
+    input  wire [3:0]                 i_full,
+    input  wire                       i_all_quiet,
+    output wire                       o_running,
+    output wire                       o_halt,
+    output wire [3:0]                 o_error,
+    output wire [31:0]                o_pc,
+    output wire                       o_leave,
+    output wire                       o_count_busy,
+    output wire                       o_count_miss,
+    output wire                       o_count_queue,
+    output wire                       o_count_halt
+);
+    localparam [2:0] IDLE = 3'd0, LOOKUP = 3'd1, DECODE = 3'd2, ISSUE = 3'd3, REQ = 3'd4, WAIT = 3'd5;
+    reg  [2:0]   state;
+    reg  [31:0]  pc;
+    wire         hit;
+    wire [127:0] word;
+    icache #(.BEAT_BYTES(BEAT_BYTES), .LINES(ICACHE_LINES)) u_cache (
+        .i_clk(i_clk), .i_clear(i_rst || i_start), .i_pc(pc), .o_hit(hit), .o_word(word),
+        .i_beat(i_beat && state == WAIT), .i_last(i_last), .i_data(i_data));
+
+    // DECODE: X = x + R[rx], and so on.
+    wire [4:0]  select_z = word[46:42], select_y = word[41:37], select_x = o_running ? word[36:32] : i_host_register;
+    wire        set;
+    wire [31:0] read_x, read_y, read_z;
+    wire [4:0]  write_register = o_running ? {2'b00, misc[2:0]} : i_host_register;
+    wire [31:0] write_data = o_running ? x : i_host_data;
+    wire        write = set || (i_host_write && !o_running);
+    ram_lut #(.WIDTH(32), .DEPTH(32)) u_registers_x (
+        .i_clk(i_clk), .i_write(write), .i_write_address(write_register), .i_write_data(write_data),
+        .i_read_address(select_x), .o_read_data(read_x));
+    ram_lut #(.WIDTH(32), .DEPTH(32)) u_registers_y (
+        .i_clk(i_clk), .i_write(write), .i_write_address(write_register), .i_write_data(write_data),
+        .i_read_address(select_y), .o_read_data(read_y));
+    ram_lut #(.WIDTH(32), .DEPTH(32)) u_registers_z (
+        .i_clk(i_clk), .i_write(write), .i_write_address(write_register), .i_write_data(write_data),
+        .i_read_address(select_z), .o_read_data(read_z));
+    wire [31:0] value_x = select_x == 5'd0 ? 32'd0 : read_x;
+    wire [15:0] value_y = select_y == 5'd0 ? 16'd0 : read_y[15:0];
+    wire [15:0] value_z = select_z == 5'd0 ? 16'd0 : read_z[15:0];
+    wire [31:0] sum_x   = word[95:64] + value_x;
+    wire        unused_high = &{1'b0, read_y[31:16], read_z[31:16]};
+    assign o_host_data = value_x;
+
+    wire       legal_next;
+    wire [3:0] unit_next;
+    decode #(.TOKENS(TOKENS), .BEAT_BYTES(BEAT_BYTES), .ACTIVATION_BITS(ACTIVATION_BITS), .GROUP_SCALES(GROUP_SCALES),
+             .U8_ALLOWED(U8_ALLOWED)) u_decode (
+        .i_word(word), .i_x(sum_x), .o_legal(legal_next), .o_unit(unit_next));
+
+    // ISSUE
+    reg        legal;
+    reg [3:0]  unit;
+    reg [5:0]  op, sub;
+    reg [16:0] misc;
+    reg [31:0] x;
+    reg [15:0] y, z;
+    reg [9:0]  waits, posts;
+    always @(posedge i_clk)
+        if (state == DECODE) begin
+            legal <= legal_next;
+            unit  <= unit_next;
+            op    <= word[5:0];
+            waits <= word[15:6];
+            posts <= word[25:16];
+            sub   <= word[31:26];
+            misc  <= word[63:47];
+            x     <= sum_x;
+            y     <= word[111:96] + value_y;
+            z     <= word[127:112] + value_z;
+        end
+    assign o_entry = {pc, posts, waits, op, sub, misc, x, y, z};
+
+    wire [31:0] loop_target;
+    wire        loop_error, loop_skip, loop_back;
+    wire        issue   = state == ISSUE && legal && !i_stop;
+    wire        queued  = unit != `AXL_UNIT_FETCH;
+    wire [3:0]  chosen  = 4'd1 << (unit[1:0] - 2'd1);
+    wire        full    = queued && (i_full & chosen) != 4'd0;
+    wire        halt    = op == `AXL_OP_HALT;
+    assign o_leave = issue && !full && !(halt && !i_all_quiet) && !loop_error;
+    assign o_push  = o_leave && queued ? chosen : 4'd0;
+    assign o_halt  = o_leave && halt;
+    assign set     = o_leave && op == `AXL_OP_SET;
+    loops u_loops (
+        .i_clk(i_clk), .i_rst(i_rst || i_start), .i_loop(issue && op == `AXL_OP_LOOP), .i_end(issue && op == `AXL_OP_ENDLOOP),
+        .i_pc(pc), .i_length(y), .i_count(z), .o_target(loop_target), .o_skip(loop_skip), .o_back(loop_back),
+        .o_error(loop_error));
+
+    wire beyond = pc >= i_limit;
+    assign o_request         = state == REQ && !i_stop;
+    assign o_request_address = {pc[31:6], 6'd0};
+    assign o_running         = state != IDLE;
+    assign o_pc              = pc;
+    assign o_error = state == LOOKUP && beyond          ? `AXL_ERROR_MEMORY_ADDRESS
+                   : state == ISSUE && !legal           ? `AXL_ERROR_ILLEGAL
+                   : loop_error                         ? `AXL_ERROR_LOOP
+                   : state == WAIT && i_beat && i_bad   ? `AXL_ERROR_AXI_READ : `AXL_ERROR_NONE;
+    assign o_count_busy  = state == LOOKUP || state == DECODE || o_leave;
+    assign o_count_miss  = state == REQ || state == WAIT;
+    assign o_count_queue = issue && full;
+    assign o_count_halt  = issue && halt && !i_all_quiet;
+
+    always @(posedge i_clk)
+        if (i_rst) begin
+            state <= IDLE;
+            pc    <= 32'd0;
+        end else if (i_stop) state <= IDLE;
+        else if (i_start) begin
+            state <= LOOKUP;
+            pc    <= i_program;
+        end else
+            case (state)
+                LOOKUP: state <= beyond ? IDLE : hit ? DECODE : REQ;
+                DECODE: state <= ISSUE;
+                ISSUE:
+                    if (o_halt) state <= IDLE;
+                    else if (o_leave) begin
+                        state <= LOOKUP;
+                        pc    <= loop_skip || loop_back ? loop_target : pc + 32'd16;
+                    end
+                REQ: if (i_grant) state <= WAIT;
+                WAIT: if (i_beat && i_last) state <= LOOKUP;
+                default: state <= IDLE;
+            endcase
+endmodule
+`default_nettype wire

@@ -1,0 +1,96 @@
+// A lane: front (F, D), product engine (I and travel), FIFO. Event outputs are one cycle late.
+`default_nettype none
+module lane #(
+    parameter ENGINE_REUSE    = 1,
+    parameter LANE            = 0,
+    parameter LANES           = 8,
+    parameter PORTS           = 4,
+    parameter MULTIPLIERS     = 1,
+    parameter LATENCY         = 3,
+    parameter TOKENS          = 2,
+    parameter FIFO_DEPTH      = 8,
+    parameter ACTIVATION_BITS = 8,
+    parameter INDEX_ENTRIES   = 256,
+    parameter BEAT_BYTES      = 8,
+    parameter WBUF_LINES      = 4096,
+    parameter ABUF_LINES      = 512,
+    parameter UBUF_LINES      = 64,
+    parameter PBITS           = ACTIVATION_BITS + 8,
+    parameter UADDR           = $clog2(UBUF_LINES)
+) (
+    input  wire                       i_clk,
+    input  wire                       i_rst,
+    input  wire                       i_table_write,
+    input  wire [3:0]                 i_table_index,
+    input  wire [68+TOKENS:0]         i_table,
+    input  wire                       i_start,
+    input  wire [3:0]                 i_last_segment,
+    input  wire [15:0]                i_blocks,
+    input  wire [15:0]                i_line,
+    input  wire [127:0]               i_entries,
+    input  wire                       i_wbuf_write,
+    input  wire                       i_abuf_write,
+    input  wire [16:0]                i_write_beat,
+    input  wire [8*BEAT_BYTES-1:0]    i_write_data,
+    input  wire [TOKENS-1:0]          i_ubuf_write,
+    input  wire [UADDR-1:0]           i_ubuf_line,
+    input  wire [ACTIVATION_BITS-1:0] i_ubuf_data,
+    output wire                       o_some,
+    input  wire                       i_pop,
+    output wire [PORTS*TOKENS*PBITS-1:0] o_data,
+    output wire                       o_outside,
+    output reg                        o_group,
+    output reg                        o_miss,
+    output reg                        o_full,
+    output reg  [5:0]                 o_multiplications,
+    output reg  [7:0]                 o_zeros
+);
+    localparam XBITS = TOKENS * ACTIVATION_BITS;
+    localparam CBITS = $clog2(PORTS + 1);
+    wire                 valid, codebook, is_signed, clear, leave, first, more, credit, push;
+    wire [8*PORTS-1:0]   index;
+    wire [PORTS-1:0]     negative, zero;
+    wire [TOKENS-1:0]    mask;
+    wire [XBITS-1:0]     x;
+    wire [2:0]           products;
+    wire [PORTS*TOKENS*PBITS-1:0] data;
+    lane_front #(.LANE(LANE), .LANES(LANES), .PORTS(PORTS), .TOKENS(TOKENS), .ACTIVATION_BITS(ACTIVATION_BITS),
+                 .BEAT_BYTES(BEAT_BYTES), .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES), .UBUF_LINES(UBUF_LINES)) u_front (
+        .i_clk(i_clk), .i_rst(i_rst), .i_table_write(i_table_write), .i_table_index(i_table_index), .i_table(i_table),
+        .i_start(i_start), .i_last_segment(i_last_segment), .i_blocks(i_blocks), .i_line(i_line),
+        .i_wbuf_write(i_wbuf_write), .i_abuf_write(i_abuf_write), .i_write_beat(i_write_beat), .i_write_data(i_write_data),
+        .i_ubuf_write(i_ubuf_write), .i_ubuf_line(i_ubuf_line), .i_ubuf_data(i_ubuf_data), .i_leave(leave),
+        .o_valid(valid), .o_index(index), .o_negative(negative), .o_zero(zero), .o_codebook(codebook), .o_signed(is_signed),
+        .o_clear(clear), .o_mask(mask), .o_x(x), .o_outside(o_outside));
+    generate
+        if (ENGINE_REUSE != 0) begin : g_reuse
+            engine_reuse #(.PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS), .LATENCY(LATENCY), .TOKENS(TOKENS),
+                           .ACTIVATION_BITS(ACTIVATION_BITS), .INDEX_ENTRIES(INDEX_ENTRIES)) u_engine (
+                .i_clk(i_clk), .i_rst(i_rst), .i_valid(valid), .i_credit(credit), .i_index(index), .i_negative(negative),
+                .i_zero(zero), .i_codebook(codebook), .i_signed(is_signed), .i_clear(clear), .i_x(x), .i_entries(i_entries),
+                .o_first(first), .o_more(more), .o_leave(leave), .o_products(products), .o_push(push), .o_data(data));
+        end else begin : g_mac
+            engine_mac #(.PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS), .LATENCY(LATENCY), .TOKENS(TOKENS),
+                         .ACTIVATION_BITS(ACTIVATION_BITS)) u_engine (
+                .i_clk(i_clk), .i_rst(i_rst), .i_valid(valid), .i_credit(credit), .i_index(index), .i_negative(negative),
+                .i_zero(zero), .i_codebook(codebook), .i_signed(is_signed), .i_clear(clear), .i_x(x), .i_entries(i_entries),
+                .o_first(first), .o_more(more), .o_leave(leave), .o_products(products), .o_push(push), .o_data(data));
+        end
+    endgenerate
+    product_fifo #(.WIDTH(PORTS*TOKENS*PBITS), .DEPTH(FIFO_DEPTH)) u_fifo (
+        .i_clk(i_clk), .i_rst(i_rst), .i_reserve(first), .o_credit(credit), .i_push(push), .i_data(data),
+        .o_some(o_some), .i_pop(i_pop), .o_data(o_data));
+
+    wire [3:0]       tokens;
+    wire [CBITS-1:0] zeros;
+    popcount #(.WIDTH(TOKENS), .OUT(4)) u_tokens (.i_bits(mask), .o_count(tokens));
+    popcount #(.WIDTH(PORTS)) u_zeros (.i_bits(zero), .o_count(zeros));
+    always @(posedge i_clk) begin
+        o_group           <= first && !i_rst;
+        o_miss            <= more && !i_rst;
+        o_full            <= valid && !first && !more && !i_rst;
+        o_multiplications <= i_rst ? 6'd0 : {3'd0, products} * {2'd0, tokens};
+        o_zeros           <= i_rst || !first || ENGINE_REUSE == 0 ? 8'd0 : {{(8-CBITS){1'b0}}, zeros} * {4'd0, tokens};
+    end
+endmodule
+`default_nettype wire

@@ -1,0 +1,136 @@
+// Stages F and D of a lane: read the weight and activation banks, select the sub-group, decode P codes into the issue register.
+`default_nettype none
+`include "axlora_isa.vh"
+module lane_front #(
+    parameter LANE            = 0,
+    parameter LANES           = 8,
+    parameter PORTS           = 4,
+    parameter TOKENS          = 2,
+    parameter ACTIVATION_BITS = 8,
+    parameter BEAT_BYTES      = 8,
+    parameter WBUF_LINES      = 4096,
+    parameter ABUF_LINES      = 512,
+    parameter UBUF_LINES      = 64,
+    parameter XBITS           = TOKENS * ACTIVATION_BITS,
+    parameter UADDR           = $clog2(UBUF_LINES)
+) (
+    input  wire                    i_clk,
+    input  wire                    i_rst,
+    input  wire                    i_table_write,
+    input  wire [3:0]              i_table_index,
+    input  wire [68+TOKENS:0]      i_table,
+    input  wire                    i_start,
+    input  wire [3:0]              i_last_segment,
+    input  wire [15:0]             i_blocks,
+    input  wire [15:0]             i_line,
+    input  wire                    i_wbuf_write,
+    input  wire                    i_abuf_write,
+    input  wire [16:0]             i_write_beat,
+    input  wire [8*BEAT_BYTES-1:0] i_write_data,
+    input  wire [TOKENS-1:0]       i_ubuf_write,
+    input  wire [UADDR-1:0]        i_ubuf_line,
+    input  wire [ACTIVATION_BITS-1:0] i_ubuf_data,
+    input  wire                    i_leave,
+    output reg                     o_valid,
+    output reg  [8*PORTS-1:0]      o_index,
+    output reg  [PORTS-1:0]        o_negative,
+    output reg  [PORTS-1:0]        o_zero,
+    output reg                     o_codebook,
+    output reg                     o_signed,
+    output reg                     o_clear,
+    output reg  [TOKENS-1:0]       o_mask,
+    output reg  [XBITS-1:0]        o_x,
+    output wire                    o_outside
+);
+    localparam BYTES  = ACTIVATION_BITS / 8;
+    localparam ABEATS = LANES * TOKENS * BYTES / BEAT_BYTES;
+    localparam LOGA   = $clog2(ABEATS);
+    localparam AADDR  = $clog2(ABUF_LINES), WADDR = $clog2(WBUF_LINES);
+
+    // F
+    wire               f_valid, f_clear;
+    wire [15:0]        f_word, f_line;
+    wire [1:0]         f_sub;
+    wire [3:0]         f_format;
+    wire [TOKENS-1:0]  f_mask;
+    reg                d_valid;
+    wire               d_ready = !o_valid || i_leave;
+    wire               advance = f_valid && (!d_valid || d_ready);
+    lane_sequence #(.TOKENS(TOKENS), .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES), .UBUF_LINES(UBUF_LINES)) u_sequence (
+        .i_clk(i_clk), .i_rst(i_rst), .i_table_write(i_table_write), .i_table_index(i_table_index), .i_table(i_table),
+        .i_start(i_start), .i_last_segment(i_last_segment), .i_blocks(i_blocks), .i_line(i_line), .i_advance(advance),
+        .o_valid(f_valid), .o_word(f_word), .o_sub(f_sub), .o_line(f_line), .o_format(f_format), .o_mask(f_mask),
+        .o_clear(f_clear), .o_outside(o_outside));
+
+    wire [8*PORTS-1:0] word;
+    wire [XBITS-1:0]   from_abuf, from_ubuf, abuf_data;
+    wire [TOKENS-1:0]  abuf_write;
+    wire [16:0]        write_line = i_write_beat >> LOGA;
+    wire [16:0]        write_part = i_write_beat - (write_line << LOGA);
+    wire               unused_bits = &{1'b0, write_line, f_word, f_line};
+    genvar t, p;
+    generate
+        for (t = 0; t < TOKENS; t = t + 1) begin : g_write
+            localparam integer BYTE = (t * LANES + LANE) * BYTES;
+            localparam integer BEAT = BYTE / BEAT_BYTES;
+            localparam [16:0] PART = BEAT[16:0];
+            assign abuf_write[t] = i_abuf_write && write_part == PART;
+            assign abuf_data[ACTIVATION_BITS*t +: ACTIVATION_BITS] = i_write_data[8*(BYTE % BEAT_BYTES) +: ACTIVATION_BITS];
+        end
+    endgenerate
+    weight_bank #(.LANE(LANE), .LANES(LANES), .PORTS(PORTS), .BEAT_BYTES(BEAT_BYTES), .LINES(WBUF_LINES)) u_weights (
+        .i_clk(i_clk), .i_write(i_wbuf_write), .i_write_beat(i_write_beat), .i_write_data(i_write_data),
+        .i_read(advance), .i_read_line(f_word[WADDR-1:0]), .o_read_data(word));
+    activation_bank #(.TOKENS(TOKENS), .BITS(ACTIVATION_BITS), .LINES(ABUF_LINES)) u_abuf (
+        .i_clk(i_clk), .i_write(abuf_write), .i_write_line(write_line[AADDR-1:0]), .i_write_data(abuf_data),
+        .i_read(advance), .i_read_line(f_line[AADDR-1:0]), .o_read_data(from_abuf));
+    activation_bank #(.TOKENS(TOKENS), .BITS(ACTIVATION_BITS), .LINES(UBUF_LINES)) u_ubuf (
+        .i_clk(i_clk), .i_write(i_ubuf_write), .i_write_line(i_ubuf_line), .i_write_data({TOKENS{i_ubuf_data}}),
+        .i_read(advance), .i_read_line(f_line[UADDR-1:0]), .o_read_data(from_ubuf));
+
+    // D
+    reg  [1:0]         d_sub;
+    reg  [3:0]         d_format;
+    reg                d_clear, d_ubuf;
+    reg  [TOKENS-1:0]  d_mask;
+    wire [8*PORTS-1:0] index;
+    wire [PORTS-1:0]   negative, zero;
+    wire               wide   = d_format == `AXL_FORMAT_S8 || d_format == `AXL_FORMAT_U8;
+    wire               narrow = d_format == `AXL_FORMAT_S2 || d_format == `AXL_FORMAT_U2;
+    wire [4*PORTS-1:0] half    = d_sub[0] ? word[8*PORTS-1:4*PORTS] : word[4*PORTS-1:0];
+    wire [2*PORTS-1:0] quarter = word[2*PORTS*d_sub +: 2*PORTS];
+    generate
+        for (p = 0; p < PORTS; p = p + 1) begin : g_code
+            code_decode u_decode (
+                .i_raw(wide ? word[8*p +: 8] : narrow ? {6'd0, quarter[2*p +: 2]} : {4'd0, half[4*p +: 4]}),
+                .i_format(d_format), .o_index(index[8*p +: 8]), .o_negative(negative[p]), .o_zero(zero[p]));
+        end
+    endgenerate
+    always @(posedge i_clk) begin
+        if (advance) begin
+            d_sub    <= f_sub;
+            d_format <= f_format;
+            d_clear  <= f_clear;
+            d_mask   <= f_mask;
+            d_ubuf   <= f_line[15];
+        end
+        if (d_ready) begin
+            o_index    <= index;
+            o_negative <= negative;
+            o_zero     <= zero;
+            o_codebook <= d_format == `AXL_FORMAT_CB4;
+            o_signed   <= d_format < `AXL_FORMAT_U2;
+            o_clear    <= d_clear;
+            o_mask     <= d_mask;
+            o_x        <= d_ubuf ? from_ubuf : from_abuf;
+        end
+        if (i_rst) begin
+            d_valid <= 1'b0;
+            o_valid <= 1'b0;
+        end else begin
+            if (!d_valid || d_ready) d_valid <= f_valid;
+            if (d_ready) o_valid <= d_valid;
+        end
+    end
+endmodule
+`default_nettype wire

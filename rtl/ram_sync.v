@@ -1,0 +1,27 @@
+// One write port, one read port with enable; read data appears one cycle later and holds while i_read is low.
+`default_nettype none
+module ram_sync #(
+    parameter WIDTH = 8,
+    parameter DEPTH = 16,
+    parameter ADDR  = $clog2(DEPTH)
+) (
+    input  wire             i_clk,
+    input  wire             i_write,
+    input  wire [ADDR-1:0]  i_write_address,
+    input  wire [WIDTH-1:0] i_write_data,
+    input  wire             i_read,
+    input  wire [ADDR-1:0]  i_read_address,
+    output reg  [WIDTH-1:0] o_read_data
+);
+    reg [WIDTH-1:0] memory [0:DEPTH-1];
+    integer i;
+    initial begin
+        for (i = 0; i < DEPTH; i = i + 1) memory[i] = {WIDTH{1'b0}};
+        o_read_data = {WIDTH{1'b0}};
+    end
+    always @(posedge i_clk) begin
+        if (i_write) memory[i_write_address] <= i_write_data;
+        if (i_read) o_read_data <= memory[i_read_address];
+    end
+endmodule
+`default_nettype wire

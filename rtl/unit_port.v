@@ -1,0 +1,75 @@
+// What every unit has in front of it: a queue of four instructions, the wait for semaphores, and the posts at the end.
+// Accept in cycle a: entry at the head, unit idle, waits met. i_single: the accepted instruction is over at a + 1.
+// Otherwise the unit raises i_done in its last cycle; posts count from the cycle after.
+`default_nettype none
+`include "axlora_isa.vh"
+module unit_port (
+    input  wire                       i_clk,
+    input  wire                       i_rst,
+    input  wire                       i_run,
+    input  wire                       i_push,
+    input  wire [`AXL_ENTRY_BITS-1:0] i_entry,
+    output wire                       o_full,
+    output wire                       o_quiet,
+    input  wire [15:0]                i_ready,
+    output wire [15:0]                o_take,
+    output wire [15:0]                o_post,
+    output wire                       o_accept,
+    output wire [`AXL_ENTRY_BITS-1:0] o_entry,
+    output wire [31:0]                o_pc,
+    input  wire                       i_single,
+    input  wire                       i_done,
+    output reg                        o_busy,
+    output wire                       o_count_weights,
+    output wire                       o_count_semaphore,
+    output wire                       o_count_idle
+);
+    reg  [1:0]  head, tail;
+    reg  [2:0]  count;
+    reg  [9:0]  posts;
+    reg  [31:0] pc;
+    ram_lut #(.WIDTH(`AXL_ENTRY_BITS), .DEPTH(4)) u_queue (
+        .i_clk(i_clk), .i_write(i_push), .i_write_address(tail), .i_write_data(i_entry),
+        .i_read_address(head), .o_read_data(o_entry));
+
+    function [15:0] named(input [4:0] field);
+        named = field[4] ? 16'd1 << field[3:0] : 16'd0;
+    endfunction
+
+    wire [9:0]  wait_fields = o_entry[`AXL_ENTRY_WAITS];
+    wire [9:0]  post_fields = o_accept ? o_entry[`AXL_ENTRY_POSTS] : posts;
+    wire [15:0] waits = named(wait_fields[4:0]) | named(wait_fields[9:5]);
+    wire [15:0] unmet = waits & ~i_ready;
+    wire        here  = count != 3'd0;
+
+    assign o_accept = i_run && here && !o_busy && unmet == 16'd0;
+    assign o_take   = o_accept ? waits : 16'd0;
+    assign o_post   = (o_accept && i_single) || i_done ? named(post_fields[4:0]) | named(post_fields[9:5]) : 16'd0;
+    assign o_pc     = o_accept ? o_entry[`AXL_ENTRY_PC] : pc;
+    assign o_full   = count == 3'd4;
+    assign o_quiet  = !here && !o_busy;
+
+    assign o_count_weights   = i_run && !o_busy && here && unmet[3:0] != 4'd0;
+    assign o_count_semaphore = i_run && !o_busy && here && unmet[15:4] != 12'd0 && unmet[3:0] == 4'd0;
+    assign o_count_idle      = i_run && !o_busy && (!here || o_accept);
+
+    always @(posedge i_clk) begin
+        if (o_accept) begin
+            posts <= o_entry[`AXL_ENTRY_POSTS];
+            pc    <= o_entry[`AXL_ENTRY_PC];
+        end
+        if (i_rst) begin
+            head   <= 2'd0;
+            tail   <= 2'd0;
+            count  <= 3'd0;
+            o_busy <= 1'b0;
+        end else begin
+            head  <= head + {1'b0, o_accept};
+            tail  <= tail + {1'b0, i_push};
+            count <= count + {2'b00, i_push} - {2'b00, o_accept};
+            if (o_accept && !i_single) o_busy <= 1'b1;
+            else if (i_done) o_busy <= 1'b0;
+        end
+    end
+endmodule
+`default_nettype wire

@@ -1,0 +1,107 @@
+// Order of VREQ and VQT: tokens outside, column groups, then C cycles a group of which the first P/V carry elements.
+// VQT walks a token twice (o_second: quantize), draining VPIPE cycles after each walk. All outputs are of sequence stage 0.
+`default_nettype none
+`include "axlora_isa.vh"
+module vector_control #(
+    parameter PORTS        = 4,
+    parameter VECTOR_LANES = 2
+) (
+    input  wire        i_clk,
+    input  wire        i_rst,
+    input  wire        i_run,
+    input  wire        i_begin,
+    input  wire        i_quantize,
+    input  wire        i_two,
+    input  wire [2:0]  i_last_token,
+    input  wire [15:0] i_columns,
+    input  wire [3:0]  i_only,
+    input  wire [3:0]  i_slot,
+    output wire        o_done,
+    output wire        o_step,
+    output wire        o_token_check,
+    output wire        o_element,
+    output wire        o_read_first,
+    output wire        o_read_second,
+    output reg  [2:0]  o_token,
+    output reg  [15:0] o_column,
+    output wire [3:0]  o_chunk,
+    output reg         o_second,
+    output wire        o_fresh,
+    output wire        o_latch
+);
+    localparam [2:0] IDLE = 3'd0, WALK = 3'd1, DRAIN = 3'd2, FINAL = 3'd3;
+    localparam [4:0] CHUNKS = PORTS / VECTOR_LANES;
+    localparam [4:0] TWO    = CHUNKS == 5'd1 ? 5'd2 : CHUNKS;
+    localparam [3:0] VPIPE  = 4'd10;
+    reg  [2:0]  state, last_token;
+    reg  [3:0]  count, only;
+    reg  [4:0]  chunk;
+    reg  [15:0] columns;
+    reg         quantize, two, fresh;
+    wire [4:0]  cycles  = two ? TWO : CHUNKS;
+    wire        skip    = quantize && fresh && only != 4'd0 && only != i_slot;
+    wire        empty   = columns == 16'd0;
+    wire        end_c   = chunk == cycles - 5'd1;
+    wire        end_n   = o_column == columns - 16'd1;
+    wire        end_t   = o_token == last_token;
+    assign o_token_check = state == WALK && (fresh || !quantize);
+    assign o_step        = state == WALK && !skip && !empty;
+    assign o_element     = o_step && chunk < CHUNKS;
+    assign o_read_first  = o_step && chunk == 5'd0;
+    assign o_read_second = o_step && chunk == 5'd1;
+    assign o_chunk       = chunk[3:0];
+    assign o_fresh       = state == WALK && fresh && !o_second;
+    assign o_latch       = state == DRAIN && !o_second && count == VPIPE - 4'd1;
+    assign o_done        = state == FINAL && count == VPIPE - 4'd2 && i_run;
+    wire   next_token    = (state == WALK && skip) || (state == DRAIN && o_second && count == VPIPE - 4'd1);
+    always @(posedge i_clk) begin
+        if (i_begin) begin
+            quantize   <= i_quantize;
+            two        <= i_two && !i_quantize;
+            last_token <= i_last_token;
+            columns    <= i_columns;
+            only       <= i_only;
+            o_token    <= 3'd0;
+            o_column   <= 16'd0;
+            chunk      <= 5'd0;
+            o_second   <= 1'b0;
+            fresh      <= 1'b1;
+        end else if (i_run) begin
+            if (o_step) begin
+                fresh <= 1'b0;
+                chunk <= end_c ? 5'd0 : chunk + 5'd1;
+                if (end_c) o_column <= end_n ? 16'd0 : o_column + 16'd1;
+                if (end_c && end_n && !quantize) o_token <= o_token + 3'd1;
+            end
+            if (o_latch) begin
+                o_second <= 1'b1;
+                fresh    <= 1'b0;
+            end
+            if (next_token) begin
+                o_token  <= o_token + 3'd1;
+                o_second <= 1'b0;
+                fresh    <= 1'b1;
+            end
+        end
+        if (i_run) count <= (state == DRAIN || state == FINAL) && count != VPIPE - 4'd1 ? count + 4'd1 : 4'd0;
+        if (i_rst) begin
+            state <= IDLE;
+            count <= 4'd0;
+        end else if (i_run)
+            case (state)
+                IDLE: if (i_begin) state <= i_columns == 16'd0 && !i_quantize ? FINAL : WALK;
+                WALK:
+                    if (skip) state <= end_t ? FINAL : WALK;
+                    else if (empty) begin
+                        state <= DRAIN;
+                        count <= 4'd1;
+                    end else if (end_c && end_n) state <= quantize ? DRAIN : end_t ? FINAL : WALK;
+                DRAIN:
+                    if (count == VPIPE - 4'd1)
+                        state <= !o_second ? (empty ? DRAIN : WALK) : end_t ? FINAL : WALK;
+                FINAL: if (count == VPIPE - 4'd2) state <= IDLE;
+                default: state <= IDLE;
+            endcase
+    end
+endmodule
+`default_nettype wire

@@ -1,0 +1,1 @@
+"""Functional and cycle-exact simulator: runs the package's own bytes."""

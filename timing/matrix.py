@@ -1,0 +1,153 @@
+"""MATMUL: issue cycles of each group, and the schedule of lanes, FIFOs and accumulators as a max-plus recurrence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from axlora.isa.formats import Format
+from axlora.isa.target import Target
+
+RAW_CYCLES = 3
+"""Least distance of two pops that update the same accumulator word."""
+
+
+def cache_index(codes: npt.NDArray[np.int16], fmt: Format) -> npt.NDArray[np.int16]:
+    """Entry of the result cache, -1 where no product is needed (docs/isa.md): same shape."""
+    if fmt.format_class == 2:
+        return codes
+    if fmt.format_class == 1:
+        return np.where(codes == 0, -1, codes).astype(np.int16)
+    return np.where(codes == 0, -1, np.abs(codes) & 127).astype(np.int16)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _reuse_issue(
+    index: npt.NDArray[np.int16], clear: npt.NDArray[np.bool_], banks: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    blocks, lanes, row, ports = index.shape
+    cycles = np.empty((blocks, lanes, row), np.uint8)
+    misses = np.zeros(row, np.int64)
+    zeros = np.zeros(row, np.int64)
+    stamp = np.zeros(256, np.int64)
+    now = 0
+    load = np.zeros(banks, np.int64)
+    for b in range(blocks):
+        for lane in range(lanes):
+            for r in range(row):
+                if clear[r]:
+                    now += 1
+                load[:] = 0
+                worst = 1
+                for p in range(ports):
+                    i = index[b, lane, r, p]
+                    if i < 0:
+                        zeros[r] += 1
+                    elif stamp[i] != now:
+                        stamp[i] = now
+                        misses[r] += 1
+                        bank = i % banks
+                        load[bank] += 1
+                        worst = max(worst, load[bank])
+                cycles[b, lane, r] = worst
+    return cycles, misses, zeros
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _schedule(cycles: npt.NDArray[np.uint8], latency: int, depth: int, raw_cycles: int) -> tuple[int, int, int, int]:
+    blocks, lanes, row = cycles.shape
+    total = blocks * row
+    pop = np.empty(total, np.int64)
+    last = np.full(lanes, 1, np.int64)  # E of the previous group; g0 is time 0, so I(0) >= 2
+    full = 0
+    product = 0
+    raw = 0
+    before = -1
+    for q in range(total):
+        b = q // row
+        r = q - b * row
+        ready = 0
+        place = pop[q - depth] + 1 if q >= depth else 0
+        for lane in range(lanes):
+            start = last[lane] + 1
+            if place > start:
+                full += place - start
+                start = place
+            end = start + cycles[b, lane, r] - 1
+            last[lane] = end
+            ready = max(ready, end)
+        ready += latency + 1
+        time = max(ready, before + 1)
+        product += time - (before + 1)
+        if q >= row:
+            free = pop[q - row] + raw_cycles
+            if free > time:
+                raw += free - time
+                time = free
+        pop[q] = time
+        before = time
+    return before, full, product, raw
+
+
+@dataclass(frozen=True)
+class MatmulTiming:
+    """Cycles and lane counters of one MATMUL, relative to g0."""
+
+    last_pop: int
+    """Cycle of the last pop, g0 = 0."""
+    raw: int
+    product: int
+    lane_groups: int
+    lane_misses: int
+    lane_fifo_full: int
+    misses: npt.NDArray[np.int64]
+    """Codes multiplied, per column group of the row: int64 [row]."""
+    zeros: npt.NDArray[np.int64]
+    """Zero codes skipped, per column group of the row: int64 [row]."""
+
+
+def matmul_timing(target: Target, index: npt.NDArray[np.int16], clear: npt.NDArray[np.bool_]) -> MatmulTiming:
+    """Time one MATMUL with at least one block and one active column group.
+
+    Args:
+        target: the machine.
+        index: cache index of each code, -1 for a code that needs no product: int16 [blocks, lanes, row, ports].
+        clear: whether the result cache is cleared before a column group of the row: bool [row] (first always).
+
+    Returns:
+        Cycles from g0; docs/isa.md, Cycles, Matrix.
+    """
+    blocks, lanes, row, ports = index.shape
+    if target.engine == "reuse":
+        cycles, misses, zeros = _reuse_issue(index, clear, target.multipliers)
+    else:
+        cycles = np.full((blocks, lanes, row), ports // target.multipliers, np.uint8)
+        misses = np.full(row, blocks * lanes * ports, np.int64)
+        zeros = np.zeros(row, np.int64)
+    last, full, product, raw = _schedule(cycles, target.multiplier_latency, target.fifo_depth, RAW_CYCLES)
+    groups = blocks * lanes * row
+    return MatmulTiming(
+        last_pop=int(last),
+        raw=int(raw),
+        product=int(product),
+        lane_groups=groups,
+        lane_misses=int(cycles.sum(dtype=np.int64)) - groups,
+        lane_fifo_full=int(full),
+        misses=misses,
+        zeros=zeros,
+    )
+
+
+def matmul_setup(tokens: int, segments: int) -> int:
+    """Cycles from accepting a MATMUL to g0."""
+    return 1 + tokens + segments
+
+
+def matmul_duration(target: Target, tokens: int, segments: int, timing: MatmulTiming | None) -> int:
+    """d of a MATMUL; `timing` is None when nothing is active or there are no blocks."""
+    if timing is None:
+        return matmul_setup(tokens, segments) + 1
+    return matmul_setup(tokens, segments) + timing.last_pop + target.pipe

@@ -1,0 +1,21 @@
+"""VREQ and VQT: fixed-latency formulas (docs/isa.md, Cycles, Vector)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from axlora.isa.target import Target
+
+VPIPE = 10
+"""Cycles of the vector pipeline, accept to the last write."""
+
+
+def requantize_duration(target: Target, tokens: int, groups: int, adapter: bool) -> int:
+    """d of a VREQ over `tokens` tokens and `groups` column groups."""
+    return tokens * groups * max(target.ports // target.vector_lanes, 2 if adapter else 1) + VPIPE
+
+
+def block_quantize_duration(target: Target, taking_part: Sequence[bool], groups: int) -> int:
+    """d of a VQT; `taking_part` says for each token whether it has the slot."""
+    one = 2 * (groups * target.ports // target.vector_lanes + VPIPE)
+    return VPIPE + sum(one if part else 1 for part in taking_part)
