@@ -64,9 +64,7 @@ def compile(
     target = target if isinstance(target, Target) else Target.load(target)
     for name in adapters or {}:
         if not ADAPTER_NAME.fullmatch(name):
-            raise BadAdapter(
-                f"adapter name {name!r} cannot be a file name", "adapter", "letters, digits, '_', '.', '-'"
-            )
+            raise BadAdapter(f"adapter name {name!r} cannot be a file name", "adapter", "letters, digits, '_', '.', '-'")
     lowered, _ = lower(
         model,
         target,
@@ -96,9 +94,7 @@ def compile(
         weights=linked.weights,
         inputs=tuple(InputInfo(tensors[i.name], i.address, i.token_words, i.blocks) for i in linked.inputs),
         outputs=tuple(
-            OutputInfo(
-                outputs[o.name], o.element, tuple(TileInfo(t.first, t.groups, t.address, t.stride) for t in o.tiles)
-            )
+            OutputInfo(outputs[o.name], o.element, tuple(TileInfo(t.first, t.groups, t.address, t.stride) for t in o.tiles))
             for o in linked.outputs
         ),
         adapters=tuple(AdapterInfo(name, rank, block) for name, (rank, block) in linked.adapters.items()),
@@ -107,9 +103,7 @@ def compile(
         slots=linked.slots,
         rank=linked.rank,
         layers=tuple(
-            LayerInfo(
-                li.name, "linear+lora" if li.adapters else "linear", li.input, li.output, li.k, li.n, marks[li.name]
-            )
+            LayerInfo(li.name, "linear+lora" if li.adapters else "linear", li.input, li.output, li.k, li.n, marks[li.name])
             for li in lowered.linears
         ),
         placement=lowered.placement,
@@ -195,8 +189,7 @@ def _run(
 def _steps(events: Sequence[Event]) -> tuple[Step, ...]:
     ordered = sorted(events, key=lambda e: (e.accept, e.work.instruction.unit))
     return tuple(
-        Step(e.work.address // INSTRUCTION_BYTES, e.work.instruction.unit.name.lower(), e.accept, e.done)
-        for e in ordered
+        Step(e.work.address // INSTRUCTION_BYTES, e.work.instruction.unit.name.lower(), e.accept, e.done) for e in ordered
     )
 
 

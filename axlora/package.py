@@ -78,7 +78,7 @@ def save(program: Program, path: Path) -> None:
 
 
 def _read(path: Path, entry: dict[str, Any]) -> bytes:
-    file = path / entry["file"]
+    file = path / str(entry["file"])
     if not file.resolve().is_relative_to(path.resolve()):
         raise BadPackage(f"{entry['file']} leaves the package's folder", str(path), "compile again")
     try:
@@ -106,9 +106,7 @@ def load(path: str | Path) -> Program:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
     except OSError:
-        raise BadPackage(
-            f"{path} is not a package: it has no manifest.json", str(path), "axlora compile makes one"
-        ) from None
+        raise BadPackage(f"{path} is not a package: it has no manifest.json", str(path), "axlora compile makes one") from None
     except ValueError:
         raise BadPackage("manifest.json is not JSON", str(path), "compile again") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:

@@ -113,7 +113,7 @@ class Program:
         """MACs of the operators that stay on the host."""
         return sum(row.macs for row in self.placement if row.where == "host")
 
-    def slot_of(self, adapter: str | None | Sequence[str | None]) -> tuple[list[str], list[str | None]]:
+    def slot_of(self, adapter: str | Sequence[str | None] | None) -> tuple[list[str], list[str | None]]:
         """(adapters by slot, adapter of each batch row) for an `adapter` argument.
 
         Raises:
@@ -169,7 +169,7 @@ class Program:
             )
         return codes
 
-    def image(self, codes: Mapping[str, Int64], adapter: str | None | Sequence[str | None] = None) -> Image:
+    def image(self, codes: Mapping[str, Int64], adapter: str | Sequence[str | None] | None = None) -> Image:
         """Memory and registers for a run on `codes` (as `quantize` returns)."""
         t = self.target
         used, rows = self.slot_of(adapter)
@@ -212,7 +212,7 @@ class Program:
     def read_codes(self, memory: npt.NDArray[np.uint8]) -> dict[str, Int64]:
         """Output codes [tokens, n] from the memory after a run."""
         t = self.target
-        kinds = {1: np.dtype(np.int8), 2: np.dtype("<i2"), 4: np.dtype("<i4")}
+        kinds = {1: "i1", 2: "<i2", 4: "<i4"}
         out = {}
         for info in self.outputs:
             groups = -(-info.tensor.tokens // t.tokens)
@@ -221,12 +221,8 @@ class Program:
             for tile in info.tiles:
                 blocks = -(-tile.groups * t.ports // t.lanes)
                 raw = memory[tile.address : tile.address + tile.stride * groups].reshape(groups, tile.stride)
-                used = np.ascontiguousarray(raw[:, : blocks * t.lanes * t.tokens * info.element]).view(
-                    kinds[info.element]
-                )
-                values = (
-                    used.reshape(groups, blocks, t.tokens, t.lanes).transpose(0, 2, 1, 3).reshape(groups * t.tokens, -1)
-                )
+                used = np.ascontiguousarray(raw[:, : blocks * t.lanes * t.tokens * info.element]).view(np.dtype(kinds[info.element]))
+                values = used.reshape(groups, blocks, t.tokens, t.lanes).transpose(0, 2, 1, 3).reshape(groups * t.tokens, -1)
                 width = tile.groups * t.ports
                 full[:, tile.first * t.ports : tile.first * t.ports + width] = values[:, :width]
             out[info.tensor.name] = full[: info.tensor.tokens, : info.tensor.columns]
@@ -235,8 +231,8 @@ class Program:
     def dequantize(self, codes: Mapping[str, Int64]) -> dict[str, npt.NDArray[np.float32]]:
         """Output codes to float arrays of the model's shapes."""
         return {
-            info.tensor.name: numerics.dequantize(
-                codes[info.tensor.name], info.tensor.scale, info.tensor.zero_point
-            ).reshape(info.tensor.shape)
+            info.tensor.name: numerics.dequantize(codes[info.tensor.name], info.tensor.scale, info.tensor.zero_point).reshape(
+                info.tensor.shape
+            )
             for info in self.outputs
         }

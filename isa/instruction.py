@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from .formats import Format
 from .opcodes import SEGMENTS, SLOTS, UNIT_OF, Buffer, Opcode, Unit, poster
+from .target import Target
 
 
 class BadInstruction(ValueError):
@@ -104,6 +105,8 @@ def check(i: Instruction) -> None:
             raise BadInstruction(f"{i.opcode.name}: {name} is {value}, must be in 0..{bound - 1}")
     if len(i.waits) > 2 or len(i.posts) > 2 or any(not 0 <= s < 16 for s in i.waits + i.posts):
         raise BadInstruction(f"{i.opcode.name}: at most two waits and two posts, semaphores 0..15")
+    if len(set(i.waits)) < len(i.waits) or len(set(i.posts)) < len(i.posts):
+        raise BadInstruction(f"{i.opcode.name}: names a semaphore twice")
     if i.sub > _SUB_MAX.get(i.opcode, 0):
         raise BadInstruction(f"{i.opcode.name}: sub is {i.sub}, at most {_SUB_MAX.get(i.opcode, 0)}")
     if i.misc >> _MISC_BITS.get(i.opcode, 0):
@@ -132,12 +135,38 @@ def _check_fields(i: Instruction) -> None:
         refuse("takes no registers")
     if op is Opcode.SEGW and (i.misc & 15 > max(Format) or i.misc >> 4 > SLOTS):
         refuse(f"format {i.misc & 15} or slot {i.misc >> 4} unknown")
+    if op is Opcode.SEGA and (i.x >> 16 or i.misc == 2):
+        refuse("x[31:16] is reserved, and a sum segment must be scaled")
     if op is Opcode.MATMUL and i.sub == 0:
         refuse("needs 1 to 9 segments")
     if op is Opcode.VOUT and (i.rx or i.ry or i.rz or i.x >> 16 or i.y or i.z or i.misc & 3 == 3):
         refuse("takes a 16-bit zero point and element size 0..2 only")
     if op is Opcode.VQT and i.misc >> 3 > SLOTS:
         refuse(f"slot {i.misc >> 3} unknown")
+
+
+def check_resolved(i: Instruction, target: Target) -> None:
+    """Refuse what a machine with these parameters refuses once registers are added in.
+
+    Raises:
+        BadInstruction: as `check`.
+    """
+
+    def refuse(text: str) -> None:
+        raise BadInstruction(f"{i.opcode.name}: {text}")
+
+    op = i.opcode
+    if op in (Opcode.LOAD, Opcode.STORE) and i.x % target.beat_bytes:
+        refuse(f"memory address {i.x:#x} is not a multiple of {target.beat_bytes}")
+    if op is Opcode.SEGW and i.misc & 15 == Format.U8 and target.engine == "reuse" and target.index_entries < 256:
+        refuse("format U8 needs index_entries = 256")
+    if op is Opcode.SEGA and i.misc & 1 and not target.group_scales:
+        refuse("the target has no group scales")
+    tokens = {Opcode.MATMUL: i.misc >> 1 & 7, Opcode.VREQ: i.misc & 7, Opcode.VQT: i.misc & 7}.get(op, 0) + 1
+    if tokens > target.tokens:
+        refuse(f"{tokens} tokens, the target has {target.tokens}")
+    if op is Opcode.VOUT and i.misc & 4 and 8 << (i.misc & 3) != target.activation_bits:
+        refuse(f"UBUF elements have {target.activation_bits} bits")
 
 
 def decode(data: bytes) -> Instruction:

@@ -35,7 +35,8 @@ def rounding_shift(value: Int64, shift: Int64 | int) -> Int64:
     rest = value - (floor << s)
     half = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), np.int64(1))
     up = (rest > half) | ((rest == half) & ((floor & 1) == 1))
-    return floor + np.where(s > 0, up, False).astype(np.int64)
+    rounded: Int64 = floor + np.where(s > 0, up, False).astype(np.int64)
+    return rounded
 
 
 def saturate(value: Int64, low: int, high: int) -> Int64:
@@ -199,7 +200,8 @@ def quantize_real(value: npt.NDArray[np.float32], scale: float, zero_point: int,
         bits: 8 or 16, signed codes.
     """
     codes = np.rint(value.astype(np.float32) / np.float32(scale)).astype(np.float64) + zero_point
-    return np.clip(codes, -(1 << (bits - 1)), (1 << (bits - 1)) - 1).astype(np.int64)
+    clamped: Int64 = np.clip(codes, -(1 << (bits - 1)), (1 << (bits - 1)) - 1).astype(np.int64)
+    return clamped
 
 
 def dequantize(codes: Int64, scale: float, zero_point: int) -> npt.NDArray[np.float32]:

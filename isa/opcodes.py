@@ -143,8 +143,7 @@ COUNTERS: tuple[Counter, ...] = (
 """Performance counters in register order."""
 
 UNIT_COUNTERS: dict[Unit, tuple[str, ...]] = {
-    unit: tuple(c.name for c in COUNTERS if c.name.startswith(unit.name.lower() + "_") and c.unit == "cycles")
-    for unit in Unit
+    unit: tuple(c.name for c in COUNTERS if c.name.startswith(unit.name.lower() + "_") and c.unit == "cycles") for unit in Unit
 }
 """Per unit the counters that add up to `cycles`, busy first."""
 

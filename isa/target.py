@@ -112,17 +112,13 @@ class Target:
     def __post_init__(self) -> None:
         where = f"target {self.name!r}"
         if self.engine not in ENGINES:
-            raise BadTarget(
-                f"{where}: engine is {self.engine!r}, must be one of {', '.join(ENGINES)}", where, "fix engine"
-            )
+            raise BadTarget(f"{where}: engine is {self.engine!r}, must be one of {', '.join(ENGINES)}", where, "fix engine")
         for field, (rule, text) in _RULES.items():
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or not rule(value):
                 raise BadTarget(f"{where}: {field} is {value!r}, must be {text}", where, f"fix {field}")
         if not isinstance(self.group_scales, bool):
-            raise BadTarget(
-                f"{where}: group_scales is {self.group_scales!r}, must be true or false", where, "fix group_scales"
-            )
+            raise BadTarget(f"{where}: group_scales is {self.group_scales!r}, must be true or false", where, "fix group_scales")
         beat = self.beat_bytes
         rules = (
             ("multipliers", self.multipliers <= self.ports, f"at most ports ({self.ports})"),
@@ -204,9 +200,7 @@ class Target:
             return cls.from_mapping(tomllib.loads(preset.read_text()), f"preset {text}")
         path = Path(text)
         if not path.is_file():
-            raise BadTarget(
-                f"no target {text!r}", text, f"presets: {', '.join(cls.presets())}; or the path of a TOML file"
-            )
+            raise BadTarget(f"no target {text!r}", text, f"presets: {', '.join(cls.presets())}; or the path of a TOML file")
         try:
             data = tomllib.loads(path.read_text())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Numbers to tables: reads results, never runs anything."""

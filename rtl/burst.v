@@ -20,7 +20,7 @@ module burst #(
     output wire        o_bad
 );
     localparam LOGB = $clog2(BEAT_BYTES), LOGN = $clog2(BURST_BEATS);
-    localparam [6:0] MOST = BURST_BEATS;
+    localparam [6:0] MOST = BURST_BEATS[6:0];
     reg  [32:0] left;
     reg  [31:0] address;
     wire [32:0] total = {16'd0, i_row} * {17'd0, i_rows};

@@ -15,7 +15,7 @@ module decode #(
 );
     localparam LOGB = $clog2(BEAT_BYTES);
     localparam [1:0] SIZE = ACTIVATION_BITS == 8 ? 2'd0 : 2'd1;
-    localparam [3:0] MOST = TOKENS - 1;
+    localparam [3:0] COUNT = TOKENS[3:0];
 
     wire [5:0]  op    = i_word[5:0];
     wire [4:0]  wait_a = i_word[10:6], wait_b = i_word[15:11], post_a = i_word[20:16], post_b = i_word[25:21];
@@ -40,25 +40,27 @@ module decode #(
         endcase
         family = o_unit[1:0] - 2'd1;
     end
-    wire posts_ok = !(post_a[4] && post_a[3:2] != family) && !(post_b[4] && post_b[3:2] != family)
+    wire fields_ok = (wait_a[4] || wait_a == 5'd0) && (wait_b == 5'd0 || (wait_b[4] && wait_a[4]))
+                     && (post_a[4] || post_a == 5'd0) && (post_b == 5'd0 || (post_b[4] && post_a[4]));
+    wire posts_ok = fields_ok && !(post_a[4] && post_a[3:2] != family) && !(post_b[4] && post_b[3:2] != family)
                     && !(post_a[4] && post_a == post_b) && !(wait_a[4] && wait_a == wait_b);
     wire format_ok = misc[3:0] <= `AXL_FORMAT_CB4 && (misc[3:0] != `AXL_FORMAT_U8 || U8_ALLOWED != 0);
     always @* begin
         case (op)
             `AXL_OP_HALT, `AXL_OP_ENDLOOP: o_legal = plain && i_word[127:26] == 102'd0;
             `AXL_OP_SET: o_legal = plain && sub0 && ry0 && rz0 && y0 && z0 && misc[16:3] == 14'd0 && misc[2:0] != 3'd0;
-            `AXL_OP_LOOP: o_legal = plain && sub0 && rx0 && ry0 && misc == 17'd0 && x == 32'd0;
+            `AXL_OP_LOOP: o_legal = plain && sub0 && rx0 && ry0 && misc == 17'd0 && x == 32'd0 && !y0;
             `AXL_OP_LOAD: o_legal = posts_ok && sub <= 6'd4 && aligned;
             `AXL_OP_SEGW: o_legal = posts_ok && sub <= 6'd8 && misc[16:8] == 9'd0 && format_ok && misc[7:4] <= 4'd8;
             `AXL_OP_SEGA: o_legal = posts_ok && sub <= 6'd8 && misc[16:2] == 15'd0 && x[31:16] == 16'd0
                                     && (!misc[1] || misc[0]) && (!misc[0] || GROUP_SCALES != 0);
             `AXL_OP_CODEBOOK: o_legal = posts_ok && sub <= 6'd1 && misc == 17'd0 && rx0 && ry0 && rz0;
-            `AXL_OP_MATMUL: o_legal = posts_ok && sub != 6'd0 && sub <= 6'd9 && !misc[16] && {1'b0, misc[3:1]} <= MOST;
+            `AXL_OP_MATMUL: o_legal = posts_ok && sub != 6'd0 && sub <= 6'd9 && !misc[16] && {1'b0, misc[3:1]} + 4'd1 <= COUNT;
             `AXL_OP_VCFG: o_legal = posts_ok && sub0 && misc[16:12] == 5'd0;
             `AXL_OP_VOUT: o_legal = posts_ok && sub0 && rx0 && ry0 && rz0 && y0 && z0 && x[31:16] == 16'd0
                                     && misc[16:3] == 14'd0 && misc[1:0] != 2'd3 && (!misc[2] || misc[1:0] == SIZE);
-            `AXL_OP_VREQ: o_legal = posts_ok && sub0 && misc[16:3] == 14'd0 && {1'b0, misc[2:0]} <= MOST;
-            `AXL_OP_VQT: o_legal = posts_ok && sub0 && misc[16:7] == 10'd0 && misc[6:3] <= 4'd8 && {1'b0, misc[2:0]} <= MOST;
+            `AXL_OP_VREQ: o_legal = posts_ok && sub0 && misc[16:3] == 14'd0 && {1'b0, misc[2:0]} + 4'd1 <= COUNT;
+            `AXL_OP_VQT: o_legal = posts_ok && sub0 && misc[16:7] == 10'd0 && misc[6:3] <= 4'd8 && {1'b0, misc[2:0]} + 4'd1 <= COUNT;
             `AXL_OP_STORE: o_legal = posts_ok && sub0 && aligned;
             default: o_legal = 1'b0;
         endcase

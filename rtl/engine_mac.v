@@ -30,11 +30,14 @@ module engine_mac #(
 );
     localparam PHASES = PORTS / MULTIPLIERS;
     localparam WIDTH  = TOKENS * PBITS;
-    localparam [4:0] LAST = PHASES - 1;
-    localparam [2:0] MADE = MULTIPLIERS;
+    localparam CODE   = $clog2(PORTS);
+    localparam LOGM   = $clog2(MULTIPLIERS);
+    localparam integer LAST_VALUE = PHASES - 1;
+    localparam [4:0] LAST = LAST_VALUE[4:0];
+    localparam [2:0] MADE = MULTIPLIERS[2:0];
     reg  [4:0] phase;
     wire       issue = i_valid && (phase != 5'd0 || i_credit);
-    wire       unused_clear = i_clear;
+    wire       unused_bits = &{1'b0, i_clear, r_phase};
     assign o_first    = issue && phase == 5'd0;
     assign o_more     = issue && phase != 5'd0;
     assign o_leave    = issue && phase == LAST;
@@ -59,12 +62,14 @@ module engine_mac #(
     genvar m, t, p;
     generate
         for (m = 0; m < MULTIPLIERS; m = m + 1) begin : g_multiplier
-            wire [7:0] at = {3'd0, phase} * MULTIPLIERS + m;
-            wire       zero = i_zero[at[3:0] & (PORTS-1)], negative = i_negative[at[3:0] & (PORTS-1)];
+            localparam [7:0] FIRST = m;
+            wire [7:0] at = ({3'd0, phase} << LOGM) + FIRST;
+            wire       unused_at = &{1'b0, at};
+            wire       zero = i_zero[at[CODE-1:0]], negative = i_negative[at[CODE-1:0]];
             wire [8:0] factor;
             wire       r_zero, r_negative;
             wire [WIDTH-1:0] product;
-            code_factor u_factor (.i_index(i_index[8*at +: 8]), .i_codebook(i_codebook), .i_signed(i_signed),
+            code_factor u_factor (.i_index(i_index[8*at[CODE-1:0] +: 8]), .i_codebook(i_codebook), .i_signed(i_signed),
                                   .i_entries(i_entries), .o_factor(factor));
             multiplier #(.TOKENS(TOKENS), .BITS(ACTIVATION_BITS), .LATENCY(LATENCY)) u_multiplier (
                 .i_clk(i_clk), .i_x(i_x), .i_factor(factor), .o_product(product));
@@ -76,7 +81,8 @@ module engine_mac #(
             end
         end
         for (p = 0; p < PORTS; p = p + 1) begin : g_port
-            localparam [4:0] PHASE = p / MULTIPLIERS;
+            localparam integer PHASE_VALUE = p / MULTIPLIERS;
+            localparam [4:0] PHASE = PHASE_VALUE[4:0];
             localparam integer SLOT = p % MULTIPLIERS;
             for (t = 0; t < TOKENS; t = t + 1) begin : g_token
                 wire [PBITS-1:0] now = signed_product[PBITS*(SLOT*TOKENS+t) +: PBITS];

@@ -34,7 +34,8 @@ module engine_reuse #(
     localparam LOGM  = $clog2(MULTIPLIERS);
     localparam DEPTH = INDEX_ENTRIES / MULTIPLIERS;
     localparam ADDR  = $clog2(DEPTH);
-    localparam [7:0] BANKS = MULTIPLIERS - 1;
+    localparam integer BANKS_VALUE = MULTIPLIERS - 1;
+    localparam [7:0] BANKS = BANKS_VALUE[7:0];
 
     wire [MULTIPLIERS-1:0]   pick, r_pick;
     wire [8*MULTIPLIERS-1:0] pick_index, r_pick_index;

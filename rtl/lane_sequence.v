@@ -28,7 +28,7 @@ module lane_sequence #(
     output wire               o_clear,
     output wire               o_outside
 );
-    localparam [16:0] W = WBUF_LINES, A = ABUF_LINES, U = UBUF_LINES;
+    localparam [16:0] W = WBUF_LINES[16:0], A = ABUF_LINES[16:0], U = UBUF_LINES[16:0];
     reg  [15:0] b, j, offset;
     reg  [3:0]  k;
     wire [68+TOKENS:0] entry;

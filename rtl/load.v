@@ -33,7 +33,7 @@ module load #(
     output reg  [8*BEAT_BYTES-1:0]    o_write_data,
     output wire [3:0]                 o_error
 );
-    localparam [3:0] MOST = OUTSTANDING;
+    localparam [3:0] MOST = OUTSTANDING[3:0];
     localparam [20:0] W = WBUF_BEATS[20:0], A = ABUF_BEATS[20:0], P = PBUF_BEATS[20:0], T = TBUF_BEATS[20:0];
     localparam [20:0] S = SBUF_BEATS[20:0];
     reg         finish;

@@ -49,6 +49,8 @@ module matrix #(
     localparam PBITS  = ACTIVATION_BITS + 8;
     localparam FIELDS = TOKENS * PORTS;
     localparam LOGV   = $clog2(VECTOR_LANES);
+    localparam LOGP   = $clog2(PORTS);
+    localparam LOGC   = LOGP + LLANE;
     wire [127:0]         codebook;
     wire                 table_write, start, first, last_pop, pop;
     wire [3:0]           table_index, last_segment, control_error;
@@ -72,7 +74,8 @@ module matrix #(
     genvar l;
     generate
         for (l = 0; l < LANES; l = l + 1) begin : g_lane
-            localparam [15:0] OWN = l / VECTOR_LANES;
+            localparam integer OWN_VALUE = l / VECTOR_LANES;
+            localparam [15:0] OWN = OWN_VALUE[15:0];
             lane #(.ENGINE_REUSE(ENGINE_REUSE), .LANE(l), .LANES(LANES), .PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS),
                    .LATENCY(LATENCY), .TOKENS(TOKENS), .FIFO_DEPTH(FIFO_DEPTH), .ACTIVATION_BITS(ACTIVATION_BITS),
                    .INDEX_ENTRIES(INDEX_ENTRIES), .BEAT_BYTES(BEAT_BYTES), .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES),
@@ -129,8 +132,8 @@ module matrix #(
         o_fulls           <= i_rst ? 16'd0 : sum_fulls;
         o_multiplications <= i_rst ? 16'd0 : sum_made;
         o_zeros           <= i_rst ? 16'd0 : sum_zeros;
-        o_macs            <= pop && !i_rst ? wide_tokens * LANES * PORTS : 16'd0;
-        o_rescales        <= pop && !i_rst && scaled && closes && !sum ? wide_tokens * PORTS : 16'd0;
+        o_macs            <= pop && !i_rst ? wide_tokens << LOGC : 16'd0;
+        o_rescales        <= pop && !i_rst && scaled && closes && !sum ? wide_tokens << LOGP : 16'd0;
     end
     wire unused_outside = &{1'b0, outside};
 endmodule

@@ -33,8 +33,9 @@ module matrix_control #(
     output wire [3:0]                 o_error
 );
     localparam [2:0] IDLE = 3'd0, SLOTS = 3'd1, SEGMENTS = 3'd2, RUN = 3'd3, DRAIN = 3'd4, EMPTY = 3'd5;
-    localparam [16:0] DEPTH = TBUF_TOKENS;
-    localparam [4:0]  LAST  = PIPE - 2;
+    localparam [16:0] DEPTH = TBUF_TOKENS[16:0];
+    localparam integer LAST_VALUE = PIPE - 2;
+    localparam [4:0] LAST = LAST_VALUE[4:0];
     reg  [2:0]  state;
     reg  [4:0]  wait_count;
     reg  [3:0]  step, last_token, last_segment;

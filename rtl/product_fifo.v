@@ -16,7 +16,7 @@ module product_fifo #(
     output wire [WIDTH-1:0] o_data
 );
     localparam ADDR = $clog2(DEPTH);
-    localparam [6:0] PLACES = DEPTH;
+    localparam [6:0] PLACES = DEPTH[6:0];
     reg  [ADDR-1:0] head, tail;
     reg  [6:0]      used, filled;
     assign o_credit = used < PLACES;

@@ -22,7 +22,8 @@ module read_arbiter #(
     input  wire        i_last,
     output wire        o_active
 );
-    localparam [7:0] LINE = 64 / BEAT_BYTES - 1;
+    localparam integer LINE_VALUE = 64 / BEAT_BYTES - 1;
+    localparam [7:0] LINE = LINE_VALUE[7:0];
     reg  [4:0] bursts;
     wire       free  = !o_arvalid || i_arready;
     wire       grant = o_fetch_grant || o_load_grant;

@@ -20,7 +20,8 @@ module reuse_issue #(
     output wire [8*MULTIPLIERS-1:0] o_pick_index
 );
     localparam LOGI = $clog2(INDEX_ENTRIES);
-    localparam [7:0] BANKS = MULTIPLIERS - 1;
+    localparam integer BANKS_VALUE = MULTIPLIERS - 1;
+    localparam [7:0] BANKS = BANKS_VALUE[7:0];
     reg                      started;
     reg  [INDEX_ENTRIES-1:0] tags, tags_next;
     wire [INDEX_ENTRIES-1:0] held = !started && i_clear ? {INDEX_ENTRIES{1'b0}} : tags;

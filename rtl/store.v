@@ -33,7 +33,7 @@ module store #(
     output wire [3:0]                 o_error
 );
     localparam [2:0] IDLE = 3'd0, START = 3'd1, DATA = 3'd2, RESPONSE = 3'd3, FINISH = 3'd4;
-    localparam [21:0] DEPTH = OBUF_BEATS;
+    localparam [21:0] DEPTH = OBUF_BEATS[21:0];
     reg  [2:0]  state;
     reg  [21:0] beat;
     reg  [6:0]  todo;

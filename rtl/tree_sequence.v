@@ -37,7 +37,7 @@ module tree_sequence #(
     output wire               o_wait_product,
     output wire               o_wait_written
 );
-    localparam [16:0] A = ACC_WORDS, G = GROUP_WORDS, S = SBUF_LINES;
+    localparam [16:0] A = ACC_WORDS[16:0], G = GROUP_WORDS[16:0], S = SBUF_LINES[16:0];
     reg         active, ago1, ago2, first_group;
     reg  [15:0] b, j, column;
     reg  [11:0] inner;

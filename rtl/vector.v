@@ -32,9 +32,12 @@ module vector #(
     output wire [2:0]                 o_elements,
     output wire [2:0]                 o_saturations
 );
-    localparam [16:0] A = ACC_WORDS, P = PBUF_GROUPS, T = TBUF_TOKENS;
+    localparam [16:0] A = ACC_WORDS[16:0], P = PBUF_GROUPS[16:0], T = TBUF_TOKENS[16:0];
     localparam TADDR = $clog2(TBUF_TOKENS);
-    localparam [31:0] MOST = (1 << (ACTIVATION_BITS - 1)) - 1;
+    localparam integer MORE_VALUE = ACTIVATION_BITS - 1;
+    localparam [4:0] MORE = MORE_VALUE[4:0];
+    localparam integer MOST_VALUE = (1 << (ACTIVATION_BITS - 1)) - 1;
+    localparam [31:0] MOST = MOST_VALUE[31:0];
     wire [5:0]  op   = i_entry[`AXL_ENTRY_OP];
     wire [16:0] misc = i_entry[`AXL_ENTRY_MISC];
     wire [31:0] x    = i_entry[`AXL_ENTRY_X];
@@ -158,7 +161,7 @@ module vector #(
             if (magnitudes[32*n +: 32] > candidate) candidate = magnitudes[32*n +: 32];
         exponent_next = 5'd0;
         for (n = ACTIVATION_BITS; n < 32; n = n + 1)
-            if (largest[n-1]) exponent_next = n[4:0] - (ACTIVATION_BITS - 1);
+            if (largest[n-1]) exponent_next = n[4:0] - MORE;
     end
     always @(posedge i_clk) begin
         if (fresh) largest <= 32'd0;
@@ -170,7 +173,7 @@ module vector #(
         .o_write(o_obuf_write), .o_data(o_obuf_data));
     assign o_obuf_beat  = beat10;
     assign o_ubuf_write = writes10 && into_ubuf ? {{(TOKENS-1){1'b0}}, 1'b1} << token10 : {TOKENS{1'b0}};
-    assign o_elements   = writes10 ? VECTOR_LANES : 3'd0;
+    assign o_elements   = writes10 ? VECTOR_LANES[2:0] : 3'd0;
     wire [2:0] clamps;
     popcount #(.WIDTH(VECTOR_LANES), .OUT(3)) u_clamps (.i_bits(changed), .o_count(clamps));
     assign o_saturations = writes10 ? clamps : 3'd0;

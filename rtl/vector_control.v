@@ -30,9 +30,10 @@ module vector_control #(
     output wire        o_latch
 );
     localparam [2:0] IDLE = 3'd0, WALK = 3'd1, DRAIN = 3'd2, FINAL = 3'd3;
-    localparam [4:0] CHUNKS = PORTS / VECTOR_LANES;
-    localparam [4:0] TWO    = CHUNKS == 5'd1 ? 5'd2 : CHUNKS;
-    localparam [3:0] VPIPE  = 4'd10;
+    localparam integer CHUNKS_VALUE = PORTS / VECTOR_LANES;
+    localparam [4:0] CHUNKS = CHUNKS_VALUE[4:0];
+    localparam [4:0] TWO = CHUNKS == 5'd1 ? 5'd2 : CHUNKS;
+    localparam [3:0] VPIPE = 4'd10;
     reg  [2:0]  state, last_token;
     reg  [3:0]  count, only;
     reg  [4:0]  chunk;

@@ -17,7 +17,7 @@ module vector_output #(
     genvar i;
     generate
         for (i = 0; i < BEAT_BYTES; i = i + 1) begin : g_byte
-            localparam [7:0] HERE = i;
+            localparam [7:0] HERE = i[7:0];
             localparam integer ONE = i % VECTOR_LANES, TWO = (i / 2) % VECTOR_LANES, FOUR = (i / 4) % VECTOR_LANES;
             assign o_write[i] = i_valid && (i_size == 2'd0 ? at >> LOGV == HERE >> LOGV
                                           : i_size == 2'd1 ? at >> (LOGV + 1) == HERE >> (LOGV + 1)

@@ -26,7 +26,7 @@ module vector_place #(
     output wire              o_outside_ubuf
 );
     localparam LOGP = $clog2(PORTS), LOGV = $clog2(VECTOR_LANES), LOGT = $clog2(TOKENS);
-    localparam [31:0] O = OBUF_BEATS, U = UBUF_LINES;
+    localparam [31:0] O = OBUF_BEATS[31:0], U = UBUF_LINES[31:0];
     wire [31:0] n       = ({16'd0, i_column} << LOGP) + ({28'd0, i_chunk} << LOGV);
     wire [31:0] block   = n >> LLANE;
     wire [31:0] element = (block << (LLANE + LOGT)) + ({29'd0, i_token} << LLANE) + {{(32-LLANE){1'b0}}, o_lane};

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from axlora.isa.instruction import BadInstruction, Instruction, decode
+from axlora.isa.instruction import BadInstruction, Instruction, check_resolved, decode
 from axlora.isa.opcodes import CACHE_LINE_BYTES, INSTRUCTION_BYTES, LOOP_DEPTH, ErrorCode, Opcode, Unit
 from axlora.isa.target import Target
 
@@ -20,6 +20,7 @@ class Control:
     def __init__(
         self, target: Target, memory: npt.NDArray[np.uint8], program: int, registers: dict[int, int], mem_limit: int
     ) -> None:
+        self.target = target
         self.memory = memory
         self.mem_limit = mem_limit
         self.pc = program
@@ -33,12 +34,12 @@ class Control:
 
     def _fetch(self) -> bool:
         """Look up the line of pc; True if it was not in the cache."""
+        if self.pc >= self.mem_limit:
+            raise MachineError(ErrorCode.MEMORY_ADDRESS, Unit.FETCH, self.pc, f"limit {self.mem_limit:#x}")
         line = self.pc // CACHE_LINE_BYTES
         place = line % len(self.tags)
         if self.tags[place] == line:
             return False
-        if (line + 1) * CACHE_LINE_BYTES > self.mem_limit:
-            raise MachineError(ErrorCode.MEMORY_ADDRESS, Unit.FETCH, self.pc, f"limit {self.mem_limit:#x}")
         self.tags[place] = line
         self._decoded = {pc: entry for pc, entry in self._decoded.items() if pc // CACHE_LINE_BYTES != line}
         return True
@@ -63,6 +64,10 @@ class Control:
             raw = self._read()
             i = raw.resolved(self.registers)
             address = self.pc
+            try:
+                check_resolved(i, self.target)
+            except BadInstruction as error:
+                raise MachineError(ErrorCode.ILLEGAL, Unit.FETCH, address, str(error)) from None
             yield i, address, missed
             if i.opcode is Opcode.HALT:
                 return

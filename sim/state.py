@@ -127,9 +127,7 @@ class Machine:
         )
 
     def _sega(self, i: Instruction, work: Work) -> None:
-        self.segments[i.sub] = self.segments[i.sub].with_sums(
-            i.y, i.z, i.x & 0xFFFF, bool(i.misc & 1), bool(i.misc & 2)
-        )
+        self.segments[i.sub] = self.segments[i.sub].with_sums(i.y, i.z, i.x & 0xFFFF, bool(i.misc & 1), bool(i.misc & 2))
 
     def _codebook(self, i: Instruction, work: Work) -> None:
         data = i.x.to_bytes(4, "little") + i.y.to_bytes(2, "little") + i.z.to_bytes(2, "little")
@@ -154,6 +152,8 @@ class Machine:
         for segment in self.segments[: i.sub]:
             mask = (slots == segment.slot) | (segment.slot == 0)
             if segment.groups and mask.any():
+                if segment.scaled and per == 0:
+                    self._refuse(work, ErrorCode.ILLEGAL, "a scaled segment needs blocks a scale group")
                 active.append((segment, mask))
         timing: MatmulTiming | None = None
         if blocks and active:
@@ -190,7 +190,7 @@ class Machine:
             zeros += int(ready.timing.zeros[place].sum()) * count
             macs += blocks * t.lanes * n * t.ports * count
             column += n
-            scaled = segment.scaled and per > 0
+            scaled = segment.scaled
             if scaled:
                 self._local(work, "group words", column - n, n, t.group_words)
             if scaled and segment.sums:
@@ -218,9 +218,7 @@ class Machine:
         """Sums of each K-group, wrapped like the group accumulator: int64 [tokens, groups, columns]."""
         rows = per * self.target.lanes
         groups = -(-blocks // per)
-        out = [
-            numerics.matmul(x[:, g * rows : (g + 1) * rows], values[g * rows : (g + 1) * rows]) for g in range(groups)
-        ]
+        out = [numerics.matmul(x[:, g * rows : (g + 1) * rows], values[g * rows : (g + 1) * rows]) for g in range(groups)]
         return numerics.wrap(np.stack(out, axis=1), self.target.accumulator_bits)
 
     def _scales(self, work: Work, segment: Segment, groups: int) -> tuple[Int64, Int64]:
@@ -303,13 +301,9 @@ class Machine:
         t = self.target
         tokens, n = code.shape
         column = np.arange(n)
-        offset = (column // t.lanes * t.tokens * t.lanes + column % t.lanes)[None] + np.arange(tokens)[
-            :, None
-        ] * t.lanes
+        offset = (column // t.lanes * t.tokens * t.lanes + column % t.lanes)[None] + np.arange(tokens)[:, None] * t.lanes
         if to_ubuf:
             line = place & (UBUF_BIT - 1)
-            if not place & UBUF_BIT:
-                self._refuse(work, ErrorCode.LOCAL_ADDRESS, "the vector unit writes UBUF only")
             self._local(work, "UBUF lines", line, -(-n // t.lanes), t.ubuf_lines)
             flat = self.ubuf.reshape(-1)
             flat[line * t.tokens * t.lanes + offset] = code.astype(flat.dtype)
@@ -343,8 +337,6 @@ class Machine:
         self.exponent[token + rows] = exponent[:, 0]
         work.counters.update(vector_elements=code.size, saturations=int(changed.sum()))
         line = i.y & (UBUF_BIT - 1)
-        if not i.y & UBUF_BIT:
-            self._refuse(work, ErrorCode.LOCAL_ADDRESS, "the vector unit writes UBUF only")
         self._local(work, "UBUF lines", line, -(-code.shape[1] // t.lanes), t.ubuf_lines)
         column = np.arange(code.shape[1])
         offset = (column // t.lanes * t.tokens * t.lanes + column % t.lanes)[None] + rows[:, None] * t.lanes

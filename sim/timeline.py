@@ -166,9 +166,7 @@ class Timeline:
         for unit, lane in self.lanes.items():
             if lane.next < len(lane.works):
                 work = lane.works[lane.next]
-                raise MachineError(
-                    ErrorCode.WATCHDOG, unit, work.address, f"waits {work.instruction.waits} are never met"
-                )
+                raise MachineError(ErrorCode.WATCHDOG, unit, work.address, f"waits {work.instruction.waits} are never met")
         wait = max([lane.done for lane in self.lanes.values()]) - self.now
         if wait > 0:
             self.count("fetch_halt", wait)
@@ -275,6 +273,4 @@ class Timeline:
                 while taken < len(takes) and takes[taken] < time:
                     taken += 1
                 if number - taken >= SEMAPHORE_MAX:
-                    raise MachineError(
-                        ErrorCode.SEMAPHORE, Unit(1 + sem // 4), 0, f"semaphore {sem} beyond {SEMAPHORE_MAX}"
-                    )
+                    raise MachineError(ErrorCode.SEMAPHORE, Unit(1 + sem // 4), 0, f"semaphore {sem} beyond {SEMAPHORE_MAX}")

@@ -110,16 +110,14 @@ class WeightCache:
         """Values and timing of the active segments over `blocks` row blocks; wbuf is [lines, lanes, ports] bytes."""
         book = codebook.tobytes() if any(s.fmt is Format.CB4 for s in segments) else b""
         newest = tuple(int(versions[s.line : s.line + s.last_line(blocks) + 1].max()) for s in segments)
-        shape = tuple(
-            replace(s, acc=0, scale_line=0, scale_stride=0, scaled=False, sums=False, slot=0) for s in segments
-        )
+        shape = tuple(replace(s, acc=0, scale_line=0, scale_stride=0, scaled=False, sums=False, slot=0) for s in segments)
         recent = (target, shape, blocks, newest, book)
         if recent in self._recent:
             return self._recent[recent]
         raws = [wbuf[s.line + (s.index(blocks) >> s.sub_bits)] for s in segments]
         digest = hashlib.blake2b(digest_size=16)
         for raw in raws:
-            digest.update(np.ascontiguousarray(raw))
+            digest.update(raw.tobytes())
         content = (target, tuple(replace(s, line=0) for s in shape), blocks, digest.digest(), book)
         if content not in self._content:
             self._content[content] = self._decode(target, segments, blocks, raws, codebook)

@@ -24,7 +24,7 @@ def cache_index(codes: npt.NDArray[np.int16], fmt: Format) -> npt.NDArray[np.int
     return np.where(codes == 0, -1, np.abs(codes) & 127).astype(np.int16)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _reuse_issue(
     index: npt.NDArray[np.int16], clear: npt.NDArray[np.bool_], banks: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -56,7 +56,7 @@ def _reuse_issue(
     return cycles, misses, zeros
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _schedule(cycles: npt.NDArray[np.uint8], latency: int, depth: int, raw_cycles: int) -> tuple[int, int, int, int]:
     blocks, lanes, row = cycles.shape
     total = blocks * row

@@ -88,7 +88,7 @@ class Emitter:
     def __init__(self, target: Target, halves: WeightHalves) -> None:
         self.target = target
         self.halves = halves
-        self._turn = {sem: 0 for sem in (WEIGHTS, INPUT, PARAMETERS, ACC_FREE, OUTPUT_FREE, ADAPTER_FREE)}
+        self._turn = dict.fromkeys((WEIGHTS, INPUT, PARAMETERS, ACC_FREE, OUTPUT_FREE, ADAPTER_FREE), 0)
         self._items: list[_Item] = []
         self._marks: list[str] = []
 
@@ -282,9 +282,7 @@ class _Pass:
         out[0] = _with(out[0], waits=(ADAPTER_FREE,))
         return out
 
-    def _load_weights(
-        self, n: int, k: int, column: tuple[int, int], row: tuple[int, int], half: int
-    ) -> list[Instruction]:
+    def _load_weights(self, n: int, k: int, column: tuple[int, int], row: tuple[int, int], half: int) -> list[Instruction]:
         t, s = self.t, self.shape
         lines = row[1] * column[1] * s.storage // 8
         out = []

@@ -143,12 +143,16 @@ def link(
     rank: int = 0,
     progress: Callable[[str], None] | None = None,
     planner: Planner = make_plan,
+    prove: bool = True,
 ) -> Linked:
     """Tile, place and emit all linears.
 
     Args:
         slots: adapter slots (different adapters in one batch); default 1 if there are adapters or a rank.
         rank: largest rank that the program takes, at least that of every adapter given.
+        progress: called with the name of each linear as it is placed.
+        planner: chooses the tiling; tests give their own.
+        prove: check that no accumulator can overflow; tests of the wrap-around switch it off.
 
     Raises:
         BadModel: a linear does not fit the target, or an accumulator could overflow.
@@ -156,9 +160,7 @@ def link(
     tokens = {t.name: t.tokens for t in lowered.inputs}
     count = max(tokens.values())
     adapted = {a.name for linear in lowered.linears for a in linear.adapters}
-    ranks = {
-        name: max(a.rank for li in lowered.linears for a in li.adapters if a.name == name) for name in sorted(adapted)
-    }
+    ranks = {name: max(a.rank for li in lowered.linears for a in li.adapters if a.name == name) for name in sorted(adapted)}
     rank = max([rank, *ranks.values()])
     slots = (1 if rank else 0) if slots is None else slots
     if not 0 <= slots <= SLOTS:
@@ -167,7 +169,8 @@ def link(
     plans: dict[str, Plan] = {}
     blocks: dict[str, int] = {}
     for linear in lowered.linears:
-        check_accumulators(target, linear)
+        if prove:
+            check_accumulators(target, linear)
         uses = slots if linear.adapters or rank else 0
         shape = Shape.of(target, linear, min(tokens[linear.input], _pass_tokens(target, rank)), uses, rank)
         blocks[linear.input] = max(blocks.get(linear.input, 0), shape.blocks)
@@ -237,8 +240,7 @@ def link(
         weights_address=weights_address,
         weights=bytes(weights),
         inputs=tuple(
-            InputPlace(t.name, address[f"in {t.name}"], address[f"tok {t.name}"], blocks[t.name])
-            for t in lowered.inputs
+            InputPlace(t.name, address[f"in {t.name}"], address[f"tok {t.name}"], blocks[t.name]) for t in lowered.inputs
         ),
         outputs=tuple(_output(target, li, sh, pl, address) for li, sh, pl, _, _ in pending),
         adapters=blocks_of,
@@ -293,9 +295,7 @@ def _weights(target: Target, linear: Linear, shape: Shape, plan: Plan, weights: 
     return Places(tiles, scales, records, ones, 0, 0, 0, [])
 
 
-def _moved(
-    places: Places, base: int, address: dict[str, int], linear: Linear, plan: Plan, shape: Shape, piece: int
-) -> Places:
+def _moved(places: Places, base: int, address: dict[str, int], linear: Linear, plan: Plan, shape: Shape, piece: int) -> Places:
     return Places(
         weights={key: base + value for key, value in places.weights.items()},
         scales={key: base + value for key, value in places.scales.items()},

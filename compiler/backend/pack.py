@@ -83,9 +83,7 @@ def adapter_offsets(target: Target, shape: Shape, plan: Plan) -> tuple[list[int]
     return offsets[:-1], offsets[-1]
 
 
-def adapter_bytes(
-    target: Target, linear: Linear, adapter: Adapter | None, rank: int, shape: Shape, plan: Plan
-) -> bytes:
+def adapter_bytes(target: Target, linear: Linear, adapter: Adapter | None, rank: int, shape: Shape, plan: Plan) -> bytes:
     """The piece of an adapter block for one linear; zeros with the base's records where the adapter leaves it alone.
 
     Args:

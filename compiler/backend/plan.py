@@ -19,7 +19,6 @@ from axlora.timing.matrix import cache_index, matmul_setup, matmul_timing
 from ..errors import BadModel
 from ..layer import Linear
 
-
 MAX_CHUNK = 7
 """Token groups of a chunk: matrix may run two chunks ahead of vector, and a semaphore counts to 15."""
 
@@ -165,17 +164,12 @@ def _cost(target: Target, shape: Shape, plan: Plan, pace: float) -> int:
     matrix = shape.token_groups * (
         shape.blocks * shape.groups * pace
         + column_tiles * row_tiles * overhead
-        + shape.slots
-        * (column_tiles * overhead + shape.rank_blocks * shape.groups * pace + shape.blocks * shape.rank_groups)
+        + shape.slots * (column_tiles * overhead + shape.rank_blocks * shape.groups * pace + shape.blocks * shape.rank_groups)
     )
-    weight_beats = (
-        shape.blocks * shape.groups * t.wbuf_line_beats * shape.storage // 8 * (chunks if row_tiles > 1 else 1)
-    )
+    weight_beats = shape.blocks * shape.groups * t.wbuf_line_beats * shape.storage // 8 * (chunks if row_tiles > 1 else 1)
     x_beats = shape.token_groups * shape.blocks * t.abuf_line_beats * (column_tiles if chunks > 1 else 1)
     vector = shape.token_groups * shape.groups * t.tokens * max(t.ports // t.vector_lanes, 2 if shape.slots else 1)
-    fill = (
-        tile_lines(shape, plan.columns, plan.rows) * t.wbuf_line_beats + plan.chunk * shape.blocks * t.abuf_line_beats
-    )
+    fill = tile_lines(shape, plan.columns, plan.rows) * t.wbuf_line_beats + plan.chunk * shape.blocks * t.abuf_line_beats
     drain = plan.chunk * plan.columns * t.tokens * t.ports // t.vector_lanes
     return int(max(matrix, (weight_beats + x_beats) * 1.05, vector) + fill + drain)
 
@@ -208,17 +202,11 @@ def make_plan(target: Target, halves: WeightHalves, linear: Linear, shape: Shape
     for columns in counts:
         pace = 0.0
         step = shape.per_group or 1
-        row_counts = sorted(
-            {-(-shape.blocks // (n * step)) * step for n in range(1, shape.blocks // step + 1)}, reverse=True
-        )
+        row_counts = sorted({-(-shape.blocks // (n * step)) * step for n in range(1, shape.blocks // step + 1)}, reverse=True)
         found = 0
         for rows in row_counts:
             chunk = next(
-                (
-                    c
-                    for c in range(min(shape.token_groups, MAX_CHUNK), 0, -1)
-                    if fits(target, halves, shape, columns, rows, c)
-                ),
+                (c for c in range(min(shape.token_groups, MAX_CHUNK), 0, -1) if fits(target, halves, shape, columns, rows, c)),
                 0,
             )
             if not chunk:

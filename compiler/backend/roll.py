@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -33,7 +34,7 @@ def roll(iterations: Sequence[Sequence[Instruction]], registers: Sequence[int] =
     if any(i.opcode in (Opcode.SET, Opcode.LOOP, Opcode.ENDLOOP) for i in body):
         return flat
     steps = [_steps(a, b) for a, b in zip(body, iterations[1], strict=True)]
-    for before, after in zip(iterations[1:], iterations[2:], strict=False):
+    for before, after in itertools.pairwise(iterations):
         if [_steps(a, b) for a, b in zip(before, after, strict=True)] != steps:
             return flat
     owner: dict[int, int] = {}
@@ -45,14 +46,11 @@ def roll(iterations: Sequence[Sequence[Instruction]], registers: Sequence[int] =
         for name, value in zip(("rx", "ry", "rz"), step, strict=True):
             if value == 0:
                 continue
-            if (
-                getattr(i, name)
-                or (name != "rx" and value < 0)
-                or (value not in owner and len(owner) == len(registers))
-            ):
+            if getattr(i, name) or (name != "rx" and value < 0) or (value not in owner and len(owner) == len(registers)):
                 return flat
             names[name] = owner.setdefault(value, registers[len(owner)] if len(owner) < len(registers) else 0)
-        rolled.append(replace(i, **names))
+        rx, ry, rz = (names.get(name, getattr(i, name)) for name in ("rx", "ry", "rz"))
+        rolled.append(replace(i, rx=rx, ry=ry, rz=rz))
     head = [make(Opcode.SET, rd=r, value=0) for r in owner.values()]
     tail = [make(Opcode.SET, rd=r, rx=r, value=value) for value, r in owner.items()]
     size = len(rolled) + len(tail)
@@ -81,8 +79,7 @@ def roll_blocks(plain: Sequence[Sequence[Instruction]], rolled: Sequence[Sequenc
             if count < 3:
                 continue
             iterations = [
-                [i for block in plain[place + n * period : place + (n + 1) * period] for i in block]
-                for n in range(count)
+                [i for block in plain[place + n * period : place + (n + 1) * period] for i in block] for n in range(count)
             ]
             loop = roll(iterations)
             saved = sum(map(len, iterations)) - len(loop)

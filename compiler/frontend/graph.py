@@ -87,18 +87,21 @@ class Graph:
         value = self.constant(name)
         return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None  # type: ignore[arg-type]
 
-    def weight(self, name: str) -> tuple[npt.NDArray[np.float64], WeightCodes | None] | None:
-        """A constant matrix [k, n] as reals, with its codes if the file has them; None if it is not constant.
+    def weight(self, name: str, axis: int = 1) -> tuple[npt.NDArray[np.float64], WeightCodes | None] | None:
+        """A constant matrix as reals, with its codes if the file has them; None if it is not constant.
+
+        Args:
+            axis: dimension of the output columns, which scales run along.
 
         Raises:
             UnsupportedOperator: codes with scales that are not one a tensor or one a column, or zero points out of reach.
         """
         node = self.node_of(name)
         if node is not None and node.op_type == "Transpose":
-            inner = self._dequantized(node.input[0], axis=0)
+            inner = self._dequantized(node.input[0], axis=1 - axis)
             if inner is not None:
                 return inner[0].T, WeightCodes(inner[1].codes.T, inner[1].scale, inner[1].bits)
-        found = self._dequantized(name, axis=1)
+        found = self._dequantized(name, axis)
         if found is not None:
             return found
         value = self.constant(name)

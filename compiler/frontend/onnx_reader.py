@@ -95,6 +95,7 @@ def read(
         copy = shape_inference.infer_shapes(copy, strict_mode=True, data_prop=True)
         copy = optimizer.optimize(copy, output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
         make_codes_signed(copy)
+        del copy.graph.value_info[:]
         copy = shape_inference.infer_shapes(copy, strict_mode=True, data_prop=True)
     except Exception as error:
         raise BadModel(f"shapes do not fit: {_first_line(error)}", where, "check the model and --shape") from None

@@ -91,7 +91,10 @@ class Emitter:
         key = (make.__name__, *fixed)
         if key not in self.known:
             function = make(*fixed)
-            self.known[key] = self.add(function, str(function.attrs["global_symbol"]))
+            symbol = str(function.attrs["global_symbol"])
+            count = sum(k[0] == key[0] for k in self.known)
+            unique = f"{symbol}_{count}" if count else symbol  # Relax refuses two functions of one global symbol
+            self.known[key] = self.add(function.with_attr("global_symbol", unique), unique)
         results = out if isinstance(out, list) else [out]
         types = [relax.TensorType(shape, dtype) for shape, dtype in results]
         return self.emit(relax.call_tir(self.known[key], args, types if isinstance(out, list) else types[0]))

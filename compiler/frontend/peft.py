@@ -1,0 +1,173 @@
+"""Read a PEFT LoRA directory: adapter_config.json and adapter_model.safetensors."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, deserialize
+
+from axlora.compiler.errors import BadAdapter
+
+Float64 = npt.NDArray[np.float64]
+
+_KEY = re.compile(
+    r"^(?:base_model\.model\.)?(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)"
+    r"(?:\.default)?(?:\.(?P<kind>weight|bias))?$"
+)
+_REFUSED = {
+    "modules_to_save": "modules that were trained whole",
+    "layer_replication": "replicated layers",
+    "trainable_token_indices": "trained tokens",
+    "target_parameters": "adapters of bare parameters",
+    "megatron_config": "Megatron layers",
+    "alora_invocation_tokens": "activated LoRA, which depends on the token",
+    "use_qalora": "QA-LoRA",
+    "arrow_config": "Arrow routing",
+    "eva_config": "",
+    "corda_config": "CorDA, which changes the base",
+    "loftq_config": "LoftQ, which changes the base",
+}
+_BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+@dataclass(frozen=True)
+class PeftLora:
+    """The low-rank branch of one module: y += scale * (x.A).B, and what DoRA and lora_bias add."""
+
+    module: str
+    """Dotted path in the base model."""
+    a: Float64
+    """[in, r]."""
+    b: Float64
+    """[r, out]."""
+    scale: float
+    """lora_alpha / r, or lora_alpha / sqrt(r) with rsLoRA."""
+    bias: Float64 | None
+    """lora_bias [out], before the scale."""
+    magnitude: Float64 | None
+    """DoRA's column magnitude [out]."""
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return int(self.a.shape[1])
+
+
+def _tensors(path: Path) -> dict[str, Float64]:
+    where = str(path)
+    if not path.is_file():
+        hint = "save with safe_serialization=True" if path.with_suffix(".bin").is_file() else "give a PEFT directory"
+        raise BadAdapter("no adapter_model.safetensors", str(path.parent), hint)
+    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+    values = {}
+    try:
+        parts = deserialize(path.read_bytes())
+    except (SafetensorError, ValueError) as error:
+        raise BadAdapter(f"damaged safetensors file: {error}", where, "copy or save the adapter again") from None
+    for name, part in parts:
+        if part["dtype"] not in kinds:
+            raise BadAdapter(f"tensor {name!r} has type {part['dtype']}", where, "save in F32, F16 or BF16")
+        raw = np.frombuffer(bytes(part["data"]), kinds[part["dtype"]]).reshape(part["shape"])
+        value = (raw.astype(np.uint32) << 16).view(np.float32) if part["dtype"] == "BF16" else raw
+        if not np.isfinite(value).all():
+            raise BadAdapter(f"tensor {name!r} holds NaN or infinity", where, "train or save the adapter again")
+        values[name] = value.astype(np.float64)
+    return values
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise BadAdapter("no adapter_config.json", str(path.parent), "give the directory that PEFT's save_pretrained wrote")
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadAdapter(f"not JSON: {error}", str(path), "save the adapter again") from None
+    if not isinstance(config, dict):
+        raise BadAdapter("not a JSON object", str(path), "save the adapter again")
+    if config.get("peft_type") != "LORA":
+        raise BadAdapter(f"peft_type is {config.get('peft_type')!r}", str(path), "LORA is supported; convert_to_lora may help")
+    for field, meaning in _REFUSED.items():
+        if config.get(field) and meaning:
+            raise BadAdapter(f"{field} is set ({meaning}), which is not supported", str(path), "merge it into the base")
+    if config.get("bias", "none") != "none":
+        raise BadAdapter(f"bias is {config['bias']!r}: trained base biases", str(path), "train with bias='none'")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_BASE_CHANGING):
+        hint = "convert it with path_initial_model_for_weight_conversion"
+        raise BadAdapter(f"init_lora_weights is {start!r}: it changed the base it was trained on", str(path), hint)
+    return config
+
+
+def _patterned(module: str, pattern: object, default: float) -> float:
+    """PEFT's rule: the first key that matches the end of the module's path."""
+    if isinstance(pattern, dict):
+        for key, value in pattern.items():
+            if re.match(rf"(.*\.)?({key})$", module):
+                return float(value)
+    return default
+
+
+def _number(config: dict[str, Any], field: str, where: str) -> float:
+    value = config.get(field)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadAdapter(f"{field} is {value!r}, must be a number", where, f"fix {field}")
+    return float(value)
+
+
+def read_peft(path: str | Path, max_lora_rank: int | None = None) -> tuple[PeftLora, ...]:
+    """The adapter's branches by module, sorted by name.
+
+    Raises:
+        BadAdapter: missing or damaged files, a kind that is not supported (by its field), NaN, shapes that do not pair, a
+            rank that differs from the configuration or passes `max_lora_rank`.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BadAdapter("no such directory", str(path), "give the directory that PEFT's save_pretrained wrote")
+    config = _config(folder / "adapter_config.json")
+    where = str(folder)
+    parts: dict[str, dict[str, Float64]] = {}
+    for key, value in _tensors(folder / "adapter_model.safetensors").items():
+        match = _KEY.match(key)
+        if match is None or "lora_embedding" in key or (match["part"] == "lora_A" and match["kind"] != "weight"):
+            raise BadAdapter(f"tensor {key!r} is of a kind that is not supported", where, "linear LoRA layers are")
+        part = "bias" if match["kind"] == "bias" else match["part"]
+        parts.setdefault(match["module"], {})[part] = value
+    if not parts:
+        raise BadAdapter("it holds no tensors", where, "save the adapter again")
+    return tuple(_branch(m, parts[m], config, where, max_lora_rank) for m in sorted(parts))
+
+
+def _branch(module: str, part: dict[str, Float64], config: dict[str, Any], where: str, limit: int | None) -> PeftLora:
+    for name, other in (("lora_A", "lora_B"), ("lora_B", "lora_A")):
+        if name not in part:
+            raise BadAdapter(f"module {module!r} has {other} but no {name}", where, "save the adapter again")
+    a, b = part["lora_A"], part["lora_B"]
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+        raise BadAdapter(f"module {module!r}: lora_A {a.shape} and lora_B {b.shape} do not pair", where, "linear layers only")
+    rank = a.shape[0]
+    wanted = int(_patterned(module, config.get("rank_pattern"), _number(config, "r", where)))
+    if rank != wanted:
+        raise BadAdapter(f"module {module!r}: lora_A has rank {rank}, the configuration says {wanted}", where, "fix r")
+    if limit is not None and rank > limit:
+        raise BadAdapter(f"module {module!r}: rank {rank} is over the limit {limit}", where, "raise max_lora_rank")
+    alpha = _patterned(module, config.get("alpha_pattern"), _number(config, "lora_alpha", where))
+    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    magnitude = part.get("lora_magnitude_vector")
+    if bool(config.get("use_dora")) != (magnitude is not None):
+        raise BadAdapter(f"module {module!r}: use_dora and the magnitude vector disagree", where, "save the adapter again")
+    for vector in (magnitude, part.get("bias")):
+        if vector is not None and vector.size != b.shape[0]:
+            raise BadAdapter(f"module {module!r}: a vector has {vector.size} values, needs {b.shape[0]}", where, "save again")
+    bias = part.get("bias")
+    return PeftLora(
+        module, a.T, b.T, scale, None if bias is None else bias.reshape(-1),
+        None if magnitude is None else magnitude.reshape(-1),
+    )  # fmt: skip

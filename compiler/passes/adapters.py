@@ -1,0 +1,90 @@
+"""Attach adapters to quantized linears: from the graph itself, or from PEFT directories, at compile time or later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from axlora.compiler.errors import BadAdapter
+from axlora.compiler.frontend.attach import find_linear
+from axlora.compiler.frontend.found import GraphLora
+from axlora.compiler.frontend.peft import read_peft
+from axlora.compiler.layer import Adapter, Linear, Lowered
+from axlora.compiler.passes.quantize_adapter import Branch, quantize_adapter
+from axlora.isa.target import Target
+
+GRAPH = "graph"
+"""Name of the adapter that a model's own branches make."""
+
+
+def graph_branch(loras: tuple[GraphLora, ...]) -> Branch:
+    """Branches of one linear as a single one: A side by side, s B below each other, biases added."""
+    if len(loras) == 1:
+        only = loras[0]
+        return Branch(only.a, only.b, only.scale, None if only.bias is None else only.bias / (only.scale or 1.0))
+    a = np.concatenate([x.a for x in loras], axis=1)
+    b = np.concatenate([x.scale * x.b for x in loras], axis=0)
+    biases = [x.bias for x in loras if x.bias is not None]
+    return Branch(a, b, 1.0, np.sum(biases, axis=0) if biases else None)
+
+
+def input_bits(lowered: Lowered) -> dict[str, int]:
+    """Bits of the codes of every tensor that a linear reads."""
+    return {t.name: t.bits for t in lowered.inputs}
+
+
+def peft_adapters(
+    linears: tuple[Linear, ...],
+    bits: Mapping[str, int],
+    name: str,
+    path: str | Path,
+    target: Target,
+    adapter_map: Mapping[str, str] | None = None,
+    max_lora_rank: int | None = None,
+) -> dict[str, Adapter]:
+    """Quantize a PEFT directory for `linears`: linear's name -> its adapter.
+
+    Raises:
+        BadAdapter: see `read_peft`, `find_linear`, `quantize_adapter`; also shapes that do not fit, two modules for one linear.
+    """
+    result: dict[str, Adapter] = {}
+    for lora in read_peft(path, max_lora_rank):
+        where = f"adapter {name!r} ({path})"
+        linear = find_linear(lora.module, linears, adapter_map, where)
+        if linear.name in result:
+            raise BadAdapter(f"two modules mean the linear {linear.name!r}", where, "give --adapter-map")
+        if (lora.a.shape[0], lora.b.shape[1]) != (linear.k, linear.n):
+            raise BadAdapter(
+                f"module {lora.module!r} is {lora.a.shape[0]} to {lora.b.shape[1]}, linear {linear.name!r} is {linear.k} to "
+                f"{linear.n}",
+                where,
+                "this adapter belongs to another base",
+            )
+        branch = Branch(lora.a, lora.b, lora.scale, lora.bias, lora.magnitude)
+        result[linear.name] = quantize_adapter(linear, name, branch, target, bits[linear.input])
+    return result
+
+
+def add_adapter(
+    lowered: Lowered,
+    name: str,
+    path: str | Path,
+    target: Target,
+    adapter_map: Mapping[str, str] | None = None,
+    max_lora_rank: int | None = None,
+) -> Lowered:
+    """`lowered` with one more adapter, read from a PEFT directory; nothing else changes.
+
+    Raises:
+        BadAdapter: as `peft_adapters`; also a name that is taken.
+    """
+    if name in lowered.adapters or not name:
+        raise BadAdapter(f"adapter name {name!r} is taken or empty", str(path), "choose another name")
+    found = peft_adapters(lowered.linears, input_bits(lowered), name, path, target, adapter_map, max_lora_rank)
+    linears = tuple(
+        replace(x, adapters=(*x.adapters, found[x.name])) if x.name in found else x for x in lowered.linears
+    )
+    return replace(lowered, linears=linears, adapters=(*lowered.adapters, name))

@@ -1,0 +1,51 @@
+"""Relax passes: each integer linear becomes a composite function, and neighbours merge into accelerator regions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.relax.dpl import GlobalVarPattern, TuplePattern, is_op, is_tuple_get_item, wildcard
+
+COMPOSITE = "axlora.linear"
+
+
+def _call(*args: Any) -> Any:
+    return is_op("relax.call_tir")(GlobalVarPattern(""), TuplePattern(list(args)))
+
+
+def _is_integer(context: Any) -> bool:
+    """The pattern's root is a requantization of ours."""
+    return str(context.matched_expr.args[0].name_hint).startswith("ax_requantize")
+
+
+def patterns(rank: int) -> list[tuple[str, Any, dict[str, Any], Any]]:
+    """The forms that `emit_linear` makes: (grouped or not) product, then requantization, with the adapter branch if rank > 0."""
+    forms = []
+    for grouped in (True, False):
+        x = wildcard()
+        product = _call(x, *([wildcard()] * (3 if grouped else 1)))
+        records = [wildcard(), wildcard(), wildcard()]
+        if rank:
+            both = _call(_call(x, wildcard()), wildcard(), wildcard(), wildcard())
+            u, e = is_tuple_get_item(both, 0), is_tuple_get_item(both, 1)
+            root = _call(product, *records, _call(u, wildcard()), wildcard(), e)
+        else:
+            root = _call(product, *records)
+        forms.append((COMPOSITE, root, {}, _is_integer))
+    return forms
+
+
+def partition(module: tvm.IRModule, rank: int) -> tvm.IRModule:
+    """`FuseOpsByPattern`, then `MergeCompositeFunctions`: regions carry the attribute `Codegen = axlora`."""
+    fused = relax.transform.FuseOpsByPattern(patterns(rank), bind_constants=False)(module)
+    return relax.transform.MergeCompositeFunctions()(fused)
+
+
+def flatten(module: tvm.IRModule) -> tvm.IRModule:
+    """The partitioned module for LLVM: composites lifted, regions plain functions of the module."""
+    for var, function in module.functions_items():
+        if isinstance(function, relax.Function) and "Codegen" in (function.attrs or {}):
+            module.update_func(var, function.without_attr("Codegen"))
+    return relax.transform.LambdaLift()(module)

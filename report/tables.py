@@ -1,0 +1,99 @@
+"""Terminal tables of placement and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rich.table import Table
+
+
+class PlacementRow(Protocol):
+    """A row of the placement table."""
+
+    @property
+    def operator(self) -> str:
+        """Name of the operator."""
+
+    @property
+    def where(self) -> str:
+        """`accelerator` or `host`."""
+
+    @property
+    def reason(self) -> str:
+        """Why there."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+
+
+class RunLike(Protocol):
+    """What the tables need of a run."""
+
+    def to_json(self) -> dict[str, object]:
+        """RUN.json."""
+
+
+def placement_table(rows: Sequence[PlacementRow]) -> Table:
+    """Every operator: where it went, why, MACs; and the totals."""
+    table = Table("operator", "where", "why", "MACs", title="placement")
+    table.columns[3].justify = "right"
+    for row in rows:
+        table.add_row(row.operator, row.where, row.reason, f"{row.macs:,}" if row.macs else "")
+    for where in ("accelerator", "host"):
+        total = sum(row.macs for row in rows if row.where == where)
+        table.add_row(f"all on the {where}", where, "", f"{total:,}", style="bold")
+    return table
+
+
+def run_tables(run: RunLike) -> list[Table]:
+    """Layers, then units, of one run."""
+    data: Mapping[str, Any] = run.to_json()
+    layers = Table("layer", "operator", "cycles", "MACs", "multiplications", "removed", title=f"layers on {data['target']}")
+    for number in (2, 3, 4, 5):
+        layers.columns[number].justify = "right"
+    for row in data["layers"]:
+        values = (f"{row['cycles']:,}", f"{row['macs']:,}", f"{row['multiplications']:,}", f"{row['reuse_rate']:.1%}")
+        layers.add_row(row["name"], row["operator"], *values)
+    macs, products = data["macs"], data["multiplications"]
+    removed = f"{1 - products / macs:.1%}" if macs else ""
+    layers.add_row("all", "", f"{data['cycles']:,}", f"{macs:,}", f"{products:,}", removed, style="bold")
+    return [layers, _units([("", data)])]
+
+
+def _units(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+    table = Table("unit", "cycles spent", title="cycles of each unit; its lines add up to the run")
+    for name, _ in runs:
+        table.add_column(name or "cycles", justify="right")
+        table.add_column("share", justify="right")
+    for unit, causes in runs[0][1]["stalls"].items():
+        for number, cause in enumerate(causes):
+            values = []
+            for _, data in runs:
+                cycles = data["stalls"][unit][cause]
+                values += [f"{cycles:,}", f"{cycles / max(1, data['cycles']):.1%}"]
+            table.add_row(unit if number == 0 else "", cause, *values, end_section=number == len(causes) - 1)
+    return table
+
+
+def side_by_side(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Table]:
+    """Totals and units of several RUN.json files beside each other."""
+    table = Table("", *[name for name, _ in runs], title="runs")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for key in (
+        "view",
+        "target",
+        "engine",
+        "clock_mhz",
+        "cycles",
+        "macs",
+        "multiplications",
+        "dram_bytes_read",
+        "dram_bytes_written",
+    ):
+        table.add_row(key, *[f"{data[key]:,}" if isinstance(data[key], int) else str(data[key]) for _, data in runs])
+    table.add_row("removed", *[f"{1 - d['multiplications'] / d['macs']:.1%}" if d["macs"] else "" for _, d in runs])
+    table.add_row("ms at clock", *[f"{d['cycles'] / d['clock_mhz'] / 1000:.3f}" for _, d in runs])
+    return [table, _units(runs)]

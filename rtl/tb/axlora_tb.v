@@ -1,0 +1,77 @@
+// The top of a simulation: the machine and the memory model. The AXI4-Lite slave is driven from outside.
+// Ports are public to the simulator's VPI (cocotb); nothing else is.
+`default_nettype none
+module axlora_tb #(
+    parameter ENGINE_REUSE = 1, parameter LANES = 8, parameter PORTS = 4, parameter MULTIPLIERS = 1, parameter LATENCY = 3,
+    parameter TOKENS = 2, parameter FIFO_DEPTH = 8, parameter ACTIVATION_BITS = 8, parameter ACCUMULATOR_BITS = 32,
+    parameter INDEX_ENTRIES = 256, parameter GROUP_SCALES = 1, parameter VECTOR_LANES = 2, parameter BEAT_BYTES = 8,
+    parameter BURST_BEATS = 16, parameter OUTSTANDING = 2, parameter WBUF_LINES = 4096, parameter ABUF_LINES = 512,
+    parameter UBUF_LINES = 64, parameter ACC_WORDS = 1024, parameter GROUP_WORDS = 128, parameter PBUF_GROUPS = 512,
+    parameter TBUF_TOKENS = 64, parameter SBUF_LINES = 512, parameter OBUF_BEATS = 512, parameter ICACHE_LINES = 16,
+    parameter MEMORY_BYTES = 1 << 20, parameter RLAT = 12, parameter WLAT = 6
+) (
+    input  wire i_clk /*verilator public_flat_rw*/,
+    input  wire i_rst /*verilator public_flat_rw*/,
+    input  wire s_axil_awvalid /*verilator public_flat_rw*/,
+    input  wire [11:0] s_axil_awaddr /*verilator public_flat_rw*/,
+    input  wire s_axil_wvalid /*verilator public_flat_rw*/,
+    input  wire [31:0] s_axil_wdata /*verilator public_flat_rw*/,
+    input  wire s_axil_bready /*verilator public_flat_rw*/,
+    input  wire s_axil_arvalid /*verilator public_flat_rw*/,
+    input  wire [11:0] s_axil_araddr /*verilator public_flat_rw*/,
+    input  wire s_axil_rready /*verilator public_flat_rw*/,
+    input  wire [31:0] i_bad_start /*verilator public_flat_rw*/,
+    input  wire [31:0] i_bad_end /*verilator public_flat_rw*/,
+    input  wire i_fill /*verilator public_flat_rw*/,
+    input  wire i_dump /*verilator public_flat_rw*/,
+    input  wire [31:0] i_dump_first /*verilator public_flat_rw*/,
+    input  wire [31:0] i_dump_last /*verilator public_flat_rw*/,
+    input  wire [2047:0] i_file /*verilator public_flat_rw*/,
+    output wire o_irq /*verilator public_flat_rw*/,
+    output wire s_axil_awready /*verilator public_flat_rw*/,
+    output wire s_axil_wready /*verilator public_flat_rw*/,
+    output wire s_axil_bvalid /*verilator public_flat_rw*/,
+    output wire [1:0] s_axil_bresp /*verilator public_flat_rw*/,
+    output wire s_axil_arready /*verilator public_flat_rw*/,
+    output wire s_axil_rvalid /*verilator public_flat_rw*/,
+    output wire [31:0] s_axil_rdata /*verilator public_flat_rw*/,
+    output wire [1:0] s_axil_rresp /*verilator public_flat_rw*/
+);
+    localparam BITS = 8 * BEAT_BYTES;
+    wire            arvalid, arready, arid, rvalid, rready, rid, rlast, awvalid, awready, wvalid, wready, wlast, bvalid, bready;
+    wire [31:0]     araddr, awaddr;
+    wire [7:0]      arlen;
+    wire [BITS-1:0] rdata, wdata;
+    wire [BEAT_BYTES-1:0] wstrb;
+    wire [1:0]      rresp, bresp, arburst, awburst;
+    wire [2:0]      arsize, awsize;
+    wire [7:0]      awlen;
+    wire            awid;
+    wire            unused_constant = &{1'b0, arsize, awsize, arburst, awburst, awlen, awid};
+    axlora_top #(
+        .ENGINE_REUSE(ENGINE_REUSE), .LANES(LANES), .PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS), .LATENCY(LATENCY),
+        .TOKENS(TOKENS), .FIFO_DEPTH(FIFO_DEPTH), .ACTIVATION_BITS(ACTIVATION_BITS), .ACCUMULATOR_BITS(ACCUMULATOR_BITS), .INDEX_ENTRIES(INDEX_ENTRIES),
+        .GROUP_SCALES(GROUP_SCALES), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS), .OUTSTANDING(OUTSTANDING),
+        .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES), .UBUF_LINES(UBUF_LINES), .ACC_WORDS(ACC_WORDS), .GROUP_WORDS(GROUP_WORDS),
+        .PBUF_GROUPS(PBUF_GROUPS), .TBUF_TOKENS(TBUF_TOKENS), .SBUF_LINES(SBUF_LINES), .OBUF_BEATS(OBUF_BEATS), .ICACHE_LINES(ICACHE_LINES)) u_top (
+        .i_clk(i_clk), .i_rst(i_rst), .o_irq(o_irq), .i_s_axi_awvalid(s_axil_awvalid), .o_s_axi_awready(s_axil_awready),
+        .i_s_axi_awaddr(s_axil_awaddr), .i_s_axi_wvalid(s_axil_wvalid), .o_s_axi_wready(s_axil_wready),
+        .i_s_axi_wdata(s_axil_wdata), .o_s_axi_bvalid(s_axil_bvalid), .i_s_axi_bready(s_axil_bready),
+        .o_s_axi_bresp(s_axil_bresp), .i_s_axi_arvalid(s_axil_arvalid), .o_s_axi_arready(s_axil_arready),
+        .i_s_axi_araddr(s_axil_araddr), .o_s_axi_rvalid(s_axil_rvalid), .i_s_axi_rready(s_axil_rready),
+        .o_s_axi_rdata(s_axil_rdata), .o_s_axi_rresp(s_axil_rresp),
+        .o_m_axi_arvalid(arvalid), .i_m_axi_arready(arready), .o_m_axi_arid(arid), .o_m_axi_araddr(araddr),
+        .o_m_axi_arlen(arlen), .o_m_axi_arsize(arsize), .o_m_axi_arburst(arburst), .i_m_axi_rvalid(rvalid), .o_m_axi_rready(rready),
+        .i_m_axi_rid(rid), .i_m_axi_rdata(rdata), .i_m_axi_rresp(rresp), .i_m_axi_rlast(rlast), .o_m_axi_awvalid(awvalid),
+        .i_m_axi_awready(awready), .o_m_axi_awid(awid), .o_m_axi_awaddr(awaddr), .o_m_axi_awlen(awlen), .o_m_axi_awsize(awsize),
+        .o_m_axi_awburst(awburst), .o_m_axi_wvalid(wvalid), .i_m_axi_wready(wready), .o_m_axi_wdata(wdata), .o_m_axi_wstrb(wstrb),
+        .o_m_axi_wlast(wlast), .i_m_axi_bvalid(bvalid), .o_m_axi_bready(bready), .i_m_axi_bresp(bresp));
+    axi_memory #(.BEAT_BYTES(BEAT_BYTES), .BYTES(MEMORY_BYTES), .RLAT(RLAT), .WLAT(WLAT)) u_memory (
+        .i_clk(i_clk), .i_rst(i_rst), .i_arvalid(arvalid), .o_arready(arready), .i_arid(arid), .i_araddr(araddr),
+        .i_arlen(arlen), .o_rvalid(rvalid), .i_rready(rready), .o_rid(rid), .o_rdata(rdata), .o_rresp(rresp), .o_rlast(rlast),
+        .i_awvalid(awvalid), .o_awready(awready), .i_awaddr(awaddr), .i_wvalid(wvalid), .o_wready(wready), .i_wdata(wdata),
+        .i_wstrb(wstrb), .i_wlast(wlast), .o_bvalid(bvalid), .i_bready(bready), .o_bresp(bresp), .i_bad_start(i_bad_start),
+        .i_bad_end(i_bad_end), .i_fill(i_fill), .i_dump(i_dump), .i_dump_first(i_dump_first), .i_dump_last(i_dump_last),
+        .i_file(i_file));
+endmodule
+`default_nettype wire

@@ -1,0 +1,263 @@
+"""Seeded random programs: linears with random shapes, formats, adapters and tilings, compiled by the backend to bytes.
+
+Each program is a whole memory image with registers. The tilings are random (not the planner's), so shapes that divide by
+nothing, partial tiles and every double buffer occur.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from axlora.compiler.backend.emit import slot_registers
+from axlora.compiler.backend.link import link
+from axlora.compiler.backend.pack import region_bytes
+from axlora.compiler.backend.plan import Plan, Shape, WeightHalves, fits
+from axlora.compiler.errors import BadModel
+from axlora.compiler.layer import Adapter, Codes, Linear, Lowered, Records, Tensor
+from axlora.isa.assembly import encode_program
+from axlora.isa.formats import Format
+from axlora.isa.instruction import Instruction
+from axlora.isa.opcodes import Opcode
+from axlora.isa.target import Target
+
+BASE = Target.load("test")
+
+
+def _variant(name: str, **changes: object) -> Target:
+    return dataclasses.replace(BASE, name=name, **changes)  # type: ignore[arg-type]
+
+
+TARGETS = {
+    t.name: t
+    for t in (
+        BASE,
+        _variant(
+            "mac-4x2",
+            engine="mac",
+            lanes=4,
+            ports=2,
+            tokens=1,
+            multiplier_latency=1,
+            fifo_depth=5,
+            beat_bytes=4,
+            vector_lanes=1,
+            read_latency=3,
+            write_latency=2,
+            outstanding=1,
+            index_entries=128,
+        ),
+        _variant(
+            "reuse-m2",
+            lanes=4,
+            ports=4,
+            multipliers=2,
+            tokens=4,
+            multiplier_latency=2,
+            fifo_depth=7,
+            group_scales=False,
+            group_words=4,
+            read_latency=25,
+            burst_beats=8,
+        ),
+        _variant(
+            "reuse-16x8",
+            lanes=16,
+            ports=8,
+            tokens=1,
+            multiplier_latency=5,
+            fifo_depth=16,
+            index_entries=128,
+            beat_bytes=16,
+            vector_lanes=4,
+            read_latency=40,
+            outstanding=4,
+        ),
+        _variant(
+            "mac-16bit",
+            engine="mac",
+            multipliers=2,
+            activation_bits=16,
+            accumulator_bits=48,
+            beat_bytes=16,
+            ports=8,
+            vector_lanes=4,
+            burst_beats=4,
+            outstanding=3,
+        ),
+        _variant(
+            "reuse-16bit",
+            ports=2,
+            tokens=4,
+            activation_bits=16,
+            accumulator_bits=48,
+            multiplier_latency=4,
+            fifo_depth=9,
+            vector_lanes=1,
+            icache_lines=4,
+        ),
+        _variant(
+            "reuse-2x16",
+            lanes=2,
+            ports=16,
+            multipliers=4,
+            tokens=8,
+            multiplier_latency=1,
+            fifo_depth=5,
+            vector_lanes=1,
+            write_latency=20,
+            wbuf_lines=2048,
+        ),
+        _variant(
+            "mac-m4",
+            engine="mac",
+            lanes=4,
+            multipliers=4,
+            multiplier_latency=2,
+            fifo_depth=6,
+            outstanding=8,
+            read_latency=60,
+        ),
+    )
+}
+"""The elaborations of the random tests."""
+
+SMALL = ("test", "mac-4x2", "reuse-m2")
+"""Those of every push."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One random program, ready to run."""
+
+    seed: int
+    target: Target
+    memory: bytes
+    registers: dict[int, int]
+    program: tuple[Instruction, ...]
+
+
+def _records(rng: np.random.Generator, n: int, target: Target) -> Records:
+    low, high = (14, 26) if target.activation_bits == 8 else (22, 36)
+    return Records(rng.integers(-5000, 5000, n), rng.integers(1, 1 << 16, n), rng.integers(low, high, n))
+
+
+def _codes(rng: np.random.Generator, k: int, n: int, fmt: Format) -> np.ndarray:
+    style = rng.integers(4)
+    if style == 0:
+        return rng.integers(fmt.low, fmt.high + 1, (k, n))
+    if style == 1:
+        return np.full((k, n), fmt.low)
+    spread = max(1.0, (fmt.high - fmt.low) / (6 if style == 2 else 20))
+    middle = 0 if fmt.signed else (fmt.low + fmt.high) / 2
+    return np.clip(np.rint(rng.normal(middle, spread, (k, n))), fmt.low, fmt.high).astype(np.int64)
+
+
+def _formats(target: Target) -> list[Format]:
+    return [f for f in Format if f is not Format.U8 or target.index_entries == 256]
+
+
+def random_linear(rng: np.random.Generator, target: Target, name: str, k: int, ranks: list[int], index: int) -> Linear:
+    """One linear; `index` walks through the formats so that each occurs."""
+    t = target
+    n = int(rng.integers(1, 9 * t.ports))
+    formats = _formats(t)
+    fmt = formats[index % len(formats)]
+    group = int(rng.choice([0, 32, 64])) if t.group_scales and 32 % t.lanes == 0 and rng.random() < 0.6 else 0
+    groups = -(-k // group) if group else 0
+    adapters = tuple(
+        Adapter(
+            f"a{i}",
+            rank,
+            Codes(_codes(rng, k, rank, Format.S8), Format.S8),
+            _records(rng, rank, t),
+            Codes(_codes(rng, rank, n, Format.S8), Format.S8),
+            rng.integers(-5000, 5000, n),
+            rng.integers(1, 1 << 16, n),
+            rng.integers(0, 1 << 12, n),
+        )
+        for i, rank in enumerate(ranks)
+    )
+    return Linear(
+        name,
+        "x",
+        f"{name}.out",
+        Codes(
+            _codes(rng, k, n, fmt),
+            fmt,
+            rng.integers(-128, 128, 16) if fmt is Format.CB4 else None,
+            group,
+            rng.integers(0, 256, (groups, n)) if group else None,
+            rng.integers(-128, 128, (groups, n)) if group else None,
+        ),
+        _records(rng, n, t),
+        adapters,
+        output_bits=int(rng.choice([8, 16, 32])),
+        zero_point=int(rng.integers(-128, 128)),
+        guard=int(rng.choice([0, 0, 3, 8])),
+        bias_shift=int(rng.integers(0, 4)),
+        bias_end=bool(rng.random() < 0.3),
+        token_scale=bool(rng.random() < 0.4),
+    )
+
+
+def random_case(seed: int, target: Target) -> Case:
+    """The program of a seed: one or two linears, 1 to 5 chunks, up to three adapters mixed in the batch."""
+    rng = np.random.default_rng(seed)
+    t = target
+    k = int(rng.integers(1, 10 * t.lanes))
+    slots = int(rng.choice([0, 1, 1, 2, 3]))
+    ranks = [int(r) for r in rng.choice([1, 2, 4, 7, 8, 16, 33, 64], slots)] if slots else []
+    tokens = int(rng.integers(3 * t.tokens, 7 * t.tokens + 1))
+    while ranks and -(-tokens // t.tokens) * -(-max(ranks) // t.lanes) > t.ubuf_lines:
+        ranks = [max(1, r // 2) for r in ranks]
+    linears = tuple(random_linear(rng, t, f"l{i}", k, ranks, seed + i) for i in range(int(rng.integers(1, 3))))
+
+    def planner(target: Target, halves: WeightHalves, linear: Linear, shape: Shape) -> Plan:
+        unit, step = shape.column_unit, shape.per_group or 1
+        grid = [
+            Plan(columns, rows, chunk, 0)
+            for columns in range(unit, shape.groups + 1, unit)
+            for rows in {step, *range(step, shape.blocks + 1, 3 * step), shape.blocks}
+            for chunk in (1, 2, 3)
+            if fits(target, halves, shape, columns, rows, chunk)
+        ]
+        two = [p for p in grid if p.columns < shape.groups and p.rows < shape.blocks]
+        choice = two if two and rng.random() < 0.7 else grid
+        if not choice:
+            raise BadModel(f"seed {seed}: nothing fits")
+        return choice[int(rng.integers(len(choice)))]
+
+    bits = t.activation_bits
+    lowered = Lowered(linears, (Tensor("x", tokens, k, (tokens, k), bits, 1.0),), (), (), ())
+    try:
+        linked = link(t, lowered, slots=slots, rank=max(ranks, default=0), planner=planner, prove=False)
+    except BadModel:
+        return random_case(seed + 1_000_000, target)  # ranks too large for the target's buffers: another draw
+    if not any(i.opcode is Opcode.LOOP for i in linked.program):
+        return random_case(seed + 1_000_000, target)  # every program has a loop
+    size = linked.adapter_address + linked.adapter_size * max(1, slots)
+    memory = np.zeros(-(-size // 64) * 64, np.uint8)
+
+    def put(address: int, data: bytes) -> None:
+        memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
+
+    put(0, encode_program(linked.program))
+    put(linked.weights_address, linked.weights)
+    place = linked.inputs[0]
+    groups = -(-tokens // t.tokens)
+    top = 1 << (bits - 1)
+    x = rng.integers(-top, top, (tokens, k)) if rng.random() < 0.7 else rng.choice([-top, top - 1, 0], (tokens, k))
+    put(place.address, region_bytes(t, x, place.blocks, groups))
+    words = rng.integers(0, slots + 1, groups * t.tokens)
+    words |= rng.integers(10, 22, words.size) << 10 | rng.integers(1 << 15, 1 << 16, words.size) << 16
+    put(place.token_words, words.astype("<u4").tobytes())
+    registers = {}
+    for slot, (_, (rank, block)) in enumerate(sorted(linked.adapters.items()), 1):
+        address = linked.adapter_address + (slot - 1) * linked.adapter_size
+        put(address, block)
+        for register, value in zip(slot_registers(slot), (address, -(-rank // t.ports), -(-rank // t.lanes)), strict=True):
+            registers[register] = value
+    return Case(seed, t, memory.tobytes(), registers, linked.program)
