@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from axlora.isa.errors import Error
 
 __all__ = ["BadAdapter", "BadModel", "BadPackage", "Error", "UnsupportedOperator"]

@@ -6,9 +6,10 @@ No adapter is zeros there and the base's own bias and multiplier.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ from axlora.compiler.layer import Adapter, Int64, Linear, Lowered, Tensor
 from axlora.compiler.passes import ax_ops
 from axlora.compiler.passes.emit import Emitter, LinearVars, emit_linear
 from axlora.isa.target import Target
+
+if TYPE_CHECKING:
+    from axlora.compiler.passes.host_graph import HostGraph
 
 Arrays = dict[str, Int64]
 _DTYPE = {8: np.int8, 16: np.int16, 32: np.int32}
@@ -109,6 +113,8 @@ class IntegerGraph:
     _names: tuple[str, ...]
     _vm: Any
     _base: tuple[tuple[Any, ...], ...]
+    host: HostGraph | None = None
+    """The whole model, float in and float out, with the same integer linears inside; None for linears made by hand."""
 
     @classmethod
     def build(cls, lowered: Lowered, target: Target, max_lora_rank: int | None = None) -> IntegerGraph:
@@ -118,14 +124,12 @@ class IntegerGraph:
         module, inputs, names = _integer_module(lowered, rank, target.activation_bits)
         executable = relax.build(module, target="llvm")
         machine = relax.VirtualMachine(executable, tvm.cpu())
-        base = tuple(
-            tuple(tvm.runtime.tensor(p) for p in parameters(linear, rank, None)) for linear in lowered.linears
-        )
+        base = tuple(tuple(tvm.runtime.tensor(p) for p in parameters(linear, rank, None)) for linear in lowered.linears)
         return cls(lowered, rank, module.script(), inputs, tuple(names), machine, base)
 
     def with_adapters(self, lowered: Lowered) -> IntegerGraph:
         """The same compiled graph over other adapters of the same linears."""
-        return replace(self, lowered=lowered)
+        return replace(self, lowered=lowered, host=self.host and replace(self.host, lowered=lowered))
 
     def _weights(self, adapter: str | None) -> list[Any]:
         if adapter is not None and adapter not in self.lowered.adapters:
@@ -193,11 +197,18 @@ class IntegerGraph:
         return dequantize_tensor(t, codes)
 
 
-def _host(function: Any, value: npt.NDArray[Any], result: npt.NDArray[Any]) -> npt.NDArray[Any]:
+@lru_cache(maxsize=1024)
+def _compiled(make: Callable[..., Any], t: Tensor) -> Any:
+    function = make(t.tokens, t.columns, t.scale, t.zero_point, t.bits)
     name = str(function.attrs["global_symbol"])
-    out = tvm.runtime.tensor(result)
-    tvm.compile(tvm.IRModule({name: function}), target="llvm")[name](tvm.runtime.tensor(value), out)
-    return out.numpy()
+    return tvm.compile(tvm.IRModule({name: function}), target="llvm")[name]
+
+
+def _host(make: Callable[..., Any], t: Tensor, value: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    out = tvm.runtime.tensor(np.zeros((t.tokens, t.columns), dtype))
+    _compiled(make, t)(tvm.runtime.tensor(value), out)
+    result: npt.NDArray[Any] = out.numpy()
+    return result
 
 
 def quantize_tensor(t: Tensor, value: npt.NDArray[np.floating[Any]]) -> Int64:
@@ -207,12 +218,10 @@ def quantize_tensor(t: Tensor, value: npt.NDArray[np.floating[Any]]) -> Int64:
     if not np.isfinite(value).all():
         raise BadModel("input holds NaN or infinity", t.name, "clean the input")
     flat = np.ascontiguousarray(value.reshape(t.tokens, t.columns), np.float32)
-    function = ax_ops.ax_quantize(t.tokens, t.columns, t.scale, t.zero_point, t.bits)
-    return _host(function, flat, np.zeros(flat.shape, _DTYPE[t.bits])).astype(np.int64)
+    return _host(ax_ops.ax_quantize, t, flat, _DTYPE[t.bits]).astype(np.int64)
 
 
 def dequantize_tensor(t: Tensor, codes: Int64) -> npt.NDArray[np.float32]:
     """Float32 of `t`'s shape from codes [tokens, columns]."""
-    function = ax_ops.ax_dequantize(t.tokens, t.columns, t.scale, t.zero_point, t.bits)
-    value = _host(function, codes.reshape(t.tokens, t.columns).astype(_DTYPE[t.bits]), np.zeros(codes.shape, np.float32))
-    return value.reshape(t.shape)
+    flat = np.ascontiguousarray(codes.reshape(t.tokens, t.columns).astype(_DTYPE[t.bits]))
+    return _host(ax_ops.ax_dequantize, t, flat, np.float32).reshape(t.shape)

@@ -17,13 +17,15 @@ from axlora.isa.target import Target
 
 from ..layer import Linear
 from .pack import adapter_offsets
-from .plan import Plan, Shape, WeightHalves, adapter_lines, output_bytes
+from .plan import Plan, Shape, WeightHalves, adapter_lines, output_bytes, u_lines
 from .roll import roll, roll_blocks
 
 WEIGHTS, INPUT, PARAMETERS = 0, 1, 2
 WEIGHTS_FREE, INPUT_FREE, ACC_READY, ADAPTER_FREE = 4, 5, 6, 7
 PARAMETERS_FREE, ACC_FREE, U_READY, OUTPUT_READY = 8, 9, 10, 11
 OUTPUT_FREE = 12
+TOKENS = -1
+"""Not a semaphore: the halves of TBUF, which change with every linear and pass and are covered by PARAMETERS."""
 
 SPARE_SEGMENT = 8
 LOADS_AHEAD = 3
@@ -88,7 +90,7 @@ class Emitter:
     def __init__(self, target: Target, halves: WeightHalves) -> None:
         self.target = target
         self.halves = halves
-        self._turn = dict.fromkeys((WEIGHTS, INPUT, PARAMETERS, ACC_FREE, OUTPUT_FREE, ADAPTER_FREE), 0)
+        self._turn = dict.fromkeys((WEIGHTS, INPUT, PARAMETERS, ACC_FREE, OUTPUT_FREE, ADAPTER_FREE, TOKENS), 0)
         self._items: list[_Item] = []
         self._marks: list[str] = []
 
@@ -152,7 +154,7 @@ class _Pass:
         for n, column in enumerate(columns):
             params = self.emitter._next(PARAMETERS)
             if n == 0:
-                token_half = params
+                token_half = self.emitter._next(TOKENS)
             b_half = self.emitter._next(ADAPTER_FREE) if self.lora else 0
             if n == 0:
                 adapter_half = b_half
@@ -494,7 +496,8 @@ class _Pass:
     def _a_config(self, slot: int, column: tuple[int, int], pbuf: int, first_chunk: bool) -> Instruction:
         s = self.shape
         base = pbuf + column[1] * (1 + s.slots) + (slot - 1) * s.rank_groups
-        return make(Opcode.VCFG, base=base, waits=[PARAMETERS] if first_chunk and slot == 1 else [])
+        waits = [PARAMETERS] if first_chunk and slot == 1 else []
+        return make(Opcode.VCFG, base=base, bias_shift=self.linear.bias_shift, waits=waits)
 
     def _vqt(self, slot: int, token0: int, acc0: int, chunk: tuple[int, int], g: int) -> Instruction:
         s = self.shape
@@ -502,7 +505,7 @@ class _Pass:
             Opcode.VQT,
             acc=acc0 + g * self.set_words + 2 * self.plan.columns,
             token=token0 + (chunk[0] + g) * self.t.tokens,
-            to=UBUF_BIT + (chunk[0] + g) * s.rank_blocks,
+            to=UBUF_BIT + (chunk[0] + g) * u_lines(self.t, s),
             rz=slot_registers(slot)[1],
             tokens=self.t.tokens,
             slot=slot,
@@ -585,7 +588,7 @@ class _Pass:
                         segments=1,
                         token=token0 + (chunk[0] + g) * t.tokens,
                         acc=acc0 + g * self.set_words,
-                        line=UBUF_BIT + (chunk[0] + g) * s.rank_blocks,
+                        line=UBUF_BIT + (chunk[0] + g) * u_lines(self.t, s),
                         rz=blocks,
                         first=1,
                         tokens=t.tokens,

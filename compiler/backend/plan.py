@@ -110,6 +110,11 @@ def adapter_lines(shape: Shape, columns: int) -> tuple[int, int]:
     return shape.rank_groups * shape.blocks, shape.rank_blocks * columns
 
 
+def u_lines(target: Target, shape: Shape) -> int:
+    """UBUF lines of one token group's x.A: VQT writes whole column groups, which may be more than the rank's blocks."""
+    return max(shape.rank_blocks, -(-shape.rank_groups * target.ports // target.lanes))
+
+
 def output_bytes(target: Target, shape: Shape, columns: int) -> int:
     """Bytes of one token group's results of a column tile, in whole beats."""
     blocks = -(-columns * target.ports // target.lanes)
@@ -149,7 +154,7 @@ def fits(target: Target, halves: WeightHalves, shape: Shape, columns: int, rows:
         and 2 * (columns * (1 + shape.slots) + shape.slots * shape.rank_groups) <= t.pbuf_groups
         and 2 * scale_lines <= t.sbuf_lines
         and (not shape.per_group or columns + shape.rank_groups * shape.slots + 1 <= t.group_words)
-        and shape.token_groups * shape.rank_blocks <= t.ubuf_lines
+        and shape.token_groups * u_lines(t, shape) <= t.ubuf_lines
         and 2 * shape.token_groups * t.tokens <= t.tbuf_tokens
         and rows * columns < 1 << 16
     )

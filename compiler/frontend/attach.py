@@ -21,9 +21,7 @@ def _agree(module: tuple[str, ...], path: tuple[str, ...]) -> bool:
     return length > 0 and module[-length:] == path[-length:]
 
 
-def find_linear(
-    module: str, linears: Sequence[Linear], adapter_map: Mapping[str, str] | None, where: str
-) -> Linear:
+def find_linear(module: str, linears: Sequence[Linear], adapter_map: Mapping[str, str] | None, where: str) -> Linear:
     """The one linear that `module` means.
 
     Args:

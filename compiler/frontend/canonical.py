@@ -2,7 +2,8 @@
 
     DQ(codes of x) -> MatMul(DQ(ax{i}_w)) -> Add(ax{i}_bias) [-> Add(MatMul(MatMul(x, ax{i}_a), ax{i}_b))] [-> Q]
 
-A and B are zeros of the widest rank: real adapters are run-time inputs of the lowered graph. What nothing needs afterwards goes.
+A and B are zeros of the widest rank: real adapters are run-time inputs of the lowered graph.
+What nothing needs afterwards goes.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class _Writer:
         self.initializers.append(numpy_helper.from_array(value, name))
         return name
 
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: int) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+    def node(self, kind: str, inputs: list[str], output: str, axis: int | None = None) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, axis=axis))
         return output
 
 

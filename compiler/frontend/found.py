@@ -55,6 +55,8 @@ class FoundLinear:
     """Name of its MatMul or Gemm."""
     modules: tuple[str, ...]
     """Dotted module paths that name it, the surest first."""
+    product: str
+    """Tensor that the MatMul or Gemm itself writes."""
     x_name: str
     """Float tensor that it reads."""
     x: Activation | None

@@ -18,7 +18,7 @@ _PASSIVE = ("Identity", "Cast")
 def attribute(node: onnx.NodeProto, name: str, default: float = 0) -> float:
     """A number attribute."""
     found = next((a for a in node.attribute if a.name == name), None)
-    return onnx.helper.get_attribute_value(found) if found is not None else default  # type: ignore[no-any-return]
+    return onnx.helper.get_attribute_value(found) if found is not None else default
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Graph:
     def scalar(self, name: str) -> float | None:
         """Value of a constant with one element, or None."""
         value = self.constant(name)
-        return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None  # type: ignore[arg-type]
+        return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
     def weight(self, name: str, axis: int = 1) -> tuple[npt.NDArray[np.float64], WeightCodes | None] | None:
         """A constant matrix as reals, with its codes if the file has them; None if it is not constant.
@@ -159,7 +159,7 @@ class Graph:
             count += 1
             name = f"{tensor}#{count}"
         bits = zero.dtype.itemsize * 8
-        found = Activation(name, codes, scale, int(zero.reshape(-1)[0]), bits)  # type: ignore[arg-type]
+        found = Activation(name, codes, scale, int(zero.reshape(-1)[0]), bits)
         self._activations[codes] = found
         return found
 

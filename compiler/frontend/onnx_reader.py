@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,9 +10,11 @@ import onnx
 from onnx import numpy_helper, shape_inference
 from onnxscript import optimizer
 
-from axlora.compiler.errors import BadModel
+from axlora.compiler.errors import BadModel, UnsupportedOperator
 
-_LOG = logging.getLogger(__name__)
+_STANDARD = ("", "ai.onnx")
+_REFUSED = ("QLinearMatMul", "MatMulInteger", "DynamicQuantizeLinear", "Loop", "Scan")
+_HINT = "static QuantizeLinear/DequantizeLinear pairs and float models are taken; export as one of them"
 _FOLD_LIMIT = 1 << 30
 """Elements of a constant that may be folded (a transposed weight)."""
 
@@ -78,18 +79,29 @@ def fix_dimensions(model: onnx.ModelProto, shapes: Mapping[str, int], where: str
     del model.graph.value_info[:]
 
 
-def read(
-    model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None = None
-) -> tuple[onnx.ModelProto, str]:
+def refuse_operators(model: onnx.ModelProto) -> None:
+    """Raise `UnsupportedOperator` for the operators that have no path yet, by node and operator."""
+    own = {f.domain for f in model.functions}
+    for node in model.graph.node:
+        where = f"node {node.name or node.output[0]!r}"
+        if node.domain not in _STANDARD and node.domain not in own:
+            raise UnsupportedOperator(f"operator {node.domain}.{node.op_type}", where, _HINT)
+        if node.op_type in _REFUSED:
+            raise UnsupportedOperator(f"operator {node.op_type}", where, _HINT)
+
+
+def read(model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None = None) -> tuple[onnx.ModelProto, str]:
     """Load, fix dimensions, fold constants (DequantizeLinear is kept), make codes signed, infer shapes.
 
     Returns:
         the model, and its name for messages.
 
     Raises:
+        UnsupportedOperator: see `refuse_operators`.
         BadModel: as `load` and `fix_dimensions`, or shapes that contradict each other.
     """
     copy, where = load(model)
+    refuse_operators(copy)
     fix_dimensions(copy, shapes or {}, where)
     try:
         copy = shape_inference.infer_shapes(copy, strict_mode=True, data_prop=True)

@@ -68,7 +68,7 @@ def _tensors(path: Path) -> dict[str, Float64]:
     kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
     values = {}
     try:
-        parts = deserialize(path.read_bytes())
+        parts = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except (SafetensorError, ValueError) as error:
         raise BadAdapter(f"damaged safetensors file: {error}", where, "copy or save the adapter again") from None
     for name, part in parts:

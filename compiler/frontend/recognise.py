@@ -194,11 +194,9 @@ def _modules(g: Graph, index: int, weight_input: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(p for p in paths if p))
 
 
-def _linear(
-    g: Graph, product: _Product, branches: dict[int, tuple[int, _Delta]], names: set[str]
-) -> FoundLinear:
+def _linear(g: Graph, product: _Product, branches: dict[int, tuple[int, _Delta]], names: set[str]) -> FoundLinear:
     node = g.nodes[product.index]
-    k, n = product.weight.shape
+    n = product.weight.shape[1]
     bias = np.zeros(n) if product.bias is None else product.bias
     nodes, loras = [product.index], []
     name = node.output[0]
@@ -241,7 +239,7 @@ def _linear(
     codes = g.codes_of(product.x) or _codes_behind(g, product.x)
     x = g.activation(codes) if codes is not None else None
     return FoundLinear(
-        label, node.name or node.output[0], modules, product.x, x, product.weight, product.codes, bias,
+        label, node.name or node.output[0], modules, node.output[0], product.x, x, product.weight, product.codes, bias,
         output.tensor if output is not None else name, output, tuple(loras), tuple(nodes), result,
     )  # fmt: skip
 

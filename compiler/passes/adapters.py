@@ -84,7 +84,5 @@ def add_adapter(
     if name in lowered.adapters or not name:
         raise BadAdapter(f"adapter name {name!r} is taken or empty", str(path), "choose another name")
     found = peft_adapters(lowered.linears, input_bits(lowered), name, path, target, adapter_map, max_lora_rank)
-    linears = tuple(
-        replace(x, adapters=(*x.adapters, found[x.name])) if x.name in found else x for x in lowered.linears
-    )
+    linears = tuple(replace(x, adapters=(*x.adapters, found[x.name])) if x.name in found else x for x in lowered.linears)
     return replace(lowered, linears=linears, adapters=(*lowered.adapters, name))

@@ -1,8 +1,8 @@
 """The integer operators `ax_*` as TIR functions: what LLVM runs, equal to `isa.numerics` bit for bit.
 
-Every function here makes one PrimFunc for fixed shapes; products and sums are 64-bit but for `ax_matmul`, whose accumulator type
-the caller chooses from the proven bound. Shifts stay in 0..62 and a shift of 0 is selected, never executed as -1: TVM's shifts
-of a negative count or of 64 and more are undefined. Relax calls the functions with `call_tir`; nothing packed.
+Every function here makes one PrimFunc for fixed shapes; products and sums are 64-bit but for `ax_matmul`, whose accumulator
+type the caller chooses from the proven bound. Shifts stay in 0..62 and a shift of 0 is selected, never executed as -1: TVM's
+shifts of a negative count or of 64 and more are undefined. Relax calls the functions with `call_tir`; nothing is packed.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ def ax_matmul(m: int, k: int, n: int, x_type: str, w_type: str, acc_type: str) -
     """(x [m, k], w [k, n]) -> acc [m, n] in `acc_type`, int32 only where the bound is proved."""
     x, w = te.placeholder((m, k), x_type, "x"), te.placeholder((k, n), w_type, "w")
     axis = te.reduce_axis((0, k), "k")
-    acc = te.compute(
-        (m, n), lambda i, j: te.sum(x[i, axis].astype(acc_type) * w[axis, j].astype(acc_type), axis), "acc"
-    )
+    acc = te.compute((m, n), lambda i, j: te.sum(x[i, axis].astype(acc_type) * w[axis, j].astype(acc_type), axis), "acc")
     return _row_order(_finish([x, w, acc], "ax_matmul"), "acc")
 
 
@@ -96,8 +94,8 @@ def ax_grouped_matmul(m: int, k: int, n: int, rows: int, x_type: str, w_type: st
 def ax_requantize(m: int, n: int, acc_type: str, spec: Requantize, acc2_type: str = "int64") -> Expr:
     """Accumulators to codes; also `ax_requantize_lora` when `spec.lora`.
 
-    Arguments, in order: acc [m, n], bias s32 [n], m1 u16 [n], shift u8 [n]; with lora: acc2 [m, n], m2 u16 [n], exponent u8 [m, 1];
-    with token_scale: mantissa u16 [m, 1], token_shift u8 [m, 1]; result codes int8, int16 or int32 [m, n].
+    Arguments, in order: acc [m, n], bias s32 [n], m1 u16 [n], shift u8 [n]; with lora: acc2 [m, n], m2 u16 [n],
+    exponent u8 [m, 1]; with token_scale: mantissa u16 [m, 1], token_shift u8 [m, 1]; result codes int8, int16 or int32 [m, n].
     """
     acc = te.placeholder((m, n), acc_type, "acc")
     bias, m1 = te.placeholder((n,), "int32", "bias"), te.placeholder((n,), "uint16", "m1")

@@ -132,9 +132,7 @@ def emit_linear(
     if v.a is not None and v.b is not None:
         rank = int(v.a.ty.shape.values[1])
         a_type = accumulator_type(k, bits[0], 8)
-        acc_a = to.call(
-            ax_ops.ax_matmul, (tokens, k, rank, x_type, "int8", a_type), [x, v.a], ((tokens, rank), a_type)
-        )
+        acc_a = to.call(ax_ops.ax_matmul, (tokens, k, rank, x_type, "int8", a_type), [x, v.a], ((tokens, rank), a_type))
         both = to.call(
             ax_ops.ax_block_quantize,
             (tokens, rank, a_type, linear.bias_shift, bits[1]),
@@ -147,7 +145,12 @@ def emit_linear(
         done["acc2"] = to.call(ax_ops.ax_matmul, fixed, [done["u"], v.b], ((tokens, n), acc2_type))
         args += [done["acc2"], v.m2, done["e"]]
     spec = ax_ops.Requantize(
-        linear.output_bits, linear.zero_point, linear.guard, linear.bias_shift, linear.bias_end, linear.token_scale,
+        linear.output_bits,
+        linear.zero_point,
+        linear.guard,
+        linear.bias_shift,
+        linear.bias_end,
+        linear.token_scale,
         v.a is not None,
     )
     done["codes"] = to.call(

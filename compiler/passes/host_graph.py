@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,12 @@ import numpy.typing as npt
 import onnx
 import tvm
 from tvm import relax
-from tvm.relax.frontend.onnx import from_onnx
 
-from axlora.compiler.errors import UnsupportedOperator
+from axlora.compiler.frontend.tvm_import import import_onnx
 from axlora.compiler.integer_graph import parameters
 from axlora.compiler.layer import Lowered
 from axlora.compiler.passes.lower_linears import lower_linears
 from axlora.compiler.passes.partition import flatten, partition
-
-
-def import_onnx(model: onnx.ModelProto, where: str) -> tvm.IRModule:
-    """The float Relax module; initializers stay parameters, so that nothing folds codes back into floats.
-
-    Raises:
-        UnsupportedOperator: TVM does not take an operator.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return from_onnx(model, keep_params_in_input=True)
-    except Exception as error:  # TVM raises several types here
-        text = " ".join(str(error).split())[:160]
-        raise UnsupportedOperator(f"TVM does not take the model: {text}", where, "simplify the export") from None
 
 
 def bind_host(module: tvm.IRModule) -> tvm.IRModule:
@@ -48,22 +32,26 @@ def bind_host(module: tvm.IRModule) -> tvm.IRModule:
 
 @dataclass(frozen=True)
 class HostGraph:
-    """The compiled model; `run` is float in, float out."""
+    """The model; `run` is float in, float out. LLVM compiles it at the first run."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     rank: int
-    _order: tuple[int, ...]
-    _lowered: Lowered
-    _vm: Any
+    order: tuple[int, ...]
+    """Linears in the order of their parameters."""
+    lowered: Lowered
+    module: Any
+    """The Relax module after the last phase."""
 
-    def run(
-        self, inputs: Mapping[str, npt.NDArray[Any]], adapter: str | None = None
-    ) -> dict[str, npt.NDArray[np.float32]]:
+    @cached_property
+    def _vm(self) -> Any:
+        return relax.VirtualMachine(relax.build(self.module, target="llvm"), tvm.cpu())
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]], adapter: str | None = None) -> dict[str, npt.NDArray[np.float32]]:
         """Outputs of the model by name, under one adapter or the base."""
         arguments = [tvm.runtime.tensor(np.ascontiguousarray(inputs[name])) for name in self.inputs]
-        for index in self._order:
-            linear = self._lowered.linears[index]
+        for index in self.order:
+            linear = self.lowered.linears[index]
             found = next((a for a in linear.adapters if a.name == adapter), None)
             arguments += [tvm.runtime.tensor(p) for p in parameters(linear, self.rank, found)]
         result = self._vm["main"](*arguments)
@@ -93,11 +81,10 @@ def build_host_graph(
     for number, (name, phase) in enumerate(phases, 1):
         module = phase(module)
         _dump(dump, number, name, module)
-    machine = relax.VirtualMachine(relax.build(module, target="llvm"), tvm.cpu())
     constants = {i.name for i in model.graph.initializer}
     inputs = tuple(i.name for i in model.graph.input if i.name not in constants)
     outputs = tuple(o.name for o in model.graph.output)
-    return HostGraph(inputs, outputs, rank, tuple(order), lowered, machine)
+    return HostGraph(inputs, outputs, rank, tuple(order), lowered, module)
 
 
 def _dump(folder: Path | None, number: int, name: str, module: tvm.IRModule) -> None:

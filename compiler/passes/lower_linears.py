@@ -65,9 +65,7 @@ class _Lowering(relax.PyExprMutator):  # type: ignore[misc]
         return y
 
 
-def lower_linears(
-    module: tvm.IRModule, linears: tuple[Linear, ...], rank: int, bits: int
-) -> tuple[tvm.IRModule, list[int]]:
+def lower_linears(module: tvm.IRModule, linears: tuple[Linear, ...], rank: int, bits: int) -> tuple[tvm.IRModule, list[int]]:
     """Lower every canonical linear of `main`; its tensors become parameters after the model's inputs.
 
     Args:
@@ -81,7 +79,7 @@ def lower_linears(
     function = module["main"]
     values = relax.analysis.get_var2val(function)
 
-    class Rewrite(_Lowering):  # type: ignore[misc]
+    class Rewrite(_Lowering):
         def visit_call_(self, call: Expr) -> Expr:
             for quantized in (True, False):
                 form = forms[quantized]

@@ -21,8 +21,8 @@ def _is_integer(context: Any) -> bool:
 
 
 def patterns(rank: int) -> list[tuple[str, Any, dict[str, Any], Any]]:
-    """The forms that `emit_linear` makes: (grouped or not) product, then requantization, with the adapter branch if rank > 0."""
-    forms = []
+    """What `emit_linear` makes: a product (grouped or not), the adapter branch if rank > 0, the requantization."""
+    forms: list[tuple[str, Any, dict[str, Any], Any]] = []
     for grouped in (True, False):
         x = wildcard()
         product = _call(x, *([wildcard()] * (3 if grouped else 1)))

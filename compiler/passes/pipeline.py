@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
@@ -13,30 +14,33 @@ import onnx
 
 from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.frontend.calibrate import calibrate
+from axlora.compiler.frontend.canonical import canonical
 from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.recognise import recognise, static
 from axlora.compiler.integer_graph import IntegerGraph
-from axlora.compiler.layer import Lowered, Tensor
+from axlora.compiler.layer import Linear, Lowered, Tensor
 from axlora.compiler.passes.adapters import GRAPH, add_adapter, graph_branch
+from axlora.compiler.passes.host_graph import build_host_graph
 from axlora.compiler.passes.placement import place
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import quantize_linear
 from axlora.isa.target import Target
 
+_LOG = logging.getLogger(__name__)
+
 
 def _tensor(g: Graph, activation: Activation, float_name: str, columns: int) -> Tensor:
     shape = g.shape(float_name)
-    return Tensor(
-        activation.tensor, prod(shape[:-1]), columns, shape, activation.bits, activation.scale, activation.zero_point
-    )
+    return Tensor(activation.tensor, prod(shape[:-1]), columns, shape, activation.bits, activation.scale, activation.zero_point)
 
 
-def _linears(
-    g: Graph, found: tuple[tuple[FoundLinear, Activation], ...], target: Target, weight_bits: int
-) -> Lowered:
+def _linears(g: Graph, found: tuple[tuple[FoundLinear, Activation], ...], target: Target, weight_bits: int) -> Lowered:
     """Quantize the linears and the branches that the graph itself holds."""
-    linears, inputs, outputs = [], {}, {}
+    linears: list[Linear] = []
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     for each, x in found:
         linear, y = quantize_linear(each, x, target, weight_bits)
         if each.loras:
@@ -88,15 +92,26 @@ def lower(
         raise BadModel(f"activation is {activation!r}", "activation", "static8 and static16 are supported")
     proto, where = onnx_reader.read(model, shapes)
     g, found = recognise(proto)
+    if not found:
+        raise UnsupportedOperator("no linear with constant weights found", where, "MatMul and Gemm are taken")
+    without = tuple(f for f in found if f.x is None)
+    if calibration is not None and without:
+        proto = calibrate(proto, without, calibration, 16 if activation == "static16" else 8, where)
+        g, found = recognise(proto)
+    elif calibration is not None:
+        _LOG.info("%s carries its own scales: the calibration data is not used", where)
     ready = static(found)
     if not ready:
-        raise UnsupportedOperator("no quantized linear found", where, "quantize the model, or give calibration data")
+        raise BadModel(f"input of linear {found[0].name!r} has no static scale", where, "give calibration data")
     lowered = _linears(g, ready, target, weight_bits)
     for name, path in (adapters or {}).items():
         lowered = add_adapter(lowered, name, path, target, adapter_map, max_lora_rank)
     if adapter_map:
         _check_map(adapter_map, lowered, where)
-    return lowered, IntegerGraph.build(lowered, target, max_lora_rank)
+    graph = IntegerGraph.build(lowered, target, max_lora_rank)
+    plain = canonical(g, ready, lowered.linears, graph.rank)
+    host = build_host_graph(plain, lowered, graph.rank, target.activation_bits, where, dump_passes)
+    return lowered, replace(graph, host=host)
 
 
 def _check_map(adapter_map: Mapping[str, str], lowered: Lowered, where: str) -> None:

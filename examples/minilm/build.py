@@ -2,10 +2,10 @@
 
     python examples/minilm/build.py -o DIR [--tokens N] [--layers N] [--samples N]
 
-DIR/minilm.onnx    4 linears a layer, static QDQ: int8 weights per channel (symmetric), 8-bit activations per tensor (asymmetric:
-                   uint8 for `layer{i}.hidden`, int8 for `layer{i}.context` and every output), dimension `tokens` free
-DIR/adapters/law   PEFT LoRA of rank 8 on query and value; DIR/adapters/med: of rank 16. Seeded, not trained: A as PEFT starts it
-                   (uniform +-1/sqrt(384)), B normal with the spread that training reaches (0.02)
+DIR/minilm.onnx    4 linears a layer, static QDQ: int8 weights per channel (symmetric), 8-bit activations per tensor
+                   (asymmetric: uint8 for `layer{i}.hidden`, int8 for `layer{i}.context` and outputs); `tokens` is free
+DIR/adapters/law   PEFT LoRA of rank 8 on query and value; DIR/adapters/med: of rank 16. Seeded, not trained: A as PEFT
+                   starts it (uniform +-1/sqrt(384)), B normal with the spread that training reaches (0.02)
 DIR/inputs.npz     real activations [samples, tokens, 384] of passages from the model's own README and LICENSE
 """
 
@@ -69,12 +69,13 @@ def passages(samples: int, tokens: int) -> npt.NDArray[np.int64]:
     pieces = [tokenizer.encode(s, add_special_tokens=False).ids for s in sentences]
     stream = [i for piece in pieces for i in piece]
     starts = np.cumsum([0, *(len(p) for p in pieces)])[:-1]
-    rows = []
-    for i in range(samples):
+    rows: dict[tuple[int, ...], None] = {}  # a set that keeps the order
+    for i in range(8 * samples):
         start = int(starts[i % len(starts)]) + i // len(starts)
-        body = (stream[start:] + stream * (1 + tokens // len(stream)))[: tokens - 2]
-        rows.append([101, *body, 102])
-    return np.array(rows, np.int64)
+        rows[(101, *(stream[start:] + stream)[: tokens - 2], 102)] = None
+        if len(rows) == samples:
+            return np.array(list(rows), np.int64)
+    raise ValueError(f"the texts do not hold {samples} different passages of {tokens} tokens")
 
 
 def _layer_norm(x: Float, scale: Float, bias: Float) -> Float:
