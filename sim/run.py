@@ -39,6 +39,7 @@ def run_image(
     keep_events: bool = False,
     timing: bool = True,
     cache: WeightCache | None = None,
+    bad: range = range(0),
 ) -> SimResult:
     """Power up, run the program at byte address `program` until HALT.
 
@@ -49,6 +50,7 @@ def run_image(
         mem_limit: bytes the program may touch; default the whole image.
         timing: False leaves cycles and the cycle counters at zero.
         cache: decoded weights and timings to reuse; default one per process.
+        bad: byte addresses that answer load and store with an AXI error.
 
     Raises:
         MachineError: where the machine would stop with an error.
@@ -57,7 +59,7 @@ def run_image(
     limit = data.size if mem_limit is None else mem_limit
     cache = _SHARED_CACHE if cache is None else cache
     cache.new_run()
-    machine = Machine(target, data, limit, cache)
+    machine = Machine(target, data, limit, cache, bad)
     control = Control(target, data, program, registers or {}, limit)
     line = Timeline(target, keep_events)
     cycles = 0
@@ -71,7 +73,7 @@ def run_image(
                 for name, value in work.counters.items():
                     functional[name] = functional.get(name, 0) + value
         elif timing and instruction.opcode is Opcode.HALT:
-            cycles = line.halt(missed)
+            cycles = line.halt(missed, address)
         elif timing:
             line.control(missed)
     counted = line.counters if timing else functional

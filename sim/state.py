@@ -42,10 +42,12 @@ class Machine:
     Program order is a legal order: every wait is met by posts earlier in program order.
     """
 
-    def __init__(self, target: Target, memory: npt.NDArray[np.uint8], mem_limit: int, cache: WeightCache) -> None:
+    def __init__(self, target: Target, memory: npt.NDArray[np.uint8], mem_limit: int, cache: WeightCache, bad: range = range(0)
+    ) -> None:
         t = self.target = target
         self.memory = memory
         self.mem_limit = mem_limit
+        self.bad = bad
         self.weights = cache
         self.wbuf = np.zeros((t.wbuf_lines, t.lanes, t.ports), np.uint8)
         self.line_version = np.zeros(t.wbuf_lines, np.int64)
@@ -89,6 +91,9 @@ class Machine:
             self._refuse(
                 work, ErrorCode.MEMORY_ADDRESS, f"memory up to {i.x + work.beats * size:#x}, limit {self.mem_limit:#x}"
             )
+        if work.beats and i.x < self.bad.stop and i.x + work.beats * size > self.bad.start:
+            code = ErrorCode.AXI_READ if i.opcode is Opcode.LOAD else ErrorCode.AXI_WRITE
+            self._refuse(work, code, "the memory answers with an error")
         return slice(i.x, i.x + work.beats * size)
 
     def _load(self, i: Instruction, work: Work) -> None:

@@ -8,6 +8,7 @@ known not to interfere (fetch is granted first and its grants never wait).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from axlora.isa.opcodes import (
     CACHE_LINE_BYTES,
@@ -16,6 +17,7 @@ from axlora.isa.opcodes import (
     SEMAPHORES,
     ErrorCode,
     Unit,
+    poster,
 )
 from axlora.isa.target import Target
 from axlora.timing.memory import bursts, store_duration
@@ -107,6 +109,7 @@ class Timeline:
         self.now = 0  # the cycle of fetch's next LOOKUP
         self.lanes = {u: _Lane() for u in (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)}
         self.posts: list[list[int]] = [[] for _ in range(SEMAPHORES)]
+        self.posters: list[list[int]] = [[] for _ in range(SEMAPHORES)]
         self.takes: list[list[int]] = [[] for _ in range(SEMAPHORES)]
         self.bus = _ReadBus(target)
         self.loading: Work | None = None
@@ -149,7 +152,7 @@ class Timeline:
         if behind >= 0:
             self._settle(self.now)
             while len(lane.accepts) <= behind:
-                self._advance_load()
+                self._advance_load(work.address)
                 self._settle(0)
             wait = lane.accepts[behind] + 1 - self.now
             if wait > 0:
@@ -159,14 +162,13 @@ class Timeline:
         lane.visible.append(self.now + 1)
         self._leave()
 
-    def halt(self, missed: bool) -> int:
-        """HALT; returns the total cycles."""
+    def halt(self, missed: bool, address: int) -> int:
+        """HALT at `address`; returns the total cycles."""
         self._lookup(missed)
         self._settle(FOREVER)
-        for unit, lane in self.lanes.items():
-            if lane.next < len(lane.works):
-                work = lane.works[lane.next]
-                raise MachineError(ErrorCode.WATCHDOG, unit, work.address, f"waits {work.instruction.waits} are never met")
+        self._check_semaphores()
+        if any(lane.next < len(lane.works) for lane in self.lanes.values()):
+            self._hang(address)
         wait = max([lane.done for lane in self.lanes.values()]) - self.now
         if wait > 0:
             self.count("fetch_halt", wait)
@@ -174,7 +176,6 @@ class Timeline:
         self._leave()
         for unit, lane in self.lanes.items():
             self.count(f"{unit.name.lower()}_idle", self.now - lane.done)
-        self._check_semaphores()
         return self.now
 
     def _settle(self, limit: int) -> None:
@@ -189,12 +190,17 @@ class Timeline:
                 self.bus.step()
                 progress = self._finish_load() or progress
 
-    def _advance_load(self) -> None:
+    def _advance_load(self, address: int) -> None:
         if self.loading is None:
-            stuck = next(lane.works[lane.next] for lane in self.lanes.values() if lane.next < len(lane.works))
-            raise MachineError(ErrorCode.WATCHDOG, stuck.instruction.unit, stuck.address, "a wait is never met")
+            self._hang(address)
         self.bus.step()
         self._finish_load()
+
+    def _hang(self, address: int) -> NoReturn:
+        """The watchdog: fetch stands at `address`, and what it waits for never comes."""
+        stuck = next(lane.works[lane.next] for lane in self.lanes.values() if lane.next < len(lane.works))
+        detail = f"{stuck.instruction.opcode.name} at {stuck.address:#x} waits for {stuck.instruction.waits}"
+        raise MachineError(ErrorCode.WATCHDOG, Unit.FETCH, address, detail)
 
     def _finish_load(self) -> bool:
         work = self.loading
@@ -262,6 +268,7 @@ class Timeline:
         lane.done = done
         for sem in work.instruction.posts:
             self.posts[sem].append(done)
+            self.posters[sem].append(work.address)
         if self.events is not None:
             self.events.append(Event(work, lane.accepts[-1], done))
 
@@ -273,4 +280,5 @@ class Timeline:
                 while taken < len(takes) and takes[taken] < time:
                     taken += 1
                 if number - taken >= SEMAPHORE_MAX:
-                    raise MachineError(ErrorCode.SEMAPHORE, Unit(1 + sem // 4), 0, f"semaphore {sem} beyond {SEMAPHORE_MAX}")
+                    detail = f"semaphore {sem} beyond {SEMAPHORE_MAX}"
+                    raise MachineError(ErrorCode.SEMAPHORE, poster(sem), self.posters[sem][number], detail)

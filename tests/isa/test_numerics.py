@@ -1,0 +1,113 @@
+"""Integer semantics against exact rationals and against NumPy where the two must agree."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axlora.isa import numerics
+from axlora.isa.formats import Format, pack, unpack
+
+WIDE = st.integers(-(2**61), 2**61)
+
+
+def _array(values: object) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+@given(WIDE, st.integers(0, 62))
+def test_rounding_shift_is_half_even_of_the_exact_quotient(value: int, shift: int) -> None:
+    got = int(numerics.rounding_shift(_array([value]), shift)[0])
+    assert got == round(Fraction(value, 1 << shift))  # Fraction rounds half to even
+
+
+@given(st.integers(-(2**62), 2**62), st.sampled_from([8, 16, 32, 48, 64]))
+def test_wrap_is_two_s_complement(value: int, bits: int) -> None:
+    got = int(numerics.wrap(_array([value]), bits)[0])
+    assert (got - value) % (1 << bits) == 0
+    assert -(1 << (bits - 1)) <= got < 1 << (bits - 1)
+
+
+@given(st.integers(0, 2**52))
+def test_bit_length(value: int) -> None:
+    assert int(numerics.bit_length(_array([value]))[0]) == value.bit_length()
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_matmul_is_exact_on_both_paths(seed: int, wide: bool) -> None:
+    rng = np.random.default_rng(seed)
+    top = 1 << (40 if wide else 8)
+    x, w = rng.integers(-top, top, (3, 17)), rng.integers(-128, 128, (17, 5))
+    exact = [[sum(int(a) * int(b) for a, b in zip(row, column, strict=True)) for column in w.T] for row in x]
+    assert numerics.matmul(x, w).tolist() == exact
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_grouped_matmul_is_the_dequantized_product(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, w = rng.integers(-128, 128, (2, 70)), rng.integers(0, 16, (70, 3))
+    scale, zero = rng.integers(0, 256, (3, 3)), rng.integers(-128, 128, (3, 3))
+    rows = np.arange(70) // 32
+    assert (numerics.grouped_matmul(x, w, scale, zero, 32) == x @ ((w - zero[rows]) * scale[rows])).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([8, 16, 32]))
+def test_requantize_is_within_half_a_step_of_the_real_value(seed: int, bits: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = 6
+    acc, acc2 = rng.integers(-(2**24), 2**24, (3, n)), rng.integers(-(2**20), 2**20, (3, n))
+    bias, m1 = rng.integers(-(2**20), 2**20, n), rng.integers(1 << 13, 1 << 14, n)
+    m2, shift, e = rng.integers(0, 1 << 16, n), rng.integers(10, 40, n), rng.integers(0, 10, (3, 1))
+    code, changed = numerics.requantize(acc, bias, m1, shift, acc2=acc2, m2=m2, exponent=e, zero_point=3, bits=bits)
+    for t in range(3):
+        for c in range(n):
+            wide = (int(acc[t, c]) + int(bias[c])) * int(m1[c]) + (int(acc2[t, c]) * int(m2[c]) << int(e[t, 0]))
+            exact = Fraction(wide, 1 << int(shift[c])) + 3
+            if not changed[t, c]:
+                assert abs(exact - int(code[t, c])) <= Fraction(1, 2)
+            else:
+                assert int(code[t, c]) in (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) or abs(exact) >= 2**31 - 1
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([8, 16]))
+def test_block_quantize_uses_the_whole_range_and_stays_within_half_a_step(seed: int, bits: int) -> None:
+    rng = np.random.default_rng(seed)
+    acc = rng.integers(-(2 ** int(rng.integers(1, 30))), 2 ** int(rng.integers(1, 30)), (4, 5))
+    bias, m1, shift = np.zeros(5, np.int64), np.full(5, 1 << 14), np.full(5, 14)
+    code, e, changed = numerics.block_quantize(acc, bias, m1, shift, 0, bits)
+    high = (1 << (bits - 1)) - 1
+    assert not changed.any()
+    assert np.abs(code).max() <= high
+    clamped = np.abs(acc) > (high << e)  # the one value that rounds up to 2**(bits-1)
+    assert (np.abs((code << e) - acc) <= np.where(clamped, 1 << e, (1 << e) // 2)).all()
+    used = np.abs(acc).max(axis=1) > high
+    assert (np.abs(code).max(axis=1)[used] > high // 2).all()
+
+
+@pytest.mark.parametrize("fmt", list(Format))
+def test_pack_unpack_every_code(fmt: Format) -> None:
+    codes = np.resize(np.arange(fmt.low, fmt.high + 1), (3, 512))
+    assert (unpack(pack(codes, fmt), fmt) == codes).all()
+    assert pack(codes, fmt).shape == (3, 512 * fmt.storage // 8)
+
+
+@given(st.floats(1e-12, 32767))
+def test_quantize_scale_error(scale: float) -> None:
+    mantissa, shift = numerics.quantize_scale(scale)
+    assert abs(mantissa / 2.0**shift - scale) <= scale * 2.0**-16
+    assert 1 <= shift <= 62
+    assert 0 < mantissa < 1 << 16
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), 2.0**15])
+def test_quantize_scale_refuses(scale: float) -> None:
+    with pytest.raises(ValueError, match="not in"):
+        numerics.quantize_scale(scale)
+
+
+def test_saturation_is_symmetric_at_32_bits() -> None:
+    assert numerics.saturate32(_array([-(2**40), 2**40])).tolist() == [-(2**31) + 1, 2**31 - 1]

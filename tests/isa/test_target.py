@@ -1,0 +1,63 @@
+"""Targets: presets load, bad values are refused with field, value and range."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from axlora.isa.target import BadTarget, Target
+
+
+@pytest.mark.parametrize("name", Target.presets())
+def test_preset_loads_and_round_trips(name: str, tmp_path: Path) -> None:
+    target = Target.load(name)
+    file = tmp_path / "t.toml"
+    file.write_text(target.to_toml())
+    assert Target.load(file) == target
+    assert target.name == name
+
+
+def test_the_named_presets_exist() -> None:
+    assert set(Target.presets()) >= {"test", "ulx3s-85f", "zcu104", "edge-asic"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("lanes", 12, "power of two"),
+        ("engine", "magic", "mac, reuse"),
+        ("fifo_depth", 6, "multiplier_latency + 4"),
+        ("multipliers", 8, "1 to 4"),
+        ("accumulator_bits", 40, "32, 48"),
+        ("group_scales", 1, "true or false"),
+        ("vector_lanes", 4, "beat_bytes/4"),
+        ("read_latency", 0, "1 to 255"),
+        ("lanes", True, "power of two"),
+    ],
+)
+def test_bad_value_is_named(field: str, value: object, words: str) -> None:
+    with pytest.raises(BadTarget) as info:
+        dataclasses.replace(Target.load("test"), **{field: value})  # type: ignore[arg-type]
+    assert field in str(info.value)
+    assert words in str(info.value)
+
+
+def test_unknown_field_and_missing_field(tmp_path: Path) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text(Target.load("test").to_toml() + "colour = 3\n")
+    with pytest.raises(BadTarget, match="unknown field 'colour'"):
+        Target.load(file)
+    file.write_text(Target.load("test").to_toml().replace("ports = 4\n", ""))
+    with pytest.raises(BadTarget, match="field 'ports' is missing"):
+        Target.load(file)
+
+
+def test_not_toml_and_no_such_target(tmp_path: Path) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text("lanes == 3")
+    with pytest.raises(BadTarget, match="not a TOML file"):
+        Target.load(file)
+    with pytest.raises(BadTarget, match="no target 'nothing'"):
+        Target.load("nothing")

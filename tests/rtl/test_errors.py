@@ -1,0 +1,107 @@
+"""Every error code: the Verilog stops, and the simulator raises the same code, unit and address."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+from programs import TARGETS
+
+from axlora.isa.assembly import assemble, encode_program
+from axlora.isa.opcodes import ErrorCode, Unit
+from axlora.rtl.runner import Image, run_images
+from axlora.sim.errors import MachineError
+from axlora.sim.run import run_image
+
+TARGET = TARGETS["test"]
+SIZE = 1 << 14
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A program that must stop: `raw` replaces the bytes of its second instruction."""
+
+    name: str
+    text: str
+    code: ErrorCode
+    unit: Unit
+    index: int
+    raw: bytes = b""
+    bad: tuple[int, int] | None = None
+
+
+LOAD = "LOAD buffer=0 address=8192 beat=0 rows=1 beats=8"
+VECTOR = "VCFG\nVOUT size=0\n"
+FAULTS = [
+    Fault("opcode zero", "SET rd=1 value=1\nHALT", ErrorCode.ILLEGAL, Unit.FETCH, 1, raw=bytes(16)),
+    Fault("unknown opcode", "SET rd=1 value=1\nHALT", ErrorCode.ILLEGAL, Unit.FETCH, 1, raw=b"\x3f" + bytes(15)),
+    Fault("semaphore without valid bit", "SET rd=1 value=1\nHALT", ErrorCode.ILLEGAL, Unit.FETCH, 1, raw=b"\x10\x01" + bytes(14)),
+    Fault("foreign semaphore", "SET rd=1 value=1\nHALT", ErrorCode.ILLEGAL, Unit.FETCH, 1,
+          raw=(0x10 | 0x10 << 16).to_bytes(4, "little") + bytes(12)),
+    Fault("odd address", "SET rd=1 value=3\nLOAD buffer=0 address=0 beat=0 rows=1 beats=1 rx=1\nHALT", ErrorCode.ILLEGAL, Unit.FETCH, 1),
+    Fault("too many tokens", "SET rd=1 value=3\nMATMUL segments=1 tokens=3\nHALT", ErrorCode.ILLEGAL, Unit.FETCH, 1),
+    Fault("scaled without groups", "SEGW segment=0 format=3 groups=1\nSEGA segment=0 scaled=1\nMATMUL segments=1 blocks=1\nHALT",
+          ErrorCode.ILLEGAL, Unit.MATRIX, 2),
+    Fault("weight buffer", LOAD.replace("beat=0", "beat=16380") + "\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.LOAD, 0),
+    Fault("activation buffer", LOAD.replace("buffer=0", "buffer=1").replace("beat=0", "beat=1020") + "\nHALT",
+          ErrorCode.LOCAL_ADDRESS, Unit.LOAD, 0),
+    Fault("record buffer", LOAD.replace("buffer=0", "buffer=2").replace("beat=0", "beat=2047") + "\nHALT",
+          ErrorCode.LOCAL_ADDRESS, Unit.LOAD, 0),
+    Fault("token buffer", LOAD.replace("buffer=0", "buffer=3").replace("beat=0", "beat=30") + "\nHALT",
+          ErrorCode.LOCAL_ADDRESS, Unit.LOAD, 0),
+    Fault("scale buffer", LOAD.replace("buffer=0", "buffer=4").replace("beat=0", "beat=511") + "\nHALT",
+          ErrorCode.LOCAL_ADDRESS, Unit.LOAD, 0),
+    Fault("weight line", "SEGW segment=0 format=3 groups=2 line=4095 group_stride=1\nMATMUL segments=1 blocks=1\nHALT",
+          ErrorCode.LOCAL_ADDRESS, Unit.MATRIX, 1),
+    Fault("activation line", "SEGW segment=0 format=3 groups=2 group_stride=1\nMATMUL segments=1 blocks=2 line=511\nHALT",
+          ErrorCode.LOCAL_ADDRESS, Unit.MATRIX, 1),
+    Fault("unit buffer line", "SEGW segment=0 format=3 groups=2 group_stride=1\nMATMUL segments=1 blocks=2 line=32831\nHALT",
+          ErrorCode.LOCAL_ADDRESS, Unit.MATRIX, 1),
+    Fault("accumulator", "SEGW segment=0 format=3 groups=2 group_stride=1\nMATMUL segments=1 blocks=1 acc=1023\nHALT",
+          ErrorCode.LOCAL_ADDRESS, Unit.MATRIX, 1),
+    Fault("token of matmul", "SEGW segment=0 format=3 groups=1\nMATMUL segments=1 blocks=1 token=64\nHALT",
+          ErrorCode.LOCAL_ADDRESS, Unit.MATRIX, 1),
+    Fault("accumulator of requantize", VECTOR + "VREQ groups=2 acc=1023\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2),
+    Fault("record of requantize", "VCFG base=511\nVOUT\nVREQ groups=2\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2),
+    Fault("result of requantize", VECTOR + "VREQ groups=2 to=512\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2),
+    Fault("unit buffer of block quantize", VECTOR + "VQT groups=2 to=32832\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2),
+    Fault("output buffer", "STORE address=8192 beat=511 rows=1 beats=2\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.STORE, 0),
+    Fault("load beyond memory", LOAD.replace("8192", str(SIZE)) + "\nHALT", ErrorCode.MEMORY_ADDRESS, Unit.LOAD, 0),
+    Fault("store beyond memory", f"STORE address={SIZE - 8} beat=0 rows=1 beats=2\nHALT", ErrorCode.MEMORY_ADDRESS, Unit.STORE, 0),
+    Fault("read error", LOAD + "\nHALT", ErrorCode.AXI_READ, Unit.LOAD, 0, bad=(8192, 8200)),
+    Fault("write error", "STORE address=8192 beat=0 rows=1 beats=2\nHALT", ErrorCode.AXI_WRITE, Unit.STORE, 0, bad=(8192, 8200)),
+    Fault("semaphore overflow", "LOOP count=16 body=1\nSEGA post=4\nENDLOOP\nHALT", ErrorCode.SEMAPHORE, Unit.MATRIX, 1),
+    Fault("loop without end", "LOOP count=2 body=1\n" * 5 + "HALT", ErrorCode.LOOP, Unit.FETCH, 4),
+    Fault("end without loop", "ENDLOOP\nHALT", ErrorCode.LOOP, Unit.FETCH, 0),
+    Fault("wait that is never met", "SEGA wait=0\nHALT", ErrorCode.WATCHDOG, Unit.FETCH, 1),
+]
+
+
+def test_every_error_code_is_in_the_list() -> None:
+    assert {f.code for f in FAULTS} == set(ErrorCode) - {ErrorCode.NONE}
+
+
+def _memory(fault: Fault) -> bytes:
+    data = bytearray(SIZE)
+    program = encode_program(assemble(fault.text))
+    data[: len(program)] = program
+    if fault.raw:
+        data[16:32] = fault.raw
+    return bytes(data)
+
+
+def test_simulator_and_verilog_stop_alike() -> None:
+    images = [Image(_memory(f), 0, {}, SIZE, watchdog=2000, bad=f.bad) for f in FAULTS]
+    for fault, rtl in zip(FAULTS, run_images(TARGET, images), strict=True):
+        with pytest.raises(MachineError) as info:
+            run_image(TARGET, _memory(fault), 0, bad=range(*fault.bad) if fault.bad else range(0))
+        expected = (fault.code, fault.unit, fault.index * 16)
+        assert (info.value.code, info.value.unit, info.value.address) == expected, fault.name
+        assert (rtl.error, rtl.error_unit, rtl.error_address) == expected, fault.name
+
+
+def test_u8_needs_a_large_cache() -> None:
+    target = dataclasses.replace(TARGET, index_entries=128)
+    with pytest.raises(MachineError, match="U8"):
+        run_image(target, encode_program(assemble("SEGW segment=0 format=7 groups=1\nHALT")), 0)

@@ -1,0 +1,40 @@
+"""Arrows between the houses point one way (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = {
+    "isa": set(),
+    "timing": {"isa"},
+    "compiler": {"isa", "timing"},
+    "sim": {"isa", "timing"},
+    "rtl": {"isa"},
+    "fpga": {"isa"},
+    "report": set(),
+    "axlora": {"isa", "timing", "compiler", "sim", "rtl", "fpga", "report"},
+}
+
+
+def _imports(path: Path) -> set[str]:
+    """Houses that a file imports with `import axlora.X` or `from axlora.X`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module or ""] + [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {n.split(".")[1] for n in names if n.startswith("axlora.")}
+    return found & set(ALLOWED)
+
+
+@pytest.mark.parametrize("house", sorted(ALLOWED))
+def test_house_imports_only_what_it_may(house: str) -> None:
+    for path in (ROOT / house).rglob("*.py"):
+        wrong = _imports(path) - ALLOWED[house] - {house}
+        assert not wrong, f"{path} imports {wrong}"

@@ -1,0 +1,116 @@
+"""The max-plus schedule against a model that steps every cycle, and issue cycles against a plain rereading of the rule."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from axlora.isa.target import Target
+from axlora.timing.matrix import RAW_CYCLES, matmul_timing
+
+BASE = Target.load("test")
+
+
+def _issue(index: np.ndarray, clear: np.ndarray, banks: int) -> np.ndarray:
+    """Issue cycles by stepping: each cycle every bank serves its first pending miss."""
+    blocks, lanes, row, _ = index.shape
+    out = np.zeros((blocks, lanes, row), int)
+    for b in range(blocks):
+        for lane in range(lanes):
+            valid: set[int] = set()
+            for r in range(row):
+                if clear[r]:
+                    valid = set()
+                while True:
+                    out[b, lane, r] += 1
+                    pending = [int(i) for i in index[b, lane, r] if i >= 0 and int(i) not in valid]
+                    for bank in range(banks):
+                        valid |= set([i for i in pending if i % banks == bank][:1])
+                    if all(i < 0 or int(i) in valid for i in index[b, lane, r]):
+                        break
+    return out
+
+
+def _step(cycles: np.ndarray, latency: int, depth: int) -> tuple[int, int, int, int]:
+    """(last pop, raw, product, FIFO-full lane-cycles), one cycle at a time."""
+    blocks, lanes, row = cycles.shape
+    total = blocks * row
+    seq = cycles.transpose(1, 0, 2).reshape(lanes, total)
+    credit = [depth] * lanes
+    place = [0] * lanes
+    left = [0] * lanes
+    flight: list[list[int]] = [[] for _ in range(lanes)]
+    fifo = [0] * lanes
+    pops: list[int] = []
+    raw = product = full = 0
+    now = 0
+    while len(pops) < total:
+        for lane in range(lanes):
+            fifo[lane] += sum(1 for t in flight[lane] if t == now)
+        q = len(pops)
+        give = False
+        if all(fifo):
+            if q >= row and now < pops[q - row] + RAW_CYCLES:
+                raw += 1
+            else:
+                give = True
+        else:
+            product += 1
+        for lane in range(lanes):
+            if now < 2 or place[lane] == total:
+                continue
+            if left[lane] == 0:
+                if credit[lane] == 0:
+                    full += 1
+                    continue
+                credit[lane] -= 1
+                left[lane] = int(seq[lane, place[lane]])
+            left[lane] -= 1
+            if left[lane] == 0:
+                flight[lane].append(now + latency + 1)
+                place[lane] += 1
+        if give:
+            pops.append(now)
+            for lane in range(lanes):
+                fifo[lane] -= 1
+                credit[lane] += 1
+        now += 1
+    return pops[-1], raw, product, full
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_schedule_equals_the_stepped_model(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lanes, ports = int(rng.choice([2, 4])), 4
+    latency = int(rng.integers(1, 6))
+    target = dataclasses.replace(
+        BASE,
+        lanes=lanes,
+        engine="reuse",
+        multipliers=int(rng.choice([1, 2])),
+        multiplier_latency=latency,
+        fifo_depth=latency + 4 + int(rng.integers(0, 4)),
+        beat_bytes=4,
+        vector_lanes=1,
+    )
+    blocks, row = int(rng.integers(1, 5)), int(rng.integers(1, 12))
+    index = rng.integers(-1, int(rng.choice([3, 20, 120])), (blocks, lanes, row, ports)).astype(np.int16)
+    clear = rng.random(row) < 0.1
+    clear[0] = True
+    timing = matmul_timing(target, index, clear)
+    cycles = _issue(index, clear, target.multipliers)
+    assert timing.lane_misses == (cycles - 1).sum()
+    got = (timing.last_pop, timing.raw, timing.product, timing.lane_fifo_full)
+    assert got == _step(cycles, latency, target.fifo_depth)
+
+
+def test_mac_takes_ports_over_multipliers() -> None:
+    target = dataclasses.replace(BASE, engine="mac", multipliers=2)
+    index = np.zeros((3, 8, 50, 4), np.int16)
+    timing = matmul_timing(target, index, np.zeros(50, bool))
+    assert timing.misses.sum() == index.size
+    assert timing.last_pop == 2 + 3 * 50 * 2 - 1 + target.multiplier_latency + 1
