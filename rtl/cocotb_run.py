@@ -72,6 +72,10 @@ def _bytes_of(text: str, beat_bytes: int) -> bytes:
     return np.frombuffer(bytes.fromhex(joined), np.uint8).reshape(-1, beat_bytes)[:, ::-1].tobytes()
 
 
+def _start_clock(dut: Any) -> None:
+    Clock(dut.i_clk, 2, unit="ns", impl="gpi").start()
+
+
 def _packed(path: Path) -> int:
     return int.from_bytes(str(path).encode(), "big")
 
@@ -87,6 +91,7 @@ async def _run(dut: Any, image: Image, beat_bytes: int, scratch: Path) -> RtlRes
     dut.i_fill.value = 1
     if image.bad is not None:
         dut.i_bad_start.value, dut.i_bad_end.value = image.bad
+    dut.i_stall.value = image.stall
     await ClockCycles(dut.i_clk, 4)
     dut.i_rst.value = 0
     await RisingEdge(dut.i_clk)
@@ -122,17 +127,27 @@ async def _run(dut: Any, image: Image, beat_bytes: int, scratch: Path) -> RtlRes
     return RtlResult(data, counters, code & 0xFF, code >> 8 & 0xFF, address, counters["cycles"])
 
 
-@cocotb.test()  # type: ignore[untyped-decorator]
+@cocotb.test()
 async def run_job(dut: Any) -> None:
     """Run every image of the job named by AXLORA_RTL_JOB; each in a fork, so from power-up."""
     job: Job = pickle.loads(Path(os.environ["AXLORA_RTL_JOB"]).read_bytes())
-    for name in ("i_rst", "s_axil_awvalid", "s_axil_wvalid", "s_axil_arvalid", "i_fill", "i_dump", "i_bad_start", "i_bad_end"):
+    for name in (
+        "i_rst",
+        "s_axil_awvalid",
+        "s_axil_wvalid",
+        "s_axil_arvalid",
+        "i_fill",
+        "i_dump",
+        "i_bad_start",
+        "i_bad_end",
+        "i_stall",
+    ):
         getattr(dut, name).value = 0
     dut.s_axil_bready.value = 1
     dut.s_axil_rready.value = 1
     if not job.fork:
         with tempfile.TemporaryDirectory() as name:
-            cocotb.start_soon(Clock(dut.i_clk, 2, unit="ns", impl="gpi").start())
+            _start_clock(dut)
             result = await _run(dut, job.images[0], job.beat_bytes, Path(name))
             job.results[0].write_bytes(pickle.dumps(result))
         return
@@ -146,7 +161,7 @@ async def run_job(dut: Any) -> None:
         status = 1
         try:
             with tempfile.TemporaryDirectory() as name:
-                cocotb.start_soon(Clock(dut.i_clk, 2, unit="ns", impl="gpi").start())
+                _start_clock(dut)
                 result = await _run(dut, image, job.beat_bytes, Path(name))
                 path.write_bytes(pickle.dumps(result))
             status = 0

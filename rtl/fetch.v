@@ -45,6 +45,14 @@ module fetch #(
     reg  [31:0]  pc;
     wire         hit;
     wire [127:0] word;
+    // The instruction at ISSUE
+    reg          legal;
+    reg  [3:0]   unit;
+    reg  [5:0]   op, sub;
+    reg  [16:0]  misc;
+    reg  [31:0]  x;
+    reg  [15:0]  y, z;
+    reg  [9:0]   waits, posts;
     icache #(.BEAT_BYTES(BEAT_BYTES), .LINES(ICACHE_LINES)) u_cache (
         .i_clk(i_clk), .i_clear(i_rst || i_start), .i_pc(pc), .o_hit(hit), .o_word(word),
         .i_beat(i_beat && state == WAIT), .i_last(i_last), .i_data(i_data));
@@ -79,13 +87,6 @@ module fetch #(
         .i_word(word), .i_x(sum_x), .o_legal(legal_next), .o_unit(unit_next));
 
     // ISSUE
-    reg        legal;
-    reg [3:0]  unit;
-    reg [5:0]  op, sub;
-    reg [16:0] misc;
-    reg [31:0] x;
-    reg [15:0] y, z;
-    reg [9:0]  waits, posts;
     always @(posedge i_clk)
         if (state == DECODE) begin
             legal <= legal_next;

@@ -15,10 +15,7 @@ module ram_bytes #(
 );
     reg [8*BYTES-1:0] memory [0:DEPTH-1];
     integer i;
-    initial begin
-        for (i = 0; i < DEPTH; i = i + 1) memory[i] = {8*BYTES{1'b0}};
-        o_read_data = {8*BYTES{1'b0}};
-    end
+    initial for (i = 0; i < DEPTH; i = i + 1) memory[i] = {8*BYTES{1'b0}};
     always @(posedge i_clk) begin
         for (i = 0; i < BYTES; i = i + 1)
             if (i_write[i]) memory[i_write_address][8*i +: 8] <= i_write_data[8*i +: 8];

@@ -15,10 +15,7 @@ module ram_sync #(
 );
     reg [WIDTH-1:0] memory [0:DEPTH-1];
     integer i;
-    initial begin
-        for (i = 0; i < DEPTH; i = i + 1) memory[i] = {WIDTH{1'b0}};
-        o_read_data = {WIDTH{1'b0}};
-    end
+    initial for (i = 0; i < DEPTH; i = i + 1) memory[i] = {WIDTH{1'b0}};
     always @(posedge i_clk) begin
         if (i_write) memory[i_write_address] <= i_write_data;
         if (i_read) o_read_data <= memory[i_read_address];

@@ -57,6 +57,7 @@ class Image:
         watchdog: WATCHDOG, cycles; 0 is off.
         dump: (start, length) in bytes of what the result returns; None is all of `memory`.
         bad: [start, end) byte addresses that answer with an AXI error; None is none.
+        stall: seed of random pauses on all AXI channels of the memory; 0 is none (the exact model).
     """
 
     memory: bytes
@@ -66,6 +67,7 @@ class Image:
     watchdog: int = 1 << 20
     dump: tuple[int, int] | None = None
     bad: tuple[int, int] | None = None
+    stall: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Job:
     fork: bool
 
 
-class _LeanVerilator(Verilator):  # type: ignore[misc]
+class _LeanVerilator(Verilator):
     """cocotb's Verilator runner without --public-flat-rw, which would make every signal of the machine slow and visible."""
 
     def _build_command(self) -> list[list[str]]:

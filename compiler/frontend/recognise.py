@@ -235,7 +235,7 @@ def _linear(g: Graph, product: _Product, branches: dict[int, tuple[int, _Delta]]
             nodes.append(readers[0])
             result = output.codes
     modules = _modules(g, product.index, node.input[1])
-    label = _unique(next(iter(modules), node.output[0]), names)
+    label = _unique(max(modules, key=lambda path: path.count("."), default=node.output[0]), names)
     codes = g.codes_of(product.x) or _codes_behind(g, product.x)
     x = g.activation(codes) if codes is not None else None
     return FoundLinear(

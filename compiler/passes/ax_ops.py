@@ -7,6 +7,7 @@ shifts of a negative count or of 64 and more are undefined. Relax calls the func
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,23 +110,33 @@ def ax_requantize(m: int, n: int, acc_type: str, spec: Requantize, acc2_type: st
         mantissa, token_shift = te.placeholder((m, 1), "uint16", "mantissa"), te.placeholder((m, 1), "uint8", "token_shift")
         args += [mantissa, token_shift]
 
-    def element(i: Expr, j: Expr) -> Expr:
-        shifted = _wide(bias[j]) << _i64(spec.bias_shift)
-        wide = (_wide(acc[i, j]) + (_i64(0) if spec.bias_end else shifted)) * _wide(m1[j])
-        if spec.lora:
-            wide = wide + ((_wide(acc2[i, j]) * _wide(m2[j])) << _wide(exponent[i, 0]))
-        value = _clamp(_rounding_shift(wide, _wide(shift[j])), -SAT32, SAT32)
-        if spec.token_scale:
-            scaled = _rounding_shift(value * _wide(mantissa[i, 0]), _wide(token_shift[i, 0]))
-            value = _clamp(scaled, -SAT32, SAT32)
-        if spec.bias_end:
-            value = value + shifted
-        code = _rounding_shift(value, _i64(spec.guard)) + _i64(spec.zero_point)
-        high = (1 << (spec.bits - 1)) - 1
-        return _clamp(code, -high - 1, high).astype(f"int{spec.bits}")
+    def stage(name: str, element: Callable[[Expr, Expr], Expr]) -> Expr:
+        return te.compute((m, n), element, name)  # a buffer a step: nested, the expression grows by x5 a rounding
 
-    codes = te.compute((m, n), element, "codes")
-    return _finish([*args, codes], "ax_requantize_lora" if spec.lora else "ax_requantize")
+    def shifted(j: Expr) -> Expr:
+        return _wide(bias[j]) << _i64(spec.bias_shift)
+
+    def front(i: Expr, j: Expr) -> Expr:
+        value = (_wide(acc[i, j]) + (_i64(0) if spec.bias_end else shifted(j))) * _wide(m1[j])
+        if spec.lora:
+            value = value + ((_wide(acc2[i, j]) * _wide(m2[j])) << _wide(exponent[i, 0]))
+        return value
+
+    wide = stage("wide", front)
+    value = stage("value", lambda i, j: _clamp(_rounding_shift(wide[i, j], _wide(shift[j])), -SAT32, SAT32))
+    if spec.token_scale:
+        product = stage("product", lambda i, j: value[i, j] * _wide(mantissa[i, 0]))
+        whole = stage("scaled", lambda i, j: _clamp(_rounding_shift(product[i, j], _wide(token_shift[i, 0])), -SAT32, SAT32))
+    else:
+        whole = value
+    biased = stage("biased", lambda i, j: whole[i, j] + shifted(j)) if spec.bias_end else whole
+    high = (1 << (spec.bits - 1)) - 1
+
+    def last(i: Expr, j: Expr) -> Expr:
+        rounded = _rounding_shift(biased[i, j], _i64(spec.guard)) if spec.guard else biased[i, j]
+        return _clamp(rounded + _i64(spec.zero_point), -high - 1, high).astype(f"int{spec.bits}")
+
+    return _finish([*args, stage("codes", last)], "ax_requantize_lora" if spec.lora else "ax_requantize")
 
 
 def ax_block_quantize(m: int, n: int, acc_type: str, bias_shift: int, bits: int) -> Expr:
@@ -134,11 +145,11 @@ def ax_block_quantize(m: int, n: int, acc_type: str, bias_shift: int, bits: int)
     bias, m1 = te.placeholder((n,), "int32", "bias"), te.placeholder((n,), "uint16", "m1")
     shift = te.placeholder((n,), "uint8", "shift")
 
-    def raw(i: Expr, j: Expr) -> Expr:
-        wide = (_wide(acc[i, j]) + (_wide(bias[j]) << _i64(bias_shift))) * _wide(m1[j])
-        return _clamp(_rounding_shift(wide, _wide(shift[j])), -SAT32, SAT32)
+    def front(i: Expr, j: Expr) -> Expr:
+        return (_wide(acc[i, j]) + (_wide(bias[j]) << _i64(bias_shift))) * _wide(m1[j])
 
-    value = te.compute((m, n), raw, "value")
+    wide = te.compute((m, n), front, "wide")
+    value = te.compute((m, n), lambda i, j: _clamp(_rounding_shift(wide[i, j], _wide(shift[j])), -SAT32, SAT32), "value")
     axis = te.reduce_axis((0, n), "j")
     peak = te.compute((m,), lambda i: te.max(te.abs(value[i, axis]), axis), "peak")
     bit = te.reduce_axis((0, 31), "bit")

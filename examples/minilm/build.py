@@ -7,6 +7,7 @@ DIR/minilm.onnx    4 linears a layer, static QDQ: int8 weights per channel (symm
 DIR/adapters/law   PEFT LoRA of rank 8 on query and value; DIR/adapters/med: of rank 16. Seeded, not trained: A as PEFT
                    starts it (uniform +-1/sqrt(384)), B normal with the spread that training reaches (0.02)
 DIR/inputs.npz     real activations [samples, tokens, 384] of passages from the model's own README and LICENSE
+DIR/sample.npz     the first of them
 """
 
 from __future__ import annotations
@@ -277,6 +278,7 @@ def build(directory: Path, tokens: int = 64, layers: int = 6, samples: int = 100
         write_adapter(name, layers, directory / "adapters" / name)
     inputs = {k: v for k, v in seen.items() if k.endswith((".hidden", ".context"))}
     np.savez(directory / "inputs.npz", **inputs)  # type: ignore[arg-type]
+    np.savez(directory / "sample.npz", **{name: value[0] for name, value in inputs.items()})  # type: ignore[arg-type]
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 // The deterministic memory model of docs/isa.md, for simulation only. AR, AW and W are always ready.
 // An AR seen in cycle c gives its first beat in max(c + RLAT, last beat of the burst before + 1), then a beat a cycle;
 // B comes WLAT cycles after the last W beat. Beats in [i_bad_start, i_bad_end) answer with SLVERR, beyond BYTES with DECERR.
+// With i_stall not zero, it seeds random pauses of all five channels instead.
 // A change of i_fill reads i_file into the memory; a change of i_dump writes words i_dump_first..i_dump_last to i_file.
 `default_nettype none
 module axi_memory #(
@@ -35,6 +36,7 @@ module axi_memory #(
     output wire [1:0]              o_bresp,
     input  wire [31:0]             i_bad_start,
     input  wire [31:0]             i_bad_end,
+    input  wire [31:0]             i_stall,
     input  wire                    i_fill,
     input  wire                    i_dump,
     input  wire [31:0]             i_dump_first,
@@ -60,8 +62,15 @@ module axi_memory #(
     wire        take    = o_rvalid && i_rready;
     wire        outside = {32'd0, address} >= SIZE;
     wire        bad     = address >= i_bad_start && address < i_bad_end;
-    assign o_arready = 1'b1;
-    assign o_rvalid  = bursts != 5'd0 && now >= burst_time[head];
+    // Galois LFSR; a channel pauses when its two bits are zero.
+    reg  [31:0] random;
+    wire        steady = i_stall == 32'd0;
+    wire        go_ar = steady || random[1:0] != 2'd0, go_r = steady || random[5:4] != 2'd0;
+    wire        go_aw = steady || random[9:8] != 2'd0, go_w = steady || random[13:12] != 2'd0;
+    wire        go_b  = steady || random[17:16] != 2'd0;
+    wire        ask   = i_arvalid && o_arready, begin_write = i_awvalid && o_awready, put = i_wvalid && o_wready;
+    assign o_arready = go_ar;
+    assign o_rvalid  = bursts != 5'd0 && now >= burst_time[head] && go_r;
     assign o_rid     = burst_id[head];
     assign o_rdata   = outside ? {8*BEAT_BYTES{1'b0}} : memory[address[LOGB +: ADDR]];
     assign o_rresp   = outside ? 2'b11 : bad ? 2'b10 : 2'b00;
@@ -74,9 +83,9 @@ module axi_memory #(
     integer     k;
     wire        now_outside = {32'd0, write_address} >= SIZE;
     wire        now_bad     = write_address >= i_bad_start && write_address < i_bad_end;
-    assign o_awready = 1'b1;
-    assign o_wready  = 1'b1;
-    assign o_bvalid  = pending && now >= write_time;
+    assign o_awready = go_aw;
+    assign o_wready  = go_w;
+    assign o_bvalid  = pending && now >= write_time && go_b;
     assign o_bresp   = write_outside ? 2'b11 : write_bad ? 2'b10 : 2'b00;
 
     reg fill_seen, dump_seen;
@@ -86,30 +95,32 @@ module axi_memory #(
         if (i_dump != dump_seen) $writememh(i_file, memory, i_dump_first, i_dump_last);
         fill_seen <= i_fill;
         dump_seen <= i_dump;
-        if (i_wvalid && !now_outside && !now_bad)
+        if (put && !now_outside && !now_bad)
             for (k = 0; k < BEAT_BYTES; k = k + 1)
                 if (i_wstrb[k]) memory[write_address[LOGB +: ADDR]][8*k +: 8] <= i_wdata[8*k +: 8];
         if (i_rst) begin
             now <= 64'd0;
+            random <= i_stall;
             {head, tail, bursts, beat} <= 21'd0;
             {pending, write_bad, write_outside} <= 3'd0;
         end else begin
             now <= now + 64'd1;
-            if (i_arvalid) begin
+            random <= {1'b0, random[31:1]} ^ (random[0] ? 32'hA3000000 : 32'd0);
+            if (ask) begin
                 burst_address[tail] <= i_araddr;
                 burst_length[tail]  <= i_arlen;
                 burst_id[tail]      <= i_arid;
                 burst_time[tail]    <= now + LATER_R;
                 tail                <= tail + 4'd1;
             end
-            bursts <= bursts + {4'd0, i_arvalid} - {4'd0, take && o_rlast};
+            bursts <= bursts + {4'd0, ask} - {4'd0, take && o_rlast};
             if (take) beat <= o_rlast ? 8'd0 : beat + 8'd1;
             if (take && o_rlast) head <= head + 4'd1;
-            if (i_awvalid) begin
+            if (begin_write) begin
                 write_address <= i_awaddr;
                 write_bad     <= 1'b0;
                 write_outside <= 1'b0;
-            end else if (i_wvalid) begin
+            end else if (put) begin
                 write_address <= write_address + BEAT_BYTES;
                 write_bad     <= write_bad || now_bad;
                 write_outside <= write_outside || now_outside;

@@ -22,6 +22,7 @@ module axlora_tb #(
     input  wire s_axil_rready /*verilator public_flat_rw*/,
     input  wire [31:0] i_bad_start /*verilator public_flat_rw*/,
     input  wire [31:0] i_bad_end /*verilator public_flat_rw*/,
+    input  wire [31:0] i_stall /*verilator public_flat_rw*/,
     input  wire i_fill /*verilator public_flat_rw*/,
     input  wire i_dump /*verilator public_flat_rw*/,
     input  wire [31:0] i_dump_first /*verilator public_flat_rw*/,
@@ -71,7 +72,7 @@ module axlora_tb #(
         .i_arlen(arlen), .o_rvalid(rvalid), .i_rready(rready), .o_rid(rid), .o_rdata(rdata), .o_rresp(rresp), .o_rlast(rlast),
         .i_awvalid(awvalid), .o_awready(awready), .i_awaddr(awaddr), .i_wvalid(wvalid), .o_wready(wready), .i_wdata(wdata),
         .i_wstrb(wstrb), .i_wlast(wlast), .o_bvalid(bvalid), .i_bready(bready), .o_bresp(bresp), .i_bad_start(i_bad_start),
-        .i_bad_end(i_bad_end), .i_fill(i_fill), .i_dump(i_dump), .i_dump_first(i_dump_first), .i_dump_last(i_dump_last),
+        .i_bad_end(i_bad_end), .i_stall(i_stall), .i_fill(i_fill), .i_dump(i_dump), .i_dump_first(i_dump_first), .i_dump_last(i_dump_last),
         .i_file(i_file));
 endmodule
 `default_nettype wire

@@ -98,7 +98,8 @@ class Builder:
 
     def model(self, inputs: dict[str, list[object]], outputs: list[str], opset: int = 18) -> onnx.ModelProto:
         given = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()]
-        results = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs]
+        free = [f"free_{i}" for i in range(max(len(s) for s in inputs.values()))]
+        results = [helper.make_tensor_value_info(n, TensorProto.FLOAT, free) for n in outputs]
         graph = helper.make_graph(self.nodes, "g", given, results, self.initializers)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 

