@@ -48,7 +48,7 @@ def _rounding_shift(value: Expr, shift: Expr) -> Expr:
     half = _i64(1) << te.max(shift - 1, _i64(0))
     odd = floor & _i64(1)
     up = tirx.Or(rest > half, tirx.And(rest == half, odd == 1))
-    return floor + tirx.Select(tirx.And(shift > 0, up), _i64(1), _i64(0))
+    return floor + tirx.Select(up, _i64(1), _i64(0))
 
 
 def _clamp(value: Expr, low: int, high: int) -> Expr:
