@@ -26,7 +26,9 @@ def matrix_cycles(counters: dict[str, int]) -> int:
 
 def main() -> int:
     """Print one line a quantization."""
-    sys.stdout.write("| weights | multiplications removed | mac cycles | reuse cycles | ratio |\n| --- | --- | --- | --- | --- |\n")
+    sys.stdout.write(
+        "| weights | multiplications removed | mac cycles | reuse cycles | ratio |\n| --- | --- | --- | --- | --- |\n"
+    )
     for how in QUANTIZATIONS:
         parts = linears(how)
         spent = {}

@@ -52,7 +52,23 @@ def _scalesim(target: Target, shapes: list[tuple[str, int, int]]) -> None:
     header = "Layer name,IFMAP Height Intraline Factor,IFMAP Width Intraline Factor,Filter Height Intraline Factor"
     (BUILD / "layout.csv").write_text(header + "\n" + "".join(f"{name},1,1,1\n" for name, _, _ in shapes))
     start = time.perf_counter()
-    command = [str(BUILD / "bin" / "python"), "-m", "scalesim.scale", "-c", "machine.cfg", "-t", "gemm.csv", "-l", "layout.csv", "-i", "gemm", "-s", "N", "-p", "out"]
+    command = [
+        str(BUILD / "bin" / "python"),
+        "-m",
+        "scalesim.scale",
+        "-c",
+        "machine.cfg",
+        "-t",
+        "gemm.csv",
+        "-l",
+        "layout.csv",
+        "-i",
+        "gemm",
+        "-s",
+        "N",
+        "-p",
+        "out",
+    ]
     done = subprocess.run(command, cwd=BUILD, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
     report = BUILD / "out" / "axlora" / "COMPUTE_REPORT.csv"

@@ -150,7 +150,7 @@ def _build(target: Target, memory_bytes: int, waves: bool) -> tuple[Verilator, P
         fcntl.flock(lock, fcntl.LOCK_EX)
         log = folder / "build.log"
         try:
-            _log.info("simulator of %s in %s", target.name, folder)
+            _log.debug("simulator of %s in %s", target.name, folder)
             runner.build(
                 sources=[*sources(), *bench],
                 includes=[_FOLDER],

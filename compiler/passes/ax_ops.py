@@ -1,7 +1,7 @@
 """The integer operators `ax_*` as TIR functions: what LLVM runs, equal to `isa.numerics` bit for bit.
 
 Every function here makes one PrimFunc for fixed shapes; products and sums are 64-bit but for `ax_matmul`, whose accumulator
-type the caller chooses from the proven bound. Shifts stay in 0..62 and a shift of 0 is selected, never executed as -1: TVM's
+type the caller chooses from the proven bound. Shifts stay in 0..62 and the half of a shift of 0 is 1 << max(-1, 0), never 1 << -1: TVM's
 shifts of a negative count or of 64 and more are undefined. Relax calls the functions with `call_tir`; nothing is packed.
 """
 
@@ -42,7 +42,7 @@ def _wide(value: Expr) -> Expr:
 
 
 def _rounding_shift(value: Expr, shift: Expr) -> Expr:
-    """`isa.numerics.rounding_shift`: half to even."""
+    """`isa.numerics.rounding_shift`: half to even; at shift 0 the rest is 0 and never reaches a half."""
     floor = value >> shift
     rest = value - (floor << shift)
     half = _i64(1) << te.max(shift - 1, _i64(0))

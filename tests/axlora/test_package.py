@@ -1,0 +1,99 @@
+"""Packages: what is saved loads again; damage is refused; nothing half-written is left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import axlora
+from axlora.program import BadInput
+
+
+@pytest.fixture(scope="module")
+def program(minilm: Path) -> axlora.Program:
+    adapters = {name: minilm / "adapters" / name for name in ("law", "med")}
+    return axlora.compile(minilm / "minilm.onnx", "test", adapters=adapters, shapes={"tokens": 8})
+
+
+def test_save_load_is_identity_and_bytes_are_reproducible(program: axlora.Program, tmp_path: Path) -> None:
+    program.save(tmp_path / "a.axl")
+    assert axlora.load(tmp_path / "a.axl") == program
+    program.save(tmp_path / "b.axl")
+    for file in ("manifest.json", "program.bin", "weights.bin", "adapters/law.bin", "adapters/med.bin"):
+        assert (tmp_path / "a.axl" / file).read_bytes() == (tmp_path / "b.axl" / file).read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.axl", "b.axl"]
+
+
+@pytest.mark.parametrize("file", ["program.bin", "weights.bin", "adapters/law.bin", "manifest.json"])
+@pytest.mark.parametrize("damage", ["truncate", "edit", "remove"])
+def test_damage_is_refused(program: axlora.Program, tmp_path: Path, file: str, damage: str) -> None:
+    path = tmp_path / "m.axl"
+    program.save(path)
+    data = (path / file).read_bytes()
+    if damage == "truncate":
+        (path / file).write_bytes(data[:-5])
+    elif damage == "edit":
+        (path / file).write_bytes(data[:100].replace(data[40:41], b"7" if data[40:41] != b"7" else b"8") + data[100:])
+    else:
+        (path / file).unlink()
+    with pytest.raises(axlora.BadPackage):
+        axlora.load(path)
+
+
+def test_a_path_that_leaves_the_folder_is_refused(program: axlora.Program, tmp_path: Path) -> None:
+    path = tmp_path / "m.axl"
+    program.save(path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["sha256"]
+    (tmp_path / "secret.bin").write_bytes(b"x")
+    manifest["weights"].update(file="../secret.bin", sha256=hashlib.sha256(b"x").hexdigest())
+    manifest["sha256"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(axlora.BadPackage, match="leaves the package"):
+        axlora.load(path)
+
+
+def test_save_never_replaces_what_is_not_a_package(program: axlora.Program, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "notes.txt").write_text("mine")
+    with pytest.raises(axlora.BadPackage, match="not a package"):
+        program.save(tmp_path / "work")
+    assert (tmp_path / "work" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda i: {k: v[:4] for k, v in i.items()}, "compiled for"),
+        (lambda i: {**i, "other": np.zeros(3)}, "unknown input 'other'"),
+        (lambda i: dict(list(i.items())[:1]), "is missing"),
+        (lambda i: {k: np.full_like(v, np.nan) for k, v in i.items()}, "NaN"),
+        (lambda i: {k: v.astype(str) for k, v in i.items()}, "must be numbers"),
+    ],
+)
+def test_wrong_inputs_are_refused(program: axlora.Program, sample: dict[str, np.ndarray], change: object, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        axlora.simulate(program, change(sample))  # type: ignore[operator]
+
+
+def test_unknown_and_too_many_adapters_are_refused(program: axlora.Program, sample: dict[str, np.ndarray]) -> None:
+    with pytest.raises(axlora.BadAdapter, match="no adapter 'nope'"):
+        axlora.simulate(program, sample, "nope")
+    with pytest.raises(axlora.BadAdapter, match="1 slots"):
+        axlora.simulate(program, sample, ["law", "med"])
+
+
+def test_a_run_reports_sums_that_hold(program: axlora.Program, sample: dict[str, np.ndarray]) -> None:
+    run = axlora.simulate(program, sample, "law")
+    data = run.to_json()
+    assert data["cycles"] == sum(layer.cycles for layer in run.layers)
+    assert all(sum(causes.values()) == run.cycles for causes in run.stalls.values())
+    assert {layer.operator for layer in run.layers} == {"linear", "linear+lora"}
+    assert program.host_macs == 0
+    untimed = axlora.simulate(program, sample, "law", timing=False)
+    assert untimed.cycles == 0
+    assert all((untimed.codes[name] == value).all() for name, value in run.codes.items())

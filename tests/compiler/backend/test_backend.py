@@ -1,0 +1,181 @@
+"""Backend: loops, tiling, memory, and whole linears against the integer semantics through the simulator."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from axlora.compiler.backend.link import check_accumulators, link, place_regions
+from axlora.compiler.backend.pack import region_bytes
+from axlora.compiler.backend.plan import Shape, WeightHalves, fits, make_plan
+from axlora.compiler.backend.roll import roll, roll_blocks
+from axlora.compiler.errors import BadModel
+from axlora.compiler.layer import Adapter, Codes, Linear, Lowered, Records, Tensor
+from axlora.isa import numerics
+from axlora.isa.assembly import encode_program, make
+from axlora.isa.formats import Format
+from axlora.isa.instruction import Instruction
+from axlora.isa.legality import trace
+from axlora.isa.opcodes import Opcode
+from axlora.isa.target import Target
+from axlora.sim.run import run_image
+
+TEST = Target.load("test")
+
+
+def _loads(n: int, step: int) -> list[list[Instruction]]:
+    return [
+        [
+            make(Opcode.LOAD, buffer=0, address=64 + 8 * step * i, beat=3 * i, rows=1, beats=2),
+            make(Opcode.SEGW, segment=0, line=7 * i, groups=2, rz=9),
+        ]
+        for i in range(n)
+    ]
+
+
+@given(st.integers(1, 40), st.integers(-3, 9))
+def test_rolled_program_executes_the_same(n: int, step: int) -> None:
+    iterations = _loads(n, max(step, 0))
+    flat = [i for it in iterations for i in it]
+    registers = {9: 5}
+    halt = make(Opcode.HALT)
+    plain = [i for _, i in trace([*flat, halt], registers)]
+    for rolled in (roll(iterations), roll_blocks(iterations, iterations)):
+        kept = [i for _, i in trace([*rolled, halt], registers) if i.opcode not in (Opcode.SET, Opcode.LOOP, Opcode.ENDLOOP)]
+        assert kept == plain
+        assert len(rolled) <= len(flat)
+    if n >= 8:
+        assert len(roll(iterations)) < len(flat)
+
+
+def test_irregular_iterations_stay_unrolled() -> None:
+    iterations = _loads(6, 1)
+    iterations[3], iterations[4] = iterations[4], iterations[3]
+    assert roll(iterations) == [i for it in iterations for i in it]
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12))
+def test_regions_that_live_together_do_not_overlap(spans: list[tuple[int, int, int]]) -> None:
+    regions = [(f"r{n}", size, min(a, b), max(a, b)) for n, (size, a, b) in enumerate(spans)]
+    address, end = place_regions(regions, 128)
+    for one in regions:
+        assert 128 <= address[one[0]]
+        assert address[one[0]] + one[1] <= end
+        for other in regions:
+            if one[0] < other[0] and one[2] <= other[3] and other[2] <= one[3]:
+                a, b = address[one[0]], address[other[0]]
+                assert a + one[1] <= b or b + other[1] <= a
+
+
+def _linear(rng: np.random.Generator, k: int, n: int, **changes: object) -> Linear:
+    def records(count: int) -> Records:
+        return Records(rng.integers(-999, 999, count), rng.integers(1 << 13, 1 << 14, count), rng.integers(18, 24, count))
+
+    def codes(*shape: int) -> Codes:
+        return Codes(rng.integers(-128, 128, shape), Format.S8)
+
+    adapters = tuple(
+        Adapter(
+            name,
+            rank,
+            codes(k, rank),
+            records(rank),
+            codes(rank, n),
+            rng.integers(-999, 999, n),
+            rng.integers(1 << 13, 1 << 14, n),
+            rng.integers(0, 1 << 12, n),
+        )
+        for name, rank in (("a", 5), ("b", 16))
+    )
+    return dataclasses.replace(Linear("l", "x", "l.out", codes(k, n), records(n), adapters, zero_point=3), **changes)  # type: ignore[arg-type]
+
+
+def _reference(target: Target, linear: Linear, x: np.ndarray, name: str | None) -> np.ndarray:
+    acc = numerics.matmul(x, linear.weight.values())
+    r = linear.records
+    keys = {"zero_point": linear.zero_point, "bits": linear.output_bits, "guard": linear.guard}
+    adapter = next((a for a in linear.adapters if a.name == name), None)
+    if adapter is None:
+        return numerics.requantize(acc, r.bias, r.m1, r.shift, **keys)[0]
+    a = adapter.a_records
+    xa = numerics.matmul(x, adapter.a.values())
+    u, e, _ = numerics.block_quantize(xa, a.bias, a.m1, a.shift, 0, target.activation_bits)
+    acc2 = numerics.matmul(u, adapter.b.values())
+    return numerics.requantize(acc, adapter.bias, adapter.m1, r.shift, acc2=acc2, m2=adapter.m2, exponent=e, **keys)[0]
+
+
+@pytest.mark.parametrize("name", Target.presets())
+@pytest.mark.parametrize("adapter", [None, "a", "b"])
+def test_a_linear_computes_the_integer_semantics(name: str, adapter: str | None) -> None:
+    target = Target.load(name)
+    rng = np.random.default_rng(7)
+    linear = _linear(rng, 150, 100)
+    tokens = 21
+    linked = link(target, Lowered((linear,), (Tensor("x", tokens, 150, (tokens, 150), 8, 1.0),), (), (), ()))
+    memory = np.zeros(linked.adapter_address + 2 * linked.adapter_size, np.uint8)
+
+    def put(address: int, data: bytes) -> None:
+        memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
+
+    put(0, encode_program(linked.program))
+    put(linked.weights_address, linked.weights)
+    x = rng.integers(-128, 128, (tokens, 150))
+    groups = -(-tokens // target.tokens)
+    put(linked.inputs[0].address, region_bytes(target, x, linked.inputs[0].blocks, groups))
+    registers = {}
+    if adapter is not None:
+        rank, block = linked.adapters[adapter]
+        put(linked.adapter_address, block)
+        put(linked.inputs[0].token_words, np.ones(tokens, "<u4").tobytes())
+        registers = {8: linked.adapter_address, 9: -(-rank // target.ports), 10: -(-rank // target.lanes)}
+    out = run_image(target, memory, 0, registers).memory
+    want = _reference(target, linear, x, adapter)
+    for tile in linked.outputs[0].tiles:
+        blocks = -(-tile.groups * target.ports // target.lanes)
+        raw = out[tile.address : tile.address + tile.stride * groups].reshape(groups, -1).view(np.int8)
+        used = raw[:, : blocks * target.lanes * target.tokens].reshape(groups, blocks, target.tokens, target.lanes)
+        got = used.transpose(0, 2, 1, 3).reshape(groups * target.tokens, -1)[:tokens]
+        part = want[:, tile.first * target.ports : (tile.first + tile.groups) * target.ports]
+        assert (got[:, : part.shape[1]] == part).all()
+
+
+def test_the_same_input_gives_the_same_program() -> None:
+    programs = []
+    for _ in range(2):
+        linear = _linear(np.random.default_rng(3), 64, 64)
+        linked = link(TEST, Lowered((linear,), (Tensor("x", 9, 64, (9, 64), 8, 1.0),), (), (), ()))
+        programs.append((encode_program(linked.program), linked.weights, linked.adapters))
+    assert programs[0] == programs[1]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 40), st.sampled_from(Target.presets()))
+def test_the_chosen_plan_fits(k: int, n: int, tokens: int, name: str) -> None:
+    target = Target.load(name)
+    linear = Linear("l", "x", "y", Codes(np.ones((k, n), np.int64), Format.S8), Records(*(np.ones(n, np.int64),) * 3))
+    shape = Shape.of(target, linear, min(tokens, target.tbuf_tokens // 2), 0, 0)
+    halves = WeightHalves.of(target, [shape])
+    plan = make_plan(target, halves, linear, shape)
+    assert fits(target, halves, shape, plan.columns, plan.rows, plan.chunk)
+    assert sum(c for _, c in plan.column_tiles(shape)) == shape.groups
+    assert sum(c for _, c in plan.row_tiles(shape)) == shape.blocks
+
+
+def test_an_accumulator_that_could_overflow_is_refused() -> None:
+    target = dataclasses.replace(Target.load("test"), activation_bits=16, beat_bytes=8)
+    rows = 520  # 2**15 * 127 * 520 > 2**31
+    linear = Linear("big", "x", "y", Codes(np.full((rows, 4), 127), Format.S8), Records(*(np.ones(4, np.int64),) * 3))
+    with pytest.raises(BadModel, match=r"big: column 0 of the accumulator could overflow"):
+        check_accumulators(target, linear)
+    check_accumulators(dataclasses.replace(target, accumulator_bits=48), linear)
+
+
+def test_what_fits_no_tiling_is_refused() -> None:
+    target = dataclasses.replace(TEST, abuf_lines=4)
+    linear = _linear(np.random.default_rng(0), 400, 16)
+    with pytest.raises(BadModel, match="does not fit the buffers"):
+        link(target, Lowered((linear,), (Tensor("x", 4, 400, (4, 400), 8, 1.0),), (), (), ()))

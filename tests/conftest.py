@@ -1,0 +1,41 @@
+"""Shared inputs: the MiniLM example, built once a session."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOKENS = 8
+
+
+@pytest.fixture(scope="session")
+def minilm_build() -> ModuleType:
+    """The module examples/minilm/build.py."""
+    spec = importlib.util.spec_from_file_location("minilm_build", ROOT / "examples" / "minilm" / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def minilm(minilm_build: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One layer of MiniLM's attention linears, two adapters, 100 inputs of 8 tokens."""
+    folder = tmp_path_factory.mktemp("minilm")
+    minilm_build.build(folder, tokens=TOKENS, layers=1, samples=100)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample(minilm: Path) -> dict[str, np.ndarray]:
+    """The first input."""
+    with np.load(minilm / "sample.npz") as data:
+        return {name: data[name] for name in data.files}

@@ -1,0 +1,68 @@
+"""The whole chain on real weights and real activations: integer graph = simulator = Verilog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import axlora
+from axlora.compiler.passes.pipeline import lower
+from axlora.isa.target import Target
+from axlora.sim.run import run_image
+
+ADAPTERS = ("law", "med")
+
+
+def _adapters(folder: Path) -> dict[str, Path]:
+    return {name: folder / "adapters" / name for name in ADAPTERS}
+
+
+@pytest.mark.parametrize("name", ["test", pytest.param("edge-asic", marks=pytest.mark.slow)])
+def test_integer_graph_equals_simulator_on_100_real_inputs(name: str, minilm: Path) -> None:
+    """Every output code of every linear, base and both adapters; the Relax graph is compiled by LLVM."""
+    target = Target.load(name)
+    shapes = {"tokens": 8}
+    lowered, graph = lower(minilm / "minilm.onnx", target, adapters=_adapters(minilm), shapes=shapes)
+    program = axlora.compile(minilm / "minilm.onnx", target, adapters=_adapters(minilm), shapes=shapes)
+    with np.load(minilm / "inputs.npz") as data:
+        inputs = {key: data[key] for key in data.files}
+    boundaries = {linear.output for linear in lowered.linears}
+    differs = 0
+    for number in range(100):
+        codes = program.quantize({key: value[number] for key, value in inputs.items()})
+        base = None
+        for adapter in (None, *ADAPTERS):
+            image = program.image(codes, adapter)
+            memory = run_image(target, image.memory, 0, image.registers, timing=False).memory
+            found = program.read_codes(memory)
+            wanted = graph.run(codes, adapter)
+            for info, linear in zip(program.outputs, lowered.linears, strict=True):
+                assert (found[info.tensor.name] == wanted[linear.output]).all(), (number, adapter, linear.name)
+            base = found if adapter is None else base
+            assert base is not None
+            differs += adapter is not None and any((found[k] != base[k]).any() for k in found)
+    assert len(boundaries) == 4
+    assert differs == 200  # no dead adapter
+
+
+def test_verilog_equals_simulator_on_the_real_linears(minilm: Path, sample: dict[str, np.ndarray]) -> None:
+    program = axlora.compile(minilm / "minilm.onnx", "test", adapters=_adapters(minilm), shapes={"tokens": 8})
+    for adapter in ADAPTERS:
+        sim, rtl = axlora.simulate(program, sample, adapter), axlora.run_rtl(program, sample, adapter)
+        assert sim.counters == rtl.counters
+        assert all((sim.codes[key] == rtl.codes[key]).all() for key in sim.codes)
+        assert sim.counters["multiplications"] < 0.4 * sim.counters["macs"]
+
+
+def test_a_batch_with_mixed_adapters_equals_single_runs(minilm: Path, sample: dict[str, np.ndarray]) -> None:
+    """Each batch row (here: token) names its adapter; the result is that of a run of its own."""
+    program = axlora.compile(minilm / "minilm.onnx", "test", adapters=_adapters(minilm), shapes={"tokens": 8}, max_loras=2)
+    rows = ["law", None, "med", "med", None, "law", "law", "med"]
+    mixed = axlora.simulate(program, sample, rows)
+    alone = {name: axlora.simulate(program, sample, name) for name in (None, *ADAPTERS)}
+    for key, codes in mixed.codes.items():
+        for row, name in enumerate(rows):
+            assert (codes[row] == alone[name].codes[key][row]).all()
+    assert axlora.run_rtl(program, sample, rows).counters == mixed.counters
