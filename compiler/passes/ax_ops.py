@@ -1,7 +1,7 @@
 """The integer operators `ax_*` as TIR functions: what LLVM runs, equal to `isa.numerics` bit for bit.
 
 Every function here makes one PrimFunc for fixed shapes; products and sums are 64-bit but for `ax_matmul`, whose accumulator
-type the caller chooses from the proven bound. Shifts stay in 0..62 and the half of a shift of 0 is 1 << max(-1, 0), never 1 << -1: TVM's
+type the caller chooses from the proven bound. Shifts stay in 0..62, and the half of a shift of 0 is 1 << max(-1, 0): TVM's
 shifts of a negative count or of 64 and more are undefined. Relax calls the functions with `call_tir`; nothing is packed.
 """
 
