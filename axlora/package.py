@@ -45,6 +45,7 @@ def _manifest(program: Program) -> dict[str, Any]:
         "rank": program.rank,
         "layers": [dataclasses.asdict(layer) for layer in program.layers],
         "placement": [dataclasses.asdict(p) for p in program.placement],
+        "default_adapter": program.default_adapter,
         "sources": program.sources,
     }
 
@@ -133,6 +134,7 @@ def load(path: str | Path) -> Program:
             rank=manifest["rank"],
             layers=tuple(LayerInfo(**layer) for layer in manifest["layers"]),
             placement=tuple(Placement(**p) for p in manifest["placement"]),
+            default_adapter=manifest["default_adapter"],
             sources=manifest["sources"],
         )
     except (KeyError, TypeError, BadTarget) as error:

@@ -99,6 +99,8 @@ class Program:
     rank: int
     layers: tuple[LayerInfo, ...]
     placement: tuple[Placement, ...]
+    default_adapter: str | None
+    """The adapter that the model itself contains: what a run means when no adapter is named."""
     sources: dict[str, str]
     """SHA-256 of the model and adapter files that the package was made from."""
 
@@ -119,6 +121,8 @@ class Program:
         Raises:
             BadAdapter: no such adapter, or more different ones than slots.
         """
+        if adapter is None:
+            adapter = self.default_adapter
         rows = [adapter] if adapter is None or isinstance(adapter, str) else list(adapter)
         known = {a.name for a in self.adapters}
         for name in rows:
@@ -221,7 +225,8 @@ class Program:
             for tile in info.tiles:
                 blocks = -(-tile.groups * t.ports // t.lanes)
                 raw = memory[tile.address : tile.address + tile.stride * groups].reshape(groups, tile.stride)
-                used = np.ascontiguousarray(raw[:, : blocks * t.lanes * t.tokens * info.element]).view(np.dtype(kinds[info.element]))
+                size = blocks * t.lanes * t.tokens * info.element
+                used = np.ascontiguousarray(raw[:, :size]).view(np.dtype(kinds[info.element]))
                 values = used.reshape(groups, blocks, t.tokens, t.lanes).transpose(0, 2, 1, 3).reshape(groups * t.tokens, -1)
                 width = tile.groups * t.ports
                 full[:, tile.first * t.ports : tile.first * t.ports + width] = values[:, :width]

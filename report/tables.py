@@ -65,8 +65,8 @@ def run_tables(run: RunLike) -> list[Table]:
 def _units(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     table = Table("unit", "cycles spent", title="cycles of each unit; its lines add up to the run")
     for name, _ in runs:
-        table.add_column(name or "cycles", justify="right")
-        table.add_column("share", justify="right")
+        table.add_column(name or "cycles", justify="right", no_wrap=True)
+        table.add_column("share", justify="right", no_wrap=True)
     for unit, causes in runs[0][1]["stalls"].items():
         for number, cause in enumerate(causes):
             values = []

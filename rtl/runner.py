@@ -95,6 +95,10 @@ class Job:
 class _LeanVerilator(Verilator):
     """cocotb's Verilator runner without --public-flat-rw, which would make every signal of the machine slow and visible."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.log.setLevel(logging.WARNING)  # it tells every command at INFO
+
     def _build_command(self) -> list[list[str]]:
         verilate, make = super()._build_command()
         return [[word for word in verilate if word != "--public-flat-rw"], [*make, *_MAKE_ARGS]]

@@ -74,7 +74,8 @@ module vector #(
     // Stage 0
     wire        step, check, element, first, second, walk2, fresh, latch;
     wire [2:0]  token;
-    wire [3:0]  chunk, slot = i_tbuf[3:0];
+    wire [3:0]  chunk;
+    wire [3:0]  slot = i_tbuf[3:0];
     wire [15:0] column;
     vector_control #(.PORTS(PORTS), .VECTOR_LANES(VECTOR_LANES)) u_control (
         .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_it), .i_quantize(op == `AXL_OP_VQT), .i_two(adapter_on),

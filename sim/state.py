@@ -42,7 +42,8 @@ class Machine:
     Program order is a legal order: every wait is met by posts earlier in program order.
     """
 
-    def __init__(self, target: Target, memory: npt.NDArray[np.uint8], mem_limit: int, cache: WeightCache, bad: range = range(0)
+    def __init__(
+        self, target: Target, memory: npt.NDArray[np.uint8], mem_limit: int, cache: WeightCache, bad: range = range(0)
     ) -> None:
         t = self.target = target
         self.memory = memory

