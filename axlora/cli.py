@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "Run a package in Verilator and compare every output, cycle and counter with the simulator.",
     )
     _run_options(one)
-    one.add_argument("--waves", metavar="FILE.fst", help="write the waves of the Verilog")
+    one.add_argument("--waves", metavar="FILE.vcd", help="write the waves of the Verilog")
 
     one = add("diff", commands.diff, "Name the first instruction and signal where two runs part (files written by --json).")
     one.add_argument("a", metavar="A.json")

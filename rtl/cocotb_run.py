@@ -72,6 +72,23 @@ def _bytes_of(text: str, beat_bytes: int) -> bytes:
     return np.frombuffer(bytes.fromhex(joined), np.uint8).reshape(-1, beat_bytes)[:, ::-1].tobytes()
 
 
+def _events(text: str) -> tuple[tuple[int, int, int, int], ...]:
+    """Lines of tb/trace.v to (unit, address, accept, done), per unit in order; what was not done is left out."""
+    begun: dict[int, list[tuple[int, int]]] = {}
+    ended: dict[int, list[int]] = {}
+    for line in text.splitlines():
+        unit, kind, cycle, address = map(int, line.split())
+        if kind == 0:
+            begun.setdefault(unit, []).append((address, cycle))
+        else:
+            ended.setdefault(unit, []).append(cycle)
+    return tuple(
+        (unit, address, accept, done)
+        for unit, rows in sorted(begun.items())
+        for (address, accept), done in zip(rows, ended.get(unit, []), strict=False)
+    )
+
+
 def _start_clock(dut: Any) -> None:
     Clock(dut.i_clk, 2, unit="ns", impl="gpi").start()
 
@@ -101,6 +118,11 @@ async def _run(dut: Any, image: Image, beat_bytes: int, scratch: Path) -> RtlRes
     await host.write(_OFFSET["IRQ_ENABLE"], 1)
     for number, value in image.registers.items():
         await host.write(_OFFSET["REGS"] + 4 * number, value)
+    trace_file = scratch / "trace.txt"
+    if image.trace:
+        dut.i_fill.value = 0
+        dut.i_file.value = _packed(trace_file)
+        dut.i_trace.value = 1
     await host.write(_OFFSET["CTRL"], 1)
     if not dut.o_irq.value:
         await RisingEdge(dut.o_irq)
@@ -124,7 +146,8 @@ async def _run(dut: Any, image: Image, beat_bytes: int, scratch: Path) -> RtlRes
         dut.i_dump.value = 1
         await ClockCycles(dut.i_clk, 3)
         data = _bytes_of(dump_file.read_text(), beat_bytes)[start - first * beat_bytes :][:length]
-    return RtlResult(data, counters, code & 0xFF, code >> 8 & 0xFF, address, counters["cycles"])
+    events = _events(trace_file.read_text()) if image.trace else ()
+    return RtlResult(data, counters, code & 0xFF, code >> 8 & 0xFF, address, counters["cycles"], events)
 
 
 @cocotb.test()
@@ -141,6 +164,7 @@ async def run_job(dut: Any) -> None:
         "i_bad_start",
         "i_bad_end",
         "i_stall",
+        "i_trace",
     ):
         getattr(dut, name).value = 0
     dut.s_axil_bready.value = 1

