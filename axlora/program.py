@@ -12,6 +12,7 @@ import numpy.typing as npt
 from axlora.compiler.errors import BadAdapter, Error
 from axlora.compiler.layer import Placement, Tensor
 from axlora.isa import numerics
+from axlora.isa.regions import region_bytes, region_codes, slot_values
 from axlora.isa.target import Target
 
 Int64 = npt.NDArray[np.int64]
@@ -189,10 +190,7 @@ class Program:
             put(self.adapter_address + number * self.adapter_size, one.block)
         for info in self.inputs:
             groups = -(-info.tensor.tokens // t.tokens)
-            full = np.zeros((groups * t.tokens, info.blocks * t.lanes), np.int64)
-            full[: info.tensor.tokens, : info.tensor.columns] = codes[info.tensor.name]
-            region = full.reshape(groups, t.tokens, info.blocks, t.lanes).transpose(0, 2, 1, 3)
-            put(info.address, region.astype(np.int8 if t.activation_bits == 8 else "<i2").tobytes())
+            put(info.address, region_bytes(t, codes[info.tensor.name], info.blocks, groups))
             words = np.zeros(groups * t.tokens, "<u4")
             if info.tensor.tokens % len(rows):
                 raise BadAdapter(
@@ -203,20 +201,17 @@ class Program:
             slots = [0 if name is None else used.index(name) + 1 for name in rows]
             words[: info.tensor.tokens] = np.repeat(slots, info.tensor.tokens // len(rows))
             put(info.token_words, words.tobytes())
-        registers = {}
+        registers: dict[int, int] = {}
         names = [a.name for a in self.adapters]
-        for slot, name in enumerate(used):
+        for slot, name in enumerate(used, 1):
             number = names.index(name)
-            first = 8 + 3 * slot
-            registers[first] = self.adapter_address + number * self.adapter_size
-            registers[first + 1] = -(-self.adapters[number].rank // t.ports)
-            registers[first + 2] = -(-self.adapters[number].rank // t.lanes)
+            address = self.adapter_address + number * self.adapter_size
+            registers |= slot_values(t, slot, address, self.adapters[number].rank)
         return Image(memory, registers)
 
     def read_codes(self, memory: npt.NDArray[np.uint8]) -> dict[str, Int64]:
         """Output codes [tokens, n] from the memory after a run."""
         t = self.target
-        kinds = {1: "i1", 2: "<i2", 4: "<i4"}
         out = {}
         for info in self.outputs:
             groups = -(-info.tensor.tokens // t.tokens)
@@ -224,10 +219,8 @@ class Program:
             full = np.zeros((groups * t.tokens, columns), np.int64)
             for tile in info.tiles:
                 blocks = -(-tile.groups * t.ports // t.lanes)
-                raw = memory[tile.address : tile.address + tile.stride * groups].reshape(groups, tile.stride)
-                size = blocks * t.lanes * t.tokens * info.element
-                used = np.ascontiguousarray(raw[:, :size]).view(np.dtype(kinds[info.element]))
-                values = used.reshape(groups, blocks, t.tokens, t.lanes).transpose(0, 2, 1, 3).reshape(groups * t.tokens, -1)
+                data = memory[tile.address : tile.address + tile.stride * groups]
+                values = region_codes(t, data, info.element, blocks, groups, tile.stride)
                 width = tile.groups * t.ports
                 full[:, tile.first * t.ports : tile.first * t.ports + width] = values[:, :width]
             out[info.tensor.name] = full[: info.tensor.tokens, : info.tensor.columns]

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from axlora.compiler.backend.link import Linked, link
-from axlora.compiler.backend.pack import region_bytes
 from axlora.compiler.backend.plan import Plan, Shape, WeightHalves, fits
 from axlora.compiler.layer import Codes, Linear, Lowered, Records, Tensor
 from axlora.isa.assembly import encode_program
 from axlora.isa.formats import Format
+from axlora.isa.regions import region_bytes
 from axlora.isa.target import Target
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "minilm"))

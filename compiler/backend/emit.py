@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from axlora.isa.assembly import make
 from axlora.isa.instruction import Instruction
 from axlora.isa.opcodes import UBUF_BIT, Buffer, Opcode
+from axlora.isa.regions import slot_registers
 from axlora.isa.target import Target
 
 from ..layer import Linear
@@ -30,12 +31,6 @@ TOKENS = -1
 SPARE_SEGMENT = 8
 LOADS_AHEAD = 3
 """Loads of the next tile that go before this tile's instructions (a queue holds four)."""
-
-
-def slot_registers(slot: int) -> tuple[int, int, int]:
-    """Registers of slot 1..8: address, rank in column groups, rank in row blocks."""
-    first = 8 + 3 * (slot - 1)
-    return first, first + 1, first + 2
 
 
 @dataclass(frozen=True)

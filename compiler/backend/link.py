@@ -12,12 +12,13 @@ from axlora.isa.assembly import encode_program
 from axlora.isa.instruction import Instruction
 from axlora.isa.legality import check_program
 from axlora.isa.opcodes import SLOTS
+from axlora.isa.regions import padded, slot_values
 from axlora.isa.target import Target
 
 from ..errors import BadModel
 from ..layer import Adapter, Linear, Lowered
-from .emit import Emitter, Places, slot_registers
-from .pack import adapter_bytes, adapter_offsets, base_records, ones_line, padded, scale_lines, weight_lines
+from .emit import Emitter, Places
+from .pack import adapter_bytes, adapter_offsets, base_records, ones_line, scale_lines, weight_lines
 from .plan import Plan, Shape, WeightHalves, make_plan, output_bytes
 
 ALIGN = 64
@@ -221,13 +222,9 @@ def link(
             )
         program, marks = emitter.program()
         size = len(encode_program(program)) + 64 * 16
-    registers = {}
-    if slots:
-        for slot in range(1, slots + 1):
-            for register, value in zip(
-                slot_registers(slot), (end, -(-rank // target.ports), -(-rank // target.lanes)), strict=True
-            ):
-                registers[register] = value
+    registers: dict[int, int] = {}
+    for slot in range(1, slots + 1):
+        registers |= slot_values(target, slot, end, rank)
     check_program(program, registers)
     check_program(program)
     blocks_of = {

@@ -6,19 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.isa.formats import Format, pack
+from axlora.isa.regions import padded
 from axlora.isa.target import Target
 
 from ..layer import Adapter, Codes, Linear, Records
 from .plan import Plan, Shape
 
 Int64 = npt.NDArray[np.int64]
-
-
-def padded(values: Int64, rows: int, columns: int, fill: int = 0) -> Int64:
-    """`values` [r, c] in the corner of a [rows, columns] array."""
-    out = np.full((rows, columns), fill, np.int64)
-    out[: values.shape[0], : values.shape[1]] = values
-    return out
 
 
 def weight_lines(target: Target, codes: Int64, fmt: Format) -> bytes:
@@ -114,11 +108,3 @@ def adapter_bytes(target: Target, linear: Linear, adapter: Adapter | None, rank:
         put(2 + 2 * number, weight_lines(target, np.ascontiguousarray(b[:, columns]), Format.S8))
         put(3 + 2 * number, record_bytes(bias[columns], m1[columns], m2[columns], count * t.ports))
     return bytes(out)
-
-
-def region_bytes(target: Target, codes: Int64, blocks: int, token_groups: int) -> bytes:
-    """Activation codes [tokens, k] in region order [token group][block][token][lane]."""
-    t = target
-    full = padded(codes, token_groups * t.tokens, blocks * t.lanes)
-    region = full.reshape(token_groups, t.tokens, blocks, t.lanes).transpose(0, 2, 1, 3)
-    return region.astype(np.int8 if t.activation_bits == 8 else "<i2").tobytes()

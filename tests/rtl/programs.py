@@ -11,9 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from axlora.compiler.backend.emit import slot_registers
 from axlora.compiler.backend.link import link
-from axlora.compiler.backend.pack import region_bytes
 from axlora.compiler.backend.plan import Plan, Shape, WeightHalves, fits
 from axlora.compiler.errors import BadModel
 from axlora.compiler.layer import Adapter, Codes, Linear, Lowered, Records, Tensor
@@ -22,6 +20,7 @@ from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction
 from axlora.isa.legality import check_program
 from axlora.isa.opcodes import Opcode
+from axlora.isa.regions import region_bytes, slot_values
 from axlora.isa.target import Target
 
 BASE = Target.load("test")
@@ -255,12 +254,11 @@ def random_case(seed: int, target: Target) -> Case:
     words = rng.integers(0, slots + 1, groups * t.tokens)
     words |= rng.integers(10, 22, words.size) << 10 | rng.integers(1 << 15, 1 << 16, words.size) << 16
     put(place.token_words, words.astype("<u4").tobytes())
-    registers = {}
+    registers: dict[int, int] = {}
     for slot, (_, (rank, block)) in enumerate(sorted(linked.adapters.items()), 1):
         address = linked.adapter_address + (slot - 1) * linked.adapter_size
         put(address, block)
-        for register, value in zip(slot_registers(slot), (address, -(-rank // t.ports), -(-rank // t.lanes)), strict=True):
-            registers[register] = value
+        registers |= slot_values(t, slot, address, rank)
     return Case(seed, t, memory.tobytes(), registers, linked.program)
 
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axlora.compiler.backend.link import check_accumulators, link, place_regions
-from axlora.compiler.backend.pack import region_bytes
 from axlora.compiler.backend.plan import Shape, WeightHalves, fits, make_plan
 from axlora.compiler.backend.roll import roll, roll_blocks
 from axlora.compiler.errors import BadModel
@@ -21,6 +20,7 @@ from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction
 from axlora.isa.legality import trace
 from axlora.isa.opcodes import Opcode
+from axlora.isa.regions import region_bytes, region_codes, slot_values
 from axlora.isa.target import Target
 from axlora.sim.run import run_image
 
@@ -131,14 +131,13 @@ def test_a_linear_computes_the_integer_semantics(name: str, adapter: str | None)
         rank, block = linked.adapters[adapter]
         put(linked.adapter_address, block)
         put(linked.inputs[0].token_words, np.ones(tokens, "<u4").tobytes())
-        registers = {8: linked.adapter_address, 9: -(-rank // target.ports), 10: -(-rank // target.lanes)}
+        registers = slot_values(target, 1, linked.adapter_address, rank)
     out = run_image(target, memory, 0, registers).memory
     want = _reference(target, linear, x, adapter)
     for tile in linked.outputs[0].tiles:
         blocks = -(-tile.groups * target.ports // target.lanes)
-        raw = out[tile.address : tile.address + tile.stride * groups].reshape(groups, -1).view(np.int8)
-        used = raw[:, : blocks * target.lanes * target.tokens].reshape(groups, blocks, target.tokens, target.lanes)
-        got = used.transpose(0, 2, 1, 3).reshape(groups * target.tokens, -1)[:tokens]
+        data = out[tile.address : tile.address + tile.stride * groups]
+        got = region_codes(target, data, 1, blocks, groups, tile.stride)[:tokens]
         part = want[:, tile.first * target.ports : (tile.first + tile.groups) * target.ports]
         assert (got[:, : part.shape[1]] == part).all()
 

@@ -30,7 +30,7 @@ module fifo_check #(
     input wire               i_choose
 );
     localparam ADDR = $clog2(DEPTH);
-    wire first, credit, push, some, started;
+    wire first, credit, push, some, started, legal;
     wire [PORTS*PBITS-1:0] data, out, there;
     wire [LATENCY-1:0]     leaving;
     wire [6:0]             used, filled;
@@ -43,11 +43,12 @@ module fifo_check #(
                 .i_zero(i_zero), .i_codebook(i_codebook), .i_signed(i_signed), .i_clear(i_clear), .i_x(i_x),
                 .i_entries(i_entries), .o_first(first), .o_push(push), .o_data(data), .f_entry(8'd0), .f_leaving(leaving),
                 .f_started(started));
+            assign legal = 1'b1;
         end else begin : g_mac
             engine_mac #(.PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS), .LATENCY(LATENCY), .TOKENS(1), .ACTIVATION_BITS(BITS)) u_engine (
                 .i_clk(i_clk), .i_rst(i_rst), .i_valid(i_valid), .i_credit(credit), .i_index(i_index), .i_negative(i_negative),
                 .i_zero(i_zero), .i_codebook(i_codebook), .i_signed(i_signed), .i_clear(i_clear), .i_x(i_x),
-                .i_entries(i_entries), .o_first(first), .o_push(push), .o_data(data), .f_leaving(leaving), .f_started(started));
+                .i_entries(i_entries), .o_first(first), .o_push(push), .o_data(data), .f_leaving(leaving), .f_started(started), .f_legal(legal));
         end
     endgenerate
     product_fifo #(.WIDTH(PORTS*PBITS), .DEPTH(DEPTH)) u_fifo (
@@ -83,8 +84,9 @@ module fifo_check #(
 
     wire [ADDR-1:0] span = tail - head;
     always @* if (past) begin
+        phase_is_legal: assert (legal);
         places_none_lost: assert (used == flight + filled);
-        places_not_overbooked: assert (used <= DEPTH);
+        places_not_overbooked: assert (filled <= used && used <= DEPTH);
         credit_is_a_free_place: assert (credit == (used < DEPTH));
         some_is_a_group: assert (some == (filled != 7'd0));
         pointers_agree: assert (span == filled[ADDR-1:0]);

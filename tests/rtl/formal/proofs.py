@@ -99,8 +99,9 @@ PEEKS = (
     Edit(
         "engine_mac.v",
         "    output wire [PORTS*TOKENS*PBITS-1:0] o_data\n);",
-        "    output wire [PORTS*TOKENS*PBITS-1:0] o_data,\n    output wire [LATENCY-1:0] f_leaving,\n    output wire f_started\n);\n"
-        "    assign f_leaving = leaving;\n    assign f_started = phase != 5'd0;",
+        "    output wire [PORTS*TOKENS*PBITS-1:0] o_data,\n    output wire [LATENCY-1:0] f_leaving,\n"
+        "    output wire f_started,\n    output wire f_legal\n);\n"
+        "    assign f_leaving = leaving;\n    assign f_started = phase != 5'd0;\n    assign f_legal = phase <= LAST;",
     ),
     Edit(
         "product_fifo.v",
@@ -218,7 +219,16 @@ REUSE_M1 = _reuse("m1", 3, PORTS=2, MULTIPLIERS=1, TOKENS=1, INDEX_ENTRIES=256)
 REUSE_M2 = _reuse("m2", 1, PORTS=4, MULTIPLIERS=2, TOKENS=1, INDEX_ENTRIES=256)
 REUSE_SMALL = _reuse("small", 2, PORTS=2, MULTIPLIERS=2, TOKENS=2, INDEX_ENTRIES=128)
 
-FIFO_FILES = ("product_fifo.v", "engine_reuse.v", "engine_mac.v", "reuse_issue.v", "code_factor.v", "delay.v", "popcount.v", "ram_lut.v")
+FIFO_FILES = (
+    "product_fifo.v",
+    "engine_reuse.v",
+    "engine_mac.v",
+    "reuse_issue.v",
+    "code_factor.v",
+    "delay.v",
+    "popcount.v",
+    "ram_lut.v",
+)
 
 
 def _fifo(name: str, latency: int, **parameters: int) -> Proof:
@@ -233,4 +243,36 @@ FIFO_MAC = _fifo("mac", 2, ENGINE_REUSE=0, DEPTH=8, PORTS=4, MULTIPLIERS=2)
 
 SEMAPHORES = Proof("semaphores", "semaphores_check", ("semaphores.v", "unit_port.v", "ram_lut.v"), {}, 2)
 
-PROOFS = (REUSE_M1, REUSE_M2, REUSE_SMALL, FIFO_REUSE, FIFO_REUSE_SHORT, FIFO_MAC, SEMAPHORES)
+PRODUCT = Proof("product", "product_check", ("code_decode.v", "code_factor.v", "multiplier.v", "delay.v"), {}, 2)
+
+PROOFS = (REUSE_M1, REUSE_M2, REUSE_SMALL, PRODUCT, FIFO_REUSE, FIFO_REUSE_SHORT, FIFO_MAC, SEMAPHORES)
+
+
+def _fault(name: str, proof: Proof, file: str, old: str, new: str, depth: int = 8) -> Fault:
+    return Fault(name, proof, (Edit(file, old, new),), depth)
+
+
+FAULTS = (
+    _fault("no bypass", REUSE_SMALL, "engine_reuse.v", "= hit ? product[WIDTH*m +: WIDTH] : kept;", "= kept;"),
+    _fault("bypass without a retiring product", REUSE_SMALL, "engine_reuse.v", "= r_pick[m] && r_pick_index", "= r_pick_index"),
+    _fault("tags survive a row", REUSE_SMALL, "reuse_issue.v", "!started && i_clear ?", "1'b0 ?"),
+    _fault("group leaves too early", REUSE_SMALL, "reuse_issue.v", "issue && left == {PORTS{1'b0}}", "issue"),
+    _fault("wrong bank is read", REUSE_SMALL, "engine_reuse.v", "= read[WIDTH*bank +: WIDTH]", "= read[0 +: WIDTH]"),
+    _fault("sign lost", REUSE_SMALL, "engine_reuse.v", ": r_negative[p] ? {PBITS{1'b0}} - one : one;", ": one;"),
+    _fault("-128 without entry 0", REUSE_SMALL, "code_factor.v", "9'd128", "9'd0"),
+    _fault("products arrive a cycle late", REUSE_SMALL, "engine_reuse.v", "STAGES(LATENCY)) u_travel", "STAGES(LATENCY+1)) u_travel"),
+    _fault("-128 negated twice", PRODUCT, "code_decode.v", "is_signed && value[7]", "is_signed && value[7] && value[6:0] != 7'd0"),
+    _fault("unsigned factor cut", PRODUCT, "code_factor.v", "{1'b0, i_index}", "{i_index[7], i_index}"),
+    _fault("a place is lost", FIFO_REUSE_SHORT, "product_fifo.v", "{6'd0, i_reserve} - {6'd0, i_pop}", "{6'd0, i_reserve || i_pop && i_push} - {6'd0, i_pop}"),
+    _fault("credit while full", FIFO_REUSE_SHORT, "product_fifo.v", "used < PLACES", "used <= PLACES", 20),
+    _fault("credit ignores groups in flight", FIFO_REUSE_SHORT, "product_fifo.v", "used < PLACES", "filled < PLACES", 20),
+    _fault("a group reserves in every cycle", FIFO_REUSE_SHORT, "reuse_issue.v", "issue && !started;", "issue;"),
+    _fault("mac group reserves in every cycle", FIFO_MAC, "engine_mac.v", "issue && phase == 5'd0;", "issue;"),
+    _fault("pushed onto the head", FIFO_REUSE_SHORT, "product_fifo.v", ".i_write_address(tail)", ".i_write_address(head)", 10),
+    _fault("take without a look", SEMAPHORES, "unit_port.v", "&& unmet == 16'd0;", ";"),
+    _fault("second wait not taken", SEMAPHORES, "unit_port.v", "? waits : 16'd0;", "? named(wait_fields[4:0]) : 16'd0;"),
+    _fault("overflow unseen", SEMAPHORES, "semaphores.v", "count == 4'd15 && i_post[s]", "1'b0 && i_post[s]", 24),
+    _fault("false overflow", SEMAPHORES, "semaphores.v", "i_post[s] && !i_take[s];", "i_post[s];", 24),
+    _fault("post lost beside a take", SEMAPHORES, "semaphores.v", "else if (i_take[s] && !i_post[s])", "else if (i_take[s])"),
+    _fault("posts at the start", SEMAPHORES, "unit_port.v", "(o_accept && i_single) || i_done", "o_accept"),
+)

@@ -1,0 +1,27 @@
+"""Unbounded proofs (k-induction, z3) of the result cache, the lanes' FIFO places and the semaphores; each notices its faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from proofs import FAULTS, PROOFS, Fault, Proof, run
+
+
+@pytest.mark.parametrize("proof", PROOFS, ids=lambda p: p.name)
+def test_proof_holds(proof: Proof, tmp_path: Path) -> None:
+    verdict = run(proof, tmp_path)
+    assert verdict.status == "PASS", verdict.log[-4000:]
+    assert "successful proof by k-induction" in verdict.log
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
+def test_proof_fails_on_a_fault(fault: Fault, tmp_path: Path) -> None:
+    verdict = run(fault.proof, tmp_path, fault)
+    assert verdict.status == "FAIL", verdict.log[-4000:]
+    assert verdict.failed
+
+
+def test_every_proof_has_a_fault() -> None:
+    """Proofs of one checker with other parameters share its faults."""
+    assert {p.top for p in PROOFS} == {f.proof.top for f in FAULTS}
