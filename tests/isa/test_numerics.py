@@ -111,3 +111,109 @@ def test_quantize_scale_refuses(scale: float) -> None:
 
 def test_saturation_is_symmetric_at_32_bits() -> None:
     assert numerics.saturate32(_array([-(2**40), 2**40])).tolist() == [-(2**31) + 1, 2**31 - 1]
+
+
+def test_matmul_with_nothing_to_sum_is_zero() -> None:
+    for m, k, n in ((0, 3, 2), (2, 0, 3), (2, 3, 0)):
+        got = numerics.matmul(np.ones((m, k), np.int64), np.ones((k, n), np.int64))
+        assert (got == np.zeros((m, n))).all()
+        assert got.shape == (m, n)
+
+
+@pytest.mark.parametrize("top", [2**31, 2**32])
+def test_matmul_keeps_every_bit_about_the_float_limit(top: int) -> None:
+    """x*w just below, at and above 2**53, with a sum that float64 would round."""
+    for over in (-1, 0, 1):
+        x, w = _array([[top + over, 1]]), _array([[2**53 // top], [1]])
+        assert numerics.matmul(x, w).tolist() == [[(top + over) * (2**53 // top) + 1]]
+
+
+def _round(value: int, shift: int) -> int:
+    return round(Fraction(value, 1 << shift))
+
+
+def _clamp(value: int, low: int, high: int) -> tuple[int, bool]:
+    return min(max(value, low), high), not low <= value <= high
+
+
+@given(st.data())
+def test_requantize_is_the_formula_of_the_isa_page(data: st.DataObject) -> None:
+    """One element by Python integers, every option and its default; codes and the clamp flag."""
+    draw = data.draw
+    acc, bias = draw(st.integers(-(2**34), 2**34)), draw(st.integers(-(2**20), 2**20))
+    m1, shift = draw(st.integers(0, 65535)), draw(st.integers(1, 62))
+    options: dict[str, int] = {}
+    for name, values in {
+        "bias_shift": st.integers(0, 7),
+        "bias_end": st.booleans(),
+        "guard": st.integers(0, 12),
+        "zero_point": st.integers(-128, 127),
+        "bits": st.sampled_from([8, 16, 32]),
+    }.items():
+        if draw(st.booleans()):
+            options[name] = draw(values)
+    adapter = (draw(st.integers(-(2**20), 2**20)), draw(st.integers(0, 65535)), draw(st.integers(0, 20)))
+    token = (draw(st.integers(0, 65535)), draw(st.integers(1, 40)))
+    with_adapter, with_token = draw(st.booleans()), draw(st.booleans())
+    arrays = {}
+    if with_adapter:
+        arrays |= dict(zip(("acc2", "m2", "exponent"), (_array([[v]]) for v in adapter), strict=True))
+    if with_token:
+        arrays |= dict(zip(("mantissa", "token_shift"), (_array([[v]]) for v in token), strict=True))
+    code, changed = numerics.requantize(_array([[acc]]), _array([bias]), _array([m1]), _array([shift]), **arrays, **options)
+
+    shifted = bias * 2 ** options.get("bias_shift", 0)
+    late = options.get("bias_end", False)
+    wide = (acc + (0 if late else shifted)) * m1 + (adapter[0] * adapter[1] * 2 ** adapter[2] if with_adapter else 0)
+    value, any_clamp = _clamp(_round(wide, shift), -(2**31) + 1, 2**31 - 1)
+    if with_token:
+        value, clamped = _clamp(_round(value * token[0], token[1]), -(2**31) + 1, 2**31 - 1)
+        any_clamp |= clamped
+    value = _round(value + (shifted if late else 0), options.get("guard", 0)) + options.get("zero_point", 0)
+    half = 2 ** (options.get("bits", 8) - 1)
+    value, clamped = _clamp(value, -half, half - 1)
+    assert (int(code[0, 0]), bool(changed[0, 0])) == (value, any_clamp or clamped)
+
+
+@given(st.lists(st.integers(-(2**36), 2**36), min_size=1, max_size=4), st.integers(0, 40), st.sampled_from([8, 16]))
+def test_block_quantize_is_the_formula_of_the_isa_page(acc: list[int], down: int, bits: int) -> None:
+    acc = [a >> down for a in acc]
+    n = len(acc)
+    code, e, changed = numerics.block_quantize(_array([acc]), np.full(n, 3), np.full(n, 5), np.full(n, 2), 2, bits)
+    rounded = [_round((a + (3 << 2)) * 5, 2) for a in acc]
+    clamped = [_clamp(v, -(2**31) + 1, 2**31 - 1) for v in rounded]
+    exponent = max(0, max(abs(v) for v, _ in clamped).bit_length() - (bits - 1))
+    high = 2 ** (bits - 1) - 1
+    assert int(e[0, 0]) == exponent
+    assert code[0].tolist() == [_clamp(_round(v, exponent), -high, high)[0] for v, _ in clamped]
+    assert changed[0].tolist() == [c for _, c in clamped]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("zero_point", [0, 5, -9])
+def test_quantize_real_rounds_adds_the_zero_point_and_clamps(bits: int, zero_point: int) -> None:
+    top = 1 << (bits - 1)
+    steps = [0.0, 0.5, 1.5, 2.5, -0.5, -1.5, 7.25, -7.75, 0.49, float(top - 1), float(-top), 1e9, -1e9]
+    got = numerics.quantize_real(np.array(steps, np.float32) * np.float32(0.25), 0.25, zero_point, bits)
+    assert got.tolist() == [min(max(round(s) + zero_point, -top), top - 1) for s in steps]  # round: half to even
+
+
+def test_dequantize_is_the_distance_from_the_zero_point() -> None:
+    assert numerics.dequantize(_array([-128, 0, 5, 127]), 0.25, 5).tolist() == [-33.25, -1.25, 0.0, 30.5]
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        (1.0, (1 << 15, 15)),
+        (0.75, (49152, 16)),
+        (32767.0, (65534, 1)),
+        (65535.5 / 65536, (1 << 15, 15)),  # the mantissa would round to 2**16
+        (2.0**-47, (1 << 15, 62)),
+        (2.0**-48, (1 << 14, 62)),  # smaller ones lose bits of the mantissa
+        (2.0**-62, (1, 62)),
+        (2.0**-64, (0, 62)),
+    ],
+)
+def test_quantize_scale_at_its_ends(scale: float, expected: tuple[int, int]) -> None:
+    assert numerics.quantize_scale(scale) == expected

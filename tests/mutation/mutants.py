@@ -118,21 +118,23 @@ def _verilog_line(line: str) -> Iterator[tuple[str, str]]:
         return
     first = code.find("=") if re.match(r"\s*(wire|reg|localparam)\b", code) else -1  # what is declared is not behaviour
     tokens = [t for t in _VERILOG_TOKEN.finditer(code) if t.start() > first]
-    depth = 0
+    open_at: list[bool] = []  # of each open parenthesis: is it an index, or the parameters of an instance?
     for index, token in enumerate(tokens):
         text = token.group()
         before, after = code[: token.start()], line[token.end() :]
-        if text in "({[":
-            depth += 1
-        elif text in ")}]":
-            depth -= 1
+        if text in ("(", "{", "["):
+            open_at.append(text == "[" or before.endswith("#"))
+        elif text in (")", "}", "]"):
+            open_at = open_at[:-1]
+        elif any(open_at):
+            continue  # another width does not build
         elif text == "?":
             swapped = _swap_arms(tokens, index, code)
             if swapped is not None:
                 yield "arms of ?:", swapped
         elif text in ("!", "~"):
             yield f"drop {text}", before + after
-        elif text == "<=" and depth == 0 and "=" not in before and "?" not in before:
+        elif text == "<=" and not open_at and "=" not in before and "?" not in before:
             continue  # a nonblocking assignment
         elif text in SWAPS:
             yield f"{text} -> {SWAPS[text]}", before + SWAPS[text] + after
@@ -249,16 +251,19 @@ def _quotas(sizes: Sequence[int], count: int) -> list[int]:
     return given
 
 
-def choose(root: Path, kind: str, count: int, seed: int) -> list[list[Mutant]]:
-    """`count` places: each a list of which the first that builds is tried. No mutant occurs twice."""
+def choose(root: Path, kind: str, count: int, seed: int, file: str | None = None) -> list[list[Mutant]]:
+    """`count` places (all in `file`, if given): each a list of which the first that builds is tried. No mutant occurs twice."""
     by_file: dict[str, list[Mutant]] = {}
     for mutant in sites(root, kind):
-        by_file.setdefault(mutant.file, []).append(mutant)
+        if file in (None, mutant.file):
+            by_file.setdefault(mutant.file, []).append(mutant)
+    if not by_file:
+        return []
     places: list[list[Mutant]] = []
-    for (file, found), quota in zip(by_file.items(), _quotas([len(f) for f in by_file.values()], count), strict=True):
+    for (name, found), quota in zip(by_file.items(), _quotas([len(f) for f in by_file.values()], count), strict=True):
         if not quota:
             continue
-        rng = random.Random(f"{seed} {file}")
+        rng = random.Random(f"{seed} {name}")
         rng.shuffle(found)
         by_line: dict[int, list[Mutant]] = {}
         for mutant in found:

@@ -162,7 +162,7 @@ def _formats(target: Target) -> list[Format]:
 def random_linear(rng: np.random.Generator, target: Target, name: str, k: int, ranks: list[int], index: int) -> Linear:
     """One linear; `index` walks through the formats so that each occurs."""
     t = target
-    n = int(rng.integers(1, 9 * t.ports))
+    n = int(rng.integers(2 * t.ports, 9 * t.ports))
     formats = _formats(t)
     fmt = formats[index % len(formats)]
     group = int(rng.choice([0, 32, 64])) if t.group_scales and 32 % t.lanes == 0 and rng.random() < 0.6 else 0
@@ -204,10 +204,10 @@ def random_linear(rng: np.random.Generator, target: Target, name: str, k: int, r
 
 
 def random_case(seed: int, target: Target) -> Case:
-    """The program of a seed: one or two linears, 1 to 5 chunks, up to three adapters mixed in the batch."""
+    """The program of a seed: one or two linears, two tiles each way, loops, up to three adapters mixed in the batch."""
     rng = np.random.default_rng(seed)
     t = target
-    k = int(rng.integers(1, 10 * t.lanes))
+    k = int(rng.integers(2 * t.lanes, 12 * t.lanes))
     slots = int(rng.choice([0, 1, 1, 2, 3]))
     ranks = [int(r) for r in rng.choice([1, 2, 4, 7, 8, 16, 33, 64], slots)] if slots else []
     tokens = int(rng.integers(3 * t.tokens, 7 * t.tokens + 1))
@@ -222,20 +222,18 @@ def random_case(seed: int, target: Target) -> Case:
             for columns in range(unit, shape.groups + 1, unit)
             for rows in {step, *range(step, shape.blocks + 1, 3 * step), shape.blocks}
             for chunk in (1, 2, 3)
-            if fits(target, halves, shape, columns, rows, chunk)
+            if columns < shape.groups and rows < shape.blocks and fits(target, halves, shape, columns, rows, chunk)
         ]
-        two = [p for p in grid if p.columns < shape.groups and p.rows < shape.blocks]
-        choice = two if two and rng.random() < 0.7 else grid
-        if not choice:
-            raise BadModel(f"seed {seed}: nothing fits")
-        return choice[int(rng.integers(len(choice)))]
+        if not grid:
+            raise BadModel(f"seed {seed}: no tiling with two tiles each way")
+        return grid[int(rng.integers(len(grid)))]
 
     bits = t.activation_bits
     lowered = Lowered(linears, (Tensor("x", tokens, k, (tokens, k), bits, 1.0),), (), (), ())
     try:
         linked = link(t, lowered, slots=slots, rank=max(ranks, default=0), planner=planner, prove=False)
     except BadModel:
-        return random_case(seed + 1_000_000, target)  # ranks too large for the target's buffers: another draw
+        return random_case(seed + 1_000_000, target)  # too small for two tiles, or too large for the buffers: another draw
     if not any(i.opcode is Opcode.LOOP for i in linked.program):
         return random_case(seed + 1_000_000, target)  # every program has a loop
     size = linked.adapter_address + linked.adapter_size * max(1, slots)

@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from axlora.isa.formats import Format
 from axlora.isa.target import Target
-from axlora.timing.matrix import RAW_CYCLES, matmul_timing
+from axlora.timing.matrix import RAW_CYCLES, cache_index, matmul_duration, matmul_timing
 
 BASE = Target.load("test")
 
@@ -114,3 +115,40 @@ def test_mac_takes_ports_over_multipliers() -> None:
     timing = matmul_timing(target, index, np.zeros(50, bool))
     assert timing.misses.sum() == index.size
     assert timing.last_pop == 2 + 3 * 50 * 2 - 1 + target.multiplier_latency + 1
+
+
+def test_cache_index_of_every_code() -> None:
+    """Signed: the magnitude, 128 in entry 0; unsigned: the code; codebook: the index. Zero needs none but in a codebook."""
+    for fmt in Format:
+        codes = np.arange(fmt.low, fmt.high + 1, dtype=np.int16)
+        found = cache_index(codes, fmt)
+        assert found.dtype == np.int16
+        for code, index in zip(codes.tolist(), found.tolist(), strict=True):
+            if fmt is Format.CB4:
+                assert index == code
+            elif code == 0:
+                assert index == -1
+            else:
+                assert index == (abs(code) % 128 if fmt.signed else code)
+
+
+def test_reuse_counts_misses_and_zeros_of_each_column_group() -> None:
+    """Row 0 misses 1, 2, 3; row 1 repeats them; row 2 begins with a cleared cache. Two blocks, so all is doubled."""
+    target = dataclasses.replace(BASE, engine="reuse", lanes=2, multipliers=1, beat_bytes=4, vector_lanes=1)
+    one = np.array([[1, 2, 3, -1], [3, 2, 1, -1], [1, 1, -1, -1]], np.int16)
+    index = np.broadcast_to(one, (2, 2, 3, 4)).copy()
+    timing = matmul_timing(target, index, np.array([True, False, True]))
+    assert timing.misses.tolist() == [3 * 4, 0, 1 * 4]
+    assert timing.zeros.tolist() == [1 * 4, 1 * 4, 2 * 4]
+    assert timing.lane_groups == 3 * 4
+    assert timing.lane_misses == 2 * 4
+    mac = matmul_timing(dataclasses.replace(target, engine="mac"), index, np.array([True, False, True]))
+    assert mac.misses.tolist() == [4 * 4] * 3
+    assert mac.zeros.tolist() == [0] * 3
+
+
+def test_duration_is_setup_and_last_pop_and_pipe() -> None:
+    target = dataclasses.replace(BASE, engine="mac", multipliers=4)
+    timing = matmul_timing(target, np.zeros((1, 8, 1, 4), np.int16), np.ones(1, bool))
+    assert timing.last_pop == 2 + target.multiplier_latency + 1
+    assert matmul_duration(target, 2, 1, timing) == (1 + 2 + 1) + timing.last_pop + target.pipe

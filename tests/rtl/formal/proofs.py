@@ -254,16 +254,32 @@ def _fault(name: str, proof: Proof, file: str, old: str, new: str, depth: int = 
 
 FAULTS = (
     _fault("no bypass", REUSE_SMALL, "engine_reuse.v", "= hit ? product[WIDTH*m +: WIDTH] : kept;", "= kept;"),
-    _fault("bypass without a retiring product", REUSE_SMALL, "engine_reuse.v", "= r_pick[m] && r_pick_index", "= r_pick_index"),
+    _fault(
+        "bypass of another entry", REUSE_SMALL, "engine_reuse.v", "r_pick[m] && r_pick_index[8*m +: 8] == index;", "r_pick[m];"
+    ),
     _fault("tags survive a row", REUSE_SMALL, "reuse_issue.v", "!started && i_clear ?", "1'b0 ?"),
     _fault("group leaves too early", REUSE_SMALL, "reuse_issue.v", "issue && left == {PORTS{1'b0}}", "issue"),
     _fault("wrong bank is read", REUSE_SMALL, "engine_reuse.v", "= read[WIDTH*bank +: WIDTH]", "= read[0 +: WIDTH]"),
     _fault("sign lost", REUSE_SMALL, "engine_reuse.v", ": r_negative[p] ? {PBITS{1'b0}} - one : one;", ": one;"),
     _fault("-128 without entry 0", REUSE_SMALL, "code_factor.v", "9'd128", "9'd0"),
-    _fault("products arrive a cycle late", REUSE_SMALL, "engine_reuse.v", "STAGES(LATENCY)) u_travel", "STAGES(LATENCY+1)) u_travel"),
-    _fault("-128 negated twice", PRODUCT, "code_decode.v", "is_signed && value[7]", "is_signed && value[7] && value[6:0] != 7'd0"),
+    _fault(
+        "products arrive a cycle late",
+        REUSE_SMALL,
+        "engine_reuse.v",
+        "STAGES(LATENCY)) u_travel",
+        "STAGES(LATENCY+1)) u_travel",
+    ),
+    _fault(
+        "-128 negated twice", PRODUCT, "code_decode.v", "is_signed && value[7]", "is_signed && value[7] && value[6:0] != 7'd0"
+    ),
     _fault("unsigned factor cut", PRODUCT, "code_factor.v", "{1'b0, i_index}", "{i_index[7], i_index}"),
-    _fault("a place is lost", FIFO_REUSE_SHORT, "product_fifo.v", "{6'd0, i_reserve} - {6'd0, i_pop}", "{6'd0, i_reserve || i_pop && i_push} - {6'd0, i_pop}"),
+    _fault(
+        "a place is lost",
+        FIFO_REUSE_SHORT,
+        "product_fifo.v",
+        "{6'd0, i_reserve} - {6'd0, i_pop}",
+        "{6'd0, i_reserve || i_pop && i_push} - {6'd0, i_pop}",
+    ),
     _fault("credit while full", FIFO_REUSE_SHORT, "product_fifo.v", "used < PLACES", "used <= PLACES", 20),
     _fault("credit ignores groups in flight", FIFO_REUSE_SHORT, "product_fifo.v", "used < PLACES", "filled < PLACES", 20),
     _fault("a group reserves in every cycle", FIFO_REUSE_SHORT, "reuse_issue.v", "issue && !started;", "issue;"),
