@@ -136,11 +136,11 @@ module fetch #(
         if (i_rst) begin
             state <= IDLE;
             pc    <= 32'd0;
-        end else if (i_stop) state <= IDLE;
-        else if (i_start) begin
+        end else if (i_start) begin  // also after an error: the start clears it, i_stop falls a cycle later
             state <= LOOKUP;
             pc    <= i_program;
-        end else
+        end else if (i_stop) state <= IDLE;
+        else
             case (state)
                 LOOKUP: state <= beyond ? IDLE : hit ? DECODE : REQ;
                 DECODE: state <= ISSUE;

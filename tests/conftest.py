@@ -35,6 +35,14 @@ def minilm(minilm_build: ModuleType, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
+def minilm_all(minilm_build: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All 24 attention linears, two adapters, 100 inputs of 8 tokens."""
+    folder = tmp_path_factory.mktemp("minilm_all")
+    minilm_build.build(folder, tokens=TOKENS, layers=6, samples=100)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def sample(minilm: Path) -> dict[str, np.ndarray]:
     """The first input."""
     with np.load(minilm / "sample.npz") as data:

@@ -15,7 +15,14 @@ FREE_REGISTERS = range(1, 8)
 
 def _steps(first: Instruction, second: Instruction) -> tuple[int, int, int] | None:
     """Differences of x, y, z if nothing else differs."""
-    if replace(first, x=0, y=0, z=0) != replace(second, x=0, y=0, z=0):
+    if first is second:
+        return 0, 0, 0
+    if (
+        first.opcode is not second.opcode
+        or (first.sub, first.misc, first.rx, first.ry, first.rz) != (second.sub, second.misc, second.rx, second.ry, second.rz)
+        or first.waits != second.waits
+        or first.posts != second.posts
+    ):
         return None
     return second.x - first.x, second.y - first.y, second.z - first.z
 

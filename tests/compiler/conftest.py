@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,21 +16,11 @@ from safetensors.numpy import save_file
 
 from axlora.isa.target import Target
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="session")
-def minilm() -> ModuleType:
+def minilm(minilm_build: ModuleType) -> ModuleType:
     """examples/minilm/build.py as a module."""
-    spec = importlib.util.spec_from_file_location("minilm_build", ROOT / "examples/minilm/build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules["minilm_build"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return minilm_build
 
 
 @pytest.fixture(scope="session")

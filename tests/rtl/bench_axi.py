@@ -1,4 +1,4 @@
-"""cocotb side of test_axi_backpressure: AxiRam behind the master, AxiLiteMaster before the slave, random pauses on all ten channels."""
+"""cocotb side of test_axi_backpressure: AxiRam behind the master, AxiLiteMaster before the slave, random pauses on all."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import cocotb
-from bench import answer, read_job
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam
+from harness import answer, read_job
 
 from axlora.isa.opcodes import COUNTERS, REGISTERS
 
@@ -59,7 +59,7 @@ async def _run(dut: Any, host: AxiLiteMaster, ram: AxiRam, case: AxiCase) -> Axi
     ram.write(case.base - GUARD, fill)
     ram.write(case.base, case.memory)
     ram.write(case.base + len(case.memory), fill)
-    parts = (ram.read_if.ar_channel, ram.read_if.r_channel)
+    parts: tuple[Any, ...] = (ram.read_if.ar_channel, ram.read_if.r_channel)
     parts += (ram.write_if.aw_channel, ram.write_if.w_channel, ram.write_if.b_channel)
     parts += (host.read_if.ar_channel, host.read_if.r_channel)
     parts += (host.write_if.aw_channel, host.write_if.w_channel, host.write_if.b_channel)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import cocotb
-from bench import Outcome, Step, answer, read_job
-from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
+from harness import Outcome, Step, answer, read_job
 
 from axlora.isa.opcodes import COUNTERS
 from axlora.rtl.cocotb_run import _OFFSET, Host, _bytes_of, _hex_lines, _packed, _start_clock
@@ -53,7 +53,7 @@ async def _step(dut: Any, host: Host, step: Step, beat_bytes: int, scratch: Path
         if await host.read(_OFFSET["STATUS"]) & 1:
             await host.write(_OFFSET["CTRL"], 1)
     if not dut.o_irq.value:
-        await RisingEdge(dut.o_irq)
+        await with_timeout(RisingEdge(dut.o_irq), 400_000, "ns")
     while (status := await host.read(_OFFSET["STATUS"])) & 1:
         await ClockCycles(dut.i_clk, 4)
     await host.write(_OFFSET["IRQ_STATUS"], 1)

@@ -210,7 +210,7 @@ def random_case(seed: int, target: Target) -> Case:
     k = int(rng.integers(2 * t.lanes, 12 * t.lanes))
     slots = int(rng.choice([0, 1, 1, 2, 3]))
     ranks = [int(r) for r in rng.choice([1, 2, 4, 7, 8, 16, 33, 64], slots)] if slots else []
-    tokens = int(rng.integers(3 * t.tokens, 7 * t.tokens + 1))
+    tokens = int(rng.integers(5 * t.tokens, 8 * t.tokens + 1))
     while ranks and -(-tokens // t.tokens) * (max(ranks) + t.ports) // t.lanes > t.ubuf_lines:
         ranks = [max(1, r // 2) for r in ranks]
     linears = tuple(random_linear(rng, t, f"l{i}", k, ranks, seed + i) for i in range(int(rng.integers(1, 3))))

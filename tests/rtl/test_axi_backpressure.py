@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench import simulate
 from bench_axi import CHANNELS, AxiCase, AxiOutcome
+from harness import simulate
 from programs import TARGETS, Case, random_case
 
 import axlora.rtl.runner as machine

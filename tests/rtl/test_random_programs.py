@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from programs import SMALL, TARGETS, Case, random_case, semaphore_case
 
+from axlora.isa.assembly import assemble, encode_program
 from axlora.isa.legality import trace
-from axlora.isa.opcodes import COUNTERS, SEMAPHORE_MAX, SEMAPHORES, Opcode
+from axlora.isa.opcodes import COUNTERS, SEMAPHORE_MAX, SEMAPHORES, UNIT_OF, ErrorCode, Opcode, Unit
 from axlora.rtl.runner import Image, run_images
+from axlora.sim.errors import MachineError
 from axlora.sim.run import SimResult, run_image
 
 PUSH_SEEDS = 5
@@ -33,6 +36,90 @@ def _compare(cases: list[Case]) -> list[SimResult]:
         assert sorted(steps) == sorted(rtl.events), f"seed {case.seed}: an instruction's cycles differ"
         results.append(sim)
     return results
+
+
+def _encodings(rng: np.random.Generator, count: int) -> Iterator[bytes]:
+    """Instructions with one to three fields of random bits, at the edge of what is legal: every opcode, known and unknown."""
+    fields = (
+        (0, 5),
+        (6, 10),
+        (11, 15),
+        (16, 20),
+        (21, 25),
+        (26, 31),
+        (32, 36),
+        (37, 41),
+        (42, 46),
+        (47, 50),
+        (51, 54),
+        (55, 63),
+    )
+    fields += ((64, 79), (80, 95), (96, 111), (112, 127))
+    start = {Opcode.SET: 1 << 47, Opcode.LOOP: 1 << 96 | 1 << 112, Opcode.MATMUL: 1 << 26}
+    posts = {Unit.LOAD: 0, Unit.MATRIX: 4, Unit.VECTOR: 8, Unit.STORE: 12}
+    for _ in range(count):
+        opcode = Opcode(int(rng.choice(list(Opcode))))
+        word = start.get(opcode, 0) | opcode
+        unit = UNIT_OF[opcode]
+        if unit is not Unit.FETCH and rng.random() < 0.5:  # posts of its own: none, one, two different ones or the same twice
+            a, b = (16 + posts[unit] + int(v) for v in rng.integers(0, 4, 2))
+            word |= a << 16 | (b << 21 if rng.random() < 0.5 else 0)
+        for low, high in (fields[int(i)] for i in rng.choice(len(fields), int(rng.integers(0, 3)), replace=False)):
+            mask = (1 << (high - low + 1)) - 1
+            value = int(rng.integers(0, mask + 1)) if rng.random() < 0.5 else 1 << int(rng.integers(0, high - low + 1))
+            word = word & ~(mask << low) | value << low
+        yield word.to_bytes(16, "little")
+
+
+def test_random_encodings_are_illegal_in_both_or_neither() -> None:
+    target = TARGETS["test"]
+    words = list(_encodings(np.random.default_rng(3), 400))
+    memories = [word + encode_program(assemble("HALT")) + bytes(992) for word in words]
+    refused = 0
+    found = run_images(target, [Image(m, 0, {}, len(m), watchdog=300, dump=(0, 0)) for m in memories])
+    for word, memory, rtl in zip(words, memories, found, strict=True):
+        try:
+            run_image(target, memory, 0)
+            expected: tuple[int, int, int] = (0, 0, 0)
+        except MachineError as error:
+            expected = (error.code, error.unit, error.address)
+        refused += expected[0] == ErrorCode.ILLEGAL
+        assert (rtl.error, rtl.error_unit, rtl.error_address) == expected, word[::-1].hex()
+    assert 100 < refused < 300  # both sides of the edge
+
+
+def test_four_nested_loops_and_skipped_ones() -> None:
+    """Each level goes on after the inner loop has ended, so every entry of the loop stack is read back."""
+    target = TARGETS["test"]
+    body = ["LOOP count=0 body=1", "SET rd=1 value=9", "ENDLOOP", "SET rd=1 value=1"]
+    for count in (3, 2, 4, 2):
+        body = ["SET rd=2 value=2", f"LOOP count={count} body={len(body)}", *body, "ENDLOOP", "SET rd=3 value=3"]
+    program = assemble("\n".join([*body, "HALT"]))
+    data = encode_program(program)
+    (result,) = _compare([Case(-2, target, data + bytes(-len(data) % 64), {}, tuple(program))])
+    inner = 2
+    for count in (3, 2, 4, 2):
+        inner = 3 + count * (inner + 1)  # SET, LOOP, SET; the body and its ENDLOOP each pass
+    assert result.counters["instructions"] == inner + 1
+
+
+def test_the_32_bit_clamp_is_symmetric() -> None:
+    """Records without accumulators: bias * 65535 / 2 clamps at both ends of 32 bits, and rounds half to even within."""
+    target = TARGETS["test"]
+    records = np.zeros(target.ports, np.dtype([("bias", "<i4"), ("m1", "<u2"), ("shift", "<u2")]))
+    records["bias"], records["m1"], records["shift"] = [-(2**31), 2**31 - 1, -1, 1], 65535, 1
+    beats = records.nbytes // target.beat_bytes
+    program = assemble(
+        f"LOAD buffer=2 address=4096 beat=0 rows=1 beats={beats} post=0\nVCFG\nVOUT size=2\nVREQ groups=1 wait=0 post=8\n"
+        f"STORE address=8192 beat=0 rows=1 beats={4 * target.ports // target.beat_bytes} wait=8\nHALT"
+    )
+    memory = bytearray(1 << 14)
+    memory[: 16 * len(program)] = encode_program(program)
+    memory[4096 : 4096 + records.nbytes] = records.tobytes()
+    (result,) = _compare([Case(-3, target, bytes(memory), {}, tuple(program))])
+    found = np.asarray(result.memory).view("<i4")[8192 // 4 :][: target.ports]
+    assert found.tolist() == [-(2**31) + 1, 2**31 - 1, -32768, 32768]
+    assert result.counters["saturations"] == 2
 
 
 @pytest.mark.parametrize("name", SMALL)

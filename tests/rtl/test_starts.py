@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from bench import Outcome, Step, simulate_machine
+from harness import Outcome, Step, simulate_machine
 from programs import TARGETS, Case, random_case
 
 from axlora.isa.assembly import assemble, encode_program

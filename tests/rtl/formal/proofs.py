@@ -77,7 +77,8 @@ PEEKS = (
     Edit(
         "reuse_issue.v",
         "    output wire [8*MULTIPLIERS-1:0] o_pick_index\n);",
-        "    output wire [8*MULTIPLIERS-1:0] o_pick_index,\n    output wire [INDEX_ENTRIES-1:0] f_tags,\n    output wire f_started\n);\n"
+        "    output wire [8*MULTIPLIERS-1:0] o_pick_index,\n"
+        "    output wire [INDEX_ENTRIES-1:0] f_tags,\n    output wire f_started\n);\n"
         "    assign f_tags = tags;\n    assign f_started = started;",
     ),
     Edit(
@@ -94,12 +95,14 @@ PEEKS = (
     Edit(
         "engine_reuse.v",
         ".o_read_data(kept));",
-        ".o_read_data(kept),\n                    .f_at(f_line[ADDR-1:0]), .f_value(f_kept[WIDTH*(p*MULTIPLIERS+m) +: WIDTH]));",
+        ".o_read_data(kept),\n"
+        "                    .f_at(f_line[ADDR-1:0]), .f_value(f_kept[WIDTH*(p*MULTIPLIERS+m) +: WIDTH]));",
     ),
     Edit(
         "engine_mac.v",
         "    output wire [PORTS*TOKENS*PBITS-1:0] o_data\n);",
-        "    output wire [PORTS*TOKENS*PBITS-1:0] o_data,\n    output wire [LATENCY-1:0] f_leaving,\n"
+        "    output wire [PORTS*TOKENS*PBITS-1:0] o_data,\n"
+        "    output wire [LATENCY-1:0] f_leaving,\n"
         "    output wire f_started,\n    output wire f_legal\n);\n"
         "    assign f_leaving = leaving;\n    assign f_started = phase != 5'd0;\n    assign f_legal = phase <= LAST;",
     ),
@@ -239,13 +242,14 @@ def _fifo(name: str, latency: int, **parameters: int) -> Proof:
 
 FIFO_REUSE = _fifo("reuse", 3, ENGINE_REUSE=1, DEPTH=7)
 FIFO_REUSE_SHORT = _fifo("reuse-short", 1, ENGINE_REUSE=1, DEPTH=5)
+FIFO_MAC_SHORT = _fifo("mac-short", 1, ENGINE_REUSE=0, DEPTH=5, PORTS=2, MULTIPLIERS=2)
 FIFO_MAC = _fifo("mac", 2, ENGINE_REUSE=0, DEPTH=8, PORTS=4, MULTIPLIERS=2)
 
 SEMAPHORES = Proof("semaphores", "semaphores_check", ("semaphores.v", "unit_port.v", "ram_lut.v"), {}, 2)
 
 PRODUCT = Proof("product", "product_check", ("code_decode.v", "code_factor.v", "multiplier.v", "delay.v"), {}, 2)
 
-PROOFS = (REUSE_M1, REUSE_M2, REUSE_SMALL, PRODUCT, FIFO_REUSE, FIFO_REUSE_SHORT, FIFO_MAC, SEMAPHORES)
+PROOFS = (REUSE_M1, REUSE_M2, REUSE_SMALL, PRODUCT, FIFO_REUSE, FIFO_REUSE_SHORT, FIFO_MAC, FIFO_MAC_SHORT, SEMAPHORES)
 
 
 def _fault(name: str, proof: Proof, file: str, old: str, new: str, depth: int = 8) -> Fault:
@@ -280,8 +284,8 @@ FAULTS = (
         "{6'd0, i_reserve} - {6'd0, i_pop}",
         "{6'd0, i_reserve || i_pop && i_push} - {6'd0, i_pop}",
     ),
-    _fault("credit while full", FIFO_REUSE_SHORT, "product_fifo.v", "used < PLACES", "used <= PLACES", 20),
-    _fault("credit ignores groups in flight", FIFO_REUSE_SHORT, "product_fifo.v", "used < PLACES", "filled < PLACES", 20),
+    _fault("credit while full", FIFO_MAC_SHORT, "product_fifo.v", "used < PLACES", "used <= PLACES", 20),
+    _fault("credit ignores groups in flight", FIFO_MAC_SHORT, "product_fifo.v", "used < PLACES", "filled < PLACES", 20),
     _fault("a group reserves in every cycle", FIFO_REUSE_SHORT, "reuse_issue.v", "issue && !started;", "issue;"),
     _fault("mac group reserves in every cycle", FIFO_MAC, "engine_mac.v", "issue && phase == 5'd0;", "issue;"),
     _fault("pushed onto the head", FIFO_REUSE_SHORT, "product_fifo.v", ".i_write_address(tail)", ".i_write_address(head)", 10),

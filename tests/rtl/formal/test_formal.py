@@ -1,4 +1,4 @@
-"""Unbounded proofs (k-induction, z3) of the result cache, the lanes' FIFO places and the semaphores; each notices its faults."""
+"""Unbounded proofs (k-induction, z3) of the result cache, FIFO places and semaphores; each notices its faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds and runs the benches of this folder: a Verilog top and a cocotb module, Verilator, one cached folder per elaboration."""
+"""Builds and runs the benches of this folder: a Verilog top, a cocotb module, Verilator; one cached folder per elaboration."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step left: memory from its base, counters, ERR_CODE's code and unit, ERR_ADDR, STATUS after `reset` and at the end."""
+    """What a step left: memory from its base, counters, ERR_CODE's code and unit, ERR_ADDR, STATUS before and at the end."""
 
     memory: bytes
     counters: dict[str, int]
@@ -85,7 +85,7 @@ def _make(top: str, sources: list[Path], parameters: dict[str, Any]) -> tuple[An
 
 
 def simulate(top: str, sources: list[Path], parameters: dict[str, Any], module: str, job: object) -> Any:
-    """Run cocotb module `module` on `top`; it reads the pickled `job` named by AXLORA_JOB and pickles its answer to AXLORA_ANSWER.
+    """Run cocotb module `module` on `top`; it reads the pickled `job` (AXLORA_JOB), pickles its answer (AXLORA_ANSWER).
 
     Raises:
         SimulationFailed: it did not build, a cocotb test failed, or there is no answer.
