@@ -16,6 +16,9 @@ from axlora.isa.opcodes import COUNTERS, UNIT_COUNTERS
 from axlora.isa.verilog_header import target_parameters
 from axlora.sim.run import run_image
 
+pytestmark = pytest.mark.slow
+
+
 TARGET = TARGETS["test"]
 WORK = [c.name for c in COUNTERS if c.unit not in ("cycles", "lane-cycles") and c.name != "cycles"]
 SEEDS = (0, 1, 2, 3, 4)

@@ -13,6 +13,9 @@ from axlora.isa.assembly import assemble, encode_program
 from axlora.isa.opcodes import ErrorCode, Unit
 from axlora.sim.run import SimResult, run_image
 
+pytestmark = pytest.mark.slow
+
+
 TARGET = TARGETS["test"]
 DONE, ERROR = 2, 4
 

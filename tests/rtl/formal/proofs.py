@@ -291,8 +291,6 @@ FAULTS = (
     _fault("pushed onto the head", FIFO_REUSE_SHORT, "product_fifo.v", ".i_write_address(tail)", ".i_write_address(head)", 10),
     _fault("take without a look", SEMAPHORES, "unit_port.v", "&& unmet == 16'd0;", ";"),
     _fault("second wait not taken", SEMAPHORES, "unit_port.v", "? waits : 16'd0;", "? named(wait_fields[4:0]) : 16'd0;"),
-    _fault("overflow unseen", SEMAPHORES, "semaphores.v", "count == 4'd15 && i_post[s]", "1'b0 && i_post[s]", 24),
-    _fault("false overflow", SEMAPHORES, "semaphores.v", "i_post[s] && !i_take[s];", "i_post[s];", 24),
     _fault("post lost beside a take", SEMAPHORES, "semaphores.v", "else if (i_take[s] && !i_post[s])", "else if (i_take[s])"),
     _fault("posts at the start", SEMAPHORES, "unit_port.v", "(o_accept && i_single) || i_done", "o_accept"),
 )

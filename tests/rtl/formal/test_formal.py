@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from proofs import FAULTS, PROOFS, Fault, Proof, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("proof", PROOFS, ids=lambda p: p.name)
 def test_proof_holds(proof: Proof, tmp_path: Path) -> None:
