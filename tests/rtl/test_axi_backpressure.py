@@ -58,7 +58,7 @@ def test_memory_stays_exact_and_time_moves(seed: int, outcomes: dict[int, list[A
         for names in UNIT_COUNTERS.values():
             assert sum(outcome.counters[n] for n in names) == outcome.counters["cycles"]
     plain, paused, slow = (outcome.counters["cycles"] for outcome in outcomes[seed])
-    assert paused > 1.2 * plain
+    assert paused > plain  # how much depends on how far the program waits for memory
     assert slow >= plain
 
 
