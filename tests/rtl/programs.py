@@ -109,6 +109,8 @@ TARGETS = {
             vector_lanes=1,
             write_latency=20,
             wbuf_lines=2048,
+            tbuf_tokens=256,
+            ubuf_lines=256,
         ),
         _variant(
             "mac-m4",
