@@ -32,7 +32,7 @@ def _cases(seed: int) -> list[AxiCase]:
     only = tuple(0.8 if n == seed % len(CHANNELS) else 0.0 for n in range(len(CHANNELS)))
     return [
         plain,
-        dataclasses.replace(plain, pauses=(0.5, 0.3, 0.5, 0.4, 0.6), seed=seed + 1000),
+        dataclasses.replace(plain, pauses=(0.8, 0.75, 0.8, 0.75, 0.8), seed=seed + 1000),
         dataclasses.replace(plain, pauses=only, seed=seed + 2000),
     ]
 
@@ -58,7 +58,7 @@ def test_memory_stays_exact_and_time_moves(seed: int, outcomes: dict[int, list[A
         for names in UNIT_COUNTERS.values():
             assert sum(outcome.counters[n] for n in names) == outcome.counters["cycles"]
     plain, paused, slow = (outcome.counters["cycles"] for outcome in outcomes[seed])
-    assert paused > plain  # how much depends on how far the program waits for memory
+    assert paused > 1.2 * plain
     assert slow >= plain
 
 
