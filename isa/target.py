@@ -126,6 +126,7 @@ class Target:
             ("vector_lanes", 4 * self.vector_lanes <= beat, f"at most beat_bytes/4 ({beat // 4})"),
             ("beat_bytes", self.lanes * self.ports >= beat, f"at most lanes*ports ({self.lanes * self.ports})"),
             ("beat_bytes", self.abuf_line_bytes >= beat, f"at most an activation line ({self.abuf_line_bytes} bytes)"),
+            ("tbuf_tokens", 4 * self.tbuf_tokens >= 2 * beat, f"at least two beats of words ({beat // 2})"),
             ("fifo_depth", self.fifo_depth >= self.multiplier_latency + 4, "at least multiplier_latency + 4"),
             ("burst_beats", self.burst_beats * beat <= 4096, "burst_beats*beat_bytes at most 4096 (AXI4)"),
             ("burst_beats", self.burst_beats * beat >= 64, "burst_beats*beat_bytes at least 64 (a cache line)"),

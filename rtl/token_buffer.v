@@ -16,7 +16,7 @@ module token_buffer #(
     localparam WORDS = BEAT_BYTES / 4;
     localparam BITS  = $clog2(WORDS);
     localparam BEATS = TOKENS / WORDS;
-    localparam BADDR = BEATS > 1 ? $clog2(BEATS) : 1;
+    localparam BADDR = $clog2(BEATS);
     wire unused_beat = &{1'b0, i_write_beat};
     genvar r;
     generate
@@ -26,7 +26,7 @@ module token_buffer #(
             wire [ADDR-1:0]         part  = token - (at << BITS);
             wire [8*BEAT_BYTES-1:0] beat;
             wire                    unused_at = &{1'b0, at};
-            ram_lut #(.WIDTH(8*BEAT_BYTES), .DEPTH(BEATS > 1 ? BEATS : 2)) u_ram (
+            ram_lut #(.WIDTH(8*BEAT_BYTES), .DEPTH(BEATS)) u_ram (
                 .i_clk(i_clk), .i_write(i_write), .i_write_address(i_write_beat[BADDR-1:0]), .i_write_data(i_write_data),
                 .i_read_address(at[BADDR-1:0]), .o_read_data(beat));
             assign o_word[32*r +: 32] = beat[32*part +: 32];

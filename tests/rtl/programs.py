@@ -74,6 +74,7 @@ TARGETS = {
             vector_lanes=4,
             read_latency=40,
             outstanding=4,
+            tbuf_tokens=8,
         ),
         _variant(
             "mac-16bit",
