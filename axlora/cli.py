@@ -43,7 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--shape", action="append", default=[], metavar="DIM=N", help="value of a symbolic dimension; may be repeated"
     )
-    one.add_argument("--activation", default="static8", choices=["static8"], help="activation type (default static8)")
+    one.add_argument(
+        "--activation",
+        choices=["token8", "static8", "token16", "static16"],
+        help="input codes of linears: a scale a token, or static (default: the file's scales where it has them, else token8)",
+    )
     one.add_argument(
         "--weight-bits", type=int, default=8, choices=[2, 3, 4, 8], help="for weights that the file holds as floats"
     )

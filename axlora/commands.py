@@ -28,6 +28,8 @@ from axlora.report.compare import first_difference
 from axlora.report.tables import placement_table, run_tables, side_by_side
 
 from . import api
+from .execute import AdapterChoice
+from .inputs import random_inputs
 from .package import load
 from .program import BadInput, Program
 from .run import Run
@@ -142,17 +144,10 @@ def _inputs(program: Program, options: argparse.Namespace) -> dict[str, Any]:
         return _arrays(options.input)
     if options.random < 0:
         raise BadInput(f"--random {options.random}: a seed is not negative", "--random", "0 or more")
-    rng = np.random.default_rng(options.random)
-    out = {}
-    for info in program.inputs:
-        t = info.tensor
-        top = 1 << (t.bits - 1)
-        codes = np.clip(rng.normal(t.zero_point, top / 4, t.shape), -top, top - 1)
-        out[t.name] = ((codes - t.zero_point) * t.scale).astype(np.float32)
-    return out
+    return random_inputs(program, options.random)
 
 
-def _adapter(text: str | None) -> api.AdapterChoice:
+def _adapter(text: str | None) -> AdapterChoice:
     if text is None:
         return None
     names = [None if name == "-" else name for name in text.split(",")]

@@ -1,4 +1,4 @@
-"""The package NAME.axl: a directory of manifest.json, program.bin, weights.bin and adapters/NAME.bin; no native code."""
+"""The package NAME.axl: a directory of manifest.json, program.bin, weights.bin, host.onnx, adapters/; no native code."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from axlora.compiler.errors import BadPackage
-from axlora.compiler.layer import Placement, Tensor
+from axlora.compiler.layer import Host, Placement, Tensor
 from axlora.isa.target import BadTarget, Target
 
 from .program import AdapterInfo, InputInfo, LayerInfo, OutputInfo, Program, TileInfo
@@ -27,11 +29,23 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _host_bytes(program: Program) -> bytes:
+    return bytes(program.host.model.SerializeToString(deterministic=True))
+
+
 def _manifest(program: Program) -> dict[str, Any]:
+    host = program.host
     return {
         "schema": SCHEMA,
         "target": dataclasses.asdict(program.target),
-        "program": {"file": "program.bin", "sha256": _digest(program.program)},
+        "program": {"file": "program.bin", "sha256": _digest(program.program), "starts": program.starts},
+        "host": {
+            "file": "host.onnx",
+            "sha256": _digest(_host_bytes(program)),
+            "inputs": host.inputs,
+            "outputs": host.outputs,
+            "arrivals": host.arrivals,
+        },
         "weights": {"file": "weights.bin", "sha256": _digest(program.weights), "address": program.weights_address},
         "inputs": [dataclasses.asdict(i) for i in program.inputs],
         "outputs": [dataclasses.asdict(o) for o in program.outputs],
@@ -64,6 +78,7 @@ def save(program: Program, path: Path) -> None:
         (folder / "adapters").mkdir()
         (folder / "program.bin").write_bytes(program.program)
         (folder / "weights.bin").write_bytes(program.weights)
+        (folder / "host.onnx").write_bytes(_host_bytes(program))
         for adapter in program.adapters:
             (folder / "adapters" / f"{adapter.name}.bin").write_bytes(adapter.block)
         manifest = _manifest(program)
@@ -93,6 +108,15 @@ def _read(path: Path, entry: dict[str, Any]) -> bytes:
     return data
 
 
+def _host(path: Path, entry: dict[str, Any]) -> Host:
+    try:
+        model = onnx.load_model_from_string(_read(path, entry))
+    except Exception:  # protobuf's own error has no typed home
+        raise BadPackage("host.onnx is not an ONNX file", str(path), "compile again") from None
+    arrivals = tuple((str(name), int(stage)) for name, stage in entry["arrivals"])
+    return Host(model, tuple(entry["inputs"]), tuple(entry["outputs"]), arrivals)
+
+
 def _tensor(data: dict[str, Any]) -> Tensor:
     return Tensor(**{**data, "shape": tuple(data["shape"])})
 
@@ -120,11 +144,13 @@ def load(path: str | Path) -> Program:
         return Program(
             target=Target.from_mapping(manifest["target"], str(path)),
             program=_read(path, manifest["program"]),
+            starts=tuple(manifest["program"]["starts"]),
+            host=_host(path, manifest["host"]),
             weights_address=manifest["weights"]["address"],
             weights=_read(path, manifest["weights"]),
             inputs=tuple(InputInfo(**{**i, "tensor": _tensor(i["tensor"])}) for i in manifest["inputs"]),
             outputs=tuple(
-                OutputInfo(_tensor(o["tensor"]), o["element"], tuple(TileInfo(**tile) for tile in o["tiles"]))
+                OutputInfo(_tensor(o["tensor"]), o["element"], tuple(TileInfo(**tile) for tile in o["tiles"]), o["stage"])
                 for o in manifest["outputs"]
             ),
             adapters=tuple(AdapterInfo(a["name"], a["rank"], _read(path, a)) for a in manifest["adapters"]),

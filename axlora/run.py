@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,14 +48,18 @@ class Run:
     target: Target
     view: str
     """`sim` or `rtl`."""
-    outputs: dict[str, npt.NDArray[np.float32]]
-    """Output name to array of the ONNX model's shape."""
+    outputs: dict[str, npt.NDArray[Any]]
+    """Output name to array of the ONNX model's shape and type."""
     codes: dict[str, npt.NDArray[np.int64]]
-    """Output name to integer codes [tokens, n]."""
+    """Result of every linear to integer codes [tokens, n]."""
     cycles: int
     counters: dict[str, int]
     layers: tuple[Layer, ...]
     steps: tuple[Step, ...] = ()
+    host_macs: int = 0
+    """Multiply-accumulates of the operators that the host ran."""
+    saturated: int = 0
+    """Input elements of linears that a static scale clamped."""
 
     @property
     def stalls(self) -> dict[str, dict[str, int]]:
@@ -86,6 +91,8 @@ class Run:
             "macs": c["macs"],
             "multiplications": c["multiplications"],
             "additions": c["macs"],
+            "host_macs": self.host_macs,
+            "saturated_inputs": self.saturated,
             "dram_bytes_read": (c["fetch_beats"] + c["load_beats"]) * t.beat_bytes,
             "dram_bytes_written": c["store_beats"] * t.beat_bytes,
             "layers": [vars(layer) for layer in self.layers],

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from axlora.isa.formats import Format
 
@@ -81,6 +82,8 @@ class Grid:
     """Output value = (code - zero_point) * y_scale."""
     bias: npt.NDArray[np.float64]
     """[n]: the base's bias as a real."""
+    bias_step: float = 0.0
+    """With per-token inputs, x_scale and y_scale are for a token scale of 1, and this is the value of an output code."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,15 @@ class Linear:
     """Name of the model's MatMul or Gemm node."""
     modules: tuple[str, ...] = ()
     """Dotted module paths that the model's metadata and names give it, the surest first."""
+    stage: int = 0
+    """Start of the machine in which it runs: linears of one stage depend on no other linear of it."""
+
+    @property
+    def output_step(self) -> float:
+        """Value of an output code, 1 for linears made by hand."""
+        if self.grid is None:
+            return 1.0
+        return self.grid.bias_step if self.token_scale else self.grid.y_scale
 
     @property
     def k(self) -> int:
@@ -125,7 +137,7 @@ class Tensor:
     """A tensor at the machine's boundary: codes and what they mean, value = (code - zero_point) * scale."""
 
     name: str
-    """Name of the model's float input or output that it stands for."""
+    """Unique among inputs, and among outputs."""
     tokens: int
     """Rows: product of the leading dimensions."""
     columns: int
@@ -135,7 +147,9 @@ class Tensor:
     scale: float
     zero_point: int = 0
     per_token: bool = False
-    """Symmetric scale absmax/qmax per token, sent along; `scale` is then 1."""
+    """Symmetric scale absmax/qmax per token, sent along (`isa.numerics.quantize_tokens`); `scale` is then 1."""
+    source: str = ""
+    """Its tensor in the host graph: the float that becomes codes, or the codes or float that a linear gives back."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +161,20 @@ class Placement:
     """`accelerator` or `host`."""
     reason: str
     macs: int
+
+
+@dataclass(frozen=True)
+class Host:
+    """The float part of a model: everything that is not a linear, cut at the linears' inputs and results."""
+
+    model: onnx.ModelProto
+    """Inputs: the model's, then the results of linears. Outputs: the model's, then what linears read."""
+    inputs: tuple[str, ...]
+    """The model's inputs."""
+    outputs: tuple[str, ...]
+    """The model's outputs."""
+    arrivals: tuple[tuple[str, int], ...]
+    """Result of a linear (tensor of the graph) and the stage that reads it first: one after the linear's own."""
 
 
 @dataclass(frozen=True)
@@ -162,3 +190,5 @@ class Lowered:
     """Names of the adapters, in slot order of loading."""
     default_adapter: str | None = None
     """The adapter that the model itself contains (`graph`): what a run means when the user names none."""
+    host: Host | None = None
+    """None for linears made by hand."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ import numpy as np
 from axlora.isa.assembly import encode_program
 from axlora.isa.instruction import Instruction
 from axlora.isa.legality import check_program
-from axlora.isa.opcodes import SLOTS
+from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS, Opcode
 from axlora.isa.regions import padded, slot_values
 from axlora.isa.target import Target
 
@@ -22,6 +23,8 @@ from .pack import adapter_bytes, adapter_offsets, base_records, ones_line, scale
 from .plan import Plan, Shape, WeightHalves, make_plan, output_bytes
 
 ALIGN = 64
+LINE = 64 // INSTRUCTION_BYTES
+"""Instructions of a cache line: every stage starts at one."""
 Planner = Callable[[Target, WeightHalves, Linear, Shape], Plan]
 
 
@@ -62,6 +65,8 @@ class Linked:
     program: tuple[Instruction, ...]
     marks: tuple[tuple[int, str], ...]
     """(first instruction, linear) in program order."""
+    starts: tuple[int, ...]
+    """First instruction of each stage; every stage ends with HALT."""
     weights_address: int
     weights: bytes
     inputs: tuple[InputPlace, ...]
@@ -191,42 +196,46 @@ def link(
         if slots:
             adapter_size += adapter_offsets(target, shape, plan)[1]
     adapter_size = -(-adapter_size // ALIGN) * ALIGN
-    steps = len(lowered.linears)
+    last = max(li.stage for li in lowered.linears)
     total_groups = -(-count // target.tokens)
     regions = []
     for tensor in lowered.inputs:
+        stages = [li.stage for li in lowered.linears if li.input == tensor.name]
         size = -(-tensor.tokens // target.tokens) * blocks[tensor.name] * target.abuf_line_bytes
-        regions.append(
-            (f"in {tensor.name}", size, -1, max(i for i, li in enumerate(lowered.linears) if li.input == tensor.name))
-        )
+        regions.append((f"in {tensor.name}", size, min(stages), max(stages)))
         words = -(-tensor.tokens // target.tokens) * target.tokens * 4 + target.beat_bytes
-        regions.append((f"tok {tensor.name}", words, -1, steps))
-    for step, (linear, shape, plan, _, _) in enumerate(pending):
+        regions.append((f"tok {tensor.name}", words, min(stages), max(stages)))
+    for linear, shape, plan, _, _ in pending:
         groups = -(-tokens[linear.input] // target.tokens)
         for n, column in enumerate(plan.column_tiles(shape)):
-            regions.append((f"out {linear.name} {n}", groups * output_bytes(target, shape, column[1]), step, steps))
+            size = groups * output_bytes(target, shape, column[1])
+            regions.append((f"out {linear.name} {n}", size, linear.stage, linear.stage))
     # The program's size is not known before its addresses are; reserve by emitting once with zero addresses.
     size = 0
     for _ in range(2):
-        emitter = Emitter(target, halves)
         weights_address = -(-size // ALIGN) * ALIGN
         address, end = place_regions(regions, weights_address + -(-len(weights) // ALIGN) * ALIGN)
-        for linear, shape, plan, places, piece in pending:
-            _emit(
-                emitter,
-                linear,
-                shape,
-                plan,
-                _moved(places, weights_address, address, linear, plan, shape, piece),
-                tokens,
-            )
-        program, marks = emitter.program()
+        program: list[Instruction] = []
+        marks: list[tuple[int, str]] = []
+        starts: list[int] = []
+        for stage in range(last + 1):
+            emitter = Emitter(target, halves)
+            for linear, shape, plan, places, piece in pending:
+                if linear.stage == stage:
+                    moved = _moved(places, weights_address, address, linear, plan, shape, piece)
+                    _emit(emitter, linear, shape, plan, moved, tokens)
+            part, names = emitter.program()
+            program += [Instruction(Opcode.HALT)] * (-len(program) % LINE)
+            starts.append(len(program))
+            marks += [(len(program) + first, name) for first, name in names]
+            program += part
         size = len(encode_program(program)) + 64 * 16
     registers: dict[int, int] = {}
     for slot in range(1, slots + 1):
         registers |= slot_values(target, slot, end, rank)
-    check_program(program, registers)
-    check_program(program)
+    for first, following in itertools.pairwise([*starts, len(program)]):
+        check_program(program[first:following], registers)
+        check_program(program[first:following])
     blocks_of = {
         name: (ranks[name], adapter_block(target, lowered.linears, name, ranks[name], shapes, plans))
         for name in sorted(adapted)
@@ -234,6 +243,7 @@ def link(
     return Linked(
         program=tuple(program),
         marks=tuple(marks),
+        starts=tuple(starts),
         weights_address=weights_address,
         weights=bytes(weights),
         inputs=tuple(

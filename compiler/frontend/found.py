@@ -13,7 +13,7 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Activation:
-    """A tensor with a static scale: value = (code - zero_point) * scale, codes signed."""
+    """A tensor that is codes at the machine: value = (code - zero_point) * scale, codes signed."""
 
     tensor: str
     """Name of the float tensor that it stands for; unique among activations."""
@@ -23,6 +23,8 @@ class Activation:
     zero_point: int
     """After the shift of unsigned codes to signed ones."""
     bits: int
+    per_token: bool = False
+    """A symmetric scale for each token at run time; `scale` is 1 and `codes` empty."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 
 from axlora.compiler.errors import BadModel
-from axlora.compiler.frontend.found import Activation, FoundLinear, GraphLora, WeightCodes
+from axlora.compiler.frontend.found import FoundLinear, GraphLora, WeightCodes
 from axlora.compiler.frontend.graph import Graph, attribute
 
 Float64 = npt.NDArray[np.float64]
@@ -290,8 +290,3 @@ def recognise(model: onnx.ModelProto) -> tuple[Graph, tuple[FoundLinear, ...]]:
             raise BadModel("weights or bias hold NaN or infinity", linear.name, "export the model again")
         found.append(linear)
     return g, tuple(found)
-
-
-def static(found: tuple[FoundLinear, ...]) -> tuple[tuple[FoundLinear, Activation], ...]:
-    """The linears whose input carries a scale, with it."""
-    return tuple((f, f.x) for f in found if f.x is not None)

@@ -92,8 +92,11 @@ def quantize_adapter(linear: Linear, name: str, branch: Branch, target: Target, 
     bias = linear.records.bias
     if branch.bias is not None or branch.magnitude is not None:
         total = grid.bias + (0 if branch.bias is None else branch.scale * branch.bias)
-        exact = total / (grid.x_scale * grid.w_scale * np.where(gain > 0, gain, 1))
-        exact = exact - grid.x_zero * linear.weight.values().sum(axis=0)
+        if linear.bias_end:
+            exact = total / grid.bias_step
+        else:
+            exact = total / (grid.x_scale * grid.w_scale * np.where(gain > 0, gain, 1))
+            exact = exact - grid.x_zero * linear.weight.values().sum(axis=0)
         bias = np.rint(np.ldexp(exact, -linear.bias_shift)).astype(np.int64)
         if np.abs(bias).max(initial=0) >= 1 << 31:
             raise BadAdapter(f"column {int(np.argmax(np.abs(bias)))}: bias leaves 32 bits", where, "check the magnitude")
@@ -116,7 +119,8 @@ def _prove(linear: Linear, adapter: Adapter, x_bits: int, target: Target, where:
             v = max(v, (reach >> int(s)) + 1)
         exponent = max(min(v, (1 << 31) - 1).bit_length() - (bits - 1), 0)
         base = code_bound(x_bits) * np.abs(linear.weight.values()).sum(axis=0)
-        reach_base = [int(r) + (abs(int(c)) << linear.bias_shift) for r, c in zip(base, adapter.bias, strict=True)]
+        front = np.zeros_like(adapter.bias) if linear.bias_end else adapter.bias
+        reach_base = [int(r) + (abs(int(c)) << linear.bias_shift) for r, c in zip(base, front, strict=True)]
         b_total = np.abs(b).sum(axis=0)
         side = [(code_bound(bits) * int(t) * int(m)) << exponent for t, m in zip(b_total, adapter.m2, strict=True)]
         prove_wide(reach_base, [int(m) for m in adapter.m1], side, where)

@@ -113,6 +113,8 @@ def quantize_linear(found: FoundLinear, x: Activation, target: Target, weight_bi
         raise BadModel("weight scale or bias is not finite, or a scale is not positive", where, "export the model again")
     w_scale = np.where(empty, w_scale[~empty].max(initial=0) or 1.0, w_scale)
     prove_accumulator(codes, x.bits, target, where)
+    if x.per_token:
+        return _per_token(found, x, Codes(codes, fmt), w_scale)
     step = x.scale * w_scale
     bias, bias_shift = integer_bias(found.bias, step, x.zero_point * codes.sum(axis=0), where)
     reach = code_bound(x.bits) * np.abs(codes).sum(axis=0) + (np.abs(bias) << bias_shift)
@@ -129,6 +131,42 @@ def quantize_linear(found: FoundLinear, x: Activation, target: Target, weight_bi
         zero_point=y.zero_point,
         bias_shift=bias_shift,
         grid=Grid(x.scale, x.zero_point, w_scale, y.scale, found.bias),
+        node=found.node,
+        modules=found.modules,
+    )
+    return linear, y
+
+
+def _per_token(found: FoundLinear, x: Activation, weight: Codes, w_scale: Float64) -> tuple[Linear, Activation]:
+    """y = s[t] (xq.Wq) sw + bias with the token scale s[t] 2^g = mantissa / 2^shift, g = bits - 8, in 32-bit steps of Y.
+
+    value = rne(acc m1 / 2^shift) is xq.W in units of U = Y 2^g; codes = rne(value mantissa / 2^token_shift) + bias / Y.
+    U leaves 3 bits above the proven bound for adapters. Y is at least 2^-16 of the largest column's norm: results of inputs
+    of size 1 then have 16 bits below them and 15 above.
+    """
+    where, guard = found.name, x.bits - 8
+    reach = code_bound(x.bits) * np.abs(weight.values()).sum(axis=0)
+    norm = np.sqrt((weight.values().astype(np.float64) ** 2).sum(axis=0)) * w_scale
+    exponent = max(
+        int(np.ceil(np.log2(max(norm.max(initial=0), 2.0**-90)))) - 16 + guard,
+        int(np.ceil(np.log2((w_scale * np.maximum(reach, 1)).max()))) - 28,
+        int(np.ceil(np.log2(w_scale.max()))) - 12,
+        int(np.ceil(np.log2(max(np.abs(found.bias).max(initial=0), 2.0**-90)))) - 30 + guard,
+    )
+    unit, step = float(2.0**exponent), float(2.0 ** (exponent - guard))
+    m1, shift = multiplier(w_scale / unit, where)
+    prove_wide([int(v) for v in reach], [int(v) for v in m1], [0] * len(m1), where)
+    y = Activation(found.output_name, found.output_name, step, 0, 32)
+    linear = Linear(
+        name=found.name,
+        input=x.tensor,
+        output=y.tensor,
+        weight=weight,
+        records=Records(np.rint(found.bias / step).astype(np.int64), m1, shift),
+        output_bits=32,
+        bias_end=True,
+        token_scale=True,
+        grid=Grid(1.0, 0, w_scale, unit, found.bias, step),
         node=found.node,
         modules=found.modules,
     )
