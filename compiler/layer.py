@@ -84,6 +84,8 @@ class Grid:
     """[n]: the base's bias as a real."""
     bias_step: float = 0.0
     """With per-token inputs, x_scale and y_scale are for a token scale of 1, and this is the value of an output code."""
+    smooth: npt.NDArray[np.float64] | None = None
+    """[k]: weight rows are times this, and x was divided by it; an adapter's A needs the same."""
 
 
 @dataclass(frozen=True)

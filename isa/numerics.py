@@ -211,9 +211,10 @@ def dequantize(codes: Int64, scale: float, zero_point: int) -> npt.NDArray[np.fl
 
 def quantize_scales(scale: npt.NDArray[np.float64]) -> tuple[Int64, Int64]:
     """`quantize_scale` of every element, clamped to what a token word holds; 0 becomes a small one."""
-    _, exponent = np.frexp(scale)
+    held = np.minimum(scale, 65535 / 2)
+    _, exponent = np.frexp(held)
     shift = np.clip(16 - exponent.astype(np.int64), 1, 62)
-    mantissa = np.rint(np.ldexp(scale, shift)).astype(np.int64)
+    mantissa = np.rint(np.ldexp(held, shift)).astype(np.int64)
     carry = (mantissa == 1 << 16) & (shift > 1)
     mantissa, shift = np.where(carry, mantissa >> 1, mantissa), np.where(carry, shift - 1, shift)
     return np.clip(mantissa, 1, (1 << 16) - 1), shift

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
 from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.layer import Host
+
+Float64 = npt.NDArray[np.float64]
 
 
 def stages(nodes: Sequence[onnx.NodeProto], results: Mapping[str, str]) -> dict[str, int]:
@@ -46,12 +50,28 @@ def live(nodes: Sequence[onnx.NodeProto], wanted: set[str], given: set[str]) -> 
     return kept[::-1]
 
 
-def cut(g: Graph, results: Mapping[str, str]) -> tuple[Host, dict[str, int]]:
+def _divided(
+    nodes: list[onnx.NodeProto], smooth: Mapping[str, tuple[str, Float64]]
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """The nodes with a Mul behind each tensor that is divided by `smooth` for the linears that read it."""
+    result, factors = list(nodes), []
+    for name, (source, by) in smooth.items():
+        factor = numpy_helper.from_array((1 / by).astype(np.float32), f"{name}.factor")
+        at = next((i for i, n in enumerate(result) if source in n.output), -1) + 1
+        result.insert(at, helper.make_node("Mul", [source, factor.name], [name], name=name))
+        factors.append(factor)
+    return result, factors
+
+
+def cut(
+    g: Graph, results: Mapping[str, str], smooth: Mapping[str, tuple[str, Float64]] | None = None
+) -> tuple[Host, dict[str, int]]:
     """The host graph of a model.
 
     Args:
         g: the model.
         results: tensor that a linear gives back -> float tensor that it reads.
+        smooth: tensor to make -> (tensor of the model, what to divide its last dimension by).
 
     Returns:
         the host graph, and the stage of every result's linear.
@@ -64,7 +84,9 @@ def cut(g: Graph, results: Mapping[str, str]) -> tuple[Host, dict[str, int]]:
     inputs = tuple(i.name for i in graph.input if i.name not in constants)
     outputs = tuple(o.name for o in graph.output)
     given = set(results)
-    nodes = live(g.nodes, {*outputs, *results.values()}, given)
+    divided = smooth or {}
+    sources = {divided[name][0] if name in divided else name for name in results.values()}
+    nodes, factors = _divided(live(g.nodes, {*outputs, *sources}, given), divided)
     known = stages(nodes, results)
     made = {name for node in nodes for name in node.output} | set(inputs) | constants | given
     read = list(dict.fromkeys(results.values()))
@@ -72,12 +94,14 @@ def cut(g: Graph, results: Mapping[str, str]) -> tuple[Host, dict[str, int]]:
         if name not in made:
             raise BadModel("tensor has no source", name, "check the model")
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
+    kinds |= dict.fromkeys(divided, TensorProto.FLOAT)
     used = {name for node in nodes for name in node.input} | set(outputs)
 
     def info(name: str) -> onnx.ValueInfoProto:
         if not kinds.get(name):
             raise BadModel("type of the tensor is not known", name, "run ONNX shape inference on the model")
-        return helper.make_tensor_value_info(name, kinds[name], g.shape(name))
+        shape = g.shape(divided[name][0] if name in divided else name)
+        return helper.make_tensor_value_info(name, kinds[name], shape)
 
     arrivals = [name for name in results if name in used]
     model = onnx.ModelProto()
@@ -89,7 +113,7 @@ def cut(g: Graph, results: Mapping[str, str]) -> tuple[Host, dict[str, int]]:
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    model.graph.initializer.extend(i for i in graph.initializer if i.name in used)
+    model.graph.initializer.extend(i for i in (*graph.initializer, *factors) if i.name in used)
     model.graph.input.extend(info(name) for name in (*inputs, *arrivals))
     model.graph.output.extend(info(name) for name in dict.fromkeys((*outputs, *read)))
     inner = {name for node in nodes for name in node.output if name} - {o.name for o in model.graph.output}

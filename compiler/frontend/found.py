@@ -76,3 +76,5 @@ class FoundLinear:
     """Indices of the nodes that it stands for, in no order."""
     result: str
     """ONNX tensor to replace: the codes if the output is quantized, else the float output."""
+    smooth: Float64 | None = None
+    """[k]: the codes are of x / smooth, and `weight` and A have rows times smooth (SmoothQuant)."""

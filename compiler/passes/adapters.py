@@ -63,7 +63,9 @@ def peft_adapters(
                 where,
                 "this adapter belongs to another base",
             )
-        branch = Branch(lora.a, lora.b, lora.scale, lora.bias, lora.magnitude)
+        smooth = linear.grid.smooth if linear.grid is not None else None
+        a = lora.a if smooth is None else lora.a * smooth[:, None]
+        branch = Branch(a, lora.b, lora.scale, lora.bias, lora.magnitude)
         result[linear.name] = quantize_adapter(linear, name, branch, target, bits[linear.input])
     return result
 

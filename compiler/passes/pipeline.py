@@ -71,10 +71,18 @@ def _activations(g: Graph, found: tuple[FoundLinear, ...], options: Options, whe
     return tuple(result)
 
 
+def _smoothed(found: FoundLinear, x: Activation, by: npt.NDArray[np.float64] | None) -> FoundLinear:
+    """The linear with a calibrated input; its weights take what the channels of x are divided by."""
+    if by is None:
+        return replace(found, x=x)
+    loras = tuple(replace(lora, a=lora.a * by[:, None]) for lora in found.loras)
+    return replace(found, x=x, smooth=by, weight=found.weight * by[:, None], loras=loras)
+
+
 def _source(g: Graph, found: FoundLinear, results: set[str]) -> str:
     """Tensor of the host graph that a linear reads: the float behind its codes, or the codes that another linear gives."""
     assert found.x is not None
-    if found.x.per_token:
+    if not found.x.codes:
         return found.x.tensor
     return found.x.codes if found.x.codes in results else str(g.nodes[g.producer[found.x.codes]].input[0])
 
@@ -83,7 +91,8 @@ def _lowered(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bi
     """Quantize the linears and the branches that the graph itself holds; cut the host graph."""
     results = {each.result for each in found}
     source = {each.result: _source(g, each, results) for each in found}
-    host, stage = cut(g, source)
+    smooth = {f.x.tensor: (f.x_name, f.smooth) for f in found if f.x is not None and f.smooth is not None}
+    host, stage = cut(g, source, smooth)
     linears: list[Linear] = []
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
@@ -95,8 +104,9 @@ def _lowered(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bi
             own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, each.x.bits)
             linear = replace(linear, adapters=(own,))
         linears.append(linear)
-        inputs.setdefault(each.x.tensor, _tensor(g, each.x, source[each.result], linear.k))
-        outputs[y.tensor] = _tensor(g, y, each.result, linear.n)
+        shape = g.shape(each.x_name if each.smooth is not None else source[each.result])
+        inputs.setdefault(each.x.tensor, _tensor(each.x, source[each.result], shape, linear.k))
+        outputs[y.tensor] = _tensor(y, each.result, g.shape(each.result), linear.n)
     linears.sort(key=lambda linear: linear.stage)
     own_name = GRAPH if any(x.adapters for x in linears) else None
     return Lowered(
@@ -110,8 +120,7 @@ def _lowered(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bi
     )
 
 
-def _tensor(g: Graph, activation: Activation, source: str, columns: int) -> Tensor:
-    shape = g.shape(source)
+def _tensor(activation: Activation, source: str, shape: tuple[int, ...], columns: int) -> Tensor:
     return Tensor(
         activation.tensor,
         prod(shape[:-1]),
@@ -168,8 +177,8 @@ def lower(
         if not without:
             _LOG.warning("%s carries its own scales: the calibration data is not used", where)
         elif activation in ("static8", "static16"):
-            proto = calibrate(proto, without, calibration, 16 if activation == "static16" else 8, where)
-            g, found = recognise(proto)
+            scales = calibrate(g.model, without, calibration, 16 if activation == "static16" else 8, where)
+            found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
     lowered = _lowered(g, _activations(g, found, options, where), target, weight_bits)
     for name, path in options.adapters.items():
         lowered = add_adapter(lowered, name, path, target, adapter_map, max_lora_rank)

@@ -74,6 +74,8 @@ def quantize_adapter(linear: Linear, name: str, branch: Branch, target: Target, 
     gain = np.ones(linear.n)
     if branch.magnitude is not None:
         full = linear.weight.values() * grid.w_scale + branch.scale * (branch.a @ branch.b)
+        if grid.smooth is not None:
+            full = full / grid.smooth[:, None]
         gain = branch.magnitude / np.maximum(np.linalg.norm(full, axis=0), 1e-30)
     m1 = np.rint(linear.records.m1 * gain).astype(np.int64)
     if (gain < 0).any() or (m1 > 65535).any():

@@ -130,7 +130,7 @@ def quantize_linear(found: FoundLinear, x: Activation, target: Target, weight_bi
         output_bits=y.bits,
         zero_point=y.zero_point,
         bias_shift=bias_shift,
-        grid=Grid(x.scale, x.zero_point, w_scale, y.scale, found.bias),
+        grid=Grid(x.scale, x.zero_point, w_scale, y.scale, found.bias, smooth=found.smooth),
         node=found.node,
         modules=found.modules,
     )
