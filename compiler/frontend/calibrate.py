@@ -93,14 +93,20 @@ def _activation(name: str, low: float, high: float, bits: int) -> Activation:
 
 
 def calibrate(
-    model: onnx.ModelProto, linears: tuple[FoundLinear, ...], data: Mapping[str, npt.NDArray[Any]], bits: int, where: str
+    model: onnx.ModelProto,
+    linears: tuple[FoundLinear, ...],
+    data: Mapping[str, npt.NDArray[Any]],
+    bits: int,
+    per_token: bool,
+    where: str,
 ) -> dict[str, tuple[Activation, Float64 | None]]:
-    """For each float tensor that the linears read: its static scale, and what its channels are divided by first.
+    """For each float tensor that the linears read: its activation type, and what its channels are divided by first.
 
     Args:
         linears: those without a scale of the file.
         data: input name -> samples, first axis.
         bits: 8 or 16.
+        per_token: no static scale, the channels only.
 
     Raises:
         BadModel: data that does not fit the model's inputs.
@@ -111,5 +117,9 @@ def calibrate(
         smooth = _smooth(np.maximum(-low, high), [f for f in linears if f.x_name == name])
         by = 1.0 if smooth is None else smooth
         tensor = name if smooth is None else f"{name}/smooth"
-        result[name] = _activation(tensor, float((low / by).min()), float((high / by).max()), bits), smooth
+        if per_token:
+            x = Activation(tensor, "", 1.0, 0, bits, per_token=True)
+        else:
+            x = _activation(tensor, float((low / by).min()), float((high / by).max()), bits)
+        result[name] = x, smooth
     return result

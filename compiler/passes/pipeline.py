@@ -62,9 +62,9 @@ def _activations(g: Graph, found: tuple[FoundLinear, ...], options: Options, whe
     bits = 16 if wanted is not None and wanted.endswith("16") else 8
     result = []
     for each in found:
-        if wanted in (None, f"static{bits}") and each.x is not None:
+        if each.x is not None and (wanted is None or wanted.startswith("token") is each.x.per_token):
             result.append(each)
-        elif wanted in (None, f"token{bits}"):
+        elif wanted is None or wanted.startswith("token"):
             result.append(replace(each, x=Activation(each.x_name, "", 1.0, 0, bits, per_token=True)))
         else:
             raise BadModel(f"input of linear {each.name!r} has no static scale", where, "give calibration data")
@@ -155,7 +155,8 @@ def lower(
         adapters: name -> PEFT directory, in slot order.
         adapter_map: module -> node, where names do not tell.
         shapes: values of the model's free dimensions.
-        calibration: input name -> samples (first axis), for models without scales of their own.
+        calibration: input name -> samples (first axis), for models without scales of their own; static scales need it, and
+            per-token ones are better with it: it shows which channels are large.
         activation: `token8`, `static8`, `token16` or `static16`; None: the file's static scales where it has them, else token8.
         weight_bits: 2, 3, 4 or 8, for float weights; integer weights of the file stay as they are.
         max_lora_rank: refuse wider adapters, and build the integer graph for this rank.
@@ -176,8 +177,9 @@ def lower(
         without = tuple(f for f in found if f.x is None)
         if not without:
             _LOG.warning("%s carries its own scales: the calibration data is not used", where)
-        elif activation in ("static8", "static16"):
-            scales = calibrate(g.model, without, calibration, 16 if activation == "static16" else 8, where)
+        else:
+            bits = 16 if activation in ("static16", "token16") else 8
+            scales = calibrate(g.model, without, calibration, bits, activation not in ("static8", "static16"), where)
             found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
     lowered = _lowered(g, _activations(g, found, options, where), target, weight_bits)
     for name, path in options.adapters.items():

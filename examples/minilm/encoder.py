@@ -3,7 +3,7 @@
     python examples/minilm/encoder.py -o DIR
 
 DIR/minilm.onnx          float
-DIR/minilm_static.onnx   int8, static QDQ: weights per channel, inputs and results of all 36 linears per tensor
+DIR/minilm_static.onnx   int8, static QDQ: weights per channel, inputs of all 36 linears per tensor (results stay float)
 DIR/minilm_dynamic.onnx  int8, DynamicQuantizeLinear and MatMulInteger, weights per channel
 `batch` and `sequence` are free. Inputs: input_ids and attention_mask, int64 [batch, sequence]. Output: embedding, float32
 [batch, 384], the mean over the mask, of length 1.
@@ -47,7 +47,7 @@ class _Encoder:
     g: _Graph = field(default_factory=_Graph)
     shared: dict[str, list[str]] = field(default_factory=dict)
     watched: list[str] = field(default_factory=list)
-    """Inputs and results of linears: what calibration looks at."""
+    """Inputs of linears: what calibration looks at."""
 
     def const(self, name: str, value: object, dtype: npt.DTypeLike = np.float32) -> str:
         if all(i.name != name for i in self.g.initializers):
@@ -57,17 +57,17 @@ class _Encoder:
     def linear(self, module: str, x: str) -> str:
         w = np.ascontiguousarray(self.weights[f"{module}.weight"].T)
         bias = self.g.constant(f"{module}.bias", self.weights[f"{module}.bias"])
-        self.watched += [x, f"{module}.out"]
+        self.watched.append(x)
         if self.quantized == "dynamic":
             y = self._dynamic(module, x, w)
         else:
             real = self.g.constant(f"{module}.weight", w) if not self.quantized else self._codes(module, w)
-            source = x if not self.quantized else self._qdq(x, np.uint8)
+            source = x if not self.quantized else self._qdq(x)
             y = self.g.node("MatMul", [source, real], f"{module}.product")
         y = self.g.node("Add", [y, bias], f"{module}.out")
         if self.lora is not None and f"{module}.lora_A.weight" in self.lora.tensors:
             y = self._branch(module, x, y)
-        return self._qdq(y, np.int8) if self.quantized == "static" else y
+        return y
 
     def _branch(self, module: str, x: str, y: str) -> str:
         assert self.lora is not None
@@ -79,7 +79,7 @@ class _Encoder:
         v = self.g.node("Mul", [u, self.const(f"{module}.scaling", self.lora.scale)], f"{module}.delta")
         return self.g.node("Add", [y, v], f"{module}.joined")
 
-    def _qdq(self, name: str, dtype: type[np.uint8] | type[np.int8]) -> str:
+    def _qdq(self, name: str) -> str:
         if name not in self.shared:
             self.shared[name] = [self.g.qdq(name, self.seen[name], f"{name}.dq")]
         return self.shared[name][0]
@@ -178,11 +178,11 @@ def encoder(
         weights: by PyTorch names.
         quantized: '' (float), 'static' or 'dynamic'.
         lora: branches to add, float.
-        seen: for static: scale of every input and result of a linear.
+        seen: for static: scale of every input of a linear.
         watch: give those as outputs too.
 
     Returns:
-        The model, and the names of inputs and results of its linears.
+        The model, and the names of the inputs of its linears.
     """
     e = _Encoder(weights, quantized, lora, seen or {})
     x = e.embeddings()
@@ -214,12 +214,12 @@ def tokenize(texts: list[str], length: int) -> dict[str, npt.NDArray[np.int64]]:
 
 
 def scales(weights: Mapping[str, Float], samples: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, Scale]:
-    """Range of every input and result of a linear over the samples, by running the float model."""
+    """Range of every input of a linear over the samples, by running the float model."""
     from onnx.reference import ReferenceEvaluator
 
     model, names = encoder(weights, watch=True)
     values = ReferenceEvaluator(model).run(names, dict(samples))
-    return {n: calibrate(v, np.int8 if n.endswith(".out") else np.uint8) for n, v in zip(names, values, strict=True)}
+    return {n: calibrate(v, np.uint8) for n, v in zip(names, values, strict=True)}
 
 
 def build(directory: Path, samples: Mapping[str, npt.NDArray[np.int64]]) -> None:
