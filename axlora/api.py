@@ -19,8 +19,9 @@ from axlora.sim.run import SimResult, run_image
 from axlora.sim.timeline import Event
 
 from .execute import AdapterChoice, Memory, StageResult, execute
+from .layers import layer_info, layer_vectors
 from .package import ADAPTER_NAME
-from .program import AdapterInfo, InputInfo, LayerInfo, OutputInfo, Program, TileInfo
+from .program import AdapterInfo, InputInfo, OutputInfo, Program, TileInfo
 from .run import Layer, Run, Step
 
 
@@ -113,12 +114,8 @@ def compile(
         adapter_size=linked.adapter_size,
         slots=linked.slots,
         rank=linked.rank,
-        layers=tuple(
-            LayerInfo(
-                li.name, "linear+lora" if li.adapters else "linear", li.input, li.output, li.k, li.n, marks[li.name], li.stage
-            )
-            for li in lowered.linears
-        ),
+        layers=tuple(layer_info(li, tensors[li.input].bits, marks[li.name], linked.tilings[li.name]) for li in lowered.linears),
+        vectors=layer_vectors(lowered.linears),
         placement=lowered.placement,
         default_adapter=lowered.default_adapter,
         sources=_sources(model, adapters or {}),

@@ -25,9 +25,10 @@ from axlora.isa.legality import check_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.target import Target
 from axlora.report.compare import first_difference
-from axlora.report.tables import placement_table, run_tables, side_by_side
+from axlora.report.tables import adapter_table, placement_table, run_tables, side_by_side
 
 from . import api
+from .adapters import add_adapter, pin_adapter, remove_adapter
 from .execute import AdapterChoice
 from .inputs import random_inputs
 from .package import load
@@ -98,6 +99,18 @@ def _arrays(path: str) -> dict[str, Any]:
         raise BadInput(f"{path} is not an .npz file of arrays", path, "numpy.savez(path, name=array)") from None
 
 
+def _adapter_map(path: str | None) -> dict[str, str] | None:
+    if not path:
+        return None
+    try:
+        found = json.loads(Path(path).read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise BadInput(f"{path} is not a JSON object of strings", "--adapter-map", '{"module": "node"}')
+    return found
+
+
 def compile_model(options: argparse.Namespace) -> int:
     """Compile and save; prints the placement."""
     shapes = {}
@@ -105,14 +118,6 @@ def compile_model(options: argparse.Namespace) -> int:
         if not value.isdigit() or int(value) == 0:
             raise BadInput(f"--shape {name}={value}: not a positive number", "--shape", "DIM=N")
         shapes[name] = int(value)
-    adapter_map = None
-    if options.adapter_map:
-        try:
-            adapter_map = json.loads(Path(options.adapter_map).read_text())
-        except ValueError:
-            adapter_map = None
-        if not isinstance(adapter_map, dict) or not all(isinstance(v, str) for v in adapter_map.values()):
-            raise BadInput(f"{options.adapter_map} is not a JSON object of strings", "--adapter-map", '{"module": "node"}')
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("reading the model")
@@ -120,7 +125,7 @@ def compile_model(options: argparse.Namespace) -> int:
             options.model,
             options.target,
             adapters=_pairs(options.adapter, "--adapter"),
-            adapter_map=adapter_map,
+            adapter_map=_adapter_map(options.adapter_map),
             shapes=shapes,
             calibration=_arrays(options.calibration) if options.calibration else None,
             activation=options.activation,
@@ -257,4 +262,24 @@ def report(options: argparse.Namespace) -> int:
     """Runs side by side."""
     for item in side_by_side([(Path(path).stem, _run_json(path)) for path in options.runs]):
         console.print(item)
+    return 0
+
+
+def adapter(options: argparse.Namespace) -> int:
+    """Add, list, remove or pin adapters of a package."""
+    program = load(options.package)
+    if options.action == "list":
+        console.print(adapter_table(program.adapters, program.slots, program.rank))
+        return 0
+    if options.action == "add":
+        for name, path in _pairs(options.adapters, "adapter").items():
+            program = add_adapter(program, name, path, _adapter_map(options.adapter_map))
+        done = f"added {', '.join(_pairs(options.adapters, 'adapter'))}"
+    elif options.action == "remove":
+        program, done = remove_adapter(program, options.name), f"removed {options.name}"
+    else:
+        program = pin_adapter(program, options.name, not options.off)
+        done = f"{'unpinned' if options.off else 'pinned'} {options.name}"
+    program.save(options.package)
+    console.print(f"{options.package}: {done}", highlight=False)
     return 0

@@ -14,10 +14,12 @@ import onnx
 
 from axlora.compiler.boundary import Quantized, token_rows
 from axlora.compiler.errors import BadAdapter, Error
-from axlora.compiler.layer import Host, Placement, Tensor
+from axlora.compiler.layer import Host, Linear, Placement, Tensor
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.regions import region_bytes, region_codes, slot_values
 from axlora.isa.target import Target
+
+from .layers import LayerInfo, read_arrays, stored_linear
 
 if TYPE_CHECKING:
     from axlora.compiler.host import HostPart
@@ -27,21 +29,6 @@ Int64 = npt.NDArray[np.int64]
 
 class BadInput(Error):
     """An input array is missing, unknown, or has the wrong shape or type."""
-
-
-@dataclass(frozen=True)
-class LayerInfo:
-    """One linear of the program."""
-
-    name: str
-    operator: str
-    input: str
-    output: str
-    k: int
-    n: int
-    first: int
-    """Index of its first instruction."""
-    stage: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +69,8 @@ class AdapterInfo:
     name: str
     rank: int
     block: bytes
+    pinned: bool = False
+    """Keeps a slot in every run."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +101,8 @@ class Program:
     slots: int
     rank: int
     layers: tuple[LayerInfo, ...]
+    vectors: bytes
+    """Vectors of the linears as safetensors, see `axlora.layers.Arrays`."""
     placement: tuple[Placement, ...]
     default_adapter: str | None
     """The adapter that the model itself contains: what a run means when no adapter is named."""
@@ -129,6 +120,12 @@ class Program:
         """MACs of the operators that stay on the host."""
         return sum(row.macs for row in self.placement if row.where == "host")
 
+    def linears(self) -> tuple[Linear, ...]:
+        """The linears again, without adapters, read from the weights."""
+        arrays = read_arrays(self.vectors)
+        rows = enumerate(self.layers)
+        return tuple(stored_linear(self.target, layer, i, arrays, self.weights) for i, layer in rows)
+
     def slot_of(self, adapter: str | Sequence[str | None] | None) -> tuple[list[str], list[str | None]]:
         """(adapters by slot, adapter of each batch row) for an `adapter` argument.
 
@@ -144,12 +141,14 @@ class Program:
                 raise BadAdapter(
                     f"no adapter {name!r} in the package", "adapter", f"it has: {', '.join(sorted(known)) or 'none'}"
                 )
-        used = list(dict.fromkeys(name for name in rows if name is not None))
+        pinned = [a.name for a in self.adapters if a.pinned]
+        used = list(dict.fromkeys([*pinned, *(name for name in rows if name is not None)]))
         if len(used) > self.slots:
+            note = f" ({len(pinned)} of them pinned)" if pinned else ""
             raise BadAdapter(
-                f"{len(used)} different adapters in one batch, the package has {self.slots} slots",
+                f"{len(used)} different adapters in one batch{note}, the package has {self.slots} slots",
                 "adapter",
-                "compile with a larger --max-loras",
+                "compile with a larger --max-loras, or unpin one" if pinned else "compile with a larger --max-loras",
             )
         return used, rows
 

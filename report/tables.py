@@ -47,6 +47,34 @@ def placement_table(rows: Sequence[PlacementRow]) -> Table:
     return table
 
 
+class AdapterRow(Protocol):
+    """An adapter of a package."""
+
+    @property
+    def name(self) -> str:
+        """What runs call it."""
+
+    @property
+    def rank(self) -> int:
+        """Largest rank over its linears."""
+
+    @property
+    def block(self) -> bytes:
+        """Its bytes for the machine."""
+
+    @property
+    def pinned(self) -> bool:
+        """Keeps a slot in every run."""
+
+
+def adapter_table(rows: Sequence[AdapterRow], slots: int, rank: int) -> Table:
+    """The adapters of a package."""
+    table = Table("adapter", "rank", "KiB", "pinned", title=f"adapters; {slots} slots, rank up to {rank}")
+    for row in rows:
+        table.add_row(row.name, str(row.rank), f"{len(row.block) / 1024:.0f}", "yes" if row.pinned else "")
+    return table
+
+
 def run_tables(run: RunLike) -> list[Table]:
     """Layers, then units, of one run."""
     data: Mapping[str, Any] = run.to_json()

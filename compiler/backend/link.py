@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import networkx as nx
 import numpy as np
 
 from axlora.isa.assembly import encode_program
+from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction
 from axlora.isa.legality import check_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS, Opcode
@@ -17,9 +18,9 @@ from axlora.isa.regions import padded, slot_values
 from axlora.isa.target import Target
 
 from ..errors import BadModel
-from ..layer import Adapter, Linear, Lowered
+from ..layer import Adapter, Int64, Linear, Lowered
 from .emit import Emitter, Places
-from .pack import adapter_bytes, adapter_offsets, base_records, ones_line, scale_lines, weight_lines
+from .pack import adapter_bytes, adapter_offsets, base_records, ones_line, scale_lines, weight_codes, weight_lines
 from .plan import Plan, Shape, WeightHalves, make_plan, output_bytes
 
 ALIGN = 64
@@ -59,6 +60,16 @@ class OutputPlace:
 
 
 @dataclass(frozen=True)
+class Tiling:
+    """How one linear is cut, and where its weight tiles lie."""
+
+    shape: Shape
+    plan: Plan
+    weights: tuple[int, ...]
+    """Offset of each tile in the weights, row tiles of a column tile after each other."""
+
+
+@dataclass(frozen=True)
 class Linked:
     """The machine's view of a compiled model."""
 
@@ -79,7 +90,8 @@ class Linked:
     slots: int
     rank: int
     token_groups: int
-    plans: dict[str, Plan]
+    tilings: dict[str, Tiling]
+    """By linear."""
 
 
 def place_regions(regions: Sequence[tuple[str, int, int, int]], start: int) -> tuple[dict[str, int], int]:
@@ -172,7 +184,6 @@ def link(
     if not 0 <= slots <= SLOTS:
         raise BadModel(f"{slots} adapter slots asked for, the machine has {SLOTS}", "max-loras", f"0 to {SLOTS}")
     shapes: dict[str, Shape] = {}
-    plans: dict[str, Plan] = {}
     blocks: dict[str, int] = {}
     for linear in lowered.linears:
         if prove:
@@ -190,7 +201,7 @@ def link(
         shape = shapes[linear.name]
         if progress is not None:
             progress(linear.name)
-        plan = plans[linear.name] = planner(target, halves, linear, shape)
+        plan = planner(target, halves, linear, shape)
         places = _weights(target, linear, shape, plan, weights)
         pending.append((linear, shape, plan, places, adapter_size))
         if slots:
@@ -236,9 +247,9 @@ def link(
     for first, following in itertools.pairwise([*starts, len(program)]):
         check_program(program[first:following], registers)
         check_program(program[first:following])
+    tilings = {linear.name: Tiling(shape, plan, tuple(places.weights.values())) for linear, shape, plan, places, _ in pending}
     blocks_of = {
-        name: (ranks[name], adapter_block(target, lowered.linears, name, ranks[name], shapes, plans))
-        for name in sorted(adapted)
+        name: (ranks[name], adapter_block(target, lowered.linears, name, ranks[name], tilings)) for name in sorted(adapted)
     }
     return Linked(
         program=tuple(program),
@@ -256,19 +267,31 @@ def link(
         slots=slots,
         rank=rank,
         token_groups=total_groups,
-        plans=plans,
+        tilings=tilings,
     )
 
 
-def adapter_block(
-    target: Target, linears: Sequence[Linear], name: str, rank: int, shapes: dict[str, Shape], plans: dict[str, Plan]
-) -> bytes:
+def adapter_block(target: Target, linears: Sequence[Linear], name: str, rank: int, tilings: Mapping[str, Tiling]) -> bytes:
     """The whole block of one adapter: its pieces in the order of the linears."""
     out = b""
     for linear in linears:
         own: Adapter | None = next((a for a in linear.adapters if a.name == name), None)
-        out += adapter_bytes(target, linear, own, rank, shapes[linear.name], plans[linear.name])
+        out += adapter_bytes(target, linear, own, rank, tilings[linear.name].shape, tilings[linear.name].plan)
     return out + bytes(-len(out) % ALIGN)
+
+
+def stored_codes(target: Target, weights: bytes, tiling: Tiling, fmt: Format, k: int, n: int) -> Int64:
+    """Codes [k, n] of a linear, read back from the weights."""
+    t, shape, plan = target, tiling.shape, tiling.plan
+    full = np.zeros((shape.blocks * t.lanes, shape.groups * t.ports), np.int64)
+    places = iter(tiling.weights)
+    for column, width in plan.column_tiles(shape):
+        for row, height in plan.row_tiles(shape):
+            size = height * width * t.wbuf_line_bytes * fmt.storage // 8
+            place = next(places)
+            part = weight_codes(t, weights[place : place + size], fmt, height, width)
+            full[row * t.lanes : (row + height) * t.lanes, column * t.ports : (column + width) * t.ports] = part
+    return full[:k, :n]
 
 
 def _pass_tokens(target: Target, rank: int) -> int:
