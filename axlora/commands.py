@@ -10,12 +10,13 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from axlora.isa.assembly import assemble, disassemble, encode_program
@@ -111,6 +112,17 @@ def _adapter_map(path: str | None) -> dict[str, str] | None:
     return found
 
 
+def _progress() -> Progress:
+    """A bar on standard error, quiet when that is no terminal."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def _watched(bar: Progress, text: str) -> Callable[[int, int], None]:
+    task = bar.add_task(text, total=None)
+    return lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def compile_model(options: argparse.Namespace) -> int:
     """Compile and save; prints the placement."""
     shapes = {}
@@ -118,9 +130,8 @@ def compile_model(options: argparse.Namespace) -> int:
         if not value.isdigit() or int(value) == 0:
             raise BadInput(f"--shape {name}={value}: not a positive number", "--shape", "DIM=N")
         shapes[name] = int(value)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("reading the model")
+    with _progress() as bar:
+        task = bar.add_task("reading the model", total=None)
         program = api.compile(
             options.model,
             options.target,
@@ -179,7 +190,10 @@ def _save(run: Run, options: argparse.Namespace) -> None:
 def simulate(options: argparse.Namespace) -> int:
     """Simulate and print the report."""
     program = load(options.package)
-    run = api.simulate(program, _inputs(program, options), _adapter(options.adapter), timing=not options.no_timing)
+    with _progress() as bar:
+        watch = _watched(bar, "simulating")
+        inputs, adapter = _inputs(program, options), _adapter(options.adapter)
+        run = api.simulate(program, inputs, adapter, timing=not options.no_timing, progress=watch)
     if options.no_timing:
         if options.json:
             raise BadInput("--json needs timing", "--no-timing", "leave one of them out")
@@ -197,8 +211,9 @@ def rtl_test(options: argparse.Namespace) -> int:
     program = load(options.package)
     inputs = _inputs(program, options)
     adapter = _adapter(options.adapter)
-    wanted = api.simulate(program, inputs, adapter)
-    found = api.run_rtl(program, inputs, adapter, waves=options.waves)
+    with _progress() as bar:
+        wanted = api.simulate(program, inputs, adapter, progress=_watched(bar, "simulating"))
+        found = api.run_rtl(program, inputs, adapter, waves=options.waves, progress=_watched(bar, "Verilog"))
     _save(found, options)
     difference = first_difference(wanted.to_json(), found.to_json())
     if difference:

@@ -32,7 +32,14 @@ Start = Callable[[int, Memory, dict[int, int]], StageResult]
 """(stage, memory, registers) -> what the start left."""
 
 
-def execute(program: Program, view: str, inputs: Mapping[str, npt.ArrayLike], adapter: AdapterChoice, start: Start) -> Run:
+def execute(
+    program: Program,
+    view: str,
+    inputs: Mapping[str, npt.ArrayLike],
+    adapter: AdapterChoice,
+    start: Start,
+    progress: Callable[[int, int], None] | None = None,
+) -> Run:
     """Run the whole model.
 
     Args:
@@ -40,6 +47,7 @@ def execute(program: Program, view: str, inputs: Mapping[str, npt.ArrayLike], ad
         inputs: input name to array of the compiled shape.
         adapter: one for all batch rows, or one each.
         start: runs the machine once.
+        progress: called with (starts done, starts in all).
 
     Raises:
         BadInput, BadAdapter: as `simulate`.
@@ -58,6 +66,8 @@ def execute(program: Program, view: str, inputs: Mapping[str, npt.ArrayLike], ad
         saturated += sum(q.saturated for q in read.values())
         program.put_stage(memory, stage, read, adapter)
         results.append(start(stage, memory, registers))
+        if progress is not None:
+            progress(stage + 1, len(program.starts))
         memory = results[-1].memory
         found = program.read_codes(memory, stage)
         codes.update(found)

@@ -51,9 +51,11 @@ class LayerInfo:
     y_scale: float
     bias_step: float
     tiling: Tiling
+    error: float | None = None
+    """See `axlora.run.Layer`."""
 
 
-def layer_info(linear: Linear, x_bits: int, first: int, tiling: Tiling) -> LayerInfo:
+def layer_info(linear: Linear, x_bits: int, first: int, tiling: Tiling, error: float | None) -> LayerInfo:
     """The numbers of a linear; its vectors are in `layer_vectors`."""
     grid = linear.grid
     assert grid is not None
@@ -81,6 +83,7 @@ def layer_info(linear: Linear, x_bits: int, first: int, tiling: Tiling) -> Layer
         grid.y_scale,
         grid.bias_step,
         tiling,
+        error,
     )
 
 

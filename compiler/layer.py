@@ -5,7 +5,8 @@ Shapes: K inputs, N outputs, r the rank. Codes are int64 arrays so that they go 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -194,3 +195,5 @@ class Lowered:
     """The adapter that the model itself contains (`graph`): what a run means when the user names none."""
     host: Host | None = None
     """None for linears made by hand."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """Linear's name -> root mean square of (result - float result) over that of the float result, where it was measured."""

@@ -28,12 +28,14 @@ class Reference:
         """Result codes [tokens, n] of every linear in the last run, by `Linear.output`."""
         self.seen: dict[str, Int64] = {}
         """Input codes [tokens, k] of the last run, by `Linear.input`."""
+        self.values: Values = {}
+        """What the linears read in the last run, by tensor of the host graph."""
 
     def run(
         self, inputs: Mapping[str, npt.NDArray[Any]], adapter: str | Sequence[str | None] | None = None
     ) -> dict[str, npt.NDArray[Any]]:
         """Outputs by name, under one adapter, the base (None), or one of them for each batch row."""
-        self.codes, self.seen = {}, {}
+        self.codes, self.seen, self.values = {}, {}, {}
         rows = [adapter] if adapter is None or isinstance(adapter, str) else list(adapter)
         return self.host.run(inputs, lambda stage, values: self._stage(stage, values, rows))
 
@@ -42,6 +44,7 @@ class Reference:
         linears = [(i, linear) for i, linear in enumerate(lowered.linears) if linear.stage == stage]
         tensors = {t.name: t for t in lowered.inputs}
         read = {name: quantize(tensors[name], values[tensors[name].source]) for name in {li.input for _, li in linears}}
+        self.values |= {tensors[name].source: values[tensors[name].source] for name in read}
         codes = {name: q.codes for name, q in read.items()}
         scales = {name: (q.mantissa, q.shift) for name, q in read.items() if q.mantissa is not None and q.shift is not None}
         found: dict[str | None, dict[str, Int64]] = {

@@ -26,10 +26,15 @@ STRENGTH = 0.65
 """a: how much of a channel's range goes into the weights; docs/decisions/0005."""
 
 
-def _samples(model: onnx.ModelProto, data: Mapping[str, npt.NDArray[Any]], where: str) -> list[list[npt.NDArray[Any]]]:
-    """The samples, each a list in the order of the model's inputs."""
+def samples(model: onnx.ModelProto, data: Mapping[str, npt.NDArray[Any]], where: str) -> list[dict[str, npt.NDArray[Any]]]:
+    """The samples, each an array an input.
+
+    Raises:
+        BadModel: inputs that are missing, of other shapes, or not finite.
+    """
     constants = {i.name for i in model.graph.initializer}
-    rows, count = [], None
+    rows: dict[str, npt.NDArray[Any]] = {}
+    count = None
     for value in model.graph.input:
         if value.name in constants:
             continue
@@ -44,8 +49,8 @@ def _samples(model: onnx.ModelProto, data: Mapping[str, npt.NDArray[Any]], where
         if not np.isfinite(given).all():
             raise BadModel(f"calibration data of {value.name!r} holds NaN or infinity", where, "clean the data")
         count = len(given)
-        rows.append(given.astype(dtype))
-    return [[np.ascontiguousarray(r[i]) for r in rows] for i in range(count or 0)]
+        rows[value.name] = given.astype(dtype)
+    return [{name: np.ascontiguousarray(row[i]) for name, row in rows.items()} for i in range(count or 0)]
 
 
 def ranges(model: onnx.ModelProto, names: list[str], data: Mapping[str, npt.NDArray[Any]], where: str) -> Ranges:
@@ -54,7 +59,7 @@ def ranges(model: onnx.ModelProto, names: list[str], data: Mapping[str, npt.NDAr
     Raises:
         BadModel: data that does not fit the model's inputs.
     """
-    samples = _samples(model, data, where)
+    feeds = samples(model, data, where)
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
@@ -62,8 +67,8 @@ def ranges(model: onnx.ModelProto, names: list[str], data: Mapping[str, npt.NDAr
     module = import_onnx(watched, where, constants=True)
     machine = relax.VirtualMachine(relax.build(module, target="llvm"), tvm.cpu())
     result: Ranges = {}
-    for sample in samples:
-        values = machine["main"](*[tvm.runtime.tensor(v) for v in sample])
+    for sample in feeds:
+        values = machine["main"](*[tvm.runtime.tensor(v) for v in sample.values()])
         for name, value in zip(names, [values] if len(names) == 1 else list(values), strict=True):
             array = value.numpy().reshape(-1, value.shape[-1]).astype(np.float64)
             low, high = result.get(name, (np.zeros(array.shape[1]), np.zeros(array.shape[1])))

@@ -14,7 +14,7 @@ import onnx
 
 from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
-from axlora.compiler.frontend.calibrate import calibrate
+from axlora.compiler.frontend.calibrate import calibrate, samples
 from axlora.compiler.frontend.cut import cut, without_scales
 from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.frontend.graph import Graph
@@ -22,6 +22,7 @@ from axlora.compiler.frontend.recognise import recognise
 from axlora.compiler.integer_graph import IntegerGraph
 from axlora.compiler.layer import Linear, Lowered, Tensor
 from axlora.compiler.passes.adapters import GRAPH, add_adapter, graph_branch
+from axlora.compiler.passes.layer_errors import layer_errors
 from axlora.compiler.passes.placement import place
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import quantize_linear
@@ -181,7 +182,10 @@ def lower(
             bits = 16 if activation in ("static16", "token16") else 8
             scales = calibrate(g.model, without, calibration, bits, activation not in ("static8", "static16"), where)
             found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
-    lowered = _lowered(g, _activations(g, found, options, where), target, weight_bits)
+    found = _activations(g, found, options, where)
+    lowered = _lowered(g, found, target, weight_bits)
+    if calibration is not None:
+        lowered = replace(lowered, errors=layer_errors(lowered, found, target, samples(proto, calibration, where)[0]))
     for name, path in options.adapters.items():
         lowered = add_adapter(lowered, name, path, target, adapter_map, max_lora_rank)
     if adapter_map:
