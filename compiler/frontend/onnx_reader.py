@@ -99,7 +99,7 @@ def refuse_operators(model: onnx.ModelProto) -> None:
 
 
 def read(model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None = None) -> tuple[onnx.ModelProto, str]:
-    """Load, fix dimensions, bring floats to float32, fold constants (DequantizeLinear is kept), make codes signed, infer shapes.
+    """Load, fix dimensions, make floats float32 and codes signed, fold constants (never DequantizeLinear), infer shapes.
 
     Returns:
         the model, and its name for messages.

@@ -193,6 +193,38 @@ def feeds(count: int = 4, sequence: int = SEQUENCE) -> Iterator[dict[str, np.nda
         yield {"input_ids": random.integers(0, VOCAB, (BATCH, sequence)), "attention_mask": mask}
 
 
+FORMS: dict[str, dict[str, Any]] = {
+    "qdq": {},
+    "qdq-u8": {"activation_type": "QUInt8"},
+    "qdq-u8u8": {"activation_type": "QUInt8", "weight_type": "QUInt8", "per_channel": False},
+    "dynamic": {"weight_type": "QInt8", "per_channel": False},
+    "dynamic-channel": {"weight_type": "QInt8", "per_channel": True},
+    "dynamic-u8": {"weight_type": "QUInt8", "per_channel": False},
+    "dynamic-u8-channel": {"weight_type": "QUInt8", "per_channel": True},
+}
+"""onnxruntime's quantizers; qdq is per channel."""
+
+
+def quantize(source: Path, form: str, path: Path) -> None:
+    """Write a quantized copy of an exported model. The exporters' value_info is dropped: the quantizer trips over it."""
+    from onnxruntime import quantization as q
+
+    class Samples(q.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._all = feeds()
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self._all, None)
+
+    proto = onnx.load(source)
+    del proto.graph.value_info[:]
+    options = {k: getattr(q.QuantType, v) if isinstance(v, str) else v for k, v in FORMS[form].items()}
+    if form.startswith("qdq"):
+        q.quantize_static(proto, path, Samples(), **({"per_channel": True} | options))
+    else:
+        q.quantize_dynamic(proto, path, **options)
+
+
 def main() -> None:
     """Write every file anew."""
     MODELS.mkdir(exist_ok=True)
