@@ -102,15 +102,32 @@ class Graph:
         return None
 
     def real(self, name: str) -> npt.NDArray[np.float64] | None:
-        """Value of a constant or a dequantized constant (scales along its last dimension, or one), or None."""
+        """Value of a constant, or of one that went through Q/DQ (scales along its last dimension, or one); or None."""
         value = self.constant(name)
+        if value is not None:
+            return value.astype(np.float64)
         node = self.node_of(name)
-        if value is None and node is not None and node.op_type == "DequantizeLinear":
-            raw, scale = self.constant(node.input[0]), self.constant(node.input[1])
-            zero = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
-            if raw is not None and scale is not None and zero is not None:
-                value = (raw.astype(np.float64) - zero.astype(np.float64)) * scale.astype(np.float64)
-        return None if value is None else value.astype(np.float64)
+        if node is None or node.op_type not in (*_PASSIVE, "DequantizeLinear"):
+            return None
+        if node.op_type in _PASSIVE:
+            return self.real(node.input[0])
+        raw, scale = self._codes_of_constant(node.input[0]), self.constant(node.input[1])
+        zero = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
+        if raw is None or scale is None or zero is None:
+            return None
+        return (raw.astype(np.float64) - zero.astype(np.float64)) * scale.astype(np.float64)
+
+    def _codes_of_constant(self, name: str) -> npt.NDArray[np.generic] | None:
+        """A constant, or what QuantizeLinear makes of one (exporters' Constant nodes keep their QuantizeLinear)."""
+        node = self.node_of(name)
+        if node is None or node.op_type != "QuantizeLinear" or len(node.input) < 3:
+            return self.constant(name)
+        real, scale, zero = (self.constant(n) for n in node.input[:3])
+        if real is None or scale is None or zero is None:
+            return None
+        limits = np.iinfo(zero.dtype)
+        codes = np.rint(real.astype(np.float32) / scale.astype(np.float32)).astype(np.int64) + zero.astype(np.int64)
+        return np.clip(codes, limits.min, limits.max)
 
     def scalar(self, name: str) -> float | None:
         """Value of a constant or dequantized constant with one element, or None."""

@@ -13,12 +13,14 @@ from onnx import TensorProto, helper
 
 _SMALL = 256
 """Elements of an integer or truth value that becomes a Constant node."""
+_CODES = ("QuantizeLinear", "DequantizeLinear", "MatMulInteger")
 _PARAMETERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 
 
 def _inline_parameters(model: onnx.ModelProto) -> None:
     graph = model.graph
     named = {o.name for o in graph.output} | {i.name for i in graph.input}
+    named |= {name for node in graph.node if node.op_type in _CODES for name in node.input}
     constants = []
     for i in reversed(range(len(graph.initializer))):
         tensor = graph.initializer[i]

@@ -34,26 +34,28 @@ class _Context:
         return [i for i in self.g.readers.get(name, []) if i not in self.inside]
 
 
-def _through_qdq(c: _Context, name: str) -> tuple[str, list[int]] | None:
-    """`name` behind one Q/DQ pair (or a reshape or cast), if its only reader's only reader is that; else None."""
-    g = c.g
+def _passive(g: Graph, node: onnx.NodeProto) -> bool:
+    """Q, DQ, or a reshape or Cast that `strip` passes."""
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return True
+    return node.op_type in _RESHAPES and g.strip(node.output[0]) == g.strip(node.input[0])
+
+
+def _next_join(c: _Context, product: Product, name: str) -> tuple[str, list[int]] | None:
+    """The tensor that the next Add of a bias or branch reads, and the nodes that lead to it from `name`; None if none does."""
     nodes: list[int] = []
-    for _ in range(2):
-        readers = c.readers(name)
-        if len(readers) != 1 or name in g.outputs:
+    while name not in c.g.outputs and len(readers := c.readers(name)) == 1:
+        node = c.g.nodes[readers[0]]
+        if node.op_type == "Add":
+            return (name, nodes) if any(x is not None for x in _join(c, product, readers[0], name)) else None
+        if not _passive(c.g, node):
             return None
-        node = g.nodes[readers[0]]
         nodes.append(readers[0])
         name = node.output[0]
-        if node.op_type == "DequantizeLinear" or (
-            node.op_type in ("Reshape", "Unsqueeze", "Squeeze", "Cast") and g.strip(name) == g.strip(node.input[0])
-        ):
-            return name, nodes
-        if node.op_type != "QuantizeLinear":
-            return None
     return None
 
 
+_RESHAPES = ("Reshape", "Flatten", "Unsqueeze", "Squeeze", "Cast", "Identity")
 _ENDINGS = (
     ".weight", "_quantized", ".base_layer", ".MatMul", ".Gemm", ".matmul", ".default", "_quant", "_MatMul", ".modules_to_save",
 )  # fmt: skip
@@ -102,26 +104,17 @@ def _linear(c: _Context, product: Product, names: set[str]) -> FoundLinear:
     bias = np.zeros(n) if product.bias is None else product.bias
     nodes, loras = list(product.nodes), []
     name = g.nodes[product.index].output[0]
-    while name not in g.outputs and len(readers := c.readers(name)) == 1:
-        index = readers[0]
-        if g.nodes[index].op_type == "Add":
-            delta, vector = _join(c, product, index, name)
-            if delta is not None:
-                loras.append(delta.lora)
-                nodes += delta.nodes
-            elif vector is not None:
-                bias = bias + vector
-            else:
-                break
-            nodes.append(index)
-            name = g.nodes[index].output[0]
-            continue
-        passed = _through_qdq(c, name)
-        after = c.readers(passed[0]) if passed is not None else []
-        if passed is None or passed[0] in g.outputs or len(after) != 1 or not _joins(c, product, after[0], passed[0]):
-            break
-        nodes += passed[1]
-        name = passed[0]
+    while (ahead := _next_join(c, product, name)) is not None:
+        name, passed = ahead
+        (index,) = c.readers(name)
+        delta, vector = _join(c, product, index, name)
+        if delta is not None:
+            loras.append(delta.lora)
+            nodes += delta.nodes
+        elif vector is not None:
+            bias = bias + vector
+        nodes += [*passed, index]
+        name = g.nodes[index].output[0]
     output, result = None, name
     readers = g.readers.get(name, [])
     if len(readers) == 1 and name not in g.outputs and g.nodes[readers[0]].op_type == "QuantizeLinear":
@@ -151,11 +144,6 @@ def _linear(c: _Context, product: Product, names: set[str]) -> FoundLinear:
         dynamic=product.dynamic,
         shape=product.shape,
     )
-
-
-def _joins(c: _Context, product: Product, index: int, name: str) -> bool:
-    """The node puts a bias or a branch on `name`."""
-    return c.g.nodes[index].op_type == "Add" and any(x is not None for x in _join(c, product, index, name))
 
 
 def _codes_behind(g: Graph, name: str) -> str | None:
