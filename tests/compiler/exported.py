@@ -83,7 +83,15 @@ _CONV1D = {"fan_in_fan_out": True}
 CASES = (
     Case("bert", _BERT, (), 6 * LAYERS + 2),
     Case("bert-lora", _BERT, ("query", "value", "intermediate.dense"), 6 * LAYERS + 2, 3 * LAYERS),
-    Case("bert-base-chained", _make("bert", "BertModel"), ("query", "output.dense"), 6 * LAYERS, 6 * LAYERS, chained=True),
+    Case(
+        "bert-base-chained",
+        _make("bert", "BertModel"),
+        ("query", "output.dense"),
+        6 * LAYERS,
+        6 * LAYERS,
+        chained=True,
+        exporters=("dynamo",),
+    ),
     Case("bert-dora", _BERT, ("key",), 6 * LAYERS + 2, LAYERS, {"use_dora": True}),
     Case("distilbert", _make("distilbert", "DistilBertModel"), (), 6 * LAYERS),
     Case("distilbert-lora", _make("distilbert", "DistilBertModel"), ("q_lin", "v_lin", "lin2"), 6 * LAYERS, 3 * LAYERS),
@@ -91,7 +99,7 @@ CASES = (
     Case("gpt2-lora", _GPT2, ("c_attn", "c_fc", "mlp.c_proj"), 4 * LAYERS + 1, 3 * LAYERS, _CONV1D),
     Case("llama", _LLAMA, (), 7 * LAYERS + 1),
     Case("llama-lora", _LLAMA, ("q_proj", "v_proj", "down_proj"), 7 * LAYERS + 1, 3 * LAYERS),
-    Case("llama-half", _LLAMA, ("q_proj", "o_proj"), 7 * LAYERS + 1, 2 * LAYERS, half="float16"),
+    Case("llama-half", _LLAMA, ("q_proj", "o_proj"), 7 * LAYERS + 1, 2 * LAYERS, half="float16", exporters=("dynamo",)),
     Case("llama-bfloat", _LLAMA, ("k_proj",), 7 * LAYERS + 1, LAYERS, half="bfloat16", exporters=("dynamo",)),
 )
 BY_NAME = {case.name: case for case in CASES}
@@ -159,7 +167,7 @@ def export(case: Case, exporter: str, path: Path) -> None:
 
 
 def _slim(path: Path) -> None:
-    """Drop stack traces and doc strings, which are most of a tiny model's file."""
+    """Drop stack traces, doc strings and value_info, which are most of a tiny model's file."""
     proto = onnx.load(path)
     for data in path.parent.glob(path.name + ".data"):
         data.unlink()
@@ -168,8 +176,9 @@ def _slim(path: Path) -> None:
         kept = [p for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
         del node.metadata_props[:]
         node.metadata_props.extend(kept)
-    for value in (*proto.graph.value_info, *proto.graph.initializer, *proto.graph.input, *proto.graph.output):
+    for value in (*proto.graph.initializer, *proto.graph.input, *proto.graph.output):
         del value.metadata_props[:]
+    del proto.graph.value_info[:], proto.graph.metadata_props[:], proto.metadata_props[:]
     onnx.save(proto, path)
 
 
@@ -179,7 +188,7 @@ def write_peft(case: Case, folder: Path) -> None:
         build(case).save_pretrained(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("adapter_config.json", "adapter_model.safetensors"):
-            shutil.copy(Path(scratch) / name, folder / name)
+            shutil.copyfile(Path(scratch) / name, folder / name)
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
 
