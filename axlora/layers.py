@@ -19,7 +19,7 @@ from axlora.isa.target import Target
 
 Arrays = dict[str, npt.NDArray[Any]]
 """`{number}/{part}` of linear `number`; parts bias s32 [n], m1 u16 [n], shift u8 [n], w_scale f64 [n], real_bias f64 [n],
-smooth f64 [k] where there is one."""
+and where there are such smooth f64 [k], group_scale and group_zero s64 [groups, n]."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,9 @@ def _vectors(number: int, linear: Linear) -> Arrays:
         "w_scale": grid.w_scale,
         "real_bias": grid.bias,
     }
-    if grid.smooth is not None:
-        found["smooth"] = grid.smooth
+    weight = linear.weight
+    more = {"smooth": grid.smooth, "group_scale": weight.scale, "group_zero": weight.zero}
+    found |= {name: value for name, value in more.items() if value is not None}
     return {f"{number}/{part}": np.ascontiguousarray(value) for part, value in found.items()}
 
 
@@ -127,11 +128,13 @@ def stored_linear(target: Target, info: LayerInfo, number: int, arrays: Mapping[
         return arrays[f"{number}/{name}"]
 
     fmt = Format[info.format]
+    codes = stored_codes(target, weights, info.tiling, fmt, info.k, info.n)
+    groups = info.tiling.shape.per_group * target.lanes
     return Linear(
         name=info.name,
         input=info.input,
         output=info.output,
-        weight=Codes(stored_codes(target, weights, info.tiling, fmt, info.k, info.n), fmt),
+        weight=Codes(codes, fmt, None, groups, arrays.get(f"{number}/group_scale"), arrays.get(f"{number}/group_zero")),
         records=Records(*(part(name).astype(np.int64) for name in ("bias", "m1", "shift"))),
         output_bits=info.output_bits,
         zero_point=info.zero_point,

@@ -273,4 +273,4 @@ def _checked(name: str, given: npt.ArrayLike | None, shape: tuple[int, ...], dty
         cast = value.astype(dtype)
     if not np.isfinite(cast).all() or (dtype.kind in "iub" and (cast != value).any()):
         raise BadInput(f"input {name!r} holds values that are no {dtype}", "input", f"{dtype} values")
-    return np.ascontiguousarray(cast)
+    return np.asarray(cast, order="C")

@@ -50,7 +50,7 @@ class HostPart:
         needs, gives = self._wanted[stage]
         if not gives:
             return
-        result = self._vm[f"stage_{stage}"](*[tvm.runtime.tensor(np.ascontiguousarray(values[name])) for name in needs])
+        result = self._vm[f"stage_{stage}"](*[tvm.runtime.tensor(np.asarray(values[name], order="C")) for name in needs])
         found = [result] if len(gives) == 1 else list(result)
         values.update({name: value.numpy() for name, value in zip(gives, found, strict=True)})
 

@@ -49,6 +49,14 @@ class Codes:
         """What each code is worth before scale and zero point: int64 [k, n]."""
         return self.codebook[self.codes] if self.codebook is not None else self.codes
 
+    def weights(self) -> Int64:
+        """What multiplies x: values less zero points, times group scales: int64 [k, n]."""
+        if not self.group:
+            return self.values()
+        rows = np.arange(self.codes.shape[0]) // self.group
+        less = self.values() if self.zero is None else self.values() - self.zero[rows]
+        return less if self.scale is None else less * self.scale[rows]
+
 
 @dataclass(frozen=True)
 class Adapter:

@@ -63,6 +63,22 @@ def _divided(
     return result, factors
 
 
+def _constants(nodes: Sequence[onnx.NodeProto]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Constant nodes as initializers, so that every stage has those that it reads; and the other nodes."""
+    kept, tensors = [], []
+    for node in nodes:
+        if node.op_type != "Constant":
+            kept.append(node)
+            continue
+        value = helper.get_attribute_value(node.attribute[0])
+        if node.attribute[0].name == "value":
+            tensors.append(numpy_helper.from_array(numpy_helper.to_array(value), node.output[0]))
+        else:  # value_int, value_floats, ...
+            dtype = np.float32 if node.attribute[0].name.startswith("value_float") else np.int64
+            tensors.append(numpy_helper.from_array(np.array(value, dtype), node.output[0]))
+    return kept, tensors
+
+
 def cut(
     g: Graph, results: Mapping[str, str], smooth: Mapping[str, tuple[str, Float64]] | None = None
 ) -> tuple[Host, dict[str, int]]:
@@ -86,8 +102,10 @@ def cut(
     given = set(results)
     divided = smooth or {}
     sources = {divided[name][0] if name in divided else name for name in results.values()}
-    nodes, factors = _divided(live(g.nodes, {*outputs, *sources}, given), divided)
+    nodes, fixed = _constants(live(g.nodes, {*outputs, *sources}, given))
+    nodes, factors = _divided(nodes, divided)
     known = stages(nodes, results)
+    constants |= {i.name for i in fixed}
     made = {name for node in nodes for name in node.output} | set(inputs) | constants | given
     read = list(dict.fromkeys(results.values()))
     for name in (*outputs, *read):
@@ -113,7 +131,7 @@ def cut(
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    model.graph.initializer.extend(i for i in (*graph.initializer, *factors) if i.name in used)
+    model.graph.initializer.extend(i for i in (*graph.initializer, *fixed, *factors) if i.name in used)
     model.graph.input.extend(info(name) for name in (*inputs, *arrivals))
     model.graph.output.extend(info(name) for name in dict.fromkeys((*outputs, *read)))
     inner = {name for node in nodes for name in node.output if name} - {o.name for o in model.graph.output}

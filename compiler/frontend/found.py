@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +31,25 @@ class Activation:
 
 @dataclass(frozen=True)
 class WeightCodes:
-    """Integer weights of the file, symmetric: weight = codes * scale."""
+    """Integer weights of the file: weight = (codes - zero) * scale."""
 
-    codes: Int64
-    """[k, n]."""
+    stored: npt.NDArray[np.integer[Any]]
+    """[k, n], in the narrowest type that holds them."""
     scale: Float64
     """[n]."""
     bits: int
+    zero: Int64 | None = None
+    """[n], 0..2**bits - 1; the codes are then unsigned, 0..2**bits - 1. None: symmetric, the codes are signed."""
+
+    @property
+    def codes(self) -> Int64:
+        """[k, n], widened anew at every call."""
+        return self.stored.astype(np.int64)
+
+    @property
+    def reals(self) -> Float64:
+        """[k, n]: what the codes stand for."""
+        return (self.stored.astype(np.float64) - (0 if self.zero is None else self.zero)) * self.scale
 
 
 @dataclass(frozen=True)
@@ -43,9 +57,14 @@ class GraphLora:
     """A low-rank branch found in the graph: y += scale * (x.A).B + bias."""
 
     a: Float64
+    """[k, r]."""
     b: Float64
+    """[r, n]."""
     scale: float
     bias: Float64 | None
+    """[n], after the scale."""
+    gain: Float64 | None = None
+    """[n], DoRA: y = gain * (x.W + scale * (x.A).B) + the base's bias + bias."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +77,13 @@ class FoundLinear:
     modules: tuple[str, ...]
     """Dotted module paths that name it, the surest first."""
     product: str
-    """Tensor that the MatMul or Gemm itself writes."""
+    """Float tensor x.W that the MatMul or Gemm itself writes; dynamic: that the Mul by both scales writes."""
     x_name: str
-    """Float tensor that it reads."""
+    """Float tensor that it reads; dynamic: that DynamicQuantizeLinear reads."""
     x: Activation | None
     """Its scale, if the file has one."""
-    weight: Float64
-    """[k, n], dequantized if the file has codes."""
+    reals: Float64 | Callable[[], Float64]
+    """[k, n], or how to read it: the weights of a big model are not held twice."""
     codes: WeightCodes | None
     bias: Float64
     """[n], zeros if the model has none."""
@@ -78,3 +97,12 @@ class FoundLinear:
     """ONNX tensor to replace: the codes if the output is quantized, else the float output."""
     smooth: Float64 | None = None
     """[k]: the codes are of x / smooth, and `weight` and A have rows times smooth (SmoothQuant)."""
+    dynamic: bool = False
+    """x is quantized at run time, per tensor (DynamicQuantizeLinear -> MatMulInteger); `x` is then None."""
+    shape: tuple[int, int] = (0, 0)
+    """(k, n), known without reading the weights."""
+
+    @property
+    def weight(self) -> Float64:
+        """[k, n], dequantized if the file has codes; read anew at every call."""
+        return self.reals() if callable(self.reals) else self.reals

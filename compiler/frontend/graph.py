@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend.found import Activation, WeightCodes
 
 _PASSIVE = ("Identity", "Cast")
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A constant weight of the graph."""
+
+    shape: tuple[int, int]
+    """[k, n], however the graph stores it."""
+    codes: WeightCodes | None
+    read: Callable[[], npt.NDArray[np.float64]]
+    """The reals [k, n]."""
+
+
+def _is_integer(value: npt.NDArray[Any]) -> bool:
+    return np.issubdtype(value.dtype, np.integer) or "int4" in str(value.dtype)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: float = 0) -> float:
@@ -82,62 +101,125 @@ class Graph:
             return inner
         return None
 
-    def scalar(self, name: str) -> float | None:
-        """Value of a constant with one element, or None."""
+    def real(self, name: str) -> npt.NDArray[np.float64] | None:
+        """Value of a constant, or of one that went through Q/DQ (scales along its last dimension, or one); or None."""
         value = self.constant(name)
+        if value is not None:
+            return value.astype(np.float64)
+        node = self.node_of(name)
+        if node is None or node.op_type not in (*_PASSIVE, "DequantizeLinear"):
+            return None
+        if node.op_type in _PASSIVE:
+            return self.real(node.input[0])
+        raw, scale = self._codes_of_constant(node.input[0]), self.constant(node.input[1])
+        zero = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
+        if raw is None or scale is None or zero is None:
+            return None
+        return (raw.astype(np.float64) - zero.astype(np.float64)) * scale.astype(np.float64)
+
+    def _codes_of_constant(self, name: str) -> npt.NDArray[np.generic] | None:
+        """A constant, or what QuantizeLinear makes of one (exporters' Constant nodes keep their QuantizeLinear)."""
+        node = self.node_of(name)
+        if node is None or node.op_type != "QuantizeLinear" or len(node.input) < 3:
+            return self.constant(name)
+        real, scale, zero = (self.constant(n) for n in node.input[:3])
+        if real is None or scale is None or zero is None:
+            return None
+        limits = np.iinfo(str(zero.dtype))
+        codes = np.rint(real.astype(np.float32) / scale.astype(np.float32)).astype(np.int64) + zero.astype(np.int64)
+        return np.clip(codes, limits.min, limits.max)
+
+    def scalar(self, name: str) -> float | None:
+        """Value of a constant or dequantized constant with one element, or None."""
+        value = self.real(name) if self._is_small(name) else None
         return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
-    def weight(self, name: str, axis: int = 1) -> tuple[npt.NDArray[np.float64], WeightCodes | None] | None:
-        """A constant matrix as reals, with its codes if the file has them; None if it is not constant.
+    def vector(self, name: str, n: int) -> npt.NDArray[np.float64] | None:
+        """A constant that broadcasts along a last dimension of n only, as [n]; a dequantized one too."""
+        value = self.real(name) if self._is_small(name) else None
+        if value is None or value.size not in (1, n) or (value.size > 1 and value.shape[-1] != n):
+            return None
+        return np.broadcast_to(value.reshape(-1), (n,)).copy()
+
+    def _is_small(self, name: str) -> bool:
+        """Not a matrix: cheap to look at."""
+        shape = self._values[name].dims if name in self._values else self._shapes.get(name, ())
+        return bool(prod(shape) <= max(shape, default=1))
+
+    def matrix(self, name: str, axis: int = 1) -> Matrix | None:
+        """A constant matrix with its codes if the file has them; None if it is not constant.
 
         Args:
             axis: dimension of the output columns, which scales run along.
 
         Raises:
-            UnsupportedOperator: codes with scales that are not one a tensor or one a column, or zero points out of reach.
+            UnsupportedOperator: codes with scales that are not one a tensor or one a column.
         """
         node = self.node_of(name)
-        if node is not None and node.op_type == "Transpose":
-            inner = self._dequantized(node.input[0], axis=1 - axis)
-            if inner is not None:
-                return inner[0].T, WeightCodes(inner[1].codes.T, inner[1].scale, inner[1].bits)
-        found = self._dequantized(name, axis)
-        if found is not None:
-            return found
-        value = self.constant(name)
-        if value is None or value.ndim != 2 or not np.issubdtype(value.dtype, np.floating):
-            return None
-        return value.astype(np.float64), None
+        if node is not None and node.op_type == "Transpose" and len(self.shape(name)) == 2:
+            return self.matrix(node.input[0], 1 - axis)
+        codes = self._dequantized(name, axis)
+        if codes is not None:
+            k, n = codes.stored.shape
+            return Matrix((k, n), codes, lambda: codes.reals)
+        return self._floats(name, axis)
 
-    def _dequantized(self, name: str, axis: int) -> tuple[npt.NDArray[np.float64], WeightCodes] | None:
+    def _floats(self, name: str, axis: int) -> Matrix | None:
+        source: str | None = name
+        while source is not None and source not in self._values:
+            node = self.node_of(source)
+            source = node.input[0] if node is not None and node.op_type in (*_PASSIVE, "Transpose") else None
+        if source is None or self._values[source].data_type not in _FLOATS or len(self.shape(name)) != 2:
+            return None
+
+        def read() -> npt.NDArray[np.float64]:
+            value = self.constant(name)
+            assert value is not None
+            return (value if axis == 1 else value.T).astype(np.float64)
+
+        rows, columns = self.shape(name)
+        return Matrix((rows, columns) if axis == 1 else (columns, rows), None, read)
+
+    def _dequantized(self, name: str, axis: int) -> WeightCodes | None:
         node = self.node_of(name)
         if node is None or node.op_type != "DequantizeLinear":
             return None
-        raw = self.constant(node.input[0])
         scale = self.constant(node.input[1])
-        if raw is None or scale is None or raw.ndim != 2:
+        if scale is None or self.constant(node.input[0]) is None:
             return None
-        zero = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.int64)
-        if zero is None:
-            return None
-        where = node.name or name
         given = int(attribute(node, "axis", 1)) % 2
         if attribute(node, "block_size") or (scale.size > 1 and (given != axis or scale.ndim > 1)):
+            where = node.name or name
             raise UnsupportedOperator(
                 "weight scales are not one a tensor or one an output column", where, "quantize per output channel"
             )
-        shape = [1, 1]
-        shape[axis] = zero.size
-        codes = raw.astype(np.int64) - zero.astype(np.int64).reshape(shape)
+        return self.codes(node.input[0], scale, node.input[2] if len(node.input) > 2 else "", axis)
+
+    def codes(self, name: str, scale: npt.NDArray[Any], zero_name: str, axis: int) -> WeightCodes | None:
+        """Constant integer weights with one scale, or one a column; None if they are not constant.
+
+        Args:
+            axis: dimension of the columns in the file; the result is [k, n].
+        """
+        raw = self.constant(name)
+        zero = self.constant(zero_name) if zero_name else np.zeros((), np.int64)
+        if raw is None or zero is None or raw.ndim != 2 or not _is_integer(raw):
+            return None
+        n = raw.shape[axis]
         bits = 4 if "int4" in str(raw.dtype) else 8
+        if raw.dtype.itemsize > 1 or scale.size not in (1, n) or zero.size not in (1, n):
+            return None
         low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-        if codes.min(initial=0) < low or codes.max(initial=0) > high:
-            raise UnsupportedOperator(
-                f"weight codes less zero point reach {int(np.abs(codes).max())}", where, "quantize weights symmetrically"
-            )
-        columns = np.broadcast_to(scale.astype(np.float64).reshape(-1), (raw.shape[axis],)).copy()
-        real = codes * (columns if axis == 1 else columns[:, None])
-        return real, WeightCodes(codes, columns, bits)
+        wide = raw.astype(np.int16)
+        columns = np.broadcast_to(scale.astype(np.float64).reshape(-1), (n,)).copy()
+        zeros = np.broadcast_to(zero.astype(np.int64).reshape(-1), (n,)).copy()
+        centred = wide - (zeros if axis == 1 else zeros[:, None]).astype(np.int16)
+        if centred.min(initial=0) >= low and centred.max(initial=0) <= high:
+            stored, offset = centred.astype(np.int8), None
+        else:
+            shift = 0 if "uint" in str(raw.dtype) else -low
+            stored, offset = (wide + shift).astype(np.uint8), zeros + shift
+        return WeightCodes(stored if axis == 1 else stored.T, columns, bits, offset)
 
     def activation(self, codes: str) -> Activation | None:
         """The activation whose codes a QuantizeLinear writes, or None if `codes` is not one (per tensor, constant scale)."""

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper, shape_inference
+from onnx import numpy_helper
 from onnxscript import optimizer
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
+from axlora.compiler.frontend.fold import fold, infer_shapes
+from axlora.compiler.frontend.host_ops import prepare
+from axlora.compiler.frontend.precision import to_float32
+from axlora.compiler.frontend.storage import Aside, check
 
 _STANDARD = ("", "ai.onnx")
-_REFUSED = ("QLinearMatMul", "MatMulInteger", "DynamicQuantizeLinear", "Loop", "Scan")
-_HINT = "static QuantizeLinear/DequantizeLinear pairs and float models are taken; export as one of them"
+_REFUSED = ("QLinearMatMul", "Loop", "Scan")
+_HINT = "float models, QuantizeLinear/DequantizeLinear pairs and dynamic int8 are taken; export as one of them"
 _FOLD_LIMIT = 1 << 30
 """Elements of a constant that may be folded (a transposed weight)."""
 
@@ -24,30 +28,34 @@ def _first_line(error: Exception) -> str:
     return " ".join(text.splitlines()[0].split())[:200]
 
 
-def load(model: onnx.ModelProto | str | Path) -> tuple[onnx.ModelProto, str]:
+def _open(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise BadModel("no such file", str(path), "give the path of an .onnx file")
+    try:
+        return onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf, onnx and OS errors have no common base
+        raise BadModel(f"not an ONNX file, or damaged: {_first_line(error)}", str(path), "export the model again") from None
+
+
+def load(model: onnx.ModelProto | str | Path) -> tuple[Aside, str]:
     """The checked model (a copy) and the name to call it in messages.
 
     Raises:
-        BadModel: no such file, not an ONNX file, truncated, or refused by the ONNX checker.
+        BadModel: no such file, not an ONNX file, truncated, refused by the ONNX checker, or weights out of reach.
     """
     if isinstance(model, onnx.ModelProto):
-        name, copy = "model", onnx.ModelProto()
-        copy.CopyFrom(model)
+        name, source, folder = "model", model, None
     else:
-        name, path = str(model), Path(model)
-        if not path.is_file():
-            raise BadModel("no such file", name, "give the path of an .onnx file")
-        try:
-            copy = onnx.load(path)
-        except Exception as error:  # protobuf, onnx and OS errors have no common base
-            raise BadModel(f"not an ONNX file, or damaged: {_first_line(error)}", name, "export the model again") from None
-    if not copy.graph.node or not copy.opset_import:
+        name, source, folder = str(model), _open(Path(model)), Path(model).parent
+    if not source.graph.node or not source.opset_import:
         raise BadModel("not an ONNX file, or damaged: it holds no operators", name, "export the model again")
+    check(source, folder, name)
+    aside = Aside(source, folder, name)
     try:
-        onnx.checker.check_model(copy)
+        onnx.checker.check_model(aside.model)
     except Exception as error:
         raise BadModel(f"ONNX checker: {_first_line(error)}", name, "export the model again") from None
-    return copy, name
+    return aside, name
 
 
 def fix_dimensions(model: onnx.ModelProto, shapes: Mapping[str, int], where: str) -> None:
@@ -91,7 +99,7 @@ def refuse_operators(model: onnx.ModelProto) -> None:
 
 
 def read(model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None = None) -> tuple[onnx.ModelProto, str]:
-    """Load, fix dimensions, fold constants (DequantizeLinear is kept), make codes signed, infer shapes.
+    """Load, fix dimensions, make floats float32 and codes signed, fold constants (never DequantizeLinear), infer shapes.
 
     Returns:
         the model, and its name for messages.
@@ -100,17 +108,18 @@ def read(model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None =
         UnsupportedOperator: see `refuse_operators`.
         BadModel: as `load` and `fix_dimensions`, or shapes that contradict each other.
     """
-    copy, where = load(model)
+    aside, where = load(model)
+    copy = aside.model
     refuse_operators(copy)
     fix_dimensions(copy, shapes or {}, where)
     try:
-        copy = shape_inference.infer_shapes(copy, strict_mode=True, data_prop=True)
-        copy = optimizer.optimize(copy, output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
+        to_float32(copy)
+        copy = optimizer.optimize(infer_shapes(copy), output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
         make_codes_signed(copy)
-        del copy.graph.value_info[:]
-        copy = shape_inference.infer_shapes(copy, strict_mode=True, data_prop=True)
+        copy = prepare(fold(copy))
     except Exception as error:
         raise BadModel(f"shapes do not fit: {_first_line(error)}", where, "check the model and --shape") from None
+    aside.put_back(copy)
     return copy, where
 
 

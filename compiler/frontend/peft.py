@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ _KEY = re.compile(
     r"^(?:base_model\.model\.)?(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)"
     r"(?:\.default)?(?:\.(?P<kind>weight|bias))?$"
 )
+_WHOLE = re.compile(
+    r"^(?:base_model\.model\.)?(?P<module>.+?)(?:\.modules_to_save(?:\.default)?|\.base_layer)?\.(?P<kind>weight|bias)$"
+)
 _REFUSED = {
-    "modules_to_save": "modules that were trained whole",
     "layer_replication": "replicated layers",
     "trainable_token_indices": "trained tokens",
     "target_parameters": "adapters of bare parameters",
@@ -53,11 +55,26 @@ class PeftLora:
     """lora_bias [out], before the scale."""
     magnitude: Float64 | None
     """DoRA's column magnitude [out]."""
+    base_bias: Float64 | None = None
+    """Trained bias of the base [out], in place of the base's own (bias='all' or 'lora_only')."""
 
     @property
     def rank(self) -> int:
         """r."""
         return int(self.a.shape[1])
+
+
+@dataclass(frozen=True)
+class PeftModule:
+    """A module that was trained whole (modules_to_save), or only its bias (bias='all'): both replace the base's."""
+
+    module: str
+    """Dotted path in the base model."""
+    weight: Float64 | None
+    """[in, out] of a torch Linear (PEFT stores [out, in]; of a Conv1D this is [out, in]); [n] of a normalization; None: the
+    base's own."""
+    bias: Float64 | None
+    """[out]; None: the base's own."""
 
 
 def _tensors(path: Path) -> dict[str, Float64]:
@@ -96,8 +113,8 @@ def _config(path: Path) -> dict[str, Any]:
     for field, meaning in _REFUSED.items():
         if config.get(field) and meaning:
             raise BadAdapter(f"{field} is set ({meaning}), which is not supported", str(path), "merge it into the base")
-    if config.get("bias", "none") != "none":
-        raise BadAdapter(f"bias is {config['bias']!r}: trained base biases", str(path), "train with bias='none'")
+    if config.get("bias", "none") not in ("none", "all", "lora_only"):
+        raise BadAdapter(f"bias is {config['bias']!r}", str(path), "must be none, all or lora_only")
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_BASE_CHANGING):
         hint = "convert it with path_initial_model_for_weight_conversion"
@@ -121,28 +138,76 @@ def _number(config: dict[str, Any], field: str, where: str) -> float:
     return float(value)
 
 
+Parts = dict[str, dict[str, Float64]]
+
+
+def _saved_whole(module: str, kind: str, config: dict[str, Any]) -> bool:
+    """The configuration explains a tensor that is no branch's."""
+    names = config.get("modules_to_save") or ()
+    listed = isinstance(names, list | tuple) and any(f".{module}".endswith(f".{n}") or f".{n}." in f".{module}" for n in names)
+    return listed or (kind == "bias" and config.get("bias", "none") != "none")
+
+
+def _parse(path: str | Path) -> tuple[dict[str, Any], Parts, Parts]:
+    """The configuration; tensors of branches by module and part; weights and biases that replace the base's, by module."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BadAdapter("no such directory", str(path), "give the directory that PEFT's save_pretrained wrote")
+    config = _config(folder / "adapter_config.json")
+    branches: Parts = {}
+    whole: Parts = {}
+    for key, value in _tensors(folder / "adapter_model.safetensors").items():
+        match, other = _KEY.match(key), _WHOLE.match(key)
+        if match is not None and "lora_embedding" not in key and (match["part"] != "lora_A" or match["kind"] == "weight"):
+            part = "bias" if match["kind"] == "bias" else match["part"]
+            branches.setdefault(match["module"], {})[part] = value
+        elif match is None and other is not None and _saved_whole(other["module"], other["kind"], config):
+            whole.setdefault(other["module"], {})[other["kind"]] = value
+        else:
+            raise BadAdapter(f"tensor {key!r} is of a kind that is not supported", str(folder), "linear LoRA layers are")
+    if not branches and not whole:
+        raise BadAdapter("it holds no tensors", str(folder), "save the adapter again")
+    return config, branches, whole
+
+
 def read_peft(path: str | Path, max_lora_rank: int | None = None) -> tuple[PeftLora, ...]:
-    """The adapter's branches by module, sorted by name.
+    """The adapter's branches by module, sorted by name; `read_peft_modules` reads what else it holds.
 
     Raises:
         BadAdapter: missing or damaged files, a kind that is not supported (by its field), NaN, shapes that do not pair, a
             rank that differs from the configuration or passes `max_lora_rank`.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise BadAdapter("no such directory", str(path), "give the directory that PEFT's save_pretrained wrote")
-    config = _config(folder / "adapter_config.json")
-    where = str(folder)
-    parts: dict[str, dict[str, Float64]] = {}
-    for key, value in _tensors(folder / "adapter_model.safetensors").items():
-        match = _KEY.match(key)
-        if match is None or "lora_embedding" in key or (match["part"] == "lora_A" and match["kind"] != "weight"):
-            raise BadAdapter(f"tensor {key!r} is of a kind that is not supported", where, "linear LoRA layers are")
-        part = "bias" if match["kind"] == "bias" else match["part"]
-        parts.setdefault(match["module"], {})[part] = value
-    if not parts:
-        raise BadAdapter("it holds no tensors", where, "save the adapter again")
-    return tuple(_branch(m, parts[m], config, where, max_lora_rank) for m in sorted(parts))
+    config, parts, whole = _parse(path)
+    where = str(Path(path))
+    result = []
+    for module in sorted(parts):
+        lora = _branch(module, parts[module], config, where, max_lora_rank)
+        bias = whole.get(module, {}).get("bias")
+        if bias is not None and bias.shape != (lora.b.shape[1],):
+            raise BadAdapter(f"module {module!r}: bias {bias.shape} does not fit lora_B", where, "save the adapter again")
+        result.append(replace(lora, base_bias=bias))
+    return tuple(result)
+
+
+def read_peft_modules(path: str | Path) -> tuple[PeftModule, ...]:
+    """Modules without a branch whose weight or bias the adapter replaces, sorted by name; most adapters have none.
+
+    Raises:
+        BadAdapter: as `read_peft`; a weight that is neither a matrix nor a vector, a bias that does not fit it.
+    """
+    _, parts, whole = _parse(path)
+    where = str(Path(path))
+    result = []
+    for module in sorted(whole):
+        weight, bias = whole[module].get("weight"), whole[module].get("bias")
+        if weight is None and module in parts:
+            continue
+        if weight is not None and (weight.ndim not in (1, 2) or module in parts):
+            raise BadAdapter(f"module {module!r}: weight of shape {weight.shape}", where, "linears can be replaced")
+        if bias is not None and (bias.ndim != 1 or (weight is not None and bias.size != weight.shape[0])):
+            raise BadAdapter(f"module {module!r}: bias of shape {bias.shape} does not fit", where, "save the adapter again")
+        result.append(PeftModule(module, None if weight is None else weight.T, bias))
+    return tuple(result)
 
 
 def _branch(module: str, part: dict[str, Float64], config: dict[str, Any], where: str, limit: int | None) -> PeftLora:

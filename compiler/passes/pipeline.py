@@ -77,7 +77,7 @@ def _smoothed(found: FoundLinear, x: Activation, by: npt.NDArray[np.float64] | N
     if by is None:
         return replace(found, x=x)
     loras = tuple(replace(lora, a=lora.a * by[:, None]) for lora in found.loras)
-    return replace(found, x=x, smooth=by, weight=found.weight * by[:, None], loras=loras)
+    return replace(found, x=x, smooth=by, reals=found.weight * by[:, None], loras=loras)
 
 
 def _source(g: Graph, found: FoundLinear, results: set[str]) -> str:

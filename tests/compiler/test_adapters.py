@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend.found import Activation, FoundLinear
-from axlora.compiler.frontend.peft import read_peft
+from axlora.compiler.frontend.peft import read_peft, read_peft_modules
 from axlora.compiler.layer import Linear
 from axlora.compiler.passes.adapters import add_adapter
 from axlora.compiler.passes.pipeline import lower
@@ -99,8 +99,7 @@ def test_scale_rules(write_peft: Write) -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"peft_type": "LOHA"}, "LOHA"),
-    ({"modules_to_save": ["head"]}, "modules_to_save"),
-    ({"bias": "all"}, "bias is 'all'"),
+    ({"bias": "some"}, "bias is 'some'"),
     ({"init_lora_weights": "pissa_niter_4"}, "pissa"),
     ({"layer_replication": [[0, 2]]}, "layer_replication"),
     ({"use_dora": True}, "use_dora"),
@@ -116,6 +115,32 @@ def test_refused_by_field(write_peft: Write, fields: dict[str, Any], text: str) 
         read_peft(write_peft(pair("q"), **fields))
     assert error.value.hint
     assert "\n" not in str(error.value)
+
+
+def test_modules_that_were_trained_whole(write_peft: Write) -> None:
+    """modules_to_save, and the biases of bias='all': the names are those that peft 0.21.2 writes."""
+    random, name = np.random.default_rng(0), "base_model.model.{}".format
+    values = {
+        name("head.weight"): (3, K), name("head.bias"): (3,), name("bert.q.base_layer.bias"): (N,),
+        name("bert.norm.bias"): (K,), name("score.modules_to_save.default.weight"): (2, K),
+    }  # fmt: skip
+    tensors = {key: random.normal(0, 1, shape).astype(np.float32) for key, shape in values.items()}
+    folder = write_peft(pair("bert.q") | tensors, modules_to_save=["head", "score"], bias="all")
+    (lora,) = read_peft(folder)
+    assert lora.base_bias is not None
+    assert np.array_equal(lora.base_bias, tensors[name("bert.q.base_layer.bias")])
+    norm, head, score = read_peft_modules(folder)
+    assert (norm.module, head.module, score.module) == ("bert.norm", "head", "score")
+    assert norm.weight is None
+    assert norm.bias is not None
+    assert head.weight is not None
+    assert np.array_equal(head.weight.T, tensors[name("head.weight")])
+    assert score.weight is not None
+    assert score.weight.shape == (K, 2)
+    assert score.bias is None
+    assert read_peft_modules(write_peft(pair("q"), "plain")) == ()
+    with pytest.raises(BadAdapter, match=r"head.weight.*not supported"):
+        read_peft(write_peft(pair("bert.q") | {name("head.weight"): tensors[name("head.weight")]}, "unexplained"))
 
 
 def test_refused_by_tensor(write_peft: Write) -> None:

@@ -1,0 +1,167 @@
+"""Fold what is constant once shapes are fixed: Shape, and small nodes whose inputs are all constant.
+
+Exporters compute masks, positions and reshape targets from the inputs' shapes. onnxscript's optimizer leaves some of that
+(ConstantOfShape and what follows it in TorchScript exports), and TVM takes none of it. Codes are never folded into floats.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
+
+from axlora.compiler.frontend.storage import reads
+
+Array = npt.NDArray[np.generic]
+
+_LIMIT = 1 << 22
+"""Elements of a folded result."""
+_KEPT = (
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike",
+    "RandomUniformLike", "Bernoulli", "Multinomial", "If", "Loop", "Scan",
+)  # fmt: skip
+_PASSES = ("Identity", "Dropout")
+
+
+def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with the shape of every tensor inferred anew; raises onnx's errors if shapes contradict each other."""
+    del model.graph.value_info[:]
+    return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+
+
+def known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes without a free dimension, by tensor name."""
+    shapes: dict[str, tuple[int, ...]] = {i.name: tuple(i.dims) for i in model.graph.initializer}
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        kind = value.type.tensor_type
+        if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
+            shapes[value.name] = tuple(d.dim_value for d in kind.shape.dim)
+    return shapes
+
+
+def _evaluate(model: onnx.ModelProto, node: onnx.NodeProto, inputs: list[Array]) -> list[Array] | None:
+    """The node by onnx's reference; None if that does not know it."""
+    names = [name for name in node.input if name]
+    dtypes = [helper.np_dtype_to_tensor_dtype(x.dtype) for x in inputs]
+    given = {n: helper.make_tensor_value_info(n, t, list(x.shape)) for n, t, x in zip(names, dtypes, inputs, strict=True)}
+    results = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
+    graph = helper.make_graph([node], "g", list(given.values()), results)
+    alone = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    try:
+        with np.errstate(all="ignore"):
+            values = ReferenceEvaluator(alone).run(None, dict(zip(names, inputs, strict=True)))
+    except Exception:  # the reference raises anything for what it does not implement; the node then stays
+        return None
+    return [np.asarray(v) for v in values] if isinstance(values, list) else None
+
+
+def _shape_of(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> Array | None:
+    """What a Shape or Size node gives, if its input's shape is known."""
+    shape = shapes.get(node.input[0])
+    if shape is None:
+        return None
+    if node.op_type == "Size":
+        return np.array(int(np.prod(shape, dtype=np.int64)), np.int64)
+    ends = {a.name: a.i for a in node.attribute}
+    return np.array(shape[ends.get("start", 0) : ends.get("end", len(shape))], np.int64)
+
+
+def _constant_of(node: onnx.NodeProto) -> Array | None:
+    found = node.attribute[0]
+    if found.name == "value":
+        return np.asarray(numpy_helper.to_array(found.t))
+    if found.name in ("value_int", "value_ints"):
+        return np.array(helper.get_attribute_value(found), np.int64)
+    if found.name in ("value_float", "value_floats"):
+        return np.array(helper.get_attribute_value(found), np.float32)
+    return None
+
+
+def _folded(
+    model: onnx.ModelProto, node: onnx.NodeProto, values: dict[str, Array], shapes: dict[str, tuple[int, ...]]
+) -> list[Array] | None:
+    """Results of a node that is constant, or None."""
+    if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
+        return None
+    if node.op_type in ("Shape", "Size"):
+        found = _shape_of(node, shapes)
+        return None if found is None else [found]
+    if any(name and name not in values for name in node.input) or not any(node.output):
+        return None
+    if any(int(np.prod(shapes.get(name, ()), dtype=np.int64)) > _LIMIT for name in node.output):
+        return None
+    results = _evaluate(model, node, [values[name] for name in node.input if name])
+    return results if results is not None and all(r.size <= _LIMIT for r in results) else None
+
+
+def _bypassed(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], types: dict[str, int]) -> bool:
+    """The node gives its first input unchanged."""
+    if node.op_type in _PASSES:
+        return len(node.output) == 1
+    if node.op_type == "Cast":
+        return bool(types.get(node.input[0], 0) == next(a.i for a in node.attribute if a.name == "to"))
+    if node.op_type in ("Expand", "Reshape"):
+        source, result = shapes.get(node.input[0]), shapes.get(node.output[0])
+        return source is not None and source == result
+    return False
+
+
+def _types(model: onnx.ModelProto) -> dict[str, int]:
+    types = {i.name: i.data_type for i in model.graph.initializer}
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        types[value.name] = value.type.tensor_type.elem_type
+    return types
+
+
+def _one_round(model: onnx.ModelProto) -> bool:
+    """Fold in place, once through the graph; true if anything changed."""
+    graph, shapes, types = model.graph, known_shapes(model), _types(model)
+    values = {i.name: np.asarray(numpy_helper.to_array(i)) for i in graph.initializer if int(np.prod(i.dims)) <= _LIMIT}
+    outputs = {o.name for o in graph.output}
+    renamed: dict[str, str] = {}
+    kept: list[onnx.NodeProto] = []
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+        constant = _constant_of(node) if node.op_type == "Constant" and not node.domain else None
+        results = [constant] if constant is not None else _folded(model, node, values, shapes)
+        if results is not None and not outputs & set(node.output):
+            for name, value in zip((n for n in node.output if n), results, strict=True):
+                values[name] = value
+                graph.initializer.append(numpy_helper.from_array(value, name))
+        elif _bypassed(node, shapes, types) and node.output[0] not in outputs:
+            renamed[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    changed = len(kept) < len(graph.node)
+    del graph.node[:]
+    graph.node.extend(kept)
+    return changed
+
+
+def drop_dead(model: onnx.ModelProto) -> None:
+    """Remove nodes and initializers that no output needs, in place."""
+    graph = model.graph
+    needed, kept = {o.name for o in graph.output}, []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= reads(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    for i in reversed(range(len(graph.initializer))):
+        if graph.initializer[i].name not in needed:
+            del graph.initializer[i]
+
+
+def fold(model: onnx.ModelProto, rounds: int = 8) -> onnx.ModelProto:
+    """The model with constants folded and shapes inferred, as far as that goes within `rounds`."""
+    for _ in range(rounds):
+        model = infer_shapes(model)
+        changed = _one_round(model)
+        drop_dead(model)
+        if not changed:
+            break
+    return infer_shapes(model)

@@ -1,0 +1,58 @@
+"""Bring a float16, bfloat16 or float64 model to float32, in place: the host and the compiler compute in float32.
+
+Half precision values are float32 values, so weights do not change; sums are no longer rounded to half precision.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_TYPED = ("to", "dtype", "output_dtype", "stash_type")
+"""Attributes that hold an element type."""
+
+
+def in_float32(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """The tensor with float32 values, if it holds other floats; else the tensor itself."""
+    if tensor.data_type not in _FLOATS:
+        return tensor
+    with np.errstate(over="ignore"):
+        value = numpy_helper.to_array(tensor).astype(np.float32)
+    result = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=TensorProto.FLOAT)
+    result.raw_data = value.tobytes()
+    return result
+
+
+def _attribute(attribute: onnx.AttributeProto) -> None:
+    if attribute.name in _TYPED and attribute.i in _FLOATS:
+        attribute.i = TensorProto.FLOAT
+    if attribute.HasField("t") and attribute.t.data_type in _FLOATS:
+        attribute.t.CopyFrom(in_float32(attribute.t))
+    for graph in attribute.graphs:
+        _graph(graph)
+    if attribute.HasField("g"):
+        _graph(attribute.g)
+
+
+def _graph(graph: onnx.GraphProto) -> None:
+    for tensor in graph.initializer:
+        if tensor.data_type in _FLOATS:
+            tensor.CopyFrom(in_float32(tensor))
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type in _FLOATS:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    del graph.value_info[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            _attribute(attribute)
+
+
+def to_float32(model: onnx.ModelProto) -> None:
+    """Every floating tensor, type and Cast becomes float32; inputs and outputs too."""
+    _graph(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            for attribute in node.attribute:
+                _attribute(attribute)

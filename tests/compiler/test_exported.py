@@ -1,0 +1,200 @@
+"""Models as torch's exporters and onnxruntime's quantizers write them: every linear is found, TVM takes the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import tvm
+from onnx import TensorProto, helper
+from tvm import relax
+
+from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.frontend.attach import find_linear
+from axlora.compiler.frontend.found import FoundLinear
+from axlora.compiler.frontend.graph import Graph
+from axlora.compiler.frontend.peft import read_peft
+from axlora.compiler.frontend.recognise import recognise
+from axlora.compiler.frontend.tvm_import import import_onnx
+from axlora.compiler.layer import Codes, Linear, Records
+from axlora.isa.formats import Format
+
+
+def _exported() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("exported_models", Path(__file__).parent / "exported.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+E = _exported()
+FILES = [f"{case.name}.{exporter}" for case in E.CASES for exporter in case.exporters]
+HALF = [f for f in FILES if E.BY_NAME[f.split(".")[0]].half]
+QUANTIZED = [(f, form) for f in FILES if "bfloat" not in f for form in E.FORMS]
+FREE = {"batch": E.BATCH, "sequence": E.SEQUENCE}
+QUICK = (("bert-lora.dynamo", "qdq-u8u8"), ("llama-lora.script", "dynamic-u8-channel"), ("gpt2-lora.script", "qdq"))
+
+
+def marked(pairs: list[tuple[str, str]], quick: tuple[tuple[str, str], ...]) -> list[Any]:
+    return [pytest.param(*p, marks=() if p in quick else pytest.mark.slow) for p in pairs]
+
+
+def read(path: Path) -> tuple[onnx.ModelProto, Graph, tuple[FoundLinear, ...]]:
+    model, _ = onnx_reader.read(path, FREE)
+    return model, *recognise(model)
+
+
+def path_of(file: str, form: str, folder: Path) -> Path:
+    """The file, quantized if `form` is not `float`."""
+    source = E.MODELS / f"{file}.onnx"
+    if form == "float":
+        return source
+    E.quantize(source, form, folder / "quantized.onnx")
+    return folder / "quantized.onnx"
+
+
+def run(model: onnx.ModelProto | Path, names: list[str] | None = None, sample: int = 1) -> dict[str, np.ndarray]:
+    """Float tensors of the model by onnxruntime without its own rewrites."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    if isinstance(model, Path):
+        runner = ort.InferenceSession(str(model), options)
+    else:
+        watched = onnx.ModelProto()
+        watched.CopyFrom(model)
+        known = {o.name for o in watched.graph.output} | {i.name for i in watched.graph.input}
+        extra = [n for n in dict.fromkeys(names or []) if n not in known]
+        watched.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in extra)
+        runner = ort.InferenceSession(watched.SerializeToString(), options)
+    wanted = [o.name for o in runner.get_outputs()]
+    return dict(zip(wanted, runner.run(wanted, list(E.feeds())[sample]), strict=True))
+
+
+def counted(file: str, found: tuple[FoundLinear, ...]) -> None:
+    case = E.BY_NAME[file.split(".")[0]]
+    assert len(found) == case.linears
+    assert sum(len(f.loras) for f in found) == case.branches
+    assert sum(lora.gain is not None for f in found for lora in f.loras) == (case.branches if "dora" in case.name else 0)
+
+
+def by_hand(f: FoundLinear, x: np.ndarray) -> np.ndarray:
+    """The linear as `FoundLinear` says."""
+    y = x @ f.weight
+    for lora in f.loras:
+        y = y + lora.scale * (x @ lora.a @ lora.b) + (0 if lora.bias is None else lora.bias)
+        y = y if lora.gain is None else lora.gain * y
+    return np.asarray(y + f.bias)
+
+
+def compared(model: onnx.ModelProto, g: Graph, found: tuple[FoundLinear, ...], steps: float) -> None:
+    """Each linear by hand is what the graph computes, up to `steps` of its greatest magnitude."""
+    ends = {f.name: f.result if f.output is None else g.nodes[g.producer[f.result]].input[0] for f in found}
+    values = run(model, [*(f.x_name for f in found), *ends.values()])
+    for f in found:
+        expected = values[ends[f.name]].astype(np.float64)
+        got = by_hand(f, values[f.x_name].astype(np.float64)).reshape(expected.shape)
+        assert np.abs(got - expected).max() <= steps * np.abs(expected).max(), f.name
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_float_model_is_read_and_its_linears_are_found(file: str) -> None:
+    model, g, found = read(E.MODELS / f"{file}.onnx")
+    counted(file, found)
+    compared(model, g, found, 1e-5)
+    assert all(f.x is None and f.codes is None and not f.dynamic for f in found)
+    assert all(f.shape == f.weight.shape for f in found)
+    if "bfloat" not in file:  # onnxruntime has no bfloat16 on CPUs
+        before, after = run(E.MODELS / f"{file}.onnx")["y"], run(model)["y"]
+        assert np.abs(before.astype(np.float32) - after).max() < (1e-2 if file in HALF else 1e-4)
+
+
+@pytest.mark.parametrize(("file", "form"), marked(QUANTIZED, QUICK))
+def test_quantized_model_is_read_and_its_linears_are_found(file: str, form: str, tmp_path: Path) -> None:
+    if file == "bert-dora.script":
+        pytest.xfail("the norms of DoRA are computed from quantized tensors at run time: three plain linears, not a branch")
+    path = path_of(file, form, tmp_path)
+    model, g, found = read(path)
+    counted(file, found)
+    compared(model, g, found, 0.15)
+    assert all(f.codes is not None and np.array_equal(f.codes.reals, f.weight) for f in found)
+    assert all(f.dynamic == form.startswith("dynamic") and (f.x is None) == f.dynamic for f in found)
+    assert all((f.codes.zero is None or "u8" in form.partition("-")[2]) for f in found if f.codes is not None)
+    if not E.BY_NAME[file.split(".")[0]].half:
+        assert np.abs(run(path)["y"] - run(model)["y"]).max() < 1e-4
+
+
+FLOATS = [(f, "float") for f in FILES]
+IMPORTED = FLOATS + [(f, form) for f, form in QUANTIZED if form in ("qdq", "qdq-u8u8", "dynamic-u8-channel")]
+
+
+@pytest.mark.parametrize(("file", "form"), marked(IMPORTED, (("bert-lora.script", "float"), ("llama-lora.dynamo", "float"))))
+def test_tvm_takes_the_model_and_computes_the_same(file: str, form: str, tmp_path: Path) -> None:
+    model, _ = onnx_reader.read(path_of(file, form, tmp_path), FREE)
+    module = import_onnx(model, file)
+    weights = list(module["main"].attrs["params"]) if "params" in module["main"].attrs else []
+    machine = relax.VirtualMachine(relax.build(module, target="llvm"), tvm.cpu())
+    feed = list(E.feeds())[1]
+    result = machine["main"](*[tvm.runtime.tensor(feed[i.name]) for i in model.graph.input], *weights)
+    values = result if hasattr(result, "numpy") else result[0]
+    assert np.abs(values.numpy() - run(model)["y"]).max() < 1e-4
+
+
+def linear_of(f: FoundLinear) -> Linear:
+    """Just the names, for `find_linear`."""
+    none = np.zeros((0, 0), np.int64)
+    flat = np.zeros(0, np.int64)
+    return Linear(f.name, f.x_name, f.result, Codes(none, Format.S8), Records(flat, flat, flat), node=f.node, modules=f.modules)
+
+
+@pytest.mark.parametrize("plain", E.ADAPTED)
+@pytest.mark.parametrize("exporter", E.EXPORTERS)
+@pytest.mark.parametrize("form", ["float", pytest.param("qdq", marks=pytest.mark.slow)])
+def test_peft_directory_finds_its_linears_in_a_plain_export(plain: str, exporter: str, form: str, tmp_path: Path) -> None:
+    """Every module of the adapter is the linear of its shape; none is found twice."""
+    adapter = read_peft(E.MODELS / E.ADAPTED[plain])
+    _, _, found = read(path_of(f"{plain}.{exporter}", form, tmp_path))
+    by_name, linears = {f.name: f for f in found}, [linear_of(f) for f in found]
+    chosen = [find_linear(lora.module, linears, None, "adapter").name for lora in adapter]
+    assert len(set(chosen)) == len(chosen) == E.BY_NAME[E.ADAPTED[plain]].branches
+    for name, lora in zip(chosen, adapter, strict=True):
+        assert by_name[name].shape == (lora.a.shape[0], lora.b.shape[1])
+        assert lora.module.endswith(name)
+
+
+@pytest.mark.parametrize("plain", E.ADAPTED)
+@pytest.mark.parametrize("exporter", E.EXPORTERS)
+def test_branches_of_the_graph_are_those_of_the_peft_directory(plain: str, exporter: str) -> None:
+    _, _, found = read(E.MODELS / f"{E.ADAPTED[plain]}.{exporter}.onnx")
+    branches = {f.name: f.loras[0] for f in found if f.loras}
+    adapter = {lora.module: lora for lora in read_peft(E.MODELS / E.ADAPTED[plain])}
+    assert branches.keys() == adapter.keys()
+    for name, lora in adapter.items():
+        assert np.allclose(branches[name].a, lora.a, atol=1e-6)
+        assert np.allclose(branches[name].scale * branches[name].b, lora.scale * lora.b, atol=1e-6)
+
+
+@pytest.mark.parametrize("file", ["bert-lora.script", "llama-half.dynamo"])
+def test_weights_set_aside_change_nothing(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Big models go through the tools without their weights; here a small one does."""
+    from axlora.compiler.frontend import storage
+
+    path = E.MODELS / f"{file}.onnx"
+    _, _, whole = read(path)
+    monkeypatch.setattr(storage, "TOTAL_LIMIT", 0)
+    monkeypatch.setattr(storage, "TENSOR_LIMIT", 256)
+    model, g, found = read(path)
+    assert [i.name for i in model.graph.input] == ["input_ids", "attention_mask"]
+    assert [(f.name, f.modules, len(f.loras)) for f in found] == [(f.name, f.modules, len(f.loras)) for f in whole]
+    assert all(np.array_equal(a.weight, b.weight) for a, b in zip(found, whole, strict=True))
+    compared(model, g, found, 1e-5)
