@@ -10,11 +10,12 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 
-import build
 import numpy as np
 import tasks
 from safetensors.numpy import load_file
 from tasks import Float, Int, Passage
+
+import build
 
 
 def merged(weights: Mapping[str, Float], name: str) -> dict[str, Float]:

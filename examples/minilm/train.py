@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import build
 import numpy as np
 import tasks
 import torch
@@ -26,6 +25,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tasks import Float, Int, Passage, Task
 from torch.nn import functional
 from transformers import BertConfig, BertModel
+
+import build
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 LORAS = {"topic": (8, 16, 2e-3), "language": (16, 32, 1e-3)}
