@@ -11,11 +11,11 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import tasks
 from safetensors.numpy import load_file
-from tasks import Float, Int, Passage
 
 import build
+import tasks
+from tasks import Float, Int, Passage
 
 
 def merged(weights: Mapping[str, Float], name: str) -> dict[str, Float]:

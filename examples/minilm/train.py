@@ -19,14 +19,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import tasks
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tasks import Float, Int, Passage, Task
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
 import build
+import tasks
+from tasks import Float, Int, Passage, Task
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 LORAS = {"topic": (8, 16, 2e-3), "language": (16, 32, 1e-3)}
