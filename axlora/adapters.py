@@ -38,6 +38,13 @@ def add_adapter(program: Program, name: str, path: str | Path, adapter_map: Mapp
     linears = program.linears()
     bits = {layer.input: layer.x_bits for layer in program.layers}
     found = peft_adapters(linears, bits, name, path, program.target, adapter_map, program.rank)
+    without = [layer.name for layer in program.layers if layer.name in found and not layer.tiling.shape.slots]
+    if without:
+        raise BadAdapter(
+            f"adapter {name!r} changes {without[0]!r}, which has no adapter columns",
+            str(path),
+            "compile with --lora-linears all",
+        )
     rank = max(a.rank for a in found.values())
     own = tuple(replace(x, adapters=(found[x.name],)) if x.name in found else x for x in linears)
     tilings = {layer.name: layer.tiling for layer in program.layers}

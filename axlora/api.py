@@ -38,6 +38,7 @@ def compile(
     weight_bits: int = 8,
     max_loras: int | None = None,
     max_lora_rank: int | None = None,
+    lora_linears: str = "used",
     dump_passes: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Program:
@@ -55,6 +56,8 @@ def compile(
         weight_bits: 2, 3, 4 or 8, for weights that the file holds as floats.
         max_loras: different adapters in one batch, 0 to 8; default 1 if there are adapters.
         max_lora_rank: largest rank that the program takes; default that of the adapters given.
+        lora_linears: `used`: the linears that the given adapters change (all, if none are given) can be adapted, now and
+            later; `all`: every linear, which costs each some cycles for its adapter columns.
         dump_passes: directory for the Relax module after every phase.
         progress: called with the name of each linear as it is placed.
 
@@ -64,6 +67,8 @@ def compile(
     from axlora.compiler.passes.pipeline import lower
 
     target = target if isinstance(target, Target) else Target.load(target)
+    if lora_linears not in ("used", "all"):
+        raise BadModel(f"lora_linears is {lora_linears!r}", "lora_linears", "must be used or all")
     for name in adapters or {}:
         if not ADAPTER_NAME.fullmatch(name):
             raise BadAdapter(f"adapter name {name!r} cannot be a file name", "adapter", "letters, digits, '_', '.', '-'")
@@ -83,7 +88,9 @@ def compile(
         raise BadModel(
             "no linear of the model can run on the accelerator", "model", "see the placement table in docs/numerics.md"
         )
-    linked = link(target, lowered, slots=max_loras, rank=max_lora_rank or 0, progress=progress)
+    used = {li.name for li in lowered.linears if li.adapters}
+    adaptable = used if used and lora_linears == "used" else None
+    linked = link(target, lowered, slots=max_loras, rank=max_lora_rank or 0, adaptable=adaptable, progress=progress)
     assert lowered.host is not None
     tensors = {t.name: t for t in lowered.inputs}
     outputs = {t.name: t for t in lowered.outputs}

@@ -53,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--max-loras", type=int, metavar="N", help="different adapters in one batch, 0 to 8")
     one.add_argument("--max-lora-rank", type=int, metavar="R", help="largest rank the program takes")
+    one.add_argument(
+        "--lora-linears",
+        default="used",
+        choices=["used", "all"],
+        help="linears that adapters may change: those that the given ones do (all, if none are given), or all",
+    )
     one.add_argument("--dump-passes", metavar="DIR", help="write the Relax module after every phase")
 
     one = add("simulate", commands.simulate, "Run a package on the cycle-exact simulator.")

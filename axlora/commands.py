@@ -143,6 +143,7 @@ def compile_model(options: argparse.Namespace) -> int:
             weight_bits=options.weight_bits,
             max_loras=options.max_loras,
             max_lora_rank=options.max_lora_rank,
+            lora_linears=options.lora_linears,
             dump_passes=options.dump_passes,
             progress=lambda name: bar.update(task, description=f"placing {name}"),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import networkx as nx
@@ -159,6 +159,7 @@ def link(
     *,
     slots: int | None = None,
     rank: int = 0,
+    adaptable: Collection[str] | None = None,
     progress: Callable[[str], None] | None = None,
     planner: Planner = make_plan,
     prove: bool = True,
@@ -168,6 +169,7 @@ def link(
     Args:
         slots: adapter slots (different adapters in one batch); default 1 if there are adapters or a rank.
         rank: largest rank that the program takes, at least that of every adapter given.
+        adaptable: linears that have columns for adapters; default all, if there are slots.
         progress: called with the name of each linear as it is placed.
         planner: chooses the tiling; tests give their own.
         prove: check that no accumulator can overflow; tests of the wrap-around switch it off.
@@ -188,7 +190,7 @@ def link(
     for linear in lowered.linears:
         if prove:
             check_accumulators(target, linear)
-        uses = slots if linear.adapters or rank else 0
+        uses = slots if rank and (adaptable is None or linear.name in adaptable or linear.adapters) else 0
         shape = Shape.of(target, linear, min(tokens[linear.input], _pass_tokens(target, rank)), uses, rank)
         blocks[linear.input] = max(blocks.get(linear.input, 0), shape.blocks)
         shapes[linear.name] = shape
@@ -204,7 +206,7 @@ def link(
         plan = planner(target, halves, linear, shape)
         places = _weights(target, linear, shape, plan, weights)
         pending.append((linear, shape, plan, places, adapter_size))
-        if slots:
+        if shape.slots:
             adapter_size += adapter_offsets(target, shape, plan)[1]
     adapter_size = -(-adapter_size // ALIGN) * ALIGN
     last = max(li.stage for li in lowered.linears)
@@ -275,6 +277,8 @@ def adapter_block(target: Target, linears: Sequence[Linear], name: str, rank: in
     """The whole block of one adapter: its pieces in the order of the linears."""
     out = b""
     for linear in linears:
+        if not tilings[linear.name].shape.slots:
+            continue
         own: Adapter | None = next((a for a in linear.adapters if a.name == name), None)
         out += adapter_bytes(target, linear, own, rank, tilings[linear.name].shape, tilings[linear.name].plan)
     return out + bytes(-len(out) % ALIGN)

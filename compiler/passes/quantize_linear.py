@@ -190,7 +190,7 @@ def _per_token(found: FoundLinear, x: Activation, weight: Codes, w_scale: Float6
         output_bits=32,
         bias_end=True,
         token_scale=True,
-        grid=Grid(1.0, 0, w_scale, unit, found.bias, step),
+        grid=Grid(1.0, 0, w_scale, unit, found.bias, step, found.smooth),
         node=found.node,
         modules=found.modules,
     )

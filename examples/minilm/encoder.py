@@ -1,10 +1,12 @@
 """The whole all-MiniLM-L6-v2 as ONNX: token ids in, sentence embedding out; no PyTorch needed.
 
-    python examples/minilm/encoder.py -o DIR
+    python examples/minilm/encoder.py -o DIR [--tokens N]
 
 DIR/minilm.onnx          float
 DIR/minilm_static.onnx   int8, static QDQ: weights per channel, inputs of all 36 linears per tensor (results stay float)
 DIR/minilm_dynamic.onnx  int8, DynamicQuantizeLinear and MatMulInteger, weights per channel
+DIR/calibration.npz      passages for `axlora compile --calibration`: [samples, 1, N]
+DIR/sample.npz           one passage: [1, N]
 `batch` and `sequence` are free. Inputs: input_ids and attention_mask, int64 [batch, sequence]. Output: embedding, float32
 [batch, 384], the mean over the mask, of length 1.
 """
@@ -21,9 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
-from tokenizers import Tokenizer
 
-from build import HEAD, HEADS, HIDDEN, Float, Scale, _Graph, calibrate, model_files, verified_weights
+from build import HEAD, HEADS, HIDDEN, Float, Scale, _Graph, calibrate, passages, verified_weights
 
 LAYERS = 6
 
@@ -63,7 +64,7 @@ class _Encoder:
         else:
             real = self.g.constant(f"{module}.weight", w) if not self.quantized else self._codes(module, w)
             source = x if not self.quantized else self._qdq(x)
-            y = self.g.node("MatMul", [source, real], f"{module}.product")
+            y = self.g.node("MatMul", [source, real], f"{module}.matmul")
         y = self.g.node("Add", [y, bias], f"{module}.out")
         if self.lora is not None and f"{module}.lora_A.weight" in self.lora.tensors:
             y = self._branch(module, x, y)
@@ -105,7 +106,7 @@ class _Encoder:
         w_codes, w_scale, w_zero = self._quantized_weight(module, w)
         acc = self.g.node("MatMulInteger", [codes, w_codes, zero, w_zero], f"{module}.acc")
         real = self.g.node("Cast", [acc], f"{module}.cast", to=TensorProto.FLOAT)
-        return self.g.node("Mul", [real, self.g.node("Mul", [scale, w_scale], f"{module}.scales")], f"{module}.product")
+        return self.g.node("Mul", [real, self.g.node("Mul", [scale, w_scale], f"{module}.scales")], f"{module}.matmul")
 
     def norm(self, module: str, x: str, out: str) -> str:
         names = [self.g.constant(f"{module}.{part}", self.weights[f"{module}.{part}"]) for part in ("weight", "bias")]
@@ -201,18 +202,6 @@ def encoder(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), names
 
 
-def tokenize(texts: list[str], length: int) -> dict[str, npt.NDArray[np.int64]]:
-    """`input_ids` and `attention_mask` [texts, length], cut or padded to `length` tokens."""
-    tokenizer = Tokenizer.from_file(str(model_files() / "tokenizer.json"))
-    tokenizer.enable_truncation(length)
-    tokenizer.enable_padding(length=length)
-    found = tokenizer.encode_batch(texts)
-    return {
-        "input_ids": np.array([f.ids for f in found], np.int64),
-        "attention_mask": np.array([f.attention_mask for f in found], np.int64),
-    }
-
-
 def scales(weights: Mapping[str, Float], samples: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, Scale]:
     """Range of every input of a linear over the samples, by running the float model."""
     from onnx.reference import ReferenceEvaluator
@@ -235,11 +224,14 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Build the whole MiniLM as ONNX: float, static int8, dynamic int8.")
     parser.add_argument("-o", dest="directory", type=Path, required=True)
+    parser.add_argument("--tokens", type=int, default=64, help="of the calibration passages and the sample")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    text = (model_files() / "README.md").read_text()
-    sentences = [line.strip() for line in text.splitlines() if len(line.split()) > 5]
-    build(options.directory, tokenize(sentences[:32], 64))
+    samples = passages(32, options.tokens)
+    mask = np.ones_like(samples)
+    build(options.directory, {"input_ids": samples, "attention_mask": mask})
+    np.savez(options.directory / "calibration.npz", input_ids=samples[:, None], attention_mask=mask[:, None])
+    np.savez(options.directory / "sample.npz", input_ids=samples[:1], attention_mask=mask[:1])
     logging.info("wrote %s", options.directory)
 
 
