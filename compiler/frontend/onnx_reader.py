@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from onnxscript import optimizer
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
+from axlora.compiler.frontend.expand import expand
 from axlora.compiler.frontend.fold import fold, infer_shapes
 from axlora.compiler.frontend.host_ops import prepare
 from axlora.compiler.frontend.precision import to_float32
@@ -116,7 +117,7 @@ def read(model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None =
         to_float32(copy)
         copy = optimizer.optimize(infer_shapes(copy), output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
         make_codes_signed(copy)
-        copy = prepare(fold(copy))
+        copy = prepare(fold(expand(copy)))
     except Exception as error:
         raise BadModel(f"shapes do not fit: {_first_line(error)}", where, "check the model and --shape") from None
     aside.put_back(copy)
