@@ -89,7 +89,7 @@ def _step(g: Graph, walk: _Walk, name: str) -> str | None:
             walk.scale = walk.scale * scalar if node.op_type == "Mul" else walk.scale / scalar
         else:
             walk.multiply(vector if node.op_type == "Mul" else 1 / vector)
-        return node.input[1 - side]
+        return str(node.input[1 - side])
     return None
 
 
@@ -125,8 +125,8 @@ def _without_constant(g: Graph, name: str, n: int) -> str | None:
     if node is None or node.op_type not in ("Add", "Sub"):
         return None
     if g.vector(node.input[1], n) is not None:
-        return node.input[0]
-    return node.input[1] if node.op_type == "Add" and g.vector(node.input[0], n) is not None else None
+        return str(node.input[0])
+    return str(node.input[1]) if node.op_type == "Add" and g.vector(node.input[0], n) is not None else None
 
 
 def _gained(g: Graph, products: Products, name: str) -> tuple[Product, Float64, list[int]] | None:

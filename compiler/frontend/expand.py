@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 from onnx import defs
 
@@ -20,7 +22,7 @@ def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
 
 def _definition(node: onnx.NodeProto, version: int, types: dict[str, onnx.TypeProto]) -> onnx.FunctionProto | None:
     """What ONNX says the node computes, for these types; None if it says nothing."""
-    schema = defs.get_schema(node.op_type, version, "")
+    schema: Any = defs.get_schema(node.op_type, version, "")
     if schema.has_context_dependent_function:
         given = [types.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
         text = schema.get_context_dependent_function(node.SerializeToString(), given)
@@ -33,7 +35,7 @@ def _inlined(node: onnx.NodeProto, body: onnx.FunctionProto, index: int) -> list
     names = dict(zip(body.input, [*node.input, *[""] * (len(body.input) - len(node.input))], strict=True))
     names |= {inner: outer for inner, outer in zip(body.output, node.output, strict=False) if outer}
     given = {a.name: a for a in (*body.attribute_proto, *node.attribute)}
-    result = []
+    result: list[onnx.NodeProto] = []
     for inner in body.node:
         copy = onnx.NodeProto()
         copy.CopyFrom(inner)
@@ -62,7 +64,8 @@ def expand(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     model = infer_shapes(model)
     version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    types, nodes = _types(model), []
+    types = _types(model)
+    nodes: list[onnx.NodeProto] = []
     for index, node in enumerate(model.graph.node):
         body = _definition(node, version, types) if node.op_type in _EXPANDED and not node.domain else None
         nodes += [node] if body is None else _inlined(node, body, index)

@@ -101,7 +101,7 @@ def _bypassed(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], types: d
     if node.op_type in _PASSES:
         return len(node.output) == 1
     if node.op_type == "Cast":
-        return types.get(node.input[0], 0) == next(a.i for a in node.attribute if a.name == "to")
+        return bool(types.get(node.input[0], 0) == next(a.i for a in node.attribute if a.name == "to"))
     if node.op_type in ("Expand", "Reshape"):
         source, result = shapes.get(node.input[0]), shapes.get(node.output[0])
         return source is not None and source == result

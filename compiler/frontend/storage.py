@@ -18,7 +18,7 @@ TOTAL_LIMIT = 256 << 20
 """Bytes of weights that a model may carry through the tools."""
 TENSOR_LIMIT = 1 << 16
 """Bytes of a weight that stays in the model beyond that."""
-_BITS = {
+_BITS: dict[int, int] = {
     TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16, TensorProto.FLOAT: 32,
     TensorProto.DOUBLE: 64, TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16, TensorProto.UINT16: 16,
     TensorProto.INT32: 32, TensorProto.UINT32: 32, TensorProto.INT64: 64, TensorProto.UINT64: 64, TensorProto.BOOL: 8,
@@ -27,7 +27,7 @@ _BITS = {
 
 def size(tensor: onnx.TensorProto) -> int:
     """Bytes of a tensor by its type and dimensions."""
-    return (prod(tensor.dims) * _BITS.get(tensor.data_type, 32) + 7) // 8
+    return (int(prod(tensor.dims)) * _BITS.get(tensor.data_type, 32) + 7) // 8
 
 
 def _place(tensor: onnx.TensorProto, folder: Path, where: str) -> tuple[Path, int, int]:
