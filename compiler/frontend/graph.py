@@ -144,7 +144,7 @@ class Graph:
     def _is_small(self, name: str) -> bool:
         """Not a matrix: cheap to look at."""
         shape = self._values[name].dims if name in self._values else self._shapes.get(name, ())
-    return value.dtype.kind in "iu" or "int4" in str(value.dtype)
+        return int(prod(shape)) <= max(shape, default=1)
 
     def matrix(self, name: str, axis: int = 1) -> Matrix | None:
         """A constant matrix with its codes if the file has them; None if it is not constant.

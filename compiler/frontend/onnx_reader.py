@@ -16,6 +16,7 @@ from axlora.compiler.frontend.fold import fold, infer_shapes
 from axlora.compiler.frontend.host_ops import prepare
 from axlora.compiler.frontend.precision import to_float32
 from axlora.compiler.frontend.storage import Aside, check
+from axlora.compiler.frontend.unfuse import unfuse
 
 _STANDARD = ("", "ai.onnx")
 _REFUSED = ("QLinearMatMul", "Loop", "Scan")
@@ -111,6 +112,7 @@ def read(model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None =
     """
     aside, where = load(model)
     copy = aside.model
+    unfuse(copy)
     refuse_operators(copy)
     fix_dimensions(copy, shapes or {}, where)
     try:

@@ -138,6 +138,43 @@ def test_weights_with_zero_points_beyond_int8(build: Any) -> None:
     assert np.array_equal(f.codes.zero, zero)
 
 
+def microsoft(b: Any) -> onnx.ModelProto:
+    """The built model, with onnxruntime's operators in it."""
+    model: onnx.ModelProto = b.model({"x": [T, K]}, ["y"])
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+def test_fused_scale_of_onnxruntime(build: Any) -> None:
+    """FusedMatMul(alpha): LoRA's scale after onnxruntime's extended optimizations."""
+    b = build
+    a, c = pair(b)
+    base = b.node("FusedMatMul", "x", b.floats(N, K), domain="com.microsoft", transB=1)
+    t = b.node("MatMul", "x", a)
+    b.node("Add", base, b.node("FusedMatMul", t, c, domain="com.microsoft", alpha=1.6), out="y")
+    assert checked(microsoft(b), 1).loras[0].scale == pytest.approx(1.6)
+
+
+@pytest.mark.parametrize("kind", ["DynamicQuantizeMatMul", "MatMulIntegerToFloat"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_fused_dynamic_products_of_onnxruntime(build: Any, kind: str, bias: bool) -> None:
+    b = build
+    codes, zero = b.random.integers(0, 256, (K, N)).astype(np.uint8), b.random.integers(100, 150, N).astype(np.uint8)
+    w, z = b.constant(codes), b.constant(zero)
+    scale = b.constant(b.random.uniform(0.001, 0.003, N).astype(np.float32))
+    last = [b.floats(N)] if bias else []
+    if kind == "DynamicQuantizeMatMul":
+        b.node(kind, "x", w, scale, z, *last, domain="com.microsoft", out="y")
+    else:
+        b.nodes.append(helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "o"]))
+        b.node(kind, "q", w, "s", scale, "o", z, *last, domain="com.microsoft", out="y")
+    f = checked(microsoft(b), 0, 0.02)
+    assert f.dynamic
+    assert f.x_name == "x"
+    assert f.bias.any() == bias
+    assert f.codes is not None
+
+
 @pytest.mark.parametrize("opset", [18, 19, 20, 21, 22, 23])
 def test_every_opset(build: Any, opset: int) -> None:
     b = build
