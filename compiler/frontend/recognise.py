@@ -57,7 +57,8 @@ def _next_join(c: _Context, product: Product, name: str) -> tuple[str, list[int]
 
 _RESHAPES = ("Reshape", "Flatten", "Unsqueeze", "Squeeze", "Cast", "Identity")
 _ENDINGS = (
-    ".weight", "_quantized", ".base_layer", ".MatMul", ".Gemm", ".matmul", ".default", "_quant", "_MatMul", ".modules_to_save",
+    ".weight", "_quantized", "_DequantizeLinear_Output", ".base_layer", ".MatMul", ".Gemm", ".matmul", ".default", "_quant",
+    "_MatMul", ".modules_to_save",
 )  # fmt: skip
 
 
