@@ -42,8 +42,8 @@ E = _exported()
 FILES = [f"{case.name}.{exporter}" for case in E.CASES for exporter in case.exporters]
 HALF = [f for f in FILES if E.BY_NAME[f.split(".")[0]].half]
 QUANTIZED = [(f, form) for f in FILES if "bfloat" not in f for form in E.FORMS]
-INFINITE = [("gpt2.script", form) for form in E.FORMS if form.startswith("qdq")]
-"""Its mask is -inf, and onnxruntime's quantizer gives that an infinite scale: the file itself computes NaN."""
+INFINITE = [(f, form) for f in ("gpt2.script", "distilbert.script") for form in E.FORMS if form.startswith("qdq")]
+"""sdpa masks with -inf, and onnxruntime's quantizer gives that an infinite scale: the file itself computes NaN."""
 MISTAKEN = [("llama-sdpa.dynamo", form) for form in E.FORMS if form.startswith("dynamic")]
 """onnxruntime's quantizer takes ONNX's Attention for its own, and writes a QAttention that means something else."""
 FREE = {"batch": E.BATCH, "sequence": E.SEQUENCE}
@@ -126,8 +126,6 @@ def test_float_model_is_read_and_its_linears_are_found(file: str) -> None:
 
 @pytest.mark.parametrize(("file", "form"), marked(QUANTIZED, QUICK))
 def test_quantized_model_is_read_and_its_linears_are_found(file: str, form: str, tmp_path: Path) -> None:
-    if file == "bert-dora.script":
-        pytest.xfail("the norms of DoRA are computed from quantized tensors at run time: three plain linears, not a branch")
     path = path_of(file, form, tmp_path)
     if (file, form) in INFINITE:
         with pytest.raises(BadModel, match=r"scale of node .* is not finite"):
@@ -163,7 +161,8 @@ def test_tvm_takes_the_model_and_computes_the_same(file: str, form: str, tmp_pat
     values = result if hasattr(result, "numpy") else result[0]
     difference = np.abs(values.numpy() - run(model)["y"])
     if form.startswith("qdq"):  # a float's last bit may move a code by one
-        assert np.mean(difference > 1e-4) < 0.02
+        assert np.mean(difference > 1e-4) < 0.1
+        assert difference.max() < 0.05 * np.abs(values.numpy()).max()
     else:
         assert difference.max() < 1e-4
 

@@ -138,6 +138,17 @@ def test_weights_with_zero_points_beyond_int8(build: Any) -> None:
     assert np.array_equal(f.codes.zero, zero)
 
 
+def test_weights_that_the_graph_itself_quantizes(build: Any) -> None:
+    """QAT exports: QuantizeLinear and DequantizeLinear of a float weight; the codes are found, not the floats."""
+    b = build
+    w, pair_of = b.floats(K, N), [b.constant(np.array(0.003, np.float32)), b.constant(np.array(0, np.int8))]
+    codes = b.node("QuantizeLinear", w, *pair_of)
+    b.node("MatMul", "x", b.node("DequantizeLinear", codes, *pair_of), out="y")
+    f = checked(b.model({"x": [T, K]}, ["y"]), 0)
+    assert f.codes is not None
+    assert np.array_equal(f.codes.reals, f.weight)
+
+
 def microsoft(b: Any) -> onnx.ModelProto:
     """The built model, with onnxruntime's operators in it."""
     model: onnx.ModelProto = b.model({"x": [T, K]}, ["y"])
