@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -18,7 +20,7 @@ class _Rewriter:
         self.node, self.graph = node, graph
         self.nodes: list[onnx.NodeProto] = []
 
-    def add(self, kind: str, inputs: list[str], **attributes: object) -> str:
+    def add(self, kind: str, inputs: list[str], **attributes: Any) -> str:
         name = f"{self.node.output[0]}.{kind}.{len(self.nodes)}"
         made = helper.make_node(kind, inputs, [name], name=f"{self.node.name or self.node.output[0]}/{kind}", **attributes)
         made.metadata_props.extend(self.node.metadata_props)
