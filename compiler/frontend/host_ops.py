@@ -2,7 +2,7 @@
 
 | found in | TVM's trouble | rewritten by |
 | --- | --- | --- |
-| both exporters: Shape, Gather, Concat, Range, GatherND of masks and positions | dynamic shapes, or no Shape of a shape | `fold` |
+| both: Shape, Gather, Concat, Range, GatherND of masks | dynamic shapes, Shape of a shape | `fold` |
 | TorchScript: ConstantOfShape, Equal, Where, Expand of a constant target | wrong ranks in broadcast_to | `fold` |
 | both: Reshape after Expand to an initializer (grouped queries) | symbolic shape, 90 s in LLVM | Constant nodes, here |
 | opset 23: Attention, RotaryEmbedding, RMSNormalization | no importer, or one for other attributes | `expand` |

@@ -111,6 +111,18 @@ def test_dora_in_the_graph(build: Any, bias: bool, side: int) -> None:
     assert f.bias.any() == bias
 
 
+def test_a_branch_behind_a_residual_is_two_linears(build: Any) -> None:
+    """Add(Add(base, residual), lora): nothing is lost, nothing is joined over the residual."""
+    b = build
+    a, c = pair(b)
+    sum_ = b.node("Add", b.node("MatMul", "x", b.floats(K, N)), b.node("Relu", "z"))
+    b.node("Add", sum_, b.node("MatMul", b.node("MatMul", "x", a), c), out="y")
+    model, _ = onnx_reader.read(b.model({"x": [T, K], "z": [T, N]}, ["y"]))
+    _, found = recognise(model)
+    assert sorted(f.shape for f in found) == sorted([(K, N), (K, R), (R, N)])
+    assert not any(f.loras for f in found)
+
+
 def test_half_precision_base_between_casts(build: Any) -> None:
     b = build
     a, c = pair(b)
