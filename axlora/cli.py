@@ -43,7 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--shape", action="append", default=[], metavar="DIM=N", help="value of a symbolic dimension; may be repeated"
     )
-    one.add_argument("--activation", default="static8", choices=["static8"], help="activation type (default static8)")
+    one.add_argument(
+        "--activation",
+        choices=["token8", "static8", "token16", "static16"],
+        help="input codes of linears: a scale a token, or static (default: the file's scales where it has them, else token8)",
+    )
     one.add_argument(
         "--weight-bits", type=int, default=8, choices=[2, 3, 4, 8], help="for weights that the file holds as floats"
     )
@@ -62,6 +66,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     _run_options(one)
     one.add_argument("--waves", metavar="FILE.vcd", help="write the waves of the Verilog")
+
+    one = add("adapter", commands.adapter, "Adapters of a compiled package: add, list, remove, pin.")
+    actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
+    act = actions.add_parser("add", help="add adapters from PEFT directories")
+    act.add_argument("package", metavar="OUT.axl")
+    act.add_argument("adapters", nargs="+", metavar="NAME=DIR")
+    act.add_argument("--adapter-map", metavar="FILE", help="JSON: adapter module to ONNX node")
+    act = actions.add_parser("list", help="the adapters, their ranks and sizes")
+    act.add_argument("package", metavar="OUT.axl")
+    act = actions.add_parser("remove", help="remove an adapter")
+    act.add_argument("package", metavar="OUT.axl")
+    act.add_argument("name", metavar="NAME")
+    act = actions.add_parser("pin", help="keep an adapter in a slot in every run")
+    act.add_argument("package", metavar="OUT.axl")
+    act.add_argument("name", metavar="NAME")
+    act.add_argument("--off", action="store_true", help="give the slot back")
 
     one = add("diff", commands.diff, "Name the first instruction and signal where two runs part (files written by --json).")
     one.add_argument("a", metavar="A.json")

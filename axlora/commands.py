@@ -10,12 +10,13 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from axlora.isa.assembly import assemble, disassemble, encode_program
@@ -25,9 +26,12 @@ from axlora.isa.legality import check_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.target import Target
 from axlora.report.compare import first_difference
-from axlora.report.tables import placement_table, run_tables, side_by_side
+from axlora.report.tables import adapter_table, placement_table, run_tables, side_by_side
 
 from . import api
+from .adapters import add_adapter, pin_adapter, remove_adapter
+from .execute import AdapterChoice
+from .inputs import random_inputs
 from .package import load
 from .program import BadInput, Program
 from .run import Run
@@ -96,6 +100,29 @@ def _arrays(path: str) -> dict[str, Any]:
         raise BadInput(f"{path} is not an .npz file of arrays", path, "numpy.savez(path, name=array)") from None
 
 
+def _adapter_map(path: str | None) -> dict[str, str] | None:
+    if not path:
+        return None
+    try:
+        found = json.loads(Path(path).read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise BadInput(f"{path} is not a JSON object of strings", "--adapter-map", '{"module": "node"}')
+    return found
+
+
+def _progress() -> Progress:
+    """A bar on standard error, quiet when that is no terminal."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def _watched(bar: Progress, text: str) -> Callable[[int, int], None]:
+    task = bar.add_task(text, total=None)
+    return lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def compile_model(options: argparse.Namespace) -> int:
     """Compile and save; prints the placement."""
     shapes = {}
@@ -103,22 +130,13 @@ def compile_model(options: argparse.Namespace) -> int:
         if not value.isdigit() or int(value) == 0:
             raise BadInput(f"--shape {name}={value}: not a positive number", "--shape", "DIM=N")
         shapes[name] = int(value)
-    adapter_map = None
-    if options.adapter_map:
-        try:
-            adapter_map = json.loads(Path(options.adapter_map).read_text())
-        except ValueError:
-            adapter_map = None
-        if not isinstance(adapter_map, dict) or not all(isinstance(v, str) for v in adapter_map.values()):
-            raise BadInput(f"{options.adapter_map} is not a JSON object of strings", "--adapter-map", '{"module": "node"}')
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("reading the model")
+    with _progress() as bar:
+        task = bar.add_task("reading the model", total=None)
         program = api.compile(
             options.model,
             options.target,
             adapters=_pairs(options.adapter, "--adapter"),
-            adapter_map=adapter_map,
+            adapter_map=_adapter_map(options.adapter_map),
             shapes=shapes,
             calibration=_arrays(options.calibration) if options.calibration else None,
             activation=options.activation,
@@ -142,17 +160,10 @@ def _inputs(program: Program, options: argparse.Namespace) -> dict[str, Any]:
         return _arrays(options.input)
     if options.random < 0:
         raise BadInput(f"--random {options.random}: a seed is not negative", "--random", "0 or more")
-    rng = np.random.default_rng(options.random)
-    out = {}
-    for info in program.inputs:
-        t = info.tensor
-        top = 1 << (t.bits - 1)
-        codes = np.clip(rng.normal(t.zero_point, top / 4, t.shape), -top, top - 1)
-        out[t.name] = ((codes - t.zero_point) * t.scale).astype(np.float32)
-    return out
+    return random_inputs(program, options.random)
 
 
-def _adapter(text: str | None) -> api.AdapterChoice:
+def _adapter(text: str | None) -> AdapterChoice:
     if text is None:
         return None
     names = [None if name == "-" else name for name in text.split(",")]
@@ -179,7 +190,10 @@ def _save(run: Run, options: argparse.Namespace) -> None:
 def simulate(options: argparse.Namespace) -> int:
     """Simulate and print the report."""
     program = load(options.package)
-    run = api.simulate(program, _inputs(program, options), _adapter(options.adapter), timing=not options.no_timing)
+    with _progress() as bar:
+        watch = _watched(bar, "simulating")
+        inputs, adapter = _inputs(program, options), _adapter(options.adapter)
+        run = api.simulate(program, inputs, adapter, timing=not options.no_timing, progress=watch)
     if options.no_timing:
         if options.json:
             raise BadInput("--json needs timing", "--no-timing", "leave one of them out")
@@ -197,8 +211,9 @@ def rtl_test(options: argparse.Namespace) -> int:
     program = load(options.package)
     inputs = _inputs(program, options)
     adapter = _adapter(options.adapter)
-    wanted = api.simulate(program, inputs, adapter)
-    found = api.run_rtl(program, inputs, adapter, waves=options.waves)
+    with _progress() as bar:
+        wanted = api.simulate(program, inputs, adapter, progress=_watched(bar, "simulating"))
+        found = api.run_rtl(program, inputs, adapter, waves=options.waves, progress=_watched(bar, "Verilog"))
     _save(found, options)
     difference = first_difference(wanted.to_json(), found.to_json())
     if difference:
@@ -262,4 +277,24 @@ def report(options: argparse.Namespace) -> int:
     """Runs side by side."""
     for item in side_by_side([(Path(path).stem, _run_json(path)) for path in options.runs]):
         console.print(item)
+    return 0
+
+
+def adapter(options: argparse.Namespace) -> int:
+    """Add, list, remove or pin adapters of a package."""
+    program = load(options.package)
+    if options.action == "list":
+        console.print(adapter_table(program.adapters, program.slots, program.rank))
+        return 0
+    if options.action == "add":
+        for name, path in _pairs(options.adapters, "adapter").items():
+            program = add_adapter(program, name, path, _adapter_map(options.adapter_map))
+        done = f"added {', '.join(_pairs(options.adapters, 'adapter'))}"
+    elif options.action == "remove":
+        program, done = remove_adapter(program, options.name), f"removed {options.name}"
+    else:
+        program = pin_adapter(program, options.name, not options.off)
+        done = f"{'unpinned' if options.off else 'pinned'} {options.name}"
+    program.save(options.package)
+    console.print(f"{options.package}: {done}", highlight=False)
     return 0

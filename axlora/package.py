@@ -1,4 +1,4 @@
-"""The package NAME.axl: a directory of manifest.json, program.bin, weights.bin and adapters/NAME.bin; no native code."""
+"""The package NAME.axl: a directory of manifest.json, program.bin, weights.bin, host.onnx, adapters/; no native code."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import onnx
+
+from axlora.compiler.backend.link import Tiling
+from axlora.compiler.backend.plan import Plan, Shape
 from axlora.compiler.errors import BadPackage
-from axlora.compiler.layer import Placement, Tensor
+from axlora.compiler.layer import Host, Placement, Tensor
 from axlora.isa.target import BadTarget, Target
 
-from .program import AdapterInfo, InputInfo, LayerInfo, OutputInfo, Program, TileInfo
+from .layers import LayerInfo
+from .program import AdapterInfo, InputInfo, OutputInfo, Program, TileInfo
 
 SCHEMA = 1
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -27,16 +32,28 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _host_bytes(program: Program) -> bytes:
+    return bytes(program.host.model.SerializeToString(deterministic=True))
+
+
 def _manifest(program: Program) -> dict[str, Any]:
+    host = program.host
     return {
         "schema": SCHEMA,
         "target": dataclasses.asdict(program.target),
-        "program": {"file": "program.bin", "sha256": _digest(program.program)},
+        "program": {"file": "program.bin", "sha256": _digest(program.program), "starts": program.starts},
+        "host": {
+            "file": "host.onnx",
+            "sha256": _digest(_host_bytes(program)),
+            "inputs": host.inputs,
+            "outputs": host.outputs,
+            "arrivals": host.arrivals,
+        },
         "weights": {"file": "weights.bin", "sha256": _digest(program.weights), "address": program.weights_address},
         "inputs": [dataclasses.asdict(i) for i in program.inputs],
         "outputs": [dataclasses.asdict(o) for o in program.outputs],
         "adapters": [
-            {"name": a.name, "rank": a.rank, "file": f"adapters/{a.name}.bin", "sha256": _digest(a.block)}
+            {"name": a.name, "rank": a.rank, "pinned": a.pinned, "file": f"adapters/{a.name}.bin", "sha256": _digest(a.block)}
             for a in program.adapters
         ],
         "adapter_address": program.adapter_address,
@@ -44,6 +61,7 @@ def _manifest(program: Program) -> dict[str, Any]:
         "slots": program.slots,
         "rank": program.rank,
         "layers": [dataclasses.asdict(layer) for layer in program.layers],
+        "linears": {"file": "linears.safetensors", "sha256": _digest(program.vectors)},
         "placement": [dataclasses.asdict(p) for p in program.placement],
         "default_adapter": program.default_adapter,
         "sources": program.sources,
@@ -64,6 +82,8 @@ def save(program: Program, path: Path) -> None:
         (folder / "adapters").mkdir()
         (folder / "program.bin").write_bytes(program.program)
         (folder / "weights.bin").write_bytes(program.weights)
+        (folder / "linears.safetensors").write_bytes(program.vectors)
+        (folder / "host.onnx").write_bytes(_host_bytes(program))
         for adapter in program.adapters:
             (folder / "adapters" / f"{adapter.name}.bin").write_bytes(adapter.block)
         manifest = _manifest(program)
@@ -93,6 +113,26 @@ def _read(path: Path, entry: dict[str, Any]) -> bytes:
     return data
 
 
+def _host(path: Path, entry: dict[str, Any]) -> Host:
+    try:
+        model = onnx.load_model_from_string(_read(path, entry))
+    except Exception:  # protobuf's own error has no typed home
+        raise BadPackage("host.onnx is not an ONNX file", str(path), "compile again") from None
+    arrivals = tuple((str(name), int(stage)) for name, stage in entry["arrivals"])
+    return Host(model, tuple(entry["inputs"]), tuple(entry["outputs"]), arrivals)
+
+
+def _layer(data: dict[str, Any]) -> LayerInfo:
+    tiling = data["tiling"]
+    return LayerInfo(
+        **{
+            **data,
+            "modules": tuple(data["modules"]),
+            "tiling": Tiling(Shape(**tiling["shape"]), Plan(**tiling["plan"]), tuple(tiling["weights"])),
+        }
+    )
+
+
 def _tensor(data: dict[str, Any]) -> Tensor:
     return Tensor(**{**data, "shape": tuple(data["shape"])})
 
@@ -120,19 +160,22 @@ def load(path: str | Path) -> Program:
         return Program(
             target=Target.from_mapping(manifest["target"], str(path)),
             program=_read(path, manifest["program"]),
+            starts=tuple(manifest["program"]["starts"]),
+            host=_host(path, manifest["host"]),
             weights_address=manifest["weights"]["address"],
             weights=_read(path, manifest["weights"]),
             inputs=tuple(InputInfo(**{**i, "tensor": _tensor(i["tensor"])}) for i in manifest["inputs"]),
             outputs=tuple(
-                OutputInfo(_tensor(o["tensor"]), o["element"], tuple(TileInfo(**tile) for tile in o["tiles"]))
+                OutputInfo(_tensor(o["tensor"]), o["element"], tuple(TileInfo(**tile) for tile in o["tiles"]), o["stage"])
                 for o in manifest["outputs"]
             ),
-            adapters=tuple(AdapterInfo(a["name"], a["rank"], _read(path, a)) for a in manifest["adapters"]),
+            adapters=tuple(AdapterInfo(a["name"], a["rank"], _read(path, a), a["pinned"]) for a in manifest["adapters"]),
             adapter_address=manifest["adapter_address"],
             adapter_size=manifest["adapter_size"],
             slots=manifest["slots"],
             rank=manifest["rank"],
-            layers=tuple(LayerInfo(**layer) for layer in manifest["layers"]),
+            layers=tuple(_layer(layer) for layer in manifest["layers"]),
+            vectors=_read(path, manifest["linears"]),
             placement=tuple(Placement(**p) for p in manifest["placement"]),
             default_adapter=manifest["default_adapter"],
             sources=manifest["sources"],

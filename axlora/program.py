@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
+from axlora.compiler.boundary import Quantized, token_rows
 from axlora.compiler.errors import BadAdapter, Error
-from axlora.compiler.layer import Placement, Tensor
-from axlora.isa import numerics
+from axlora.compiler.layer import Host, Linear, Placement, Tensor
+from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.regions import region_bytes, region_codes, slot_values
 from axlora.isa.target import Target
+
+from .layers import LayerInfo, read_arrays, stored_linear
+
+if TYPE_CHECKING:
+    from axlora.compiler.host import HostPart
 
 Int64 = npt.NDArray[np.int64]
 
@@ -23,27 +32,14 @@ class BadInput(Error):
 
 
 @dataclass(frozen=True)
-class LayerInfo:
-    """One linear of the program."""
-
-    name: str
-    operator: str
-    input: str
-    output: str
-    k: int
-    n: int
-    first: int
-    """Index of its first instruction."""
-
-
-@dataclass(frozen=True)
 class InputInfo:
-    """An input: the tensor and its place in memory (docs/isa.md, regions)."""
+    """What a linear reads: the tensor and its place in memory (docs/isa.md, regions)."""
 
     tensor: Tensor
     address: int
     token_words: int
     blocks: int
+    stage: int
 
 
 @dataclass(frozen=True)
@@ -58,11 +54,12 @@ class TileInfo:
 
 @dataclass(frozen=True)
 class OutputInfo:
-    """An output: the tensor and the places of its column tiles."""
+    """A linear's result: the tensor and the places of its column tiles."""
 
     tensor: Tensor
     element: int
     tiles: tuple[TileInfo, ...]
+    stage: int
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,8 @@ class AdapterInfo:
     name: str
     rank: int
     block: bytes
+    pinned: bool = False
+    """Keeps a slot in every run."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,9 @@ class Program:
 
     target: Target
     program: bytes
+    starts: tuple[int, ...]
+    """First instruction of each stage; the host part runs before, between and after them."""
+    host: Host
     weights_address: int
     weights: bytes
     inputs: tuple[InputInfo, ...]
@@ -99,6 +101,8 @@ class Program:
     slots: int
     rank: int
     layers: tuple[LayerInfo, ...]
+    vectors: bytes
+    """Vectors of the linears as safetensors, see `axlora.layers.Arrays`."""
     placement: tuple[Placement, ...]
     default_adapter: str | None
     """The adapter that the model itself contains: what a run means when no adapter is named."""
@@ -116,6 +120,12 @@ class Program:
         """MACs of the operators that stay on the host."""
         return sum(row.macs for row in self.placement if row.where == "host")
 
+    def linears(self) -> tuple[Linear, ...]:
+        """The linears again, without adapters, read from the weights."""
+        arrays = read_arrays(self.vectors)
+        rows = enumerate(self.layers)
+        return tuple(stored_linear(self.target, layer, i, arrays, self.weights) for i, layer in rows)
+
     def slot_of(self, adapter: str | Sequence[str | None] | None) -> tuple[list[str], list[str | None]]:
         """(adapters by slot, adapter of each batch row) for an `adapter` argument.
 
@@ -131,106 +141,136 @@ class Program:
                 raise BadAdapter(
                     f"no adapter {name!r} in the package", "adapter", f"it has: {', '.join(sorted(known)) or 'none'}"
                 )
-        used = list(dict.fromkeys(name for name in rows if name is not None))
+        pinned = [a.name for a in self.adapters if a.pinned]
+        used = list(dict.fromkeys([*pinned, *(name for name in rows if name is not None)]))
         if len(used) > self.slots:
+            note = f" ({len(pinned)} of them pinned)" if pinned else ""
             raise BadAdapter(
-                f"{len(used)} different adapters in one batch, the package has {self.slots} slots",
+                f"{len(used)} different adapters in one batch{note}, the package has {self.slots} slots",
                 "adapter",
-                "compile with a larger --max-loras",
+                "compile with a larger --max-loras, or unpin one" if pinned else "compile with a larger --max-loras",
             )
         return used, rows
 
-    def quantize(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, Int64]:
-        """Float inputs of the model's shapes to codes [tokens, k].
+    @property
+    def inputs_info(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Shape and type of each of the model's inputs."""
+        found = {}
+        for value in self.host.model.graph.input:
+            if value.name in self.host.inputs:
+                kind = value.type.tensor_type
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+                found[value.name] = (tuple(d.dim_value for d in kind.shape.dim), np.dtype(dtype))
+        return found
+
+    @cached_property
+    def host_part(self) -> HostPart:
+        """The compiled host graph; compiled at the first use."""
+        from axlora.compiler.host import HostPart
+
+        return HostPart(self.host)
+
+    def check_inputs(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
+        """The inputs in the model's types.
 
         Raises:
-            BadInput: missing, unknown, wrong shape, not numbers, not finite.
+            BadInput: missing, unknown, wrong shape, not numbers, not finite, out of the type's range.
         """
-        names = [i.tensor.name for i in self.inputs]
+        known = self.inputs_info
         for name in inputs:
-            if name not in names:
-                raise BadInput(f"unknown input {name!r}", "input", f"the model has: {', '.join(names)}")
-        codes = {}
-        for info in self.inputs:
-            tensor = info.tensor
-            if tensor.name not in inputs:
-                raise BadInput(f"input {tensor.name!r} is missing", "input", f"shape {tensor.shape}")
-            value = np.asarray(inputs[tensor.name])
-            if value.shape != tensor.shape:
-                raise BadInput(
-                    f"input {tensor.name!r} has shape {value.shape}, compiled for {tensor.shape}",
-                    "input",
-                    "--shape at compile time sets it",
-                )
-            if value.dtype.kind not in "fiu":
-                raise BadInput(f"input {tensor.name!r} has type {value.dtype}, must be numbers", "input", "float32")
-            if not np.isfinite(value).all():
-                raise BadInput(f"input {tensor.name!r} holds NaN or infinity", "input", "finite float32 values")
-            codes[tensor.name] = numerics.quantize_real(
-                value.astype(np.float32).reshape(tensor.tokens, tensor.columns),
-                tensor.scale,
-                tensor.zero_point,
-                tensor.bits,
-            )
-        return codes
+            if name not in known:
+                raise BadInput(f"unknown input {name!r}", "input", f"the model has: {', '.join(known)}")
+        return {name: _checked(name, inputs.get(name), *info) for name, info in known.items()}
 
-    def image(self, codes: Mapping[str, Int64], adapter: str | Sequence[str | None] | None = None) -> Image:
-        """Memory and registers for a run on `codes` (as `quantize` returns)."""
-        t = self.target
-        used, rows = self.slot_of(adapter)
+    def memory(self) -> npt.NDArray[np.uint8]:
+        """The machine's memory with program, weights and adapters."""
         size = self.adapter_address + self.adapter_size * max(1, len(self.adapters))
         memory = np.zeros(-(-size // 4096) * 4096, np.uint8)
-
-        def put(address: int, data: bytes) -> None:
-            memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
-
-        put(0, self.program)
-        put(self.weights_address, self.weights)
+        _put(memory, 0, self.program)
+        _put(memory, self.weights_address, self.weights)
         for number, one in enumerate(self.adapters):
-            put(self.adapter_address + number * self.adapter_size, one.block)
-        for info in self.inputs:
+            _put(memory, self.adapter_address + number * self.adapter_size, one.block)
+        return memory
+
+    def start_address(self, stage: int) -> int:
+        """Byte address of a stage's first instruction."""
+        return self.starts[stage] * INSTRUCTION_BYTES
+
+    def read_stage(self, stage: int) -> list[InputInfo]:
+        """What the linears of a stage read."""
+        return [info for info in self.inputs if info.stage == stage]
+
+    def put_stage(
+        self,
+        memory: npt.NDArray[np.uint8],
+        stage: int,
+        codes: Mapping[str, Quantized],
+        adapter: str | Sequence[str | None] | None,
+    ) -> None:
+        """Write a stage's codes and token words into the memory."""
+        t = self.target
+        used, rows = self.slot_of(adapter)
+        slots = [0 if name is None else used.index(name) + 1 for name in rows]
+        for info in self.read_stage(stage):
+            found = codes[info.tensor.name]
             groups = -(-info.tensor.tokens // t.tokens)
-            put(info.address, region_bytes(t, codes[info.tensor.name], info.blocks, groups))
-            words = np.zeros(groups * t.tokens, "<u4")
-            if info.tensor.tokens % len(rows):
+            _put(memory, info.address, region_bytes(t, found.codes, info.blocks, groups))
+            each = token_rows(info.tensor, len(rows))
+            if not each:
                 raise BadAdapter(
-                    f"{len(rows)} adapters named for {info.tensor.shape[0]} batch rows",
-                    "adapter",
-                    "one, or one per batch row",
+                    f"{len(rows)} adapters named for {info.tensor.shape[0]} batch rows", "adapter", "one, or one per batch row"
                 )
-            slots = [0 if name is None else used.index(name) + 1 for name in rows]
-            words[: info.tensor.tokens] = np.repeat(slots, info.tensor.tokens // len(rows))
-            put(info.token_words, words.tobytes())
+            words = np.zeros(groups * t.tokens, np.int64)
+            words[: info.tensor.tokens] = np.repeat(slots, each)
+            if found.mantissa is not None and found.shift is not None:
+                words[: info.tensor.tokens] |= found.shift[:, 0] << 10 | found.mantissa[:, 0] << 16
+            _put(memory, info.token_words, words.astype("<u4").tobytes())
+
+    def registers(self, adapter: str | Sequence[str | None] | None = None) -> dict[int, int]:
+        """What the host writes so that slots name the adapters of a run."""
         registers: dict[int, int] = {}
         names = [a.name for a in self.adapters]
-        for slot, name in enumerate(used, 1):
+        for slot, name in enumerate(self.slot_of(adapter)[0], 1):
             number = names.index(name)
             address = self.adapter_address + number * self.adapter_size
-            registers |= slot_values(t, slot, address, self.adapters[number].rank)
-        return Image(memory, registers)
+            registers |= slot_values(self.target, slot, address, self.adapters[number].rank)
+        return registers
 
-    def read_codes(self, memory: npt.NDArray[np.uint8]) -> dict[str, Int64]:
-        """Output codes [tokens, n] from the memory after a run."""
+    def read_codes(self, memory: npt.NDArray[np.uint8], stage: int) -> dict[str, Int64]:
+        """Result codes [tokens, n] of a stage's linears, from the memory after its run."""
+        return {info.tensor.name: self._codes(memory, info) for info in self.outputs if info.stage == stage}
+
+    def _codes(self, memory: npt.NDArray[np.uint8], info: OutputInfo) -> Int64:
         t = self.target
-        out = {}
-        for info in self.outputs:
-            groups = -(-info.tensor.tokens // t.tokens)
-            columns = max(tile.first + tile.groups for tile in info.tiles) * t.ports
-            full = np.zeros((groups * t.tokens, columns), np.int64)
-            for tile in info.tiles:
-                blocks = -(-tile.groups * t.ports // t.lanes)
-                data = memory[tile.address : tile.address + tile.stride * groups]
-                values = region_codes(t, data, info.element, blocks, groups, tile.stride)
-                width = tile.groups * t.ports
-                full[:, tile.first * t.ports : tile.first * t.ports + width] = values[:, :width]
-            out[info.tensor.name] = full[: info.tensor.tokens, : info.tensor.columns]
-        return out
+        groups = -(-info.tensor.tokens // t.tokens)
+        columns = max(tile.first + tile.groups for tile in info.tiles) * t.ports
+        full = np.zeros((groups * t.tokens, columns), np.int64)
+        for tile in info.tiles:
+            blocks = -(-tile.groups * t.ports // t.lanes)
+            data = memory[tile.address : tile.address + tile.stride * groups]
+            values = region_codes(t, data, info.element, blocks, groups, tile.stride)
+            width = tile.groups * t.ports
+            full[:, tile.first * t.ports : tile.first * t.ports + width] = values[:, :width]
+        return full[: info.tensor.tokens, : info.tensor.columns]
 
-    def dequantize(self, codes: Mapping[str, Int64]) -> dict[str, npt.NDArray[np.float32]]:
-        """Output codes to float arrays of the model's shapes."""
-        return {
-            info.tensor.name: numerics.dequantize(codes[info.tensor.name], info.tensor.scale, info.tensor.zero_point).reshape(
-                info.tensor.shape
-            )
-            for info in self.outputs
-        }
+
+def _put(memory: npt.NDArray[np.uint8], address: int, data: bytes) -> None:
+    memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
+
+
+def _checked(name: str, given: npt.ArrayLike | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    if given is None:
+        raise BadInput(f"input {name!r} is missing", "input", f"shape {shape}, type {dtype}")
+    value = np.asarray(given)
+    if value.shape != shape:
+        hint = "--shape at compile time sets it"
+        raise BadInput(f"input {name!r} has shape {value.shape}, compiled for {shape}", "input", hint)
+    if value.dtype.kind not in "fiub":
+        raise BadInput(f"input {name!r} has type {value.dtype}, must be numbers", "input", str(dtype))
+    if not np.isfinite(value).all():
+        raise BadInput(f"input {name!r} holds NaN or infinity", "input", f"finite {dtype} values")
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = value.astype(dtype)
+    if not np.isfinite(cast).all() or (dtype.kind in "iub" and (cast != value).any()):
+        raise BadInput(f"input {name!r} holds values that are no {dtype}", "input", f"{dtype} values")
+    return np.asarray(cast, order="C")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,16 @@ class Layer:
     cycles: int
     """From the end of the layer before to the end of this one; they add up to the run's cycles."""
     energy_pj: float | None = None
+    adapter_macs: int = 0
+    """Those of `macs` in columns of A and B."""
+    adapter_multiplications: int = 0
+    bytes_read: int = 0
+    """From memory by load: weights, activations, records, adapter blocks."""
+    bytes_written: int = 0
+    stalls: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Of load, matrix, vector and store: cycles by cause. Over the layers each adds up to the run's counter."""
+    error: float | None = None
+    """Root mean square of (result - float result) over that of the float result, on the first calibration sample."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +58,18 @@ class Run:
     target: Target
     view: str
     """`sim` or `rtl`."""
-    outputs: dict[str, npt.NDArray[np.float32]]
-    """Output name to array of the ONNX model's shape."""
+    outputs: dict[str, npt.NDArray[Any]]
+    """Output name to array of the ONNX model's shape and type."""
     codes: dict[str, npt.NDArray[np.int64]]
-    """Output name to integer codes [tokens, n]."""
+    """Result of every linear to integer codes [tokens, n]."""
     cycles: int
     counters: dict[str, int]
     layers: tuple[Layer, ...]
     steps: tuple[Step, ...] = ()
+    host_macs: int = 0
+    """Multiply-accumulates of the operators that the host ran."""
+    saturated: int = 0
+    """Input elements of linears that a static scale clamped."""
 
     @property
     def stalls(self) -> dict[str, dict[str, int]]:
@@ -73,6 +88,11 @@ class Run:
             assert sum(layer.cycles for layer in self.layers) == self.cycles
             assert sum(layer.macs for layer in self.layers) == c["macs"]
             assert sum(layer.multiplications for layer in self.layers) == c["multiplications"]
+            assert sum(layer.bytes_read for layer in self.layers) == c["load_beats"] * self.target.beat_bytes
+            assert sum(layer.bytes_written for layer in self.layers) == c["store_beats"] * self.target.beat_bytes
+            for unit in ("load", "matrix", "vector", "store"):
+                for cause, cycles in self.stalls[unit].items():
+                    assert sum(layer.stalls[unit][cause] for layer in self.layers) == cycles, (unit, cause)
         t = self.target
         return {
             "schema": SCHEMA,
@@ -80,12 +100,15 @@ class Run:
             "target": t.name,
             "engine": t.engine,
             "clock_mhz": t.clock_mhz,
+            "beat_bytes": t.beat_bytes,
             "cycles": self.cycles,
             "counters": c,
             "stalls": self.stalls,
             "macs": c["macs"],
             "multiplications": c["multiplications"],
             "additions": c["macs"],
+            "host_macs": self.host_macs,
+            "saturated_inputs": self.saturated,
             "dram_bytes_read": (c["fetch_beats"] + c["load_beats"]) * t.beat_bytes,
             "dram_bytes_written": c["store_beats"] * t.beat_bytes,
             "layers": [vars(layer) for layer in self.layers],

@@ -9,10 +9,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from minilm import QUANTIZATIONS, image, linears, link_linears
-
 from axlora.isa.target import Target
 from axlora.sim.run import run_image
+from minilm import QUANTIZATIONS, image, linears, link_linears
 
 TARGET = dataclasses.replace(
     Target.load("edge-asic"), name="claims", tokens=1, group_scales=False, group_words=4, index_entries=128

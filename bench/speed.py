@@ -14,12 +14,11 @@ import time
 import venv
 from pathlib import Path
 
-from minilm import image, linears, link_linears
-
 from axlora.isa.target import Target
 from axlora.rtl.runner import Image, run_images
 from axlora.sim.run import run_image
 from axlora.sim.weights import WeightCache
+from minilm import image, linears, link_linears
 
 TOKENS = 128
 BUILD = Path(__file__).parents[1] / "build" / "scalesim"

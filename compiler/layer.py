@@ -5,10 +5,12 @@ Shapes: K inputs, N outputs, r the rank. Codes are int64 arrays so that they go 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from axlora.isa.formats import Format
 
@@ -47,6 +49,14 @@ class Codes:
         """What each code is worth before scale and zero point: int64 [k, n]."""
         return self.codebook[self.codes] if self.codebook is not None else self.codes
 
+    def weights(self) -> Int64:
+        """What multiplies x: values less zero points, times group scales: int64 [k, n]."""
+        if not self.group:
+            return self.values()
+        rows = np.arange(self.codes.shape[0]) // self.group
+        less = self.values() if self.zero is None else self.values() - self.zero[rows]
+        return less if self.scale is None else less * self.scale[rows]
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -81,6 +91,10 @@ class Grid:
     """Output value = (code - zero_point) * y_scale."""
     bias: npt.NDArray[np.float64]
     """[n]: the base's bias as a real."""
+    bias_step: float = 0.0
+    """With per-token inputs, x_scale and y_scale are for a token scale of 1, and this is the value of an output code."""
+    smooth: npt.NDArray[np.float64] | None = None
+    """[k]: weight rows are times this, and x was divided by it; an adapter's A needs the same."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,15 @@ class Linear:
     """Name of the model's MatMul or Gemm node."""
     modules: tuple[str, ...] = ()
     """Dotted module paths that the model's metadata and names give it, the surest first."""
+    stage: int = 0
+    """Start of the machine in which it runs: linears of one stage depend on no other linear of it."""
+
+    @property
+    def output_step(self) -> float:
+        """Value of an output code, 1 for linears made by hand."""
+        if self.grid is None:
+            return 1.0
+        return self.grid.bias_step if self.token_scale else self.grid.y_scale
 
     @property
     def k(self) -> int:
@@ -125,7 +148,7 @@ class Tensor:
     """A tensor at the machine's boundary: codes and what they mean, value = (code - zero_point) * scale."""
 
     name: str
-    """Name of the model's float input or output that it stands for."""
+    """Unique among inputs, and among outputs."""
     tokens: int
     """Rows: product of the leading dimensions."""
     columns: int
@@ -135,7 +158,9 @@ class Tensor:
     scale: float
     zero_point: int = 0
     per_token: bool = False
-    """Symmetric scale absmax/qmax per token, sent along; `scale` is then 1."""
+    """Symmetric scale absmax/qmax per token, sent along (`isa.numerics.quantize_tokens`); `scale` is then 1."""
+    source: str = ""
+    """Its tensor in the host graph: the float that becomes codes, or the codes or float that a linear gives back."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +172,20 @@ class Placement:
     """`accelerator` or `host`."""
     reason: str
     macs: int
+
+
+@dataclass(frozen=True)
+class Host:
+    """The float part of a model: everything that is not a linear, cut at the linears' inputs and results."""
+
+    model: onnx.ModelProto
+    """Inputs: the model's, then the results of linears. Outputs: the model's, then what linears read."""
+    inputs: tuple[str, ...]
+    """The model's inputs."""
+    outputs: tuple[str, ...]
+    """The model's outputs."""
+    arrivals: tuple[tuple[str, int], ...]
+    """Result of a linear (tensor of the graph) and the stage that reads it first: one after the linear's own."""
 
 
 @dataclass(frozen=True)
@@ -162,3 +201,7 @@ class Lowered:
     """Names of the adapters, in slot order of loading."""
     default_adapter: str | None = None
     """The adapter that the model itself contains (`graph`): what a run means when the user names none."""
+    host: Host | None = None
+    """None for linears made by hand."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """Linear's name -> root mean square of (result - float result) over that of the float result, where it was measured."""

@@ -207,3 +207,31 @@ def quantize_real(value: npt.NDArray[np.float32], scale: float, zero_point: int,
 def dequantize(codes: Int64, scale: float, zero_point: int) -> npt.NDArray[np.float32]:
     """Codes to float32: (code - zero_point) * scale, as ONNX DequantizeLinear does."""
     return (codes - zero_point).astype(np.float32) * np.float32(scale)
+
+
+def quantize_scales(scale: npt.NDArray[np.float64]) -> tuple[Int64, Int64]:
+    """`quantize_scale` of every element, clamped to what a token word holds; 0 becomes a small one."""
+    held = np.minimum(scale, 65535 / 2)
+    _, exponent = np.frexp(held)
+    shift = np.clip(16 - exponent.astype(np.int64), 1, 62)
+    mantissa = np.rint(np.ldexp(held, shift)).astype(np.int64)
+    carry = (mantissa == 1 << 16) & (shift > 1)
+    mantissa, shift = np.where(carry, mantissa >> 1, mantissa), np.where(carry, shift - 1, shift)
+    return np.clip(mantissa, 1, (1 << 16) - 1), shift
+
+
+def quantize_tokens(value: npt.NDArray[np.float32], bits: int) -> tuple[Int64, Int64, Int64]:
+    """Float rows to codes with a scale a row: absmax / (2**(bits-1) - 1), rounded to a token word's mantissa and shift.
+
+    Args:
+        value: float32 [t, k], finite.
+        bits: 8 or 16.
+
+    Returns:
+        codes [t, k]; mantissa and shift, each [t, 1]: value ~ code * mantissa / 2**(shift + bits - 8).
+    """
+    high = (1 << (bits - 1)) - 1
+    peak = np.abs(value).max(axis=1, keepdims=True, initial=0).astype(np.float64)
+    mantissa, shift = quantize_scales(np.ldexp(peak / high, bits - 8))
+    scale = np.ldexp(mantissa.astype(np.float64), -(shift + bits - 8))
+    return np.clip(np.rint(value / scale), -high, high).astype(np.int64), mantissa, shift

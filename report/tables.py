@@ -47,19 +47,69 @@ def placement_table(rows: Sequence[PlacementRow]) -> Table:
     return table
 
 
+class AdapterRow(Protocol):
+    """An adapter of a package."""
+
+    @property
+    def name(self) -> str:
+        """What runs call it."""
+
+    @property
+    def rank(self) -> int:
+        """Largest rank over its linears."""
+
+    @property
+    def block(self) -> bytes:
+        """Its bytes for the machine."""
+
+    @property
+    def pinned(self) -> bool:
+        """Keeps a slot in every run."""
+
+
+def adapter_table(rows: Sequence[AdapterRow], slots: int, rank: int) -> Table:
+    """The adapters of a package."""
+    table = Table("adapter", "rank", "KiB", "pinned", title=f"adapters; {slots} slots, rank up to {rank}")
+    for row in rows:
+        table.add_row(row.name, str(row.rank), f"{len(row.block) / 1024:.0f}", "yes" if row.pinned else "")
+    return table
+
+
 def run_tables(run: RunLike) -> list[Table]:
     """Layers, then units, of one run."""
     data: Mapping[str, Any] = run.to_json()
-    layers = Table("layer", "operator", "cycles", "MACs", "multiplications", "removed", title=f"layers on {data['target']}")
-    for number in (2, 3, 4, 5):
-        layers.columns[number].justify = "right"
+    heads = ("cycles", "matrix busy", "MACs", "removed", "adapter MACs", "removed", "KiB in", "KiB out", "error")
+    layers = Table("layer", *heads, title=f"layers on {data['target']}")
+    for column in layers.columns[1:]:
+        column.justify = "right"
+    total = dict.fromkeys(("adapter_macs", "adapter_multiplications"), 0)
     for row in data["layers"]:
-        values = (f"{row['cycles']:,}", f"{row['macs']:,}", f"{row['multiplications']:,}", f"{row['reuse_rate']:.1%}")
-        layers.add_row(row["name"], row["operator"], *values)
-    macs, products = data["macs"], data["multiplications"]
-    removed = f"{1 - products / macs:.1%}" if macs else ""
-    layers.add_row("all", "", f"{data['cycles']:,}", f"{macs:,}", f"{products:,}", removed, style="bold")
+        for key in total:
+            total[key] += row[key]
+        layers.add_row(row["name"], *_layer_cells(row), "" if row["error"] is None else f"{row['error']:.2%}")
+    whole = {
+        **data,
+        **total,
+        "bytes_read": data["counters"]["load_beats"] * data["beat_bytes"],
+        "bytes_written": data["counters"]["store_beats"] * data["beat_bytes"],
+    }
+    layers.add_row("all", *_layer_cells(whole), "", style="bold")
     return [layers, _units([("", data)])]
+
+
+def _layer_cells(row: Mapping[str, Any]) -> list[str]:
+    """Base columns and adapter columns apart."""
+    base, products = row["macs"] - row["adapter_macs"], row["multiplications"] - row["adapter_multiplications"]
+    return [
+        f"{row['cycles']:,}",
+        f"{row['stalls']['matrix']['busy']:,}",
+        f"{base:,}",
+        f"{1 - products / base:.1%}" if base else "",
+        f"{row['adapter_macs']:,}" if row["adapter_macs"] else "",
+        f"{1 - row['adapter_multiplications'] / row['adapter_macs']:.1%}" if row["adapter_macs"] else "",
+        f"{row['bytes_read'] / 1024:,.0f}",
+        f"{row['bytes_written'] / 1024:,.0f}",
+    ]
 
 
 def _units(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:

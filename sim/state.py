@@ -34,6 +34,9 @@ class Work:
     busy: int = 0
     """Cycles to the unit's busy counter (matrix, vector)."""
     counters: dict[str, int] = field(default_factory=dict)
+    """What it adds to the machine's counters; also adapter_macs and adapter_multiplications, which are the simulator's own."""
+    spent: dict[str, int] = field(default_factory=dict)
+    """Its share of its unit's cycle counters, the wait before it included; filled in when events are kept."""
 
 
 class Machine:
@@ -188,13 +191,18 @@ class Machine:
         ready = self.weights.prepare(t, [s for s, _ in active], blocks, self.wbuf, self.line_version, self.codebook)
         sumx = np.zeros((x.shape[0], -(-blocks // per) if per else 1), np.int64)
         macs = products = zeros = rescales = column = 0
+        adapter = {"adapter_macs": 0, "adapter_multiplications": 0}
         for (segment, mask), part in zip(active, ready.parts, strict=True):
             n = segment.groups
             count = int(mask.sum())
             place = slice(column, column + n)
-            products += int(ready.timing.misses[place].sum()) * count
+            missed, coded = int(ready.timing.misses[place].sum()) * count, blocks * t.lanes * n * t.ports * count
+            products += missed
             zeros += int(ready.timing.zeros[place].sum()) * count
-            macs += blocks * t.lanes * n * t.ports * count
+            macs += coded
+            if segment.slot:
+                adapter["adapter_macs"] += coded
+                adapter["adapter_multiplications"] += missed
             column += n
             scaled = segment.scaled
             if scaled:
@@ -217,7 +225,7 @@ class Machine:
             tokens = np.flatnonzero(mask)
             old = 0 if first else self.acc[base : base + n, tokens]
             self.acc[base : base + n, tokens] = numerics.wrap(old + total[:, tokens], t.accumulator_bits)
-        work.counters.update(macs=macs, multiplications=products, zeros=zeros, rescales=rescales)
+        work.counters.update(macs=macs, multiplications=products, zeros=zeros, rescales=rescales, **adapter)
         return ready.timing
 
     def _group_sums(self, x: Int64, values: Int64, blocks: int, per: int) -> Int64:

@@ -116,9 +116,11 @@ class Timeline:
         self.counters: dict[str, int] = {}
         self.events: list[Event] | None = [] if keep_events else None
 
-    def count(self, name: str, value: int) -> None:
-        """Add to a counter."""
+    def count(self, name: str, value: int, work: Work | None = None) -> None:
+        """Add to a counter, and to the share of the instruction that caused it."""
         self.counters[name] = self.counters.get(name, 0) + value
+        if work is not None and self.events is not None:
+            work.spent[name] = work.spent.get(name, 0) + value
 
     def _lookup(self, missed: bool) -> None:
         """LOOKUP, with REQ and WAIT on a miss, then DECODE; leaves `now` at the first cycle of ISSUE."""
@@ -175,7 +177,7 @@ class Timeline:
             self.now += wait
         self._leave()
         for unit, lane in self.lanes.items():
-            self.count(f"{unit.name.lower()}_idle", self.now - lane.done)
+            self.count(f"{unit.name.lower()}_idle", self.now - lane.done, lane.works[-1] if lane.works else None)
         return self.now
 
     def _settle(self, limit: int) -> None:
@@ -209,9 +211,9 @@ class Timeline:
         self.loading = None
         lane = self.lanes[Unit.LOAD]
         done = self.bus.finished[-1] + 2
-        self.count("load_busy", work.beats)
+        self.count("load_busy", work.beats, work)
         self.count("load_beats", work.beats)
-        self.count("load_memory", done - lane.accepts[-1] - 1 - work.beats)
+        self.count("load_memory", done - lane.accepts[-1] - 1 - work.beats, work)
         self._done(Unit.LOAD, lane, work, done)
         return True
 
@@ -234,12 +236,12 @@ class Timeline:
         for sem in work.instruction.waits:
             self.takes[sem].append(accept)
         name = unit.name.lower()
-        self.count(f"{name}_idle", begin - lane.done + 1)
+        self.count(f"{name}_idle", begin - lane.done + 1, work)
         if unit is Unit.MATRIX:
-            self.count("matrix_weights", weights - begin)
-            self.count("matrix_semaphore", accept - weights)
+            self.count("matrix_weights", weights - begin, work)
+            self.count("matrix_semaphore", accept - weights, work)
         else:
-            self.count(f"{name}_semaphore", accept - begin)
+            self.count(f"{name}_semaphore", accept - begin, work)
         lane.accepts.append(accept)
         lane.next += 1
         if unit is Unit.LOAD and work.beats:
@@ -251,17 +253,17 @@ class Timeline:
 
     def _duration(self, unit: Unit, work: Work) -> int:
         if unit is Unit.LOAD:
-            self.count("load_memory", 1)
+            self.count("load_memory", 1, work)
             return 2
         if unit is Unit.STORE:
             duration = store_duration(self.target, work.instruction.x, work.beats)
-            self.count("store_busy", work.beats)
+            self.count("store_busy", work.beats, work)
             self.count("store_beats", work.beats)
-            self.count("store_memory", duration - 1 - work.beats)
+            self.count("store_memory", duration - 1 - work.beats, work)
             return duration
-        self.count(f"{unit.name.lower()}_busy", work.busy)
+        self.count(f"{unit.name.lower()}_busy", work.busy, work)
         for name, value in work.counters.items():
-            self.count(name, value)
+            self.count(name, value, work)
         return work.duration
 
     def _done(self, unit: Unit, lane: _Lane, work: Work, done: int) -> None:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import networkx as nx
 import numpy as np
 
 from axlora.isa.assembly import encode_program
+from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction
 from axlora.isa.legality import check_program
-from axlora.isa.opcodes import SLOTS
+from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS, Opcode
 from axlora.isa.regions import padded, slot_values
 from axlora.isa.target import Target
 
 from ..errors import BadModel
-from ..layer import Adapter, Linear, Lowered
+from ..layer import Adapter, Int64, Linear, Lowered
 from .emit import Emitter, Places
-from .pack import adapter_bytes, adapter_offsets, base_records, ones_line, scale_lines, weight_lines
+from .pack import adapter_bytes, adapter_offsets, base_records, ones_line, scale_lines, weight_codes, weight_lines
 from .plan import Plan, Shape, WeightHalves, make_plan, output_bytes
 
 ALIGN = 64
+LINE = 64 // INSTRUCTION_BYTES
+"""Instructions of a cache line: every stage starts at one."""
 Planner = Callable[[Target, WeightHalves, Linear, Shape], Plan]
 
 
@@ -56,12 +60,24 @@ class OutputPlace:
 
 
 @dataclass(frozen=True)
+class Tiling:
+    """How one linear is cut, and where its weight tiles lie."""
+
+    shape: Shape
+    plan: Plan
+    weights: tuple[int, ...]
+    """Offset of each tile in the weights, row tiles of a column tile after each other."""
+
+
+@dataclass(frozen=True)
 class Linked:
     """The machine's view of a compiled model."""
 
     program: tuple[Instruction, ...]
     marks: tuple[tuple[int, str], ...]
     """(first instruction, linear) in program order."""
+    starts: tuple[int, ...]
+    """First instruction of each stage; every stage ends with HALT."""
     weights_address: int
     weights: bytes
     inputs: tuple[InputPlace, ...]
@@ -74,7 +90,8 @@ class Linked:
     slots: int
     rank: int
     token_groups: int
-    plans: dict[str, Plan]
+    tilings: dict[str, Tiling]
+    """By linear."""
 
 
 def place_regions(regions: Sequence[tuple[str, int, int, int]], start: int) -> tuple[dict[str, int], int]:
@@ -167,7 +184,6 @@ def link(
     if not 0 <= slots <= SLOTS:
         raise BadModel(f"{slots} adapter slots asked for, the machine has {SLOTS}", "max-loras", f"0 to {SLOTS}")
     shapes: dict[str, Shape] = {}
-    plans: dict[str, Plan] = {}
     blocks: dict[str, int] = {}
     for linear in lowered.linears:
         if prove:
@@ -185,55 +201,60 @@ def link(
         shape = shapes[linear.name]
         if progress is not None:
             progress(linear.name)
-        plan = plans[linear.name] = planner(target, halves, linear, shape)
+        plan = planner(target, halves, linear, shape)
         places = _weights(target, linear, shape, plan, weights)
         pending.append((linear, shape, plan, places, adapter_size))
         if slots:
             adapter_size += adapter_offsets(target, shape, plan)[1]
     adapter_size = -(-adapter_size // ALIGN) * ALIGN
-    steps = len(lowered.linears)
+    last = max(li.stage for li in lowered.linears)
     total_groups = -(-count // target.tokens)
     regions = []
     for tensor in lowered.inputs:
+        stages = [li.stage for li in lowered.linears if li.input == tensor.name]
         size = -(-tensor.tokens // target.tokens) * blocks[tensor.name] * target.abuf_line_bytes
-        regions.append(
-            (f"in {tensor.name}", size, -1, max(i for i, li in enumerate(lowered.linears) if li.input == tensor.name))
-        )
+        regions.append((f"in {tensor.name}", size, min(stages), max(stages)))
         words = -(-tensor.tokens // target.tokens) * target.tokens * 4 + target.beat_bytes
-        regions.append((f"tok {tensor.name}", words, -1, steps))
-    for step, (linear, shape, plan, _, _) in enumerate(pending):
+        regions.append((f"tok {tensor.name}", words, min(stages), max(stages)))
+    for linear, shape, plan, _, _ in pending:
         groups = -(-tokens[linear.input] // target.tokens)
         for n, column in enumerate(plan.column_tiles(shape)):
-            regions.append((f"out {linear.name} {n}", groups * output_bytes(target, shape, column[1]), step, steps))
+            size = groups * output_bytes(target, shape, column[1])
+            regions.append((f"out {linear.name} {n}", size, linear.stage, linear.stage))
     # The program's size is not known before its addresses are; reserve by emitting once with zero addresses.
     size = 0
     for _ in range(2):
-        emitter = Emitter(target, halves)
         weights_address = -(-size // ALIGN) * ALIGN
         address, end = place_regions(regions, weights_address + -(-len(weights) // ALIGN) * ALIGN)
-        for linear, shape, plan, places, piece in pending:
-            _emit(
-                emitter,
-                linear,
-                shape,
-                plan,
-                _moved(places, weights_address, address, linear, plan, shape, piece),
-                tokens,
-            )
-        program, marks = emitter.program()
+        program: list[Instruction] = []
+        marks: list[tuple[int, str]] = []
+        starts: list[int] = []
+        for stage in range(last + 1):
+            emitter = Emitter(target, halves)
+            for linear, shape, plan, places, piece in pending:
+                if linear.stage == stage:
+                    moved = _moved(places, weights_address, address, linear, plan, shape, piece)
+                    _emit(emitter, linear, shape, plan, moved, tokens)
+            part, names = emitter.program()
+            program += [Instruction(Opcode.HALT)] * (-len(program) % LINE)
+            starts.append(len(program))
+            marks += [(len(program) + first, name) for first, name in names]
+            program += part
         size = len(encode_program(program)) + 64 * 16
     registers: dict[int, int] = {}
     for slot in range(1, slots + 1):
         registers |= slot_values(target, slot, end, rank)
-    check_program(program, registers)
-    check_program(program)
+    for first, following in itertools.pairwise([*starts, len(program)]):
+        check_program(program[first:following], registers)
+        check_program(program[first:following])
+    tilings = {linear.name: Tiling(shape, plan, tuple(places.weights.values())) for linear, shape, plan, places, _ in pending}
     blocks_of = {
-        name: (ranks[name], adapter_block(target, lowered.linears, name, ranks[name], shapes, plans))
-        for name in sorted(adapted)
+        name: (ranks[name], adapter_block(target, lowered.linears, name, ranks[name], tilings)) for name in sorted(adapted)
     }
     return Linked(
         program=tuple(program),
         marks=tuple(marks),
+        starts=tuple(starts),
         weights_address=weights_address,
         weights=bytes(weights),
         inputs=tuple(
@@ -246,19 +267,31 @@ def link(
         slots=slots,
         rank=rank,
         token_groups=total_groups,
-        plans=plans,
+        tilings=tilings,
     )
 
 
-def adapter_block(
-    target: Target, linears: Sequence[Linear], name: str, rank: int, shapes: dict[str, Shape], plans: dict[str, Plan]
-) -> bytes:
+def adapter_block(target: Target, linears: Sequence[Linear], name: str, rank: int, tilings: Mapping[str, Tiling]) -> bytes:
     """The whole block of one adapter: its pieces in the order of the linears."""
     out = b""
     for linear in linears:
         own: Adapter | None = next((a for a in linear.adapters if a.name == name), None)
-        out += adapter_bytes(target, linear, own, rank, shapes[linear.name], plans[linear.name])
+        out += adapter_bytes(target, linear, own, rank, tilings[linear.name].shape, tilings[linear.name].plan)
     return out + bytes(-len(out) % ALIGN)
+
+
+def stored_codes(target: Target, weights: bytes, tiling: Tiling, fmt: Format, k: int, n: int) -> Int64:
+    """Codes [k, n] of a linear, read back from the weights."""
+    t, shape, plan = target, tiling.shape, tiling.plan
+    full = np.zeros((shape.blocks * t.lanes, shape.groups * t.ports), np.int64)
+    places = iter(tiling.weights)
+    for column, width in plan.column_tiles(shape):
+        for row, height in plan.row_tiles(shape):
+            size = height * width * t.wbuf_line_bytes * fmt.storage // 8
+            place = next(places)
+            part = weight_codes(t, weights[place : place + size], fmt, height, width)
+            full[row * t.lanes : (row + height) * t.lanes, column * t.ports : (column + width) * t.ports] = part
+    return full[:k, :n]
 
 
 def _pass_tokens(target: Target, rank: int) -> int:

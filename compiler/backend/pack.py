@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from axlora.isa.formats import Format, pack
+from axlora.isa.formats import Format, pack, unpack
 from axlora.isa.regions import padded
 from axlora.isa.target import Target
 
@@ -24,6 +24,14 @@ def weight_lines(target: Target, codes: Int64, fmt: Format) -> bytes:
     per = 8 // fmt.storage
     tile = codes.reshape(blocks, target.lanes, groups // per, per * target.ports)
     return pack(tile.transpose(0, 2, 1, 3), fmt).tobytes()
+
+
+def weight_codes(target: Target, data: bytes, fmt: Format, blocks: int, groups: int) -> Int64:
+    """Inverse of `weight_lines`: codes [blocks*L, groups*P]."""
+    per = 8 // fmt.storage
+    words = np.frombuffer(data, np.uint8).reshape(blocks, groups // per, target.lanes, target.ports)
+    codes = unpack(words, fmt).transpose(0, 2, 1, 3)
+    return codes.reshape(blocks * target.lanes, groups * target.ports).astype(np.int64)
 
 
 def ones_line(target: Target) -> bytes:

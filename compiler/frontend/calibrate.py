@@ -1,4 +1,7 @@
-"""Give the linears of a float model static scales: run it on samples (Relax VM) and put Q/DQ on what the linears read."""
+"""Static scales for the linears of a float model: run it on samples (Relax VM), watch what the linears read.
+
+The range of a channel goes partly into the weights (SmoothQuant, Xiao et al., arXiv:2211.10438, equation 4).
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,29 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import tvm
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from tvm import relax
 
 from axlora.compiler.errors import BadModel
-from axlora.compiler.frontend.found import FoundLinear
+from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.frontend.tvm_import import import_onnx
 
-Ranges = dict[str, tuple[float, float]]
+Float64 = npt.NDArray[np.float64]
+Ranges = dict[str, tuple[Float64, Float64]]
+
+STRENGTH = 0.65
+"""a: how much of a channel's range goes into the weights; docs/decisions/0005."""
 
 
-def _samples(model: onnx.ModelProto, data: Mapping[str, npt.NDArray[Any]], where: str) -> list[list[npt.NDArray[Any]]]:
-    """The samples, each a list in the order of the model's inputs."""
+def samples(model: onnx.ModelProto, data: Mapping[str, npt.NDArray[Any]], where: str) -> list[dict[str, npt.NDArray[Any]]]:
+    """The samples, each an array an input.
+
+    Raises:
+        BadModel: inputs that are missing, of other shapes, or not finite.
+    """
     constants = {i.name for i in model.graph.initializer}
-    rows, count = [], None
+    rows: dict[str, npt.NDArray[Any]] = {}
+    count = None
     for value in model.graph.input:
         if value.name in constants:
             continue
@@ -37,75 +49,82 @@ def _samples(model: onnx.ModelProto, data: Mapping[str, npt.NDArray[Any]], where
         if not np.isfinite(given).all():
             raise BadModel(f"calibration data of {value.name!r} holds NaN or infinity", where, "clean the data")
         count = len(given)
-        rows.append(given.astype(dtype))
-    return [[np.ascontiguousarray(r[i]) for r in rows] for i in range(count or 0)]
+        rows[value.name] = given.astype(dtype)
+    return [{name: np.ascontiguousarray(row[i]) for name, row in rows.items()} for i in range(count or 0)]
 
 
 def ranges(model: onnx.ModelProto, names: list[str], data: Mapping[str, npt.NDArray[Any]], where: str) -> Ranges:
-    """Least and greatest value of each tensor over the samples.
+    """Least and greatest value of each channel (last dimension) of each tensor over the samples.
 
     Raises:
         BadModel: data that does not fit the model's inputs.
     """
-    samples = _samples(model, data, where)
+    feeds = samples(model, data, where)
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
     watched.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names)
-    module = relax.transform.BindParams("main", {})(import_onnx(watched, where))
-    function = module["main"]
-    weights = list(function.attrs["params"]) if "params" in function.attrs else []
+    module = import_onnx(watched, where, constants=True)
     machine = relax.VirtualMachine(relax.build(module, target="llvm"), tvm.cpu())
     result: Ranges = {}
-    for sample in samples:
-        values = machine["main"](*[tvm.runtime.tensor(v) for v in sample], *weights)
+    for sample in feeds:
+        values = machine["main"](*[tvm.runtime.tensor(v) for v in sample.values()])
         for name, value in zip(names, [values] if len(names) == 1 else list(values), strict=True):
-            array = value.numpy()
-            low, high = result.get(name, (0.0, 0.0))
-            result[name] = (min(low, float(array.min())), max(high, float(array.max())))
+            array = value.numpy().reshape(-1, value.shape[-1]).astype(np.float64)
+            low, high = result.get(name, (np.zeros(array.shape[1]), np.zeros(array.shape[1])))
+            result[name] = np.minimum(low, array.min(axis=0)), np.maximum(high, array.max(axis=0))
     return result
 
 
-def _insert(model: onnx.ModelProto, name: str, low: float, high: float, bits: int) -> str:
-    """Append Q/DQ of `name` (asymmetric, zero included); returns the dequantized tensor."""
-    scale = np.float32((high - low) / ((1 << bits) - 1)) if high > low else np.float32(1)
-    zero = int(np.clip(np.rint(-(1 << (bits - 1)) - low / float(scale)), -(1 << (bits - 1)), (1 << (bits - 1)) - 1))
-    g, tags = model.graph, [f"{name}.scale", f"{name}.zero_point"]
-    g.initializer.append(numpy_helper.from_array(np.array(scale, np.float32), tags[0]))
-    g.initializer.append(numpy_helper.from_array(np.array(zero, f"int{bits}"), tags[1]))
-    shape = next(
-        [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*g.input, *g.value_info, *g.output) if v.name == name
-    )
-    code, real = f"{name}.codes", f"{name}.dequantized"
-    kind = TensorProto.INT8 if bits == 8 else TensorProto.INT16
-    g.value_info.extend(
-        [helper.make_tensor_value_info(code, kind, shape), helper.make_tensor_value_info(real, TensorProto.FLOAT, shape)]
-    )
-    nodes = [
-        helper.make_node("QuantizeLinear", [name, *tags], [code], name=f"{name}/quantize"),
-        helper.make_node("DequantizeLinear", [code, *tags], [real], name=f"{name}/dequantize"),
-    ]
-    at = next((i for i, n in enumerate(g.node) if name in n.output), -1) + 1
-    kept = list(g.node)
-    del g.node[:]
-    g.node.extend([*kept[:at], *nodes, *kept[at:]])
-    return real
+def _smooth(peak: Float64, readers: list[FoundLinear]) -> Float64 | None:
+    """s = max|x|^a / max|W|^(1-a) for each channel, of geometric mean 1; None if the file fixes the weights' codes."""
+    if any(f.codes is not None for f in readers):
+        return None
+    weight = np.max([np.abs(f.weight).max(axis=1) for f in readers], axis=0)
+    used = (peak > 0) & (weight > 0)
+    if not used.any():
+        return None
+    factor = np.ones(peak.size)
+    factor[used] = peak[used] ** STRENGTH / weight[used] ** (1 - STRENGTH)
+    factor[used] /= np.exp(np.log(factor[used]).mean())
+    return np.clip(factor, 2.0**-10, 2.0**10).astype(np.float32).astype(np.float64)
+
+
+def _activation(name: str, low: float, high: float, bits: int) -> Activation:
+    """Asymmetric scale of a range that zero belongs to."""
+    scale = float(np.float32((high - low) / ((1 << bits) - 1))) if high > low else 1.0
+    least, most = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    return Activation(name, "", scale, int(np.clip(np.rint(least - low / scale), least, most)), bits)
 
 
 def calibrate(
-    model: onnx.ModelProto, linears: tuple[FoundLinear, ...], data: Mapping[str, npt.NDArray[Any]], bits: int, where: str
-) -> onnx.ModelProto:
-    """A copy of the model in which every given linear reads a Q/DQ pair of `bits` bits.
+    model: onnx.ModelProto,
+    linears: tuple[FoundLinear, ...],
+    data: Mapping[str, npt.NDArray[Any]],
+    bits: int,
+    per_token: bool,
+    where: str,
+) -> dict[str, tuple[Activation, Float64 | None]]:
+    """For each float tensor that the linears read: its activation type, and what its channels are divided by first.
+
+    Args:
+        linears: those without a scale of the file.
+        data: input name -> samples, first axis.
+        bits: 8 or 16.
+        per_token: no static scale, the channels only.
 
     Raises:
         BadModel: data that does not fit the model's inputs.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    found = ranges(model, list(dict.fromkeys(f.x_name for f in linears)), data, where)
-    real = {name: _insert(result, name, low, high, bits) for name, (low, high) in found.items()}
-    wanted = {f.product for f in linears}
-    for node in result.graph.node:
-        if node.output and node.output[0] in wanted:
-            node.input[0] = real[node.input[0]]
+    names = list(dict.fromkeys(f.x_name for f in linears))
+    result = {}
+    for name, (low, high) in ranges(model, names, data, where).items():
+        smooth = _smooth(np.maximum(-low, high), [f for f in linears if f.x_name == name])
+        by = 1.0 if smooth is None else smooth
+        tensor = name if smooth is None else f"{name}/smooth"
+        if per_token:
+            x = Activation(tensor, "", 1.0, 0, bits, per_token=True)
+        else:
+            x = _activation(tensor, float((low / by).min()), float((high / by).max()), bits)
+        result[name] = x, smooth
     return result

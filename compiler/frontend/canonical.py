@@ -1,9 +1,9 @@
-"""Rewrite every recognised linear into one canonical float form, whose tagged initializers tell the Relax passes which it is.
+"""The recognised linears as one canonical ONNX model, whose tagged inputs tell the Relax passes which linear is which.
 
-    DQ(codes of x) -> MatMul(DQ(ax{i}_w)) -> Add(ax{i}_bias) [-> Add(MatMul(MatMul(x, ax{i}_a), ax{i}_b))] [-> Q]
+    codes of x -> DQ, or Cast and Mul by the token's scale -> MatMul(DQ(ax{i}_w)) -> Add(ax{i}_bias)
+        [-> Add(MatMul(MatMul(x, ax{i}_a), ax{i}_b))] [-> Q]
 
-A and B are zeros of the widest rank: real adapters are run-time inputs of the lowered graph.
-What nothing needs afterwards goes.
+Weights are inputs without values: what the passes lower is the shape of the computation, and adapters are run-time tensors.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from axlora.compiler.frontend.found import Activation, FoundLinear
-from axlora.compiler.frontend.graph import Graph
-from axlora.compiler.layer import Linear
+from axlora.compiler.layer import Linear, Lowered, Tensor
+
+_CODES = {8: TensorProto.INT8, 16: TensorProto.INT16}
+OPSET = 21
 
 
 def tag(index: int) -> str:
@@ -29,76 +30,64 @@ class _Writer:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.weights: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
 
     def constant(self, name: str, value: npt.NDArray[Any]) -> str:
         self.initializers.append(numpy_helper.from_array(value, name))
         return name
 
-    def node(self, kind: str, inputs: list[str], output: str, axis: int | None = None) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, axis=axis))
+    def weight(self, name: str, kind: int, *shape: int) -> str:
+        self.weights.append(helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
 
-def _write(g: Graph, i: int, f: FoundLinear, x: Activation, linear: Linear, rank: int, to: _Writer) -> None:
-    t, (k, n) = tag(i), f.weight.shape
-    scales = g.nodes[g.producer[x.codes]].input
-    source = to.node("DequantizeLinear", [x.codes, scales[1], scales[2]], f"{t}x")
-    codes = to.constant(f"{t}w", linear.weight.values().astype(np.int8))
-    assert linear.grid is not None
-    step = to.constant(f"{t}w_scale", linear.grid.w_scale.astype(np.float32))
-    zero = to.constant(f"{t}w_zero", np.zeros(n, np.int8))
-    weight = to.node("DequantizeLinear", [codes, step, zero], f"{t}w_real", axis=1)
-    y = to.node("MatMul", [source, weight], f"{t}product")
-    y = to.node("Add", [y, to.constant(f"{t}bias", f.bias.astype(np.float32))], f"{t}sum")
+def _source(i: int, t: Tensor, to: _Writer) -> str:
+    """The reals of tensor `i` from its codes."""
+    to.inputs.append(helper.make_tensor_value_info(f"x{i}", _CODES[t.bits], (t.tokens, t.columns)))
+    if t.per_token:
+        to.inputs.append(helper.make_tensor_value_info(f"x{i}_scale", TensorProto.FLOAT, (t.tokens, 1)))
+        return to.node("Mul", [to.node("Cast", [f"x{i}"], f"x{i}_cast", to=TensorProto.FLOAT), f"x{i}_scale"], f"x{i}_real")
+    scale = to.constant(f"x{i}_step", np.array(t.scale, np.float32))
+    zero = to.constant(f"x{i}_zero", np.array(t.zero_point, f"int{t.bits}"))
+    return to.node("DequantizeLinear", [f"x{i}", scale, zero], f"x{i}_real")
+
+
+def _write(i: int, linear: Linear, tokens: int, x: str, rank: int, to: _Writer) -> None:
+    t, k, n = tag(i), linear.k, linear.n
+    values = linear.weight.values()
+    kind = TensorProto.INT8 if values.min(initial=0) >= -128 and values.max(initial=0) <= 127 else TensorProto.INT16
+    codes = to.weight(f"{t}w", kind, k, n)
+    step, zero = to.weight(f"{t}w_scale", TensorProto.FLOAT, n), to.weight(f"{t}w_zero", kind, n)
+    y = to.node("MatMul", [x, to.node("DequantizeLinear", [codes, step, zero], f"{t}w_real", axis=1)], f"{t}product")
+    y = to.node("Add", [y, to.weight(f"{t}bias", TensorProto.FLOAT, n)], f"{t}sum")
     if rank:
-        a = to.constant(f"{t}a", np.zeros((k, rank), np.float32))
-        b = to.constant(f"{t}b", np.zeros((rank, n), np.float32))
-        delta = to.node("MatMul", [to.node("MatMul", [source, a], f"{t}xa"), b], f"{t}xab")
+        a, b = to.weight(f"{t}a", TensorProto.FLOAT, k, rank), to.weight(f"{t}b", TensorProto.FLOAT, rank, n)
+        delta = to.node("MatMul", [to.node("MatMul", [x, a], f"{t}xa"), b], f"{t}xab")
         y = to.node("Add", [y, delta], f"{t}joined")
-    last = g.nodes[g.producer[f.result]]
-    if f.output is not None:
-        shape, wanted = g.shape(last.input[0]), (*g.shape(g.nodes[g.producer[x.codes]].output[0])[:-1], n)
-    else:
-        shape, wanted = g.shape(f.result), (*g.shape(x.codes)[:-1], n)
-    if shape != wanted:
-        y = to.node("Reshape", [y, to.constant(f"{t}shape", np.array(shape, np.int64))], f"{t}reshaped")
-    if f.output is not None:
-        to.node("QuantizeLinear", [y, *last.input[1:]], f.result)
-    else:
-        to.nodes[-1].output[0] = f.result
+    if linear.output_bits < 32:
+        scale = to.constant(f"{t}y_step", np.array(linear.grid.y_scale if linear.grid else 1.0, np.float32))
+        middle = to.constant(f"{t}y_zero", np.array(linear.zero_point, f"int{linear.output_bits}"))
+        y = to.node("QuantizeLinear", [y, scale, middle], f"{t}y")
+    out = _CODES.get(linear.output_bits, TensorProto.FLOAT)
+    to.outputs.append(helper.make_tensor_value_info(y, out, (tokens, n)))
 
 
-def _live(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
-    needed, kept = set(outputs), []
-    for node in reversed(nodes):
-        if needed & set(node.output):
-            needed |= set(node.input)
-            kept.append(node)
-    return kept[::-1]
+def canonical(lowered: Lowered, rank: int) -> onnx.ModelProto:
+    """The model of all linears: inputs x{i} in the order of `lowered.inputs`, outputs in the order of the linears.
 
-
-def canonical(
-    g: Graph, found: tuple[tuple[FoundLinear, Activation], ...], linears: tuple[Linear, ...], rank: int
-) -> onnx.ModelProto:
-    """The model with every linear in canonical form; `rank` 0: without adapter branches."""
-    at = {g.producer[f.result]: i for i, (f, _) in enumerate(found)}
-    nodes: list[onnx.NodeProto] = []
-    initializers: list[onnx.TensorProto] = []
-    for index, node in enumerate(g.nodes):
-        if index not in at:
-            nodes.append(node)
-            continue
-        to = _Writer()
-        f, x = found[at[index]]
-        _write(g, at[index], f, x, linears[at[index]], rank, to)
-        nodes += to.nodes
-        initializers += to.initializers
-    model = onnx.ModelProto()
-    model.CopyFrom(g.model)
-    del model.graph.node[:], model.graph.value_info[:]
-    model.graph.node.extend(_live(nodes, g.outputs))
-    used = {name for node in model.graph.node for name in node.input} | g.outputs
-    kept = [x for x in (*model.graph.initializer, *initializers) if x.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    return model
+    Args:
+        rank: of the adapter branches; 0 for none.
+    """
+    to = _Writer()
+    sources = {t.name: (_source(i, t, to), t.tokens) for i, t in enumerate(lowered.inputs)}
+    for i, linear in enumerate(lowered.linears):
+        x, tokens = sources[linear.input]
+        _write(i, linear, tokens, x, rank, to)
+    graph = helper.make_graph(to.nodes, "linears", [*to.inputs, *to.weights], to.outputs, to.initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)

@@ -15,7 +15,7 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Activation:
-    """A tensor with a static scale: value = (code - zero_point) * scale, codes signed."""
+    """A tensor that is codes at the machine: value = (code - zero_point) * scale, codes signed."""
 
     tensor: str
     """Name of the float tensor that it stands for; unique among activations."""
@@ -25,6 +25,8 @@ class Activation:
     zero_point: int
     """After the shift of unsigned codes to signed ones."""
     bits: int
+    per_token: bool = False
+    """A symmetric scale for each token at run time; `scale` is 1 and `codes` empty."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class FoundLinear:
     """Indices of the nodes that it stands for, in no order."""
     result: str
     """ONNX tensor to replace: the codes if the output is quantized, else the float output."""
+    smooth: Float64 | None = None
+    """[k]: the codes are of x / smooth, and `weight` and A have rows times smooth (SmoothQuant)."""
     dynamic: bool = False
     """x is quantized at run time, per tensor (DynamicQuantizeLinear -> MatMulInteger); `x` is then None."""
     shape: tuple[int, int] = (0, 0)

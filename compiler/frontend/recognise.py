@@ -14,7 +14,7 @@ import onnx
 
 from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend.branches import Delta, branches
-from axlora.compiler.frontend.found import Activation, FoundLinear
+from axlora.compiler.frontend.found import FoundLinear
 from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.products import Product, Products
 
@@ -196,8 +196,3 @@ def _all(g: Graph, products: Products, joined: dict[int, tuple[int, Delta]]) -> 
     names: set[str] = set()
     every = (products.at(index) for index in range(len(g.nodes)))
     return tuple(_linear(context, p, names) for p in every if p is not None and p.core not in context.inside)
-
-
-def static(found: tuple[FoundLinear, ...]) -> tuple[tuple[FoundLinear, Activation], ...]:
-    """The linears whose input carries a scale, with it."""
-    return tuple((f, f.x) for f in found if f.x is not None)

@@ -11,8 +11,8 @@ from tvm.relax.frontend.onnx import from_onnx
 from axlora.compiler.errors import UnsupportedOperator
 
 
-def import_onnx(model: onnx.ModelProto, where: str) -> tvm.IRModule:
-    """The float Relax module; initializers stay parameters, so that nothing folds codes back into floats.
+def import_onnx(model: onnx.ModelProto, where: str, *, constants: bool = False) -> tvm.IRModule:
+    """The Relax module; initializers stay parameters unless `constants`, so that nothing folds codes back into floats.
 
     Raises:
         UnsupportedOperator: TVM does not take an operator.
@@ -20,7 +20,7 @@ def import_onnx(model: onnx.ModelProto, where: str) -> tvm.IRModule:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return from_onnx(model, keep_params_in_input=True)
+            return from_onnx(model, keep_params_in_input=not constants)
     except Exception as error:  # TVM raises several types here
         text = " ".join(str(error).split())[:160]
         raise UnsupportedOperator(f"TVM does not take the model: {text}", where, "simplify the export") from None

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from axlora.compiler.errors import BadAdapter
+from axlora.compiler.errors import BadAdapter, UnsupportedOperator
 from axlora.compiler.frontend.attach import find_linear
 from axlora.compiler.frontend.found import GraphLora
-from axlora.compiler.frontend.peft import read_peft
+from axlora.compiler.frontend.peft import PeftModule, read_peft, read_peft_modules
 from axlora.compiler.layer import Adapter, Linear, Lowered
 from axlora.compiler.passes.quantize_adapter import Branch, quantize_adapter
 from axlora.isa.target import Target
@@ -24,7 +24,10 @@ def graph_branch(loras: tuple[GraphLora, ...]) -> Branch:
     """Branches of one linear as a single one: A side by side, s B below each other, biases added."""
     if len(loras) == 1:
         only = loras[0]
-        return Branch(only.a, only.b, only.scale, None if only.bias is None else only.bias / (only.scale or 1.0))
+        bias = None if only.bias is None else only.bias / (only.scale or 1.0)
+        return Branch(only.a, only.b, only.scale, bias, gain=only.gain)
+    if any(x.gain is not None for x in loras):
+        raise UnsupportedOperator("DoRA beside another branch on one linear", "graph", "export one adapter at a time")
     a = np.concatenate([x.a for x in loras], axis=1)
     b = np.concatenate([x.scale * x.b for x in loras], axis=0)
     biases = [x.bias for x in loras if x.bias is not None]
@@ -51,21 +54,58 @@ def peft_adapters(
         BadAdapter: see `read_peft`, `find_linear`, `quantize_adapter`; also shapes that do not fit, two modules for one linear.
     """
     result: dict[str, Adapter] = {}
-    for lora in read_peft(path, max_lora_rank):
-        where = f"adapter {name!r} ({path})"
-        linear = find_linear(lora.module, linears, adapter_map, where)
+    where = f"adapter {name!r} ({path})"
+
+    def add(module: str, linear: Linear, branch: Branch) -> None:
         if linear.name in result:
             raise BadAdapter(f"two modules mean the linear {linear.name!r}", where, "give --adapter-map")
-        if (lora.a.shape[0], lora.b.shape[1]) != (linear.k, linear.n):
+        if (branch.a.shape[0], branch.b.shape[1]) != (linear.k, linear.n):
             raise BadAdapter(
-                f"module {lora.module!r} is {lora.a.shape[0]} to {lora.b.shape[1]}, linear {linear.name!r} is {linear.k} to "
+                f"module {module!r} is {branch.a.shape[0]} to {branch.b.shape[1]}, linear {linear.name!r} is {linear.k} to "
                 f"{linear.n}",
                 where,
                 "this adapter belongs to another base",
             )
-        branch = Branch(lora.a, lora.b, lora.scale, lora.bias, lora.magnitude)
-        result[linear.name] = quantize_adapter(linear, name, branch, target, bits[linear.input])
+        smooth = linear.grid.smooth if linear.grid is not None else None
+        scaled = branch if smooth is None else replace(branch, a=branch.a * smooth[:, None])
+        result[linear.name] = quantize_adapter(linear, name, scaled, target, bits[linear.input])
+
+    for lora in read_peft(path, max_lora_rank):
+        linear = find_linear(lora.module, linears, adapter_map, where)
+        add(lora.module, linear, Branch(lora.a, lora.b, lora.scale, lora.bias, lora.magnitude, base_bias=lora.base_bias))
+    for whole in read_peft_modules(path):
+        linear = find_linear(whole.module, linears, adapter_map, where)
+        add(whole.module, linear, whole_branch(linear, whole, max_lora_rank, where))
     return result
+
+
+def whole_branch(linear: Linear, module: PeftModule, max_lora_rank: int | None, where: str) -> Branch:
+    """A module that was trained whole as a branch of full rank: its difference from the base, beside an identity.
+
+    Raises:
+        BadAdapter: another shape than the linear's, or a rank over the limit.
+    """
+    bias = module.bias
+    if module.weight is None:
+        return Branch(np.zeros((linear.k, 1)), np.zeros((1, linear.n)), 1.0, base_bias=bias)
+    shapes = [module.weight.shape, module.weight.shape[::-1]]
+    if (linear.k, linear.n) not in shapes or linear.grid is None:
+        raise BadAdapter(
+            f"module {module.module!r} is {' x '.join(map(str, module.weight.shape))}, linear {linear.name!r} is {linear.k} x "
+            f"{linear.n}",
+            where,
+            "this adapter belongs to another base",
+        )
+    weight = module.weight if module.weight.shape == (linear.k, linear.n) else module.weight.T
+    rank = min(linear.k, linear.n)
+    if max_lora_rank is not None and rank > max_lora_rank:
+        raise BadAdapter(f"module {module.module!r} needs rank {rank}, over the limit {max_lora_rank}", where, "raise it")
+    base = linear.weight.weights() * linear.grid.w_scale
+    if linear.grid.smooth is not None:
+        base = base / linear.grid.smooth[:, None]
+    delta = weight - base
+    a, b = (delta, np.eye(rank)) if linear.n <= linear.k else (np.eye(rank), delta)
+    return Branch(a, b, 1.0, base_bias=bias)
 
 
 def add_adapter(

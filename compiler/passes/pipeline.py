@@ -1,10 +1,10 @@
-"""The front half of the compiler: an ONNX model and adapters to integer linears and the integer graph."""
+"""The front half of the compiler: an ONNX model and adapters to integer linears, the host graph and the integer graph."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -14,45 +14,124 @@ import onnx
 
 from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
-from axlora.compiler.frontend.calibrate import calibrate
-from axlora.compiler.frontend.canonical import canonical
+from axlora.compiler.frontend.calibrate import calibrate, samples
+from axlora.compiler.frontend.cut import cut, without_scales
 from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.frontend.graph import Graph
-from axlora.compiler.frontend.recognise import recognise, static
+from axlora.compiler.frontend.recognise import recognise
 from axlora.compiler.integer_graph import IntegerGraph
 from axlora.compiler.layer import Linear, Lowered, Tensor
 from axlora.compiler.passes.adapters import GRAPH, add_adapter, graph_branch
-from axlora.compiler.passes.host_graph import build_host_graph
+from axlora.compiler.passes.layer_errors import layer_errors
 from axlora.compiler.passes.placement import place
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import quantize_linear
+from axlora.compiler.passes.relax_linears import lower_to_relax
 from axlora.isa.target import Target
 
 _LOG = logging.getLogger(__name__)
+ACTIVATIONS = ("token8", "static8", "token16", "static16")
 
 
-def _tensor(g: Graph, activation: Activation, float_name: str, columns: int) -> Tensor:
-    shape = g.shape(float_name)
-    return Tensor(activation.tensor, prod(shape[:-1]), columns, shape, activation.bits, activation.scale, activation.zero_point)
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose; see `axlora.compile`."""
+
+    adapters: Mapping[str, str | Path]
+    adapter_map: Mapping[str, str] | None
+    shapes: Mapping[str, int]
+    calibration: Mapping[str, npt.NDArray[np.generic]] | None
+    activation: str | None
+    weight_bits: int
+    max_lora_rank: int | None
+
+    def check(self) -> None:
+        """Raise `BadModel` for values out of range."""
+        if self.weight_bits not in (2, 3, 4, 8):
+            raise BadModel(f"weight_bits is {self.weight_bits}", "weight_bits", "must be 2, 3, 4 or 8")
+        if self.activation is not None and self.activation not in ACTIVATIONS:
+            raise BadModel(f"activation is {self.activation!r}", "activation", f"one of {', '.join(ACTIVATIONS)}")
 
 
-def _linears(g: Graph, found: tuple[tuple[FoundLinear, Activation], ...], target: Target, weight_bits: int) -> Lowered:
-    """Quantize the linears and the branches that the graph itself holds."""
+def _activations(g: Graph, found: tuple[FoundLinear, ...], options: Options, where: str) -> tuple[FoundLinear, ...]:
+    """Each linear with the activation type that it gets: the file's scale, or one a token.
+
+    Raises:
+        BadModel: static activations are asked for, and a linear has no scale.
+    """
+    wanted = options.activation
+    bits = 16 if wanted is not None and wanted.endswith("16") else 8
+    result = []
+    for each in found:
+        if each.x is not None and (wanted is None or wanted.startswith("token") is each.x.per_token):
+            result.append(each)
+        elif wanted is None or wanted.startswith("token"):
+            result.append(replace(each, x=Activation(each.x_name, "", 1.0, 0, bits, per_token=True)))
+        else:
+            raise BadModel(f"input of linear {each.name!r} has no static scale", where, "give calibration data")
+    return tuple(result)
+
+
+def _smoothed(found: FoundLinear, x: Activation, by: npt.NDArray[np.float64] | None) -> FoundLinear:
+    """The linear with a calibrated input; its weights take what the channels of x are divided by."""
+    if by is None:
+        return replace(found, x=x)
+    loras = tuple(replace(lora, a=lora.a * by[:, None]) for lora in found.loras)
+    return replace(found, x=x, smooth=by, reals=found.weight * by[:, None], loras=loras)
+
+
+def _source(g: Graph, found: FoundLinear, results: set[str]) -> str:
+    """Tensor of the host graph that a linear reads: the float behind its codes, or the codes that another linear gives."""
+    assert found.x is not None
+    if not found.x.codes:
+        return found.x.tensor
+    return found.x.codes if found.x.codes in results else str(g.nodes[g.producer[found.x.codes]].input[0])
+
+
+def _lowered(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> Lowered:
+    """Quantize the linears and the branches that the graph itself holds; cut the host graph."""
+    results = {each.result for each in found}
+    source = {each.result: _source(g, each, results) for each in found}
+    smooth = {f.x.tensor: (f.x_name, f.smooth) for f in found if f.x is not None and f.smooth is not None}
+    host, stage = cut(g, source, smooth)
     linears: list[Linear] = []
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
-    for each, x in found:
-        linear, y = quantize_linear(each, x, target, weight_bits)
+    for each in found:
+        assert each.x is not None
+        linear, y = quantize_linear(each, each.x, target, weight_bits)
+        linear = replace(linear, stage=stage[each.result])
         if each.loras:
-            own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, x.bits)
+            own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, each.x.bits)
             linear = replace(linear, adapters=(own,))
         linears.append(linear)
-        inputs.setdefault(x.tensor, _tensor(g, x, each.x_name, linear.k))
-        outputs.setdefault(y.tensor, _tensor(g, y, g.nodes[g.producer[each.result]].output[0], linear.n))
+        shape = g.shape(each.x_name if each.smooth is not None else source[each.result])
+        inputs.setdefault(each.x.tensor, _tensor(each.x, source[each.result], shape, linear.k))
+        outputs[y.tensor] = _tensor(y, each.result, g.shape(each.result), linear.n)
+    linears.sort(key=lambda linear: linear.stage)
     own_name = GRAPH if any(x.adapters for x in linears) else None
-    names = (GRAPH,) if own_name else ()
     return Lowered(
-        tuple(linears), tuple(inputs.values()), tuple(outputs.values()), place(g, found), names, default_adapter=own_name
+        tuple(linears),
+        tuple(inputs.values()),
+        tuple(outputs[linear.output] for linear in linears),
+        place(g, found),
+        (GRAPH,) if own_name else (),
+        own_name,
+        host,
+    )
+
+
+def _tensor(activation: Activation, source: str, shape: tuple[int, ...], columns: int) -> Tensor:
+    return Tensor(
+        activation.tensor,
+        prod(shape[:-1]),
+        columns,
+        shape,
+        activation.bits,
+        activation.scale,
+        activation.zero_point,
+        activation.per_token,
+        source,
     )
 
 
@@ -64,12 +143,12 @@ def lower(
     adapter_map: Mapping[str, str] | None = None,
     shapes: Mapping[str, int] | None = None,
     calibration: Mapping[str, npt.NDArray[np.generic]] | None = None,
-    activation: str = "static8",
+    activation: str | None = None,
     weight_bits: int = 8,
     max_lora_rank: int | None = None,
     dump_passes: Path | None = None,
 ) -> tuple[Lowered, IntegerGraph]:
-    """Lower a model to integer linears, and compile its integer graph.
+    """Lower a model to integer linears, the host graph, and the integer graph.
 
     Args:
         model: path or proto of the ONNX model.
@@ -77,8 +156,9 @@ def lower(
         adapters: name -> PEFT directory, in slot order.
         adapter_map: module -> node, where names do not tell.
         shapes: values of the model's free dimensions.
-        calibration: input name -> samples (first axis), for models without scales of their own.
-        activation: `static8` or `static16`: bits of the scales that calibration makes.
+        calibration: input name -> samples (first axis), for models without scales of their own; static scales need it, and
+            per-token ones are better with it: it shows which channels are large.
+        activation: `token8`, `static8`, `token16` or `static16`; None: the file's static scales where it has them, else token8.
         weight_bits: 2, 3, 4 or 8, for float weights; integer weights of the file stay as they are.
         max_lora_rank: refuse wider adapters, and build the integer graph for this rank.
         dump_passes: directory for the text of every phase.
@@ -86,32 +166,33 @@ def lower(
     Raises:
         BadModel, BadAdapter, UnsupportedOperator: one line that says what, where and what to do.
     """
-    if weight_bits not in (2, 3, 4, 8):
-        raise BadModel(f"weight_bits is {weight_bits}", "weight_bits", "must be 2, 3, 4 or 8")
-    if activation not in ("static8", "static16"):
-        raise BadModel(f"activation is {activation!r}", "activation", "static8 and static16 are supported")
+    options = Options(adapters or {}, adapter_map, shapes or {}, calibration, activation, weight_bits, max_lora_rank)
+    options.check()
     proto, where = onnx_reader.read(model, shapes)
     g, found = recognise(proto)
     if not found:
         raise UnsupportedOperator("no linear with constant weights found", where, "MatMul and Gemm are taken")
-    without = tuple(f for f in found if f.x is None)
-    if calibration is not None and without:
-        proto = calibrate(proto, without, calibration, 16 if activation == "static16" else 8, where)
-        g, found = recognise(proto)
-    elif calibration is not None:
-        _LOG.info("%s carries its own scales: the calibration data is not used", where)
-    ready = static(found)
-    if not ready:
-        raise BadModel(f"input of linear {found[0].name!r} has no static scale", where, "give calibration data")
-    lowered = _linears(g, ready, target, weight_bits)
-    for name, path in (adapters or {}).items():
+    if activation in ("token8", "token16") and any(f.x is not None for f in found):
+        g, found = recognise(without_scales(g))
+    if calibration is not None:
+        without = tuple(f for f in found if f.x is None)
+        if not without:
+            _LOG.warning("%s carries its own scales: the calibration data is not used", where)
+        else:
+            bits = 16 if activation in ("static16", "token16") else 8
+            scales = calibrate(g.model, without, calibration, bits, activation not in ("static8", "static16"), where)
+            found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
+    found = _activations(g, found, options, where)
+    lowered = _lowered(g, found, target, weight_bits)
+    if calibration is not None:
+        lowered = replace(lowered, errors=layer_errors(lowered, found, target, samples(proto, calibration, where)[0]))
+    for name, path in options.adapters.items():
         lowered = add_adapter(lowered, name, path, target, adapter_map, max_lora_rank)
     if adapter_map:
         _check_map(adapter_map, lowered, where)
     graph = IntegerGraph.build(lowered, target, max_lora_rank)
-    plain = canonical(g, ready, lowered.linears, graph.rank)
-    host = build_host_graph(plain, lowered, graph.rank, target.activation_bits, where, dump_passes)
-    return lowered, replace(graph, host=host)
+    lower_to_relax(lowered, graph.rank, target.activation_bits, dump_passes)
+    return lowered, graph
 
 
 def _check_map(adapter_map: Mapping[str, str], lowered: Lowered, where: str) -> None:

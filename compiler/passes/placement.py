@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from axlora.compiler.frontend.found import Activation, FoundLinear
+from axlora.compiler.frontend.found import FoundLinear
 from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.layer import Placement
 
@@ -19,9 +19,9 @@ def _macs(g: Graph, index: int) -> int:
     return prod(g.shape(node.output[0])) * g.shape(node.input[0])[-1]
 
 
-def place(g: Graph, found: tuple[tuple[FoundLinear, Activation], ...]) -> tuple[Placement, ...]:
+def place(g: Graph, found: tuple[FoundLinear, ...]) -> tuple[Placement, ...]:
     """One row an ONNX node, in the graph's order."""
-    owner = {index: linear.name for linear, _ in found for index in linear.nodes}
+    owner = {index: linear.name for linear in found for index in linear.nodes}
     rows = []
     for index, node in enumerate(g.nodes):
         name = f"{node.op_type} {node.name or node.output[0]}"
@@ -34,7 +34,7 @@ def place(g: Graph, found: tuple[tuple[FoundLinear, Activation], ...]) -> tuple[
         elif node.op_type in _MOVES:
             row = Placement(name, "host", _MOVES[node.op_type], 0)
         elif node.op_type in ("MatMul", "Gemm"):
-            row = Placement(name, "host", "not a linear with constant weights and a static scale", _macs(g, index))
+            row = Placement(name, "host", "both operands are activations", _macs(g, index))
         else:
             row = Placement(name, "host", "no integer form of this operator yet", 0)
         rows.append(row)

@@ -38,6 +38,10 @@ class Branch:
     """lora_bias [N]."""
     magnitude: Float64 | None = None
     """DoRA's column magnitude m [N]: g = m / norm(W + scale A B) (Liu et al., arXiv:2402.09353, equation 5)."""
+    gain: Float64 | None = None
+    """g itself [N], where the graph holds it."""
+    base_bias: Float64 | None = None
+    """In place of the base's bias [N]."""
 
 
 def _unit(bound: float, per_unit: Float64, bits: int, where: str) -> float:
@@ -73,8 +77,12 @@ def quantize_adapter(linear: Linear, name: str, branch: Branch, target: Target, 
         raise BadAdapter("the linear does not carry its scales", where, "compile the model again")
     gain = np.ones(linear.n)
     if branch.magnitude is not None:
-        full = linear.weight.values() * grid.w_scale + branch.scale * (branch.a @ branch.b)
+        full = linear.weight.weights() * grid.w_scale + branch.scale * (branch.a @ branch.b)
+        if grid.smooth is not None:
+            full = full / grid.smooth[:, None]
         gain = branch.magnitude / np.maximum(np.linalg.norm(full, axis=0), 1e-30)
+    if branch.gain is not None:
+        gain = branch.gain
     m1 = np.rint(linear.records.m1 * gain).astype(np.int64)
     if (gain < 0).any() or (m1 > 65535).any():
         n = int(np.argmax(np.where(gain < 0, np.inf, m1)))
@@ -90,10 +98,14 @@ def quantize_adapter(linear: Linear, name: str, branch: Branch, target: Target, 
         b_codes = np.where(m2 > 0, np.sign(branch.scale) * branch.b * per_scale * unit / m2, 0)
     b_codes = np.clip(np.rint(b_codes), -127, 127).astype(np.int64)
     bias = linear.records.bias
-    if branch.bias is not None or branch.magnitude is not None:
-        total = grid.bias + (0 if branch.bias is None else branch.scale * branch.bias)
-        exact = total / (grid.x_scale * grid.w_scale * np.where(gain > 0, gain, 1))
-        exact = exact - grid.x_zero * linear.weight.values().sum(axis=0)
+    if any(v is not None for v in (branch.bias, branch.magnitude, branch.gain, branch.base_bias)):
+        total = grid.bias if branch.base_bias is None else branch.base_bias
+        total = total if branch.bias is None else total + branch.scale * branch.bias
+        if linear.bias_end:
+            exact = total / grid.bias_step
+        else:
+            exact = total / (grid.x_scale * grid.w_scale * np.where(gain > 0, gain, 1))
+            exact = exact - grid.x_zero * linear.weight.weights().sum(axis=0)
         bias = np.rint(np.ldexp(exact, -linear.bias_shift)).astype(np.int64)
         if np.abs(bias).max(initial=0) >= 1 << 31:
             raise BadAdapter(f"column {int(np.argmax(np.abs(bias)))}: bias leaves 32 bits", where, "check the magnitude")
@@ -115,8 +127,9 @@ def _prove(linear: Linear, adapter: Adapter, x_bits: int, target: Target, where:
             prove_wide([reach], [1], [0], where)
             v = max(v, (reach >> int(s)) + 1)
         exponent = max(min(v, (1 << 31) - 1).bit_length() - (bits - 1), 0)
-        base = code_bound(x_bits) * np.abs(linear.weight.values()).sum(axis=0)
-        reach_base = [int(r) + (abs(int(c)) << linear.bias_shift) for r, c in zip(base, adapter.bias, strict=True)]
+        base = code_bound(x_bits) * np.abs(linear.weight.weights()).sum(axis=0)
+        front = np.zeros_like(adapter.bias) if linear.bias_end else adapter.bias
+        reach_base = [int(r) + (abs(int(c)) << linear.bias_shift) for r, c in zip(base, front, strict=True)]
         b_total = np.abs(b).sum(axis=0)
         side = [(code_bound(bits) * int(t) * int(m)) << exponent for t, m in zip(b_total, adapter.m2, strict=True)]
         prove_wide(reach_base, [int(m) for m in adapter.m1], side, where)

@@ -10,6 +10,8 @@ column magnitude. See docs/numerics.md.
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +27,9 @@ MANTISSA_BITS = 14
 """m1 is below 2**14: an adapter may multiply it by up to 4."""
 WIDE_BITS = 62
 """|w| of a requantization stays below 2**62."""
+ZERO_POINT_ROWS = 128
+"""Rows of the scale groups that carry a column's zero point."""
+_LOG = logging.getLogger(__name__)
 _SIGNED = {2: Format.S2, 3: Format.S3, 4: Format.S4, 8: Format.S8}
 
 
@@ -103,16 +108,15 @@ def quantize_linear(found: FoundLinear, x: Activation, target: Target, weight_bi
     if x.bits > target.activation_bits:
         hint = "use a target with activation_bits = 16"
         raise BadModel(f"activations have {x.bits} bits, the target takes {target.activation_bits}", where, hint)
-    if found.codes is not None:
-        codes, w_scale, fmt = found.codes.codes, found.codes.scale, _SIGNED[found.codes.bits]
-    else:
-        codes, w_scale = quantize_weight(found.weight, weight_bits)
-        fmt = _SIGNED[weight_bits]
+    weight, w_scale = _weight(found, target, weight_bits)
+    codes = weight.weights()
     empty = ~codes.any(axis=0)
     if not np.isfinite(w_scale).all() or (w_scale[~empty] <= 0).any() or not np.isfinite(found.bias).all():
         raise BadModel("weight scale or bias is not finite, or a scale is not positive", where, "export the model again")
     w_scale = np.where(empty, w_scale[~empty].max(initial=0) or 1.0, w_scale)
     prove_accumulator(codes, x.bits, target, where)
+    if x.per_token:
+        return _per_token(found, x, weight, w_scale)
     step = x.scale * w_scale
     bias, bias_shift = integer_bias(found.bias, step, x.zero_point * codes.sum(axis=0), where)
     reach = code_bound(x.bits) * np.abs(codes).sum(axis=0) + (np.abs(bias) << bias_shift)
@@ -123,12 +127,70 @@ def quantize_linear(found: FoundLinear, x: Activation, target: Target, weight_bi
         name=found.name,
         input=x.tensor,
         output=y.tensor,
-        weight=Codes(codes, fmt),
+        weight=weight,
         records=Records(bias, m1, shift),
         output_bits=y.bits,
         zero_point=y.zero_point,
         bias_shift=bias_shift,
-        grid=Grid(x.scale, x.zero_point, w_scale, y.scale, found.bias),
+        grid=Grid(x.scale, x.zero_point, w_scale, y.scale, found.bias, smooth=found.smooth),
+        node=found.node,
+        modules=found.modules,
+    )
+    return linear, y
+
+
+def _weight(found: FoundLinear, target: Target, weight_bits: int) -> tuple[Codes, Float64]:
+    """The file's codes as the machine holds them, or codes of its floats; and the scale of each column.
+
+    Codes with a zero point a column become signed ones in scale groups of scale 1: the machine subtracts zero points a group.
+    """
+    held = found.codes
+    if held is None:
+        codes, scale = quantize_weight(found.weight, weight_bits)
+        return Codes(codes, _SIGNED[weight_bits]), scale
+    if held.zero is None:
+        return Codes(held.codes, _SIGNED[held.bits]), held.scale
+    rows = ZERO_POINT_ROWS // target.lanes * target.lanes
+    if not target.group_scales or not rows:
+        _LOG.warning("%s: weights with zero points are quantized again, target %s has no group scales", found.name, target.name)
+        codes, scale = quantize_weight(found.weight, held.bits)
+        return Codes(codes, _SIGNED[held.bits]), scale
+    middle = 1 << (held.bits - 1)
+    groups = -(-held.stored.shape[0] // rows)
+    zero = np.repeat((held.zero - middle)[None], groups, axis=0)
+    return Codes(held.codes - middle, _SIGNED[held.bits], None, rows, np.ones_like(zero), zero), held.scale
+
+
+def _per_token(found: FoundLinear, x: Activation, weight: Codes, w_scale: Float64) -> tuple[Linear, Activation]:
+    """y = s[t] (xq.Wq) sw + bias with the token scale s[t] 2^g = mantissa / 2^shift, g = bits - 8, in 32-bit steps of Y.
+
+    value = rne(acc m1 / 2^shift) is xq.W in units of U = Y 2^g; codes = rne(value mantissa / 2^token_shift) + bias / Y.
+    U leaves 3 bits above the proven bound for adapters. Y is at least 2^-16 of the largest column's norm: results of inputs
+    of size 1 then have 16 bits below them and 15 above.
+    """
+    where, guard = found.name, x.bits - 8
+    reach = code_bound(x.bits) * np.abs(weight.weights()).sum(axis=0)
+    norm = np.sqrt((weight.weights().astype(np.float64) ** 2).sum(axis=0)) * w_scale
+    exponent = max(
+        int(np.ceil(np.log2(max(norm.max(initial=0), 2.0**-90)))) - 16 + guard,
+        int(np.ceil(np.log2((w_scale * np.maximum(reach, 1)).max()))) - 28,
+        int(np.ceil(np.log2(w_scale.max()))) - 12,
+        int(np.ceil(np.log2(max(np.abs(found.bias).max(initial=0), 2.0**-90)))) - 30 + guard,
+    )
+    unit, step = float(2.0**exponent), float(2.0 ** (exponent - guard))
+    m1, shift = multiplier(w_scale / unit, where)
+    prove_wide([int(v) for v in reach], [int(v) for v in m1], [0] * len(m1), where)
+    y = Activation(found.output_name, found.output_name, step, 0, 32)
+    linear = Linear(
+        name=found.name,
+        input=x.tensor,
+        output=y.tensor,
+        weight=weight,
+        records=Records(np.rint(found.bias / step).astype(np.int64), m1, shift),
+        output_bits=32,
+        bias_end=True,
+        token_scale=True,
+        grid=Grid(1.0, 0, w_scale, unit, found.bias, step),
         node=found.node,
         modules=found.modules,
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import axlora
+from axlora.adapters import add_adapter, pin_adapter, remove_adapter
 from axlora.program import BadInput
 
 
@@ -97,3 +98,36 @@ def test_a_run_reports_sums_that_hold(program: axlora.Program, sample: dict[str,
     untimed = axlora.simulate(program, sample, "law", timing=False)
     assert untimed.cycles == 0
     assert all((untimed.codes[name] == value).all() for name, value in run.codes.items())
+
+
+def test_an_adapter_added_later_has_the_bytes_of_one_compiled_in(minilm: Path, tmp_path: Path) -> None:
+    """Weights are read back from the package, so nothing of the model is needed."""
+    adapters = {name: minilm / "adapters" / name for name in ("law", "med")}
+    shapes = {"tokens": 8}
+    both = axlora.compile(minilm / "minilm.onnx", "test", adapters=adapters, shapes=shapes, max_loras=2)
+    none = axlora.compile(minilm / "minilm.onnx", "test", shapes=shapes, max_loras=2, max_lora_rank=16)
+    assert none.weights == both.weights
+    none.save(tmp_path / "a.axl")
+    program = axlora.load(tmp_path / "a.axl")
+    for name, path in adapters.items():
+        program = add_adapter(program, name, path)
+    assert {a.name: a.block for a in program.adapters} == {a.name: a.block for a in both.adapters}
+    assert program.program == both.program
+    program.save(tmp_path / "a.axl")
+    assert axlora.load(tmp_path / "a.axl") == program
+
+
+def test_pinned_adapters_keep_their_slots(minilm: Path) -> None:
+    adapters = {name: minilm / "adapters" / name for name in ("law", "med")}
+    program = axlora.compile(minilm / "minilm.onnx", "test", adapters=adapters, shapes={"tokens": 8})
+    pinned = pin_adapter(program, "law")
+    assert pinned.slot_of("law")[0] == ["law"]
+    with pytest.raises(axlora.BadAdapter, match="pinned"):
+        pinned.slot_of("med")
+    with pytest.raises(axlora.BadAdapter, match="pinned"):
+        remove_adapter(pinned, "law")
+    with pytest.raises(axlora.BadAdapter, match="all 1 slots"):
+        pin_adapter(pinned, "med")
+    assert [a.name for a in remove_adapter(pin_adapter(pinned, "law", False), "law").adapters] == ["med"]
+    with pytest.raises(axlora.BadAdapter, match="it has: law, med"):
+        remove_adapter(program, "tax")

@@ -217,3 +217,43 @@ def test_dequantize_is_the_distance_from_the_zero_point() -> None:
 )
 def test_quantize_scale_at_its_ends(scale: float, expected: tuple[int, int]) -> None:
     assert numerics.quantize_scale(scale) == expected
+
+
+@given(
+    st.lists(st.floats(2.0**-40, 2.0**12), min_size=1, max_size=20),
+    st.sampled_from([8, 16]),
+    st.integers(0, 2**32 - 1),
+)
+def test_quantize_tokens_keeps_each_row_within_half_a_step(peaks: list[float], bits: int, seed: int) -> None:
+    """The row's own peak takes the greatest code, and the token word's scale is absmax / (2^(bits-1) - 1) to 2^-16."""
+    rng = np.random.default_rng(seed)
+    value = rng.uniform(-1, 1, (len(peaks), 9)).astype(np.float32) * np.array(peaks, np.float32)[:, None]
+    value[:, 4] = np.array(peaks, np.float32)
+    codes, mantissa, shift = numerics.quantize_tokens(value, bits)
+    high = (1 << (bits - 1)) - 1
+    scale = np.ldexp(mantissa.astype(float), -(shift + bits - 8))
+    assert mantissa.shape == shift.shape == (len(peaks), 1)
+    assert ((mantissa >= 1 << 15) & (mantissa < 1 << 16) & (shift >= 1) & (shift <= 62)).all()
+    assert np.allclose(scale[:, 0], np.abs(value).max(axis=1).astype(float) / high, rtol=2.0**-16, atol=0)
+    assert (codes[:, 4] == high).all()
+    assert (np.abs(codes) <= high).all()
+    assert (np.abs(codes * scale - value) <= scale * (0.5 + high * 2.0**-16)).all()
+
+
+def test_quantize_tokens_at_the_ends() -> None:
+    """A row of zeros has codes 0; a peak that no token word holds clamps; tiny peaks lose mantissa bits, never the sign."""
+    value = np.array([[0, 0], [1e30, -1e30], [1e-12, -3e-13]], np.float32)
+    codes, mantissa, shift = numerics.quantize_tokens(value, 8)
+    assert codes.tolist()[:2] == [[0, 0], [127, -127]]
+    assert (mantissa[1, 0], shift[1, 0]) == (65535, 1)
+    assert (mantissa[0, 0], shift[0, 0]) == (1, 16)
+    assert (shift[2, 0], mantissa[2, 0]) == (62, round(1e-12 / 127 * 2**62))
+    assert codes[2].tolist() == [127, -38]
+
+
+@given(st.lists(st.floats(2.0**-62, 32767.0), min_size=1, max_size=30))
+def test_quantize_scales_is_quantize_scale_of_each(scales: list[float]) -> None:
+    mantissa, shift = numerics.quantize_scales(np.array(scales))
+    for one, m, s in zip(scales, mantissa, shift, strict=True):
+        wanted = numerics.quantize_scale(one)
+        assert (int(m), int(s)) == (max(1, wanted[0]), wanted[1])

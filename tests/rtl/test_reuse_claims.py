@@ -13,8 +13,9 @@ from axlora.rtl.runner import Image, RtlResult, run_images
 from axlora.sim.run import run_image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-from minilm import image, linears, link_linears
 from reuse import TARGET, matrix_cycles
+
+from minilm import image, linears, link_linears
 
 LEAST = {
     "int8 per tensor": (0.94, 6.0),

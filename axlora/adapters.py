@@ -1,0 +1,70 @@
+"""Adapters of a compiled program: add, remove, pin. Nothing else of the program changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from axlora.compiler.backend.link import adapter_block
+from axlora.compiler.errors import BadAdapter
+
+from .package import ADAPTER_NAME
+from .program import AdapterInfo, Program
+
+
+def _find(program: Program, name: str) -> AdapterInfo:
+    found = next((a for a in program.adapters if a.name == name), None)
+    if found is None:
+        known = ", ".join(a.name for a in program.adapters) or "none"
+        raise BadAdapter(f"no adapter {name!r} in the package", "adapter", f"it has: {known}")
+    return found
+
+
+def add_adapter(program: Program, name: str, path: str | Path, adapter_map: Mapping[str, str] | None = None) -> Program:
+    """The program with one more adapter from a PEFT directory.
+
+    Raises:
+        BadAdapter: the name is taken or no file name; the program has no slots; the rank is over its limit; as `compile`.
+    """
+    from axlora.compiler.passes.adapters import peft_adapters
+
+    if not ADAPTER_NAME.fullmatch(name):
+        raise BadAdapter(f"adapter name {name!r} cannot be a file name", "adapter", "letters, digits, '_', '.', '-'")
+    if any(a.name == name for a in program.adapters):
+        raise BadAdapter(f"the package has an adapter {name!r}", "adapter", "remove it first, or choose another name")
+    if not program.slots:
+        raise BadAdapter("the package has no adapter slots", "adapter", "compile with --max-loras and --max-lora-rank")
+    linears = program.linears()
+    bits = {layer.input: layer.x_bits for layer in program.layers}
+    found = peft_adapters(linears, bits, name, path, program.target, adapter_map, program.rank)
+    rank = max(a.rank for a in found.values())
+    own = tuple(replace(x, adapters=(found[x.name],)) if x.name in found else x for x in linears)
+    tilings = {layer.name: layer.tiling for layer in program.layers}
+    block = adapter_block(program.target, own, name, rank, tilings)
+    return replace(program, adapters=(*program.adapters, AdapterInfo(name, rank, block)))
+
+
+def remove_adapter(program: Program, name: str) -> Program:
+    """The program without an adapter.
+
+    Raises:
+        BadAdapter: there is none of that name, or it is pinned.
+    """
+    if _find(program, name).pinned:
+        raise BadAdapter(f"adapter {name!r} is pinned", "adapter", "axlora adapter pin --off OUT.axl NAME")
+    kept = tuple(a for a in program.adapters if a.name != name)
+    return replace(program, adapters=kept, default_adapter=None if program.default_adapter == name else program.default_adapter)
+
+
+def pin_adapter(program: Program, name: str, pinned: bool = True) -> Program:
+    """The program with an adapter that keeps a slot in every run, or gives it back.
+
+    Raises:
+        BadAdapter: there is none of that name, or the slots are all pinned.
+    """
+    _find(program, name)
+    changed = tuple(replace(a, pinned=pinned) if a.name == name else a for a in program.adapters)
+    if sum(a.pinned for a in changed) > program.slots:
+        raise BadAdapter(f"all {program.slots} slots are pinned", "adapter", "unpin one, or compile with a larger --max-loras")
+    return replace(program, adapters=changed)

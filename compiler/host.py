@@ -1,0 +1,114 @@
+"""The host part of a model on the Relax VM: one function a stage, compiled by LLVM for the baseline CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import tvm
+from onnx import helper
+from tvm import relax
+
+from axlora.compiler.frontend.cut import live
+from axlora.compiler.frontend.tvm_import import import_onnx
+from axlora.compiler.layer import Host
+
+Values = dict[str, npt.NDArray[Any]]
+
+
+class HostPart:
+    """A compiled host graph."""
+
+    def __init__(self, host: Host) -> None:
+        """Compile; takes a second or a few.
+
+        Raises:
+            UnsupportedOperator: TVM does not take an operator.
+        """
+        self.host = host
+        graph = host.model.graph
+        arrivals = dict(host.arrivals)
+        known = _stages(graph.node, arrivals)
+        self.last = max([0, *arrivals.values(), *known.values()])
+        self._wanted: list[tuple[list[str], list[str]]] = []
+        functions = {}
+        for stage in range(self.last + 1):
+            part, needs, gives = _stage_model(host.model, known, arrivals, stage)
+            self._wanted.append((needs, gives))
+            if gives:
+                main = import_onnx(part, f"host stage {stage}", constants=True)["main"]
+                functions[f"stage_{stage}"] = main.with_attr("global_symbol", f"stage_{stage}")
+        self._vm: Any = None
+        if functions:
+            self._vm = relax.VirtualMachine(relax.build(tvm.IRModule(functions), target="llvm"), tvm.cpu())
+
+    def run_stage(self, stage: int, values: Values) -> None:
+        """Add to `values` what can be computed once the results of the stages before have arrived in it."""
+        needs, gives = self._wanted[stage]
+        if not gives:
+            return
+        result = self._vm[f"stage_{stage}"](*[tvm.runtime.tensor(np.asarray(values[name], order="C")) for name in needs])
+        found = [result] if len(gives) == 1 else list(result)
+        values.update({name: value.numpy() for name, value in zip(gives, found, strict=True)})
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]], machine: Callable[[int, Values], Values]) -> Values:
+        """Every stage in turn.
+
+        Args:
+            inputs: the model's inputs, of the model's types and shapes.
+            machine: (stage, values so far) -> results of the linears of that stage.
+
+        Returns:
+            The model's outputs.
+        """
+        values: Values = dict(inputs)
+        for stage in range(self.last + 1):
+            self.run_stage(stage, values)
+            if stage < self.last:
+                values.update(machine(stage, values))
+        constants = {i.name: i for i in self.host.model.graph.initializer}
+        for name in self.host.outputs:
+            if name not in values:
+                values[name] = np.asarray(onnx.numpy_helper.to_array(constants[name]))
+        return {name: values[name] for name in self.host.outputs}
+
+
+def _stages(nodes: Any, arrivals: Mapping[str, int]) -> dict[str, int]:
+    """As `stages`, where the results' stages are known."""
+    known = dict(arrivals)
+    for node in nodes:
+        stage = max((known.get(name, 0) for name in node.input), default=0)
+        known.update(dict.fromkeys(node.output, stage))
+    return known
+
+
+def _stage_model(
+    model: onnx.ModelProto, known: Mapping[str, int], arrivals: Mapping[str, int], stage: int
+) -> tuple[onnx.ModelProto, list[str], list[str]]:
+    """The nodes of one stage as a model; the tensors that it takes and gives."""
+    graph = model.graph
+    nodes = [n for n in graph.node if known[n.output[0]] == stage]
+    inside = {name for n in nodes for name in n.output if name}
+    later = {name for n in graph.node if known[n.output[0]] > stage for name in n.input} | {o.name for o in graph.output}
+    gives = [name for n in nodes for name in n.output if name in later]
+    nodes = live(nodes, set(gives), set())
+    used = list(dict.fromkeys(name for n in nodes for name in n.input if name))
+    constants = {i.name: i for i in graph.initializer}
+    needs = [name for name in used if name not in inside and name not in constants]
+    kinds = {v.name: v for v in (*graph.input, *graph.value_info, *graph.output)}
+    part = helper.make_model(
+        helper.make_graph(
+            nodes,
+            f"stage_{stage}",
+            [kinds[name] for name in needs],
+            [kinds[name] for name in gives],
+            [constants[name] for name in used if name in constants],
+        ),
+        opset_imports=model.opset_import,
+        ir_version=model.ir_version,
+        functions=model.functions,
+    )
+    return part, needs, gives

@@ -1,0 +1,101 @@
+"""The linears of a model through the Relax passes: canonical float form in, integer `ax_*` regions out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+
+from axlora.compiler.frontend.canonical import canonical
+from axlora.compiler.frontend.tvm_import import import_onnx
+from axlora.compiler.integer_graph import parameters
+from axlora.compiler.layer import Int64, Lowered
+from axlora.compiler.passes.lower_linears import lower_linears
+from axlora.compiler.passes.partition import flatten, partition
+
+
+def bind_constants(module: tvm.IRModule) -> tvm.IRModule:
+    """Bind the parameters that belong to no linear: scales and zero points of activations."""
+    function = module["main"]
+    count = int(function.attrs["num_input"])
+    values = function.attrs.get("params", [])
+    return relax.transform.BindParams("main", dict(zip(function.params[count:], values, strict=True)))(module)
+
+
+@dataclass(frozen=True)
+class RelaxLinears:
+    """The lowered module; LLVM compiles it at the first `run`."""
+
+    lowered: Lowered
+    rank: int
+    order: tuple[int, ...]
+    """Linears in the order of their parameters."""
+    module: Any
+    """The Relax module after the last phase."""
+
+    @cached_property
+    def _vm(self) -> Any:
+        return relax.VirtualMachine(relax.build(self.module, target="llvm"), tvm.cpu())
+
+    def run(
+        self,
+        codes: Mapping[str, Int64],
+        adapter: str | None = None,
+        token_scales: Mapping[str, tuple[Int64, Int64]] | None = None,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Results by `Linear.output`: codes, or float32 where the output has 32 bits; arguments as `IntegerGraph.run`."""
+        arguments = []
+        for t in self.lowered.inputs:
+            arguments.append(codes[t.name].astype(f"int{t.bits}"))
+            if t.per_token:
+                mantissa, shift = (token_scales or {})[t.name]
+                arguments += [mantissa.reshape(-1, 1).astype(np.uint16), shift.reshape(-1, 1).astype(np.uint8)]
+        for index in self.order:
+            linear = self.lowered.linears[index]
+            found = next((a for a in linear.adapters if a.name == adapter), None)
+            arguments += parameters(linear, self.rank, found)
+        result = self._vm["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arguments])
+        values = [result] if len(self.lowered.linears) == 1 else list(result)
+        return {linear.output: value.numpy() for linear, value in zip(self.lowered.linears, values, strict=True)}
+
+
+def lower_to_relax(lowered: Lowered, rank: int, bits: int, dump: Path | None = None) -> RelaxLinears:
+    """Run the phases; each phase's text goes to `dump` if given.
+
+    Args:
+        rank: of the adapter branches; 0 for none.
+        bits: the target's activation bits.
+    """
+    order: list[int] = []
+
+    def integers(module: tvm.IRModule) -> tvm.IRModule:
+        result, found = lower_linears(module, lowered, rank, bits)
+        order.extend(found)
+        return result
+
+    phases: list[tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]] = [
+        ("bind_constants", bind_constants),
+        ("lower_linears", integers),
+        ("partition", lambda m: partition(m, rank)),
+        ("flatten", flatten),
+    ]
+    module = import_onnx(canonical(lowered, rank), "linears")
+    _dump(dump, 0, "import", module)
+    for number, (name, phase) in enumerate(phases, 1):
+        module = phase(module)
+        _dump(dump, number, name, module)
+    assert sorted(order) == list(range(len(lowered.linears))), "the canonical form of a linear did not match"
+    return RelaxLinears(lowered, rank, tuple(order), module)
+
+
+def _dump(folder: Path | None, number: int, name: str, module: tvm.IRModule) -> None:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}_{name}.py").write_text(module.script())
