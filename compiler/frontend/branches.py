@@ -126,7 +126,7 @@ def _without_constant(g: Graph, name: str, n: int) -> str | None:
         return None
     if g.vector(node.input[1], n) is not None:
         return str(node.input[0])
-    return node.input[1] if node.op_type == "Add" and g.vector(node.input[0], n) is not None else None
+    return str(node.input[1]) if node.op_type == "Add" and g.vector(node.input[0], n) is not None else None
 
 
 def _gained(g: Graph, products: Products, name: str) -> tuple[Product, Float64, list[int]] | None:

@@ -1,7 +1,8 @@
 """Fold what is constant once shapes are fixed: Shape, and small nodes whose inputs are all constant.
 
 Exporters compute masks, positions and reshape targets from the inputs' shapes. onnxscript's optimizer leaves some of that
-(ConstantOfShape and what follows it in TorchScript exports), and TVM takes none of it. Codes are never folded into floats.
+(ConstantOfShape and what follows it in TorchScript exports), and TVM takes none of it. Codes of weights are
+never folded into floats, and a QuantizeLinear of a constant (Constant nodes, weights of QAT exports) becomes codes.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ Array = npt.NDArray[np.generic]
 _LIMIT = 1 << 22
 """Elements of a folded result."""
 _KEPT = (
-    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike",
-    "RandomUniformLike", "Bernoulli", "Multinomial", "If", "Loop", "Scan",
+    "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "If", "Loop", "Scan",
 )  # fmt: skip
+_TURNS = ("Transpose", "Cast", "Identity")
 _PASSES = ("Identity", "Dropout")
 
 
@@ -48,7 +49,10 @@ def _evaluate(model: onnx.ModelProto, node: onnx.NodeProto, inputs: list[Array])
     given = {n: helper.make_tensor_value_info(n, t, list(x.shape)) for n, t, x in zip(names, dtypes, inputs, strict=True)}
     results = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
     graph = helper.make_graph([node], "g", list(given.values()), results)
-    alone = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        version = max(version, 19)  # the reference has none older; the meaning is the same
+    alone = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=max(model.ir_version, 9))
     try:
         with np.errstate(all="ignore"):
             values = ReferenceEvaluator(alone).run(None, dict(zip(names, inputs, strict=True)))
@@ -79,20 +83,60 @@ def _constant_of(node: onnx.NodeProto) -> Array | None:
     return None
 
 
-def _folded(
-    model: onnx.ModelProto, node: onnx.NodeProto, values: dict[str, Array], shapes: dict[str, tuple[int, ...]]
-) -> list[Array] | None:
+class _Constants:
+    """Values of constant tensors; those behind a DequantizeLinear are computed only if something else needs them."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        initializers = model.graph.initializer
+        self._known = {i.name: np.asarray(numpy_helper.to_array(i)) for i in initializers if int(np.prod(i.dims)) <= _LIMIT}
+        self._held: dict[str, onnx.NodeProto] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known or name in self._held
+
+    def put(self, name: str, value: Array) -> None:
+        """A value that was folded."""
+        self._known[name] = value
+        self._model.graph.initializer.append(numpy_helper.from_array(value, name))
+
+    def hold(self, node: onnx.NodeProto) -> bool:
+        """Keep a DequantizeLinear of constants, and what only turns one, in the graph: weights stay codes."""
+        turned = node.op_type in _TURNS and node.input[0] in self._held
+        if node.domain or not (turned or node.op_type == "DequantizeLinear") or not all(n in self for n in node.input if n):
+            return False
+        self._held[node.output[0]] = node
+        return True
+
+    def of(self, node: onnx.NodeProto) -> list[Array] | None:
+        """Results of a node whose inputs are all constant; None if they are not, or cannot be computed."""
+        names = [name for name in node.input if name]
+        if not all(name in self for name in names):
+            return None
+        values = [self._value(name) for name in names]
+        given = [v for v in values if v is not None]
+        return _evaluate(self._model, node, given) if len(given) == len(names) else None
+
+    def _value(self, name: str) -> Array | None:
+        if name not in self._known:
+            results = self.of(self._held[name])
+            return None if results is None else results[0]
+        return self._known[name]
+
+
+def _folded(node: onnx.NodeProto, constants: _Constants, shapes: dict[str, tuple[int, ...]]) -> list[Array] | None:
     """Results of a node that is constant, or None."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
         return None
+    if node.op_type == "Constant":
+        value = _constant_of(node)
+        return None if value is None else [value]
     if node.op_type in ("Shape", "Size"):
         found = _shape_of(node, shapes)
         return None if found is None else [found]
-    if any(name and name not in values for name in node.input) or not any(node.output):
-        return None
     if any(int(np.prod(shapes.get(name, ()), dtype=np.int64)) > _LIMIT for name in node.output):
         return None
-    results = _evaluate(model, node, [values[name] for name in node.input if name])
+    results = constants.of(node)
     return results if results is not None and all(r.size <= _LIMIT for r in results) else None
 
 
@@ -117,21 +161,18 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
 
 def _one_round(model: onnx.ModelProto) -> bool:
     """Fold in place, once through the graph; true if anything changed."""
-    graph, shapes, types = model.graph, known_shapes(model), _types(model)
-    values = {i.name: np.asarray(numpy_helper.to_array(i)) for i in graph.initializer if int(np.prod(i.dims)) <= _LIMIT}
-    outputs = {o.name for o in graph.output}
+    graph, shapes, types, constants = model.graph, known_shapes(model), _types(model), _Constants(model)
+    fixed = {o.name for o in graph.output}.union(*(reads(node) - set(node.input) for node in graph.node))
     renamed: dict[str, str] = {}
     kept: list[onnx.NodeProto] = []
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = renamed.get(name, name)
-        constant = _constant_of(node) if node.op_type == "Constant" and not node.domain else None
-        results = [constant] if constant is not None else _folded(model, node, values, shapes)
-        if results is not None and not outputs & set(node.output):
+        results = None if fixed & set(node.output) or constants.hold(node) else _folded(node, constants, shapes)
+        if results is not None:
             for name, value in zip((n for n in node.output if n), results, strict=True):
-                values[name] = value
-                graph.initializer.append(numpy_helper.from_array(value, name))
-        elif _bypassed(node, shapes, types) and node.output[0] not in outputs:
+                constants.put(name, value)
+        elif _bypassed(node, shapes, types) and node.output[0] not in fixed:
             renamed[node.output[0]] = node.input[0]
         else:
             kept.append(node)

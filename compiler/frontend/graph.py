@@ -31,7 +31,7 @@ class Matrix:
 
 
 def _is_integer(value: npt.NDArray[Any]) -> bool:
-    return np.issubdtype(value.dtype, np.integer) or "int4" in str(value.dtype)
+    return bool(np.issubdtype(value.dtype, np.integer)) or "int4" in str(value.dtype)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: float = 0) -> float:
@@ -123,9 +123,9 @@ class Graph:
         if node is None or node.op_type != "QuantizeLinear" or len(node.input) < 3:
             return self.constant(name)
         real, scale, zero = (self.constant(n) for n in node.input[:3])
-        if real is None or scale is None or zero is None:
+        if real is None or scale is None or zero is None or zero.dtype.kind not in "iu":
             return None
-        limits = np.iinfo(str(zero.dtype))
+        limits = np.iinfo(zero.dtype.name)
         codes = np.rint(real.astype(np.float32) / scale.astype(np.float32)).astype(np.int64) + zero.astype(np.int64)
         return np.clip(codes, limits.min, limits.max)
 
@@ -144,7 +144,7 @@ class Graph:
     def _is_small(self, name: str) -> bool:
         """Not a matrix: cheap to look at."""
         shape = self._values[name].dims if name in self._values else self._shapes.get(name, ())
-        return bool(prod(shape) <= max(shape, default=1))
+        return int(prod(shape)) <= max(shape, default=1)
 
     def matrix(self, name: str, axis: int = 1) -> Matrix | None:
         """A constant matrix with its codes if the file has them; None if it is not constant.

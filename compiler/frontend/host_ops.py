@@ -1,7 +1,15 @@
-"""What the host part needs rewritten before TVM 0.27 takes it (found by running exported models; `fold` does the most).
+"""What the host part needs rewritten before TVM 0.27 takes it, found by running exported models.
 
-- Targets of Expand, Tile, Slice and the like are Constant nodes, not initializers: TVM keeps initializers as parameters, and
-  a shape that comes from a parameter is symbolic (the LLVM build of a Reshape after it took 90 s).
+| found in | TVM's trouble | rewritten by |
+| --- | --- | --- |
+| both: Shape, Gather, Concat, Range, GatherND of masks | dynamic shapes, Shape of a shape | `fold` |
+| TorchScript: ConstantOfShape, Equal, Where, Expand of a constant target | wrong ranks in broadcast_to | `fold` |
+| both: Reshape after Expand to an initializer (grouped queries) | symbolic shape, 90 s in LLVM | Constant nodes, here |
+| opset 23: Attention, RotaryEmbedding, RMSNormalization | no importer, or one for other attributes | `expand` |
+| float16, bfloat16 | no bfloat16 kernels on the host | `precision` |
+| onnxruntime's FusedMatMul, MatMulIntegerToFloat, DynamicQuantizeMatMul | no importer | `unfuse` |
+
+IsNaN, Where, Softmax, LayerNormalization, Gelu, Erf, GatherElements, DynamicQuantizeLinear, MatMulInteger and Q/DQ it takes.
 """
 
 from __future__ import annotations

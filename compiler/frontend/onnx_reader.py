@@ -11,10 +11,12 @@ from onnx import numpy_helper
 from onnxscript import optimizer
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
+from axlora.compiler.frontend.expand import expand
 from axlora.compiler.frontend.fold import fold, infer_shapes
 from axlora.compiler.frontend.host_ops import prepare
 from axlora.compiler.frontend.precision import to_float32
 from axlora.compiler.frontend.storage import Aside, check
+from axlora.compiler.frontend.unfuse import unfuse
 
 _STANDARD = ("", "ai.onnx")
 _REFUSED = ("QLinearMatMul", "Loop", "Scan")
@@ -110,17 +112,32 @@ def read(model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None =
     """
     aside, where = load(model)
     copy = aside.model
+    unfuse(copy)
     refuse_operators(copy)
     fix_dimensions(copy, shapes or {}, where)
     try:
         to_float32(copy)
         copy = optimizer.optimize(infer_shapes(copy), output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
+        check_scales(copy, where)
         make_codes_signed(copy)
-        copy = prepare(fold(copy))
+        copy = prepare(fold(expand(copy)))
+    except BadModel:
+        raise
     except Exception as error:
         raise BadModel(f"shapes do not fit: {_first_line(error)}", where, "check the model and --shape") from None
     aside.put_back(copy)
     return copy, where
+
+
+def check_scales(model: onnx.ModelProto, where: str) -> None:
+    """Raise `BadModel` for a constant scale that is not finite: quantizers make one of a mask of -inf."""
+    values = {i.name: i for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[1] not in values:
+            continue
+        if not np.isfinite(numpy_helper.to_array(values[node.input[1]]).astype(np.float32)).all():
+            what = f"scale of node {node.name or node.output[0]!r} is not finite"
+            raise BadModel(what, where, "quantize again without that operator (a mask of -inf has no scale)")
 
 
 def make_codes_signed(model: onnx.ModelProto) -> None:

@@ -57,7 +57,8 @@ def _next_join(c: _Context, product: Product, name: str) -> tuple[str, list[int]
 
 _RESHAPES = ("Reshape", "Flatten", "Unsqueeze", "Squeeze", "Cast", "Identity")
 _ENDINGS = (
-    ".weight", "_quantized", ".base_layer", ".MatMul", ".Gemm", ".matmul", ".default", "_quant", "_MatMul", ".modules_to_save",
+    ".weight", "_quantized", "_DequantizeLinear_Output", ".base_layer", ".MatMul", ".Gemm", ".matmul", ".default", "_quant",
+    "_MatMul", ".modules_to_save",
 )  # fmt: skip
 
 
@@ -176,15 +177,22 @@ def recognise(model: onnx.ModelProto) -> tuple[Graph, tuple[FoundLinear, ...]]:
     g = Graph(model)
     products = Products(g)
     joined = branches(g, products)
-    context = _Context(g, products, joined, {index for _, delta in joined.values() for index in delta.nodes})
-    names: set[str] = set()
-    found = []
-    for index in range(len(g.nodes)):
-        product = products.at(index)
-        if product is None or product.core in context.inside:
-            continue
-        linear = _linear(context, product, names)
+    while True:
+        found = _all(g, products, joined)
+        claimed = {index for linear in found for index in linear.nodes}
+        lost = joined.keys() - claimed  # a branch that its base does not reach, as behind a residual: linears of their own
+        if not lost:
+            break
+        joined = {index: delta for index, delta in joined.items() if index not in lost}
+    for linear in found:
         if not np.isfinite(linear.weight).all() or not np.isfinite(linear.bias).all():
             raise BadModel("weights or bias hold NaN or infinity", linear.name, "export the model again")
-        found.append(linear)
-    return g, tuple(found)
+    return g, found
+
+
+def _all(g: Graph, products: Products, joined: dict[int, tuple[int, Delta]]) -> tuple[FoundLinear, ...]:
+    """Every linear of the graph, given its branches."""
+    context = _Context(g, products, joined, {index for _, delta in joined.values() for index in delta.nodes})
+    names: set[str] = set()
+    every = (products.at(index) for index in range(len(g.nodes)))
+    return tuple(_linear(context, p, names) for p in every if p is not None and p.core not in context.inside)

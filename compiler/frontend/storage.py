@@ -27,8 +27,7 @@ _BITS: dict[int, int] = {
 
 def size(tensor: onnx.TensorProto) -> int:
     """Bytes of a tensor by its type and dimensions."""
-    bits = _BITS.get(tensor.data_type, 32)
-    return int((prod(tensor.dims) * bits + 7) // 8)
+    return (int(prod(tensor.dims)) * _BITS.get(tensor.data_type, 32) + 7) // 8
 
 
 def _place(tensor: onnx.TensorProto, folder: Path, where: str) -> tuple[Path, int, int]:

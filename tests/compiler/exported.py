@@ -41,6 +41,10 @@ class Case:
     half: str = ""
     """Base in float16 or bfloat16; A and B stay float32."""
     exporters: tuple[str, ...] = EXPORTERS
+    attention: str = "eager"
+    """transformers' implementation; sdpa at opset 23 becomes ONNX's Attention."""
+    opset: int | None = None
+    """None: the dynamo exporter's own, 18 for TorchScript."""
 
 
 def _config(kind: str) -> Any:
@@ -93,12 +97,13 @@ CASES = (
         exporters=("dynamo",),
     ),
     Case("bert-dora", _BERT, ("key",), 6 * LAYERS + 2, LAYERS, {"use_dora": True}),
-    Case("distilbert", _make("distilbert", "DistilBertModel"), (), 6 * LAYERS),
+    Case("distilbert", _make("distilbert", "DistilBertModel"), (), 6 * LAYERS, attention="sdpa"),
     Case("distilbert-lora", _make("distilbert", "DistilBertModel"), ("q_lin", "v_lin", "lin2"), 6 * LAYERS, 3 * LAYERS),
-    Case("gpt2", _GPT2, (), 4 * LAYERS + 1),
+    Case("gpt2", _GPT2, (), 4 * LAYERS + 1, attention="sdpa"),
     Case("gpt2-lora", _GPT2, ("c_attn", "c_fc", "mlp.c_proj"), 4 * LAYERS + 1, 3 * LAYERS, _CONV1D),
     Case("llama", _LLAMA, (), 7 * LAYERS + 1),
     Case("llama-lora", _LLAMA, ("q_proj", "v_proj", "down_proj"), 7 * LAYERS + 1, 3 * LAYERS),
+    Case("llama-sdpa", _LLAMA, ("gate_proj",), 7 * LAYERS + 1, LAYERS, exporters=("dynamo",), attention="sdpa", opset=23),
     Case("llama-half", _LLAMA, ("q_proj", "o_proj"), 7 * LAYERS + 1, 2 * LAYERS, half="float16", exporters=("dynamo",)),
     Case("llama-bfloat", _LLAMA, ("k_proj",), 7 * LAYERS + 1, LAYERS, half="bfloat16", exporters=("dynamo",)),
 )
@@ -130,6 +135,7 @@ def build(case: Case) -> Any:
 
     torch.manual_seed(sum(map(ord, case.name.split("-")[0])))
     model = case.build()
+    model.set_attn_implementation(case.attention)
     if case.half:
         model = model.to(getattr(torch, case.half))
     if case.targets:
@@ -157,12 +163,16 @@ def export(case: Case, exporter: str, path: Path) -> None:
     with torch.no_grad():
         if exporter == "dynamo":
             free = {0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("sequence", max=24)}
-            program = torch.onnx.export(model, given, dynamo=True, dynamic_shapes=(free, free), verbose=False, **common)
+            program = torch.onnx.export(
+                model, given, dynamo=True, dynamic_shapes=(free, free), verbose=False, opset_version=case.opset, **common
+            )
             assert program is not None
             program.save(path)
         else:
             axes = {name: {0: "batch", 1: "sequence"} for name in names}
-            torch.onnx.export(model, given, str(path), dynamo=False, dynamic_axes=axes, opset_version=18, **common)
+            torch.onnx.export(
+                model, given, str(path), dynamo=False, dynamic_axes=axes, opset_version=case.opset or 18, **common
+            )
     _slim(path)
 
 

@@ -1,0 +1,76 @@
+"""Replace operators that TVM does not take by the definition that ONNX itself gives of them (opset 23's fused ones)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+from onnx import defs
+
+from axlora.compiler.frontend.fold import infer_shapes
+
+_EXPANDED = ("Attention", "RotaryEmbedding", "RMSNormalization")
+
+
+def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+    graph = model.graph
+    types = {v.name: v.type for v in (*graph.input, *graph.value_info, *graph.output)}
+    for tensor in graph.initializer:
+        types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+    return types
+
+
+def _definition(node: onnx.NodeProto, version: int, types: dict[str, onnx.TypeProto]) -> onnx.FunctionProto | None:
+    """What ONNX says the node computes, for these types; None if it says nothing."""
+    schema: Any = defs.get_schema(node.op_type, version, "")
+    if schema.has_context_dependent_function:
+        given = [types.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
+        text = schema.get_context_dependent_function(node.SerializeToString(), given)
+        return onnx.FunctionProto.FromString(text) if text else None
+    return schema.function_body if schema.has_function else None
+
+
+def _inlined(node: onnx.NodeProto, body: onnx.FunctionProto, index: int) -> list[onnx.NodeProto]:
+    """The body's nodes on the node's tensors; inner tensors get names of their own."""
+    names = dict(zip(body.input, [*node.input, *[""] * (len(body.input) - len(node.input))], strict=True))
+    names |= {inner: outer for inner, outer in zip(body.output, node.output, strict=False) if outer}
+    given = {a.name: a for a in (*body.attribute_proto, *node.attribute)}
+    result: list[onnx.NodeProto] = []
+    for inner in body.node:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(inner)
+        copy.name = f"{node.name or node.op_type}.{index}.{len(result)}"
+        for field in (copy.input, copy.output):
+            for i, name in enumerate(field):
+                field[i] = names.setdefault(name, f"{node.op_type}.{index}.{name}") if name else ""
+        kept = []
+        for attribute in copy.attribute:
+            if attribute.ref_attr_name and attribute.ref_attr_name in given:
+                value = onnx.AttributeProto()
+                value.CopyFrom(given[attribute.ref_attr_name])
+                value.name = attribute.name
+                kept.append(value)
+            elif not attribute.ref_attr_name:
+                kept.append(attribute)
+        del copy.attribute[:]
+        copy.attribute.extend(kept)
+        result.append(copy)
+    return result
+
+
+def expand(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the operators of the list, as far as ONNX defines them by others."""
+    if not any(n.op_type in _EXPANDED and not n.domain for n in model.graph.node):
+        return model
+    model = infer_shapes(model)
+    version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    types = _types(model)
+    nodes: list[onnx.NodeProto] = []
+    for index, node in enumerate(model.graph.node):
+        body = _definition(node, version, types) if node.op_type in _EXPANDED and not node.domain else None
+        nodes += [node] if body is None else _inlined(node, body, index)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:], result.graph.value_info[:]
+    result.graph.node.extend(nodes)
+    return result
