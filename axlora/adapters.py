@@ -21,7 +21,13 @@ def _find(program: Program, name: str) -> AdapterInfo:
     return found
 
 
-def add_adapter(program: Program, name: str, path: str | Path, adapter_map: Mapping[str, str] | None = None) -> Program:
+def add_adapter(
+    program: Program,
+    name: str,
+    path: str | Path,
+    adapter_map: Mapping[str, str] | None = None,
+    base: str | Path | None = None,
+) -> Program:
     """The program with one more adapter from a PEFT directory.
 
     Raises:
@@ -37,7 +43,7 @@ def add_adapter(program: Program, name: str, path: str | Path, adapter_map: Mapp
         raise BadAdapter("the package has no adapter slots", "adapter", "compile with --max-loras and --max-lora-rank")
     linears = program.linears()
     bits = {layer.input: layer.x_bits for layer in program.layers}
-    found = peft_adapters(linears, bits, name, path, program.target, adapter_map, program.rank)
+    found = peft_adapters(linears, bits, name, path, program.target, adapter_map, program.rank, base)
     without = [layer.name for layer in program.layers if layer.name in found and not layer.tiling.shape.slots]
     if without:
         raise BadAdapter(

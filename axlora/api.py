@@ -39,6 +39,9 @@ def compile(
     max_loras: int | None = None,
     max_lora_rank: int | None = None,
     lora_linears: str = "used",
+    merge: bool = False,
+    mode: str = "fused",
+    base: str | Path | None = None,
     dump_passes: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Program:
@@ -58,6 +61,10 @@ def compile(
         max_lora_rank: largest rank that the program takes; default that of the adapters given.
         lora_linears: `used`: the linears that the given adapters change (all, if none are given) can be adapted, now and
             later; `all`: every linear, which costs each some cycles for its adapter columns.
+        base: Hugging Face directory of the model that the adapters were trained on: where names do not tell which linear an
+            adapter's module means, equal weights do.
+        mode: `fused` joins base and branches in one wide sum and rounds once; `exact` honours every Q/DQ pair of the file.
+        merge: put the model's own branches, and the one adapter given, into the weights; the program has no adapter then.
         dump_passes: directory for the Relax module after every phase.
         progress: called with the name of each linear as it is placed.
 
@@ -82,6 +89,9 @@ def compile(
         activation=activation,
         weight_bits=weight_bits,
         max_lora_rank=max_lora_rank,
+        merge=merge,
+        mode=mode,
+        base=base,
         dump_passes=Path(dump_passes) if dump_passes is not None else None,
     )
     if not lowered.linears:

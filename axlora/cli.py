@@ -59,6 +59,14 @@ def _parser() -> argparse.ArgumentParser:
         choices=["used", "all"],
         help="linears that adapters may change: those that the given ones do (all, if none are given), or all",
     )
+    one.add_argument("--base", metavar="HF_DIR", help="the base of the adapters: matches their modules by equal weights")
+    one.add_argument(
+        "--mode",
+        default="fused",
+        choices=["fused", "exact"],
+        help="fused: base and LoRA are rounded once (default); exact: every Q/DQ pair of the file counts",
+    )
+    one.add_argument("--merge", action="store_true", help="put the LoRA, the model's own or one adapter, into the weights")
     one.add_argument("--dump-passes", metavar="DIR", help="write the Relax module after every phase")
 
     one = add("simulate", commands.simulate, "Run a package on the cycle-exact simulator.")
@@ -79,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     act.add_argument("package", metavar="OUT.axl")
     act.add_argument("adapters", nargs="+", metavar="NAME=DIR")
     act.add_argument("--adapter-map", metavar="FILE", help="JSON: adapter module to ONNX node")
+    act.add_argument("--base", metavar="HF_DIR", help="the base of the adapter: matches its modules by equal weights")
     act = actions.add_parser("list", help="the adapters, their ranks and sizes")
     act.add_argument("package", metavar="OUT.axl")
     act = actions.add_parser("remove", help="remove an adapter")

@@ -144,6 +144,9 @@ def compile_model(options: argparse.Namespace) -> int:
             max_loras=options.max_loras,
             max_lora_rank=options.max_lora_rank,
             lora_linears=options.lora_linears,
+            merge=options.merge,
+            mode=options.mode,
+            base=options.base,
             dump_passes=options.dump_passes,
             progress=lambda name: bar.update(task, description=f"placing {name}"),
         )
@@ -289,7 +292,7 @@ def adapter(options: argparse.Namespace) -> int:
         return 0
     if options.action == "add":
         for name, path in _pairs(options.adapters, "adapter").items():
-            program = add_adapter(program, name, path, _adapter_map(options.adapter_map))
+            program = add_adapter(program, name, path, _adapter_map(options.adapter_map), options.base)
         done = f"added {', '.join(_pairs(options.adapters, 'adapter'))}"
     elif options.action == "remove":
         program, done = remove_adapter(program, options.name), f"removed {options.name}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from axlora.compiler.errors import BadAdapter
-from axlora.compiler.layer import Linear
 
 _ALIASES = {"attn": "self_attn", "attention": "attention", "feed_forward": "mlp"}
 """Path segments that exporters rename (ONNX Runtime GenAI writes attn for self_attn)."""
@@ -21,7 +21,26 @@ def _agree(module: tuple[str, ...], path: tuple[str, ...]) -> bool:
     return length > 0 and module[-length:] == path[-length:]
 
 
-def find_linear(module: str, linears: Sequence[Linear], adapter_map: Mapping[str, str] | None, where: str) -> Linear:
+class Named(Protocol):
+    """A linear by its names."""
+
+    @property
+    def name(self) -> str:
+        """Unique."""
+
+    @property
+    def node(self) -> str:
+        """Of its MatMul or Gemm."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Dotted module paths, the surest first."""
+
+
+T = TypeVar("T", bound=Named)
+
+
+def find_linear(module: str, linears: Sequence[T], adapter_map: Mapping[str, str] | None, where: str) -> T:
     """The one linear that `module` means.
 
     Args:

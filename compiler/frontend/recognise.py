@@ -28,6 +28,8 @@ class _Context:
     branches: dict[int, tuple[int, Delta]]
     inside: set[int]
     """Nodes of branches."""
+    exact: bool
+    """Join nothing across Q/DQ pairs."""
 
     def readers(self, name: str) -> list[int]:
         """Readers of a tensor but those inside branches (DoRA reads the base's product)."""
@@ -105,7 +107,7 @@ def _linear(c: _Context, product: Product, names: set[str]) -> FoundLinear:
     bias = np.zeros(n) if product.bias is None else product.bias
     nodes, loras = list(product.nodes), []
     name = g.nodes[product.index].output[0]
-    while (ahead := _next_join(c, product, name)) is not None:
+    while (ahead := _next_join(c, product, name)) is not None and not (c.exact and ahead[1]):
         name, passed = ahead
         (index,) = c.readers(name)
         delta, vector = _join(c, product, index, name)
@@ -168,17 +170,20 @@ def _unique(name: str, taken: set[str]) -> str:
     return label
 
 
-def recognise(model: onnx.ModelProto) -> tuple[Graph, tuple[FoundLinear, ...]]:
+def recognise(model: onnx.ModelProto, exact: bool = False) -> tuple[Graph, tuple[FoundLinear, ...]]:
     """The linears of a model read by `onnx_reader.read`, in the graph's order.
+
+    Args:
+        exact: join nothing across a Q/DQ pair, and no branches: A and B are linears of their own.
 
     Raises:
         BadModel: weights or biases that are not finite.
     """
     g = Graph(model)
     products = Products(g)
-    joined = branches(g, products)
+    joined = {} if exact else branches(g, products)
     while True:
-        found = _all(g, products, joined)
+        found = _all(g, products, joined, exact)
         claimed = {index for linear in found for index in linear.nodes}
         lost = joined.keys() - claimed  # a branch that its base does not reach, as behind a residual: linears of their own
         if not lost:
@@ -190,9 +195,9 @@ def recognise(model: onnx.ModelProto) -> tuple[Graph, tuple[FoundLinear, ...]]:
     return g, found
 
 
-def _all(g: Graph, products: Products, joined: dict[int, tuple[int, Delta]]) -> tuple[FoundLinear, ...]:
+def _all(g: Graph, products: Products, joined: dict[int, tuple[int, Delta]], exact: bool) -> tuple[FoundLinear, ...]:
     """Every linear of the graph, given its branches."""
-    context = _Context(g, products, joined, {index for _, delta in joined.values() for index in delta.nodes})
+    context = _Context(g, products, joined, {index for _, delta in joined.values() for index in delta.nodes}, exact)
     names: set[str] = set()
     every = (products.at(index) for index in range(len(g.nodes)))
     return tuple(_linear(context, p, names) for p in every if p is not None and p.core not in context.inside)

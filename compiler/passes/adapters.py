@@ -10,6 +10,7 @@ import numpy as np
 
 from axlora.compiler.errors import BadAdapter, UnsupportedOperator
 from axlora.compiler.frontend.attach import find_linear
+from axlora.compiler.frontend.base_weights import BaseWeights, linear_of_weights
 from axlora.compiler.frontend.found import GraphLora
 from axlora.compiler.frontend.peft import PeftModule, read_peft, read_peft_modules
 from axlora.compiler.layer import Adapter, Linear, Lowered
@@ -47,8 +48,15 @@ def peft_adapters(
     target: Target,
     adapter_map: Mapping[str, str] | None = None,
     max_lora_rank: int | None = None,
+    base: str | Path | None = None,
 ) -> dict[str, Adapter]:
     """Quantize a PEFT directory for `linears`: linear's name -> its adapter.
+
+    Args:
+        bits: of the codes of every tensor that a linear reads.
+        adapter_map: module -> node, where names do not tell.
+        max_lora_rank: refuse wider ones.
+        base: directory of the model it was trained on: where names do not tell, equal weights do.
 
     Raises:
         BadAdapter: see `read_peft`, `find_linear`, `quantize_adapter`; also shapes that do not fit, two modules for one linear.
@@ -70,11 +78,21 @@ def peft_adapters(
         scaled = branch if smooth is None else replace(branch, a=branch.a * smooth[:, None])
         result[linear.name] = quantize_adapter(linear, name, scaled, target, bits[linear.input])
 
+    weights = BaseWeights(base) if base is not None else None
+
+    def find(module: str) -> Linear:
+        try:
+            return find_linear(module, linears, adapter_map, where)
+        except BadAdapter:
+            if weights is None:
+                raise
+        return linear_of_weights(module, linears, weights, where)
+
     for lora in read_peft(path, max_lora_rank):
-        linear = find_linear(lora.module, linears, adapter_map, where)
+        linear = find(lora.module)
         add(lora.module, linear, Branch(lora.a, lora.b, lora.scale, lora.bias, lora.magnitude, base_bias=lora.base_bias))
     for whole in read_peft_modules(path):
-        linear = find_linear(whole.module, linears, adapter_map, where)
+        linear = find(whole.module)
         add(whole.module, linear, whole_branch(linear, whole, max_lora_rank, where))
     return result
 
@@ -115,6 +133,7 @@ def add_adapter(
     target: Target,
     adapter_map: Mapping[str, str] | None = None,
     max_lora_rank: int | None = None,
+    base: str | Path | None = None,
 ) -> Lowered:
     """`lowered` with one more adapter, read from a PEFT directory; nothing else changes.
 
@@ -123,6 +142,6 @@ def add_adapter(
     """
     if name in lowered.adapters or not name:
         raise BadAdapter(f"adapter name {name!r} is taken or empty", str(path), "choose another name")
-    found = peft_adapters(lowered.linears, input_bits(lowered), name, path, target, adapter_map, max_lora_rank)
+    found = peft_adapters(lowered.linears, input_bits(lowered), name, path, target, adapter_map, max_lora_rank, base)
     linears = tuple(replace(x, adapters=(*x.adapters, found[x.name])) if x.name in found else x for x in lowered.linears)
     return replace(lowered, linears=linears, adapters=(*lowered.adapters, name))

@@ -18,6 +18,7 @@ from axlora.compiler.frontend.calibrate import calibrate, samples
 from axlora.compiler.frontend.cut import cut, without_scales
 from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.frontend.graph import Graph
+from axlora.compiler.frontend.merge import merge_graph, merge_peft
 from axlora.compiler.frontend.recognise import recognise
 from axlora.compiler.integer_graph import IntegerGraph
 from axlora.compiler.layer import Linear, Lowered, Tensor
@@ -44,6 +45,8 @@ class Options:
     activation: str | None
     weight_bits: int
     max_lora_rank: int | None
+    merge: bool
+    mode: str
 
     def check(self) -> None:
         """Raise `BadModel` for values out of range."""
@@ -51,6 +54,12 @@ class Options:
             raise BadModel(f"weight_bits is {self.weight_bits}", "weight_bits", "must be 2, 3, 4 or 8")
         if self.activation is not None and self.activation not in ACTIVATIONS:
             raise BadModel(f"activation is {self.activation!r}", "activation", f"one of {', '.join(ACTIVATIONS)}")
+        if self.mode not in ("fused", "exact"):
+            raise BadModel(f"mode is {self.mode!r}", "mode", "must be fused or exact")
+        if self.mode == "exact" and (self.merge or (self.activation or "").startswith("token")):
+            raise BadModel(
+                "exact keeps the file's own scales and branches", "mode", "leave --merge and --activation token* out"
+            )
 
 
 def _activations(g: Graph, found: tuple[FoundLinear, ...], options: Options, where: str) -> tuple[FoundLinear, ...]:
@@ -146,6 +155,9 @@ def lower(
     activation: str | None = None,
     weight_bits: int = 8,
     max_lora_rank: int | None = None,
+    merge: bool = False,
+    mode: str = "fused",
+    base: str | Path | None = None,
     dump_passes: Path | None = None,
 ) -> tuple[Lowered, IntegerGraph]:
     """Lower a model to integer linears, the host graph, and the integer graph.
@@ -161,19 +173,30 @@ def lower(
         activation: `token8`, `static8`, `token16` or `static16`; None: the file's static scales where it has them, else token8.
         weight_bits: 2, 3, 4 or 8, for float weights; integer weights of the file stay as they are.
         max_lora_rank: refuse wider adapters, and build the integer graph for this rank.
+        base: directory of the model that the adapters were trained on, to match modules by equal weights.
+        mode: `fused` joins base and branches in one wide sum and rounds once; `exact` honours every Q/DQ pair of the file.
+        merge: put the branches of the graph, and the one adapter given, into the weights: the result has no adapter.
         dump_passes: directory for the text of every phase.
 
     Raises:
         BadModel, BadAdapter, UnsupportedOperator: one line that says what, where and what to do.
     """
-    options = Options(adapters or {}, adapter_map, shapes or {}, calibration, activation, weight_bits, max_lora_rank)
+    options = Options(
+        adapters or {}, adapter_map, shapes or {}, calibration, activation, weight_bits, max_lora_rank, merge, mode
+    )
     options.check()
     proto, where = onnx_reader.read(model, shapes)
-    g, found = recognise(proto)
+    g, found = recognise(proto, mode == "exact")
     if not found:
         raise UnsupportedOperator("no linear with constant weights found", where, "MatMul and Gemm are taken")
     if activation in ("token8", "token16") and any(f.x is not None for f in found):
         g, found = recognise(without_scales(g))
+    if merge:
+        if len(options.adapters) > 1:
+            raise BadAdapter(f"{len(options.adapters)} adapters to merge", "--merge", "give one")
+        found = merge_graph(found)
+        for name, path in options.adapters.items():
+            found = merge_peft(found, name, path, adapter_map)
     if calibration is not None:
         without = tuple(f for f in found if f.x is None)
         if not without:
@@ -186,8 +209,8 @@ def lower(
     lowered = _lowered(g, found, target, weight_bits)
     if calibration is not None:
         lowered = replace(lowered, errors=layer_errors(lowered, found, target, samples(proto, calibration, where)[0]))
-    for name, path in options.adapters.items():
-        lowered = add_adapter(lowered, name, path, target, adapter_map, max_lora_rank)
+    for name, path in () if merge else options.adapters.items():
+        lowered = add_adapter(lowered, name, path, target, adapter_map, max_lora_rank, base)
     if adapter_map:
         _check_map(adapter_map, lowered, where)
     graph = IntegerGraph.build(lowered, target, max_lora_rank)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import exported as E
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import tvm
-from onnx import TensorProto, helper
+from exported_runs import FREE, path_of, run
 from tvm import relax
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
@@ -27,18 +24,6 @@ from axlora.compiler.frontend.tvm_import import import_onnx
 from axlora.compiler.layer import Codes, Linear, Records
 from axlora.isa.formats import Format
 
-
-def _exported() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("exported_models", Path(__file__).parent / "exported.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-E = _exported()
 FILES = [f"{case.name}.{exporter}" for case in E.CASES for exporter in case.exporters]
 HALF = [f for f in FILES if E.BY_NAME[f.split(".")[0]].half]
 QUANTIZED = [(f, form) for f in FILES if "bfloat" not in f for form in E.FORMS]
@@ -46,7 +31,6 @@ INFINITE = [(f, form) for f in ("gpt2.script", "distilbert.script") for form in 
 """sdpa masks with -inf, and onnxruntime's quantizer gives that an infinite scale: the file itself computes NaN."""
 MISTAKEN = [("llama-sdpa.dynamo", form) for form in E.FORMS if form.startswith("dynamic")]
 """onnxruntime's quantizer takes ONNX's Attention for its own, and writes a QAttention that means something else."""
-FREE = {"batch": E.BATCH, "sequence": E.SEQUENCE}
 QUICK = (("bert-lora.dynamo", "qdq-u8u8"), ("llama-lora.script", "dynamic-u8-channel"), ("gpt2-lora.script", "qdq"))
 
 
@@ -57,33 +41,6 @@ def marked(pairs: list[tuple[str, str]], quick: tuple[tuple[str, str], ...]) -> 
 def read(path: Path) -> tuple[onnx.ModelProto, Graph, tuple[FoundLinear, ...]]:
     model, _ = onnx_reader.read(path, FREE)
     return model, *recognise(model)
-
-
-def path_of(file: str, form: str, folder: Path) -> Path:
-    """The file, quantized if `form` is not `float`."""
-    source = E.MODELS / f"{file}.onnx"
-    if form == "float":
-        return source
-    E.quantize(source, form, folder / "quantized.onnx")
-    return folder / "quantized.onnx"
-
-
-def run(model: onnx.ModelProto | Path, names: list[str] | None = None, sample: int = 1) -> dict[str, np.ndarray]:
-    """Float tensors of the model by onnxruntime without its own rewrites."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    if isinstance(model, Path):
-        runner = ort.InferenceSession(str(model), options)
-    else:
-        watched = onnx.ModelProto()
-        watched.CopyFrom(model)
-        known = {o.name for o in watched.graph.output} | {i.name for i in watched.graph.input}
-        extra = [n for n in dict.fromkeys(names or []) if n not in known]
-        watched.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in extra)
-        runner = ort.InferenceSession(watched.SerializeToString(), options)
-    wanted = [o.name for o in runner.get_outputs()]
-    return dict(zip(wanted, runner.run(wanted, list(E.feeds())[sample]), strict=True))
 
 
 def counted(file: str, found: tuple[FoundLinear, ...]) -> None:
