@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +34,8 @@ class Records:
 class Codes:
     """A weight matrix as the machine holds it."""
 
-    codes: Int64
-    """[k, n] in the range of `fmt` (codebook: indices)."""
+    stored: npt.NDArray[np.integer[Any]]
+    """[k, n] in the range of `fmt` (codebook: indices); kept in 8 bits."""
     fmt: Format
     codebook: Int64 | None = None
     """16 signed 8-bit entries, for CB4."""
@@ -45,15 +46,25 @@ class Codes:
     zero: Int64 | None = None
     """s8 zero points [ceil(k/group), n]."""
 
+    def __post_init__(self) -> None:
+        """Narrow the codes: a big model's would not fit in 64 bits each."""
+        narrow = np.int8 if self.fmt.signed else np.uint8
+        object.__setattr__(self, "stored", self.stored.astype(narrow, copy=False))
+
+    @property
+    def codes(self) -> Int64:
+        """[k, n], widened at every call."""
+        return self.stored.astype(np.int64)
+
     def values(self) -> Int64:
         """What each code is worth before scale and zero point: int64 [k, n]."""
-        return self.codebook[self.codes] if self.codebook is not None else self.codes
+        return self.codebook[self.stored] if self.codebook is not None else self.codes
 
     def weights(self) -> Int64:
         """What multiplies x: values less zero points, times group scales: int64 [k, n]."""
         if not self.group:
             return self.values()
-        rows = np.arange(self.codes.shape[0]) // self.group
+        rows = np.arange(self.stored.shape[0]) // self.group
         less = self.values() if self.zero is None else self.values() - self.zero[rows]
         return less if self.scale is None else less * self.scale[rows]
 
@@ -135,12 +146,12 @@ class Linear:
     @property
     def k(self) -> int:
         """Inputs."""
-        return int(self.weight.codes.shape[0])
+        return int(self.weight.stored.shape[0])
 
     @property
     def n(self) -> int:
         """Outputs."""
-        return int(self.weight.codes.shape[1])
+        return int(self.weight.stored.shape[1])
 
 
 @dataclass(frozen=True)

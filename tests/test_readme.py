@@ -32,7 +32,7 @@ def test_the_other_commands_run_as_written(minilm: Path, sample: dict[str, np.nd
     (tmp_path / "model.onnx").write_bytes((minilm / "minilm.onnx").read_bytes())
     (tmp_path / "in.npz").write_bytes((minilm / "sample.npz").read_bytes())
     commands = [c for c in _commands() if c not in ELSEWHERE]
-    assert [c.split()[1] for c in commands] == ["compile", "simulate", "rtl-test", "report", "diff"]
+    assert [c.split()[1] for c in commands] == ["compile", "simulate", "rtl-test", "adapter", "report", "diff"]
     target = {"edge-asic": "test", "tokens=64": "tokens=8", "path/of/peft/dir": str(minilm / "adapters" / "law")}
     for command in commands:
         for old, new in target.items():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save_file
 
 import axlora
 from axlora.adapters import add_adapter, pin_adapter, remove_adapter
@@ -103,9 +105,9 @@ def test_a_run_reports_sums_that_hold(program: axlora.Program, sample: dict[str,
 def test_an_adapter_added_later_has_the_bytes_of_one_compiled_in(minilm: Path, tmp_path: Path) -> None:
     """Weights are read back from the package, so nothing of the model is needed."""
     adapters = {name: minilm / "adapters" / name for name in ("law", "med")}
-    shapes = {"tokens": 8}
-    both = axlora.compile(minilm / "minilm.onnx", "test", adapters=adapters, shapes=shapes, max_loras=2)
-    none = axlora.compile(minilm / "minilm.onnx", "test", shapes=shapes, max_loras=2, max_lora_rank=16)
+    arguments = {"shapes": {"tokens": 8}, "max_loras": 2}
+    both = axlora.compile(minilm / "minilm.onnx", "test", adapters=adapters, lora_linears="all", **arguments)
+    none = axlora.compile(minilm / "minilm.onnx", "test", max_lora_rank=16, **arguments)
     assert none.weights == both.weights
     none.save(tmp_path / "a.axl")
     program = axlora.load(tmp_path / "a.axl")
@@ -131,3 +133,16 @@ def test_pinned_adapters_keep_their_slots(minilm: Path) -> None:
     assert [a.name for a in remove_adapter(pin_adapter(pinned, "law", False), "law").adapters] == ["med"]
     with pytest.raises(axlora.BadAdapter, match="it has: law, med"):
         remove_adapter(program, "tax")
+
+
+def test_an_adapter_of_other_linears_than_the_program_has_columns_for(minilm: Path, tmp_path: Path) -> None:
+    program = axlora.compile(
+        minilm / "minilm.onnx", "test", adapters={"law": minilm / "adapters" / "law"}, shapes={"tokens": 8}
+    )
+    with (minilm / "adapters" / "law" / "adapter_model.safetensors").open("rb") as file:
+        tensors = {key.replace(".query.", ".key."): value for key, value in load(file.read()).items()}
+    (tmp_path / "other").mkdir()
+    shutil.copy(minilm / "adapters" / "law" / "adapter_config.json", tmp_path / "other")
+    save_file(tensors, tmp_path / "other" / "adapter_model.safetensors")
+    with pytest.raises(axlora.BadAdapter, match=r"key.*no adapter columns.*--lora-linears all"):
+        add_adapter(program, "other", tmp_path / "other")
