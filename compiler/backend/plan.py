@@ -187,7 +187,7 @@ def _pace(target: Target, linear: Linear, columns: int, blocks: int = 4) -> floa
     groups = width // t.ports
     if not rows or not groups:
         return 1.0
-    part = linear.weight.codes[:rows, : groups * t.ports].astype(np.int16)
+    part = linear.weight.stored[:rows, : groups * t.ports].astype(np.int16)
     index = cache_index(part, linear.weight.fmt).reshape(rows // t.lanes, t.lanes, groups, t.ports)
     clear = np.zeros(groups, bool)
     clear[0] = True

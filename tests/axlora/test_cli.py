@@ -140,3 +140,32 @@ def test_module_runs_and_help_lists_the_commands() -> None:
     done = subprocess.run([sys.executable, "-m", "axlora", "--help"], capture_output=True, text=True, check=True)
     for command in ("doctor", "targets", "compile", "simulate", "rtl-test", "diff", "disasm", "asm", "report"):
         assert command in done.stdout
+
+
+def test_adapters_come_and_go_in_a_package(minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """add, list, pin, remove; a pinned one stays, and bad names and directories are one line with exit 2."""
+    package, model = tmp_path / "m.axl", minilm / "minilm.onnx"
+    law, med = (minilm / "adapters" / name for name in ("law", "med"))
+    shape = ("--target", "test", "--shape", "tokens=8", "--max-loras", 2, "--max-lora-rank", 16)
+    assert _run(capsys, "compile", model, "-o", package, *shape)[0] == 0
+    assert _run(capsys, "adapter", "add", package, f"law={law}", f"med={med}")[0] == 0
+    listed = _run(capsys, "adapter", "list", package)[1]
+    assert "law" in listed
+    assert "med" in listed
+    assert _run(capsys, "adapter", "pin", package, "law")[0] == 0
+    for arguments, text in (
+        (("remove", package, "law"), "pinned"),
+        (("remove", package, "tax"), "no adapter 'tax'"),
+        (("add", package, f"law={law}"), "has an adapter 'law'"),
+        (("add", package, f"x={tmp_path}"), "adapter_config.json"),
+        (("add", package, "nothing"), "NAME=VALUE"),
+    ):
+        code, _, error = _run(capsys, "adapter", *arguments)
+        assert code == 2
+        assert text in error
+        assert error.count("\n") == 1
+    assert _run(capsys, "adapter", "pin", package, "law", "--off")[0] == 0
+    assert _run(capsys, "adapter", "remove", package, "law")[0] == 0
+    assert "law" not in _run(capsys, "adapter", "list", package)[1]
+    run = ("simulate", package, "--input", minilm / "sample.npz", "--adapter", "med", "--no-timing")
+    assert _run(capsys, *run)[0] == 0
