@@ -116,7 +116,7 @@ def requantize(
         bias: s32, [n] or [t, n].
         m1: u16, [n] or [t, n].
         shift: 1..62, [n].
-        acc2: adapter accumulators [t, n], or None.
+        acc2: adapter accumulators [t, n], or None; m2 and exponent go with it.
         m2: u16 of the adapter, [n] or [t, n] (0 where a token has no adapter).
         exponent: e_u of each token [t, 1], 0..25.
         mantissa: u16 of each token [t, 1], or None: no token scale.
