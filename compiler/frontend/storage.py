@@ -13,7 +13,9 @@ from onnx import TensorProto, helper
 
 from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend.precision import in_float32
+from axlora.compiler.frontend.sizes import inner_tensors
 
+_COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 TOTAL_LIMIT = 256 << 20
 """Bytes of weights that a model may carry through the tools."""
 TENSOR_LIMIT = 1 << 16
@@ -83,17 +85,35 @@ def check(model: onnx.ModelProto, folder: Path | None, where: str) -> None:
         folder: where the model's file lies; None for a model in memory, which has no external data.
     """
     for tensor in model.graph.initializer:
+        _check_data(tensor, where)
         if _is_external(tensor):
             if folder is None:
                 what = f"weights of {tensor.name!r} are not in the model"
                 raise BadModel(what, where, "give the model's path, or load it with its external data")
             _place(tensor, folder, where)
-        elif tensor.HasField("raw_data") and len(tensor.raw_data) != size(tensor):
-            what = f"weights of {tensor.name!r} have {len(tensor.raw_data)} bytes, need {size(tensor)}"
-            raise BadModel(what, where, "export the model again")
-    for node in model.graph.node:
-        if any(_is_external(a.t) for a in node.attribute):
-            raise BadModel(f"node {node.name!r} holds external data", where, "only weights may be external")
+    for tensor in inner_tensors(model):
+        _check_data(tensor, where)
+        if _is_external(tensor):
+            raise BadModel(f"constant {tensor.name!r} of a node holds external data", where, "only weights may be external")
+
+
+def _check_data(tensor: onnx.TensorProto, where: str) -> None:
+    """A known type, dimensions that are sizes, and as many elements as they say."""
+    again = "export the model again"
+    if tensor.data_type not in helper.get_all_tensor_dtypes() or any(d < 0 for d in tensor.dims):
+        what = f"weights of {tensor.name!r} have type {tensor.data_type} and dimensions {list(tensor.dims)}"
+        raise BadModel(what, where, again)
+    if _is_external(tensor):
+        return
+    if tensor.HasField("raw_data"):
+        found, needed = len(tensor.raw_data), size(tensor)
+    else:
+        fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
+        found, needed = max(len(tensor.string_data), *map(len, fields)), prod(tensor.dims)
+        if _BITS.get(tensor.data_type, 0) == 4 or tensor.data_type in _COMPLEX:  # packed by two, or two a number
+            found, needed = min(found, needed), min(found, needed) if needed <= 2 * found else needed
+    if found != needed:
+        raise BadModel(f"weights of {tensor.name!r} have {found} bytes or elements, need {needed}", where, again)
 
 
 class Aside:

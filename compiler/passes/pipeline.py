@@ -66,10 +66,19 @@ def _activations(g: Graph, found: tuple[FoundLinear, ...], options: Options, whe
         if each.x is not None and (wanted is None or wanted.startswith("token") is each.x.per_token):
             result.append(each)
         elif wanted is None or wanted.startswith("token"):
-            result.append(replace(each, x=Activation(each.x_name, "", 1.0, 0, bits, per_token=True)))
+            result.append(replace(_with_float_output(g, each), x=Activation(each.x_name, "", 1.0, 0, bits, per_token=True)))
         else:
             raise BadModel(f"input of linear {each.name!r} has no static scale", where, "give calibration data")
     return tuple(result)
+
+
+def _with_float_output(g: Graph, found: FoundLinear) -> FoundLinear:
+    """The linear without the QuantizeLinear behind it, which stays on the host: per-token inputs give float outputs."""
+    if found.output is None:
+        return found
+    index = g.producer[found.result]
+    name = str(g.nodes[index].input[0])
+    return replace(found, output=None, output_name=name, result=name, nodes=tuple(i for i in found.nodes if i != index))
 
 
 def _smoothed(found: FoundLinear, x: Activation, by: npt.NDArray[np.float64] | None) -> FoundLinear:
