@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from math import prod
@@ -18,7 +19,7 @@ LIMIT = 1 << 30
 """Bytes of all arrays of a file, unpacked."""
 _HINT = "numpy.savez(path, name=array)"
 _BROKEN = (ValueError, OSError, EOFError, KeyError, TypeError, SyntaxError, RecursionError, NotImplementedError, RuntimeError,
-           zipfile.BadZipFile, zlib.error)  # fmt: skip
+           zipfile.BadZipFile, zlib.error, tokenize.TokenError)  # fmt: skip
 """What zipfile and numpy raise for damaged files."""
 
 

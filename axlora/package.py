@@ -129,8 +129,8 @@ def _host(path: Path, manifest: Manifest) -> Host:
         model = onnx.load_model_from_string(data)
     except Exception:  # protobuf's own error has no typed home
         raise BadPackage("host.onnx is not an ONNX file", str(path), "compile again") from None
-    names = [manifest.get(tuple[str, ...], "host", field) for field in ("inputs", "outputs")]
-    return Host(model, *names, manifest.get(tuple[tuple[str, int], ...], "host", "arrivals"))
+    inputs, outputs = (manifest.get(tuple[str, ...], "host", field) for field in ("inputs", "outputs"))
+    return Host(model, inputs, outputs, manifest.get(tuple[tuple[str, int], ...], "host", "arrivals"))
 
 
 def _adapter(path: Path, number: int, data: dict[str, Any]) -> AdapterInfo:

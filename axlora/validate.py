@@ -18,6 +18,7 @@ from axlora.compiler.backend.plan import Shape, output_bytes
 from axlora.compiler.errors import BadModel, BadPackage
 from axlora.compiler.frontend.sizes import check_host
 from axlora.compiler.layer import Tensor
+from axlora.compiler.passes.pipeline import TOKENS
 from axlora.isa.formats import Format
 from axlora.isa.instruction import BadInstruction, Instruction, decode
 from axlora.isa.legality import IllegalProgram, executed
@@ -30,9 +31,12 @@ from .program import AdapterInfo, InputInfo, OutputInfo, Program
 
 MEMORY_LIMIT = 2 << 30
 """Bytes of the machine's memory: a run holds it twice."""
-TOKENS_LIMIT = 1 << 20
 EXECUTED = 256
 """Most instructions that a weight tile and token group costs; the backend emits about 30."""
+
+
+_FLOW = (Opcode.HALT, Opcode.LOOP, Opcode.ENDLOOP)
+_OTHER = Instruction(Opcode.SET)
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class _Check:
     def tensor(self, t: Tensor, bits: tuple[int, ...], field: str) -> None:
         """Sizes and scale of a tensor."""
         self.need(bool(t.shape) and all(d > 0 for d in t.shape), f"{field}.shape", t.shape, "positive")
-        self.within(t.tokens, 1, TOKENS_LIMIT, f"{field}.tokens")
+        self.within(t.tokens, 1, TOKENS, f"{field}.tokens")
         self.within(t.columns, 1, MEMORY_LIMIT, f"{field}.columns")
         size, wanted = 1, t.tokens * t.columns
         for d in t.shape:
@@ -332,7 +336,7 @@ class _Check:
             work += len(plan.column_tiles(s)) * len(plan.row_tiles(s)) * groups
         for stage, (first, following) in enumerate(itertools.pairwise([*p.starts, len(data)])):
             try:
-                part = [decode(d) if any(d) else Instruction(Opcode.HALT) for d in data[first:following]]
+                part = [_flow(d) for d in data[first:following]]
                 executed(part, registers, EXECUTED * work)
             except (BadInstruction, IllegalProgram) as error:
                 raise BadPackage(f"program.bin: stage {stage}: {error}", self.where, "compile again") from None
@@ -359,6 +363,17 @@ class _Check:
             floats = tensor.bits == 32 or (reads and value.dtype == "float32")
             kind = "float32" if floats else f"int{tensor.bits}"
             self.need(value.dtype == kind, f"source of tensor {tensor.name}", f"{value.dtype}", kind)
+
+
+def _flow(data: bytes) -> Instruction:
+    """An instruction that steers the program; any other stands as SET, the machine judges it when it runs.
+
+    Raises:
+        BadInstruction: as `decode`.
+    """
+    if not any(data):
+        return Instruction(Opcode.HALT)
+    return decode(data) if data[0] & 0x3F in _FLOW else _OTHER
 
 
 def validate(program: Program, where: str) -> None:

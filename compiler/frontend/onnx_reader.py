@@ -114,11 +114,16 @@ def read(model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None =
     copy = aside.model
     refuse_operators(copy)
     fix_dimensions(copy, shapes or {}, where)
+    check_sizes(copy, where)
     try:
         to_float32(copy)
-        copy = optimizer.optimize(infer_shapes(copy), output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
+        copy = infer_shapes(copy)
+        check_sizes(copy, where)
+        copy = optimizer.optimize(copy, output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
         make_codes_signed(copy)
         copy = prepare(fold(copy))
+    except BadModel:
+        raise
     except Exception as error:
         raise BadModel(f"shapes do not fit: {_first_line(error)}", where, "check the model and --shape") from None
     aside.put_back(copy)

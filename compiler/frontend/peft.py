@@ -40,6 +40,8 @@ FILE_LIMIT = 1 << 30
 """Bytes of a file of an adapter; reading it takes about four times as much."""
 _MOST = 1e30
 """Largest magnitude of a number in the configuration."""
+_NAME = 400
+"""Most characters of a tensor's name."""
 _REPEATS = 3
 _PATH = 160
 """Most repetitions in a key of rank_pattern or alpha_pattern, and characters of a path that it is matched with: the time of a
@@ -199,6 +201,8 @@ def _parse(path: str | Path) -> tuple[dict[str, Any], Parts, Parts]:
     branches: Parts = {}
     whole: Parts = {}
     for key, value in _tensors(folder / "adapter_model.safetensors").items():
+        if len(key) > _NAME:
+            raise BadAdapter(f"a tensor's name has {len(key)} characters", str(folder), f"at most {_NAME}")
         match, other = _KEY.match(key), _WHOLE.match(key)
         if match is not None and "lora_embedding" not in key and (match["part"] != "lora_A" or match["kind"] == "weight"):
             part = "bias" if match["kind"] == "bias" else match["part"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -11,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from axlora.compiler.errors import BadModel
+from axlora.compiler.frontend.tensors import check_data, inner_tensors
 from axlora.compiler.layer import Host
 
 ELEMENTS = 1 << 28
@@ -18,36 +18,6 @@ ELEMENTS = 1 << 28
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _AGAIN = "export the model again"
-
-
-def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
-    """The graph, its subgraphs and the model's functions."""
-    pending: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
-    while pending:
-        graph = pending.pop()
-        yield graph
-        for node in graph.node:
-            for attribute in node.attribute:
-                pending += [attribute.g] if attribute.HasField("g") else []
-                pending += attribute.graphs
-
-
-def inner_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every constant but the graph's own initializers: of attributes, sparse, of subgraphs and functions."""
-    for place, graph in enumerate(graphs(model)):
-        if isinstance(graph, onnx.GraphProto):
-            if place:
-                yield from graph.initializer
-            for sparse in graph.sparse_initializer:
-                yield from (sparse.values, sparse.indices)
-        for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
-                own = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-                for sparse in (*own, *attribute.sparse_tensors):
-                    yield from (sparse.values, sparse.indices)
 
 
 def static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
@@ -88,8 +58,10 @@ def check_host(host: Host, stages: int) -> dict[str, Value]:
             of range.
     """
     model, graph = host.model, host.model.graph
-    if any(t.data_location == TensorProto.EXTERNAL for t in (*graph.initializer, *inner_tensors(model))):
-        raise BadModel("it holds external data", "host", _AGAIN)
+    for tensor in (*graph.initializer, *inner_tensors(model)):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            raise BadModel("it holds external data", "host", _AGAIN)
+        check_data(tensor, "host")
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # the checker and protobuf have no common base

@@ -5,7 +5,6 @@ Protobuf serializes at most 2 GB, and onnx's checker, shape inference and optimi
 
 from __future__ import annotations
 
-from math import prod
 from pathlib import Path
 
 import onnx
@@ -13,24 +12,12 @@ from onnx import TensorProto, helper
 
 from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend.precision import in_float32
-from axlora.compiler.frontend.sizes import inner_tensors
+from axlora.compiler.frontend.tensors import check_data, inner_tensors, size
 
-_COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 TOTAL_LIMIT = 256 << 20
 """Bytes of weights that a model may carry through the tools."""
 TENSOR_LIMIT = 1 << 16
 """Bytes of a weight that stays in the model beyond that."""
-_BITS: dict[int, int] = {
-    TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16, TensorProto.FLOAT: 32,
-    TensorProto.DOUBLE: 64, TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16, TensorProto.UINT16: 16,
-    TensorProto.INT32: 32, TensorProto.UINT32: 32, TensorProto.INT64: 64, TensorProto.UINT64: 64, TensorProto.BOOL: 8,
-}  # fmt: skip
-
-
-def size(tensor: onnx.TensorProto) -> int:
-    """Bytes of a tensor by its type and dimensions."""
-    bits = _BITS.get(tensor.data_type, 32)
-    return int((prod(tensor.dims) * bits + 7) // 8)
 
 
 def _place(tensor: onnx.TensorProto, folder: Path, where: str) -> tuple[Path, int, int]:
@@ -85,35 +72,16 @@ def check(model: onnx.ModelProto, folder: Path | None, where: str) -> None:
         folder: where the model's file lies; None for a model in memory, which has no external data.
     """
     for tensor in model.graph.initializer:
-        _check_data(tensor, where)
+        check_data(tensor, where)
         if _is_external(tensor):
             if folder is None:
                 what = f"weights of {tensor.name!r} are not in the model"
                 raise BadModel(what, where, "give the model's path, or load it with its external data")
             _place(tensor, folder, where)
     for tensor in inner_tensors(model):
-        _check_data(tensor, where)
+        check_data(tensor, where)
         if _is_external(tensor):
             raise BadModel(f"constant {tensor.name!r} of a node holds external data", where, "only weights may be external")
-
-
-def _check_data(tensor: onnx.TensorProto, where: str) -> None:
-    """A known type, dimensions that are sizes, and as many elements as they say."""
-    again = "export the model again"
-    if tensor.data_type not in helper.get_all_tensor_dtypes() or any(d < 0 for d in tensor.dims):
-        what = f"weights of {tensor.name!r} have type {tensor.data_type} and dimensions {list(tensor.dims)}"
-        raise BadModel(what, where, again)
-    if _is_external(tensor):
-        return
-    if tensor.HasField("raw_data"):
-        found, needed = len(tensor.raw_data), size(tensor)
-    else:
-        fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
-        found, needed = max(len(tensor.string_data), *map(len, fields)), prod(tensor.dims)
-        if _BITS.get(tensor.data_type, 0) == 4 or tensor.data_type in _COMPLEX:  # packed by two, or two a number
-            found, needed = min(found, needed), min(found, needed) if needed <= 2 * found else needed
-    if found != needed:
-        raise BadModel(f"weights of {tensor.name!r} have {found} bytes or elements, need {needed}", where, again)
 
 
 class Aside:

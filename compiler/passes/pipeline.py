@@ -33,6 +33,11 @@ _LOG = logging.getLogger(__name__)
 ACTIVATIONS = ("token8", "static8", "token16", "static16")
 
 
+RANK = 1 << 15
+TOKENS = 1 << 15
+"""Most tokens that a linear takes: programs grow with them."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What a user may choose; see `axlora.compile`."""
@@ -49,6 +54,8 @@ class Options:
         """Raise `BadModel` for values out of range."""
         if self.weight_bits not in (2, 3, 4, 8):
             raise BadModel(f"weight_bits is {self.weight_bits}", "weight_bits", "must be 2, 3, 4 or 8")
+        if self.max_lora_rank is not None and not 0 <= self.max_lora_rank <= RANK:
+            raise BadModel(f"max_lora_rank is {self.max_lora_rank}", "max_lora_rank", f"must be 0 to {RANK}")
         if self.activation is not None and self.activation not in ACTIVATIONS:
             raise BadModel(f"activation is {self.activation!r}", "activation", f"one of {', '.join(ACTIVATIONS)}")
 
@@ -131,6 +138,9 @@ def _lowered(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bi
 
 
 def _tensor(activation: Activation, source: str, shape: tuple[int, ...], columns: int) -> Tensor:
+    if not 0 < prod(shape[:-1]) <= TOKENS or shape[-1:] != (columns,):
+        what = f"tensor of shape {shape} is no 1 to {TOKENS} tokens of {columns} values"
+        raise BadModel(what, activation.tensor, "smaller --shape values")
     return Tensor(
         activation.tensor,
         prod(shape[:-1]),
