@@ -97,10 +97,14 @@ def _package(folder: Path) -> Outputs:
 def _command(folder: Path, *arguments: str) -> None:
     """A command line; its one line on standard error becomes the error."""
     read, write = os.pipe()
+    kept = os.dup(2)
     os.dup2(write, 2)
-    code = cli.main(arguments)
-    os.close(write)
-    os.dup2(1, 2)
+    try:
+        code = cli.main(arguments)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(write)
     text = os.read(read, 1 << 16).decode()
     if code:
         assert code == 2, f"exit code {code}"
@@ -319,6 +323,7 @@ def main(arguments: list[str]) -> None:
     warnings.simplefilter("ignore")
     host_module.HostPart = _HostParts()  # type: ignore[assignment,misc]
     out = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     expected: dict[str, Outputs | None] = {}
     for text in arguments[2:]:
         name, _, number = text.partition(":")
