@@ -30,6 +30,7 @@ from axlora.report.tables import adapter_table, placement_table, run_tables, sid
 
 from . import api
 from .adapters import add_adapter, pin_adapter, remove_adapter
+from .arrays import read_arrays
 from .execute import AdapterChoice
 from .inputs import random_inputs
 from .package import load
@@ -90,22 +91,12 @@ def _pairs(texts: list[str], what: str) -> dict[str, str]:
     return out
 
 
-def _arrays(path: str) -> dict[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except (ValueError, OSError, EOFError, AttributeError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise BadInput(f"no file {path}", path, "give an .npz file") from None
-        raise BadInput(f"{path} is not an .npz file of arrays", path, "numpy.savez(path, name=array)") from None
-
-
 def _adapter_map(path: str | None) -> dict[str, str] | None:
     if not path:
         return None
     try:
         found = json.loads(Path(path).read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
         raise BadInput(f"{path} is not a JSON object of strings", "--adapter-map", '{"module": "node"}')
@@ -138,7 +129,7 @@ def compile_model(options: argparse.Namespace) -> int:
             adapters=_pairs(options.adapter, "--adapter"),
             adapter_map=_adapter_map(options.adapter_map),
             shapes=shapes,
-            calibration=_arrays(options.calibration) if options.calibration else None,
+            calibration=read_arrays(options.calibration) if options.calibration else None,
             activation=options.activation,
             weight_bits=options.weight_bits,
             max_loras=options.max_loras,
@@ -161,7 +152,7 @@ def compile_model(options: argparse.Namespace) -> int:
 
 def _inputs(program: Program, options: argparse.Namespace) -> dict[str, Any]:
     if options.input:
-        return _arrays(options.input)
+        return read_arrays(options.input)
     if options.random < 0:
         raise BadInput(f"--random {options.random}: a seed is not negative", "--random", "0 or more")
     return random_inputs(program, options.random)
@@ -234,7 +225,7 @@ def rtl_test(options: argparse.Namespace) -> int:
 def _run_json(path: str) -> dict[str, Any]:
     try:
         data = json.loads(Path(path).read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict) or "counters" not in data or data.get("schema") != 1:
         raise BadInput(f"{path} is not a RUN.json of schema 1", path, "axlora simulate ... --json writes one")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.boundary import quantize, restore
+from axlora.compiler.errors import BadModel
 
 from .program import Program
 from .run import Layer, Run, Step
@@ -74,6 +75,9 @@ def execute(
         return {tensors[name].source: restore(tensors[name], value) for name, value in found.items()}
 
     outputs = program.host_part.run(given, machine)
+    for name, value in outputs.items():
+        if value.dtype.kind == "f" and np.isnan(value).any():
+            raise BadModel(f"output {name!r} holds NaN", f"output {name!r}", "check the model's inputs and weights")
     counters = {name: sum(r.counters[name] for r in results) for name in results[0].counters}
     return Run(
         program.target,

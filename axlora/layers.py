@@ -101,7 +101,7 @@ def read_arrays(data: bytes) -> Arrays:
     """
     try:
         return dict(load(data))
-    except SafetensorError:
+    except (SafetensorError, KeyError, TypeError, ValueError):  # numpy's names and shapes come after the header's check
         raise BadPackage("linears.safetensors is damaged", "linears.safetensors", "compile again") from None
 
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import onnx
 
-from axlora.compiler.backend.link import Tiling
-from axlora.compiler.backend.plan import Plan, Shape
 from axlora.compiler.errors import BadPackage
-from axlora.compiler.layer import Host, Placement, Tensor
+from axlora.compiler.layer import Host, Placement
 from axlora.isa.target import BadTarget, Target
 
 from .layers import LayerInfo
-from .program import AdapterInfo, InputInfo, OutputInfo, Program, TileInfo
+from .manifest import Manifest
+from .program import AdapterInfo, InputInfo, OutputInfo, Program
+from .validate import MEMORY_LIMIT, validate
 
 SCHEMA = 1
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -98,87 +98,102 @@ def save(program: Program, path: Path) -> None:
         raise
 
 
-def _read(path: Path, entry: dict[str, Any]) -> bytes:
-    file = path / str(entry["file"])
-    if not file.resolve().is_relative_to(path.resolve()):
-        raise BadPackage(f"{entry['file']} leaves the package's folder", str(path), "compile again")
-    try:
-        data = file.read_bytes()
-    except OSError:
-        raise BadPackage(f"{entry['file']} is missing", str(path), "compile again") from None
-    if _digest(data) != entry["sha256"]:
-        raise BadPackage(
-            f"{entry['file']} was changed or truncated: its SHA-256 is not the manifest's", str(path), "compile again"
-        )
+def _bytes(path: Path, name: str) -> bytes:
+    """A file of the package; never one outside it."""
+    file = path / name
+    if ".." in Path(name).parts or Path(name).is_absolute() or not file.resolve().is_relative_to(path.resolve()):
+        raise BadPackage(f"{name} leaves the package's folder", str(path), "compile again")
+    if not file.is_file():
+        raise BadPackage(f"{name} is missing", str(path), "compile again")
+    if file.stat().st_size > MEMORY_LIMIT:
+        raise BadPackage(f"{name} has {file.stat().st_size} bytes, the limit is {MEMORY_LIMIT}", str(path), "compile again")
+    return file.read_bytes()
+
+
+def _read(path: Path, manifest: Manifest, name: str, *field: str) -> bytes:
+    """The file that the manifest names in `field`, which must be `name`, if its hash holds."""
+    found = manifest.get(str, *field, "file")
+    if found != name:
+        leaves = ".." in Path(found).parts or Path(found).is_absolute()
+        what = f"{found} leaves the package's folder" if leaves else f"{'.'.join(field)}.file is {found[:80]!r}, must be {name}"
+        raise BadPackage(what, str(path), "compile again")
+    data = _bytes(path, name)
+    if _digest(data) != manifest.get(str, *field, "sha256"):
+        raise BadPackage(f"{name} was changed or truncated: its SHA-256 is not the manifest's", str(path), "compile again")
     return data
 
 
-def _host(path: Path, entry: dict[str, Any]) -> Host:
+def _host(path: Path, manifest: Manifest) -> Host:
+    data = _read(path, manifest, "host.onnx", "host")
     try:
-        model = onnx.load_model_from_string(_read(path, entry))
+        model = onnx.load_model_from_string(data)
     except Exception:  # protobuf's own error has no typed home
         raise BadPackage("host.onnx is not an ONNX file", str(path), "compile again") from None
-    arrivals = tuple((str(name), int(stage)) for name, stage in entry["arrivals"])
-    return Host(model, tuple(entry["inputs"]), tuple(entry["outputs"]), arrivals)
+    inputs, outputs = (manifest.get(tuple[str, ...], "host", field) for field in ("inputs", "outputs"))
+    return Host(model, inputs, outputs, manifest.get(tuple[tuple[str, int], ...], "host", "arrivals"))
 
 
-def _layer(data: dict[str, Any]) -> LayerInfo:
-    tiling = data["tiling"]
-    return LayerInfo(
-        **{
-            **data,
-            "modules": tuple(data["modules"]),
-            "tiling": Tiling(Shape(**tiling["shape"]), Plan(**tiling["plan"]), tuple(tiling["weights"])),
-        }
-    )
+def _adapter(path: Path, number: int, data: dict[str, Any]) -> AdapterInfo:
+    one = Manifest(data, str(path))
+    name = one.get(str, "name")
+    if not ADAPTER_NAME.fullmatch(name):
+        raise one.refuse(f"adapters[{number}].name", name, "a file name")
+    block = _read(path, Manifest({"adapter": data}, str(path)), f"adapters/{name}.bin", "adapter")
+    return AdapterInfo(name, one.get(int, "rank"), block, one.get(bool, "pinned"))
 
 
-def _tensor(data: dict[str, Any]) -> Tensor:
-    return Tensor(**{**data, "shape": tuple(data["shape"])})
+def _open(path: Path) -> Manifest:
+    """The manifest, if it is of this schema and its hash holds."""
+    try:
+        data = json.loads(_bytes(path, "manifest.json"))
+    except (OSError, BadPackage) as error:
+        if isinstance(error, BadPackage) and "missing" not in error.message:
+            raise
+        raise BadPackage(f"{path} is not a package: it has no manifest.json", str(path), "axlora compile makes one") from None
+    except (ValueError, RecursionError):
+        raise BadPackage("manifest.json is not JSON", str(path), "compile again") from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else None
+        raise BadPackage(f"schema version {str(found)[:40]!r}, this version reads {SCHEMA}", str(path), "compile again")
+    digest = data.pop("sha256", None)
+    if digest != _digest(json.dumps(data, sort_keys=True).encode()):
+        raise BadPackage("manifest.json was edited: its SHA-256 does not hold", str(path), "compile again")
+    return Manifest(data, str(path))
 
 
 def load(path: str | Path) -> Program:
     """Read a package.
 
     Raises:
-        BadPackage: not a package, another schema version, a file missing, truncated or edited.
+        BadPackage: not a package, another schema version, a file missing, truncated or edited, values that do not fit
+            (`axlora.validate`).
     """
     path = Path(path)
+    m = _open(path)
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
-    except OSError:
-        raise BadPackage(f"{path} is not a package: it has no manifest.json", str(path), "axlora compile makes one") from None
-    except ValueError:
-        raise BadPackage("manifest.json is not JSON", str(path), "compile again") from None
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        found = manifest.get("schema") if isinstance(manifest, dict) else None
-        raise BadPackage(f"schema version {found!r}, this version reads {SCHEMA}", str(path), "compile again")
-    digest = manifest.pop("sha256", None)
-    if digest != _digest(json.dumps(manifest, sort_keys=True).encode()):
-        raise BadPackage("manifest.json was edited: its SHA-256 does not hold", str(path), "compile again")
-    try:
-        return Program(
-            target=Target.from_mapping(manifest["target"], str(path)),
-            program=_read(path, manifest["program"]),
-            starts=tuple(manifest["program"]["starts"]),
-            host=_host(path, manifest["host"]),
-            weights_address=manifest["weights"]["address"],
-            weights=_read(path, manifest["weights"]),
-            inputs=tuple(InputInfo(**{**i, "tensor": _tensor(i["tensor"])}) for i in manifest["inputs"]),
-            outputs=tuple(
-                OutputInfo(_tensor(o["tensor"]), o["element"], tuple(TileInfo(**tile) for tile in o["tiles"]), o["stage"])
-                for o in manifest["outputs"]
-            ),
-            adapters=tuple(AdapterInfo(a["name"], a["rank"], _read(path, a), a["pinned"]) for a in manifest["adapters"]),
-            adapter_address=manifest["adapter_address"],
-            adapter_size=manifest["adapter_size"],
-            slots=manifest["slots"],
-            rank=manifest["rank"],
-            layers=tuple(_layer(layer) for layer in manifest["layers"]),
-            vectors=_read(path, manifest["linears"]),
-            placement=tuple(Placement(**p) for p in manifest["placement"]),
-            default_adapter=manifest["default_adapter"],
-            sources=manifest["sources"],
-        )
-    except (KeyError, TypeError, BadTarget) as error:
-        raise BadPackage(f"manifest.json is not complete: {error}", str(path), "compile again") from None
+        target = Target.from_mapping(m.get(dict[str, Any], "target"), str(path))
+    except BadTarget as error:
+        raise BadPackage(f"manifest.json: {error.message}", str(path), "compile again") from None
+    adapters = m.get(tuple[dict[str, Any], ...], "adapters")
+    program = Program(
+        target=target,
+        program=_read(path, m, "program.bin", "program"),
+        starts=m.get(tuple[int, ...], "program", "starts"),
+        host=_host(path, m),
+        weights_address=m.get(int, "weights", "address"),
+        weights=_read(path, m, "weights.bin", "weights"),
+        inputs=m.get(tuple[InputInfo, ...], "inputs"),
+        outputs=m.get(tuple[OutputInfo, ...], "outputs"),
+        adapters=tuple(_adapter(path, number, a) for number, a in enumerate(adapters)),
+        adapter_address=m.get(int, "adapter_address"),
+        adapter_size=m.get(int, "adapter_size"),
+        slots=m.get(int, "slots"),
+        rank=m.get(int, "rank"),
+        layers=m.get(tuple[LayerInfo, ...], "layers"),
+        vectors=_read(path, m, "linears.safetensors", "linears"),
+        placement=m.get(tuple[Placement, ...], "placement"),
+        default_adapter=m.get(str | None, "default_adapter"),
+        sources=m.get(dict[str, str], "sources"),
+    )
+    validate(program, str(path))
+    return program

@@ -100,3 +100,41 @@ def check_program(program: Sequence[Instruction], registers: dict[int, int] | No
                 if clock[unit] < number:
                     raise IllegalProgram(f"instruction {index}: semaphore {sem} may pass {SEMAPHORE_MAX}")
             posts[sem].append(tuple(clock))
+
+
+def executed(program: Sequence[Instruction], registers: dict[int, int], limit: int) -> int:
+    """How many instructions a program executes, HALT included; loops are multiplied out, not walked.
+
+    Args:
+        program: instructions from the first to the last.
+        registers: what the host writes.
+        limit: most instructions.
+
+    Raises:
+        IllegalProgram: it runs off its end, has bad loops, or executes more than `limit`.
+    """
+    loops: list[int] = []
+    times, total, pc = 1, 0, 0
+    while pc < len(program):
+        i = program[pc]
+        total += times
+        if total > limit:
+            raise IllegalProgram(f"instruction {pc}: executes more than {limit} instructions")
+        if i.opcode is Opcode.HALT:
+            return total
+        if i.opcode is Opcode.LOOP:
+            # R1..R7 may change inside loops: the largest count they could give.
+            count = 0xFFFF if 1 <= i.rz <= 7 else (i.z + registers.get(i.rz, 0)) & 0xFFFF
+            if count == 0:
+                pc += i.y + 1
+            elif len(loops) == LOOP_DEPTH:
+                raise IllegalProgram(f"instruction {pc}: more than {LOOP_DEPTH} nested loops")
+            else:
+                loops.append(times)
+                times *= count
+        elif i.opcode is Opcode.ENDLOOP:
+            if not loops:
+                raise IllegalProgram(f"instruction {pc}: ENDLOOP without LOOP")
+            times = loops.pop()
+        pc += 1
+    raise IllegalProgram("runs past its end without HALT")

@@ -110,6 +110,8 @@ class Target:
     clock_mhz: int
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not 1 <= len(self.name) <= 80 or not self.name.isprintable():
+            raise BadTarget(f"name is {str(self.name)[:80]!r}, must be a text of one line", "target", "fix name")
         where = f"target {self.name!r}"
         if self.engine not in ENGINES:
             raise BadTarget(f"{where}: engine is {self.engine!r}, must be one of {', '.join(ENGINES)}", where, "fix engine")
@@ -204,7 +206,7 @@ class Target:
             raise BadTarget(f"no target {text!r}", text, f"presets: {', '.join(cls.presets())}; or the path of a TOML file")
         try:
             data = tomllib.loads(path.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadTarget(f"{text}: not a TOML file: {error}", text, "see docs/isa.md, targets") from None
         return cls.from_mapping(data, text)
 

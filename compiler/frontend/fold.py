@@ -29,7 +29,7 @@ _PASSES = ("Identity", "Dropout")
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with the shape of every tensor inferred anew; raises onnx's errors if shapes contradict each other."""
     del model.graph.value_info[:]
-    return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
 
 
 def known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

@@ -66,6 +66,7 @@ class Graph:
         self._shapes = {
             v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim)
             for v in (*graph.input, *graph.value_info, *graph.output)
+            if v.type.tensor_type.HasField("shape")
         }
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -15,12 +15,14 @@ from axlora.compiler.frontend.expand import expand
 from axlora.compiler.frontend.fold import fold, infer_shapes
 from axlora.compiler.frontend.host_ops import prepare
 from axlora.compiler.frontend.precision import to_float32
+from axlora.compiler.frontend.sizes import check_sizes, check_values
 from axlora.compiler.frontend.storage import Aside, check
 from axlora.compiler.frontend.unfuse import unfuse
 
 _STANDARD = ("", "ai.onnx")
 _REFUSED = ("QLinearMatMul", "Loop", "Scan")
 _HINT = "float models, QuantizeLinear/DequantizeLinear pairs and dynamic int8 are taken; export as one of them"
+_DIMENSION = 1 << 24
 _FOLD_LIMIT = 1 << 30
 """Elements of a constant that may be folded (a transposed weight)."""
 
@@ -71,8 +73,8 @@ def fix_dimensions(model: onnx.ModelProto, shapes: Mapping[str, int], where: str
         if name not in known:
             free = ", ".join(sorted(known)) or "none"
             raise BadModel(f"no dimension {name!r}", where, f"free dimensions of this model: {free}")
-        if value < 1:
-            raise BadModel(f"dimension {name!r} is {value}, must be at least 1", where, "fix the shape")
+        if not 1 <= value <= _DIMENSION:
+            raise BadModel(f"dimension {name!r} is {value}, must be at least 1, at most {_DIMENSION}", where, "fix the shape")
     constant = {i.name for i in model.graph.initializer}
     for v in model.graph.input:
         for axis, d in enumerate(v.type.tensor_type.shape.dim):
@@ -115,9 +117,12 @@ def read(model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None =
     unfuse(copy)
     refuse_operators(copy)
     fix_dimensions(copy, shapes or {}, where)
+    check_sizes(copy, where, aside.names)
     try:
         to_float32(copy)
-        copy = optimizer.optimize(infer_shapes(copy), output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
+        copy = infer_shapes(copy)
+        check_sizes(copy, where, aside.names)
+        copy = optimizer.optimize(copy, output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
         check_scales(copy, where)
         make_codes_signed(copy)
         copy = prepare(fold(expand(copy)))
@@ -126,6 +131,8 @@ def read(model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None =
     except Exception as error:
         raise BadModel(f"shapes do not fit: {_first_line(error)}", where, "check the model and --shape") from None
     aside.put_back(copy)
+    check_sizes(copy, where)
+    check_values(copy, where)
     return copy, where
 
 

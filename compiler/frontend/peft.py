@@ -36,6 +36,16 @@ _REFUSED = {
     "corda_config": "CorDA, which changes the base",
     "loftq_config": "LoftQ, which changes the base",
 }
+FILE_LIMIT = 1 << 30
+"""Bytes of a file of an adapter; reading it takes about four times as much."""
+_MOST = 1e30
+"""Largest magnitude of a number in the configuration."""
+_NAME = 400
+"""Most characters of a tensor's name."""
+_REPEATS = 3
+_PATH = 160
+"""Most repetitions in a key of rank_pattern or alpha_pattern, and characters of a path that it is matched with: the time of a
+match grows with the power of the one in the other."""
 _BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -77,6 +87,22 @@ class PeftModule:
     """[out]; None: the base's own."""
 
 
+def _is_inside(path: Path) -> bool:
+    """A file of the adapter's own folder, or a link into the blobs of a Hugging Face cache (snapshots/REVISION/FILE)."""
+    folder, real = path.parent.resolve(), path.resolve()
+    cache = folder.parent.parent / "blobs" if folder.parent.name == "snapshots" else folder
+    return real.is_relative_to(folder) or real.is_relative_to(cache)
+
+
+def _bytes(path: Path) -> bytes:
+    """The file, unless it is a link out of the folder or too large."""
+    if not _is_inside(path):
+        raise BadAdapter(f"{path.name} links out of the adapter's folder", str(path), "copy the file into the folder")
+    if path.stat().st_size > FILE_LIMIT:
+        raise BadAdapter(f"{path.stat().st_size} bytes, the limit is {FILE_LIMIT}", str(path), "save fewer modules")
+    return path.read_bytes()
+
+
 def _tensors(path: Path) -> dict[str, Float64]:
     where = str(path)
     if not path.is_file():
@@ -85,7 +111,7 @@ def _tensors(path: Path) -> dict[str, Float64]:
     kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
     values = {}
     try:
-        parts = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+        parts = deserialize(_bytes(path))  # type: ignore[no-untyped-call]
     except (SafetensorError, ValueError) as error:
         raise BadAdapter(f"damaged safetensors file: {error}", where, "copy or save the adapter again") from None
     for name, part in parts:
@@ -103,8 +129,8 @@ def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BadAdapter("no adapter_config.json", str(path.parent), "give the directory that PEFT's save_pretrained wrote")
     try:
-        config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        config = json.loads(_bytes(path))
+    except (ValueError, RecursionError) as error:
         raise BadAdapter(f"not JSON: {error}", str(path), "save the adapter again") from None
     if not isinstance(config, dict):
         raise BadAdapter("not a JSON object", str(path), "save the adapter again")
@@ -122,20 +148,38 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _patterned(module: str, pattern: object, default: float) -> float:
+def _patterned(module: str, config: dict[str, Any], field: str, default: float, where: str) -> float:
     """PEFT's rule: the first key that matches the end of the module's path."""
-    if isinstance(pattern, dict):
-        for key, value in pattern.items():
-            if re.match(rf"(.*\.)?({key})$", module):
-                return float(value)
+    pattern = config.get(field)
+    if not pattern:
+        return default
+    if not isinstance(pattern, dict):
+        raise BadAdapter(f"{field} is {_short(pattern)}, must be an object", where, f"fix {field}")
+    for key, value in pattern.items():
+        if len(re.findall(r"[*+{]", key)) > _REPEATS or re.search(r"\)[*+{]", key) or len(module) > _PATH:
+            raise BadAdapter(f"{field} has the key {_short(key)}: too many repetitions", where, "name the modules in full")
+        try:
+            found = re.match(rf"(.*\.)?({key})$", module)
+        except (re.error, RecursionError, OverflowError):
+            raise BadAdapter(f"{field} has the key {_short(key)}: no regular expression", where, f"fix {field}") from None
+        if found:
+            return _real(value, f"{field}[{_short(key)}]", where)
     return default
 
 
-def _number(config: dict[str, Any], field: str, where: str) -> float:
-    value = config.get(field)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadAdapter(f"{field} is {value!r}, must be a number", where, f"fix {field}")
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _real(value: object, field: str, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST:
+        raise BadAdapter(f"{field} is {_short(value)}, must be a number", where, f"fix {field}")
     return float(value)
+
+
+def _number(config: dict[str, Any], field: str, where: str) -> float:
+    return _real(config.get(field), field, where)
 
 
 Parts = dict[str, dict[str, Float64]]
@@ -157,6 +201,8 @@ def _parse(path: str | Path) -> tuple[dict[str, Any], Parts, Parts]:
     branches: Parts = {}
     whole: Parts = {}
     for key, value in _tensors(folder / "adapter_model.safetensors").items():
+        if len(key) > _NAME:
+            raise BadAdapter(f"a tensor's name has {len(key)} characters", str(folder), f"at most {_NAME}")
         match, other = _KEY.match(key), _WHOLE.match(key)
         if match is not None and "lora_embedding" not in key and (match["part"] != "lora_A" or match["kind"] == "weight"):
             part = "bias" if match["kind"] == "bias" else match["part"]
@@ -218,12 +264,12 @@ def _branch(module: str, part: dict[str, Float64], config: dict[str, Any], where
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
         raise BadAdapter(f"module {module!r}: lora_A {a.shape} and lora_B {b.shape} do not pair", where, "linear layers only")
     rank = a.shape[0]
-    wanted = int(_patterned(module, config.get("rank_pattern"), _number(config, "r", where)))
+    wanted = _patterned(module, config, "rank_pattern", _number(config, "r", where), where)
     if rank != wanted:
-        raise BadAdapter(f"module {module!r}: lora_A has rank {rank}, the configuration says {wanted}", where, "fix r")
+        raise BadAdapter(f"module {module!r}: lora_A has rank {rank}, the configuration says {wanted:g}", where, "fix r")
     if limit is not None and rank > limit:
         raise BadAdapter(f"module {module!r}: rank {rank} is over the limit {limit}", where, "raise max_lora_rank")
-    alpha = _patterned(module, config.get("alpha_pattern"), _number(config, "lora_alpha", where))
+    alpha = _patterned(module, config, "alpha_pattern", _number(config, "lora_alpha", where), where)
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     magnitude = part.get("lora_magnitude_vector")
     if bool(config.get("use_dora")) != (magnitude is not None):

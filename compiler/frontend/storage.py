@@ -5,7 +5,6 @@ Protobuf serializes at most 2 GB, and onnx's checker, shape inference and optimi
 
 from __future__ import annotations
 
-from math import prod
 from pathlib import Path
 
 import onnx
@@ -13,21 +12,12 @@ from onnx import TensorProto, helper
 
 from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend.precision import in_float32
+from axlora.compiler.frontend.tensors import check_data, inner_tensors, size
 
 TOTAL_LIMIT = 256 << 20
 """Bytes of weights that a model may carry through the tools."""
 TENSOR_LIMIT = 1 << 16
 """Bytes of a weight that stays in the model beyond that."""
-_BITS: dict[int, int] = {
-    TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16, TensorProto.FLOAT: 32,
-    TensorProto.DOUBLE: 64, TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16, TensorProto.UINT16: 16,
-    TensorProto.INT32: 32, TensorProto.UINT32: 32, TensorProto.INT64: 64, TensorProto.UINT64: 64, TensorProto.BOOL: 8,
-}  # fmt: skip
-
-
-def size(tensor: onnx.TensorProto) -> int:
-    """Bytes of a tensor by its type and dimensions."""
-    return (int(prod(tensor.dims)) * _BITS.get(tensor.data_type, 32) + 7) // 8
 
 
 def _place(tensor: onnx.TensorProto, folder: Path, where: str) -> tuple[Path, int, int]:
@@ -82,17 +72,16 @@ def check(model: onnx.ModelProto, folder: Path | None, where: str) -> None:
         folder: where the model's file lies; None for a model in memory, which has no external data.
     """
     for tensor in model.graph.initializer:
+        check_data(tensor, where)
         if _is_external(tensor):
             if folder is None:
                 what = f"weights of {tensor.name!r} are not in the model"
                 raise BadModel(what, where, "give the model's path, or load it with its external data")
             _place(tensor, folder, where)
-        elif tensor.HasField("raw_data") and len(tensor.raw_data) != size(tensor):
-            what = f"weights of {tensor.name!r} have {len(tensor.raw_data)} bytes, need {size(tensor)}"
-            raise BadModel(what, where, "export the model again")
-    for node in model.graph.node:
-        if any(_is_external(a.t) for a in node.attribute):
-            raise BadModel(f"node {node.name!r} holds external data", where, "only weights may be external")
+    for tensor in inner_tensors(model):
+        check_data(tensor, where)
+        if _is_external(tensor):
+            raise BadModel(f"constant {tensor.name!r} of a node holds external data", where, "only weights may be external")
 
 
 class Aside:

@@ -9,6 +9,7 @@ import tvm
 from tvm.relax.frontend.onnx import from_onnx
 
 from axlora.compiler.errors import UnsupportedOperator
+from axlora.compiler.frontend.bounds import bound_indices
 
 
 def import_onnx(model: onnx.ModelProto, where: str, *, constants: bool = False) -> tvm.IRModule:
@@ -20,7 +21,7 @@ def import_onnx(model: onnx.ModelProto, where: str, *, constants: bool = False) 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return from_onnx(model, keep_params_in_input=not constants)
+            return bound_indices(from_onnx(model, keep_params_in_input=not constants))
     except Exception as error:  # TVM raises several types here
         text = " ".join(str(error).split())[:160]
         raise UnsupportedOperator(f"TVM does not take the model: {text}", where, "simplify the export") from None

@@ -88,6 +88,10 @@ def peft_adapters(
                 raise
         return linear_of_weights(module, linears, weights, where)
 
+    known = {x.node for x in linears} | {x.name for x in linears}
+    for module, node in (adapter_map or {}).items():
+        if node not in known:
+            raise BadAdapter(f"adapter map sends {module[:80]!r} to {node[:80]!r}, no linear", where, "fix the map")
     for lora in read_peft(path, max_lora_rank):
         linear = find(lora.module)
         add(lora.module, linear, Branch(lora.a, lora.b, lora.scale, lora.bias, lora.magnitude, base_bias=lora.base_bias))

@@ -34,6 +34,11 @@ _LOG = logging.getLogger(__name__)
 ACTIVATIONS = ("token8", "static8", "token16", "static16")
 
 
+RANK = 1 << 15
+TOKENS = 1 << 15
+"""Most tokens that a linear takes: programs grow with them."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What a user may choose; see `axlora.compile`."""
@@ -52,6 +57,8 @@ class Options:
         """Raise `BadModel` for values out of range."""
         if self.weight_bits not in (2, 3, 4, 8):
             raise BadModel(f"weight_bits is {self.weight_bits}", "weight_bits", "must be 2, 3, 4 or 8")
+        if self.max_lora_rank is not None and not 0 <= self.max_lora_rank <= RANK:
+            raise BadModel(f"max_lora_rank is {self.max_lora_rank}", "max_lora_rank", f"must be 0 to {RANK}")
         if self.activation is not None and self.activation not in ACTIVATIONS:
             raise BadModel(f"activation is {self.activation!r}", "activation", f"one of {', '.join(ACTIVATIONS)}")
         if self.mode not in ("fused", "exact"):
@@ -75,10 +82,19 @@ def _activations(g: Graph, found: tuple[FoundLinear, ...], options: Options, whe
         if each.x is not None and (wanted is None or wanted.startswith("token") is each.x.per_token):
             result.append(each)
         elif wanted is None or wanted.startswith("token"):
-            result.append(replace(each, x=Activation(each.x_name, "", 1.0, 0, bits, per_token=True)))
+            result.append(replace(_with_float_output(g, each), x=Activation(each.x_name, "", 1.0, 0, bits, per_token=True)))
         else:
             raise BadModel(f"input of linear {each.name!r} has no static scale", where, "give calibration data")
     return tuple(result)
+
+
+def _with_float_output(g: Graph, found: FoundLinear) -> FoundLinear:
+    """The linear without the QuantizeLinear behind it, which stays on the host: per-token inputs give float outputs."""
+    if found.output is None:
+        return found
+    index = g.producer[found.result]
+    name = str(g.nodes[index].input[0])
+    return replace(found, output=None, output_name=name, result=name, nodes=tuple(i for i in found.nodes if i != index))
 
 
 def _smoothed(found: FoundLinear, x: Activation, by: npt.NDArray[np.float64] | None) -> FoundLinear:
@@ -131,6 +147,9 @@ def _lowered(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bi
 
 
 def _tensor(activation: Activation, source: str, shape: tuple[int, ...], columns: int) -> Tensor:
+    if not 0 < prod(shape[:-1]) <= TOKENS or shape[-1:] != (columns,):
+        what = f"tensor of shape {shape} is no 1 to {TOKENS} tokens of {columns} values"
+        raise BadModel(what, activation.tensor, "smaller --shape values")
     return Tensor(
         activation.tensor,
         prod(shape[:-1]),

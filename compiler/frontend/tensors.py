@@ -1,0 +1,77 @@
+"""The constants of a model: where they are, and whether their data is what their dimensions say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import onnx
+from onnx import TensorProto, helper
+
+from axlora.compiler.errors import BadModel
+
+_COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
+_BITS: dict[int, int] = {
+    TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16, TensorProto.FLOAT: 32,
+    TensorProto.DOUBLE: 64, TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16, TensorProto.UINT16: 16,
+    TensorProto.INT32: 32, TensorProto.UINT32: 32, TensorProto.INT64: 64, TensorProto.UINT64: 64, TensorProto.BOOL: 8,
+}  # fmt: skip
+
+
+def size(tensor: onnx.TensorProto) -> int:
+    """Bytes of a tensor by its type and dimensions."""
+    bits = _BITS.get(tensor.data_type, 32)
+    return int((prod(tensor.dims) * bits + 7) // 8)
+
+
+def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    """The graph, its subgraphs and the model's functions."""
+    pending: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    while pending:
+        graph = pending.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                pending += [attribute.g] if attribute.HasField("g") else []
+                pending += attribute.graphs
+
+
+def inner_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every constant but the graph's own initializers: of attributes, sparse, of subgraphs and functions."""
+    for place, graph in enumerate(graphs(model)):
+        if isinstance(graph, onnx.GraphProto):
+            if place:
+                yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+                own = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+                for sparse in (*own, *attribute.sparse_tensors):
+                    yield from (sparse.values, sparse.indices)
+
+
+def check_data(tensor: onnx.TensorProto, where: str) -> None:
+    """A known type, dimensions that are sizes, and as many elements as they say; of external data only the first two.
+
+    Raises:
+        BadModel: names the tensor.
+    """
+    again = "export the model again"
+    if tensor.data_type not in helper.get_all_tensor_dtypes() or any(d < 0 for d in tensor.dims):
+        what = f"weights of {tensor.name!r} have type {tensor.data_type} and dimensions {list(tensor.dims)}"
+        raise BadModel(what, where, again)
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return
+    if tensor.HasField("raw_data"):
+        found, needed = len(tensor.raw_data), size(tensor)
+    else:
+        fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
+        found, needed = max(len(tensor.string_data), *map(len, fields)), prod(tensor.dims)
+        if _BITS.get(tensor.data_type, 0) == 4 or tensor.data_type in _COMPLEX:  # packed by two, or two a number
+            found, needed = min(found, needed), min(found, needed) if needed <= 2 * found else needed
+    if found != needed:
+        raise BadModel(f"weights of {tensor.name!r} have {found} bytes or elements, need {needed}", where, again)
