@@ -182,7 +182,7 @@ class _Check:
     def tiling(self, info: LayerInfo, tokens: int, field: str) -> None:
         """The shape follows from the linear; the plan cuts it."""
         p, t, s = self.p, self.t, info.tiling.shape
-        uses = p.slots if p.rank else 0
+        uses = p.slots if p.rank and s.slots else 0
         per = s.per_group
         self.within(s.tokens, 1, tokens, f"{field}.shape.tokens")
         self.within(per, 0, s.blocks if t.group_scales else 0, f"{field}.shape.per_group")
@@ -245,7 +245,8 @@ class _Check:
         self.need(p.default_adapter is None or p.default_adapter in names, "default_adapter", p.default_adapter, "an adapter")
         self.need(bool(p.slots) or not names, "slots", p.slots, "1 or more: the package has adapters")
         self.need(sum(a.pinned for a in p.adapters) <= p.slots, "adapters", "all pinned", f"pinned in {p.slots} at most")
-        pieces = sum(adapter_offsets(self.t, i.tiling.shape, i.tiling.plan)[1] for i in p.layers) if p.slots else 0
+        tilings = [layer.tiling for layer in p.layers if layer.tiling.shape.slots]
+        pieces = sum(adapter_offsets(self.t, tiling.shape, tiling.plan)[1] for tiling in tilings)
         size = -(-pieces // ALIGN) * ALIGN
         self.need(p.adapter_size == size, "adapter_size", p.adapter_size, f"{size}")
         for number, a in enumerate(p.adapters):
