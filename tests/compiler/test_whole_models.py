@@ -129,7 +129,11 @@ def test_no_further_from_float_than_onnxruntime_with_lora(form: str, target: Tar
     assert ratio <= 1.1
 
 
-@pytest.mark.parametrize("file", ["bert-lora.dynamo", "llama-lora.script"])
+QUICK = ("bert-lora.dynamo", "llama-lora.script")
+LORA = [f"{name}.{exporter}" for name in E.ADAPTED.values() for exporter in E.EXPORTERS]
+
+
+@pytest.mark.parametrize("file", [pytest.param(f, marks=() if f in QUICK else pytest.mark.slow) for f in LORA])
 def test_exact_honours_every_pair(file: str, target: Target, tmp_path: Path) -> None:
     """Each linear (A and B are linears of their own), fed the reference's own input codes, is within one step of the file's."""
     path = path_of(file, "qdq", tmp_path)
