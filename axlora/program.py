@@ -16,7 +16,7 @@ from axlora.compiler.boundary import Quantized, token_rows
 from axlora.compiler.errors import BadAdapter, Error
 from axlora.compiler.layer import Host, Linear, Placement, Tensor
 from axlora.isa.opcodes import INSTRUCTION_BYTES
-from axlora.isa.regions import region_bytes, region_codes, slot_values
+from axlora.isa.regions import region_bytes, region_codes, slot_values, token_words
 from axlora.isa.target import Target
 
 from .layers import LayerInfo, read_arrays, stored_linear
@@ -220,11 +220,9 @@ class Program:
                 raise BadAdapter(
                     f"{len(rows)} adapters named for {info.tensor.shape[0]} batch rows", "adapter", "one, or one per batch row"
                 )
-            words = np.zeros(groups * t.tokens, np.int64)
-            words[: info.tensor.tokens] = np.repeat(slots, each)
-            if found.mantissa is not None and found.shift is not None:
-                words[: info.tensor.tokens] |= found.shift[:, 0] << 10 | found.mantissa[:, 0] << 16
-            _put(memory, info.token_words, words.astype("<u4").tobytes())
+            scale = () if found.mantissa is None or found.shift is None else (found.mantissa[:, 0], found.shift[:, 0])
+            words = token_words(np.repeat(slots, each), *scale)
+            _put(memory, info.token_words, words + bytes(4 * groups * t.tokens - len(words)))
 
     def registers(self, adapter: str | Sequence[str | None] | None = None) -> dict[int, int]:
         """What the host writes so that slots name the adapters of a run."""

@@ -17,8 +17,7 @@ from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import Shape, output_bytes
 from axlora.compiler.errors import BadModel, BadPackage
 from axlora.compiler.frontend.sizes import check_host
-from axlora.compiler.layer import Tensor
-from axlora.compiler.passes.pipeline import TOKENS
+from axlora.compiler.layer import TOKENS, Tensor
 from axlora.isa.formats import Format
 from axlora.isa.instruction import BadInstruction, Instruction, decode
 from axlora.isa.legality import IllegalProgram, executed

@@ -37,10 +37,8 @@ def quantize(t: Tensor, value: npt.NDArray[Any]) -> Quantized:
         raise BadModel("activation holds NaN or infinity", t.source or t.name, "check the model's inputs and weights")
     if t.per_token:
         return Quantized(*numerics.quantize_tokens(real, t.bits))
-    codes = numerics.quantize_real(real, t.scale, t.zero_point, t.bits)
-    exact = np.rint(real.astype(np.float64) / t.scale) + t.zero_point
-    top = 1 << (t.bits - 1)
-    return Quantized(codes, saturated=int(((exact < -top) | (exact > top - 1)).sum()))
+    codes, clamped = numerics.quantize_real(real, t.scale, t.zero_point, t.bits)
+    return Quantized(codes, saturated=int(clamped.sum()))
 
 
 def restore(t: Tensor, codes: Int64) -> npt.NDArray[Any]:

@@ -12,7 +12,7 @@ import tvm
 from onnx import helper
 from tvm import relax
 
-from axlora.compiler.frontend.cut import live
+from axlora.compiler.frontend.cut import live, stages_after
 from axlora.compiler.frontend.tvm_import import import_onnx
 from axlora.compiler.layer import Host
 
@@ -31,12 +31,12 @@ class HostPart:
         self.host = host
         graph = host.model.graph
         arrivals = dict(host.arrivals)
-        known = _stages(graph.node, arrivals)
+        known = stages_after(graph.node, arrivals)
         self.last = max([0, *arrivals.values(), *known.values()])
         self._wanted: list[tuple[list[str], list[str]]] = []
         functions = {}
         for stage in range(self.last + 1):
-            part, needs, gives = _stage_model(host.model, known, arrivals, stage)
+            part, needs, gives = _stage_model(host.model, known, stage)
             self._wanted.append((needs, gives))
             if gives:
                 main = import_onnx(part, f"host stage {stage}", constants=True)["main"]
@@ -76,18 +76,7 @@ class HostPart:
         return {name: values[name] for name in self.host.outputs}
 
 
-def _stages(nodes: Any, arrivals: Mapping[str, int]) -> dict[str, int]:
-    """As `stages`, where the results' stages are known."""
-    known = dict(arrivals)
-    for node in nodes:
-        stage = max((known.get(name, 0) for name in node.input), default=0)
-        known.update(dict.fromkeys(node.output, stage))
-    return known
-
-
-def _stage_model(
-    model: onnx.ModelProto, known: Mapping[str, int], arrivals: Mapping[str, int], stage: int
-) -> tuple[onnx.ModelProto, list[str], list[str]]:
+def _stage_model(model: onnx.ModelProto, known: Mapping[str, int], stage: int) -> tuple[onnx.ModelProto, list[str], list[str]]:
     """The nodes of one stage as a model; the tensors that it takes and gives."""
     graph = model.graph
     nodes = [n for n in graph.node if known[n.output[0]] == stage]

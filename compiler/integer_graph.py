@@ -6,9 +6,8 @@ No adapter is zeros there and the base's own bias and multiplier.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,7 @@ import tvm
 from tvm import relax
 
 from axlora.compiler.errors import BadModel
-from axlora.compiler.layer import Adapter, Int64, Linear, Lowered, Tensor
-from axlora.compiler.passes import ax_ops
+from axlora.compiler.layer import Adapter, Int64, Linear, Lowered
 from axlora.compiler.passes.emit import Emitter, LinearVars, emit_linear
 from axlora.isa.target import Target
 
@@ -226,43 +224,3 @@ class IntegerGraph:
                 for name in ("u", "e", "acc2"):
                     results.pop(f"{linear.name}.{name}", None)
         return results
-
-    def quantize_input(self, name: str, value: npt.NDArray[np.floating[Any]]) -> Int64:
-        """Codes [tokens, K] of a float array of the model's shape, by `ax_quantize`."""
-        t = next(t for t in self.lowered.inputs if t.name == name)
-        return quantize_tensor(t, value)
-
-    def dequantize_output(self, name: str, codes: Int64) -> npt.NDArray[np.float32]:
-        """Float array of the model's shape from codes [tokens, N], by `ax_dequantize`."""
-        t = next(t for t in (*self.lowered.outputs, *self.lowered.inputs) if t.name == name)
-        return dequantize_tensor(t, codes)
-
-
-@lru_cache(maxsize=1024)
-def _compiled(make: Callable[..., Any], t: Tensor) -> Any:
-    function = make(t.tokens, t.columns, t.scale, t.zero_point, t.bits)
-    name = str(function.attrs["global_symbol"])
-    return tvm.compile(tvm.IRModule({name: function}), target="llvm")[name]
-
-
-def _host(make: Callable[..., Any], t: Tensor, value: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    out = tvm.runtime.tensor(np.zeros((t.tokens, t.columns), dtype))
-    _compiled(make, t)(tvm.runtime.tensor(value), out)
-    result: npt.NDArray[Any] = out.numpy()
-    return result
-
-
-def quantize_tensor(t: Tensor, value: npt.NDArray[np.floating[Any]]) -> Int64:
-    """Codes [tokens, columns] of `value` (any shape of that size) under `t`'s static scale."""
-    if value.size != t.tokens * t.columns or value.shape[-1] != t.columns:
-        raise BadModel(f"input has shape {value.shape}, needs {t.shape}", t.name, "pass an array of the model's shape")
-    if not np.isfinite(value).all():
-        raise BadModel("input holds NaN or infinity", t.name, "clean the input")
-    flat = np.ascontiguousarray(value.reshape(t.tokens, t.columns), np.float32)
-    return _host(ax_ops.ax_quantize, t, flat, _DTYPE[t.bits]).astype(np.int64)
-
-
-def dequantize_tensor(t: Tensor, codes: Int64) -> npt.NDArray[np.float32]:
-    """Float32 of `t`'s shape from codes [tokens, columns]."""
-    flat = np.ascontiguousarray(codes.reshape(t.tokens, t.columns).astype(_DTYPE[t.bits]))
-    return _host(ax_ops.ax_dequantize, t, flat, np.float32).reshape(t.shape)

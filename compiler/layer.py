@@ -17,6 +17,9 @@ from axlora.isa.formats import Format
 
 Int64 = npt.NDArray[np.int64]
 
+TOKENS = 1 << 15
+"""Most tokens that a linear takes: programs grow with them."""
+
 
 @dataclass(frozen=True)
 class Records:

@@ -190,7 +190,9 @@ def quantize_scale(scale: float) -> tuple[int, int]:
     return mantissa, shift
 
 
-def quantize_real(value: npt.NDArray[np.float32], scale: float, zero_point: int, bits: int) -> Int64:
+def quantize_real(
+    value: npt.NDArray[np.float32], scale: float, zero_point: int, bits: int
+) -> tuple[Int64, npt.NDArray[np.bool_]]:
     """Float to codes: clamp(rint(value / scale) + zero_point), in single precision as ONNX QuantizeLinear does.
 
     Args:
@@ -198,10 +200,13 @@ def quantize_real(value: npt.NDArray[np.float32], scale: float, zero_point: int,
         scale: of a code; positive.
         zero_point: the code of 0.0.
         bits: 8 or 16, signed codes.
+
+    Returns:
+        codes, and where the clamp changed the value.
     """
     codes = np.rint(value.astype(np.float32) / np.float32(scale)).astype(np.float64) + zero_point
-    clamped: Int64 = np.clip(codes, -(1 << (bits - 1)), (1 << (bits - 1)) - 1).astype(np.int64)
-    return clamped
+    clamped = np.clip(codes, -(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+    return clamped.astype(np.int64), clamped != codes
 
 
 def dequantize(codes: Int64, scale: float, zero_point: int) -> npt.NDArray[np.float32]:

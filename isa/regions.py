@@ -42,6 +42,17 @@ def region_codes(
     return values.reshape(token_groups * t.tokens, -1).astype(np.int64)
 
 
+def token_words(slots: Int64, mantissa: Int64 | int = 0, shift: Int64 | int = 0) -> bytes:
+    """The words of tokens: adapter slot in bits 3..0, the token scale's shift in 15..10 and its mantissa in 31..16.
+
+    Args:
+        slots: [tokens], 0 for the base.
+        mantissa: u16 [tokens]; 0 without token scales.
+        shift: 1..62 [tokens].
+    """
+    return (slots | shift << 10 | mantissa << 16).astype("<u4").tobytes()
+
+
 def slot_registers(slot: int) -> tuple[int, int, int]:
     """Registers of slot 1..8: address, rank in column groups, rank in row blocks."""
     first = 8 + 3 * (slot - 1)

@@ -40,6 +40,14 @@ def stages(nodes: Sequence[onnx.NodeProto], results: Mapping[str, str]) -> dict[
     return known
 
 
+def stages_after(nodes: Sequence[onnx.NodeProto], arrivals: Mapping[str, int]) -> dict[str, int]:
+    """`stages` where those of the linears' results are known: tensor -> stage, `arrivals` included."""
+    known = dict(arrivals)
+    for node in nodes:
+        known.update(dict.fromkeys(node.output, max((known.get(name, 0) for name in node.input), default=0)))
+    return known
+
+
 def live(nodes: Sequence[onnx.NodeProto], wanted: set[str], given: set[str]) -> list[onnx.NodeProto]:
     """The nodes, in order, that `wanted` tensors need, where those of `given` come from elsewhere."""
     needed, kept = set(wanted) - given, []

@@ -11,12 +11,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from axlora.compiler.errors import BadModel
+from axlora.compiler.frontend.cut import stages_after
 from axlora.compiler.frontend.tensors import check_data, inner_tensors
 from axlora.compiler.layer import Host
 
 ELEMENTS = 1 << 28
 """Most elements of a tensor that the host computes: 1 GiB of float32."""
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _AGAIN = "export the model again"
 
@@ -79,11 +79,10 @@ def check_host(host: Host, stages: int) -> dict[str, Value]:
     check_values(model, "host")
     arrivals = dict(host.arrivals)
     _check_names(host, arrivals, stages)
-    known = arrivals | {i.name: 0 for i in graph.initializer}
     for node in graph.node:
         if not node.output or not node.output[0]:
             raise BadModel(f"node {node.name[:80]!r} has no output", "host", _AGAIN)
-        known.update(dict.fromkeys(node.output, max((known.get(name, 0) for name in node.input), default=0)))
+    known = stages_after(graph.node, arrivals)
     if max(known.values(), default=0) != stages:
         raise BadModel(f"it has {max(known.values(), default=0)} stages, the program {stages}", "host", _AGAIN)
     values = {}

@@ -166,27 +166,3 @@ def ax_block_quantize(m: int, n: int, acc_type: str, bias_shift: int, bits: int)
         "codes",
     )
     return _finish([acc, bias, m1, shift, codes, exponent], "ax_block_quantize")
-
-
-def ax_quantize(m: int, n: int, scale: float, zero_point: int, bits: int) -> Expr:
-    """Host: float32 [m, n] to codes, ONNX QuantizeLinear: rint(x / scale) + zero_point, clamped."""
-    x = te.placeholder((m, n), "float32", "x")
-    high = (1 << (bits - 1)) - 1
-
-    def element(i: Expr, j: Expr) -> Expr:
-        code = te.nearbyint(x[i, j] / tirx.const(scale, "float32")) + tirx.const(zero_point, "float32")
-        low, top = tirx.const(-high - 1, "float32"), tirx.const(high, "float32")
-        return te.max(te.min(code, top), low).astype(f"int{bits}")
-
-    return _finish([x, te.compute((m, n), element, "codes")], "ax_quantize")
-
-
-def ax_dequantize(m: int, n: int, scale: float, zero_point: int, bits: int) -> Expr:
-    """Host: codes [m, n] to float32, (code - zero_point) * scale; 32-bit codes by way of float64."""
-    x = te.placeholder((m, n), f"int{bits}", "x")
-    middle = "float64" if bits == 32 else "float32"
-
-    def element(i: Expr, j: Expr) -> Expr:
-        return ((_wide(x[i, j]) - _i64(zero_point)).astype(middle) * tirx.const(scale, middle)).astype("float32")
-
-    return _finish([x, te.compute((m, n), element, "value")], "ax_dequantize")

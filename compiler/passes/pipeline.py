@@ -21,7 +21,7 @@ from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.merge import merge_graph, merge_peft
 from axlora.compiler.frontend.recognise import recognise
 from axlora.compiler.integer_graph import IntegerGraph
-from axlora.compiler.layer import Linear, Lowered, Tensor
+from axlora.compiler.layer import TOKENS, Linear, Lowered, Tensor
 from axlora.compiler.passes.adapters import GRAPH, add_adapter, graph_branch
 from axlora.compiler.passes.layer_errors import layer_errors
 from axlora.compiler.passes.placement import place
@@ -35,8 +35,7 @@ ACTIVATIONS = ("token8", "static8", "token16", "static16")
 
 
 RANK = 1 << 15
-TOKENS = 1 << 15
-"""Most tokens that a linear takes: programs grow with them."""
+"""Largest max_lora_rank."""
 
 
 @dataclass(frozen=True)

@@ -136,26 +136,3 @@ def test_block_quantize_exponent_at_every_power_of_two(power: int) -> None:
     expected, e, _ = numerics.block_quantize(acc, one * 0, one, one, 0, 8)
     assert np.array_equal(codes, expected)
     assert np.array_equal(exponent, e)
-
-
-@pytest.mark.parametrize("bits", [8, 16])
-def test_quantize_is_onnx_quantize_linear(bits: int) -> None:
-    random = np.random.default_rng(3)
-    scale, zero = np.float32(0.0371), -5
-    x = np.concatenate([random.normal(0, 3, (M, N)), (np.arange(N) - 20.5)[None] * scale]).astype(np.float32)
-    x[0, :2] = 1e9, -1e9
-    got = run(ax_ops.ax_quantize(M + 1, N, float(scale), zero, bits), x, np.zeros((M + 1, N), f"int{bits}"))[0]
-    limit = np.iinfo(f"int{bits}")
-    assert np.array_equal(got, np.clip(np.rint(x / scale) + zero, limit.min, limit.max).astype(np.int64))
-
-
-@pytest.mark.parametrize("bits", [8, 16, 32])
-def test_dequantize_is_code_less_zero_point_times_scale(bits: int) -> None:
-    random, scale = np.random.default_rng(4), float(np.float32(0.0371))
-    codes = edges(random, np.iinfo(f"int{bits}").min, np.iinfo(f"int{bits}").max, (M, N))
-    out = tvm.runtime.tensor(np.zeros((M, N), np.float32))
-    function = ax_ops.ax_dequantize(M, N, scale, 3, bits)
-    tvm.compile(tvm.IRModule({"ax_dequantize": function}), target="llvm")["ax_dequantize"](
-        tvm.runtime.tensor(codes.astype(f"int{bits}")), out
-    )
-    assert np.array_equal(out.numpy(), ((codes - 3) * scale).astype(np.float32))

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from axlora.compiler.boundary import quantize
 from axlora.compiler.integer_graph import IntegerGraph
 from axlora.compiler.layer import Linear, Lowered
 from axlora.compiler.passes.pipeline import lower
@@ -45,6 +46,17 @@ def results(runner: ort.InferenceSession, feed: dict[str, np.ndarray]) -> dict[s
     return dict(zip(names, runner.run(names, feed), strict=True))
 
 
+def codes_of(low: Lowered, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the linears read, as every view of the machine gets it."""
+    return {t.name: quantize(t, feed[t.name]).codes for t in low.inputs}
+
+
+def reals(low: Lowered, name: str, codes: np.ndarray) -> np.ndarray:
+    """A linear's result as reals."""
+    t = next(t for t in low.outputs if t.name == name)
+    return numerics.dequantize(codes, t.scale, t.zero_point)
+
+
 def test_every_linear_is_found_with_its_adapters(lowered: Pair) -> None:
     low = lowered[0]
     assert [x.name.rsplit(".", 1)[-1] for x in low.linears[:4]] == ["query", "key", "value", "dense"]
@@ -62,9 +74,9 @@ def test_without_adapter_within_one_step_of_onnxruntime(
     scale = {t.name: t.scale for t in low.outputs}
     differ = total = 0
     for feed in samples:
-        got = graph.run({name: graph.quantize_input(name, feed[name]) for name in graph.inputs})
+        got = graph.run(codes_of(low, feed))
         for name, expected in results(runner, feed).items():
-            steps = np.rint((graph.dequantize_output(name, got[name]) - expected) / scale[name])
+            steps = np.rint((reals(low, name, got[name]) - expected) / scale[name])
             assert np.abs(steps).max() <= 1
             differ += int((steps != 0).sum())
             total += steps.size
@@ -96,7 +108,7 @@ def expected_boundaries(linear: Linear, x: np.ndarray, adapter: str | None) -> d
 def test_every_boundary_is_numerics(lowered: Pair, samples: list[dict[str, np.ndarray]], adapter: str | None) -> None:
     low, graph = lowered
     for feed in samples[:6]:
-        codes = {name: graph.quantize_input(name, feed[name]) for name in graph.inputs}
+        codes = codes_of(low, feed)
         got = graph.run(codes, adapter)
         expected: dict[str, np.ndarray] = {}
         for linear in low.linears:
@@ -112,7 +124,7 @@ def test_the_lowered_relax_module_is_the_integer_graph(
 ) -> None:
     """The partitioned module holds the same integers."""
     low, graph = lowered
-    codes = {name: graph.quantize_input(name, samples[0][name]) for name in graph.inputs}
+    codes = codes_of(lowered[0], samples[0])
     outputs = lower_to_relax(low, graph.rank, target.activation_bits).run(codes, adapter)
     got = graph.run(codes, adapter)
     assert len(outputs) == 8
@@ -129,7 +141,7 @@ def test_adapter_branch_points_where_the_float_one_does(
     weights = minilm.verified_weights()
     twin, base = (session(minilm.float_model(weights, 2, a).SerializeToString()) for a in (adapter, None))
     for feed in samples[:4]:
-        got = graph.run({name: graph.quantize_input(name, feed[name]) for name in graph.inputs}, adapter)
+        got = graph.run(codes_of(low, feed), adapter)
         with_adapter, without = results(twin, feed), results(base, feed)
         for linear in low.linears:
             found = next((a for a in linear.adapters if a.name == adapter), None)
@@ -144,7 +156,7 @@ def test_adapter_branch_points_where_the_float_one_does(
 
 def test_switching_adapters_leaves_nothing_behind(lowered: Pair, samples: list[dict[str, np.ndarray]]) -> None:
     graph = lowered[1]
-    codes = {name: graph.quantize_input(name, samples[0][name]) for name in graph.inputs}
+    codes = codes_of(lowered[0], samples[0])
     first = graph.run(codes)
     with_law = graph.run(codes, "law")
     again = graph.run(codes)

@@ -194,8 +194,9 @@ def test_block_quantize_is_the_formula_of_the_isa_page(acc: list[int], down: int
 def test_quantize_real_rounds_adds_the_zero_point_and_clamps(bits: int, zero_point: int) -> None:
     top = 1 << (bits - 1)
     steps = [0.0, 0.5, 1.5, 2.5, -0.5, -1.5, 7.25, -7.75, 0.49, float(top - 1), float(-top), 1e9, -1e9]
-    got = numerics.quantize_real(np.array(steps, np.float32) * np.float32(0.25), 0.25, zero_point, bits)
+    got, clamped = numerics.quantize_real(np.array(steps, np.float32) * np.float32(0.25), 0.25, zero_point, bits)
     assert got.tolist() == [min(max(round(s) + zero_point, -top), top - 1) for s in steps]  # round: half to even
+    assert clamped.tolist() == [not -top <= round(s) + zero_point < top for s in steps]
 
 
 def test_dequantize_is_the_distance_from_the_zero_point() -> None:

@@ -20,7 +20,7 @@ from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction
 from axlora.isa.legality import check_program
 from axlora.isa.opcodes import Opcode
-from axlora.isa.regions import region_bytes, slot_values
+from axlora.isa.regions import region_bytes, slot_values, token_words
 from axlora.isa.target import Target
 
 BASE = Target.load("test")
@@ -253,8 +253,8 @@ def random_case(seed: int, target: Target) -> Case:
     x = rng.integers(-top, top, (tokens, k)) if rng.random() < 0.7 else rng.choice([-top, top - 1, 0], (tokens, k))
     put(place.address, region_bytes(t, x, place.blocks, groups))
     words = rng.integers(0, slots + 1, groups * t.tokens)
-    words |= rng.integers(10, 22, words.size) << 10 | rng.integers(1 << 15, 1 << 16, words.size) << 16
-    put(place.token_words, words.astype("<u4").tobytes())
+    shift = rng.integers(10, 22, words.size)
+    put(place.token_words, token_words(words, rng.integers(1 << 15, 1 << 16, words.size), shift))
     registers: dict[int, int] = {}
     for slot, (_, (rank, block)) in enumerate(sorted(linked.adapters.items()), 1):
         address = linked.adapter_address + (slot - 1) * linked.adapter_size

@@ -12,7 +12,7 @@ from axlora.compiler.layer import Adapter, Codes, Linear, Lowered, Records, Tens
 from axlora.isa import numerics
 from axlora.isa.assembly import encode_program
 from axlora.isa.formats import Format
-from axlora.isa.regions import region_bytes, region_codes, slot_values
+from axlora.isa.regions import region_bytes, region_codes, slot_values, token_words
 from axlora.isa.target import Target
 from axlora.sim.run import run_image
 
@@ -131,7 +131,7 @@ def test_every_format_with_mixed_adapters(fmt: Format, group: int, bits: int) ->
     put(linked.inputs[0].address, region_bytes(target, x, linked.inputs[0].blocks, groups))
     slots = rng.integers(0, 3, TOKENS)
     scale = np.stack([rng.integers(1 << 15, 1 << 16, TOKENS), rng.integers(12, 20, TOKENS)], axis=1)
-    put(linked.inputs[0].token_words, (slots | scale[:, 1] << 10 | scale[:, 0] << 16).astype("<u4").tobytes())
+    put(linked.inputs[0].token_words, token_words(slots, scale[:, 0], scale[:, 1]))
     registers: dict[int, int] = {}
     for slot, (_, (rank, block)) in enumerate(sorted(linked.adapters.items()), 1):
         address = linked.adapter_address + (slot - 1) * linked.adapter_size
