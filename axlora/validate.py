@@ -186,22 +186,9 @@ class _Check:
         self.within(s.tokens, 1, tokens, f"{field}.shape.tokens")
         self.within(per, 0, s.blocks if t.group_scales else 0, f"{field}.shape.per_group")
         fmt = Format[info.format]
-        groups = -(-info.n // t.ports)
-        unit = int(np.lcm(8 // fmt.storage, max(1, t.lanes // t.ports)))
         blocks = max(-(-info.k // t.lanes), s.blocks)
-        wanted = Shape(
-            tokens=s.tokens,
-            groups=-(-groups // unit) * unit,
-            blocks=-(-blocks // per) * per if per else blocks,
-            token_groups=-(-s.tokens // t.tokens),
-            storage=fmt.storage,
-            element=info.output_bits // 8,
-            rank_groups=-(-p.rank // t.ports) if uses else 0,
-            rank_blocks=-(-p.rank // t.lanes) if uses else 0,
-            slots=uses,
-            per_group=per,
-            column_unit=unit,
-        )
+        wanted = Shape.sized(t, info.n, blocks, fmt, info.output_bits, per, s.tokens, uses, p.rank)
+        unit = wanted.column_unit
         for name, value in vars(wanted).items():
             self.need(getattr(s, name) == value, f"{field}.shape.{name}", getattr(s, name), f"{value}")
         plan = info.tiling.plan

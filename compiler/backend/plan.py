@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from axlora.isa.formats import Format
 from axlora.isa.target import Target
 from axlora.timing.matrix import cache_index, matmul_setup, matmul_timing
 
@@ -57,19 +58,24 @@ class Shape:
                 linear.name,
                 "a target with group_scales and lanes that divide the group",
             )
-        storage = linear.weight.fmt.storage
-        unit = math.lcm(8 // storage, max(1, t.lanes // t.ports))
-        groups = -(-linear.n // t.ports)
         blocks = -(-linear.k // t.lanes)
-        if per:
-            blocks = -(-blocks // per) * per
+        return cls.sized(t, linear.n, blocks, linear.weight.fmt, linear.output_bits, per, tokens, slots, rank)
+
+    @classmethod
+    def sized(
+        cls, target: Target, n: int, blocks: int, fmt: Format, output_bits: int, per: int, tokens: int, slots: int, rank: int
+    ) -> Shape:
+        """As `of`, from sizes: `blocks` row blocks at least, `per` of them in a scale group (0: none)."""
+        t = target
+        unit = math.lcm(8 // fmt.storage, max(1, t.lanes // t.ports))
+        groups = -(-n // t.ports)
         return cls(
             tokens=tokens,
             groups=-(-groups // unit) * unit,
-            blocks=blocks,
+            blocks=-(-blocks // per) * per if per else blocks,
             token_groups=-(-tokens // t.tokens),
-            storage=storage,
-            element=linear.output_bits // 8,
+            storage=fmt.storage,
+            element=output_bits // 8,
             rank_groups=-(-rank // t.ports) if slots else 0,
             rank_blocks=-(-rank // t.lanes) if slots else 0,
             slots=slots,
