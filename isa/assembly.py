@@ -74,8 +74,9 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         ("bias_end", "misc", 6, 1),
         ("bias_shift", "misc", 7, 4),
         ("adapter", "misc", 11, 1),
+        ("row_scale", "misc", 12, 1),
     ),
-    Opcode.VOUT: _fields(("zero_point", "x", 0, 16), ("size", "misc", 0, 2), ("ubuf", "misc", 2, 1)),
+    Opcode.VOUT: _fields(("zero_point", "x", 0, 16), ("size", "misc", 0, 2), ("ubuf", "misc", 2, 1), ("vbuf", "misc", 3, 1)),
     Opcode.VREQ: _fields(
         ("acc", "x", 0, 16),
         ("token", "x", 16, 16),
@@ -91,7 +92,43 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         ("tokens", "misc", 0, 3, 1),
         ("slot", "misc", 3, 4),
     ),
-    Opcode.STORE: _fields(*_TRANSFER),
+    Opcode.STORE: _fields(*_TRANSFER, ("bytes", "sub", 0, 3)),
+    Opcode.VMAP: _fields(
+        ("function", "sub", 0, 2),
+        ("reduce", "sub", 2, 2),
+        ("a", "x", 0, 16),
+        ("b", "x", 16, 16),
+        ("to", "y", 0, 16),
+        ("words", "z", 0, 16),
+        ("rows", "misc", 0, 3, 1),
+        ("into", "misc", 3, 2),
+        ("size", "misc", 5, 2),
+        ("scale", "misc", 7, 2),
+        ("less", "misc", 9, 2),
+        ("subtract", "misc", 11, 1),
+        ("tiled", "misc", 12, 1),
+    ),
+    Opcode.VROW: _fields(
+        ("function", "sub", 0, 2),
+        ("factor", "x", 0, 16),
+        ("add", "x", 16, 16),
+        ("to", "y", 0, 16),
+        ("shift", "z", 0, 6),
+        ("adjust", "z", 6, 8),
+        ("rows", "misc", 0, 3, 1),
+        ("scalar", "misc", 3, 2),
+        ("write", "misc", 5, 1),
+    ),
+    Opcode.VLEN: _fields(("valid", "x", 0, 32), ("step", "misc", 0, 1)),
+    Opcode.VPITCH: _fields(("a", "x", 0, 16), ("b", "x", 16, 16), ("to", "y", 0, 16)),
+    Opcode.VCON: _fields(("ca", "x", 0, 16), ("cb", "x", 16, 16), ("shift", "y", 0, 6)),
+    Opcode.VTAB: _fields(
+        ("low", "x", 0, 32),
+        ("first", "y", 0, 16),
+        ("last", "z", 0, 16),
+        ("step", "misc", 0, 6),
+        ("shift", "misc", 6, 6),
+    ),
 }
 """Named fields of every instruction, in the order of the disassembly."""
 
@@ -118,7 +155,7 @@ def make(
             raise BadInstruction(f"{opcode.name} has no field {name!r}; it has {', '.join(known) or 'none'}")
         f = known[name]
         stored = int(value) - f.bias
-        if stored < 0 and f.width >= 16:
+        if stored < 0 and f.width in (8, 16, 32):
             stored += 1 << f.width
         if not 0 <= stored < 1 << f.width:
             raise BadInstruction(f"{opcode.name}: {name} is {value}, does not fit {f.width} bits")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .formats import Format
-from .opcodes import SEGMENTS, SLOTS, UNIT_OF, Buffer, Opcode, Unit, poster
+from .opcodes import SEGMENTS, SLOTS, UNIT_OF, Buffer, Into, Opcode, Row, Unit, poster
 from .target import Target
 
 
@@ -20,6 +21,9 @@ _SUB_MAX = {
     Opcode.SEGA: SEGMENTS - 1,
     Opcode.CODEBOOK: 1,
     Opcode.MATMUL: SEGMENTS,
+    Opcode.VMAP: 15,
+    Opcode.VROW: max(Row),
+    Opcode.STORE: 5,
 }
 _MISC_BITS = {
     Opcode.SET: 5,
@@ -28,10 +32,14 @@ _MISC_BITS = {
     Opcode.SEGW: 8,
     Opcode.SEGA: 2,
     Opcode.MATMUL: 16,
-    Opcode.VCFG: 12,
-    Opcode.VOUT: 3,
+    Opcode.VCFG: 13,
+    Opcode.VOUT: 4,
     Opcode.VREQ: 3,
     Opcode.VQT: 7,
+    Opcode.VMAP: 13,
+    Opcode.VROW: 6,
+    Opcode.VLEN: 1,
+    Opcode.VTAB: 12,
 }
 
 
@@ -141,8 +149,32 @@ def _check_fields(i: Instruction) -> None:
         refuse("needs 1 to 9 segments")
     if op is Opcode.VOUT and (i.rx or i.ry or i.rz or i.x >> 16 or i.y or i.z or i.misc & 3 == 3):
         refuse("takes a 16-bit zero point and element size 0..2 only")
+    if op is Opcode.VOUT and (i.misc >> 2 == 3 or (i.misc & 8 and i.misc & 3 != 2)):
+        refuse("goes to UBUF or VBUF, and VBUF elements have 32 bits")
     if op is Opcode.VQT and i.misc >> 3 > SLOTS:
         refuse(f"slot {i.misc >> 3} unknown")
+    _check_rows(i, refuse)
+
+
+def _check_rows(i: Instruction, refuse: Callable[[str], None]) -> None:
+    """The vector unit's row instructions."""
+    op = i.opcode
+    if op is Opcode.VMAP:
+        into, size, tiled = Into(i.misc >> 3 & 3), i.misc >> 5 & 3, i.misc >> 12 & 1
+        if size == 3 or (into is Into.VBUF and size != 2) or (into is Into.NOTHING and size):
+            refuse(f"element size {size} does not go with {into.name}")
+        if tiled and (into is not Into.OBUF or size):
+            refuse("tiles are bytes of OBUF")
+    if op is Opcode.VROW and (i.rx or i.rz or i.z >> 14 or (i.sub == Row.TOKEN and (i.ry or i.misc >> 5 or i.y >> 8))):
+        refuse("takes no register beside OBUF's, z[15:14] is reserved, and TOKEN writes no OBUF")
+    if op is Opcode.VLEN and (i.y or i.z or i.ry or i.rz):
+        refuse("y and z unused")
+    if op is Opcode.VPITCH and (i.z or i.rz):
+        refuse("z unused")
+    if op is Opcode.VCON and (i.rx or i.ry or i.rz or i.z or i.y >> 6):
+        refuse("takes no registers, z unused, a shift of 6 bits")
+    if op is Opcode.VTAB and (i.rx or i.ry or i.rz or i.misc & 32):
+        refuse("takes no registers, and a step of at most 31")
 
 
 def check_resolved(i: Instruction, target: Target) -> None:
@@ -156,8 +188,15 @@ def check_resolved(i: Instruction, target: Target) -> None:
         raise BadInstruction(f"{i.opcode.name}: {text}")
 
     op = i.opcode
-    if op in (Opcode.LOAD, Opcode.STORE) and i.x % target.beat_bytes:
-        refuse(f"memory address {i.x:#x} is not a multiple of {target.beat_bytes}")
+    unit = 1 << (i.sub - 1) if op is Opcode.STORE and i.sub else target.beat_bytes
+    if op in (Opcode.LOAD, Opcode.STORE) and i.x % unit:
+        refuse(f"memory address {i.x:#x} is not a multiple of {unit}")
+    if op is Opcode.STORE and i.sub and unit >= target.beat_bytes:
+        refuse(f"{unit} bytes of each beat, a beat has {target.beat_bytes}")
+    if op is Opcode.LOAD and i.sub == Buffer.WKEY and target.beat_bytes > target.lanes:
+        refuse("WKEY needs a beat no wider than the lanes")
+    if op is Opcode.VMAP:
+        _check_map(i, target, refuse)
     if op is Opcode.SEGW and i.misc & 15 == Format.U8 and target.engine == "reuse" and target.index_entries < 256:
         refuse("format U8 needs index_entries = 256")
     if op is Opcode.SEGA and i.misc & 1 and not target.group_scales:
@@ -167,6 +206,16 @@ def check_resolved(i: Instruction, target: Target) -> None:
         refuse(f"{tokens} tokens, the target has {target.tokens}")
     if op is Opcode.VOUT and i.misc & 4 and 8 << (i.misc & 3) != target.activation_bits:
         refuse(f"UBUF elements have {target.activation_bits} bits")
+
+
+def _check_map(i: Instruction, target: Target, refuse: Callable[[str], None]) -> None:
+    if i.misc >> 3 & 3 == Into.UBUF:
+        if i.misc & 7 >= target.tokens:
+            refuse(f"{(i.misc & 7) + 1} rows to UBUF, the target has {target.tokens} tokens")
+        if 8 << (i.misc >> 5 & 3) != target.activation_bits:
+            refuse(f"UBUF elements have {target.activation_bits} bits")
+    if i.misc >> 12 and target.ports > target.beat_bytes:
+        refuse("tiles need a beat of at least the ports")
 
 
 def decode(data: bytes) -> Instruction:

@@ -6,8 +6,13 @@ intermediate values are 64-bit two's complement; the compiler proves that nothin
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
+
+from .opcodes import Map, Reduce, Row
 
 Int64 = npt.NDArray[np.int64]
 
@@ -28,7 +33,7 @@ def rounding_shift(value: Int64, shift: Int64 | int) -> Int64:
 
     Args:
         value: int64, any shape, |value| < 2**62.
-        shift: 0..62, broadcast.
+        shift: 0..63, broadcast.
     """
     s = np.asarray(shift, np.int64)
     floor = value >> s
@@ -240,3 +245,126 @@ def quantize_tokens(value: npt.NDArray[np.float32], bits: int) -> tuple[Int64, I
     mantissa, shift = quantize_scales(np.ldexp(peak / high, bits - 8))
     scale = np.ldexp(mantissa.astype(np.float64), -(shift + bits - 8))
     return np.clip(np.rint(value / scale), -high, high).astype(np.int64), mantissa, shift
+
+
+def map_rows(
+    function: Map,
+    a: Int64,
+    b: Int64,
+    *,
+    ca: int = 1,
+    cb: int = 0,
+    shift: Int64 | int = 0,
+    factor: Int64 | int = 0,
+    less: Int64 | int = 0,
+    low: int = 0,
+    step: int = 0,
+    table: Int64 | None = None,
+) -> tuple[Int64, npt.NDArray[np.bool_]]:
+    """One VMAP before masks and its last clamp (docs/isa.md): y = sat32(rne(p, shift) + base) with a' = sat32(a - less).
+
+    MAC: p = a' ca + b cb. MUL: p = a' b. SCALE: p = a' factor. TABLE: with d = a' - low, i = clamp(d >> step, 0, last) and
+    f = sat32(d - (i << step)), p = slope_i f and base = base_i: a straight line in each of the table's intervals.
+
+    Args:
+        a, b: s32 [rows, n].
+        ca, cb: s16.
+        shift: 0..63, for all or [rows, 1].
+        factor, less: s32, for all or [rows, 1].
+        low: s32, where the table begins. step: 0..31, log2 of an interval's width.
+        table: [entries, 2], base and slope, s32.
+
+    Returns:
+        y [rows, n], and where the last saturation changed it.
+    """
+    x = saturate32(a - less)
+    base: Int64 | int = 0
+    if function is Map.MAC:
+        product = x * ca + b * cb
+    elif function is Map.MUL:
+        product = x * b
+    elif function is Map.SCALE:
+        product = x * factor
+    else:
+        assert table is not None
+        distance = x - low
+        index = np.clip(distance >> np.int64(step), 0, len(table) - 1)
+        product = table[index, 1] * saturate32(distance - (index << np.int64(step)))
+        base = table[index, 0]
+    raw = rounding_shift(product, shift) + base
+    y = saturate32(raw)
+    return y, y != raw
+
+
+def clamp_bytes(y: Int64, size: int) -> Int64:
+    """Clamp to +-(2**(8*size - 1) - 1): codes of `size` bytes that are symmetric about zero."""
+    high = (1 << (8 * size - 1)) - 1
+    return saturate(y, -high, high)
+
+
+def reduce_rows(reduction: Reduce, y: Int64, valid: npt.NDArray[np.bool_]) -> Int64:
+    """SUM, MAX or ABSMAX of the valid elements of each row of [rows, n] (64 bits); MAX of none is -2**31, the others' 0."""
+    found: Int64
+    if reduction is Reduce.SUM:
+        found = np.where(valid, y, 0).sum(axis=1)
+    elif reduction is Reduce.MAX:
+        found = np.where(valid, y, -(1 << 31)).max(axis=1, initial=-(1 << 31))
+    else:
+        found = np.where(valid, np.abs(y), 0).max(axis=1, initial=0)
+    return found
+
+
+@dataclass(frozen=True)
+class RowScalar:
+    """What VROW leaves of one row: y = rne(a * factor, shift) multiplies by it; `value` is what it was made of.
+
+    Attributes:
+        factor: s32. shift: 0..63.
+        value: s32, to OBUF.
+        mantissa, token_shift: of the token's scale (TOKEN only).
+    """
+
+    factor: int
+    shift: int
+    value: int
+    mantissa: int = 0
+    token_shift: int = 1
+
+
+def row_scalar(function: Row, reduced: int, factor: int, add: int, shift: int, adjust: int = 0, token: int = 0) -> RowScalar:
+    """One row of VROW: v = rne(R * factor, shift) + add, then a function of it (docs/isa.md).
+
+    COPY gives v itself. The others take u = max(v, 1) and give a 31-bit m and a shift with m / 2**shift = 2**adjust / u
+    (RECIPROCAL), 2**adjust / sqrt(u) (RSQRT): the quotient (2**62 - 1) // n of a normalised n in [2**31, 2**32), so its
+    relative error is below 2**-29. TOKEN rounds u to a 16-bit mantissa first; its scale is u * 2**-token, as in a token word.
+
+    Args:
+        reduced: R, s64; R * factor must fit 64 bits.
+        factor: u16. add: u16. shift: 0..63. adjust, token: s8.
+    """
+    product = np.asarray(_signed64(reduced * factor), np.int64)
+    v = _signed64(int(rounding_shift(product, shift)) + add)
+    value = max(-SAT32, min(SAT32, v))
+    if function is Row.COPY:
+        return RowScalar(value, 0, value)
+    u = max(v, 1)
+    length = u.bit_length()
+    if function is Row.RSQRT:
+        k = (64 - length) >> 1
+        n = math.isqrt(u << 2 * k)
+    else:
+        k = 32 - length
+        n = u << k if k >= 0 else u >> -k
+    mantissa = 0
+    if function is Row.TOKEN:
+        mantissa = (n + (1 << 15)) >> 16
+        if mantissa == 1 << 16:
+            mantissa, k = 1 << 15, k - 1
+        n = mantissa << 16
+    m = ((1 << 62) - 1) // n
+    held = max(0, min(63, 62 - k - adjust))
+    return RowScalar(m, held, value, mantissa, max(1, min(62, k + token - 16)))
+
+
+def _signed64(value: int) -> int:
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)

@@ -32,7 +32,13 @@ class Opcode(IntEnum):
     VOUT = 0x19
     VREQ = 0x1A
     VQT = 0x1B
+    VMAP = 0x1C
+    VROW = 0x1D
+    VLEN = 0x1E
+    VPITCH = 0x1F
     STORE = 0x20
+    VCON = 0x21
+    VTAB = 0x22
 
 
 UNIT_OF = {
@@ -49,19 +55,64 @@ UNIT_OF = {
     Opcode.VOUT: Unit.VECTOR,
     Opcode.VREQ: Unit.VECTOR,
     Opcode.VQT: Unit.VECTOR,
+    Opcode.VMAP: Unit.VECTOR,
+    Opcode.VROW: Unit.VECTOR,
+    Opcode.VLEN: Unit.VECTOR,
+    Opcode.VPITCH: Unit.VECTOR,
+    Opcode.VCON: Unit.VECTOR,
+    Opcode.VTAB: Unit.VECTOR,
     Opcode.STORE: Unit.STORE,
 }
 """The unit that executes each opcode."""
 
 
 class Buffer(IntEnum):
-    """Destinations of LOAD."""
+    """Destinations of LOAD. WKEY is WBUF written column by column: a transposition on the way in."""
 
     WBUF = 0
     ABUF = 1
     PBUF = 2
     TBUF = 3
     SBUF = 4
+    CBUF = 5
+    FBUF = 6
+    WKEY = 7
+
+
+class Map(IntEnum):
+    """Functions of VMAP (sub bits 1..0)."""
+
+    MAC = 0
+    MUL = 1
+    SCALE = 2
+    TABLE = 3
+
+
+class Reduce(IntEnum):
+    """Reductions of VMAP over a row (sub bits 3..2)."""
+
+    NONE = 0
+    SUM = 1
+    MAX = 2
+    ABSMAX = 3
+
+
+class Row(IntEnum):
+    """Functions of VROW (sub bits 1..0)."""
+
+    COPY = 0
+    RECIPROCAL = 1
+    RSQRT = 2
+    TOKEN = 3
+
+
+class Into(IntEnum):
+    """Where VMAP puts its results (misc bits 4..3)."""
+
+    NOTHING = 0
+    VBUF = 1
+    UBUF = 2
+    OBUF = 3
 
 
 class ErrorCode(IntEnum):
@@ -81,12 +132,15 @@ class ErrorCode(IntEnum):
 SEMAPHORES = 16
 SEMAPHORE_MAX = 15
 SEGMENTS = 9
+ROWS = 8
+SCALARS = 4
 SLOTS = 8
 LOOP_DEPTH = 4
 QUEUE_DEPTH = 4
 INSTRUCTION_BYTES = 16
 CACHE_LINE_BYTES = 64
 UBUF_BIT = 0x8000
+CBUF_BIT = 0x8000
 
 
 def poster(semaphore: int) -> Unit:
@@ -120,7 +174,7 @@ COUNTERS: tuple[Counter, ...] = (
     Counter("matrix_weights", "cycles", "idle, the head waits for a semaphore of load"),
     Counter("matrix_semaphore", "cycles", "idle, the head waits for another unit's semaphore only"),
     Counter("matrix_idle", "cycles", "idle, the queue is empty; or the cycle that accepts"),
-    Counter("vector_busy", "cycles", "executing VREQ or VQT"),
+    Counter("vector_busy", "cycles", "executing VREQ, VQT, VMAP or VROW"),
     Counter("vector_semaphore", "cycles", "idle, the head waits for a semaphore"),
     Counter("vector_idle", "cycles", "idle, the queue is empty; or the cycle that accepts"),
     Counter("store_busy", "cycles", "a W beat is sent"),
@@ -134,8 +188,8 @@ COUNTERS: tuple[Counter, ...] = (
     Counter("multiplications", "codes x tokens", "products that a multiplier made, times tokens of the mask"),
     Counter("zeros", "codes x tokens", "codes that are zero, in formats that skip zero (reuse engine), times tokens"),
     Counter("rescales", "columns x tokens", "group rescale multiplications, sum segments excluded"),
-    Counter("vector_elements", "elements", "elements that VREQ wrote and VQT quantized"),
-    Counter("saturations", "elements", "elements that a clamp of VREQ or a sat32 of VQT changed"),
+    Counter("vector_elements", "elements", "elements that VREQ wrote, VQT quantized and VMAP went through"),
+    Counter("saturations", "elements", "elements that a clamp of VREQ or VMAP or a sat32 of VQT changed"),
     Counter("fetch_beats", "beats", "beats read for instructions"),
     Counter("load_beats", "beats", "beats read by load"),
     Counter("store_beats", "beats", "beats written"),

@@ -55,6 +55,9 @@ _RULES: dict[str, tuple[Callable[[int], bool], str]] = {
     "tbuf_tokens": _power(8, 4096),
     "sbuf_lines": _power(4, 32768),
     "obuf_beats": _power(16, 65536),
+    "cbuf_words": _power(16, 32768),
+    "vbuf_words": _power(16, 32768),
+    "table_entries": _power(16, 32768),
     "icache_lines": _power(2, 256),
     "clock_mhz": _range(1, 2000),
 }
@@ -106,6 +109,12 @@ class Target:
     tbuf_tokens: int
     sbuf_lines: int
     obuf_beats: int
+    cbuf_words: int
+    """Words of V 32-bit elements that load writes for the vector unit."""
+    vbuf_words: int
+    """Words of V 32-bit elements that the vector unit writes."""
+    table_entries: int
+    """Records of function tables."""
     icache_lines: int
     clock_mhz: int
 
@@ -129,6 +138,7 @@ class Target:
             ("beat_bytes", self.lanes * self.ports >= beat, f"at most lanes*ports ({self.lanes * self.ports})"),
             ("beat_bytes", self.abuf_line_bytes >= beat, f"at most an activation line ({self.abuf_line_bytes} bytes)"),
             ("tbuf_tokens", 4 * self.tbuf_tokens >= 2 * beat, f"at least two beats of words ({beat // 2})"),
+            ("cbuf_words", self.cbuf_words * self.vector_lanes * 4 >= 2 * beat, f"at least two beats ({2 * beat} bytes)"),
             ("fifo_depth", self.fifo_depth >= self.multiplier_latency + 4, "at least multiplier_latency + 4"),
             ("burst_beats", self.burst_beats * beat <= 4096, "burst_beats*beat_bytes at most 4096 (AXI4)"),
             ("burst_beats", self.burst_beats * beat >= 64, "burst_beats*beat_bytes at least 64 (a cache line)"),
@@ -173,6 +183,11 @@ class Target:
     def pbuf_bytes(self) -> int:
         """Bytes of PBUF."""
         return self.pbuf_groups * self.ports * 8
+
+    @property
+    def vector_word_bytes(self) -> int:
+        """4*V."""
+        return 4 * self.vector_lanes
 
     @property
     def pipe(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from axlora.isa.formats import Format
-from axlora.isa.opcodes import COUNTERS, MACHINE_ID, REGISTERS, Buffer, ErrorCode, Opcode, Unit
+from axlora.isa.opcodes import COUNTERS, MACHINE_ID, REGISTERS, Buffer, ErrorCode, Into, Map, Opcode, Reduce, Row, Unit
 from axlora.isa.target import Target
 
 _FIELDS = (
@@ -38,6 +38,8 @@ def verilog_header() -> str:
     lines += [_define(f"OP_{op.name}", f"6'h{op.value:02x}") for op in Opcode]
     lines += [_define(f"UNIT_{unit.name}", f"4'd{unit.value}") for unit in Unit]
     lines += [_define(f"BUFFER_{buffer.name}", f"3'd{buffer.value}") for buffer in Buffer]
+    for prefix, enum in (("MAP", Map), ("REDUCE", Reduce), ("ROW", Row), ("INTO", Into)):
+        lines += [_define(f"{prefix}_{member.name}", f"2'd{member.value}") for member in enum]
     lines += [_define(f"FORMAT_{fmt.name}", f"4'd{fmt.value}") for fmt in Format]
     lines += [_define(f"ERROR_{code.name}", f"4'd{code.value}") for code in ErrorCode]
     low = 0
@@ -79,6 +81,9 @@ def target_parameters(target: Target) -> dict[str, int]:
         "TBUF_TOKENS": target.tbuf_tokens,
         "SBUF_LINES": target.sbuf_lines,
         "OBUF_BEATS": target.obuf_beats,
+        "CBUF_WORDS": target.cbuf_words,
+        "VBUF_WORDS": target.vbuf_words,
+        "TABLE_ENTRIES": target.table_entries,
         "ICACHE_LINES": target.icache_lines,
     }
 

@@ -7,7 +7,8 @@ module axlora_core #(
     parameter INDEX_ENTRIES = 256, parameter GROUP_SCALES = 1, parameter VECTOR_LANES = 2, parameter BEAT_BYTES = 8,
     parameter BURST_BEATS = 16, parameter OUTSTANDING = 2, parameter WBUF_LINES = 4096, parameter ABUF_LINES = 512,
     parameter UBUF_LINES = 64, parameter ACC_WORDS = 1024, parameter GROUP_WORDS = 128, parameter PBUF_GROUPS = 512,
-    parameter TBUF_TOKENS = 64, parameter SBUF_LINES = 512, parameter OBUF_BEATS = 512, parameter ICACHE_LINES = 16
+    parameter TBUF_TOKENS = 64, parameter SBUF_LINES = 512, parameter OBUF_BEATS = 512, parameter CBUF_WORDS = 512,
+    parameter VBUF_WORDS = 512, parameter TABLE_ENTRIES = 512, parameter ICACHE_LINES = 16
 ) (
     input  wire                    i_clk,
     input  wire                    i_power,
@@ -48,6 +49,7 @@ module axlora_core #(
     input  wire                    i_wready,
     output wire [8*BEAT_BYTES-1:0] o_wdata,
     output wire                    o_wlast,
+    output wire [BEAT_BYTES-1:0]   o_wstrb,
     input  wire                    i_bvalid,
     input  wire                    i_bbad
 );
@@ -70,7 +72,7 @@ module axlora_core #(
     wire [159:0]    pcs;
     wire            fetch_beat = i_rvalid && !i_rid, load_beat = i_rvalid && i_rid;
     wire            count_busy, count_miss, count_queue, count_halt;
-    fetch #(.BEAT_BYTES(BEAT_BYTES), .TOKENS(TOKENS), .ACTIVATION_BITS(ACTIVATION_BITS), .GROUP_SCALES(GROUP_SCALES),
+    fetch #(.BEAT_BYTES(BEAT_BYTES), .TOKENS(TOKENS), .LANES(LANES), .PORTS(PORTS), .ACTIVATION_BITS(ACTIVATION_BITS), .GROUP_SCALES(GROUP_SCALES),
             .U8_ALLOWED(INDEX_ENTRIES == 256 || ENGINE_REUSE == 0 ? 1 : 0), .ICACHE_LINES(ICACHE_LINES)) u_fetch (
         .i_clk(i_clk), .i_rst(i_power || i_reset), .i_start(i_start), .i_stop(o_error), .i_program(i_program),
         .i_limit(i_limit), .i_host_write(i_host_write), .i_host_register(i_host_register), .i_host_data(i_host_data),
@@ -107,17 +109,20 @@ module axlora_core #(
         .i_take(take[15:0] | take[31:16] | take[47:32] | take[63:48]), .o_ready(ready), .o_overflow(overflow));
 
     // Load and the buffers it writes
-    wire [4:0]              write;
+    wire [6:0]              write;
+    wire [23:0]             key;
     wire [20:0]             write_beat;
     wire [8*BEAT_BYTES-1:0] write_data;
     load #(.BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS), .OUTSTANDING(OUTSTANDING),
            .WBUF_BEATS(WBUF_LINES * LANES * PORTS / BEAT_BYTES),
            .ABUF_BEATS(ABUF_LINES * LANES * TOKENS * (ACTIVATION_BITS / 8) / BEAT_BYTES), .PBUF_BEATS(PBEATS),
-           .TBUF_BEATS(TBUF_TOKENS * 4 / BEAT_BYTES), .SBUF_BEATS(SBEATS)) u_load (
+           .TBUF_BEATS(TBUF_TOKENS * 4 / BEAT_BYTES), .SBUF_BEATS(SBEATS),
+           .CBUF_BEATS(CBUF_WORDS * VECTOR_LANES * 4 / BEAT_BYTES), .FBUF_BEATS(TABLE_ENTRIES * 8 / BEAT_BYTES), .LANES(LANES),
+           .PORTS(PORTS), .WBUF_LINES(WBUF_LINES)) u_load (
         .i_clk(i_clk), .i_rst(rst), .i_run(run), .i_limit(i_limit), .i_accept(accept[0]), .i_entry(head[0 +: E]),
         .i_busy(busy[0]), .o_done(done[0]), .o_request(load_request), .o_request_address(load_address),
         .o_request_length(load_length), .i_grant(load_grant), .i_beat(load_beat), .i_last(i_rlast), .i_bad(i_rbad),
-        .i_data(i_rdata), .o_write(write), .o_write_beat(write_beat), .o_write_data(write_data), .o_error(load_error));
+        .i_data(i_rdata), .o_write(write), .o_key(key), .o_write_beat(write_beat), .o_write_data(write_data), .o_error(load_error));
     wire [PADDR-1:0]      pbuf_group;
     wire [64*PORTS-1:0]   pbuf;
     wire [SADDR-1:0]      sbuf_line;
@@ -150,7 +155,7 @@ module axlora_core #(
              .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES), .UBUF_LINES(UBUF_LINES), .ACC_WORDS(ACC_WORDS),
              .GROUP_WORDS(GROUP_WORDS), .TBUF_TOKENS(TBUF_TOKENS), .SBUF_LINES(SBUF_LINES)) u_matrix (
         .i_clk(i_clk), .i_rst(rst), .i_run(run), .i_accept(accept[1]), .i_entry(head[E +: E]), .o_single(single[1]),
-        .o_done(done[1]), .o_tbuf_token(matrix_token), .i_slot(tbuf[3:0]), .i_wbuf_write(write[0]), .i_abuf_write(write[1]),
+        .o_done(done[1]), .o_tbuf_token(matrix_token), .i_slot(tbuf[3:0]), .i_wbuf_write(write[0]), .i_key(key), .i_abuf_write(write[1]),
         .i_write_beat(write_beat[16:0]), .i_write_data(write_data), .i_ubuf_write(ubuf_write), .i_ubuf_line(ubuf_line),
         .i_ubuf_lane(ubuf_lane), .i_ubuf_data(ubuf_data), .o_sbuf_line(sbuf_line), .i_sbuf(sbuf[16*PORTS-1:0]),
         .i_acc_word(acc_word), .o_acc(acc), .o_error(matrix_error), .o_pop(pop), .o_wait_product(wait_product),
@@ -161,12 +166,14 @@ module axlora_core #(
     wire [8*BEAT_BYTES-1:0] obuf_data, obuf_read_data;
     wire                    obuf_read;
     wire [2:0]              elements, saturations;
-    vector #(.LANES(LANES), .PORTS(PORTS), .TOKENS(TOKENS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES),
+    vector_unit #(.LANES(LANES), .PORTS(PORTS), .TOKENS(TOKENS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES),
              .ACTIVATION_BITS(ACTIVATION_BITS), .ACCUMULATOR_BITS(ACCUMULATOR_BITS), .ACC_WORDS(ACC_WORDS),
-             .PBUF_GROUPS(PBUF_GROUPS), .TBUF_TOKENS(TBUF_TOKENS), .OBUF_BEATS(OBUF_BEATS), .UBUF_LINES(UBUF_LINES)) u_vector (
+             .PBUF_GROUPS(PBUF_GROUPS), .TBUF_TOKENS(TBUF_TOKENS), .OBUF_BEATS(OBUF_BEATS), .UBUF_LINES(UBUF_LINES),
+             .CBUF_WORDS(CBUF_WORDS), .VBUF_WORDS(VBUF_WORDS), .TABLE_ENTRIES(TABLE_ENTRIES)) u_vector (
         .i_clk(i_clk), .i_rst(rst), .i_run(run), .i_accept(accept[2]), .i_entry(head[2*E +: E]), .o_single(single[2]),
         .o_done(done[2]), .o_tbuf_token(vector_token), .i_tbuf(tbuf[63:32]), .o_acc_word(acc_word), .i_acc(acc),
-        .o_pbuf_group(pbuf_group), .i_pbuf(pbuf), .o_obuf_write(obuf_write), .o_obuf_beat(obuf_beat), .o_obuf_data(obuf_data),
+        .o_pbuf_group(pbuf_group), .i_pbuf(pbuf), .i_cbuf_write(write[5]), .i_table_write(write[6]), .i_write_beat(write_beat),
+        .i_write_data(write_data), .o_obuf_write(obuf_write), .o_obuf_beat(obuf_beat), .o_obuf_data(obuf_data),
         .o_ubuf_write(ubuf_write), .o_ubuf_line(ubuf_line), .o_ubuf_lane(ubuf_lane), .o_ubuf_data(ubuf_data),
         .o_error(vector_error), .o_elements(elements), .o_saturations(saturations));
     ram_bytes #(.BYTES(BEAT_BYTES), .DEPTH(OBUF_BEATS)) u_obuf (
@@ -176,7 +183,7 @@ module axlora_core #(
         .i_clk(i_clk), .i_rst(rst), .i_run(run), .i_limit(i_limit), .i_base(i_base), .i_accept(accept[3]),
         .i_entry(head[3*E +: E]), .o_done(done[3]), .o_read(obuf_read), .o_read_beat(obuf_read_beat),
         .i_read_data(obuf_read_data), .o_awvalid(o_awvalid), .i_awready(i_awready), .o_awaddr(o_awaddr), .o_awlen(o_awlen),
-        .o_wvalid(o_wvalid), .i_wready(i_wready), .o_wdata(o_wdata), .o_wlast(o_wlast), .i_bvalid(i_bvalid), .i_bad(i_bbad),
+        .o_wvalid(o_wvalid), .i_wready(i_wready), .o_wdata(o_wdata), .o_wlast(o_wlast), .o_wstrb(o_wstrb), .i_bvalid(i_bvalid), .i_bad(i_bbad),
         .o_active(store_active), .o_error(store_error));
 
     // Errors and counters

@@ -7,7 +7,8 @@ module axlora_top #(
     parameter INDEX_ENTRIES = 256, parameter GROUP_SCALES = 1, parameter VECTOR_LANES = 2, parameter BEAT_BYTES = 8,
     parameter BURST_BEATS = 16, parameter OUTSTANDING = 2, parameter WBUF_LINES = 4096, parameter ABUF_LINES = 512,
     parameter UBUF_LINES = 64, parameter ACC_WORDS = 1024, parameter GROUP_WORDS = 128, parameter PBUF_GROUPS = 512,
-    parameter TBUF_TOKENS = 64, parameter SBUF_LINES = 512, parameter OBUF_BEATS = 512, parameter ICACHE_LINES = 16
+    parameter TBUF_TOKENS = 64, parameter SBUF_LINES = 512, parameter OBUF_BEATS = 512, parameter CBUF_WORDS = 512,
+    parameter VBUF_WORDS = 512, parameter TABLE_ENTRIES = 512, parameter ICACHE_LINES = 16
 ) (
     input  wire                    i_clk,
     input  wire                    i_rst,
@@ -62,7 +63,6 @@ module axlora_top #(
     assign {o_m_axi_arsize, o_m_axi_arburst, o_m_axi_awsize, o_m_axi_awburst} = {SIZE, 2'b01, SIZE, 2'b01};
     assign {o_m_axi_awid, o_m_axi_rready, o_m_axi_bready} = 3'b011;
     assign {o_s_axi_bresp, o_s_axi_rresp} = 4'd0;
-    assign o_m_axi_wstrb = {BEAT_BYTES{1'b1}};
 
     wire        start, reset, host_write, error, axi_busy;
     wire        running, halt;
@@ -87,7 +87,8 @@ module axlora_top #(
         .INDEX_ENTRIES(INDEX_ENTRIES), .GROUP_SCALES(GROUP_SCALES), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES),
         .BURST_BEATS(BURST_BEATS), .OUTSTANDING(OUTSTANDING), .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES),
         .UBUF_LINES(UBUF_LINES), .ACC_WORDS(ACC_WORDS), .GROUP_WORDS(GROUP_WORDS), .PBUF_GROUPS(PBUF_GROUPS),
-        .TBUF_TOKENS(TBUF_TOKENS), .SBUF_LINES(SBUF_LINES), .OBUF_BEATS(OBUF_BEATS), .ICACHE_LINES(ICACHE_LINES)) u_core (
+        .TBUF_TOKENS(TBUF_TOKENS), .SBUF_LINES(SBUF_LINES), .OBUF_BEATS(OBUF_BEATS),
+        .CBUF_WORDS(CBUF_WORDS), .VBUF_WORDS(VBUF_WORDS), .TABLE_ENTRIES(TABLE_ENTRIES), .ICACHE_LINES(ICACHE_LINES)) u_core (
         .i_clk(i_clk), .i_power(i_rst), .i_reset(reset), .i_start(start), .i_program(program_at), .i_base(base),
         .i_limit(limit), .i_watchdog(watchdog), .i_host_write(host_write), .i_host_register(host_register),
         .i_host_data(host_data), .o_host_data(host_read), .i_counter(counter_index), .o_counter(counter_value),
@@ -97,7 +98,7 @@ module axlora_top #(
         .o_arlen(o_m_axi_arlen), .i_rvalid(i_m_axi_rvalid), .i_rid(i_m_axi_rid), .i_rdata(i_m_axi_rdata),
         .i_rbad(i_m_axi_rresp[1]), .i_rlast(i_m_axi_rlast), .o_awvalid(o_m_axi_awvalid), .i_awready(i_m_axi_awready),
         .o_awaddr(o_m_axi_awaddr), .o_awlen(o_m_axi_awlen), .o_wvalid(o_m_axi_wvalid), .i_wready(i_m_axi_wready),
-        .o_wdata(o_m_axi_wdata), .o_wlast(o_m_axi_wlast), .i_bvalid(i_m_axi_bvalid), .i_bbad(i_m_axi_bresp[1]));
+        .o_wdata(o_m_axi_wdata), .o_wlast(o_m_axi_wlast), .o_wstrb(o_m_axi_wstrb), .i_bvalid(i_m_axi_bvalid), .i_bbad(i_m_axi_bresp[1]));
     wire unused_resp = &{1'b0, i_m_axi_rresp[0], i_m_axi_bresp[0]};
 
     // A parameter out of range names a module that does not exist.

@@ -3,6 +3,8 @@
 `include "axlora_isa.vh"
 module decode #(
     parameter TOKENS          = 2,
+    parameter LANES           = 8,
+    parameter PORTS           = 4,
     parameter BEAT_BYTES      = 8,
     parameter ACTIVATION_BITS = 8,
     parameter GROUP_SCALES    = 1,
@@ -16,6 +18,8 @@ module decode #(
     localparam LOGB = $clog2(BEAT_BYTES);
     localparam [1:0] SIZE = ACTIVATION_BITS == 8 ? 2'd0 : 2'd1;
     localparam [3:0] COUNT = TOKENS[3:0];
+    localparam [5:0] WIDEST = LOGB[5:0];
+    localparam       KEYS = BEAT_BYTES <= LANES, TILES = PORTS <= BEAT_BYTES;
 
     wire [5:0]  op    = i_word[5:0];
     wire [4:0]  wait_a = i_word[10:6], wait_b = i_word[15:11], post_a = i_word[20:16], post_b = i_word[25:21];
@@ -26,15 +30,19 @@ module decode #(
     wire        y0    = i_word[111:96] == 16'd0, z0 = i_word[127:112] == 16'd0;
     wire        sub0  = sub == 6'd0;
     wire        plain = i_word[25:6] == 20'd0;
+    wire [15:0] y     = i_word[111:96], z = i_word[127:112];
     wire        aligned = i_x[LOGB-1:0] == {LOGB{1'b0}};
-    wire        unused_x = &{1'b0, i_x};
+    wire [31:0] narrow  = (32'd1 << (sub - 6'd1)) - 32'd1;
+    wire        named   = sub != 6'd0 && sub <= WIDEST && (i_x & narrow) == 32'd0;
 
+    wire        unused_bits = &{1'b0, y, z};
     reg  [1:0]  family;
     always @* begin
         case (op)
             `AXL_OP_LOAD: o_unit = `AXL_UNIT_LOAD;
             `AXL_OP_SEGW, `AXL_OP_SEGA, `AXL_OP_CODEBOOK, `AXL_OP_MATMUL: o_unit = `AXL_UNIT_MATRIX;
-            `AXL_OP_VCFG, `AXL_OP_VOUT, `AXL_OP_VREQ, `AXL_OP_VQT: o_unit = `AXL_UNIT_VECTOR;
+            `AXL_OP_VCFG, `AXL_OP_VOUT, `AXL_OP_VREQ, `AXL_OP_VQT, `AXL_OP_VMAP, `AXL_OP_VROW, `AXL_OP_VLEN,
+            `AXL_OP_VPITCH, `AXL_OP_VCON, `AXL_OP_VTAB: o_unit = `AXL_UNIT_VECTOR;
             `AXL_OP_STORE: o_unit = `AXL_UNIT_STORE;
             default: o_unit = `AXL_UNIT_FETCH;
         endcase
@@ -45,23 +53,35 @@ module decode #(
     wire posts_ok = fields_ok && !(post_a[4] && post_a[3:2] != family) && !(post_b[4] && post_b[3:2] != family)
                     && !(post_a[4] && post_a == post_b) && !(wait_a[4] && wait_a == wait_b);
     wire format_ok = misc[3:0] <= `AXL_FORMAT_CB4 && (misc[3:0] != `AXL_FORMAT_U8 || U8_ALLOWED != 0);
+    wire map_ok = misc[6:5] != 2'd3 && (misc[4:3] != `AXL_INTO_NOTHING || misc[6:5] == 2'd0)
+                  && (misc[4:3] != `AXL_INTO_VBUF || misc[6:5] == 2'd2)
+                  && (misc[4:3] != `AXL_INTO_UBUF || (misc[6:5] == SIZE && {1'b0, misc[2:0]} + 4'd1 <= COUNT))
+                  && (!misc[12] || (misc[4:3] == `AXL_INTO_OBUF && misc[6:5] == 2'd0 && TILES));
     always @* begin
         case (op)
             `AXL_OP_HALT, `AXL_OP_ENDLOOP: o_legal = plain && i_word[127:26] == 102'd0;
             `AXL_OP_SET: o_legal = plain && sub0 && ry0 && rz0 && y0 && z0 && misc[16:3] == 14'd0 && misc[2:0] != 3'd0;
             `AXL_OP_LOOP: o_legal = plain && sub0 && rx0 && ry0 && misc == 17'd0 && x == 32'd0 && !y0;
-            `AXL_OP_LOAD: o_legal = posts_ok && sub <= 6'd4 && aligned;
+            `AXL_OP_LOAD: o_legal = posts_ok && sub <= 6'd7 && aligned && (sub != 6'd7 || KEYS);
             `AXL_OP_SEGW: o_legal = posts_ok && sub <= 6'd8 && misc[16:8] == 9'd0 && format_ok && misc[7:4] <= 4'd8;
             `AXL_OP_SEGA: o_legal = posts_ok && sub <= 6'd8 && misc[16:2] == 15'd0 && x[31:16] == 16'd0
                                     && (!misc[1] || misc[0]) && (!misc[0] || GROUP_SCALES != 0);
             `AXL_OP_CODEBOOK: o_legal = posts_ok && sub <= 6'd1 && misc == 17'd0 && rx0 && ry0 && rz0;
             `AXL_OP_MATMUL: o_legal = posts_ok && sub != 6'd0 && sub <= 6'd9 && !misc[16] && {1'b0, misc[3:1]} + 4'd1 <= COUNT;
-            `AXL_OP_VCFG: o_legal = posts_ok && sub0 && misc[16:12] == 5'd0;
+            `AXL_OP_VCFG: o_legal = posts_ok && sub0 && misc[16:13] == 4'd0;
             `AXL_OP_VOUT: o_legal = posts_ok && sub0 && rx0 && ry0 && rz0 && y0 && z0 && x[31:16] == 16'd0
-                                    && misc[16:3] == 14'd0 && misc[1:0] != 2'd3 && (!misc[2] || misc[1:0] == SIZE);
+                                    && misc[16:4] == 13'd0 && misc[1:0] != 2'd3 && (!misc[2] || misc[1:0] == SIZE)
+                                    && misc[3:2] != 2'd3 && (!misc[3] || misc[1:0] == 2'd2);
             `AXL_OP_VREQ: o_legal = posts_ok && sub0 && misc[16:3] == 14'd0 && {1'b0, misc[2:0]} + 4'd1 <= COUNT;
             `AXL_OP_VQT: o_legal = posts_ok && sub0 && misc[16:7] == 10'd0 && misc[6:3] <= 4'd8 && {1'b0, misc[2:0]} + 4'd1 <= COUNT;
-            `AXL_OP_STORE: o_legal = posts_ok && sub0 && aligned;
+            `AXL_OP_VMAP: o_legal = posts_ok && sub <= 6'd15 && misc[16:13] == 4'd0 && map_ok;
+            `AXL_OP_VROW: o_legal = posts_ok && sub <= 6'd3 && misc[16:6] == 11'd0 && rx0 && rz0 && z[15:14] == 2'd0
+                                    && (sub[1:0] != `AXL_ROW_TOKEN || (ry0 && !misc[5] && y[15:8] == 8'd0));
+            `AXL_OP_VLEN: o_legal = posts_ok && sub0 && misc[16:1] == 16'd0 && ry0 && rz0 && y0 && z0;
+            `AXL_OP_VPITCH: o_legal = posts_ok && sub0 && misc == 17'd0 && rz0 && z0;
+            `AXL_OP_VCON: o_legal = posts_ok && sub0 && misc == 17'd0 && rx0 && ry0 && rz0 && z0 && y[15:6] == 10'd0;
+            `AXL_OP_VTAB: o_legal = posts_ok && sub0 && misc[16:12] == 5'd0 && !misc[5] && rx0 && ry0 && rz0;
+            `AXL_OP_STORE: o_legal = posts_ok && (named || (sub0 && aligned));
             default: o_legal = 1'b0;
         endcase
     end

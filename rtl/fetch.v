@@ -4,6 +4,8 @@
 module fetch #(
     parameter BEAT_BYTES      = 8,
     parameter TOKENS          = 2,
+    parameter LANES           = 8,
+    parameter PORTS           = 4,
     parameter ACTIVATION_BITS = 8,
     parameter GROUP_SCALES    = 1,
     parameter U8_ALLOWED      = 1,
@@ -82,7 +84,7 @@ module fetch #(
 
     wire       legal_next;
     wire [3:0] unit_next;
-    decode #(.TOKENS(TOKENS), .BEAT_BYTES(BEAT_BYTES), .ACTIVATION_BITS(ACTIVATION_BITS), .GROUP_SCALES(GROUP_SCALES),
+    decode #(.TOKENS(TOKENS), .LANES(LANES), .PORTS(PORTS), .BEAT_BYTES(BEAT_BYTES), .ACTIVATION_BITS(ACTIVATION_BITS), .GROUP_SCALES(GROUP_SCALES),
              .U8_ALLOWED(U8_ALLOWED)) u_decode (
         .i_word(word), .i_x(sum_x), .o_legal(legal_next), .o_unit(unit_next));
 

@@ -29,6 +29,7 @@ module lane #(
     input  wire [15:0]                i_line,
     input  wire [127:0]               i_entries,
     input  wire                       i_wbuf_write,
+    input  wire [23:0]                i_key,
     input  wire                       i_abuf_write,
     input  wire [16:0]                i_write_beat,
     input  wire [8*BEAT_BYTES-1:0]    i_write_data,
@@ -58,7 +59,8 @@ module lane #(
                  .BEAT_BYTES(BEAT_BYTES), .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES), .UBUF_LINES(UBUF_LINES)) u_front (
         .i_clk(i_clk), .i_rst(i_rst), .i_table_write(i_table_write), .i_table_index(i_table_index), .i_table(i_table),
         .i_start(i_start), .i_last_segment(i_last_segment), .i_blocks(i_blocks), .i_line(i_line),
-        .i_wbuf_write(i_wbuf_write), .i_abuf_write(i_abuf_write), .i_write_beat(i_write_beat), .i_write_data(i_write_data),
+        .i_wbuf_write(i_wbuf_write), .i_key(i_key), .i_abuf_write(i_abuf_write), .i_write_beat(i_write_beat),
+        .i_write_data(i_write_data),
         .i_ubuf_write(i_ubuf_write), .i_ubuf_line(i_ubuf_line), .i_ubuf_data(i_ubuf_data), .i_leave(leave),
         .o_valid(valid), .o_index(index), .o_negative(negative), .o_zero(zero), .o_codebook(codebook), .o_signed(is_signed),
         .o_clear(clear), .o_mask(mask), .o_x(x), .o_outside(o_outside));

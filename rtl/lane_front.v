@@ -24,6 +24,7 @@ module lane_front #(
     input  wire [15:0]             i_blocks,
     input  wire [15:0]             i_line,
     input  wire                    i_wbuf_write,
+    input  wire [23:0]             i_key,
     input  wire                    i_abuf_write,
     input  wire [16:0]             i_write_beat,
     input  wire [8*BEAT_BYTES-1:0] i_write_data,
@@ -79,7 +80,7 @@ module lane_front #(
         end
     endgenerate
     weight_bank #(.LANE(LANE), .LANES(LANES), .PORTS(PORTS), .BEAT_BYTES(BEAT_BYTES), .LINES(WBUF_LINES)) u_weights (
-        .i_clk(i_clk), .i_write(i_wbuf_write), .i_write_beat(i_write_beat), .i_write_data(i_write_data),
+        .i_clk(i_clk), .i_write(i_wbuf_write), .i_key(i_key), .i_write_beat(i_write_beat), .i_write_data(i_write_data),
         .i_read(advance), .i_read_line(f_word[WADDR-1:0]), .o_read_data(word));
     activation_bank #(.TOKENS(TOKENS), .BITS(ACTIVATION_BITS), .LINES(ABUF_LINES)) u_abuf (
         .i_clk(i_clk), .i_write(abuf_write), .i_write_line(write_line[AADDR-1:0]), .i_write_data(abuf_data),

@@ -23,6 +23,7 @@ module matrix #(
     output wire [15:0]                o_tbuf_token,
     input  wire [3:0]                 i_slot,
     input  wire                       i_wbuf_write,
+    input  wire [23:0]                i_key,
     input  wire                       i_abuf_write,
     input  wire [16:0]                i_write_beat,
     input  wire [8*BEAT_BYTES-1:0]    i_write_data,
@@ -82,7 +83,7 @@ module matrix #(
                    .UBUF_LINES(UBUF_LINES)) u_lane (
                 .i_clk(i_clk), .i_rst(i_rst), .i_table_write(table_write), .i_table_index(table_index), .i_table(table_lane),
                 .i_start(start), .i_last_segment(last_segment), .i_blocks(blocks), .i_line(line), .i_entries(codebook),
-                .i_wbuf_write(i_wbuf_write), .i_abuf_write(i_abuf_write), .i_write_beat(i_write_beat),
+                .i_wbuf_write(i_wbuf_write), .i_key(i_key), .i_abuf_write(i_abuf_write), .i_write_beat(i_write_beat),
                 .i_write_data(i_write_data), .i_ubuf_write(ubuf_group == OWN ? i_ubuf_write : {TOKENS{1'b0}}),
                 .i_ubuf_line(i_ubuf_line), .i_ubuf_data(i_ubuf_data[ACTIVATION_BITS*(l % VECTOR_LANES) +: ACTIVATION_BITS]),
                 .o_some(some[l]), .i_pop(pop), .o_data(products[FIELDS*PBITS*l +: FIELDS*PBITS]), .o_outside(outside[l]),

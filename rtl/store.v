@@ -27,6 +27,7 @@ module store #(
     input  wire                       i_wready,
     output wire [8*BEAT_BYTES-1:0]    o_wdata,
     output wire                       o_wlast,
+    output wire [BEAT_BYTES-1:0]      o_wstrb,
     input  wire                       i_bvalid,
     input  wire                       i_bad,
     output wire                       o_active,
@@ -45,10 +46,22 @@ module store #(
     wire        go      = state == START && (sent || (i_run && !bad_burst && !outside));
     wire        move    = state == DATA && i_wready;
     wire        begun   = go && i_awready;
-    wire        unused_entry = &{1'b0, i_entry, final_burst};
+    wire        unused_entry = &{1'b0, i_entry, final_burst, sub_in};
+
+    // Bytes of each beat: all, or 2^(sub-1) of them from the address's place in the beat on.
+    localparam LOGB = $clog2(BEAT_BYTES);
+    reg  [2:0]      sub;
+    reg  [LOGB-1:0] first;
+    wire [5:0]      count = 6'd1 << (sub - 3'd1);
+    wire [BEAT_BYTES-1:0] named = ~({BEAT_BYTES{1'b1}} << count);
+    assign o_wstrb = sub == 3'd0 ? {BEAT_BYTES{1'b1}} : named << first;
+    wire [31:0]     x      = i_entry[`AXL_ENTRY_X];
+    wire [5:0]      sub_in = i_entry[`AXL_ENTRY_SUB];
+    wire [31:0]     start_at = {x[31:LOGB], {LOGB{1'b0}}};
+    always @(posedge i_clk) if (i_accept) {sub, first} <= {sub_in[2:0], x[LOGB-1:0]};
 
     burst #(.BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS)) u_burst (
-        .i_clk(i_clk), .i_begin(i_accept), .i_address(i_entry[`AXL_ENTRY_X]), .i_row(i_entry[`AXL_ENTRY_MISC]),
+        .i_clk(i_clk), .i_begin(i_accept), .i_address(start_at), .i_row(i_entry[`AXL_ENTRY_MISC]),
         .i_rows(i_entry[`AXL_ENTRY_Z]), .o_empty(empty), .i_next(begun), .i_limit(i_limit), .o_left(left),
         .o_final(final_burst), .o_address(address), .o_beats(beats), .o_bad(bad_burst));
     assign o_awvalid   = go;

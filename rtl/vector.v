@@ -1,12 +1,12 @@
-// The vector unit: VCFG and VOUT settings, the walk of VREQ and VQT, the element pipeline (stages 0..10, VPIPE = 10), results.
+// From accumulators: VCFG and VOUT settings, the walk of VREQ and VQT, the element pipeline (stages 0..10, VPIPE = 10), results.
 `default_nettype none
 `include "axlora_isa.vh"
 module vector #(
     parameter LANES = 8, parameter PORTS = 4, parameter TOKENS = 2, parameter VECTOR_LANES = 2, parameter BEAT_BYTES = 8,
     parameter ACTIVATION_BITS = 8, parameter ACCUMULATOR_BITS = 32, parameter ACC_WORDS = 1024, parameter PBUF_GROUPS = 512,
-    parameter TBUF_TOKENS = 64, parameter OBUF_BEATS = 512, parameter UBUF_LINES = 64,
+    parameter TBUF_TOKENS = 64, parameter OBUF_BEATS = 512, parameter UBUF_LINES = 64, parameter VBUF_WORDS = 512,
     parameter AADDR = $clog2(ACC_WORDS), parameter PADDR = $clog2(PBUF_GROUPS), parameter OADDR = $clog2(OBUF_BEATS),
-    parameter UADDR = $clog2(UBUF_LINES), parameter LLANE = $clog2(LANES), parameter LOGB = $clog2(BEAT_BYTES)
+    parameter UADDR = $clog2(UBUF_LINES), parameter VADDR = $clog2(VBUF_WORDS), parameter LLANE = $clog2(LANES), parameter LOGB = $clog2(BEAT_BYTES)
 ) (
     input  wire                       i_clk,
     input  wire                       i_rst,
@@ -17,6 +17,8 @@ module vector #(
     output wire                       o_done,
     output wire [15:0]                o_tbuf_token,
     input  wire [31:0]                i_tbuf,
+    input  wire [21:0]                i_row_token,
+    input  wire [15:0]                i_pitch,
     output wire [AADDR-1:0]           o_acc_word,
     input  wire [TOKENS*PORTS*ACCUMULATOR_BITS-1:0] i_acc,
     output wire [PADDR-1:0]           o_pbuf_group,
@@ -28,6 +30,9 @@ module vector #(
     output wire [UADDR-1:0]           o_ubuf_line,
     output wire [LLANE-1:0]           o_ubuf_lane,
     output wire [VECTOR_LANES*ACTIVATION_BITS-1:0] o_ubuf_data,
+    output wire                       o_vbuf_write,
+    output wire [VADDR-1:0]           o_vbuf_word,
+    output wire [32*VECTOR_LANES-1:0] o_vbuf_data,
     output wire [3:0]                 o_error,
     output wire [2:0]                 o_elements,
     output wire [2:0]                 o_saturations
@@ -47,21 +52,21 @@ module vector #(
     wire        begin_it = i_accept && !o_single;
 
     reg  [15:0] base_records, adapter_records, slot_stride, acc_step, zero_point, acc_base, token_base, destination;
-    reg  [11:0] config_bits;
+    reg  [12:0] config_bits;
     reg  [1:0]  size;
-    reg         to_ubuf, quantize;
+    reg         to_vbuf, to_ubuf, quantize;
     initial begin
         {base_records, adapter_records, slot_stride, acc_step, zero_point} = 80'd0;
-        {config_bits, size, to_ubuf, quantize} = 16'd0;
+        {config_bits, size, to_vbuf, to_ubuf, quantize} = 18'd0;
     end
     always @(posedge i_clk) begin
         if (i_accept && op == `AXL_OP_VCFG) begin
             {adapter_records, base_records} <= x;
             slot_stride <= y;
             acc_step    <= z;
-            config_bits <= misc[11:0];
+            config_bits <= misc[12:0];
         end
-        if (i_accept && op == `AXL_OP_VOUT) {zero_point, to_ubuf, size} <= {x[15:0], misc[2:0]};
+        if (i_accept && op == `AXL_OP_VOUT) {zero_point, to_vbuf, to_ubuf, size} <= {x[15:0], misc[3:0]};
         if (begin_it) begin
             {token_base, acc_base} <= x;
             destination <= y;
@@ -96,13 +101,18 @@ module vector #(
     wire [LLANE-1:0] lane;
     wire             outside_obuf, outside_ubuf;
     wire             into_ubuf = quantize || to_ubuf;
+    wire             into_vbuf = !quantize && to_vbuf;
+    localparam       LOGC = $clog2(PORTS / VECTOR_LANES);
+    localparam [31:0] W = VBUF_WORDS[31:0];
+    wire [31:0]      vbuf_word = {16'd0, destination} + {29'd0, token} * {16'd0, i_pitch} + ({16'd0, column} << LOGC)
+                                 + {28'd0, chunk};
     wire             writes    = element && (!quantize || walk2);
     vector_place #(.LANES(LANES), .PORTS(PORTS), .TOKENS(TOKENS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES),
                    .OBUF_BEATS(OBUF_BEATS), .UBUF_LINES(UBUF_LINES)) u_place (
         .i_column(column), .i_chunk(chunk), .i_token(token), .i_base(destination), .i_size(size), .o_beat(beat),
         .o_byte(byte_at), .o_line(line), .o_lane(lane), .o_outside_obuf(outside_obuf), .o_outside_ubuf(outside_ubuf));
     wire outside = (check && {1'b0, o_tbuf_token} >= T) || (reads && ({1'b0, acc_word} >= A || {1'b0, pbuf_group} >= P))
-                   || (writes && (into_ubuf ? outside_ubuf : outside_obuf));
+                   || (writes && (into_vbuf ? vbuf_word >= W : into_ubuf ? outside_ubuf : outside_obuf));
     assign o_error = i_run && outside ? `AXL_ERROR_LOCAL_ADDRESS : `AXL_ERROR_NONE;
 
     // The token's block exponent: found in the first walk, kept for VREQ.
@@ -129,12 +139,12 @@ module vector #(
     wire [LOGB-1:0]  byte10;
     wire             looks = element && quantize && !walk2;
     delay #(.WIDTH(28), .STAGES(4)) u_token4 (
-        .i_clk(i_clk), .i_data({adapter, kept_exponent, i_tbuf[31:16], i_tbuf[15:10]}),
+        .i_clk(i_clk), .i_data({adapter, kept_exponent, config_bits[12] ? i_row_token : i_tbuf[31:10]}),
         .o_data({adapter4, exponent4, mantissa4, token_shift4}));
     delay #(.WIDTH(1), .STAGES(7)) u_looks7 (.i_clk(i_clk), .i_data(looks && !i_rst), .o_data(element7));
-    delay #(.WIDTH(4 + OADDR + LOGB + UADDR + LLANE), .STAGES(10)) u_place10 (
-        .i_clk(i_clk), .i_data({writes && !i_rst && !outside, token, beat, byte_at, line, lane}),
-        .o_data({writes10, token10, beat10, byte10, o_ubuf_line, o_ubuf_lane}));
+    delay #(.WIDTH(4 + OADDR + LOGB + UADDR + LLANE + VADDR), .STAGES(10)) u_place10 (
+        .i_clk(i_clk), .i_data({writes && !i_rst && !outside, token, beat, byte_at, line, lane, vbuf_word[VADDR-1:0]}),
+        .o_data({writes10, token10, beat10, byte10, o_ubuf_line, o_ubuf_lane, o_vbuf_word}));
 
     wire [31:0] high = into_ubuf ? MOST : size == 2'd0 ? 32'h7f : size == 2'd1 ? 32'h7fff : 32'h7fffffff;
     wire [31:0] low  = quantize ? 32'd0 - MOST : ~high;
@@ -169,15 +179,17 @@ module vector #(
         else if (element7) largest <= candidate;
         if (latch) exponent <= exponent_next;
     end
-    vector_output #(.VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES)) u_output (
-        .i_valid(writes10 && !into_ubuf), .i_size(size), .i_byte(byte10), .i_results(results),
+    vector_output #(.PORTS(PORTS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES)) u_output (
+        .i_valid(writes10 && !into_ubuf && !into_vbuf), .i_tiled(1'b0), .i_size(size), .i_byte(byte10), .i_results(results),
         .o_write(o_obuf_write), .o_data(o_obuf_data));
     assign o_obuf_beat  = beat10;
+    assign o_vbuf_write = writes10 && into_vbuf;
+    assign o_vbuf_data  = results;
     assign o_ubuf_write = writes10 && into_ubuf ? {{(TOKENS-1){1'b0}}, 1'b1} << token10 : {TOKENS{1'b0}};
     assign o_elements   = writes10 ? VECTOR_LANES[2:0] : 3'd0;
     wire [2:0] clamps;
     popcount #(.WIDTH(VECTOR_LANES), .OUT(3)) u_clamps (.i_bits(changed), .o_count(clamps));
     assign o_saturations = writes10 ? clamps : 3'd0;
-    wire unused_bits = &{1'b0, step, acc_word, pbuf_group, i_tbuf[9:4]};
+    wire unused_bits = &{1'b0, step, acc_word, pbuf_group, i_tbuf[9:4], vbuf_word};
 endmodule
 `default_nettype wire

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import numpy.typing as npt
 
 from axlora.isa import numerics
 from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction
-from axlora.isa.opcodes import SEGMENTS, UBUF_BIT, Buffer, ErrorCode, Opcode, Unit
+from axlora.isa.opcodes import SEGMENTS, UBUF_BIT, Buffer, ErrorCode, Into, Opcode, Row
 from axlora.isa.target import Target
 from axlora.timing.matrix import MatmulTiming, matmul_duration, matmul_setup
-from axlora.timing.vector import block_quantize_duration, requantize_duration
+from axlora.timing.vector import block_quantize_duration, map_duration, requantize_duration, row_duration
 
-from .errors import MachineError
+from .rows import RowUnit
 from .weights import Segment, WeightCache
+from .work import Work
 
 Int64 = npt.NDArray[np.int64]
-
-
-@dataclass
-class Work:
-    """What one dispatched instruction costs: for load and store the transfer, for the others the duration."""
-
-    instruction: Instruction
-    address: int
-    """Byte address of the instruction in memory."""
-    duration: int = 1
-    beats: int = 0
-    """Beats that load or store moves."""
-    busy: int = 0
-    """Cycles to the unit's busy counter (matrix, vector)."""
-    counters: dict[str, int] = field(default_factory=dict)
-    """What it adds to the machine's counters; also adapter_macs and adapter_multiplications, which are the simulator's own."""
-    spent: dict[str, int] = field(default_factory=dict)
-    """Its share of its unit's cycle counters, the wait before it included; filled in when events are kept."""
 
 
 class Machine:
@@ -69,6 +50,7 @@ class Machine:
         self.codebook = np.zeros(16, np.int64)
         self.vcfg = Instruction(Opcode.VCFG)
         self.vout = Instruction(Opcode.VOUT)
+        self.rows = RowUnit(t)
         self.group = np.zeros((t.group_words, t.tokens, t.ports), np.int64)
 
     def execute(self, i: Instruction, address: int) -> Work:
@@ -81,24 +63,17 @@ class Machine:
         getattr(self, f"_{i.opcode.name.lower()}")(i, work)
         return work
 
-    def _refuse(self, work: Work, code: ErrorCode, detail: str) -> None:
-        raise MachineError(code, work.instruction.unit, work.address, detail)
-
-    def _local(self, work: Work, name: str, first: int, count: int, depth: int) -> None:
-        if count and first + count > depth:
-            self._refuse(work, ErrorCode.LOCAL_ADDRESS, f"{name} {first}..{first + count - 1}, has {depth}")
-
     def _transfer(self, i: Instruction, work: Work) -> slice:
         size = self.target.beat_bytes
         work.beats = i.misc * i.z
-        if work.beats and i.x + work.beats * size > self.mem_limit:
-            self._refuse(
-                work, ErrorCode.MEMORY_ADDRESS, f"memory up to {i.x + work.beats * size:#x}, limit {self.mem_limit:#x}"
-            )
-        if work.beats and i.x < self.bad.stop and i.x + work.beats * size > self.bad.start:
+        first = i.x - i.x % size
+        stop = first + work.beats * size
+        if work.beats and stop > self.mem_limit:
+            work.refuse(ErrorCode.MEMORY_ADDRESS, f"memory up to {stop:#x}, limit {self.mem_limit:#x}")
+        if work.beats and first < self.bad.stop and stop > self.bad.start:
             code = ErrorCode.AXI_READ if i.opcode is Opcode.LOAD else ErrorCode.AXI_WRITE
-            self._refuse(work, code, "the memory answers with an error")
-        return slice(i.x, i.x + work.beats * size)
+            work.refuse(code, "the memory answers with an error")
+        return slice(first, stop)
 
     def _load(self, i: Instruction, work: Work) -> None:
         t = self.target
@@ -115,20 +90,47 @@ class Machine:
             flat = self.pbuf
         elif buffer is Buffer.TBUF:
             flat = self.tbuf.view(np.uint8)
-        else:
+        elif buffer is Buffer.SBUF:
             flat = self.sbuf.reshape(-1)
-        self._local(work, f"{buffer.name} beats", i.y, work.beats, flat.size // beat)
+        elif buffer is Buffer.CBUF:
+            flat = self.rows.cbuf.view(np.uint8).reshape(-1)
+        elif buffer is Buffer.FBUF:
+            flat = self.rows.table.view(np.uint8).reshape(-1)
+        else:
+            self._load_columns(i, work, data)
+            return
+        work.local(f"{buffer.name} beats", i.y, work.beats, flat.size // beat)
         flat[first : first + data.size] = data
         if buffer is Buffer.WBUF and data.size:
             self.version += 1
             line = t.wbuf_line_bytes
             self.line_version[first // line : (first + data.size - 1) // line + 1] = self.version
 
+    def _load_columns(self, i: Instruction, work: Work, data: npt.NDArray[np.uint8]) -> None:
+        """WKEY: row r of the transfer becomes column r; element e of it goes to lane e mod L of the block's line."""
+        t = self.target
+        if not work.beats:
+            return
+        size = i.misc * t.beat_bytes
+        blocks = -(-size // t.lanes)
+        rows, elements = np.arange(i.z)[:, None], np.arange(size)[None]
+        lines = i.y + rows // t.ports * blocks + elements // t.lanes
+        work.local("WBUF lines", int(lines.max()), 1, t.wbuf_lines)
+        self.wbuf[lines, elements % t.lanes, rows % t.ports] = data.reshape(i.z, size)
+        self.version += 1
+        self.line_version[i.y : int(lines.max()) + 1] = self.version
+
     def _store(self, i: Instruction, work: Work) -> None:
         where = self._transfer(i, work)
-        self._local(work, "OBUF beats", i.y, work.beats, self.target.obuf_beats)
-        first = i.y * self.target.beat_bytes
-        self.memory[where] = self.obuf[first : first + where.stop - where.start]
+        work.local("OBUF beats", i.y, work.beats, self.target.obuf_beats)
+        size = self.target.beat_bytes
+        first = i.y * size
+        data = self.obuf[first : first + where.stop - where.start]
+        if not i.sub:
+            self.memory[where] = data
+            return
+        named = slice(i.x % size, i.x % size + (1 << (i.sub - 1)))
+        self.memory[where].reshape(-1, size)[:, named] = data.reshape(-1, size)[:, named]
 
     def _segw(self, i: Instruction, work: Work) -> None:
         self.segments[i.sub] = self.segments[i.sub].with_weights(
@@ -143,13 +145,13 @@ class Machine:
         self.codebook[8 * i.sub : 8 * i.sub + 8] = np.frombuffer(data, np.int8)
 
     def _slots(self, work: Work, base: int, tokens: int) -> Int64:
-        self._local(work, "TBUF tokens", base, tokens, self.target.tbuf_tokens)
+        work.local("TBUF tokens", base, tokens, self.target.tbuf_tokens)
         return (self.tbuf[base : base + tokens] & 15).astype(np.int64)
 
     def _activations(self, work: Work, line: int, blocks: int, tokens: int) -> Int64:
         name, memory = ("UBUF", self.ubuf) if line & UBUF_BIT else ("ABUF", self.abuf)
         line &= UBUF_BIT - 1
-        self._local(work, f"{name} lines", line, blocks, memory.shape[0])
+        work.local(f"{name} lines", line, blocks, memory.shape[0])
         return memory[line : line + blocks, :tokens].transpose(1, 0, 2).reshape(tokens, -1).astype(np.int64)
 
     def _matmul(self, i: Instruction, work: Work) -> None:
@@ -162,7 +164,7 @@ class Machine:
             mask = (slots == segment.slot) | (segment.slot == 0)
             if segment.groups and mask.any():
                 if segment.scaled and per == 0:
-                    self._refuse(work, ErrorCode.ILLEGAL, "a scaled segment needs blocks a scale group")
+                    work.refuse(ErrorCode.ILLEGAL, "a scaled segment needs blocks a scale group")
                 active.append((segment, mask))
         timing: MatmulTiming | None = None
         if blocks and active:
@@ -187,7 +189,7 @@ class Machine:
         t = self.target
         blocks, first = i.z, bool(i.misc & 1)
         for segment, _ in active:
-            self._local(work, "WBUF lines", segment.line, segment.last_line(blocks) + 1, t.wbuf_lines)
+            work.local("WBUF lines", segment.line, segment.last_line(blocks) + 1, t.wbuf_lines)
         ready = self.weights.prepare(t, [s for s, _ in active], blocks, self.wbuf, self.line_version, self.codebook)
         sumx = np.zeros((x.shape[0], -(-blocks // per) if per else 1), np.int64)
         macs = products = zeros = rescales = column = 0
@@ -206,13 +208,13 @@ class Machine:
             column += n
             scaled = segment.scaled
             if scaled:
-                self._local(work, "group words", column - n, n, t.group_words)
+                work.local("group words", column - n, n, t.group_words)
             if scaled and segment.sums:
                 sums = self._group_sums(x, part.values, blocks, per)
                 sumx = np.where(mask[:, None], sums[:, :, (n - 1) * t.ports], sumx)
                 continue
             base = (segment.acc + (i.x >> 16)) & 0xFFFF
-            self._local(work, "ACC words", base, n, t.acc_words)
+            work.local("ACC words", base, n, t.acc_words)
             if scaled:
                 groups = -(-blocks // per)
                 scale, zero = self._scales(work, segment, groups)
@@ -237,7 +239,7 @@ class Machine:
 
     def _scales(self, work: Work, segment: Segment, groups: int) -> tuple[Int64, Int64]:
         lines = segment.scale_line + np.arange(groups)[:, None] * segment.scale_stride + np.arange(segment.groups)[None]
-        self._local(work, "SBUF lines", int(lines.max()), 1, self.target.sbuf_lines)
+        work.local("SBUF lines", int(lines.max()), 1, self.target.sbuf_lines)
         data = self.sbuf[lines]
         ports = self.target.ports
         scale = data[..., :ports].astype(np.int64).reshape(groups, -1)
@@ -252,7 +254,7 @@ class Machine:
 
     def _records(self, work: Work, group: int, groups: int) -> Int64:
         """PBUF records as columns bias, m1, byte 6, bytes 6..7: int64 [4, n]."""
-        self._local(work, "PBUF groups", group, groups, self.target.pbuf_groups)
+        work.local("PBUF groups", group, groups, self.target.pbuf_groups)
         size = self.target.ports * 8
         data = self.pbuf[group * size : (group + groups) * size].reshape(-1, 8)
         bias = data[:, :4].copy().view(np.int32)[:, 0].astype(np.int64)
@@ -261,7 +263,7 @@ class Machine:
         return np.stack([bias, m1, data[:, 6].astype(np.int64) & 63, m2])
 
     def _accumulators(self, work: Work, word: int, groups: int, tokens: int) -> Int64:
-        self._local(work, "ACC words", word, groups, self.target.acc_words)
+        work.local("ACC words", word, groups, self.target.acc_words)
         return self.acc[word : word + groups, :tokens].transpose(1, 0, 2).reshape(tokens, -1)
 
     def _vreq(self, i: Instruction, work: Work) -> None:
@@ -288,8 +290,10 @@ class Machine:
             acc2 = self._accumulators(work, (word + cfg.z) & 0xFFFF, groups, tokens)
         meta = self.tbuf[token : token + tokens].astype(np.int64)[:, None]
         scaled = bool(cfg.misc >> 5 & 1)
+        if cfg.misc >> 12:
+            meta = self.rows.token_words[token : token + tokens, None]
         size = self.vout.misc & 3
-        to_ubuf = bool(self.vout.misc & 4)
+        to_ubuf, to_vbuf = bool(self.vout.misc & 4), bool(self.vout.misc & 8)
         zero = self.vout.x - 0x10000 if self.vout.x & 0x8000 else self.vout.x
         code, changed = numerics.requantize(
             acc,
@@ -308,7 +312,10 @@ class Machine:
             bits=8 << size,
         )
         work.counters.update(vector_elements=code.size, saturations=int(changed.sum()))
-        self._write(work, i.y, code, size, to_ubuf)
+        if to_vbuf:
+            self.rows.write(work, i.y, code)
+        else:
+            self._write(work, i.y, code, size, to_ubuf)
 
     def _write(self, work: Work, place: int, code: Int64, size: int, to_ubuf: bool) -> None:
         """Store [tokens, n] results in region order [block][token][lane]."""
@@ -318,14 +325,14 @@ class Machine:
         offset = (column // t.lanes * t.tokens * t.lanes + column % t.lanes)[None] + np.arange(tokens)[:, None] * t.lanes
         if to_ubuf:
             line = place & (UBUF_BIT - 1)
-            self._local(work, "UBUF lines", line, -(-n // t.lanes), t.ubuf_lines)
+            work.local("UBUF lines", line, -(-n // t.lanes), t.ubuf_lines)
             flat = self.ubuf.reshape(-1)
             flat[line * t.tokens * t.lanes + offset] = code.astype(flat.dtype)
             return
         kind = (np.int8, np.int16, np.int32)[size]
         last = place * t.beat_bytes + (int(offset.max()) + 1 << size)
         if last > self.obuf.size:
-            self._refuse(work, ErrorCode.LOCAL_ADDRESS, f"OBUF bytes up to {last}, has {self.obuf.size}")
+            work.refuse(ErrorCode.LOCAL_ADDRESS, f"OBUF bytes up to {last}, has {self.obuf.size}")
         view = self.obuf.view(kind)
         view[(place * t.beat_bytes >> size) + offset] = code.astype(kind)
 
@@ -351,11 +358,49 @@ class Machine:
         self.exponent[token + rows] = exponent[:, 0]
         work.counters.update(vector_elements=code.size, saturations=int(changed.sum()))
         line = i.y & (UBUF_BIT - 1)
-        self._local(work, "UBUF lines", line, -(-code.shape[1] // t.lanes), t.ubuf_lines)
+        work.local("UBUF lines", line, -(-code.shape[1] // t.lanes), t.ubuf_lines)
         column = np.arange(code.shape[1])
         offset = (column // t.lanes * t.tokens * t.lanes + column % t.lanes)[None] + rows[:, None] * t.lanes
         flat = self.ubuf.reshape(-1)
         flat[line * t.tokens * t.lanes + offset] = code.astype(flat.dtype)
 
+    def _vlen(self, i: Instruction, work: Work) -> None:
+        self.rows.length = i
 
-__all__ = ["Machine", "Unit", "Work"]
+    def _vpitch(self, i: Instruction, work: Work) -> None:
+        self.rows.pitch = i
+
+    def _vcon(self, i: Instruction, work: Work) -> None:
+        self.rows.constants = i
+
+    def _vtab(self, i: Instruction, work: Work) -> None:
+        self.rows.intervals = i
+
+    def _vmap(self, i: Instruction, work: Work) -> None:
+        rows, size = (i.misc & 7) + 1, i.misc >> 5 & 3
+        work.duration = map_duration(rows, i.z)
+        work.busy = work.duration - 1
+        if i.z == 0:
+            return
+        y, masked, changed = self.rows.map(i, work)
+        into = Into(i.misc >> 3 & 3)
+        if into is not Into.NOTHING:
+            out = numerics.clamp_bytes(y, 1 << size)
+            changed = changed | ((out != y) & masked)
+            if into is Into.VBUF:
+                self.rows.write(work, i.y, out)
+            elif into is Into.UBUF:
+                self._write(work, i.y, out, size, to_ubuf=True)
+            else:
+                self.rows.to_obuf(i, work, out, self.obuf)
+        work.counters.update(vector_elements=y.size, saturations=int(changed.sum()))
+
+    def _vrow(self, i: Instruction, work: Work) -> None:
+        rows = (i.misc & 7) + 1
+        work.duration = row_duration(Row(i.sub), rows)
+        work.busy = work.duration - 1
+        values = self.rows.row(i, work)
+        if i.misc >> 5:
+            size = self.target.beat_bytes
+            work.local("OBUF beats", i.y, rows, self.target.obuf_beats)
+            self.obuf[i.y * size : (i.y + rows) * size] = np.repeat(values.astype("<i4"), size // 4).view(np.uint8)

@@ -23,7 +23,7 @@ from axlora.isa.target import Target
 from axlora.timing.memory import bursts, store_duration
 
 from .errors import MachineError
-from .state import Work
+from .work import Work
 
 FOREVER = 1 << 62
 

@@ -1,9 +1,10 @@
-"""VREQ and VQT: fixed-latency formulas (docs/isa.md, Cycles, Vector)."""
+"""VREQ, VQT, VMAP and VROW: fixed-latency formulas (docs/isa.md, Cycles, Vector)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from axlora.isa.opcodes import Row
 from axlora.isa.target import Target
 
 VPIPE = 10
@@ -19,3 +20,17 @@ def block_quantize_duration(target: Target, taking_part: Sequence[bool], groups:
     """d of a VQT; `taking_part` says for each token whether it has the slot."""
     one = 2 * (groups * target.ports // target.vector_lanes + VPIPE)
     return VPIPE + sum(one if part else 1 for part in taking_part)
+
+
+def map_duration(rows: int, words: int) -> int:
+    """d of a VMAP over `rows` rows of `words` words: a word a cycle."""
+    return rows * words + VPIPE
+
+
+ROW_CYCLES = {Row.COPY: 3, Row.RECIPROCAL: 35, Row.RSQRT: 67, Row.TOKEN: 35}
+"""Cycles of a row: product, rounding, write; and for the others normalisation, 31 steps of division, 32 of square root."""
+
+
+def row_duration(function: Row, rows: int) -> int:
+    """d of a VROW over `rows` rows."""
+    return rows * ROW_CYCLES[function] + 1

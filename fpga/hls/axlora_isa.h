@@ -15,7 +15,13 @@
 #define AX_OP_VOUT 25
 #define AX_OP_VREQ 26
 #define AX_OP_VQT 27
+#define AX_OP_VMAP 28
+#define AX_OP_VROW 29
+#define AX_OP_VLEN 30
+#define AX_OP_VPITCH 31
 #define AX_OP_STORE 32
+#define AX_OP_VCON 33
+#define AX_OP_VTAB 34
 #define AX_FMT_S2 0
 #define AX_FMT_S3 1
 #define AX_FMT_S4 2
@@ -30,6 +36,9 @@
 #define AX_BUF_PBUF 2
 #define AX_BUF_TBUF 3
 #define AX_BUF_SBUF 4
+#define AX_BUF_CBUF 5
+#define AX_BUF_FBUF 6
+#define AX_BUF_WKEY 7
 #define AX_ERR_NONE 0
 #define AX_ERR_ILLEGAL 1
 #define AX_ERR_LOCAL_ADDRESS 2
@@ -39,6 +48,22 @@
 #define AX_ERR_SEMAPHORE 6
 #define AX_ERR_LOOP 7
 #define AX_ERR_WATCHDOG 8
+#define AX_MAP_MAC 0
+#define AX_MAP_MUL 1
+#define AX_MAP_SCALE 2
+#define AX_MAP_TABLE 3
+#define AX_REDUCE_NONE 0
+#define AX_REDUCE_SUM 1
+#define AX_REDUCE_MAX 2
+#define AX_REDUCE_ABSMAX 3
+#define AX_ROW_COPY 0
+#define AX_ROW_RECIPROCAL 1
+#define AX_ROW_RSQRT 2
+#define AX_ROW_TOKEN 3
+#define AX_INTO_NOTHING 0
+#define AX_INTO_VBUF 1
+#define AX_INTO_UBUF 2
+#define AX_INTO_OBUF 3
 #define AX_SET_RD_LOW 0  /* of misc */
 #define AX_SET_RD_BITS 5
 #define AX_SET_VALUE_LOW 0  /* of x */
@@ -125,12 +150,16 @@
 #define AX_VCFG_BIAS_SHIFT_BITS 4
 #define AX_VCFG_ADAPTER_LOW 11  /* of misc */
 #define AX_VCFG_ADAPTER_BITS 1
+#define AX_VCFG_ROW_SCALE_LOW 12  /* of misc */
+#define AX_VCFG_ROW_SCALE_BITS 1
 #define AX_VOUT_ZERO_POINT_LOW 0  /* of x */
 #define AX_VOUT_ZERO_POINT_BITS 16
 #define AX_VOUT_SIZE_LOW 0  /* of misc */
 #define AX_VOUT_SIZE_BITS 2
 #define AX_VOUT_UBUF_LOW 2  /* of misc */
 #define AX_VOUT_UBUF_BITS 1
+#define AX_VOUT_VBUF_LOW 3  /* of misc */
+#define AX_VOUT_VBUF_BITS 1
 #define AX_VREQ_ACC_LOW 0  /* of x */
 #define AX_VREQ_ACC_BITS 16
 #define AX_VREQ_TOKEN_LOW 16  /* of x */
@@ -161,6 +190,78 @@
 #define AX_STORE_ROWS_BITS 16
 #define AX_STORE_BEATS_LOW 0  /* of misc */
 #define AX_STORE_BEATS_BITS 17
+#define AX_STORE_BYTES_LOW 0  /* of sub */
+#define AX_STORE_BYTES_BITS 3
+#define AX_VMAP_FUNCTION_LOW 0  /* of sub */
+#define AX_VMAP_FUNCTION_BITS 2
+#define AX_VMAP_REDUCE_LOW 2  /* of sub */
+#define AX_VMAP_REDUCE_BITS 2
+#define AX_VMAP_A_LOW 0  /* of x */
+#define AX_VMAP_A_BITS 16
+#define AX_VMAP_B_LOW 16  /* of x */
+#define AX_VMAP_B_BITS 16
+#define AX_VMAP_TO_LOW 0  /* of y */
+#define AX_VMAP_TO_BITS 16
+#define AX_VMAP_WORDS_LOW 0  /* of z */
+#define AX_VMAP_WORDS_BITS 16
+#define AX_VMAP_ROWS_LOW 0  /* of misc */
+#define AX_VMAP_ROWS_BITS 3
+#define AX_VMAP_INTO_LOW 3  /* of misc */
+#define AX_VMAP_INTO_BITS 2
+#define AX_VMAP_SIZE_LOW 5  /* of misc */
+#define AX_VMAP_SIZE_BITS 2
+#define AX_VMAP_SCALE_LOW 7  /* of misc */
+#define AX_VMAP_SCALE_BITS 2
+#define AX_VMAP_LESS_LOW 9  /* of misc */
+#define AX_VMAP_LESS_BITS 2
+#define AX_VMAP_SUBTRACT_LOW 11  /* of misc */
+#define AX_VMAP_SUBTRACT_BITS 1
+#define AX_VMAP_TILED_LOW 12  /* of misc */
+#define AX_VMAP_TILED_BITS 1
+#define AX_VROW_FUNCTION_LOW 0  /* of sub */
+#define AX_VROW_FUNCTION_BITS 2
+#define AX_VROW_FACTOR_LOW 0  /* of x */
+#define AX_VROW_FACTOR_BITS 16
+#define AX_VROW_ADD_LOW 16  /* of x */
+#define AX_VROW_ADD_BITS 16
+#define AX_VROW_TO_LOW 0  /* of y */
+#define AX_VROW_TO_BITS 16
+#define AX_VROW_SHIFT_LOW 0  /* of z */
+#define AX_VROW_SHIFT_BITS 6
+#define AX_VROW_ADJUST_LOW 6  /* of z */
+#define AX_VROW_ADJUST_BITS 8
+#define AX_VROW_ROWS_LOW 0  /* of misc */
+#define AX_VROW_ROWS_BITS 3
+#define AX_VROW_SCALAR_LOW 3  /* of misc */
+#define AX_VROW_SCALAR_BITS 2
+#define AX_VROW_WRITE_LOW 5  /* of misc */
+#define AX_VROW_WRITE_BITS 1
+#define AX_VLEN_VALID_LOW 0  /* of x */
+#define AX_VLEN_VALID_BITS 32
+#define AX_VLEN_STEP_LOW 0  /* of misc */
+#define AX_VLEN_STEP_BITS 1
+#define AX_VPITCH_A_LOW 0  /* of x */
+#define AX_VPITCH_A_BITS 16
+#define AX_VPITCH_B_LOW 16  /* of x */
+#define AX_VPITCH_B_BITS 16
+#define AX_VPITCH_TO_LOW 0  /* of y */
+#define AX_VPITCH_TO_BITS 16
+#define AX_VCON_CA_LOW 0  /* of x */
+#define AX_VCON_CA_BITS 16
+#define AX_VCON_CB_LOW 16  /* of x */
+#define AX_VCON_CB_BITS 16
+#define AX_VCON_SHIFT_LOW 0  /* of y */
+#define AX_VCON_SHIFT_BITS 6
+#define AX_VTAB_LOW_LOW 0  /* of x */
+#define AX_VTAB_LOW_BITS 32
+#define AX_VTAB_FIRST_LOW 0  /* of y */
+#define AX_VTAB_FIRST_BITS 16
+#define AX_VTAB_LAST_LOW 0  /* of z */
+#define AX_VTAB_LAST_BITS 16
+#define AX_VTAB_STEP_LOW 0  /* of misc */
+#define AX_VTAB_STEP_BITS 6
+#define AX_VTAB_SHIFT_LOW 6  /* of misc */
+#define AX_VTAB_SHIFT_BITS 6
 #define AX_COUNTER_CYCLES 0
 #define AX_COUNTER_INSTRUCTIONS 1
 #define AX_COUNTER_FETCH_BUSY 2

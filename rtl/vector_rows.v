@@ -1,0 +1,278 @@
+// The row side of the vector unit: settings, CBUF, VBUF and the tables, the walk of VMAP (a word a cycle), its reductions, and
+// the scalars that VROW makes of them. Stages as in vector_map.v; stage 0 gives the addresses.
+`default_nettype none
+`include "axlora_isa.vh"
+module vector_rows #(
+    parameter LANES = 8, parameter PORTS = 4, parameter TOKENS = 2, parameter VECTOR_LANES = 2, parameter BEAT_BYTES = 8,
+    parameter ACTIVATION_BITS = 8, parameter TBUF_TOKENS = 64, parameter OBUF_BEATS = 512, parameter UBUF_LINES = 64,
+    parameter CBUF_WORDS = 512, parameter VBUF_WORDS = 512, parameter TABLE_ENTRIES = 512,
+    parameter OADDR = $clog2(OBUF_BEATS), parameter UADDR = $clog2(UBUF_LINES), parameter CADDR = $clog2(CBUF_WORDS),
+    parameter VADDR = $clog2(VBUF_WORDS), parameter FADDR = $clog2(TABLE_ENTRIES), parameter TADDR = $clog2(TBUF_TOKENS),
+    parameter LLANE = $clog2(LANES), parameter LOGB = $clog2(BEAT_BYTES)
+) (
+    input  wire                       i_clk,
+    input  wire                       i_rst,
+    input  wire                       i_run,
+    input  wire                       i_accept,
+    input  wire [`AXL_ENTRY_BITS-1:0] i_entry,
+    output wire                       o_single,
+    output wire                       o_done,
+    output wire [15:0]                o_pitch,
+    input  wire                       i_cbuf_write,
+    input  wire                       i_table_write,
+    input  wire [20:0]                i_write_beat,
+    input  wire [8*BEAT_BYTES-1:0]    i_write_data,
+    input  wire                       i_vbuf_write,
+    input  wire [VADDR-1:0]           i_vbuf_word,
+    input  wire [32*VECTOR_LANES-1:0] i_vbuf_data,
+    input  wire [TADDR-1:0]           i_token,
+    output wire [21:0]                o_row_token,
+    output wire [BEAT_BYTES-1:0]      o_obuf_write,
+    output wire [OADDR-1:0]           o_obuf_beat,
+    output wire [8*BEAT_BYTES-1:0]    o_obuf_data,
+    output wire [TOKENS-1:0]          o_ubuf_write,
+    output wire [UADDR-1:0]           o_ubuf_line,
+    output wire [LLANE-1:0]           o_ubuf_lane,
+    output wire [VECTOR_LANES*ACTIVATION_BITS-1:0] o_ubuf_data,
+    output wire [3:0]                 o_error,
+    output wire [2:0]                 o_elements,
+    output wire [2:0]                 o_saturations
+);
+    localparam LOGV = $clog2(VECTOR_LANES), LOGP = $clog2(PORTS);
+    localparam integer PORTS_LAST = PORTS - 1;
+    localparam [31:0] C = CBUF_WORDS[31:0], V = VBUF_WORDS[31:0], F = TABLE_ENTRIES[31:0], T = TBUF_TOKENS[31:0];
+    localparam [31:0] O = OBUF_BEATS[31:0], U = UBUF_LINES[31:0], INSIDE = PORTS_LAST[31:0];
+    wire [5:0]  op   = i_entry[`AXL_ENTRY_OP];
+    wire [5:0]  sub  = i_entry[`AXL_ENTRY_SUB];
+    wire [16:0] misc = i_entry[`AXL_ENTRY_MISC];
+    wire [31:0] x    = i_entry[`AXL_ENTRY_X];
+    wire [15:0] y    = i_entry[`AXL_ENTRY_Y], z = i_entry[`AXL_ENTRY_Z];
+    wire        unused_entry = &{1'b0, i_entry, sub, misc};
+    assign o_single = op != `AXL_OP_VMAP && op != `AXL_OP_VROW;
+    wire        begin_map = i_accept && op == `AXL_OP_VMAP, begin_row = i_accept && op == `AXL_OP_VROW;
+
+    reg  [31:0] valid, low, operands;
+    reg         step_valid, map;
+    reg  [15:0] pitch_a, pitch_b, pitch, ca, cb, first, last, words, destination, token_base;
+    reg  [5:0]  shift, slope_shift;
+    reg  [4:0]  interval_step;
+    reg  [3:0]  function_bits;
+    reg  [12:0] bits;
+    initial begin
+        {valid, step_valid, low, pitch_a, pitch_b, pitch, ca, cb, first, last} = {33'd0, 32'd0, 112'd0};
+        {shift, slope_shift, interval_step} = 17'd0;
+    end
+    always @(posedge i_clk) begin
+        if (i_accept)
+            case (op)
+                `AXL_OP_VLEN: {step_valid, valid} <= {misc[0], x};
+                `AXL_OP_VPITCH: {pitch, pitch_b, pitch_a} <= {y, x};
+                `AXL_OP_VCON: {shift, cb, ca} <= {y[5:0], x};
+                `AXL_OP_VTAB: {slope_shift, interval_step, last, first, low} <= {misc[11:6], misc[4:0], z, y, x};
+                default: begin
+                    {operands, destination, words, bits, function_bits} <= {x, y, z, misc[12:0], sub[3:0]};
+                    map        <= op == `AXL_OP_VMAP;
+                    token_base <= x[31:16];
+                end
+            endcase
+    end
+    assign o_pitch = pitch;
+    wire [1:0] kind   = function_bits[1:0], reduction = function_bits[3:2], into = bits[4:3], size = bits[6:5];
+    wire       tiled  = bits[12];
+    wire       two    = kind == `AXL_MAP_MAC || kind == `AXL_MAP_MUL;
+
+    // Stage 0: the walk
+    localparam [1:0] IDLE = 2'd0, WALK = 2'd1, FINAL = 2'd2;
+    reg  [1:0]  state;
+    reg  [3:0]  count;
+    reg  [2:0]  row;
+    reg  [15:0] word;
+    wire        walk     = state == WALK;
+    wire        row_end  = word == words - 16'd1;
+    wire        last_row = row == bits[2:0];
+    wire        map_done = state == FINAL && count == 4'd8 && i_run;
+    always @(posedge i_clk) begin
+        if (begin_map) begin
+            row  <= 3'd0;
+            word <= 16'd0;
+        end else if (walk && i_run) begin
+            word <= row_end ? 16'd0 : word + 16'd1;
+            if (row_end) row <= row + 3'd1;
+        end
+        if (i_run) count <= state == FINAL && count != 4'd8 ? count + 4'd1 : 4'd0;
+        if (i_rst) begin
+            state <= IDLE;
+            count <= 4'd0;
+        end else if (i_run)
+            case (state)
+                IDLE: if (begin_map) state <= z == 16'd0 ? FINAL : WALK;
+                WALK: if (row_end && last_row) state <= FINAL;
+                default: if (count == 4'd8) state <= IDLE;
+            endcase
+    end
+    wire [31:0] wide_row = {29'd0, row}, wide_word = {16'd0, word};
+    wire [31:0] at_a = {17'd0, operands[14:0]} + wide_row * {16'd0, pitch_a} + wide_word;
+    wire [31:0] at_b = {17'd0, operands[30:16]} + wide_row * {16'd0, pitch_b} + wide_word;
+    wire [31:0] n     = wide_word << LOGV;
+    wire [31:0] bytes = n << size;
+    wire [31:0] start = {16'd0, destination} + wide_row * {16'd0, pitch};
+    wire [31:0] place = into == `AXL_INTO_VBUF ? start + wide_word
+                      : into == `AXL_INTO_UBUF ? {17'd0, destination[14:0]} + (n >> LLANE)
+                      : tiled ? start + (n >> LOGP) : start + (bytes >> LOGB);
+    wire [31:0] offset = tiled ? n & INSIDE : bytes;
+    wire [31:0] bound  = into == `AXL_INTO_VBUF ? V : into == `AXL_INTO_UBUF ? U : O;
+    wire        outside_a = at_a >= (operands[15] ? C : V), outside_b = two && at_b >= (operands[31] ? C : V);
+    wire        outside_table = kind == `AXL_MAP_TABLE && {16'd0, first} + {16'd0, last} >= F;
+    wire        outside_map = walk && (outside_a || outside_b || outside_table || (into != `AXL_INTO_NOTHING && place >= bound));
+
+    // VROW
+    wire        row_first, row_write, row_done;
+    wire [2:0]  scalar_row;
+    wire [31:0] scalar, value;
+    wire [5:0]  scalar_shift;
+    wire [21:0] token_word;
+    reg  signed [63:0] reduced [0:7];
+    integer     r;
+    initial for (r = 0; r < 8; r = r + 1) reduced[r] = 64'sd0;
+    vector_scalar u_scalar (
+        .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_row), .i_function(sub[1:0]), .i_last_row(misc[2:0]),
+        .i_factor(x[15:0]), .i_add(x[31:16]), .i_shift(z[5:0]), .i_adjust(z[13:6]), .i_token(y[7:0]),
+        .i_reduced(reduced[scalar_row]), .o_row(scalar_row), .o_first(row_first), .o_write(row_write), .o_scalar(scalar),
+        .o_scalar_shift(scalar_shift), .o_value(value), .o_token_word(token_word), .o_done(row_done));
+    wire        tokens = kind == `AXL_ROW_TOKEN;
+    wire [31:0] token_at = {16'd0, token_base} + {29'd0, scalar_row};
+    wire [31:0] value_at = {16'd0, destination} + {29'd0, scalar_row};
+    wire        outside_row = row_first && ((tokens && token_at >= T) || (bits[5] && value_at >= O));
+    ram_lut #(.WIDTH(22), .DEPTH(TBUF_TOKENS)) u_tokens (
+        .i_clk(i_clk), .i_write(row_write && tokens), .i_write_address(token_at[TADDR-1:0]), .i_write_data(token_word),
+        .i_read_address(i_token), .o_read_data(o_row_token));
+    assign o_done  = map ? map_done : row_done;
+    assign o_error = i_run && (outside_map || outside_row) ? `AXL_ERROR_LOCAL_ADDRESS : `AXL_ERROR_NONE;
+
+    // Stages 1 and 2: operands and the row's scalars
+    wire        element1, valid_step1, end1;
+    wire [2:0]  row1;
+    wire [15:0] word1;
+    delay #(.WIDTH(21), .STAGES(1)) u_one (
+        .i_clk(i_clk), .i_data({walk && !outside_map && !i_rst, row_end, row, word}), .o_data({element1, end1, row1, word1}));
+    wire [37:0] factor1, less1;
+    ram_lut #(.WIDTH(38), .DEPTH(32)) u_factors (
+        .i_clk(i_clk), .i_write(row_write), .i_write_address({bits[4:3], scalar_row}), .i_write_data({scalar_shift, scalar}),
+        .i_read_address({bits[8:7], row1}), .o_read_data(factor1));
+    ram_lut #(.WIDTH(38), .DEPTH(32)) u_less (
+        .i_clk(i_clk), .i_write(row_write), .i_write_address({bits[4:3], scalar_row}), .i_write_data({scalar_shift, scalar}),
+        .i_read_address({bits[10:9], row1}), .o_read_data(less1));
+    wire [32*VECTOR_LANES-1:0] constant_a, constant_b, vector_a, vector_b;
+    wire                       vbuf_write;
+    wire [VADDR-1:0]           vbuf_word;
+    wire [32*VECTOR_LANES-1:0] vbuf_data;
+    localparam CBEAT = $clog2(4 * VECTOR_LANES * CBUF_WORDS / BEAT_BYTES), FBEAT = $clog2(8 * TABLE_ENTRIES / BEAT_BYTES);
+    wire unused_beat = &{1'b0, i_write_beat, at_a, at_b, less1, place, offset, token_at, value_at, valid_step1};
+    assign valid_step1 = step_valid;
+    genvar g;
+    generate
+        for (g = 0; g < 2; g = g + 1) begin : g_operand
+            wire [31:0] at = g == 0 ? at_a : at_b;
+            wire [32*VECTOR_LANES-1:0] from_c, from_v;
+            wire        unused_at = &{1'b0, at};
+            beat_ram #(.BEAT(BEAT_BYTES), .WORD(4*VECTOR_LANES), .WORDS(CBUF_WORDS)) u_cbuf (
+                .i_clk(i_clk), .i_write(i_cbuf_write), .i_write_beat(i_write_beat[CBEAT-1:0]), .i_write_data(i_write_data),
+                .i_read(1'b1), .i_read_word(at[CADDR-1:0]), .o_read_data(from_c));
+            ram_sync #(.WIDTH(32*VECTOR_LANES), .DEPTH(VBUF_WORDS)) u_vbuf (
+                .i_clk(i_clk), .i_write(vbuf_write), .i_write_address(vbuf_word), .i_write_data(vbuf_data),
+                .i_read(1'b1), .i_read_address(at[VADDR-1:0]), .o_read_data(from_v));
+        end
+    endgenerate
+    assign {constant_b, constant_a, vector_b, vector_a} = {g_operand[1].from_c, g_operand[0].from_c,
+                                                           g_operand[1].from_v, g_operand[0].from_v};
+    reg  [32*VECTOR_LANES-1:0] a2, b2;
+    reg  [VECTOR_LANES-1:0]    valid2;
+    reg  [31:0]                factor2, less2;
+    reg  [5:0]                 factor_shift2;
+    wire [32:0] length1 = {1'b0, valid} + (step_valid ? {30'd0, row1} : 33'd0);
+    wire [32:0] n1      = {17'd0, word1} << LOGV;
+    integer e;
+    always @(posedge i_clk) begin
+        a2 <= operands[15] ? constant_a : vector_a;
+        b2 <= operands[31] ? constant_b : vector_b;
+        {factor_shift2, factor2} <= factor1;
+        less2 <= bits[11] ? less1[31:0] : 32'd0;
+        for (e = 0; e < VECTOR_LANES; e = e + 1) valid2[e] <= n1 + {1'b0, e[31:0]} < length1;
+    end
+
+    // Stages 2 to 10: elements
+    wire [32*VECTOR_LANES-1:0] results, y9;
+    wire [VECTOR_LANES-1:0]    changed, valid9;
+    wire [31:0] high = size == 2'd0 ? 32'h7f : size == 2'd1 ? 32'h7fff : 32'h7fffffff;
+    generate
+        for (g = 0; g < VECTOR_LANES; g = g + 1) begin : g_element
+            wire [15:0] interval, entry;
+            wire [63:0] record;
+            wire        unused_interval = &{1'b0, entry};
+            assign entry = first + interval;
+            beat_ram #(.BEAT(BEAT_BYTES), .WORD(8), .WORDS(TABLE_ENTRIES)) u_table (
+                .i_clk(i_clk), .i_write(i_table_write), .i_write_beat(i_write_beat[FBEAT-1:0]), .i_write_data(i_write_data),
+                .i_read(1'b1), .i_read_word(entry[FADDR-1:0]), .o_read_data(record));
+            vector_map u_map (
+                .i_clk(i_clk), .i_a(a2[32*g +: 32]), .i_b(b2[32*g +: 32]), .i_less(less2), .i_factor(factor2),
+                .i_factor_shift(factor_shift2), .i_valid(valid2[g]), .i_function(kind), .i_ca(ca), .i_cb(cb), .i_shift(shift),
+                .i_low(low), .i_step(interval_step), .i_last(last), .i_slope_shift(slope_shift),
+                .i_writes(into != `AXL_INTO_NOTHING), .i_high(high), .o_interval(interval), .i_record(record),
+                .o_y(y9[32*g +: 32]), .o_y_valid(valid9[g]), .o_result(results[32*g +: 32]), .o_changed(changed[g]));
+            assign o_ubuf_data[ACTIVATION_BITS*g +: ACTIVATION_BITS] = results[32*g +: ACTIVATION_BITS];
+        end
+    endgenerate
+
+    // Stage 9: reductions
+    wire        element9, end9;
+    wire [2:0]  row9;
+    delay #(.WIDTH(5), .STAGES(8)) u_nine (.i_clk(i_clk), .i_data({element1 && !i_rst, end1, row1}), .o_data({element9, end9, row9}));
+    reg  signed [63:0] total, total_next, own;
+    reg                fresh;
+    initial fresh = 1'b1;
+    always @* begin
+        total_next = !fresh ? total : reduction == `AXL_REDUCE_MAX ? -64'sd2147483648 : 64'sd0;
+        own = 64'sd0;
+        for (e = 0; e < VECTOR_LANES; e = e + 1) begin
+            own = {{32{y9[32*e+31]}}, y9[32*e +: 32]};
+            if (reduction == `AXL_REDUCE_ABSMAX && own < 64'sd0) own = -own;
+            if (valid9[e])
+                total_next = reduction == `AXL_REDUCE_SUM ? total_next + own : own > total_next ? own : total_next;
+        end
+    end
+    always @(posedge i_clk) begin
+        if (i_rst) fresh <= 1'b1;
+        else if (element9) fresh <= end9;
+        if (element9) total <= total_next;
+        if (element9 && end9 && reduction != `AXL_REDUCE_NONE) reduced[row9] <= total_next;
+    end
+
+    // Stage 10: results
+    wire             element10;
+    wire [2:0]       row10;
+    wire [OADDR-1:0] beat10;
+    wire [LOGB-1:0]  byte10;
+    wire [VADDR-1:0] word10;
+    delay #(.WIDTH(4 + OADDR + LOGB + UADDR + LLANE + VADDR), .STAGES(10)) u_ten (
+        .i_clk(i_clk), .i_data({walk && !outside_map && !i_rst, row, place[OADDR-1:0], offset[LOGB-1:0], place[UADDR-1:0],
+                                n[LLANE-1:0], place[VADDR-1:0]}),
+        .o_data({element10, row10, beat10, byte10, o_ubuf_line, o_ubuf_lane, word10}));
+    wire [BEAT_BYTES-1:0]   map_write;
+    wire [8*BEAT_BYTES-1:0] map_data;
+    vector_output #(.PORTS(PORTS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES)) u_output (
+        .i_valid(element10 && into == `AXL_INTO_OBUF), .i_tiled(tiled), .i_size(size), .i_byte(byte10), .i_results(results),
+        .o_write(map_write), .o_data(map_data));
+    assign vbuf_write = i_vbuf_write || (element10 && into == `AXL_INTO_VBUF);
+    assign vbuf_word  = i_vbuf_write ? i_vbuf_word : word10;
+    assign vbuf_data  = i_vbuf_write ? i_vbuf_data : results;
+    wire   value_write = row_write && bits[5] && !map;
+    assign o_obuf_write = value_write ? {BEAT_BYTES{1'b1}} : map_write;
+    assign o_obuf_beat  = value_write ? value_at[OADDR-1:0] : beat10;
+    assign o_obuf_data  = value_write ? {(BEAT_BYTES/4){value}} : map_data;
+    assign o_ubuf_write = element10 && into == `AXL_INTO_UBUF ? {{(TOKENS-1){1'b0}}, 1'b1} << row10 : {TOKENS{1'b0}};
+    assign o_elements   = element10 ? VECTOR_LANES[2:0] : 3'd0;
+    wire [2:0] clamps;
+    popcount #(.WIDTH(VECTOR_LANES), .OUT(3)) u_clamps (.i_bits(changed), .o_count(clamps));
+    assign o_saturations = element10 ? clamps : 3'd0;
+endmodule
+`default_nettype wire
