@@ -46,7 +46,7 @@ module store #(
     wire        go      = state == START && (sent || (i_run && !bad_burst && !outside));
     wire        move    = state == DATA && i_wready;
     wire        begun   = go && i_awready;
-    wire        unused_entry = &{1'b0, i_entry, final_burst, sub_in};
+    wire        unused_entry = &{1'b0, i_entry, final_burst};
 
     // Bytes of each beat: all, or 2^(sub-1) of them from the address's place in the beat on.
     localparam LOGB = $clog2(BEAT_BYTES);
@@ -57,6 +57,7 @@ module store #(
     assign o_wstrb = sub == 3'd0 ? {BEAT_BYTES{1'b1}} : named << first;
     wire [31:0]     x      = i_entry[`AXL_ENTRY_X];
     wire [5:0]      sub_in = i_entry[`AXL_ENTRY_SUB];
+    wire            unused_sub = &{1'b0, sub_in};
     wire [31:0]     start_at = {x[31:LOGB], {LOGB{1'b0}}};
     always @(posedge i_clk) if (i_accept) {sub, first} <= {sub_in[2:0], x[LOGB-1:0]};
 

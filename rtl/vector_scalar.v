@@ -37,7 +37,8 @@ module vector_scalar (
     reg  [31:0]        n, root, quotient;
     reg  [33:0]        rest;
     reg  [15:0]        mantissa;
-    wire signed [63:0] factor_wide = {48'd0, factor}, rounded;
+    wire signed [63:0] factor_wide = {48'd0, factor};
+    wire signed [63:0] rounded;
     wire               copy = kind == `AXL_ROW_COPY, token_kind = kind == `AXL_ROW_TOKEN, root_kind = kind == `AXL_ROW_RSQRT;
     round_shift u_round (.i_value(product), .i_shift(shift), .o_value(rounded));
 
