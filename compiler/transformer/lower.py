@@ -1,0 +1,247 @@
+"""A transformer as row operations on fixed-point integers: every operator's formula, once (docs/numerics.md, transformers).
+
+A value v with fraction f stands for v / 2**f. Linears give values whose fraction follows from their output step; the others'
+come from the largest magnitude that calibration saw, with two bits to spare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.compiler.errors import BadModel
+from axlora.isa.opcodes import Map, Reduce, Row
+
+from .ops import Add, Apply, Attention, Linear, Mul, Norm, NormKind, Op, Rotary, Transformer
+from .rows import Cells, Heads, Rows
+from .tables import exp_table, function_table
+
+Float64 = npt.NDArray[np.float64]
+
+SPARE_BITS = 2
+"""Bits above the largest magnitude seen."""
+TABLE_FRACTION = 26
+"""Largest fraction of an x that a table takes: its ends must fit 32 bits."""
+SQUARE_SHIFT = 28
+EXP_FRACTION = 30
+SCORE_FRACTION = 20
+"""Scores reach +-2**11."""
+KEY_BITS = 6
+"""Bits below a code of the scales of keys and values."""
+
+
+def fraction(largest: float, spare: int = SPARE_BITS) -> int:
+    """The fraction at which `largest` leaves `spare` bits of 31."""
+    return 30 - spare - math.ceil(math.log2(max(largest, 2.0**-12)))
+
+
+def ratio(value: float, bits: int = 16) -> tuple[int, int]:
+    """value ~ factor / 2**shift with a factor below 2**bits."""
+    _, exponent = math.frexp(value)
+    factor = round(math.ldexp(value, bits - exponent))
+    return (factor >> 1, bits - exponent - 1) if factor == 1 << bits else (factor, bits - exponent)
+
+
+@dataclass
+class _Lowering:
+    """The state of one walk over the operators."""
+
+    rows: Rows
+    largest: Mapping[str, float]
+    """Value -> largest magnitude seen."""
+    steps: Mapping[str, float]
+    """Linear -> value of an output code, a power of two."""
+    widths: Mapping[str, int]
+    bits: int
+    context: int
+    fractions: dict[str, int] = field(default_factory=dict)
+    cells: dict[str, Cells] = field(default_factory=dict)
+    active: str = ""
+    """The value whose codes linears read."""
+
+    def out(self, name: str, f: int) -> Cells:
+        """Room for a value of fraction f."""
+        self.fractions[name] = f
+        self.cells[name] = self.rows.value(name, self.widths[name])
+        return self.cells[name]
+
+    def seen(self, name: str) -> int:
+        return fraction(self.largest[name])
+
+    def linear(self, op: Linear) -> None:
+        if self.active != op.x:
+            self.activate(op.x)
+        f = -round(math.log2(self.steps[op.name]))
+        self.rows.linear(op.name, self.out(op.y, f))
+
+    def activate(self, name: str) -> None:
+        """Codes of a value, a scale a token."""
+        x = self.cells[name]
+        self.rows.map(Map.MAC, x, reduce=Reduce.ABSMAX)
+        self.codes(x, self.fractions[name], self.bits - 8)
+        self.active = name
+
+    def codes(self, x: Cells, f: int, up: int) -> None:
+        """The last ABSMAX R and x to codes: u = R / qmax 2**16, code = x 2**16 / u, scale = u / 2**(f + 16) times 2**up."""
+        factor, shift = ratio(1 / ((1 << (self.bits - 1)) - 1))
+        self.rows.quantize(x, factor, shift - 16, 16, f + 16 - up)
+
+    def norm(self, op: Norm) -> None:
+        rows, n, f = self.rows, op.gain.size, self.fractions[op.x]
+        x = self.cells[op.x]
+        mean_factor, mean_shift = ratio(1 / n)
+        d = x
+        if op.kind is NormKind.LAYER:
+            d = rows.value(f"{op.y} less mean", n)
+            rows.map(Map.MAC, x, reduce=Reduce.SUM)
+            rows.scalar(Row.COPY, 0, mean_factor, mean_shift)
+            rows.map(Map.MAC, x, out=d, less=0)
+        y = self.out(op.y, fraction(self.largest[op.y]))
+        rows.map(Map.MUL, d, d, reduce=Reduce.SUM, shift=SQUARE_SHIFT)
+        # v = mean(x^2) 2**e, an even exponent, so that 1 / sqrt is an integer power of two away.
+        unit = 2 * f - SQUARE_SHIFT
+        extra = min(mean_shift, 14)
+        extra -= (unit + extra) & 1
+        while extra > mean_shift - 60 and math.ldexp(op.eps, unit + extra) > 65535:
+            extra -= 2
+        add = min(65535, round(math.ldexp(op.eps, unit + extra)))
+        middle = 29 - math.ceil(math.log2(math.sqrt(n) + 1))
+        rows.scalar(Row.RSQRT, 1, mean_factor, mean_shift - extra, add, middle - f + (unit + extra) // 2)
+        rows.map(Map.SCALE, d, out=y, scale=1)
+        gain_fraction = 29 - math.ceil(math.log2(max(float(np.abs(op.gain).max()), 2.0**-12)))
+        gain = rows.constant(f"{op.y} gain", np.rint(np.ldexp(op.gain, gain_fraction)).astype(np.int64))
+        rows.map(Map.MUL, y, gain, out=y, shift=middle + gain_fraction - self.fractions[op.y])
+        if op.bias is not None and op.bias.any():
+            bias = rows.constant(f"{op.y} bias", np.rint(np.ldexp(op.bias, self.fractions[op.y])).astype(np.int64))
+            rows.map(Map.MAC, y, bias, out=y, cb=1)
+        if d is not x:
+            rows.free(d)
+
+    def add(self, op: Add) -> None:
+        fa, fb, fy = self.fractions[op.a], self.fractions[op.b], self.seen(op.y)
+        shift = max(0, fa - fy, fb - fy)
+        ca, cb = fy - fa + shift, fy - fb + shift
+        if max(ca, cb) > 14:
+            raise BadModel(f"values of {op.a!r} and {op.b!r} are more than 14 bits apart", op.y, "calibrate with real data")
+        self.rows.map(Map.MAC, self.cells[op.a], self.cells[op.b], self.out(op.y, fy), ca=1 << ca, cb=1 << cb, shift=shift)
+
+    def mul(self, op: Mul) -> None:
+        fy = self.seen(op.y)
+        shift = self.fractions[op.a] + self.fractions[op.b] - fy
+        a, b = self.cells[op.a], self.cells[op.b]
+        self.rows.map(Map.MUL, a, b, self.out(op.y, fy), shift=min(63, max(0, shift)))
+
+    def apply(self, op: Apply) -> None:
+        fx, x = self.fractions[op.x], self.cells[op.x]
+        y = self.out(op.y, self.seen(op.y))
+        if fx > TABLE_FRACTION:
+            self.rows.map(Map.MAC, x, out=y, shift=fx - TABLE_FRACTION)
+            x, fx = y, TABLE_FRACTION
+        self.rows.map(Map.TABLE, x, out=y, table=function_table(op.function, fx, self.fractions[op.y]))
+
+    def rotary(self, op: Rotary) -> None:
+        rows, half, f = self.rows, op.dim // 2, self.fractions[op.x]
+        x, y = self.cells[op.x], self.out(op.y, f - 1)
+        cos = rows.by_position(f"cos {op.dim}", np.rint(np.ldexp(op.cos, 30)).astype(np.int64))
+        sin = rows.by_position(f"sin {op.dim}", np.rint(np.ldexp(op.sin, 30)).astype(np.int64))
+        t = rows.value(f"{op.y} turned", half)
+        for head in range(op.heads):
+            first, second = (Cells(x.name, x.first + head * op.dim + side * half, half) for side in (0, 1))
+            for a, b, side, sign in ((first, second, 0, -1), (second, first, 1, 1)):
+                out = Cells(y.name, y.first + head * op.dim + side * half, half)
+                rows.map(Map.MUL, a, cos, out, shift=30)
+                rows.map(Map.MUL, b, sin, t, shift=30)
+                rows.map(Map.MAC, out, t, out, cb=sign, shift=1)
+        rows.free(t)
+
+    def attention(self, op: Attention) -> None:
+        rows, d = self.rows, op.dim
+        heads = Heads(op.y, op.heads, op.kv_heads, d, op.causal)
+        fq, fk, fv = (self.fractions[name] for name in (op.q, op.k, op.v))
+        q, k, v = (self.cells[name] for name in (op.q, op.k, op.v))
+        high = (1 << (self.bits - 1)) - 1
+        factor, shift = ratio(1 / high)
+        rows.append(heads, k, v, factor, shift - KEY_BITS, KEY_BITS)
+        y = self.out(op.y, fraction(self.largest[op.v]))
+        e = rows.value(f"{op.y} scores", self.context)
+        # q.k of codes, times scale 2**a: below 2**30. Times q's token scale: the score over the key's scale, of fraction up.
+        a = min(30 - math.ceil(math.log2(d * high * high * op.scale)), 12 - math.ceil(math.log2(op.scale)))
+        up = fraction(self.largest[op.q] * high * d * op.scale)
+        # The mixture of codes, times 2**b: below 2**30. Times the token scale of e v: sum of e v, of fraction mixed.
+        b = min(30 - math.ceil(math.log2(self.context * high * high)), 12)
+        mixed = fraction(self.context * self.largest[op.v])
+        exp = exp_table(SCORE_FRACTION, EXP_FRACTION)
+        for head in range(op.heads):
+            part, out = (Cells(c.name, c.first + head * d, d) for c in (q, y))
+            rows.map(Map.MAC, part, reduce=Reduce.ABSMAX)
+            self.codes(part, fq, up - a)
+            rows.scores(heads, head, e, *ratio(math.ldexp(op.scale, a), 14), up + fk + KEY_BITS - SCORE_FRACTION)
+            rows.scalar(Row.COPY, 2, 1, 0)
+            rows.map(Map.TABLE, e, out=e, reduce=Reduce.SUM, table=exp, less=2, keys=heads)
+            rows.scalar(Row.RECIPROCAL, 3, 1, 0, 0, self.fractions[op.y] - mixed + EXP_FRACTION)
+            rows.weigh(heads, head, e, EXP_FRACTION)
+            self.codes(e, fv + KEY_BITS, mixed - b)
+            rows.mix(heads, head, out, *ratio(2.0**b, 14))
+            rows.map(Map.SCALE, out, out=out, scale=3)
+        rows.free(e)
+        self.active = ""
+
+
+def widths(model: Transformer, outputs: Mapping[str, int]) -> dict[str, int]:
+    """Features of every value, from the linears' outputs [name -> n]."""
+    found = {model.input: model.embedding.shape[1]}
+    for op in model.operators:
+        if isinstance(op, Linear):
+            found[op.y] = outputs[op.name]
+        elif isinstance(op, Attention):
+            found[op.y] = op.heads * op.dim
+        else:
+            found[op.y] = found[op.a if isinstance(op, Add | Mul) else op.x]
+    return found
+
+
+def reads(op: Op) -> tuple[str, ...]:
+    """The values that an operator reads."""
+    if isinstance(op, Add | Mul):
+        return op.a, op.b
+    if isinstance(op, Attention):
+        return op.q, op.k, op.v
+    return (op.x,)
+
+
+def lower(
+    model: Transformer,
+    rows: Rows,
+    largest: Mapping[str, float],
+    steps: Mapping[str, float],
+    outputs: Mapping[str, int],
+    bits: int,
+    context: int,
+) -> tuple[int, int]:
+    """Carry out the model's operators on `rows`.
+
+    Args:
+        largest: value -> largest magnitude that calibration saw.
+        steps: linear -> value of an output code. outputs: linear -> features.
+        bits: of activations.
+        context: most tokens.
+
+    Returns:
+        fractions of the input rows and of the logits.
+
+    Raises:
+        BadModel: values whose magnitudes do not go together.
+    """
+    state = _Lowering(rows, largest, steps, widths(model, outputs), bits, context)
+    last = {name: n for n, op in enumerate(model.operators) for name in reads(op)}
+    state.out(model.input, state.seen(model.input))
+    for n, op in enumerate(model.operators):
+        getattr(state, type(op).__name__.lower())(op)
+        for name in set(reads(op)):
+            if last[name] == n:
+                rows.free(state.cells[name])
+    return state.fractions[model.input], state.fractions[model.output]

@@ -1,0 +1,106 @@
+"""What the lowering of a transformer is written in: row operations that a reference carries out and an emitter makes instructions of.
+
+One lowering drives both, so they cannot drift; what each does with an operation is its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.isa.opcodes import Map, Reduce, Row
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Features `first` .. `first + width - 1` of every row of a value, of a constant, or of a table by position."""
+
+    name: str
+    first: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """A function as straight lines (TABLE of VMAP)."""
+
+    name: str
+    low: int
+    step: int
+    shift: int
+    records: Int64
+    """[entries, 2]: base, slope."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The integers of one attention operator."""
+
+    name: str
+    heads: int
+    kv_heads: int
+    dim: int
+    causal: bool
+
+
+class Rows(Protocol):
+    """A set of rows, one a token, on which the lowering works."""
+
+    def value(self, name: str, width: int) -> Cells:
+        """Room for a value."""
+
+    def free(self, cells: Cells) -> None:
+        """The value is not read again."""
+
+    def constant(self, name: str, values: Int64) -> Cells:
+        """One row [n] of s32 for all tokens."""
+
+    def by_position(self, name: str, values: Int64) -> Cells:
+        """A row [positions, n] of s32 for each position."""
+
+    def map(
+        self,
+        function: Map,
+        a: Cells,
+        b: Cells | None = None,
+        out: Cells | None = None,
+        *,
+        reduce: Reduce = Reduce.NONE,
+        ca: int = 1,
+        cb: int = 0,
+        shift: int = 0,
+        table: Table | None = None,
+        scale: int | None = None,
+        less: int | None = None,
+        keys: Heads | None = None,
+    ) -> None:
+        """VMAP on all rows; `scale` and `less` name scalars; with `keys`, elements are keys, and those a row may not see are none."""
+
+    def scalar(self, function: Row, slot: int, factor: int, shift: int, add: int = 0, adjust: int = 0) -> None:
+        """VROW on all rows."""
+
+    def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int) -> None:
+        """The last ABSMAX becomes a scale a token, and x its codes: the activation that linears read."""
+
+    def linear(self, name: str, out: Cells) -> None:
+        """The activation through a linear with its adapters."""
+
+    def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
+        """K and V of every row to codes and scales in the cache, a head at a time: u = rne(absmax * factor, shift)."""
+
+    def scores(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
+        """Scores of the activation (the head's q) with every key up to the row's own; MAX is their reduction.
+
+        v = sat32(rne(q.k m1, m1_shift)), times the token scale of q, times the key's scale, / 2**key_shift.
+        """
+
+    def weigh(self, heads: Heads, head: int, e: Cells, shift: int) -> None:
+        """e times the values' scales, / 2**shift, in place; ABSMAX is its reduction."""
+
+    def mix(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int) -> None:
+        """The activation (weights of the values) through V: v = sat32(rne(sum m1, m1_shift)) times the token scale."""
