@@ -204,7 +204,7 @@ def link(
         if progress is not None:
             progress(linear.name)
         plan = planner(target, halves, linear, shape)
-        places = _weights(target, linear, shape, plan, weights)
+        places = weights_of(target, linear, shape, plan, weights)
         pending.append((linear, shape, plan, places, adapter_size))
         if shape.slots:
             adapter_size += adapter_offsets(target, shape, plan)[1]
@@ -314,7 +314,7 @@ def _append(weights: bytearray, data: bytes) -> int:
     return place
 
 
-def _weights(target: Target, linear: Linear, shape: Shape, plan: Plan, weights: bytearray) -> Places:
+def weights_of(target: Target, linear: Linear, shape: Shape, plan: Plan, weights: bytearray) -> Places:
     """Append a linear's tiles, scales and records; addresses are relative to the weights."""
     t = target
     full = padded(linear.weight.codes, shape.blocks * t.lanes, shape.groups * t.ports)

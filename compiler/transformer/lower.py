@@ -24,8 +24,8 @@ Float64 = npt.NDArray[np.float64]
 
 SPARE_BITS = 2
 """Bits above the largest magnitude seen."""
-TABLE_FRACTION = 26
-"""Largest fraction of an x that a table takes: its ends must fit 32 bits."""
+TABLE_FRACTION = 18
+"""Of what goes through a function and comes out: one table serves every layer; values reach +-2**13."""
 SQUARE_SHIFT = 28
 EXP_FRACTION = 30
 SCORE_FRACTION = 20
@@ -85,10 +85,10 @@ class _Lowering:
         self.codes(x, self.fractions[name], self.bits - 8)
         self.active = name
 
-    def codes(self, x: Cells, f: int, up: int) -> None:
+    def codes(self, x: Cells, f: int, up: int, keys: Heads | None = None) -> None:
         """The last ABSMAX R and x to codes: u = R / qmax 2**16, code = x 2**16 / u, scale = u / 2**(f + 16) times 2**up."""
         factor, shift = ratio(1 / ((1 << (self.bits - 1)) - 1))
-        self.rows.quantize(x, factor, shift - 16, 16, f + 16 - up)
+        self.rows.quantize(x, factor, shift - 16, 16, f + 16 - up, keys)
 
     def norm(self, op: Norm) -> None:
         rows, n, f = self.rows, op.gain.size, self.fractions[op.x]
@@ -136,12 +136,12 @@ class _Lowering:
         self.rows.map(Map.MUL, a, b, self.out(op.y, fy), shift=min(63, max(0, shift)))
 
     def apply(self, op: Apply) -> None:
-        fx, x = self.fractions[op.x], self.cells[op.x]
-        y = self.out(op.y, self.seen(op.y))
-        if fx > TABLE_FRACTION:
-            self.rows.map(Map.MAC, x, out=y, shift=fx - TABLE_FRACTION)
-            x, fx = y, TABLE_FRACTION
-        self.rows.map(Map.TABLE, x, out=y, table=function_table(op.function, fx, self.fractions[op.y]))
+        f, x, y = self.fractions[op.x], self.cells[op.x], self.out(op.y, TABLE_FRACTION)
+        if f != TABLE_FRACTION:
+            up = max(0, min(14, TABLE_FRACTION - f))
+            self.rows.map(Map.MAC, x, out=y, ca=1 << up, shift=max(0, f - TABLE_FRACTION))
+            x = y
+        self.rows.map(Map.TABLE, x, out=y, table=function_table(op.function, TABLE_FRACTION, TABLE_FRACTION))
 
     def rotary(self, op: Rotary) -> None:
         rows, half, f = self.rows, op.dim // 2, self.fractions[op.x]
@@ -184,7 +184,7 @@ class _Lowering:
             rows.map(Map.TABLE, e, out=e, reduce=Reduce.SUM, table=exp, less=2, keys=heads)
             rows.scalar(Row.RECIPROCAL, 3, 1, 0, 0, self.fractions[op.y] - mixed + EXP_FRACTION)
             rows.weigh(heads, head, e, EXP_FRACTION)
-            self.codes(e, fv + KEY_BITS, mixed - b)
+            self.codes(e, fv + KEY_BITS, mixed - b, heads)
             rows.mix(heads, head, out, *ratio(2.0**b, 14))
             rows.map(Map.SCALE, out, out=out, scale=3)
         rows.free(e)
@@ -238,10 +238,11 @@ def lower(
     """
     state = _Lowering(rows, largest, steps, widths(model, outputs), bits, context)
     last = {name: n for n, op in enumerate(model.operators) for name in reads(op)}
-    state.out(model.input, state.seen(model.input))
+    rows.read_input(state.out(model.input, state.seen(model.input)))
     for n, op in enumerate(model.operators):
         getattr(state, type(op).__name__.lower())(op)
         for name in set(reads(op)):
             if last[name] == n:
                 rows.free(state.cells[name])
+    rows.write_output(state.cells[model.output])
     return state.fractions[model.input], state.fractions[model.output]

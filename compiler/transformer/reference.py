@@ -31,9 +31,12 @@ class Reference:
     """`rows.Rows` in NumPy, for tokens at positions `first`, `first` + 1, ...; reads and grows a cache."""
 
     def __init__(
-        self, linears: Mapping[str, layer.Linear], adapters: Sequence[str | None], cache: Cache, bits: int, tokens: int
+        self, linears: Mapping[str, layer.Linear], adapters: Sequence[str | None], cache: Cache, bits: int, rows: Int64
     ) -> None:
+        """`rows`: the input, s32 [tokens, n]."""
+        tokens = len(rows)
         self.linears, self.adapters, self.cache, self.bits, self.tokens = linears, adapters, cache, bits, tokens
+        self.input = self.output = rows
         self.first = len(cache)
         self.values: dict[str, Int64] = {}
         self.reduced: list[int] = [0] * tokens
@@ -47,6 +50,12 @@ class Reference:
 
     def free(self, cells: Cells) -> None:
         pass
+
+    def read_input(self, cells: Cells) -> None:
+        self.values[cells.name] = self.input.copy()
+
+    def write_output(self, cells: Cells) -> None:
+        self.output = self.values[cells.name]
 
     def constant(self, name: str, values: Int64) -> Cells:
         self.values[name] = np.repeat(values[None], self.tokens, axis=0)
@@ -106,7 +115,7 @@ class Reference:
             found = numerics.row_scalar(function, reduced, factor, add, shift, adjust)
             self.factors[slot, r] = found.factor, found.shift
 
-    def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int) -> None:
+    def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int, keys: Heads | None = None) -> None:
         found = [numerics.row_scalar(Row.TOKEN, r, factor, 0, shift, adjust, token) for r in self.reduced]
         self.scale = np.array([[[s.mantissa] for s in found], [[s.token_shift] for s in found]], np.int64)
         self.activation = self._codes(self._of(x), found)

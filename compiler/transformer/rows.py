@@ -57,6 +57,12 @@ class Rows(Protocol):
     def free(self, cells: Cells) -> None:
         """The value is not read again."""
 
+    def read_input(self, cells: Cells) -> None:
+        """The rows of embeddings into their value."""
+
+    def write_output(self, cells: Cells) -> None:
+        """The logits from their value."""
+
     def constant(self, name: str, values: Int64) -> Cells:
         """One row [n] of s32 for all tokens."""
 
@@ -84,7 +90,7 @@ class Rows(Protocol):
     def scalar(self, function: Row, slot: int, factor: int, shift: int, add: int = 0, adjust: int = 0) -> None:
         """VROW on all rows."""
 
-    def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int) -> None:
+    def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int, keys: Heads | None = None) -> None:
         """The last ABSMAX becomes a scale a token, and x its codes: the activation that linears read."""
 
     def linear(self, name: str, out: Cells) -> None:

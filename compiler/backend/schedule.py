@@ -1,0 +1,207 @@
+"""From instructions with the places they read and write to a program: loads go ahead, semaphores keep the units apart.
+
+Instructions of one unit run in order; across units, one that touches what another has touched (one of them writing) waits for
+it. Each ordered pair of units has one semaphore: its posts and waits are met one by one in program order.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from axlora.isa.assembly import make
+from axlora.isa.instruction import Instruction
+from axlora.isa.opcodes import SEMAPHORE_MAX, Buffer, Opcode, Unit
+
+UNITS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
+HOIST = 160
+AREA_BITS = 40
+"""Instructions that a load may go ahead of its place."""
+_OTHERS = {unit: tuple(u for u in UNITS if u is not unit) for unit in UNITS}
+
+
+def semaphore(poster: Unit, waiter: Unit) -> int:
+    """The semaphore of an ordered pair of units."""
+    return 4 * UNITS.index(poster) + _OTHERS[poster].index(waiter)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Places `first` .. `stop` - 1 of a buffer, or bytes of memory (`where` = "memory")."""
+
+    where: str
+    first: int
+    stop: int
+
+
+@dataclass
+class _Step:
+    opcode: Opcode
+    fields: dict[str, int]
+    after: set[int]
+    """Steps of other units that must be over."""
+    waits: list[int] = field(default_factory=list)
+    posts: list[int] = field(default_factory=list)
+
+    @property
+    def unit(self) -> Unit:
+        return Instruction(self.opcode).unit
+
+
+@dataclass
+class _Touch:
+    span: Span
+    step: int
+    writes: bool
+
+
+_IDLE: dict[Unit, tuple[Opcode, dict[str, int]]] = {
+    Unit.LOAD: (Opcode.LOAD, {"buffer": Buffer.TBUF}),
+    Unit.MATRIX: (Opcode.SEGA, {"segment": 8}),
+    Unit.VECTOR: (Opcode.VMAP, {}),
+    Unit.STORE: (Opcode.STORE, {}),
+}
+"""What each unit does to wait or post and nothing else: empty transfers, an unused segment, a map of no words."""
+
+
+class Schedule:
+    """Collects instructions in an order that is right if each runs after the one before it."""
+
+    def __init__(self) -> None:
+        self._steps: list[_Step] = []
+        self._touched: dict[str, list[_Touch]] = {}
+
+    def add(self, opcode: Opcode, reads: Iterable[Span] = (), writes: Iterable[Span] = (), **fields: int) -> None:
+        """One instruction, its named fields, what it reads and writes (of what more than one unit touches)."""
+        unit, number = Instruction(opcode).unit, len(self._steps)
+        after: set[int] = set()
+        for spans, writing in ((reads, False), (writes, True)):
+            for span in spans:
+                kept = []
+                for t in self._touched.get(span.where, []):
+                    own = self._steps[t.step].unit is unit
+                    if t.span.first < span.stop and span.first < t.span.stop and (writing or t.writes) and not own:
+                        after.add(t.step)
+                    covered = span.first <= t.span.first and t.span.stop <= span.stop
+                    if not covered or not (writing or (own and not t.writes)):
+                        kept.append(t)
+                kept.append(_Touch(span, number, writing))
+                self._touched[span.where] = kept
+        self._steps.append(_Step(opcode, fields, after))
+
+    def program(self, base: Mapping[int, int]) -> list[Instruction]:
+        """The instructions with semaphores, HALT last.
+
+        Args:
+            base: what is added to the addresses of transfers: key = address >> 40.
+        """
+        out = []
+        for s in _Semaphores(_hoisted(self._steps)).steps:
+            address = s.fields.get("address", 0)
+            moved = {"address": base[address >> AREA_BITS] + (address & ((1 << AREA_BITS) - 1))} if address else {}
+            out.append(make(s.opcode, waits=s.waits, posts=s.posts, **s.fields | moved))
+        return [*out, make(Opcode.HALT)]
+
+
+def _hoisted(steps: Sequence[_Step]) -> list[_Step]:
+    """Each load as far ahead as what it depends on, the load before it and HOIST allow; `after` renumbered."""
+    keys: list[tuple[float, int]] = []
+    place: list[float] = []
+    last_load = -1.0
+    for n, step in enumerate(steps):
+        at = float(n)
+        if step.unit is Unit.LOAD:
+            at = max([last_load, n - HOIST - 0.5, *(place[d] + 0.5 for d in step.after)])
+            at = min(at, float(n))
+            last_load = at
+        place.append(at)
+        keys.append((at, n))
+    order = [n for _, n in sorted(keys)]
+    number = {old: new for new, old in enumerate(order)}
+    return [
+        _Step(steps[n].opcode, steps[n].fields, {number[d] for d in steps[n].after}) for n in order
+    ]
+
+
+class _Semaphores:
+    """Walks the steps in program order and gives each wait a post."""
+
+    def __init__(self, steps: Sequence[_Step]) -> None:
+        self.steps: list[_Step] = []
+        self._own: dict[Unit, list[int]] = {u: [] for u in UNITS}
+        """Places of each unit's steps in `steps`."""
+        self._known: dict[Unit, list[dict[Unit, int]]] = {u: [] for u in UNITS}
+        """After each step of a unit: how many steps of every unit are then known to be over."""
+        self._last: dict[tuple[Unit, Unit], int] = {}
+        """Of a pair: how many steps of the poster its posts so far cover."""
+        self._waited: dict[tuple[Unit, Unit], list[int]] = {}
+        """Of a pair: the waiter's step of each wait."""
+        place: dict[int, int] = {}
+        for n, step in enumerate(steps):
+            self._take(step, [place[d] for d in step.after])
+            place[n] = len(self.steps) - 1
+
+    def _view(self, unit: Unit) -> dict[Unit, int]:
+        return dict(self._known[unit][-1]) if self._known[unit] else dict.fromkeys(UNITS, 0)
+
+    def _append(self, step: _Step, view: dict[Unit, int]) -> None:
+        unit = step.unit
+        self._own[unit].append(len(self.steps))
+        self.steps.append(step)
+        view[unit] = len(self._own[unit])
+        self._known[unit].append(view)
+
+    def _take(self, step: _Step, after: Sequence[int]) -> None:
+        unit = step.unit
+        needed: dict[Unit, int] = {}
+        for place in after:
+            other = self.steps[place].unit
+            needed[other] = max(needed.get(other, 0), bisect.bisect_right(self._own[other], place))
+        view = self._view(unit)
+        waits = [other for other in UNITS if needed.get(other, 0) > view[other]]
+        for other in waits:
+            if needed[other] <= view[other]:
+                continue  # a wait before it has shown that
+            if len(step.waits) == 2:
+                idle = _Step(*_copied(unit), set(), step.waits)
+                step.waits = []
+                self._append(idle, dict(view))
+                view = self._view(unit)
+            self._post(other, unit, needed[other])
+            step.waits.append(semaphore(other, unit))
+            reached = self._last[other, unit]
+            self._waited.setdefault((other, unit), []).append(len(self._own[unit]) + 1)
+            seen = self._known[other][reached - 1]
+            view = {u: max(view[u], seen[u]) for u in UNITS}
+        self._append(step, view)
+
+    def _post(self, poster: Unit, waiter: Unit, needed: int) -> None:
+        """A post of the poster's step number `needed` or a later one, for the waiter's next wait."""
+        sem, pair = semaphore(poster, waiter), (poster, waiter)
+        first = max(needed, self._last.get(pair, 0) + 1)
+        number = next(
+            (n for n in range(first, len(self._own[poster]) + 1) if len(self.steps[self._own[poster][n - 1]].posts) < 2), 0
+        )
+        waited = self._waited.get(pair, [])
+        over = len(waited) - SEMAPHORE_MAX
+        if number and over >= 0 and self._known[poster][number - 1][waiter] < waited[over]:
+            number = 0  # could pass 15: the post comes after a wait for the waiter
+        if not number:
+            view = self._view(poster)
+            idle = _Step(*_copied(poster), set())
+            if over >= 0 and view[waiter] < waited[over]:
+                self._post(waiter, poster, waited[over])
+                idle.waits.append(semaphore(waiter, poster))
+                self._waited.setdefault((waiter, poster), []).append(len(self._own[poster]) + 1)
+                seen = self._known[waiter][self._last[waiter, poster] - 1]
+                view = {u: max(view[u], seen[u]) for u in UNITS}
+            self._append(idle, view)
+            number = len(self._own[poster])
+        self.steps[self._own[poster][number - 1]].posts.append(sem)
+        self._last[pair] = number
+
+
+def _copied(unit: Unit) -> tuple[Opcode, dict[str, int]]:
+    opcode, fields = _IDLE[unit]
+    return opcode, dict(fields)

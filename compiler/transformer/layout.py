@@ -1,0 +1,102 @@
+"""Where a transformer's data lies: memory, and the rooms of the machine's buffers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.compiler.backend.schedule import Span
+from axlora.compiler.errors import BadModel
+from axlora.isa.target import Target
+
+Int64 = npt.NDArray[np.int64]
+ALIGN = 64
+
+
+class Ring:
+    """Places of a buffer taken one after another, from the start again at the end: as many loads ahead as it holds."""
+
+    def __init__(self, name: str, size: int, first: int = 0) -> None:
+        self.name, self.size, self.first, self.next = name, size, first, first
+
+    def take(self, count: int, unit: int = 1) -> Span:
+        """`count` places side by side, the first a multiple of `unit`.
+
+        Raises:
+            BadModel: more than there are.
+        """
+        start = -(-self.next // unit) * unit
+        if start + count > self.size:
+            start = -(-self.first // unit) * unit
+        if start + count > self.size:
+            raise BadModel(f"needs {count} places of {self.name}, {self.size - self.first} are there", "target", "larger buffers")
+        self.next = start + count
+        return Span(self.name, start, start + count)
+
+
+class Pool:
+    """Words of VBUF for values, first fit; freed ones are used again (one unit reads and writes them, in order)."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.taken: dict[str, tuple[int, int]] = {}
+
+    def take(self, name: str, count: int) -> int:
+        """First word of a room of `count`.
+
+        Raises:
+            BadModel: no such room.
+        """
+        start = 0
+        for first, stop in sorted(self.taken.values()):
+            if start + count <= first:
+                break
+            start = max(start, stop)
+        if start + count > self.size:
+            held = sum(stop - first for first, stop in self.taken.values())
+            raise BadModel(
+                f"{name!r} needs {count} words of VBUF, {self.size - held} of {self.size} are free",
+                "target",
+                "a target with more vbuf_words or fewer tokens",
+            )
+        self.taken[name] = (start, start + count)
+        return start
+
+    def free(self, name: str) -> None:
+        """Give a room back."""
+        self.taken.pop(name, None)
+
+
+@dataclass
+class Memory:
+    """Regions of the machine's memory: read-only data laid out as it comes, then what changes."""
+
+    data: bytearray = field(default_factory=bytearray)
+    regions: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """What changes while it runs: name -> offset behind the data, bytes."""
+    size: int = 0
+    known: dict[bytes, int] = field(default_factory=dict)
+
+    def put(self, content: bytes) -> int:
+        """Offset of read-only `content`; the same content is kept once."""
+        if content not in self.known:
+            self.known[content] = len(self.data)
+            self.data += content + bytes(-len(content) % ALIGN)
+        return self.known[content]
+
+    def room(self, name: str, size: int) -> int:
+        """Offset behind the read-only data of a region of `size` bytes that runs write."""
+        if name not in self.regions:
+            self.regions[name] = (self.size, size)
+            self.size += -(-size // ALIGN) * ALIGN
+        return self.regions[name][0]
+
+
+def words_of(target: Target, values: Int64) -> bytes:
+    """Rows [rows, n] of s32 as CBUF words, each row padded to whole words and beats."""
+    unit = max(target.vector_lanes, target.beat_bytes // 4)
+    rows = np.zeros((values.shape[0], -(-values.shape[1] // unit) * unit), "<i4")
+    rows[:, : values.shape[1]] = values
+    return rows.tobytes()
