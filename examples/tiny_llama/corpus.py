@@ -135,7 +135,7 @@ def held_out(kind: str) -> bytes:
 
 
 def windows(text: bytes | Sequence[int] | Int, length: int) -> Int:
-    """Ids [n, length]: the text cut into n whole windows, the rest left out. Lengths that divide EXCERPT cut no two excerpts."""
+    """Ids [n, length]: the text cut into n whole windows, the rest left out. A divisor of EXCERPT crosses no two excerpts."""
     ids = np.frombuffer(text, np.uint8).astype(np.int64) if isinstance(text, bytes) else np.asarray(text, np.int64)
     return ids[: len(ids) // length * length].reshape(-1, length)
 

@@ -39,7 +39,7 @@ def bits_per_byte(logits: Float, ids: Int) -> float:
 
 
 def bits_of(model: Model, text: bytes, length: int, batch: int = BATCH) -> float:
-    """Bits per byte of a text cut into windows of `length`, `batch` at a time (the rest of a text is fed in a smaller batch)."""
+    """Bits per byte of a text cut into windows of `length`, `batch` at a time (the last are fewer)."""
     ids = windows(text, length)
     parts = [ids[i : i + batch] for i in range(0, len(ids), batch)]
     return sum(len(part) * bits_per_byte(model(part), part) for part in parts) / len(ids)

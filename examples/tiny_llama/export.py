@@ -2,9 +2,10 @@
 
     python examples/tiny_llama/export.py -o tiny.onnx [--adapter NAME]
 
-The graph is the one that torch.onnx.export(dynamo=True) makes of transformers' LlamaForCausalLM (eager attention, no
-attention mask): `input_ids` int64 [batch, sequence] -> `logits` float32 [batch, sequence, 256], opset 20. Its nodes carry
-the module's path as the exporter writes it, so a PEFT directory finds its linears. With --adapter the LoRA is in the graph.
+`input_ids` int64 [batch, sequence] -> `logits` float32 [batch, sequence, 256], opset 20. Up to names and order the graph is
+the one that torch.onnx.export(dynamo=True) makes of transformers' LlamaForCausalLM (eager attention, no attention mask). Its
+nodes carry the module's path as the exporter writes it, so a PEFT directory finds its linears. With --adapter the LoRA is in
+the graph.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +103,7 @@ class _Graph:
         """An int64 vector."""
         return self.constant("i64_" + "_".join(map(str, values)), np.array(values, np.int64))
 
-    def node(self, kind: str, inputs: Sequence[str], leaf: str, output: str | None = None, **attributes: object) -> str:
+    def node(self, kind: str, inputs: Sequence[str], leaf: str, output: str | None = None, **attributes: Any) -> str:
         """A node whose output is `output`, or the module's path and `leaf`."""
         path = self.scopes[-1]
         output = output or (f"{path}.{leaf}" if path else leaf)
@@ -165,11 +167,14 @@ class _Llama:
                 wave = g.node(kind, [angle], kind.lower())
                 g.node("Unsqueeze", [wave, g.ints(1)], "unsqueeze_1", kind.lower())
 
-    def heads(self, path: str, leaf: str, x: str, count: int) -> str:
+    def heads(self, leaf: str, x: str, count: int) -> str:
         """[batch, sequence, count * head_dim] -> [batch, count, sequence, head_dim]."""
         g = self.graph
-        shape = g.node("Concat", ["batch_size", "sequence_size", g.ints(count), g.ints(self.config.head_dim)], f"{leaf}_shape", axis=0)
-        return g.node("Transpose", [g.node("Reshape", [x, shape], f"{leaf}_view")], f"{leaf}_heads", perm=[0, 2, 1, 3])
+        parts = ["batch_size", "sequence_size", g.ints(count), g.ints(self.config.head_dim)]
+        shape = g.node("Concat", parts, f"{leaf}_shape", axis=0)
+        return g.node(
+            "Transpose", [g.node("Reshape", [x, shape], f"{leaf}_view", allowzero=1)], f"{leaf}_heads", perm=[0, 2, 1, 3]
+        )
 
     def rotate(self, leaf: str, x: str) -> str:
         """x * cos + rotate_half(x) * sin."""
@@ -189,21 +194,21 @@ class _Llama:
         wide = g.node("Concat", parts, f"{leaf}_wide", axis=0)
         flat = g.node("Concat", ["batch_size", g.ints(heads), "sequence_size", size], f"{leaf}_flat", axis=0)
         x = g.node("Expand", [g.node("Unsqueeze", [x, g.ints(2)], f"{leaf}_unsqueeze"), wide], f"{leaf}_expand")
-        return g.node("Reshape", [x, flat], f"{leaf}_repeated")
+        return g.node("Reshape", [x, flat], f"{leaf}_repeated", allowzero=1)
 
     def attention(self, path: str, x: str) -> str:
         """Causal, grouped queries."""
         g, c = self.graph, self.config
         q, k, v = (self.linear(f"{path}.{m}_proj", x) for m in "qkv")
-        q = self.rotate("q", self.heads(path, "q", q, c.num_attention_heads))
-        k = self.repeat("k", self.rotate("k", self.heads(path, "k", k, c.num_key_value_heads)))
-        v = self.repeat("v", self.heads(path, "v", v, c.num_key_value_heads))
+        q = self.rotate("q", self.heads("q", q, c.num_attention_heads))
+        k = self.repeat("k", self.rotate("k", self.heads("k", k, c.num_key_value_heads)))
+        v = self.repeat("v", self.heads("v", v, c.num_key_value_heads))
         scores = g.node("MatMul", [q, g.node("Transpose", [k], "k_transposed", perm=[0, 1, 3, 2])], "scores")
         scores = g.node("Mul", [scores, g.constant("scaling", np.float32(c.head_dim**-0.5))], "scaled")
         weights = g.node("Softmax", [g.node("Add", [scores, "mask"], "masked")], "softmax", axis=-1)
         context = g.node("Transpose", [g.node("MatMul", [weights, v], "context")], "context_tokens", perm=[0, 2, 1, 3])
         shape = g.node("Concat", ["batch_size", "sequence_size", g.ints(-1)], "context_shape", axis=0)
-        return self.linear(f"{path}.o_proj", g.node("Reshape", [context, shape], "context_view"))
+        return self.linear(f"{path}.o_proj", g.node("Reshape", [context, shape], "context_view", allowzero=1))
 
     def mlp(self, path: str, x: str) -> str:
         """down(silu(gate(x)) * up(x))."""
