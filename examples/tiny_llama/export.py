@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -80,11 +81,12 @@ def read_lora(directory: Path) -> Lora:
 
 @dataclass
 class _Graph:
-    """Collects nodes and initializers; a node is named after the module that is open."""
+    """Collects nodes and initializers; a node's output is named after the module that is open."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     scopes: list[str] = field(default_factory=lambda: [""])
+    names: Counter[str] = field(default_factory=Counter)
 
     @contextmanager
     def module(self, path: str) -> Iterator[None]:
@@ -107,7 +109,9 @@ class _Graph:
         """A node whose output is `output`, or the module's path and `leaf`."""
         path = self.scopes[-1]
         output = output or (f"{path}.{leaf}" if path else leaf)
-        made = helper.make_node(kind, inputs, [output], name=f"node_{output}", **attributes)
+        count = f"_{self.names[leaf]}" if self.names[leaf] else ""
+        self.names[leaf] += 1
+        made = helper.make_node(kind, inputs, [output], name=f"node_{leaf}{count}", **attributes)
         made.metadata_props.add(key=_SCOPES, value=str([*self.scopes, leaf]))
         self.nodes.append(made)
         return output
@@ -143,7 +147,7 @@ class _Llama:
             mean = g.node("Add", [mean, g.constant("epsilon", np.float32(self.config.rms_norm_eps))], "add")
             inverse = g.node("Reciprocal", [g.node("Sqrt", [mean], "sqrt")], "rsqrt")
             unit = g.node("Mul", [x, inverse], "mul")
-            return g.node("Mul", [g.constant(f"{path}.weight", self.weights[f"{path}.weight"]), unit], "mul_1")
+            return g.node("Mul", [g.constant(f"{path}.weight", self.weights[f"{path}.weight"]), unit], "weighted")
 
     def positions(self) -> None:
         """`cos`, `sin` [1, 1, sequence, head_dim] and `mask` [1, 1, sequence, sequence], which all layers share."""
@@ -165,7 +169,7 @@ class _Llama:
             angle = g.node("Concat", [angle, angle], "cat", axis=-1)
             for kind in ("Cos", "Sin"):
                 wave = g.node(kind, [angle], kind.lower())
-                g.node("Unsqueeze", [wave, g.ints(1)], "unsqueeze_1", kind.lower())
+                g.node("Unsqueeze", [wave, g.ints(1)], "unsqueeze", kind.lower())
 
     def heads(self, leaf: str, x: str, count: int) -> str:
         """[batch, sequence, count * head_dim] -> [batch, count, sequence, head_dim]."""
@@ -234,11 +238,11 @@ class _Llama:
                     normed = self.norm(f"{path}.input_layernorm", x)
                     with g.module(f"{path}.self_attn"):
                         attended = self.attention(f"{path}.self_attn", normed)
-                    x = g.node("Add", [x, attended], "add")
+                    x = g.node("Add", [x, attended], "residual")
                     normed = self.norm(f"{path}.post_attention_layernorm", x)
                     with g.module(f"{path}.mlp"):
                         fed = self.mlp(f"{path}.mlp", normed)
-                    x = g.node("Add", [x, fed], "add_1")
+                    x = g.node("Add", [x, fed], "output")
             x = self.norm("model.norm", x)
         self.linear("lm_head", x, "logits")
         return self._finish()
