@@ -6,7 +6,8 @@ from axlora.compiler.errors import BadAdapter, BadModel, BadPackage, Error, Unsu
 from axlora.isa.target import BadTarget, Target
 
 from .api import compile, run_rtl, simulate
-from .package import load
+from .generator import Generator, Session, Token, generate
+from .package import load_any as load
 from .program import BadInput, Program
 from .run import Layer, Run
 
@@ -19,12 +20,16 @@ __all__ = [
     "BadPackage",
     "BadTarget",
     "Error",
+    "Generator",
     "Layer",
     "Program",
     "Run",
+    "Session",
     "Target",
+    "Token",
     "UnsupportedOperator",
     "compile",
+    "generate",
     "load",
     "run_rtl",
     "simulate",

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.errors import BadAdapter
 
+from .generator import Generator
 from .package import ADAPTER_NAME
 from .program import AdapterInfo, Program
 
+Compiled = TypeVar("Compiled", Program, Generator)
 
-def _find(program: Program, name: str) -> AdapterInfo:
+
+def _find(program: Program | Generator, name: str) -> AdapterInfo:
     found = next((a for a in program.adapters if a.name == name), None)
     if found is None:
         known = ", ".join(a.name for a in program.adapters) or "none"
@@ -22,12 +26,12 @@ def _find(program: Program, name: str) -> AdapterInfo:
 
 
 def add_adapter(
-    program: Program,
+    program: Compiled,
     name: str,
     path: str | Path,
     adapter_map: Mapping[str, str] | None = None,
     base: str | Path | None = None,
-) -> Program:
+) -> Compiled:
     """The program with one more adapter from a PEFT directory.
 
     Raises:
@@ -58,7 +62,7 @@ def add_adapter(
     return replace(program, adapters=(*program.adapters, AdapterInfo(name, rank, block)))
 
 
-def remove_adapter(program: Program, name: str) -> Program:
+def remove_adapter(program: Compiled, name: str) -> Compiled:
     """The program without an adapter.
 
     Raises:
@@ -70,7 +74,7 @@ def remove_adapter(program: Program, name: str) -> Program:
     return replace(program, adapters=kept, default_adapter=None if program.default_adapter == name else program.default_adapter)
 
 
-def pin_adapter(program: Program, name: str, pinned: bool = True) -> Program:
+def pin_adapter(program: Compiled, name: str, pinned: bool = True) -> Compiled:
     """The program with an adapter that keeps a slot in every run, or gives it back.
 
     Raises:

@@ -19,6 +19,7 @@ from axlora.sim.run import run_image
 from axlora.sim.timeline import Event
 
 from .execute import AdapterChoice, Memory, StageResult, execute
+from .generator import Generator
 from .layers import layer_info, layer_vectors
 from .package import ADAPTER_NAME
 from .program import AdapterInfo, InputInfo, OutputInfo, Program, TileInfo
@@ -33,7 +34,153 @@ def compile(
     adapters: Mapping[str, str | Path] | None = None,
     adapter_map: Mapping[str, str] | None = None,
     shapes: Mapping[str, int] | None = None,
-    calibration: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    calibration: Mapping[str, npt.NDArray[np.generic]] | None = None,
+    activation: str | None = None,
+    weight_bits: int = 8,
+    max_loras: int | None = None,
+    max_lora_rank: int | None = None,
+    lora_linears: str = "used",
+    merge: bool = False,
+    mode: str = "fused",
+    base: str | Path | None = None,
+    dump_passes: str | Path | None = None,
+    generate: bool = False,
+    max_context: int = 256,
+    progress: Callable[[str], None] | None = None,
+) -> Program | Generator:
+    """Compile an ONNX model, with LoRA adapters, for a target: `compile_program`, or `compile_generator` with `generate`."""
+    if not generate:
+        return compile_program(
+            model,
+            target,
+            adapters=adapters,
+            adapter_map=adapter_map,
+            shapes=shapes,
+            calibration=calibration,
+            activation=activation,
+            weight_bits=weight_bits,
+            max_loras=max_loras,
+            max_lora_rank=max_lora_rank,
+            lora_linears=lora_linears,
+            merge=merge,
+            mode=mode,
+            base=base,
+            dump_passes=dump_passes,
+            progress=progress,
+        )
+    chosen = {"merge": merge, "mode": mode != "fused", "dump_passes": dump_passes, "lora_linears": lora_linears != "used"}
+    chosen["activation"] = activation is not None and not activation.startswith("token")
+    for name, value in chosen.items():
+        if value:
+            raise BadModel(f"{name} with generate", name, "leave one of them out")
+    return compile_generator(
+        model,
+        target,
+        max_context=max_context,
+        adapters=adapters,
+        adapter_map=adapter_map,
+        shapes=shapes,
+        calibration=calibration,
+        weight_bits=weight_bits,
+        max_loras=max_loras,
+        max_lora_rank=max_lora_rank,
+        base=base,
+        progress=progress,
+    )
+
+
+def compile_generator(
+    model: str | Path | onnx.ModelProto,
+    target: Target | str | Path,
+    *,
+    max_context: int = 256,
+    adapters: Mapping[str, str | Path] | None = None,
+    adapter_map: Mapping[str, str] | None = None,
+    shapes: Mapping[str, int] | None = None,
+    calibration: Mapping[str, npt.NDArray[np.generic]] | None = None,
+    weight_bits: int = 8,
+    max_loras: int | None = None,
+    max_lora_rank: int | None = None,
+    base: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Generator:
+    """Compile a plain export of a decoder (no caches) to prefill and decode programs; nothing but picking embeddings is left.
+
+    Args:
+        max_context: most tokens of prompt and answer; the cache is made for it.
+        calibration: the input of token ids -> [samples, tokens]; None: random ids.
+        others: as `compile_program`.
+
+    Raises:
+        axlora.Error: bad target, model or adapter; an operator that is not understood, or attention that is not causal.
+    """
+    from axlora.compiler.transformer.pipeline import lower_generator
+
+    target = target if isinstance(target, Target) else Target.load(target)
+    _check_names(adapters)
+    found = lower_generator(
+        model,
+        target,
+        context=max_context,
+        adapters=adapters,
+        adapter_map=adapter_map,
+        shapes=shapes,
+        calibration=calibration,
+        weight_bits=weight_bits,
+        max_loras=max_loras,
+        max_lora_rank=max_lora_rank,
+        base=base,
+        progress=progress,
+    )
+    image, linears = found.image, found.lowered.linears
+    positions = found.model.positions
+    return Generator(
+        target=target,
+        image=image.data,
+        programs={rows: (image.addresses[rows], 16 * len(program)) for rows, program in image.programs.items()},
+        regions=image.regions,
+        adapters=tuple(AdapterInfo(name, rank, block) for name, (rank, block) in found.blocks.items()),
+        adapter_address=image.adapter_address,
+        adapter_size=image.adapter_size,
+        slots=image.slots,
+        rank=image.rank,
+        context=max_context,
+        dim=image.dim,
+        half=image.half,
+        input_fraction=image.input_fraction,
+        output_fraction=image.output_fraction,
+        input_words=image.input_words,
+        output_words=image.output_words,
+        vocabulary=next(li.n for li in linears if li.output == found.model.output),
+        embedding=found.model.embedding.astype(np.float32),
+        positions=None if positions is None else positions.astype(np.float32),
+        layers=tuple(layer_info(li, target.activation_bits, 0, image.tilings[li.name], None) for li in linears),
+        vectors=layer_vectors(linears),
+        placement=found.lowered.placement,
+        default_adapter=found.lowered.default_adapter,
+        sources=_sources(model, adapters or {}),
+    )
+
+
+def _check_names(adapters: Mapping[str, str | Path] | None) -> None:
+    """Adapters become files.
+
+    Raises:
+        BadAdapter: a name that cannot be a file's.
+    """
+    for name in adapters or {}:
+        if not ADAPTER_NAME.fullmatch(name):
+            raise BadAdapter(f"adapter name {name!r} cannot be a file name", "adapter", "letters, digits, '_', '.', '-'")
+
+
+def compile_program(
+    model: str | Path | onnx.ModelProto,
+    target: Target | str | Path,
+    *,
+    adapters: Mapping[str, str | Path] | None = None,
+    adapter_map: Mapping[str, str] | None = None,
+    shapes: Mapping[str, int] | None = None,
+    calibration: Mapping[str, npt.NDArray[np.generic]] | None = None,
     activation: str | None = None,
     weight_bits: int = 8,
     max_loras: int | None = None,
@@ -76,9 +223,7 @@ def compile(
     target = target if isinstance(target, Target) else Target.load(target)
     if lora_linears not in ("used", "all"):
         raise BadModel(f"lora_linears is {lora_linears!r}", "lora_linears", "must be used or all")
-    for name in adapters or {}:
-        if not ADAPTER_NAME.fullmatch(name):
-            raise BadAdapter(f"adapter name {name!r} cannot be a file name", "adapter", "letters, digits, '_', '.', '-'")
+    _check_names(adapters)
     lowered, _ = lower(
         model,
         target,

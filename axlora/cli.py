@@ -13,7 +13,7 @@ from axlora.isa.instruction import BadInstruction
 from axlora.isa.legality import IllegalProgram
 from axlora.sim.errors import MachineError
 
-from . import commands
+from . import commands, text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--merge", action="store_true", help="put the LoRA, the model's own or one adapter, into the weights")
     one.add_argument("--dump-passes", metavar="DIR", help="write the Relax module after every phase")
+    one.add_argument("--generate", action="store_true", help="a language model: prefill and decode programs around a cache")
+    one.add_argument("--max-context", type=int, default=256, metavar="N", help="with --generate: most tokens (default 256)")
 
     one = add("simulate", commands.simulate, "Run a package on the cycle-exact simulator.")
     _run_options(one)
@@ -80,6 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     _run_options(one)
     one.add_argument("--waves", metavar="FILE.vcd", help="write the waves of the Verilog")
+
+    one = add("generate", text.generate, "Generate text with a language model compiled with --generate; greedy.")
+    one.add_argument("package", metavar="OUT.axl")
+    one.add_argument("--prompt", required=True, metavar="TEXT|@FILE")
+    one.add_argument("--tokenizer", default="bytes", metavar="FILE|bytes", help="tokenizer.json, or bytes (default)")
+    one.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    one.add_argument("--eos", type=int, metavar="ID", help="stop after this token")
+    one.add_argument("--adapter", metavar="NAME", help="adapter; default the base")
+    one.add_argument("--json", metavar="RUN.json", help="write tokens and their cycles")
 
     one = add("adapter", commands.adapter, "Adapters of a compiled package: add, list, remove, pin.")
     actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")

@@ -32,8 +32,9 @@ from . import api
 from .adapters import add_adapter, pin_adapter, remove_adapter
 from .arrays import read_arrays
 from .execute import AdapterChoice
+from .generator import Generator
 from .inputs import random_inputs
-from .package import load
+from .package import load, load_any
 from .program import BadInput, Program
 from .run import Run
 
@@ -123,7 +124,7 @@ def compile_model(options: argparse.Namespace) -> int:
         shapes[name] = int(value)
     with _progress() as bar:
         task = bar.add_task("reading the model", total=None)
-        program = api.compile(
+        program = api.compile(  # the keywords are the options
             options.model,
             options.target,
             adapters=_pairs(options.adapter, "--adapter"),
@@ -139,14 +140,19 @@ def compile_model(options: argparse.Namespace) -> int:
             mode=options.mode,
             base=options.base,
             dump_passes=options.dump_passes,
-            progress=lambda name: bar.update(task, description=f"placing {name}"),
+            generate=options.generate,
+            max_context=options.max_context,
+            progress=lambda name: bar.update(task, description=name if " " in name else f"placing {name}"),
         )
     program.save(options.output)
     console.print(placement_table(program.placement))
-    count = len(program.program) // INSTRUCTION_BYTES
-    size = len(program.weights) / 1024
+    if isinstance(program, Generator):
+        sizes = ", ".join(f"{size // INSTRUCTION_BYTES} for {rows}" for rows, (_, size) in sorted(program.programs.items()))
+        kept, size = f"instructions: {sizes} tokens a start", len(program.image) / 1024
+    else:
+        kept, size = f"{len(program.program) // INSTRUCTION_BYTES} instructions", len(program.weights) / 1024
     names = ", ".join(f"{a.name} (rank {a.rank})" for a in program.adapters) or "none"
-    console.print(f"{options.output}: {count} instructions, {size:.0f} KiB of weights, adapters: {names}", highlight=False)
+    console.print(f"{options.output}: {kept}, {size:.0f} KiB of weights, adapters: {names}", highlight=False)
     return 0
 
 
@@ -277,7 +283,7 @@ def report(options: argparse.Namespace) -> int:
 
 def adapter(options: argparse.Namespace) -> int:
     """Add, list, remove or pin adapters of a package."""
-    program = load(options.package)
+    program = load_any(options.package)
     if options.action == "list":
         console.print(adapter_table(program.adapters, program.slots, program.rank))
         return 0

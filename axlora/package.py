@@ -9,8 +9,9 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -23,12 +24,16 @@ from .manifest import Manifest
 from .program import AdapterInfo, InputInfo, OutputInfo, Program
 from .validate import MEMORY_LIMIT, validate
 
+if TYPE_CHECKING:
+    from .generator import Generator
+
 SCHEMA = 1
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """What an adapter may be called: it becomes a file name."""
 
 
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
+    """SHA-256, hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -40,20 +45,21 @@ def _manifest(program: Program) -> dict[str, Any]:
     host = program.host
     return {
         "schema": SCHEMA,
+        "kind": "program",
         "target": dataclasses.asdict(program.target),
-        "program": {"file": "program.bin", "sha256": _digest(program.program), "starts": program.starts},
+        "program": {"file": "program.bin", "sha256": digest(program.program), "starts": program.starts},
         "host": {
             "file": "host.onnx",
-            "sha256": _digest(_host_bytes(program)),
+            "sha256": digest(_host_bytes(program)),
             "inputs": host.inputs,
             "outputs": host.outputs,
             "arrivals": host.arrivals,
         },
-        "weights": {"file": "weights.bin", "sha256": _digest(program.weights), "address": program.weights_address},
+        "weights": {"file": "weights.bin", "sha256": digest(program.weights), "address": program.weights_address},
         "inputs": [dataclasses.asdict(i) for i in program.inputs],
         "outputs": [dataclasses.asdict(o) for o in program.outputs],
         "adapters": [
-            {"name": a.name, "rank": a.rank, "pinned": a.pinned, "file": f"adapters/{a.name}.bin", "sha256": _digest(a.block)}
+            {"name": a.name, "rank": a.rank, "pinned": a.pinned, "file": f"adapters/{a.name}.bin", "sha256": digest(a.block)}
             for a in program.adapters
         ],
         "adapter_address": program.adapter_address,
@@ -61,7 +67,7 @@ def _manifest(program: Program) -> dict[str, Any]:
         "slots": program.slots,
         "rank": program.rank,
         "layers": [dataclasses.asdict(layer) for layer in program.layers],
-        "linears": {"file": "linears.safetensors", "sha256": _digest(program.vectors)},
+        "linears": {"file": "linears.safetensors", "sha256": digest(program.vectors)},
         "placement": [dataclasses.asdict(p) for p in program.placement],
         "default_adapter": program.default_adapter,
         "sources": program.sources,
@@ -74,20 +80,26 @@ def save(program: Program, path: Path) -> None:
     Raises:
         BadPackage: something that is not a package is in the way.
     """
+    adapters = {f"adapters/{a.name}.bin": a.block for a in program.adapters}
+    files = {"program.bin": program.program, "weights.bin": program.weights, "linears.safetensors": program.vectors}
+    write_package(path, _manifest(program), files | {"host.onnx": _host_bytes(program)} | adapters)
+
+
+def write_package(path: Path, manifest: dict[str, Any], files: Mapping[str, bytes]) -> None:
+    """Write manifest and files: into a temporary folder beside it first, then renamed.
+
+    Raises:
+        BadPackage: something that is not a package is in the way.
+    """
     if path.exists() and not (path / "manifest.json").is_file():
         raise BadPackage(f"{path} exists and is not a package", str(path), "choose another name for the output")
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         (folder / "adapters").mkdir()
-        (folder / "program.bin").write_bytes(program.program)
-        (folder / "weights.bin").write_bytes(program.weights)
-        (folder / "linears.safetensors").write_bytes(program.vectors)
-        (folder / "host.onnx").write_bytes(_host_bytes(program))
-        for adapter in program.adapters:
-            (folder / "adapters" / f"{adapter.name}.bin").write_bytes(adapter.block)
-        manifest = _manifest(program)
-        manifest["sha256"] = _digest(json.dumps(manifest, sort_keys=True).encode())
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        manifest["sha256"] = digest(json.dumps(manifest, sort_keys=True).encode())
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         os.chmod(folder, 0o755)
         if path.exists():
@@ -110,7 +122,7 @@ def _bytes(path: Path, name: str) -> bytes:
     return file.read_bytes()
 
 
-def _read(path: Path, manifest: Manifest, name: str, *field: str) -> bytes:
+def read_file(path: Path, manifest: Manifest, name: str, *field: str) -> bytes:
     """The file that the manifest names in `field`, which must be `name`, if its hash holds."""
     found = manifest.get(str, *field, "file")
     if found != name:
@@ -118,13 +130,13 @@ def _read(path: Path, manifest: Manifest, name: str, *field: str) -> bytes:
         what = f"{found} leaves the package's folder" if leaves else f"{'.'.join(field)}.file is {found[:80]!r}, must be {name}"
         raise BadPackage(what, str(path), "compile again")
     data = _bytes(path, name)
-    if _digest(data) != manifest.get(str, *field, "sha256"):
+    if digest(data) != manifest.get(str, *field, "sha256"):
         raise BadPackage(f"{name} was changed or truncated: its SHA-256 is not the manifest's", str(path), "compile again")
     return data
 
 
 def _host(path: Path, manifest: Manifest) -> Host:
-    data = _read(path, manifest, "host.onnx", "host")
+    data = read_file(path, manifest, "host.onnx", "host")
     try:
         model = onnx.load_model_from_string(data)
     except Exception:  # protobuf's own error has no typed home
@@ -133,12 +145,12 @@ def _host(path: Path, manifest: Manifest) -> Host:
     return Host(model, inputs, outputs, manifest.get(tuple[tuple[str, int], ...], "host", "arrivals"))
 
 
-def _adapter(path: Path, number: int, data: dict[str, Any]) -> AdapterInfo:
+def read_adapter(path: Path, number: int, data: dict[str, Any]) -> AdapterInfo:
     one = Manifest(data, str(path))
     name = one.get(str, "name")
     if not ADAPTER_NAME.fullmatch(name):
         raise one.refuse(f"adapters[{number}].name", name, "a file name")
-    block = _read(path, Manifest({"adapter": data}, str(path)), f"adapters/{name}.bin", "adapter")
+    block = read_file(path, Manifest({"adapter": data}, str(path)), f"adapters/{name}.bin", "adapter")
     return AdapterInfo(name, one.get(int, "rank"), block, one.get(bool, "pinned"))
 
 
@@ -155,13 +167,37 @@ def _open(path: Path) -> Manifest:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
         raise BadPackage(f"schema version {str(found)[:40]!r}, this version reads {SCHEMA}", str(path), "compile again")
-    digest = data.pop("sha256", None)
-    if digest != _digest(json.dumps(data, sort_keys=True).encode()):
+    found = data.pop("sha256", None)
+    if found != digest(json.dumps(data, sort_keys=True).encode()):
         raise BadPackage("manifest.json was edited: its SHA-256 does not hold", str(path), "compile again")
     return Manifest(data, str(path))
 
 
 def load(path: str | Path) -> Program:
+    """Read a package of a model that runs start by start (`axlora.compile`).
+
+    Raises:
+        BadPackage: as `load_any`; also the package of a language model.
+    """
+    found = load_any(path)
+    if not isinstance(found, Program):
+        raise BadPackage("this package generates text", str(path), "axlora generate runs it")
+    return found
+
+
+def load_generator(path: str | Path) -> Generator:
+    """Read a package of a language model (`axlora.compile` with `generate`).
+
+    Raises:
+        BadPackage: as `load_any`; also another model's package.
+    """
+    found = load_any(path)
+    if isinstance(found, Program):
+        raise BadPackage("this package does not generate", str(path), "compile with --generate, or run axlora simulate")
+    return found
+
+
+def load_any(path: str | Path) -> Program | Generator:
     """Read a package.
 
     Raises:
@@ -170,6 +206,10 @@ def load(path: str | Path) -> Program:
     """
     path = Path(path)
     m = _open(path)
+    if m.get(str, "kind") == "generator":
+        from .generator_package import read
+
+        return read(path, m)
     try:
         target = Target.from_mapping(m.get(dict[str, Any], "target"), str(path))
     except BadTarget as error:
@@ -177,20 +217,20 @@ def load(path: str | Path) -> Program:
     adapters = m.get(tuple[dict[str, Any], ...], "adapters")
     program = Program(
         target=target,
-        program=_read(path, m, "program.bin", "program"),
+        program=read_file(path, m, "program.bin", "program"),
         starts=m.get(tuple[int, ...], "program", "starts"),
         host=_host(path, m),
         weights_address=m.get(int, "weights", "address"),
-        weights=_read(path, m, "weights.bin", "weights"),
+        weights=read_file(path, m, "weights.bin", "weights"),
         inputs=m.get(tuple[InputInfo, ...], "inputs"),
         outputs=m.get(tuple[OutputInfo, ...], "outputs"),
-        adapters=tuple(_adapter(path, number, a) for number, a in enumerate(adapters)),
+        adapters=tuple(read_adapter(path, number, a) for number, a in enumerate(adapters)),
         adapter_address=m.get(int, "adapter_address"),
         adapter_size=m.get(int, "adapter_size"),
         slots=m.get(int, "slots"),
         rank=m.get(int, "rank"),
         layers=m.get(tuple[LayerInfo, ...], "layers"),
-        vectors=_read(path, m, "linears.safetensors", "linears"),
+        vectors=read_file(path, m, "linears.safetensors", "linears"),
         placement=m.get(tuple[Placement, ...], "placement"),
         default_adapter=m.get(str | None, "default_adapter"),
         sources=m.get(dict[str, str], "sources"),

@@ -119,9 +119,7 @@ def _hoisted(steps: Sequence[_Step]) -> list[_Step]:
         keys.append((at, n))
     order = [n for _, n in sorted(keys)]
     number = {old: new for new, old in enumerate(order)}
-    return [
-        _Step(steps[n].opcode, steps[n].fields, {number[d] for d in steps[n].after}) for n in order
-    ]
+    return [_Step(steps[n].opcode, steps[n].fields, {number[d] for d in steps[n].after}) for n in order]
 
 
 class _Semaphores:

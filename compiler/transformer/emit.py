@@ -146,7 +146,9 @@ class Emit:
 
     def _load(self, buffer: Buffer, address: int, to: Span, beat: int, beats: int, **fields: int) -> None:
         reads = [self._region(address)] if ROOM <= address < ADAPTER else []
-        self.schedule.add(Opcode.LOAD, reads, [to], buffer=buffer, address=address, beat=beat, **{"rows": 1, "beats": beats} | fields)
+        self.schedule.add(
+            Opcode.LOAD, reads, [to], buffer=buffer, address=address, beat=beat, **{"rows": 1, "beats": beats} | fields
+        )
 
     def _region(self, address: int) -> Span:
         """The region of what changes in memory that an address lies in, as a whole."""
@@ -196,7 +198,14 @@ class Emit:
         place = self.cbuf.take(rows * words, unit)
         beats = rows * words * t.vector_word_bytes // t.beat_bytes
         extra = {"rx": int(Position.TURN)} if by_position else {}
-        self._load(Buffer.CBUF, offset, place, place.first // unit if unit > 1 else place.first * t.vector_word_bytes // t.beat_bytes, beats, **extra)
+        self._load(
+            Buffer.CBUF,
+            offset,
+            place,
+            place.first // unit if unit > 1 else place.first * t.vector_word_bytes // t.beat_bytes,
+            beats,
+            **extra,
+        )
         return CBUF_BIT + place.first, words if by_position else 0, [place]
 
     def _words(self, width: int) -> int:
@@ -352,9 +361,21 @@ class Emit:
     def _weights(self, p: Placed, n: int, count: int, tile: Span) -> None:
         t, s = self.target, p.shape
         lines = s.blocks * count * s.storage // 8
-        self._load(Buffer.WBUF, p.tiles[n], Span("WBUF", tile.first, tile.first + lines), tile.first * t.wbuf_line_beats, lines * t.wbuf_line_beats)
+        self._load(
+            Buffer.WBUF,
+            p.tiles[n],
+            Span("WBUF", tile.first, tile.first + lines),
+            tile.first * t.wbuf_line_beats,
+            lines * t.wbuf_line_beats,
+        )
         if s.per_group:
-            self._load(Buffer.WBUF, p.ones, Span("WBUF", tile.stop - 1, tile.stop), (tile.stop - 1) * t.wbuf_line_beats, t.wbuf_line_beats)
+            self._load(
+                Buffer.WBUF,
+                p.ones,
+                Span("WBUF", tile.stop - 1, tile.stop),
+                (tile.stop - 1) * t.wbuf_line_beats,
+                t.wbuf_line_beats,
+            )
 
     def _adapter_weights(self, p: Placed, n: int, count: int, offsets: list[int], with_a: bool) -> list[tuple[Span, Span]]:
         """(A, B) of every slot in WBUF; A is loaded with the first tile only."""
@@ -366,8 +387,26 @@ class Emit:
             b = self.wbuf.take(s.rank_blocks * count)
             line = t.wbuf_line_beats
             if with_a:
-                self._load(Buffer.WBUF, ADAPTER + p.adapter + offsets[0], a, a.first * line, s.blocks * line, rx=address, rows=0, rz=groups)
-            self._load(Buffer.WBUF, ADAPTER + p.adapter + offsets[2 + 2 * n], b, b.first * line, count * line, rx=address, rows=0, rz=blocks)
+                self._load(
+                    Buffer.WBUF,
+                    ADAPTER + p.adapter + offsets[0],
+                    a,
+                    a.first * line,
+                    s.blocks * line,
+                    rx=address,
+                    rows=0,
+                    rz=groups,
+                )
+            self._load(
+                Buffer.WBUF,
+                ADAPTER + p.adapter + offsets[2 + 2 * n],
+                b,
+                b.first * line,
+                count * line,
+                rx=address,
+                rows=0,
+                rz=blocks,
+            )
             out.append((a, b))
         return out
 
@@ -392,7 +431,9 @@ class Emit:
                 load(ADAPTER + p.adapter + offsets[1], at, s.rank_groups, **fields)
         return place
 
-    def _product(self, p: Placed, n: int, count: int, tile: Span, adapters: list[tuple[Span, Span]], acc: Span, words: int) -> None:
+    def _product(
+        self, p: Placed, n: int, count: int, tile: Span, adapters: list[tuple[Span, Span]], acc: Span, words: int
+    ) -> None:
         """x.W, and x.A of every slot beside it."""
         s, number, reads = p.shape, 0, [tile]
         add = self.schedule.add
@@ -417,12 +458,28 @@ class Emit:
             raise BadModel("codebook weights", p.linear.name, "4-bit integers are taken")
         for slot, (a, _) in enumerate(adapters, 1):
             rank = slot_registers(slot)[1]
-            add(Opcode.SEGW, segment=number, format=Format.S8, slot=slot, line=a.first, rz=rank, block_stride=1, group_stride=s.blocks)
+            add(
+                Opcode.SEGW,
+                segment=number,
+                format=Format.S8,
+                slot=slot,
+                line=a.first,
+                rz=rank,
+                block_stride=1,
+                group_stride=s.blocks,
+            )
             add(Opcode.SEGA, segment=number, acc=words)
             reads.append(a)
             number += 1
         reads += [Span("UBUF", 0, s.blocks), Span("TBUF", 0, self.target.tokens)]
-        fields = {"segments": number, "acc": acc.first, "line": UBUF_BIT, "blocks": s.blocks, "first": 1, "per_group": s.per_group}
+        fields = {
+            "segments": number,
+            "acc": acc.first,
+            "line": UBUF_BIT,
+            "blocks": s.blocks,
+            "first": 1,
+            "per_group": s.per_group,
+        }
         add(Opcode.MATMUL, reads, [acc], tokens=self.tokens, **fields)
 
     def _scales(self, p: Placed, n: int, count: int) -> Span:
@@ -438,7 +495,9 @@ class Emit:
         """x.A of every slot to block floating point in UBUF."""
         s = p.shape
         for slot in range(1, s.slots + 1):
-            self._set(Opcode.VCFG, base=records.first + first_record + (slot - 1) * s.rank_groups, bias_shift=p.linear.bias_shift)
+            self._set(
+                Opcode.VCFG, base=records.first + first_record + (slot - 1) * s.rank_groups, bias_shift=p.linear.bias_shift
+            )
             rank = slot_registers(slot)[1]
             place = Span("UBUF", self.u_first, self.u_first + u_lines(self.target, s))
             fields = {"acc": acc.first, "to": UBUF_BIT + self.u_first, "rz": rank, "slot": slot}
@@ -521,7 +580,9 @@ class Emit:
         first = self.records[m1, shift]
         return Span("PBUF", first, first + groups)
 
-    def _attend(self, tile: Span, acc: Span, lines: int, records: Span, out: Cells, weights: dict[str, int], **fields: int) -> None:
+    def _attend(
+        self, tile: Span, acc: Span, lines: int, records: Span, out: Cells, weights: dict[str, int], **fields: int
+    ) -> None:
         """The activation times a tile of the cache, to a value."""
         add = self.schedule.add
         add(Opcode.SEGW, segment=0, format=Format.S8, line=tile.first, **weights)

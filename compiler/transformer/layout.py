@@ -31,7 +31,9 @@ class Ring:
         if start + count > self.size:
             start = -(-self.first // unit) * unit
         if start + count > self.size:
-            raise BadModel(f"needs {count} places of {self.name}, {self.size - self.first} are there", "target", "larger buffers")
+            raise BadModel(
+                f"needs {count} places of {self.name}, {self.size - self.first} are there", "target", "larger buffers"
+            )
         self.next = start + count
         return Span(self.name, start, start + count)
 

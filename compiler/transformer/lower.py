@@ -150,7 +150,7 @@ class _Lowering:
         sin = rows.by_position(f"sin {op.dim}", np.rint(np.ldexp(op.sin, 30)).astype(np.int64))
         t = rows.value(f"{op.y} turned", half)
         for head in range(op.heads):
-            first, second = (Cells(x.name, x.first + head * op.dim + side * half, half) for side in (0, 1))
+            first, second = (Cells(x.name, x.first + op.first + head * op.dim + side * half, half) for side in (0, 1))
             for a, b, side, sign in ((first, second, 0, -1), (second, first, 1, 1)):
                 out = Cells(y.name, y.first + head * op.dim + side * half, half)
                 rows.map(Map.MUL, a, cos, out, shift=30)
@@ -162,7 +162,14 @@ class _Lowering:
         rows, d = self.rows, op.dim
         heads = Heads(op.y, op.heads, op.kv_heads, d, op.causal)
         fq, fk, fv = (self.fractions[name] for name in (op.q, op.k, op.v))
-        q, k, v = (self.cells[name] for name in (op.q, op.k, op.v))
+        q, k, v = (
+            Cells(name, first, count * d)
+            for name, first, count in (
+                (op.q, op.q_first, op.heads),
+                (op.k, op.k_first, op.kv_heads),
+                (op.v, op.v_first, op.kv_heads),
+            )
+        )
         high = (1 << (self.bits - 1)) - 1
         factor, shift = ratio(1 / high)
         rows.append(heads, k, v, factor, shift - KEY_BITS, KEY_BITS)
@@ -197,7 +204,7 @@ def widths(model: Transformer, outputs: Mapping[str, int]) -> dict[str, int]:
     for op in model.operators:
         if isinstance(op, Linear):
             found[op.y] = outputs[op.name]
-        elif isinstance(op, Attention):
+        elif isinstance(op, Attention | Rotary):
             found[op.y] = op.heads * op.dim
         else:
             found[op.y] = found[op.a if isinstance(op, Add | Mul) else op.x]

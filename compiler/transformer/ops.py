@@ -95,6 +95,8 @@ class Rotary:
     """[positions, dim/2]."""
     sin: Float64
     """[positions, dim/2]."""
+    first: int = 0
+    """Feature of x at which the first head begins."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,10 @@ class Attention:
     dim: int
     scale: float
     causal: bool
+    q_first: int = 0
+    """Features at which the first heads of q, k and v begin: a packed projection holds all three."""
+    k_first: int = 0
+    v_first: int = 0
 
 
 Op = Norm | Linear | Add | Mul | Apply | Rotary | Attention

@@ -16,10 +16,10 @@ Product = Callable[[Float64], Float64]
 
 def _rotate(op: Rotary, x: Float64) -> Float64:
     half = op.dim // 2
-    parts = x.reshape(len(x), op.heads, 2, half)
+    parts = x[:, op.first : op.first + op.heads * op.dim].reshape(len(x), op.heads, 2, half)
     first, second = parts[:, :, 0], parts[:, :, 1]
     cos, sin = op.cos[: len(x), None], op.sin[: len(x), None]
-    return np.stack([first * cos - second * sin, second * cos + first * sin], axis=2).reshape(x.shape)
+    return np.stack([first * cos - second * sin, second * cos + first * sin], axis=2).reshape(len(x), -1)
 
 
 def _attend(op: Attention, q: Float64, k: Float64, v: Float64) -> Float64:
@@ -56,7 +56,8 @@ def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]
         case Rotary():
             return _rotate(op, values[op.x])
         case Attention():
-            return _attend(op, values[op.q], values[op.k], values[op.v])
+            parts = ((op.q, op.q_first, op.heads), (op.k, op.k_first, op.kv_heads), (op.v, op.v_first, op.kv_heads))
+            return _attend(op, *(values[name][:, first : first + count * op.dim] for name, first, count in parts))
 
 
 def evaluate(model: Transformer, ids: npt.NDArray[np.int64], linears: Mapping[str, Product]) -> dict[str, Float64]:

@@ -156,9 +156,7 @@ class Reference:
         for cells, kept in ((k, self.cache.keys), (v, self.cache.values)):
             for head in range(heads.kv_heads):
                 x = self._of(Cells(cells.name, cells.first + head * heads.dim, heads.dim))
-                found = [
-                    numerics.row_scalar(Row.RECIPROCAL, int(np.abs(row).max()), factor, 0, shift, adjust) for row in x
-                ]
+                found = [numerics.row_scalar(Row.RECIPROCAL, int(np.abs(row).max()), factor, 0, shift, adjust) for row in x]
                 rows = kept.setdefault((heads.name, head), [])
                 rows += [np.append(row, s.value) for row, s in zip(self._codes(x, found), found, strict=True)]
 

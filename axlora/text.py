@@ -1,0 +1,109 @@
+"""`axlora generate`: text to token ids and back, tokens shown as they come."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+
+from .generator import Token
+from .generator import generate as tokens
+from .package import load_generator
+from .program import BadInput
+
+
+class Tokenizer(Protocol):
+    """Text to ids, and ids one by one to text."""
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Ids of a prompt."""
+
+    def decode(self, token: int) -> str:
+        """What this token adds to the text."""
+
+
+class Bytes:
+    """Each byte of UTF-8 is a token."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def encode(self, text: str) -> Sequence[int]:
+        return text.encode()
+
+    def decode(self, token: int) -> str:
+        return self._decoder.decode(bytes([token])) if token < 256 else "\N{REPLACEMENT CHARACTER}"
+
+
+class Json:
+    """A Hugging Face tokenizer.json (needs the package `tokenizers`)."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            from tokenizers import Tokenizer as Loaded
+        except ModuleNotFoundError:
+            raise BadInput("the package 'tokenizers' is not installed", "--tokenizer", "pip install tokenizers") from None
+        try:
+            self._tokenizer = Loaded.from_file(path)
+        except Exception as error:  # the library raises plain Exception
+            raise BadInput(f"{path} is not a tokenizer.json: {str(error)[:100]}", "--tokenizer", "give the file") from None
+        self._ids: list[int] = []
+        self._text = ""
+
+    def encode(self, text: str) -> Sequence[int]:
+        return [int(i) for i in self._tokenizer.encode(text).ids]
+
+    def decode(self, token: int) -> str:
+        self._ids.append(token)
+        before, self._text = self._text, self._tokenizer.decode(self._ids)
+        return self._text[len(before) :] if self._text.startswith(before) else ""
+
+
+def _prompt(given: str) -> str:
+    if not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text()
+    except UnicodeDecodeError:
+        raise BadInput(f"{given[1:]} is not text", "--prompt", "UTF-8 text") from None
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Print the answer as it comes, then cycles a token."""
+    if options.max_new_tokens < 1:
+        raise BadInput(f"--max-new-tokens {options.max_new_tokens}", "--max-new-tokens", "at least 1")
+    program = load_generator(options.package)
+    tokenizer: Tokenizer = Bytes() if options.tokenizer == "bytes" else Json(options.tokenizer)
+    prompt = tokenizer.encode(_prompt(options.prompt))
+    began = time.monotonic()
+    found: list[Token] = []
+    arguments = {"max_new_tokens": options.max_new_tokens, "adapter": options.adapter, "eos": options.eos}
+    for each in tokens(program, prompt, **arguments):
+        found.append(each)
+        sys.stdout.write(tokenizer.decode(each.token))
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    _summary(found, len(prompt), program.target.clock_mhz, time.monotonic() - began)
+    if options.json:
+        rows = [{"token": t.token, "cycles": t.cycles} for t in found]
+        data = {"schema": 1, "target": program.target.name, "clock_mhz": program.target.clock_mhz, "tokens": rows}
+        Path(options.json).write_text(json.dumps(data, indent=1) + "\n")
+    return 0
+
+
+def _summary(found: Sequence[Token], prompt: int, clock_mhz: int, seconds: float) -> None:
+    console = Console(stderr=True, highlight=False)
+    console.print(f"prompt: {prompt} tokens and the first new one, {found[0].cycles:,} cycles")
+    if len(found) > 1:
+        cycles = sum(t.cycles for t in found[1:])
+        each = cycles / (len(found) - 1)
+        rate = clock_mhz * 1e6 / each
+        console.print(f"decode: {len(found) - 1} tokens, {each:,.0f} cycles a token, {rate:,.1f} tokens/s at {clock_mhz} MHz")
+    console.print(f"simulated in {seconds:.1f} s")

@@ -1,0 +1,162 @@
+"""What a tensor of a transformer's graph is: where each of its elements comes from.
+
+Exporters write heads with reshapes, transposes, slices and expansions in any order; instead of their patterns, each tensor carries
+the indices of its elements in a value [tokens, features], moved by the same operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.compiler.transformer import tables
+from axlora.compiler.transformer.ops import Function
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+Move = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A tensor that no input changes."""
+
+    value: npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Ids:
+    """The token ids."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Elements of a value, or sums of its elements: element = sum of coefficient * value[index]."""
+
+    value: str
+    terms: tuple[tuple[Int64, Float64], ...]
+    """(flat index, coefficient), each of the tensor's shape."""
+
+    @classmethod
+    def rows(cls, value: str, shape: tuple[int, ...]) -> View:
+        """All of a value, in its own order."""
+        index = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+        return cls(value, ((index, np.broadcast_to(np.float64(1), shape)),))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return self.terms[0][0].shape
+
+    def moved(self, move: Move) -> View:
+        """The same elements elsewhere."""
+        return replace(self, terms=tuple((move(i), move(c)) for i, c in self.terms))
+
+    def times(self, factor: Float64) -> View:
+        """Times a constant that broadcasts with it."""
+        return replace(self, terms=tuple((np.broadcast_to(i, (c * factor).shape), c * factor) for i, c in self.terms))
+
+    def plus(self, other: View) -> View:
+        """The sum with another view of the same value."""
+        return replace(self, terms=self.terms + other.terms)
+
+    def factor(self) -> float | None:
+        """c if the tensor is c times the whole value in its own order, else None."""
+        if len(self.terms) != 1:
+            return None
+        index, coefficient = self.terms[0]
+        c = float(coefficient.reshape(-1)[0])
+        whole = np.array_equal(index.reshape(-1), np.arange(index.size)) and bool((coefficient == c).all())
+        return c if whole else None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A function of each element of a value, in the value's own order."""
+
+    value: str
+    shape: tuple[int, ...]
+    of: Callable[[Float64], Float64]
+
+    def function(self) -> Function | None:
+        """The one it is, found by its values: within 1e-5 of it on -8..8, and nearer than to any other."""
+        x = np.linspace(-8, 8, 161)
+        with np.errstate(all="ignore"):
+            y = self.of(x)
+        error, best = min((float(np.abs(y - tables.real(f, x)).max()), f.value) for f in Function)
+        return Function(best) if error < 1e-5 else None
+
+
+@dataclass(frozen=True)
+class HeadView:
+    """Heads of a value: head h reads features first + own[h] * dim .., with rotary tables or none."""
+
+    value: str
+    first: int
+    dim: int
+    own: tuple[int, ...]
+    scale: float
+    cos: Float64 | None
+    sin: Float64 | None
+    """[tokens, dim/2]."""
+
+
+def heads(view: View, features: int) -> HeadView | None:
+    """Read a view [1, heads, tokens, dim] as heads; None if it is anything else."""
+    if len(view.shape) != 4 or view.shape[0] != 1:
+        return None
+    _, count, tokens, dim = view.shape
+    merged = _merged(view)
+    if merged is None:
+        return None
+    if len(merged) == 2:
+        merged = _own_first(merged, dim // 2)
+    index = merged[0][0][0]
+    column = index[:, 0, 0]
+    expected = column[:, None, None] + np.arange(tokens)[None, :, None] * features + np.arange(dim)
+    if not np.array_equal(index, expected) or (column >= features).any():
+        return None
+    first = int(column.min())
+    if ((column - first) % dim).any():
+        return None
+    own = tuple(int(c) for c in (column - first) // dim)
+    main = merged[0][1][0]
+    if len(merged) == 1:
+        scale = float(main.reshape(-1)[0])
+        return HeadView(view.value, first, dim, own, scale, None, None) if (main == scale).all() else None
+    half = dim // 2
+    turned = np.concatenate([index[:, :, half:], index[:, :, :half]], axis=2)
+    side = merged[1][1][0]
+    if not np.array_equal(merged[1][0][0], turned):
+        return None
+    cos, sin = main[0], side[0]
+    scale = float(np.sqrt(cos[0, 0] ** 2 + sin[0, 0] ** 2))
+    same = np.allclose(main, cos) and np.allclose(side, sin) and np.allclose(cos[:, :half], cos[:, half:])
+    if not same or not np.allclose(sin[:, :half], -sin[:, half:]) or scale == 0:
+        return None
+    return HeadView(view.value, first, dim, own, scale, cos[:, :half] / scale, sin[:, half:] / scale)
+
+
+def _own_first(terms: list[tuple[Int64, Float64]], half: int) -> list[tuple[Int64, Float64]]:
+    """Two terms with each element's own feature in the first: the lower one in the first half of a head, the higher in the second."""
+    (i, a), (j, b) = terms
+    swap = np.where(np.arange(i.shape[-1]) < half, i > j, i < j)
+    return [(np.where(swap, j, i), np.where(swap, b, a)), (np.where(swap, i, j), np.where(swap, a, b))]
+
+
+def _merged(view: View) -> list[tuple[Int64, Float64]] | None:
+    """The one or two terms of a view, the one in order first; terms of the same indices added up."""
+    terms: list[tuple[Int64, Float64]] = []
+    for index, coefficient in view.terms:
+        same = next((n for n, (i, _) in enumerate(terms) if np.array_equal(i, index)), None)
+        if same is None:
+            terms.append((index, coefficient))
+        else:
+            terms[same] = (index, terms[same][1] + coefficient)
+    if len(terms) > 2:
+        return None
+    terms.sort(key=lambda term: int(term[0][0, 0, 0, 0]))
+    return terms
