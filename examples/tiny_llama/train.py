@@ -175,7 +175,7 @@ def train_adapter(directory: Path, steps: int, base: Path) -> dict[str, float]:
     lora.task_type = "CAUSAL_LM"
     adapted = get_peft_model(model, lora)
     training = fit(adapted, "prose", steps, LORA_RATE, 0.01)
-    adapted.save_pretrained(str(directory))
+    adapted.save_pretrained(str(directory), save_embedding_layers=False)
     (directory / "README.md").unlink(missing_ok=True)
     path = directory / "adapter_config.json"
     written = json.loads(path.read_text()) | {"base_model_name_or_path": NAME}
