@@ -14,7 +14,7 @@ from .generator import Generator
 from .package import ADAPTER_NAME
 from .program import AdapterInfo, Program
 
-Compiled = TypeVar("Compiled", Program, Generator)
+Compiled = TypeVar("Compiled", bound=Program | Generator)
 
 
 def _find(program: Program | Generator, name: str) -> AdapterInfo:

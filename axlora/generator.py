@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.layer import Linear, Placement
-from axlora.compiler.transformer.emit import position_registers
+from axlora.compiler.transformer.positions import position_registers
 from axlora.isa.regions import slot_values, token_words
 from axlora.isa.target import Target
 from axlora.sim.run import run_image

@@ -90,8 +90,8 @@ class RowUnit:
         if read and Into(i.misc >> 3 & 3) is Into.VBUF and self._reads_its_writes(i, work, rows, words, np.concatenate(read)):
             y, changed = self._one_by_one(i, elements, valid, (a, a_at), (b, b_at))
         else:
-            both = (memory[at].reshape(rows, count).astype(np.int64) for memory, at in ((a, a_at), (b, b_at)))
-            y, changed = elements(*both, slice(0, rows))
+            wide = [memory[at].reshape(rows, count).astype(np.int64) for memory, at in ((a, a_at), (b, b_at))]
+            y, changed = elements(wide[0], wide[1], slice(0, rows))
         if reduction is not Reduce.NONE:
             self.reduced[:rows] = [int(r) for r in numerics.reduce_rows(reduction, y, valid)]
         return np.where(valid, y, 0), valid, changed & valid

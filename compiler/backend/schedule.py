@@ -72,7 +72,7 @@ class Schedule:
         self._steps: list[_Step] = []
         self._touched: dict[str, list[_Touch]] = {}
 
-    def add(self, opcode: Opcode, reads: Iterable[Span] = (), writes: Iterable[Span] = (), **fields: int) -> None:
+    def add(self, opcode: Opcode, reads: Iterable[Span] = (), writes: Iterable[Span] = (), /, **fields: int) -> None:
         """One instruction, its named fields, what it reads and writes (of what more than one unit touches)."""
         unit, number = Instruction(opcode).unit, len(self._steps)
         after: set[int] = set()
@@ -80,7 +80,7 @@ class Schedule:
             for span in spans:
                 kept = []
                 for t in self._touched.get(span.where, []):
-                    own = self._steps[t.step].unit is unit
+                    own = t.step == number or self._steps[t.step].unit is unit
                     if t.span.first < span.stop and span.first < t.span.stop and (writing or t.writes) and not own:
                         after.add(t.step)
                     covered = span.first <= t.span.first and t.span.stop <= span.stop

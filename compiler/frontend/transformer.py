@@ -1,10 +1,11 @@
-"""A decoder's graph as a `transformer.ops.Transformer`: linears and norms by structure, everything else by what it does to elements.
+"""A decoder's graph as a `transformer.ops.Transformer`: linears and norms by structure, the rest by what it does to elements.
 
 Every node is followed from the token ids on; what mixes tokens in any way but causal attention is refused by its name.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,7 +29,7 @@ _UNARY: dict[str, Callable[[Float64], Float64]] = {
     "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "Tanh": np.tanh,
     "Relu": lambda x: np.maximum(x, 0),
-    "Erf": np.vectorize(__import__("math").erf, otypes=[np.float64]),
+    "Erf": np.vectorize(math.erf, otypes=[np.float64]),
     "Exp": np.exp,
     "Sqrt": np.sqrt,
     "Reciprocal": lambda x: 1 / x,
@@ -138,7 +139,7 @@ class _Walk:
             self.constant(node, [s for s in inputs if isinstance(s, Constant)])
             return
         kind = node.op_type
-        result: _Symbol | None
+        result: _Symbol | dict[str, _Symbol] | None
         if kind in _PASS:
             result = inputs[0]
         elif kind == "Gather" and isinstance(inputs[1], Ids):
@@ -160,14 +161,11 @@ class _Walk:
             if isinstance(first, Curve):
                 first = View.rows(self.applied(node, first), first.shape)
             result = self.moved(node, [first, *inputs[1:]])
-            if isinstance(result, dict):
-                self.symbols |= result
-                return
         else:
             result = None
         if result is None:
             raise self.refuse(node, "is not understood between embeddings and logits")
-        self.symbols[node.output[0]] = result
+        self.symbols |= result if isinstance(result, dict) else {node.output[0]: result}
 
     def constant(self, node: onnx.NodeProto, inputs: Sequence[Constant]) -> None:
         """Evaluate a node that no input changes."""
@@ -236,9 +234,7 @@ class _Walk:
         tokens = scores.q.cos.shape[0] if scores.q.cos is not None else int(mask.shape[-1])
         whole = np.broadcast_to(mask, (*np.broadcast_shapes(mask.shape[:-2], (1, 1)), tokens, tokens))
         seen = whole > _MASKED
-        if (whole[seen] != 0).any() or not all(
-            np.array_equal(m, np.tri(tokens, dtype=bool)) for m in seen.reshape(-1, tokens, tokens)
-        ):
+        if (whole[seen] != 0).any() or not _causal(seen):
             if not whole.any():
                 return scores
             raise self.refuse(node, "not causal: the mask lets a token see later ones, or weighs what it sees")
@@ -247,18 +243,17 @@ class _Walk:
     def chosen(self, inputs: Sequence[_Symbol]) -> _Symbol | None:
         """Where(mask, scores, -inf), and Where(never, 0, weights)."""
         condition, yes, no = inputs
-        if (
-            isinstance(condition, Constant)
-            and isinstance(yes, Constant)
-            and isinstance(no, _Scores)
-            and not condition.value.any()
-        ):
+        if not isinstance(condition, Constant):
+            return None
+        if isinstance(yes, Constant) and isinstance(no, _Scores) and not condition.value.any():
             return no
-        if isinstance(condition, Constant) and isinstance(yes, _Scores) and isinstance(no, Constant) and not yes.done:
-            allowed = condition.value
-            if (no.value <= _MASKED).all() and allowed.shape[-2:] == (allowed.shape[-1],) * 2:
-                if all(np.array_equal(m, np.tri(m.shape[-1], dtype=bool)) for m in allowed.reshape(-1, *allowed.shape[-2:])):
-                    return _Scores(yes.q, yes.k, yes.scale, True)
+        if (
+            isinstance(yes, _Scores)
+            and isinstance(no, Constant)
+            and not yes.done
+            and (no.value.astype(np.float64) <= _MASKED).all()
+        ):
+            return _Scores(yes.q, yes.k, yes.scale, True) if _causal(condition.value) else None
         return None
 
     def unary(self, node: onnx.NodeProto, x: _Symbol) -> _Symbol | None:
@@ -270,7 +265,7 @@ class _Walk:
         inner = curve.of
         if node.op_type == "Gelu":
             tanh = next((a.s for a in node.attribute if a.name == "approximate"), b"none") == b"tanh"
-            own = _gelu_tanh if tanh else _gelu
+            own: Callable[[Float64], Float64] = _gelu_tanh if tanh else _gelu
         else:
             own = _UNARY[node.op_type]
         return Curve(curve.value, curve.shape, lambda t: own(inner(t)))
@@ -360,6 +355,12 @@ class _Walk:
         return self.turned[key], 0
 
 
+def _causal(seen: npt.NDArray[np.generic]) -> bool:
+    """Whether [.., n, n] lets each token see itself and those before it, and no other."""
+    n = seen.shape[-1]
+    return seen.shape[-2:] == (n, n) and all(np.array_equal(m, np.tri(n, dtype=bool)) for m in seen.reshape(-1, n, n))
+
+
 def _rows(a: _Symbol, b: _Symbol) -> bool:
     return isinstance(a, View) and isinstance(b, View)
 
@@ -388,11 +389,11 @@ def _scalar(kind: str, f: Callable[[Float64], Float64], c: float) -> Callable[[F
 
 
 def _gelu(x: Float64) -> Float64:
-    return 0.5 * x * (1 + _UNARY["Erf"](x / np.sqrt(2)))
+    return np.asarray(0.5 * x * (1 + _UNARY["Erf"](x / np.sqrt(2))))
 
 
 def _gelu_tanh(x: Float64) -> Float64:
-    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    return np.asarray(0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
 
 
 def _four(view: View) -> View:

@@ -1,13 +1,14 @@
 """What a tensor of a transformer's graph is: where each of its elements comes from.
 
-Exporters write heads with reshapes, transposes, slices and expansions in any order; instead of their patterns, each tensor carries
-the indices of its elements in a value [tokens, features], moved by the same operators.
+Exporters write heads with reshapes, transposes, slices and expansions in any order; instead of their patterns, each tensor
+carries the indices of its elements in a value [tokens, features], moved by the same operators.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from axlora.compiler.transformer.ops import Function
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
-Move = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]
+Move = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class View:
         """The same elements elsewhere."""
         return replace(self, terms=tuple((move(i), move(c)) for i, c in self.terms))
 
-    def times(self, factor: Float64) -> View:
+    def times(self, factor: Float64 | np.float64) -> View:
         """Times a constant that broadcasts with it."""
         return replace(self, terms=tuple((np.broadcast_to(i, (c * factor).shape), c * factor) for i, c in self.terms))
 
@@ -108,7 +109,7 @@ def heads(view: View, features: int) -> HeadView | None:
     """Read a view [1, heads, tokens, dim] as heads; None if it is anything else."""
     if len(view.shape) != 4 or view.shape[0] != 1:
         return None
-    _, count, tokens, dim = view.shape
+    tokens, dim = view.shape[2:]
     merged = _merged(view)
     if merged is None:
         return None
@@ -141,7 +142,7 @@ def heads(view: View, features: int) -> HeadView | None:
 
 
 def _own_first(terms: list[tuple[Int64, Float64]], half: int) -> list[tuple[Int64, Float64]]:
-    """Two terms with each element's own feature in the first: the lower one in the first half of a head, the higher in the second."""
+    """Two terms with each element's own feature in the first: in a head's first half the lower."""
     (i, a), (j, b) = terms
     swap = np.where(np.arange(i.shape[-1]) < half, i > j, i < j)
     return [(np.where(swap, j, i), np.where(swap, b, a)), (np.where(swap, i, j), np.where(swap, a, b))]

@@ -16,7 +16,8 @@ from axlora.isa.legality import check_program
 from axlora.isa.regions import slot_values
 from axlora.isa.target import Target
 
-from .emit import Emit, Placed
+from .emit import Placed
+from .emit_attention import Emit
 from .layout import ALIGN, Memory
 from .lower import lower
 from .ops import Transformer

@@ -38,7 +38,7 @@ def _attend(op: Attention, q: Float64, k: Float64, v: Float64) -> Float64:
 def _norm(op: Norm, x: Float64) -> Float64:
     d = x - x.mean(axis=-1, keepdims=True) if op.kind is NormKind.LAYER else x
     y = d / np.sqrt((d**2).mean(axis=-1, keepdims=True) + op.eps) * op.gain
-    return y if op.bias is None else y + op.bias
+    return np.asarray(y if op.bias is None else y + op.bias)
 
 
 def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]) -> Float64:

@@ -1,8 +1,9 @@
-"""The integer reference of a transformer: the lowering's row operations on whole arrays, with `isa.numerics` and nothing of the ISA."""
+"""The integer reference of a transformer: its row operations on whole arrays, with `isa.numerics` and nothing of the ISA."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -126,14 +127,15 @@ class Reference:
 
     def linear(self, name: str, out: Cells) -> None:
         own = self.linears[name]
-        for r in range(self.tokens):
-            x = self.activation[r : r + 1]
+        for chosen in dict.fromkeys(self.adapters):
+            rows = np.array([r for r, a in enumerate(self.adapters) if a == chosen])
+            x = self.activation[rows]
             records, bias, m1 = own.records, own.records.bias, own.records.m1
-            branch: dict[str, Int64] = {}
-            adapter = next((a for a in own.adapters if a.name == self.adapters[r]), None)
+            branch: dict[str, Any] = {}
+            adapter = next((a for a in own.adapters if a.name == chosen), None)
             if adapter is not None:
-                low = numerics.matmul(x, adapter.a.values())
                 a = adapter.a_records
+                low = numerics.matmul(x, adapter.a.values())
                 u, exponent, _ = numerics.block_quantize(low, a.bias, a.m1, a.shift, own.bias_shift, self.bits)
                 branch = {"acc2": numerics.matmul(u, adapter.b.values()), "m2": adapter.m2, "exponent": exponent}
                 bias, m1 = adapter.bias, adapter.m1
@@ -142,15 +144,15 @@ class Reference:
                 bias,
                 m1,
                 records.shift,
-                mantissa=self.scale[0, r : r + 1],
-                token_shift=self.scale[1, r : r + 1],
+                mantissa=self.scale[0, rows],
+                token_shift=self.scale[1, rows],
                 bias_shift=own.bias_shift,
                 bias_end=own.bias_end,
                 guard=own.guard,
                 bits=32,
                 **branch,
             )
-            self._of(out)[r] = y[0]
+            self._of(out)[rows] = y
 
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         for cells, kept in ((k, self.cache.keys), (v, self.cache.values)):

@@ -1,4 +1,4 @@
-"""What the lowering of a transformer is written in: row operations that a reference carries out and an emitter makes instructions of.
+"""What the lowering of a transformer is written in: row operations, which a reference carries out and an emitter writes down.
 
 One lowering drives both, so they cannot drift; what each does with an operation is its own.
 """
@@ -85,7 +85,7 @@ class Rows(Protocol):
         less: int | None = None,
         keys: Heads | None = None,
     ) -> None:
-        """VMAP on all rows; `scale` and `less` name scalars; with `keys`, elements are keys, and those a row may not see are none."""
+        """VMAP on all rows; `scale` and `less` name scalars; `keys`: elements are keys, and a row may not see all."""
 
     def scalar(self, function: Row, slot: int, factor: int, shift: int, add: int = 0, adjust: int = 0) -> None:
         """VROW on all rows."""

@@ -1,0 +1,144 @@
+"""Attention to instructions: keys and values to the cache and back as weights of the matrix unit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from axlora.compiler import layer
+from axlora.compiler.backend.pack import base_records
+from axlora.compiler.backend.schedule import Span
+from axlora.compiler.errors import BadModel
+from axlora.isa.formats import Format
+from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
+
+from .emit import ROOM
+from .emit_linears import LinearEmit
+from .positions import Position
+from .rows import Cells, Heads
+
+
+class Emit(LinearEmit):
+    """`rows.Rows` as instructions for `tokens` rows (at most T)."""
+
+    def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
+        t, d = self.target, heads.dim
+        self.dim = d
+        element = t.element_bytes
+        if t.activation_bits != 8 or d % t.beat_bytes or d % t.ports or t.ports > t.beat_bytes or t.beat_bytes > t.lanes:
+            what = f"heads of {d} features do not go with beats of {t.beat_bytes} bytes, {t.lanes} lanes and {t.ports} ports"
+            raise BadModel(what, f"target {t.name}", "8-bit activations, ports <= beat_bytes <= lanes, a head of whole beats")
+        for cells, kind in ((k, "K"), (v, "V")):
+            for head in range(heads.kv_heads):
+                part = Cells(cells.name, cells.first + head * d, d)
+                self.map(Map.MAC, part, reduce=Reduce.ABSMAX)
+                scales = self.obuf.take(self.tokens)
+                fields = {"factor": factor, "shift": shift, "adjust": adjust, "scalar": 1, "to": scales.first, "write": 1}
+                self.schedule.add(Opcode.VROW, [], [scales], function=Row.RECIPROCAL, rows=self.tokens, **fields)
+                for r in range(self.tokens):
+                    where = self._cache(heads, head, f"{kind} scales") + 4 * r
+                    self._store(where, Span("OBUF", scales.first + r, scales.first + r + 1), 1, 4, Position.SCALE)
+                beats = d * element // t.beat_bytes if kind == "K" else d // t.ports
+                place = self.obuf.take(self.tokens * beats)
+                at, pitch, _ = self._operand(part)
+                self._set(Opcode.VLEN, valid=d)
+                self._set(Opcode.VPITCH, a=pitch, b=pitch, to=beats)
+                to = {"into": Into.OBUF, "size": 0, "tiled": int(kind == "V")}
+                self._vmap(at, at, place.first, self._words(d), [], [place], self.tokens, function=Map.SCALE, scale=1, **to)
+                where = self._cache(heads, head, kind)
+                if kind == "K":
+                    self._store(where, place, self.tokens * beats, 0, Position.KEY)
+                    continue
+                for r in range(self.tokens):
+                    for j in range(beats):
+                        beat = place.first + r * beats + j
+                        to_tile = where + r * t.ports + j * t.wbuf_line_bytes
+                        self._store(to_tile, Span("OBUF", beat, beat + 1), 1, t.ports, Position.VALUE)
+
+    def _cache(self, heads: Heads, head: int, kind: str) -> int:
+        """Address of one head's keys, values or scales."""
+        size = self.context * (4 if kind.endswith("scales") else heads.dim)
+        return ROOM + self.memory.room(f"{heads.name} {kind} {head}", size)
+
+    def _uniform(self, m1: int, shift: int, groups: int) -> Span:
+        """PBUF records that are all alike."""
+        t = self.target
+        if (m1, shift) not in self.records:
+            count = -(-self.context // t.ports)
+            n = count * t.ports
+            same = layer.Records(np.zeros(n, np.int64), np.full(n, m1), np.full(n, shift))
+            place = Span("PBUF", self.fixed_records, self.fixed_records + count)
+            if place.stop > self.pbuf.first:
+                raise BadModel("more than two kinds of attention heads", "attention", "not supported yet")
+            offset = self.memory.put(base_records(same, n))
+            self._load(Buffer.PBUF, offset, place, place.first * t.ports * 8 // t.beat_bytes, n * 8 // t.beat_bytes)
+            self.records[m1, shift] = self.fixed_records
+            self.fixed_records = place.stop
+        first = self.records[m1, shift]
+        return Span("PBUF", first, first + groups)
+
+    def _attend(
+        self, tile: Span, acc: Span, lines: int, records: Span, out: Cells, weights: dict[str, int], **fields: int
+    ) -> None:
+        """The activation times a tile of the cache, to a value."""
+        add = self.schedule.add
+        add(Opcode.SEGW, segment=0, format=Format.S8, line=tile.first, **weights)
+        add(Opcode.SEGA, segment=0)
+        product = {"segments": 1, "acc": acc.first, "line": UBUF_BIT, "first": 1, "tokens": self.tokens}
+        blocks = {"rz": fields["rz"]} if "rz" in fields else {"blocks": fields["blocks"]}
+        add(Opcode.MATMUL, [tile, Span("UBUF", 0, lines), Span("TBUF", 0, self.target.tokens)], [acc], **product, **blocks)
+        self._set(Opcode.VCFG, base=records.first, token_scale=1, row_scale=1)
+        at, pitch, _ = self._operand(out)
+        groups = {k: v for k, v in weights.items() if k in ("groups", "rz")}
+        self._requantize(acc, records, at, pitch, **groups)
+
+    def _key_scales(self, heads: Heads, head: int, kind: str) -> tuple[int, Span]:
+        """The scales of all keys or values in CBUF."""
+        t = self.target
+        unit = max(1, t.beat_bytes // t.vector_word_bytes)
+        words = -(-self.context // t.lanes) * t.lanes // t.vector_lanes
+        place = self.cbuf.take(words, unit)
+        beat = place.first * t.vector_word_bytes // t.beat_bytes
+        where = self._cache(heads, self._kv(heads, head), f"{kind} scales")
+        self._load(Buffer.CBUF, where, place, beat, 1, rows=0, rz=int(Position.SCALE_BEATS))
+        return CBUF_BIT + place.first, place
+
+    @staticmethod
+    def _kv(heads: Heads, head: int) -> int:
+        return head // (heads.heads // heads.kv_heads)
+
+    def scores(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
+        t, d = self.target, heads.dim
+        blocks = -(-d // t.lanes)
+        tile = self.wbuf.take(-(-self.context // t.ports) * blocks)
+        where = self._cache(heads, self._kv(heads, head), "K")
+        self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, rows=0, rz=int(Position.KEYS))
+        groups = -(-self.context // t.ports)
+        acc = self.acc.take(groups)
+        weights = {"rz": int(Position.GROUPS), "block_stride": 1, "group_stride": blocks}
+        self._attend(tile, acc, blocks, self._uniform(m1, m1_shift, groups), out, weights, blocks=blocks)
+        self._by_scales(heads, head, "K", out, key_shift, Reduce.MAX)
+
+    def weigh(self, heads: Heads, head: int, e: Cells, shift: int) -> None:
+        self._by_scales(heads, head, "V", e, shift, Reduce.ABSMAX)
+
+    def _by_scales(self, heads: Heads, head: int, kind: str, x: Cells, shift: int, reduce: Reduce) -> None:
+        scales, place = self._key_scales(heads, head, kind)
+        at, pitch, _ = self._operand(x)
+        self._visible(heads)
+        self._set(Opcode.VPITCH, a=pitch, b=0, to=pitch)
+        self._set(Opcode.VCON, ca=1, cb=0, shift=shift)
+        fields = {"function": Map.MUL, "reduce": reduce, "into": Into.VBUF, "size": 2, "rz": int(Position.WORDS)}
+        self._vmap(at, scales, at, 0, [place], [], self.tokens, **fields)
+
+    def mix(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int) -> None:
+        t, d = self.target, heads.dim
+        blocks = -(-self.context // t.lanes)
+        groups = d // t.ports
+        tile = self.wbuf.take(blocks * groups)
+        where = self._cache(heads, self._kv(heads, head), "V")
+        line = t.wbuf_line_beats
+        self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, rows=0, rz=int(Position.BLOCKS))
+        acc = self.acc.take(groups)
+        weights = {"groups": groups, "block_stride": groups, "group_stride": 1}
+        records = self._uniform(m1, m1_shift, groups)
+        self._attend(tile, acc, blocks, records, out, weights, rz=int(Position.BLOCKS))

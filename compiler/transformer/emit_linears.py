@@ -1,0 +1,213 @@
+"""Linears with adapters to instructions: weight tiles through WBUF, sums to values in VBUF."""
+
+from __future__ import annotations
+
+from axlora.compiler.backend.pack import adapter_offsets
+from axlora.compiler.backend.plan import u_lines
+from axlora.compiler.backend.schedule import Span
+from axlora.compiler.errors import BadModel
+from axlora.isa.formats import Format
+from axlora.isa.opcodes import UBUF_BIT, Buffer, Opcode
+from axlora.isa.regions import slot_registers
+
+from .emit import ADAPTER, Placed, RowEmit
+from .rows import Cells
+
+
+class LinearEmit(RowEmit):
+    """Adds linears."""
+
+    def linear(self, name: str, out: Cells) -> None:
+        t = self.target
+        p = self.placed[name]
+        s, plan, own = p.shape, p.plan, p.linear
+        offsets = adapter_offsets(t, s, plan)[0]
+        base, pitch, _ = self._operand(out)
+        low_acc: Span | None = None
+        for n, (first, count) in enumerate(plan.column_tiles(s)):
+            with_a = bool(s.slots) and n == 0
+            tile = self.wbuf.take(s.blocks * count * s.storage // 8 + (1 if s.per_group else 0))
+            self._weights(p, n, count, tile)
+            adapters = self._adapter_weights(p, n, count, offsets, with_a) if s.slots else []
+            records = self._records(p, n, (first, count), offsets, with_a)
+            words = count * (2 if s.slots else 1)
+            acc = self.acc.take(words + (s.rank_groups if with_a else 0))
+            if with_a:
+                low_acc = Span("ACC", acc.first + words, acc.stop)
+            self._product(p, n, count, tile, adapters if with_a else [], acc, words)
+            if with_a and low_acc is not None:
+                self._low(p, low_acc, records, (1 + s.slots) * count)
+            if s.slots:
+                self._high(p, count, adapters, acc)
+            self._set(
+                Opcode.VCFG,
+                base=records.first,
+                adapters=records.first + count if s.slots else 0,
+                adapter_stride=count if s.slots else 0,
+                acc2=count if s.slots else 0,
+                guard=own.guard,
+                token_scale=1,
+                bias_end=int(own.bias_end),
+                bias_shift=own.bias_shift,
+                adapter=int(s.slots > 0),
+                row_scale=1,
+            )
+            self._requantize(acc, records, base + first * t.ports // t.vector_lanes, pitch, groups=count)
+
+    def _weights(self, p: Placed, n: int, count: int, tile: Span) -> None:
+        t, s = self.target, p.shape
+        lines = s.blocks * count * s.storage // 8
+        self._load(
+            Buffer.WBUF,
+            p.tiles[n],
+            Span("WBUF", tile.first, tile.first + lines),
+            tile.first * t.wbuf_line_beats,
+            lines * t.wbuf_line_beats,
+        )
+        if s.per_group:
+            self._load(
+                Buffer.WBUF,
+                p.ones,
+                Span("WBUF", tile.stop - 1, tile.stop),
+                (tile.stop - 1) * t.wbuf_line_beats,
+                t.wbuf_line_beats,
+            )
+
+    def _adapter_weights(self, p: Placed, n: int, count: int, offsets: list[int], with_a: bool) -> list[tuple[Span, Span]]:
+        """(A, B) of every slot in WBUF; A is loaded with the first tile only."""
+        t, s = self.target, p.shape
+        out = []
+        for slot in range(1, s.slots + 1):
+            address, groups, blocks = slot_registers(slot)
+            a = self.wbuf.take(s.rank_groups * s.blocks if with_a else 1)
+            b = self.wbuf.take(s.rank_blocks * count)
+            line = t.wbuf_line_beats
+            if with_a:
+                self._load(
+                    Buffer.WBUF,
+                    ADAPTER + p.adapter + offsets[0],
+                    a,
+                    a.first * line,
+                    s.blocks * line,
+                    rx=address,
+                    rows=0,
+                    rz=groups,
+                )
+            self._load(
+                Buffer.WBUF,
+                ADAPTER + p.adapter + offsets[2 + 2 * n],
+                b,
+                b.first * line,
+                count * line,
+                rx=address,
+                rows=0,
+                rz=blocks,
+            )
+            out.append((a, b))
+        return out
+
+    def _records(self, p: Placed, n: int, column: tuple[int, int], offsets: list[int], with_a: bool) -> Span:
+        t, s = self.target, p.shape
+        first, count = column
+        record = t.ports * 8
+        unit = max(1, t.beat_bytes // record)
+        place = self.pbuf.take(count * (1 + s.slots) + (s.slots * s.rank_groups if with_a else 0), unit)
+
+        def load(address: int, at: int, groups: int, **fields: int) -> None:
+            beats = (1 if "rz" in fields else groups) * record // t.beat_bytes
+            self._load(Buffer.PBUF, address, Span("PBUF", at, at + groups), at * record // t.beat_bytes, beats, **fields)
+
+        load(p.records + first * record, place.first, count)
+        for slot in range(1, s.slots + 1):
+            address, rank, _ = slot_registers(slot)
+            load(ADAPTER + p.adapter + offsets[3 + 2 * n], place.first + slot * count, count, rx=address)
+            if with_a:
+                at = place.first + (1 + s.slots) * count + (slot - 1) * s.rank_groups
+                load(ADAPTER + p.adapter + offsets[1], at, s.rank_groups, rx=address, rows=0, rz=rank)
+        return place
+
+    def _product(
+        self, p: Placed, n: int, count: int, tile: Span, adapters: list[tuple[Span, Span]], acc: Span, words: int
+    ) -> None:
+        """x.W, and x.A of every slot beside it."""
+        s, number, reads = p.shape, 0, [tile]
+        add = self.schedule.add
+        scales = Span("SBUF", 0, 0)
+        if s.per_group:
+            add(Opcode.SEGW, segment=0, format=Format.S8, line=tile.stop - 1, groups=1)
+            add(Opcode.SEGA, segment=0, scaled=1, sums=1)
+            number = 1
+            scales = self._scales(p, n, count)
+            reads.append(scales)
+        weight = {"format": p.linear.weight.fmt, "line": tile.first, "groups": count, "block_stride": count, "group_stride": 1}
+        add(Opcode.SEGW, segment=number, **weight)
+        add(
+            Opcode.SEGA,
+            segment=number,
+            scale_line=scales.first,
+            scale_stride=count if s.per_group else 0,
+            scaled=int(s.per_group > 0),
+        )
+        number += 1
+        if p.linear.weight.codebook is not None:
+            raise BadModel("codebook weights", p.linear.name, "4-bit integers are taken")
+        for slot, (a, _) in enumerate(adapters, 1):
+            rank = slot_registers(slot)[1]
+            add(
+                Opcode.SEGW,
+                segment=number,
+                format=Format.S8,
+                slot=slot,
+                line=a.first,
+                rz=rank,
+                block_stride=1,
+                group_stride=s.blocks,
+            )
+            add(Opcode.SEGA, segment=number, acc=words)
+            reads.append(a)
+            number += 1
+        reads += [Span("UBUF", 0, s.blocks), Span("TBUF", 0, self.target.tokens)]
+        fields = {
+            "segments": number,
+            "acc": acc.first,
+            "line": UBUF_BIT,
+            "blocks": s.blocks,
+            "first": 1,
+            "per_group": s.per_group,
+        }
+        add(Opcode.MATMUL, reads, [acc], tokens=self.tokens, **fields)
+
+    def _scales(self, p: Placed, n: int, count: int) -> Span:
+        """Group scales of column tile `n` in SBUF."""
+        t, s = self.target, p.shape
+        lines = s.blocks // s.per_group * count
+        place = self.sbuf.take(lines)
+        beats = t.sbuf_line_bytes // t.beat_bytes
+        self._load(Buffer.SBUF, p.scales[n], place, place.first * beats, lines * beats)
+        return place
+
+    def _low(self, p: Placed, acc: Span, records: Span, first_record: int) -> None:
+        """x.A of every slot to block floating point in UBUF."""
+        s = p.shape
+        for slot in range(1, s.slots + 1):
+            self._set(
+                Opcode.VCFG, base=records.first + first_record + (slot - 1) * s.rank_groups, bias_shift=p.linear.bias_shift
+            )
+            rank = slot_registers(slot)[1]
+            place = Span("UBUF", self.u_first, self.u_first + u_lines(self.target, s))
+            fields = {"acc": acc.first, "to": UBUF_BIT + self.u_first, "rz": rank, "slot": slot}
+            reads = [acc, records, Span("TBUF", 0, self.target.tokens)]
+            self.schedule.add(Opcode.VQT, reads, [place], tokens=self.tokens, **fields)
+
+    def _high(self, p: Placed, count: int, adapters: list[tuple[Span, Span]], acc: Span) -> None:
+        """(x.A).B of every slot beside the base's sums."""
+        s = p.shape
+        for slot, (_, b) in enumerate(adapters, 1):
+            blocks = slot_registers(slot)[2]
+            weight = {"slot": slot, "line": b.first, "groups": count, "block_stride": count, "group_stride": 1}
+            self.schedule.add(Opcode.SEGW, segment=0, format=Format.S8, **weight)
+            self.schedule.add(Opcode.SEGA, segment=0)
+            place = Span("UBUF", self.u_first, self.u_first + u_lines(self.target, s))
+            reads = [b, place, Span("TBUF", 0, self.target.tokens)]
+            fields = {"segments": 1, "acc": acc.first + count, "line": UBUF_BIT + self.u_first, "rz": blocks, "first": 1}
+            self.schedule.add(Opcode.MATMUL, reads, [acc], tokens=self.tokens, **fields)
