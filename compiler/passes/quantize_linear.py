@@ -55,6 +55,21 @@ def quantize_weight(weight: Float64, bits: int) -> tuple[Int64, Float64]:
     return np.clip(codes, -high, high), scale
 
 
+def quantize_groups(weight: Float64, bits: int, rows: int) -> tuple[Codes, Float64]:
+    """Symmetric per column and group of `rows` rows: codes, 8-bit group scales, and the column's scale [n].
+
+    The column's scale is the largest group's by 255; a group's scale is rounded up, so that no code is clamped.
+    """
+    high = (1 << (bits - 1)) - 1
+    starts = range(0, weight.shape[0], rows)
+    wished = np.stack([np.abs(weight[s : s + rows]).max(axis=0) for s in starts]) / high
+    scale = np.maximum(wished.max(axis=0), 2.0**-100) / 255
+    group = np.clip(np.ceil(wished / scale - 1e-9), 1, 255).astype(np.int64)
+    each = np.repeat(group, rows, axis=0)[: weight.shape[0]] * scale
+    codes = np.clip(np.rint(weight / each), -high, high).astype(np.int64)
+    return Codes(codes, _SIGNED[bits], None, rows, group), scale
+
+
 def code_bound(bits: int) -> int:
     """Largest magnitude of a signed code."""
     return 1 << (bits - 1)
@@ -98,8 +113,13 @@ def _output(found: FoundLinear, step: Float64, bound: Float64) -> Activation:
     return Activation(found.output_name, found.output_name, float(2.0 ** max(by_bound, by_shift)), 0, 32)
 
 
-def quantize_linear(found: FoundLinear, x: Activation, target: Target, weight_bits: int) -> tuple[Linear, Activation]:
+def quantize_linear(
+    found: FoundLinear, x: Activation, target: Target, weight_bits: int, group: int = 0
+) -> tuple[Linear, Activation]:
     """The linear without adapters, and its output.
+
+    Args:
+        group: rows of the scale groups that float weights get; 0: a scale a column.
 
     Raises:
         BadModel: values that no integer form holds, naming node and column.
@@ -108,7 +128,7 @@ def quantize_linear(found: FoundLinear, x: Activation, target: Target, weight_bi
     if x.bits > target.activation_bits:
         hint = "use a target with activation_bits = 16"
         raise BadModel(f"activations have {x.bits} bits, the target takes {target.activation_bits}", where, hint)
-    weight, w_scale = _weight(found, target, weight_bits)
+    weight, w_scale = _weight(found, target, weight_bits, group)
     codes = weight.weights()
     empty = ~codes.any(axis=0)
     if not np.isfinite(w_scale).all() or (w_scale[~empty] <= 0).any() or not np.isfinite(found.bias).all():
@@ -139,12 +159,14 @@ def quantize_linear(found: FoundLinear, x: Activation, target: Target, weight_bi
     return linear, y
 
 
-def _weight(found: FoundLinear, target: Target, weight_bits: int) -> tuple[Codes, Float64]:
+def _weight(found: FoundLinear, target: Target, weight_bits: int, group: int) -> tuple[Codes, Float64]:
     """The file's codes as the machine holds them, or codes of its floats; and the scale of each column.
 
     Codes with a zero point a column become signed ones in scale groups of scale 1: the machine subtracts zero points a group.
     """
     held = found.codes
+    if held is None and group:
+        return quantize_groups(found.weight, weight_bits, group)
     if held is None:
         codes, scale = quantize_weight(found.weight, weight_bits)
         return Codes(codes, _SIGNED[weight_bits]), scale

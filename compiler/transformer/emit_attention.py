@@ -23,10 +23,9 @@ class Emit(LinearEmit):
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         t, d = self.target, heads.dim
         self.dim = d
-        element = t.element_bytes
-        if t.activation_bits != 8 or d % t.beat_bytes or d % t.ports or t.ports > t.beat_bytes or t.beat_bytes > t.lanes:
+        if d % t.beat_bytes or d % t.ports or t.ports > t.beat_bytes or t.beat_bytes > t.lanes:
             what = f"heads of {d} features do not go with beats of {t.beat_bytes} bytes, {t.lanes} lanes and {t.ports} ports"
-            raise BadModel(what, f"target {t.name}", "8-bit activations, ports <= beat_bytes <= lanes, a head of whole beats")
+            raise BadModel(what, f"target {t.name}", "ports <= beat_bytes <= lanes, and heads of whole beats")
         for cells, kind in ((k, "K"), (v, "V")):
             for head in range(heads.kv_heads):
                 part = Cells(cells.name, cells.first + head * d, d)
@@ -37,7 +36,7 @@ class Emit(LinearEmit):
                 for r in range(self.tokens):
                     where = self._cache(heads, head, f"{kind} scales") + 4 * r
                     self._store(where, Span("OBUF", scales.first + r, scales.first + r + 1), 1, 4, Position.SCALE)
-                beats = d * element // t.beat_bytes if kind == "K" else d // t.ports
+                beats = d // t.beat_bytes if kind == "K" else d // t.ports
                 place = self.obuf.take(self.tokens * beats)
                 at, pitch, _ = self._operand(part)
                 self._set(Opcode.VLEN, valid=d)

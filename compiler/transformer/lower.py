@@ -30,6 +30,8 @@ SQUARE_SHIFT = 28
 EXP_FRACTION = 30
 SCORE_FRACTION = 20
 """Scores reach +-2**11."""
+CACHE_CODE = 127
+"""Largest code of keys and values: 8 bits, whatever the activations have."""
 KEY_BITS = 6
 """Bits below a code of the scales of keys and values."""
 
@@ -170,16 +172,16 @@ class _Lowering:
                 (op.v, op.v_first, op.kv_heads),
             )
         )
-        high = (1 << (self.bits - 1)) - 1
-        factor, shift = ratio(1 / high)
+        most = ((1 << (self.bits - 1)) - 1) * CACHE_CODE
+        factor, shift = ratio(1 / CACHE_CODE)
         rows.append(heads, k, v, factor, shift - KEY_BITS, KEY_BITS)
         y = self.out(op.y, fraction(self.largest[op.v]))
         e = rows.value(f"{op.y} scores", self.context)
         # q.k of codes, times scale 2**a: below 2**30. Times q's token scale: the score over the key's scale, of fraction up.
-        a = min(30 - math.ceil(math.log2(d * high * high * op.scale)), 12 - math.ceil(math.log2(op.scale)))
-        up = fraction(self.largest[op.q] * high * d * op.scale)
+        a = min(30 - math.ceil(math.log2(d * most * op.scale)), 12 - math.ceil(math.log2(op.scale)))
+        up = fraction(self.largest[op.q] * CACHE_CODE * d * op.scale)
         # The mixture of codes, times 2**b: below 2**30. Times the token scale of e v: sum of e v, of fraction mixed.
-        b = min(30 - math.ceil(math.log2(self.context * high * high)), 12)
+        b = min(30 - math.ceil(math.log2(self.context * most)), 12)
         mixed = fraction(self.context * self.largest[op.v])
         exp = exp_table(SCORE_FRACTION, EXP_FRACTION)
         for head in range(op.heads):

@@ -31,6 +31,8 @@ from .real import Product, magnitudes
 
 _LOG = logging.getLogger(__name__)
 CONTEXT = 1 << 15
+GROUP = 32
+"""Rows of a scale group, for weights of 4 bits and less."""
 SAMPLES, SAMPLE_TOKENS = 4, 64
 """Random token ids that stand in for calibration data."""
 
@@ -148,11 +150,13 @@ def lower_generator(
     tell("calibrating")
     products = {f.name: _product(f) for f in found}
     largest, _ = magnitudes(transformer, _ids(transformer, calibration, context), products)
+    grouped = weight_bits <= 4 and target.group_scales and GROUP % target.lanes == 0
+    group = GROUP if grouped else 0
     linears, inputs = [], []
     for each in found:
         tell(f"quantizing {each.name}")
         x = Activation(each.x_name, "", 1.0, 0, target.activation_bits, per_token=True)
-        linear, _ = quantize_linear(each, x, target, weight_bits)
+        linear, _ = quantize_linear(each, x, target, weight_bits, group)
         if each.loras:
             own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, x.bits)
             linear = replace(linear, adapters=(own,))

@@ -119,11 +119,11 @@ class Reference:
     def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int, keys: Heads | None = None) -> None:
         found = [numerics.row_scalar(Row.TOKEN, r, factor, 0, shift, adjust, token) for r in self.reduced]
         self.scale = np.array([[[s.mantissa] for s in found], [[s.token_shift] for s in found]], np.int64)
-        self.activation = self._codes(self._of(x), found)
+        self.activation = self._codes(self._of(x), found, self.bits // 8)
 
-    def _codes(self, x: Int64, scalars: Sequence[numerics.RowScalar]) -> Int64:
+    def _codes(self, x: Int64, scalars: Sequence[numerics.RowScalar], size: int) -> Int64:
         factor, shift = (np.array([[getattr(s, name)] for s in scalars], np.int64) for name in ("factor", "shift"))
-        return numerics.clamp_bytes(numerics.map_rows(Map.SCALE, x, x, factor=factor, shift=shift)[0], self.bits // 8)
+        return numerics.clamp_bytes(numerics.map_rows(Map.SCALE, x, x, factor=factor, shift=shift)[0], size)
 
     def linear(self, name: str, out: Cells) -> None:
         own = self.linears[name]
@@ -160,7 +160,7 @@ class Reference:
                 x = self._of(Cells(cells.name, cells.first + head * heads.dim, heads.dim))
                 found = [numerics.row_scalar(Row.RECIPROCAL, int(np.abs(row).max()), factor, 0, shift, adjust) for row in x]
                 rows = kept.setdefault((heads.name, head), [])
-                rows += [np.append(row, s.value) for row, s in zip(self._codes(x, found), found, strict=True)]
+                rows += [np.append(row, s.value) for row, s in zip(self._codes(x, found, 1), found, strict=True)]
 
     def _cached(self, kept: dict[tuple[str, int], list[Int64]], heads: Heads, head: int) -> tuple[Int64, Int64]:
         """Codes [keys, dim] and scales [keys]."""
