@@ -7,17 +7,24 @@ it. Each ordered pair of units has one semaphore: its posts and waits are met on
 from __future__ import annotations
 
 import bisect
+import itertools
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from axlora.isa.assembly import make
 from axlora.isa.instruction import Instruction
-from axlora.isa.opcodes import SEMAPHORE_MAX, Buffer, Opcode, Unit
+from axlora.isa.opcodes import SEMAPHORE_MAX, Buffer, Opcode, Row, Unit
+from axlora.timing.vector import ROW_CYCLES, VPIPE
 
 UNITS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
-HOIST = 160
 AREA_BITS = 40
-"""Instructions that a load may go ahead of its place."""
+FETCH = 14
+"""About how many cycles fetch needs an instruction, misses included."""
+LOADS = 16
+"""Loads that are looked at for the next one."""
+UNKNOWN = 16
+"""Stands for a count that a register holds."""
 _OTHERS = {unit: tuple(u for u in UNITS if u is not unit) for unit in UNITS}
 
 
@@ -80,7 +87,7 @@ class Schedule:
             for span in spans:
                 kept = []
                 for t in self._touched.get(span.where, []):
-                    own = t.step == number or self._steps[t.step].unit is unit
+                    own = t.step == number or (unit is not Unit.LOAD and self._steps[t.step].unit is unit)
                     if t.span.first < span.stop and span.first < t.span.stop and (writing or t.writes) and not own:
                         after.add(t.step)
                     covered = span.first <= t.span.first and t.span.stop <= span.stop
@@ -97,27 +104,71 @@ class Schedule:
             base: what is added to the addresses of transfers: key = address >> 40.
         """
         out = []
-        for s in _Semaphores(_hoisted(self._steps)).steps:
+        for s in _Semaphores(_ordered(self._steps)).steps:
             address = s.fields.get("address", 0)
             moved = {"address": base[address >> AREA_BITS] + (address & ((1 << AREA_BITS) - 1))} if address else {}
             out.append(make(s.opcode, waits=s.waits, posts=s.posts, **s.fields | moved))
         return [*out, make(Opcode.HALT)]
 
 
-def _hoisted(steps: Sequence[_Step]) -> list[_Step]:
-    """Each load as far ahead as what it depends on, the load before it and HOIST allow; `after` renumbered."""
-    keys: list[tuple[float, int]] = []
-    place: list[float] = []
-    last_load = -1.0
-    for n, step in enumerate(steps):
-        at = float(n)
-        if step.unit is Unit.LOAD:
-            at = max([last_load, n - HOIST - 0.5, *(place[d] + 0.5 for d in step.after)])
-            at = min(at, float(n))
-            last_load = at
-        place.append(at)
-        keys.append((at, n))
-    order = [n for _, n in sorted(keys)]
+def _duration(step: _Step) -> int:
+    """About how many cycles a step takes; what a register holds counts as `UNKNOWN`."""
+    f = step.fields
+    rows = f.get("rows", 1) or UNKNOWN
+    match step.opcode:
+        case Opcode.LOAD | Opcode.STORE:
+            return rows * f.get("beats", 0) + 8
+        case Opcode.MATMUL:
+            return (f.get("blocks", 0) or UNKNOWN) * 40
+        case Opcode.VMAP:
+            return rows * (f.get("words", 0) or UNKNOWN) + VPIPE
+        case Opcode.VREQ | Opcode.VQT:
+            return (f.get("groups", 0) or UNKNOWN) * 2 + VPIPE
+        case Opcode.VROW:
+            return rows * ROW_CYCLES[Row(f["function"])]
+    return 1
+
+
+def _ordered(steps: Sequence[_Step]) -> list[_Step]:
+    """The program's order: by when each step could begin, a load when the one before it begins; `after` renumbered.
+
+    The units other than load keep their own order. Of the next loads the one that can begin first is taken: those that wait for
+    the cache do not hold up weights. Fetch hands out an instruction every `FETCH` cycles.
+    """
+    queues = {u: deque(n for n, step in enumerate(steps) if step.unit is u) for u in UNITS}
+    loads = queues.pop(Unit.LOAD)
+    done: dict[int, int] = {}
+    free = dict.fromkeys(UNITS, 0)
+    now = load_began = 0
+    order: list[int] = []
+
+    def begins(n: int) -> int | None:
+        """When step n could begin, or None while something it comes after has no place yet."""
+        after = steps[n].after
+        if not all(d in done for d in after):
+            return None
+        return max([now, free[steps[n].unit], *(done[d] for d in after)])
+
+    while loads or any(queues.values()):
+        best: tuple[int, int, int] | None = None
+        ready = [(at, n) for n in itertools.islice(loads, LOADS) if (at := begins(n)) is not None]
+        if ready:
+            at, n = min(ready)
+            best = (max(load_began, now), n, at)
+        for queue in queues.values():
+            if queue and (start := begins(queue[0])) is not None and (best is None or (start, queue[0]) < best[:2]):
+                best = (start, queue[0], start)
+        assert best is not None  # the first step without a place comes after none but placed ones
+        _, n, at = best
+        unit = steps[n].unit
+        if unit is Unit.LOAD:
+            loads.remove(n)
+            load_began = at
+        else:
+            queues[unit].popleft()
+        done[n] = free[unit] = at + _duration(steps[n])
+        now += FETCH
+        order.append(n)
     number = {old: new for new, old in enumerate(order)}
     return [_Step(steps[n].opcode, steps[n].fields, {number[d] for d in steps[n].after}) for n in order]
 
@@ -155,6 +206,8 @@ class _Semaphores:
         needed: dict[Unit, int] = {}
         for place in after:
             other = self.steps[place].unit
+            if other is unit:
+                continue
             needed[other] = max(needed.get(other, 0), bisect.bisect_right(self._own[other], place))
         view = self._view(unit)
         waits = [other for other in UNITS if needed.get(other, 0) > view[other]]

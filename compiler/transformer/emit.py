@@ -141,17 +141,12 @@ class RowEmit:
         offset, words, by_position = self.constants[cells.name]
         rows = self.tokens if by_position else 1
         unit = max(1, t.beat_bytes // t.vector_word_bytes)
-        place = self.cbuf.take(rows * words, unit)
-        beats = rows * words * t.vector_word_bytes // t.beat_bytes
-        extra = {"rx": int(Position.TURN)} if by_position else {}
-        self._load(
-            Buffer.CBUF,
-            offset,
-            place,
-            place.first // unit if unit > 1 else place.first * t.vector_word_bytes // t.beat_bytes,
-            beats,
-            **extra,
-        )
+        place = self.cbuf.held.get(cells.name)
+        if place is None:
+            place = self.cbuf.take(rows * words, unit, cells.name)
+            beats = rows * words * t.vector_word_bytes // t.beat_bytes
+            extra = {"rx": int(Position.TURN)} if by_position else {}
+            self._load(Buffer.CBUF, offset, place, place.first * t.vector_word_bytes // t.beat_bytes, beats, **extra)
         return CBUF_BIT + place.first, words if by_position else 0, [place]
 
     def _words(self, width: int) -> int:

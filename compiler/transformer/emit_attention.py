@@ -95,7 +95,11 @@ class Emit(LinearEmit):
         t = self.target
         unit = max(1, t.beat_bytes // t.vector_word_bytes)
         words = -(-self.context // t.lanes) * t.lanes // t.vector_lanes
-        place = self.cbuf.take(words, unit)
+        key = (heads.name, self._kv(heads, head), kind)
+        if key in self.cbuf.held:
+            place = self.cbuf.held[key]
+            return CBUF_BIT + place.first, place
+        place = self.cbuf.take(words, unit, key)
         beat = place.first * t.vector_word_bytes // t.beat_bytes
         where = self._cache(heads, self._kv(heads, head), f"{kind} scales")
         self._load(Buffer.CBUF, where, place, beat, 1, rows=0, rz=int(Position.SCALE_BEATS))
@@ -108,10 +112,13 @@ class Emit(LinearEmit):
     def scores(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
         t, d = self.target, heads.dim
         blocks = -(-d // t.lanes)
-        tile = self.wbuf.take(-(-self.context // t.ports) * blocks)
-        where = self._cache(heads, self._kv(heads, head), "K")
-        self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, rows=0, rz=int(Position.KEYS))
         groups = -(-self.context // t.ports)
+        key = (heads.name, self._kv(heads, head), "K")
+        tile = self.wbuf.held.get(key)
+        if tile is None:
+            tile = self.wbuf.take(groups * blocks, key=key)
+            where = self._cache(heads, self._kv(heads, head), "K")
+            self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, rows=0, rz=int(Position.KEYS))
         acc = self.acc.take(groups)
         weights = {"rz": int(Position.GROUPS), "block_stride": 1, "group_stride": blocks}
         self._attend(tile, acc, blocks, self._uniform(m1, m1_shift, groups), out, weights, blocks=blocks)
@@ -133,10 +140,13 @@ class Emit(LinearEmit):
         t, d = self.target, heads.dim
         blocks = -(-self.context // t.lanes)
         groups = d // t.ports
-        tile = self.wbuf.take(blocks * groups)
-        where = self._cache(heads, self._kv(heads, head), "V")
-        line = t.wbuf_line_beats
-        self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, rows=0, rz=int(Position.BLOCKS))
+        key = (heads.name, self._kv(heads, head), "V")
+        tile = self.wbuf.held.get(key)
+        if tile is None:
+            tile = self.wbuf.take(blocks * groups, key=key)
+            where = self._cache(heads, self._kv(heads, head), "V")
+            line = t.wbuf_line_beats
+            self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, rows=0, rz=int(Position.BLOCKS))
         acc = self.acc.take(groups)
         weights = {"groups": groups, "block_stride": groups, "group_stride": 1}
         records = self._uniform(m1, m1_shift, groups)

@@ -20,9 +20,11 @@ class Ring:
 
     def __init__(self, name: str, size: int, first: int = 0) -> None:
         self.name, self.size, self.first, self.next = name, size, first, first
+        self.held: dict[object, Span] = {}
+        """What was loaded under a key and is still there."""
 
-    def take(self, count: int, unit: int = 1) -> Span:
-        """`count` places side by side, the first a multiple of `unit`.
+    def take(self, count: int, unit: int = 1, key: object = None) -> Span:
+        """`count` places side by side, the first a multiple of `unit`; what is in them can be asked for under `key`.
 
         Raises:
             BadModel: more than there are.
@@ -35,7 +37,11 @@ class Ring:
                 f"needs {count} places of {self.name}, {self.size - self.first} are there", "target", "larger buffers"
             )
         self.next = start + count
-        return Span(self.name, start, start + count)
+        span = Span(self.name, start, start + count)
+        self.held = {k: s for k, s in self.held.items() if s.stop <= span.first or span.stop <= s.first}
+        if key is not None:
+            self.held[key] = span
+        return span
 
 
 class Pool:
