@@ -1,0 +1,133 @@
+"""The trained tiny Llama with its adapter: bits per byte in integers, the simulator's tokens, a layer in Verilog."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from tiny_llama import PROSE, Quantized, model, with_outliers
+
+import axlora
+from axlora.compiler.transformer.build import build
+from axlora.compiler.transformer.lower import lower
+from axlora.compiler.transformer.ops import Add
+from axlora.compiler.transformer.positions import position_registers
+from axlora.compiler.transformer.reference import Cache, Reference
+from axlora.isa.regions import slot_values, token_words
+from axlora.isa.target import Target
+from axlora.rtl.runner import Image, run_images
+from axlora.sim.run import run_image
+
+import corpus  # isort: skip
+import evaluate  # isort: skip
+import export  # isort: skip
+
+ZCU104 = Target.load("zcu104")
+WIDE = dataclasses.replace(ZCU104, name="zcu104-a16", activation_bits=16, accumulator_bits=48)
+WINDOWS, LENGTH = 12, 256
+BOUNDS = {
+    "W8A8": (ZCU104, 8, 0.007),
+    "W4A8": (ZCU104, 4, 0.022),
+    "W8A16": (WIDE, 8, 0.001),
+}
+
+
+def _share(quantized: Quantized, source: object, kind: str, adapter: str | None) -> float:
+    """How many more bits per byte than float, as a share."""
+    ids = corpus.windows(corpus.held_out(kind), LENGTH)[:WINDOWS]
+    real = evaluate.bits_per_byte(evaluate.float_model(source)(ids), ids)
+    return evaluate.bits_per_byte(quantized.logits(ids, adapter), ids) / real - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", BOUNDS)
+def test_bits_per_byte_of_base_and_adapter(form: str) -> None:
+    """Over 12 windows of 256 bytes of held-out text each: code for the base, prose for the adapter."""
+    target, bits, bound = BOUNDS[form]
+    quantized = Quantized(target, model(), context=LENGTH, adapters={"prose": PROSE}, weight_bits=bits)
+    assert _share(quantized, model(), "code", None) < bound
+    assert _share(quantized, export.model(export.read_lora(PROSE)), "prose", "prose") < bound
+
+
+@pytest.mark.slow
+def test_outlier_channels_cost_little_with_a_scale_a_token() -> None:
+    source = with_outliers()
+    assert 0.001 < _share(Quantized(ZCU104, source, context=LENGTH), source, "code", None) < 0.012
+
+
+def test_greedy_tokens_and_logits_equal_the_reference() -> None:
+    """Prefill in chunks, then decode: every logit of every position, bit for bit; so the tokens are the reference's."""
+    _same_tokens("prose", b"The following ex", 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", [None, "prose"])
+def test_64_greedy_tokens_equal_the_reference(adapter: str | None) -> None:
+    _same_tokens(adapter, b"import os\n\n\ndef main(argv):\n", 64)
+
+
+def _same_tokens(adapter: str | None, prompt: bytes, count: int) -> None:
+    options = {"adapters": {"prose": PROSE}}
+    quantized = Quantized(ZCU104, model(), context=96, **options)
+    program = axlora.compile(model(), ZCU104, generate=True, max_context=96, **options)
+    session, cache = program.session(adapter), Cache()
+    ids: list[int] = list(prompt)
+    for _ in range(count):
+        found = session.feed(ids)
+        wanted, fraction = quantized.run(np.array(ids), cache, adapter)
+        assert fraction == program.output_fraction
+        np.testing.assert_array_equal(found, wanted)
+        ids = [int(wanted[-1].argmax())]
+    tokens = [t.token for t in axlora.generate(program, list(prompt), max_new_tokens=3, adapter=adapter)]
+    again = program.session(adapter)
+    first = int(again.feed(list(prompt))[-1].argmax())
+    assert tokens[0] == first
+
+
+@pytest.mark.slow
+def test_a_layer_with_lora_in_verilog() -> None:
+    """Layer 0: prefill of 16 tokens, three decode steps: memory, cycles and every counter equal the simulator's."""
+    target = Target.load("test")
+    quantized = Quantized(target, model(), context=32, adapters={"prose": PROSE})
+    f = quantized.found
+    ends = [n for n, op in enumerate(f.model.operators) if isinstance(op, Add)][1]
+    layer = dataclasses.replace(f.model, operators=f.model.operators[: ends + 1], output=f.model.operators[ends].y)
+    used = {op.name for op in layer.operators if hasattr(op, "name")}
+    linears = tuple(li for li in f.lowered.linears if li.name in used)
+    image = build(target, layer, linears, f.largest, context=32, slots=1, rank=8)
+    from axlora.compiler.backend.link import adapter_block
+
+    block = adapter_block(target, linears, "prose", 8, image.tilings)
+    memory = np.zeros(-(-image.size // 64) * 64, np.uint8)
+    words = token_words(np.ones(target.tokens, np.int64))
+    places = ((0, image.data), (image.adapter_address, block), (image.regions["token words"][0], words))
+    for address, data in places:
+        memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
+    ids = np.frombuffer(b"def f(x):\n    return x", np.uint8)[:19].astype(np.int64)
+    cache, position, images, results = Cache(), 0, [], []
+    for count in [target.tokens] * (16 // target.tokens) + [1] * 3:
+        rows = np.rint(np.ldexp(layer.embedding[ids[position : position + count]], image.input_fraction)).astype(np.int64)
+        address, width = image.regions["input"][0], image.input_words * target.vector_lanes
+        memory = memory.copy()
+        put = np.zeros((count, width), "<i4")
+        put[:, : rows.shape[1]] = rows
+        memory[address : address + put.nbytes] = put.view(np.uint8).reshape(-1)
+        registers = {int(k): v for k, v in position_registers(target, position, count, image.dim, image.half).items()}
+        registers |= slot_values(target, 1, image.adapter_address, 8)
+        images.append(Image(memory.tobytes(), image.addresses[count], registers, len(memory)))
+        result = run_image(target, memory, image.addresses[count], registers)
+        results.append(result)
+        memory, position = result.memory, position + count
+        reference = Reference({li.name: li for li in linears}, ["prose"] * count, cache, 8, rows)
+        lower(
+            layer, reference, f.largest, {li.name: li.output_step for li in linears}, {li.name: li.n for li in linears}, 8, 32
+        )
+        at, wide = image.regions["output"][0], image.output_words * target.vector_lanes
+        out = memory[at : at + 4 * wide * count].view("<i4").reshape(count, wide)
+        np.testing.assert_array_equal(out[:, : reference.output.shape[1]], reference.output)
+    for sim, rtl in zip(results, run_images(target, images), strict=True):
+        assert rtl.error == 0
+        assert {k: v for k, v in sim.counters.items() if v != rtl.counters[k]} == {}
+        assert rtl.cycles == sim.cycles > 0
+        assert rtl.memory == sim.memory.tobytes()

@@ -1,0 +1,82 @@
+"""The tiny Llama of examples/tiny_llama, quantized, as the integer reference runs it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from axlora.compiler.transformer import pipeline
+from axlora.compiler.transformer.lower import lower
+from axlora.compiler.transformer.reference import Cache, Reference
+from axlora.isa.target import Target
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "tiny_llama"
+sys.path.insert(0, str(EXAMPLE))
+
+import export  # noqa: E402
+
+PROSE = export.ADAPTERS / "prose"
+OUTLIERS = (3, 77)
+Int64 = npt.NDArray[np.int64]
+
+
+@functools.cache
+def model() -> onnx.ModelProto:
+    """The committed base as ONNX."""
+    return export.model()
+
+
+def with_outliers(factor: float = 30.0) -> onnx.ModelProto:
+    """Two channels of every norm before linears times `factor`, the weights that read them divided: the same function."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model())
+    held = {i.name: i for i in copy.graph.initializer}
+
+    def scale(name: str, by: float) -> None:
+        value = numpy_helper.to_array(held[name]).copy()
+        value[list(OUTLIERS)] *= np.float32(by)
+        held[name].CopyFrom(numpy_helper.from_array(value, name))
+
+    layers = {name.split(".")[2] for name in held if name.startswith("model.layers.")}
+    for layer in layers:
+        at = f"model.layers.{layer}"
+        for norm, readers in (
+            ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+            ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+        ):
+            scale(f"{at}.{norm}.weight", factor)
+            for reader in readers:
+                scale(f"{at}.{reader}.weight", 1 / factor)
+    return copy
+
+
+class Quantized:
+    """A compiled model beside its integer reference."""
+
+    def __init__(self, target: Target, source: onnx.ModelProto, *, context: int, **options: Any) -> None:
+        self.target = target
+        self.found = pipeline.lower_generator(source, target, context=context, **options)
+        self.linears = {li.name: li for li in self.found.lowered.linears}
+
+    def run(self, ids: Int64, cache: Cache, adapter: str | None) -> tuple[Int64, int]:
+        """Integer logits [n, vocabulary] of tokens after those in the cache, and their fraction."""
+        f = self.found
+        rows = np.rint(np.ldexp(f.model.embedding[ids], f.image.input_fraction)).astype(np.int64)
+        reference = Reference(self.linears, [adapter] * len(ids), cache, self.target.activation_bits, rows)
+        steps = {name: li.output_step for name, li in self.linears.items()}
+        outputs = {name: li.n for name, li in self.linears.items()}
+        bits, context = self.target.activation_bits, f.image.context
+        _, fraction = lower(f.model, reference, f.largest, steps, outputs, bits, context)
+        return reference.output, fraction
+
+    def logits(self, windows: Int64, adapter: str | None) -> npt.NDArray[np.float32]:
+        """Logits [n, t, vocabulary] of windows [n, t]."""
+        found = [self.run(ids, Cache(), adapter) for ids in windows]
+        return np.stack([np.ldexp(values.astype(np.float64), -fraction) for values, fraction in found]).astype(np.float32)
