@@ -72,7 +72,7 @@ class RowEmit:
         self.acc = Ring("ACC", t.acc_words)
         self.obuf = Ring("OBUF", t.obuf_beats)
         self.sbuf = Ring("SBUF", t.sbuf_lines)
-        self.dim = self.half = 0
+        self.dim = self.half = self.slack = 0
         need = self.u_first + max((u_lines(t, p.shape) for p in placed.values() if p.shape.slots), default=0)
         if need > t.ubuf_lines:
             raise BadModel(f"needs {need} lines of UBUF, {t.ubuf_lines} are there", f"target {t.name}", "more ubuf_lines")
@@ -111,7 +111,7 @@ class RowEmit:
     def value(self, name: str, width: int) -> Cells:
         t = self.target
         whole = max(t.lanes, t.ports)
-        words = -(-width // whole) * whole // t.vector_lanes
+        words = -(-(width + self.slack) // whole) * whole // t.vector_lanes
         self.base[name] = self.pool.take(name, self.tokens * words)
         self.pitch[name] = words
         return Cells(name, 0, width)

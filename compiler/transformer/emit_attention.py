@@ -22,10 +22,14 @@ class Emit(LinearEmit):
 
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         t, d = self.target, heads.dim
-        self.dim = d
-        if d % t.beat_bytes or d % t.ports or t.ports > t.beat_bytes or t.beat_bytes > t.lanes:
-            what = f"heads of {d} features do not go with beats of {t.beat_bytes} bytes, {t.lanes} lanes and {t.ports} ports"
-            raise BadModel(what, f"target {t.name}", "ports <= beat_bytes <= lanes, and heads of whole beats")
+        if t.ports > t.beat_bytes or t.beat_bytes > t.lanes:
+            what = f"beats of {t.beat_bytes} bytes do not go with {t.lanes} lanes and {t.ports} ports"
+            raise BadModel(what, f"target {t.name}", "attention needs ports <= beat_bytes <= lanes")
+        if d // 2 % t.vector_lanes:
+            what = f"heads of {d} features do not go with {t.vector_lanes} vector lanes"
+            raise BadModel(what, f"target {t.name}", "half a head must be whole words")
+        wide = self._wide(heads)
+        self.dim, self.slack = wide, wide - d
         for cells, kind in ((k, "K"), (v, "V")):
             for head in range(heads.kv_heads):
                 part = Cells(cells.name, cells.first + head * d, d)
@@ -36,13 +40,13 @@ class Emit(LinearEmit):
                 for r in range(self.tokens):
                     where = self._cache(heads, head, f"{kind} scales") + 4 * r
                     self._store(where, Span("OBUF", scales.first + r, scales.first + r + 1), 1, 4, Position.SCALE)
-                beats = d // t.beat_bytes if kind == "K" else d // t.ports
+                beats = wide // (t.beat_bytes if kind == "K" else t.ports)
                 place = self.obuf.take(self.tokens * beats)
                 at, pitch, _ = self._operand(part)
                 self._set(Opcode.VLEN, valid=d)
                 self._set(Opcode.VPITCH, a=pitch, b=pitch, to=beats)
                 to = {"into": Into.OBUF, "size": 0, "tiled": int(kind == "V")}
-                self._vmap(at, at, place.first, self._words(d), [], [place], self.tokens, function=Map.SCALE, scale=1, **to)
+                self._vmap(at, at, place.first, self._words(wide), [], [place], self.tokens, function=Map.SCALE, scale=1, **to)
                 where = self._cache(heads, head, kind)
                 if kind == "K":
                     self._store(where, place, self.tokens * beats, 0, Position.KEY)
@@ -53,9 +57,13 @@ class Emit(LinearEmit):
                         to_tile = where + r * t.ports + j * t.wbuf_line_bytes
                         self._store(to_tile, Span("OBUF", beat, beat + 1), 1, t.ports, Position.VALUE)
 
+    def _wide(self, heads: Heads) -> int:
+        """Features of a head in the cache: whole beats, the rest zeros."""
+        return -(-heads.dim // self.target.beat_bytes) * self.target.beat_bytes
+
     def _cache(self, heads: Heads, head: int, kind: str) -> int:
         """Address of one head's keys, values or scales."""
-        size = self.context * (4 if kind.endswith("scales") else heads.dim)
+        size = self.context * (4 if kind.endswith("scales") else self._wide(heads))
         return ROOM + self.memory.room(f"{heads.name} {kind} {head}", size)
 
     def _uniform(self, m1: int, shift: int, groups: int) -> Span:
@@ -110,7 +118,7 @@ class Emit(LinearEmit):
         return head // (heads.heads // heads.kv_heads)
 
     def scores(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
-        t, d = self.target, heads.dim
+        t, d = self.target, self._wide(heads)
         blocks = -(-d // t.lanes)
         groups = -(-self.context // t.ports)
         key = (heads.name, self._kv(heads, head), "K")
@@ -137,7 +145,7 @@ class Emit(LinearEmit):
         self._vmap(at, scales, at, 0, [place], [], self.tokens, **fields)
 
     def mix(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int) -> None:
-        t, d = self.target, heads.dim
+        t, d = self.target, self._wide(heads)
         blocks = -(-self.context // t.lanes)
         groups = d // t.ports
         key = (heads.name, self._kv(heads, head), "V")
