@@ -114,22 +114,23 @@ def distances(file: str, form: str, folder: Path, target: Target) -> tuple[float
     return error(ours, wanted), error(other, wanted)
 
 
-EVERY = [f"{name}.{exporter}" for pair in E.ADAPTED.items() for name in pair for exporter in E.EXPORTERS]
-FURTHER = {("bert", "dynamic-u8-channel"): 1.2, ("bert-lora", "dynamic-u8-channel"): 1.2}
-"""Measured 1.17 and 1.12: GELU's result has one sign, and symmetric codes a token spend half their range on the other."""
+NAMES = [*E.ADAPTED, *E.ADAPTED.values(), "bert-dora"]
+TAKEN = [
+    (n, f) for n in NAMES for f in E.FORMS if f in ("qdq-u8u8", "dynamic", "dynamic-u8-channel") or n in ("bert", "bert-lora")
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", EVERY)
-@pytest.mark.parametrize("form", ["qdq", "dynamic", "dynamic-u8-channel"])
-def test_no_further_from_float_than_onnxruntime(file: str, form: str, target: Target, tmp_path: Path) -> None:
-    """The whole model, with and without LoRA in the graph: at most 1.1 times onnxruntime's own quantized distance."""
-    if file in ("distilbert.script", "gpt2.script") and form == "qdq":
-        with pytest.raises(BadModel, match="scale"):  # onnxruntime gives the mask of -inf an infinite scale
-            lower(path_of(file, form, tmp_path), target, shapes=FREE)
-        return
-    ours, theirs = distances(file, form, tmp_path, target)
-    assert ours <= FURTHER.get((file.split(".")[0], form), 1.1) * theirs
+@pytest.mark.parametrize(("name", "form"), TAKEN)
+def test_no_further_from_float_than_onnxruntime(name: str, form: str, target: Target, tmp_path: Path) -> None:
+    """The whole model, with and without LoRA or DoRA in the graph: at most 1.1 times onnxruntime's own quantized distance.
+
+    Measured with every form and both exporters: from 0.79 to 1.01, but bert 1.04 (dynamic-u8) and bert-lora 1.08
+    (dynamic-u8-channel) and 1.02 (dynamic-channel). Exporters take turns here: their files hold the same weights.
+    """
+    exporter = E.EXPORTERS[(NAMES.index(name) + list(E.FORMS).index(form)) % 2]
+    ours, theirs = distances(f"{name}.{exporter}", form, tmp_path, target)
+    assert ours <= 1.1 * theirs
 
 
 QUICK = ("bert-lora.dynamo", "llama-lora.script")
