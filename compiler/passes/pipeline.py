@@ -21,6 +21,7 @@ from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.merge import merge_graph, merge_peft
 from axlora.compiler.frontend.one_sided import one_sided
 from axlora.compiler.frontend.recognise import recognise
+from axlora.compiler.frontend.variants import variants
 from axlora.compiler.integer_graph import IntegerGraph
 from axlora.compiler.layer import TOKENS, Linear, Lowered, Tensor
 from axlora.compiler.passes.adapters import GRAPH, add_adapter, graph_branch
@@ -234,7 +235,9 @@ def lower(
             _LOG.warning("%s carries its own scales: the calibration data is not used", where)
         else:
             bits = 16 if activation in ("static16", "token16") else 8
-            scales = calibrate(g.model, without, calibration, bits, activation not in ("static8", "static16"), where)
+            floats = tuple(_with_float_output(g, f) for f in found)
+            seen = [floats] if merge else variants(floats, options.adapters, adapter_map, base is not None)
+            scales = calibrate(g, seen, without, calibration, bits, activation not in ("static8", "static16"), where)
             found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
     found = _activations(g, found, options, where)
     lowered = _lowered(g, found, target, weight_bits)
