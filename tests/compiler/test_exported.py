@@ -11,7 +11,6 @@ import onnx
 import pytest
 import tvm
 from exported_runs import FREE, path_of, run
-from tvm import relax
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
@@ -20,7 +19,7 @@ from axlora.compiler.frontend.found import FoundLinear
 from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.peft import read_peft
 from axlora.compiler.frontend.recognise import recognise
-from axlora.compiler.frontend.tvm_import import import_onnx
+from axlora.compiler.frontend.tvm_import import compiled, import_onnx
 from axlora.compiler.layer import Codes, Linear, Records
 from axlora.isa.formats import Format
 
@@ -125,7 +124,7 @@ def test_tvm_takes_the_model_and_computes_the_same(file: str, form: str, tmp_pat
     model, _ = onnx_reader.read(path_of(file, form, tmp_path), FREE)
     module = import_onnx(model, file)
     weights = list(module["main"].attrs["params"]) if "params" in module["main"].attrs else []
-    machine = relax.VirtualMachine(relax.build(module, target="llvm"), tvm.cpu())
+    machine = compiled(module)
     feed = list(E.feeds())[1]
     result = machine["main"](*[tvm.runtime.tensor(feed[i.name]) for i in model.graph.input], *weights)
     values = result if hasattr(result, "numpy") else result[0]
