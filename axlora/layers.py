@@ -19,7 +19,7 @@ from axlora.isa.target import Target
 
 Arrays = dict[str, npt.NDArray[Any]]
 """`{number}/{part}` of linear `number`; parts bias s32 [n], m1 u16 [n], shift u8 [n], w_scale f64 [n], real_bias f64 [n],
-and where there are such smooth f64 [k], group_scale and group_zero s64 [groups, n]."""
+and where there are such smooth f64 [k - offset_rows], group_scale and group_zero s64 [groups, n]."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class LayerInfo:
     tiling: Tiling
     error: float | None = None
     """See `axlora.run.Layer`."""
+    offset_rows: int = 0
 
 
 def layer_info(linear: Linear, x_bits: int, first: int, tiling: Tiling, error: float | None) -> LayerInfo:
@@ -84,6 +85,7 @@ def layer_info(linear: Linear, x_bits: int, first: int, tiling: Tiling, error: f
         grid.bias_step,
         tiling,
         error,
+        linear.offset_rows,
     )
 
 
@@ -154,4 +156,5 @@ def stored_linear(target: Target, info: LayerInfo, number: int, arrays: Mapping[
         node=info.node,
         modules=info.modules,
         stage=info.stage,
+        offset_rows=info.offset_rows,
     )

@@ -107,10 +107,11 @@ class _Check:
         self.need(bool(t.shape) and all(d > 0 for d in t.shape), f"{field}.shape", t.shape, "positive")
         self.within(t.tokens, 1, TOKENS, f"{field}.tokens")
         self.within(t.columns, 1, MEMORY_LIMIT, f"{field}.columns")
-        size, wanted = 1, t.tokens * t.columns
+        self.within(t.offset_columns, 0, (t.columns - 1) * t.per_token, f"{field}.offset_columns")
+        size, wanted = 1, t.tokens * t.values
         for d in t.shape:
             size = min(size * d, MEMORY_LIMIT)
-        self.need(size == wanted and t.shape[-1] == t.columns, f"{field}.shape", t.shape, f"{t.tokens} x {t.columns}")
+        self.need(size == wanted and t.shape[-1] == t.values, f"{field}.shape", t.shape, f"{t.tokens} x {t.values}")
         self.need(t.bits in bits, f"{field}.bits", t.bits, f"one of {bits}")
         self.need(t.scale > 0, f"{field}.scale", t.scale, "positive")
         top = 1 << (t.bits - 1)
@@ -147,6 +148,7 @@ class _Check:
         self.need(info.format in Format.__members__, f"{field}.format", info.format, f"one of {', '.join(Format.__members__)}")
         same: tuple[tuple[str, int, int], ...] = (
             ("k", info.k, read.tensor.columns),
+            ("offset_rows", info.offset_rows, read.tensor.offset_columns),
             ("n", info.n, written.tensor.columns),
             ("x_bits", info.x_bits, read.tensor.bits),
             ("output_bits", info.output_bits, written.tensor.bits),
@@ -285,7 +287,7 @@ class _Check:
             self.vector(arrays, f"{number}/shift", "u1", (info.n,), lambda v: bool(((v > 0) & (v < 63)).all()))
             self.vector(arrays, f"{number}/w_scale", "f8", (info.n,), lambda v: bool((v > 0).all()))
             self.vector(arrays, f"{number}/real_bias", "f8", (info.n,), lambda v: True)
-            for name, kind, shape in (("smooth", "f8", (info.k,)), ("group_scale", "i8", (rows, info.n)),
+            for name, kind, shape in (("smooth", "f8", (info.k - info.offset_rows,)), ("group_scale", "i8", (rows, info.n)),
                                       ("group_zero", "i8", (rows, info.n))):  # fmt: skip
                 if f"{number}/{name}" in arrays:
                     self.vector(arrays, f"{number}/{name}", kind, shape, self._in_range(name))

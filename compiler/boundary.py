@@ -32,11 +32,12 @@ def quantize(t: Tensor, value: npt.NDArray[Any]) -> Quantized:
     """
     if value.dtype.kind == "i":
         return Quantized(value.reshape(t.tokens, t.columns).astype(np.int64))
-    real = np.ascontiguousarray(value, np.float32).reshape(t.tokens, t.columns)
+    real = np.ascontiguousarray(value, np.float32).reshape(t.tokens, t.values)
     if not np.isfinite(real).all():
         raise BadModel("activation holds NaN or infinity", t.source or t.name, "check the model's inputs and weights")
     if t.per_token:
-        return Quantized(*numerics.quantize_tokens(real, t.bits))
+        codes, offset, mantissa, shift = numerics.quantize_tokens(real, t.bits, t.offset_columns > 0)
+        return Quantized(np.hstack([codes, np.repeat(offset, t.offset_columns, axis=1)]), mantissa, shift)
     codes, clamped = numerics.quantize_real(real, t.scale, t.zero_point, t.bits)
     return Quantized(codes, saturated=int(clamped.sum()))
 

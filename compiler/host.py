@@ -10,10 +10,9 @@ import numpy.typing as npt
 import onnx
 import tvm
 from onnx import helper
-from tvm import relax
 
 from axlora.compiler.frontend.cut import live, stages_after
-from axlora.compiler.frontend.tvm_import import import_onnx
+from axlora.compiler.frontend.tvm_import import compiled, import_onnx
 from axlora.compiler.layer import Host
 
 Values = dict[str, npt.NDArray[Any]]
@@ -43,7 +42,7 @@ class HostPart:
                 functions[f"stage_{stage}"] = main.with_attr("global_symbol", f"stage_{stage}")
         self._vm: Any = None
         if functions:
-            self._vm = relax.VirtualMachine(relax.build(tvm.IRModule(functions), target="llvm"), tvm.cpu())
+            self._vm = compiled(tvm.IRModule(functions))
 
     def run_stage(self, stage: int, values: Values) -> None:
         """Add to `values` what can be computed once the results of the stages before have arrived in it."""

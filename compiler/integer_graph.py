@@ -16,6 +16,7 @@ import tvm
 from tvm import relax
 
 from axlora.compiler.errors import BadModel
+from axlora.compiler.frontend.tvm_import import compiled
 from axlora.compiler.layer import Adapter, Int64, Linear, Lowered
 from axlora.compiler.passes.emit import Emitter, LinearVars, emit_linear
 from axlora.isa.target import Target
@@ -134,7 +135,7 @@ class IntegerGraph:
             self._compiled.update(
                 stages=stages,
                 script=module.script(),
-                vm=relax.VirtualMachine(relax.build(module, target="llvm"), tvm.cpu()),
+                vm=compiled(module),
                 base=[[tvm.runtime.tensor(p) for p in parameters(linear, self.rank, None)] for linear in linears],
             )
         return self._compiled

@@ -108,7 +108,7 @@ class Grid:
     bias_step: float = 0.0
     """With per-token inputs, x_scale and y_scale are for a token scale of 1, and this is the value of an output code."""
     smooth: npt.NDArray[np.float64] | None = None
-    """[k]: weight rows are times this, and x was divided by it; an adapter's A needs the same."""
+    """[inputs]: weight rows are times this, and x was divided by it; an adapter's A needs the same."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,8 @@ class Linear:
     """Dotted module paths that the model's metadata and names give it, the surest first."""
     stage: int = 0
     """Start of the machine in which it runs: linears of one stage depend on no other linear of it."""
+    offset_rows: int = 0
+    """Last rows of the weight, which meet the token's offset: in every column they sum to the rows before (decision 6)."""
 
     @property
     def output_step(self) -> float:
@@ -148,8 +150,17 @@ class Linear:
 
     @property
     def k(self) -> int:
-        """Inputs."""
+        """Rows that the machine multiplies: the model's inputs and the offset's."""
         return int(self.weight.stored.shape[0])
+
+    @property
+    def inputs(self) -> int:
+        """The model's inputs."""
+        return self.k - self.offset_rows
+
+    def matrix(self) -> Int64:
+        """The codes that stand for the model's weight, less zero points: int64 [inputs, n]."""
+        return self.weight.weights()[: self.inputs]
 
     @property
     def n(self) -> int:
@@ -166,15 +177,23 @@ class Tensor:
     tokens: int
     """Rows: product of the leading dimensions."""
     columns: int
+    """Of the codes."""
     shape: tuple[int, ...]
     """The ONNX model's shape."""
     bits: int
     scale: float
     zero_point: int = 0
     per_token: bool = False
-    """Symmetric scale absmax/qmax per token, sent along (`isa.numerics.quantize_tokens`); `scale` is then 1."""
+    """A scale per token, sent along (`isa.numerics.quantize_tokens`); `scale` is then 1."""
     source: str = ""
     """Its tensor in the host graph: the float that becomes codes, or the codes or float that a linear gives back."""
+    offset_columns: int = 0
+    """Last columns of the codes that all hold the token's offset; 0: the codes are symmetric."""
+
+    @property
+    def values(self) -> int:
+        """Columns of the model's tensor."""
+        return self.columns - self.offset_columns
 
 
 @dataclass(frozen=True)

@@ -230,21 +230,29 @@ def quantize_scales(scale: npt.NDArray[np.float64]) -> tuple[Int64, Int64]:
     return np.clip(mantissa, 1, (1 << 16) - 1), shift
 
 
-def quantize_tokens(value: npt.NDArray[np.float32], bits: int) -> tuple[Int64, Int64, Int64]:
-    """Float rows to codes with a scale a row: absmax / (2**(bits-1) - 1), rounded to a token word's mantissa and shift.
+def quantize_tokens(value: npt.NDArray[np.float32], bits: int, offset: bool = False) -> tuple[Int64, Int64, Int64, Int64]:
+    """Float rows to codes with a scale a row, rounded to a token word's mantissa and shift, and an offset a row.
+
+    Without offset the scale is absmax / high, high = 2**(bits-1) - 1. With it the range that the codes span is that of the row
+    and zero, (max - min) / (2 high), and zero still has a code: -offset.
 
     Args:
         value: float32 [t, k], finite.
         bits: 8 or 16.
+        offset: asymmetric.
 
     Returns:
-        codes [t, k]; mantissa and shift, each [t, 1]: value ~ code * mantissa / 2**(shift + bits - 8).
+        codes [t, k]; offset, mantissa and shift, each [t, 1]: value ~ (code + offset) * mantissa / 2**(shift + bits - 8).
     """
     high = (1 << (bits - 1)) - 1
-    peak = np.abs(value).max(axis=1, keepdims=True, initial=0).astype(np.float64)
+    most = value.max(axis=1, keepdims=True, initial=0).astype(np.float64)
+    least = value.min(axis=1, keepdims=True, initial=0).astype(np.float64)
+    peak = (most - least) / 2 if offset else np.maximum(most, -least)
     mantissa, shift = quantize_scales(np.ldexp(peak / high, bits - 8))
     scale = np.ldexp(mantissa.astype(np.float64), -(shift + bits - 8))
-    return np.clip(np.rint(value / scale), -high, high).astype(np.int64), mantissa, shift
+    middle = np.rint((most + least) / (2 * scale)) if offset else np.zeros_like(scale)
+    middle = np.clip(middle, -high, high)
+    return np.clip(np.rint(value / scale) - middle, -high, high).astype(np.int64), middle.astype(np.int64), mantissa, shift
 
 
 def map_rows(

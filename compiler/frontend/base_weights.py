@@ -84,8 +84,8 @@ def linear_of_weights(module: str, linears: Sequence[Linear], base: BaseWeights,
 def _holds(linear: Linear, weight: Float64) -> bool:
     """Every element is within half a code's step, and a little for a cast to half precision."""
     grid = linear.grid
-    if grid is None or weight.shape != (linear.k, linear.n):
+    if grid is None or weight.shape != (linear.inputs, linear.n):
         return False
     scaled = weight if grid.smooth is None else weight * grid.smooth[:, None]
-    near = np.abs(linear.weight.weights() * grid.w_scale - scaled) <= 0.51 * grid.w_scale + np.abs(scaled) * 2.0**-9
+    near = np.abs(linear.matrix() * grid.w_scale - scaled) <= 0.51 * grid.w_scale + np.abs(scaled) * 2.0**-9
     return bool(near.all())

@@ -1,26 +1,28 @@
-"""Static scales for the linears of a float model: run it on samples (Relax VM), watch what the linears read.
+"""Static scales for the linears of a float model: run base and adapters on samples, watch what the linears read.
 
 The range of a channel goes partly into the weights (SmoothQuant, Xiao et al., arXiv:2211.10438, equation 4).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import tvm
-from onnx import TensorProto, helper
-from tvm import relax
+from onnx import helper
 
 from axlora.compiler.errors import BadModel
+from axlora.compiler.frontend.cut import cut
 from axlora.compiler.frontend.found import Activation, FoundLinear
-from axlora.compiler.frontend.tvm_import import import_onnx
+from axlora.compiler.frontend.graph import Graph
+from axlora.compiler.host import HostPart, Values
 
 Float64 = npt.NDArray[np.float64]
 Ranges = dict[str, tuple[Float64, Float64]]
+Linears = tuple[FoundLinear, ...]
+Weights = dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
 
 STRENGTH = 0.65
 """a: how much of a channel's range goes into the weights; docs/decisions/0005."""
@@ -53,27 +55,43 @@ def samples(model: onnx.ModelProto, data: Mapping[str, npt.NDArray[Any]], where:
     return [{name: np.ascontiguousarray(row[i]) for name, row in rows.items()} for i in range(count or 0)]
 
 
-def ranges(model: onnx.ModelProto, names: list[str], data: Mapping[str, npt.NDArray[Any]], where: str) -> Ranges:
-    """Least and greatest value of each channel (last dimension) of each tensor over the samples.
+def ranges(g: Graph, variants: Sequence[Linears], names: set[str], data: Mapping[str, npt.NDArray[Any]], where: str) -> Ranges:
+    """Least and greatest value of each channel (last dimension) of each tensor over the samples and the variants.
+
+    Args:
+        variants: all linears of `g` with float results, as base and as each adapter makes them.
+        names: tensors that some of them read.
 
     Raises:
         BadModel: data that does not fit the model's inputs.
     """
-    feeds = samples(model, data, where)
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names)
-    module = import_onnx(watched, where, constants=True)
-    machine = relax.VirtualMachine(relax.build(module, target="llvm"), tvm.cpu())
+    feeds = samples(g.model, data, where)
+    host, stages = cut(g, {f.result: f.x_name for f in variants[0]})
+    part = HostPart(host)
     result: Ranges = {}
-    for sample in feeds:
-        values = machine["main"](*[tvm.runtime.tensor(v) for v in sample.values()])
-        for name, value in zip(names, [values] if len(names) == 1 else list(values), strict=True):
-            array = value.numpy().reshape(-1, value.shape[-1]).astype(np.float64)
-            low, high = result.get(name, (np.zeros(array.shape[1]), np.zeros(array.shape[1])))
-            result[name] = np.minimum(low, array.min(axis=0)), np.maximum(high, array.max(axis=0))
+    for linears in variants:
+        weights = {f.result: (f.weight.astype(np.float32), f.bias.astype(np.float32)) for f in linears}
+
+        def machine(stage: int, values: Values, linears: Linears = linears, weights: Weights = weights) -> Values:
+            done: Values = {}
+            for f in linears:
+                if stages[f.result] == stage:
+                    weight, bias = weights[f.result]
+                    done[f.result] = (values[f.x_name] @ weight + bias).reshape(g.shape(f.result))
+                    if f.x_name in names:
+                        _widen(result, f.x_name, values[f.x_name])
+            return done
+
+        for sample in feeds:
+            part.run(sample, machine)
     return result
+
+
+def _widen(ranges: Ranges, name: str, value: npt.NDArray[Any]) -> None:
+    """Take the values of a tensor into its channels' ranges."""
+    rows = value.reshape(-1, value.shape[-1]).astype(np.float64)
+    low, high = ranges.get(name, (np.zeros(rows.shape[1]), np.zeros(rows.shape[1])))
+    ranges[name] = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
 
 
 def _smooth(peak: Float64, readers: list[FoundLinear]) -> Float64 | None:
@@ -98,8 +116,9 @@ def _activation(name: str, low: float, high: float, bits: int) -> Activation:
 
 
 def calibrate(
-    model: onnx.ModelProto,
-    linears: tuple[FoundLinear, ...],
+    g: Graph,
+    variants: Sequence[Linears],
+    linears: Linears,
     data: Mapping[str, npt.NDArray[Any]],
     bits: int,
     per_token: bool,
@@ -108,6 +127,7 @@ def calibrate(
     """For each float tensor that the linears read: its activation type, and what its channels are divided by first.
 
     Args:
+        variants: see `ranges`.
         linears: those without a scale of the file.
         data: input name -> samples, first axis.
         bits: 8 or 16.
@@ -116,9 +136,8 @@ def calibrate(
     Raises:
         BadModel: data that does not fit the model's inputs.
     """
-    names = list(dict.fromkeys(f.x_name for f in linears))
     result = {}
-    for name, (low, high) in ranges(model, names, data, where).items():
+    for name, (low, high) in ranges(g, variants, {f.x_name for f in linears}, data, where).items():
         smooth = _smooth(np.maximum(-low, high), [f for f in linears if f.x_name == name])
         by = 1.0 if smooth is None else smooth
         tensor = name if smooth is None else f"{name}/smooth"

@@ -42,8 +42,8 @@ def known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _evaluate(model: onnx.ModelProto, node: onnx.NodeProto, inputs: list[Array]) -> list[Array] | None:
-    """The node by onnx's reference; None if that does not know it."""
+def evaluate(model: onnx.ModelProto, node: onnx.NodeProto, inputs: list[Array]) -> list[Array] | None:
+    """Results of one node by onnx's reference, given its named inputs in order; None if that does not know it."""
     names = [name for name in node.input if name]
     dtypes = [helper.np_dtype_to_tensor_dtype(x.dtype) for x in inputs]
     given = {n: helper.make_tensor_value_info(n, t, list(x.shape)) for n, t, x in zip(names, dtypes, inputs, strict=True)}
@@ -115,7 +115,7 @@ class _Constants:
             return None
         values = [self._value(name) for name in names]
         given = [v for v in values if v is not None]
-        return _evaluate(self._model, node, given) if len(given) == len(names) else None
+        return evaluate(self._model, node, given) if len(given) == len(names) else None
 
     def _value(self, name: str) -> Array | None:
         if name not in self._known:

@@ -26,7 +26,7 @@ class Activation:
     """After the shift of unsigned codes to signed ones."""
     bits: int
     per_token: bool = False
-    """A symmetric scale for each token at run time; `scale` is 1 and `codes` empty."""
+    """A scale for each token at run time; `scale` is 1 and `codes` empty."""
 
 
 @dataclass(frozen=True)

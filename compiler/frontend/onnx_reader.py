@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnx import numpy_helper
 from onnxscript import optimizer
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
@@ -15,6 +13,7 @@ from axlora.compiler.frontend.expand import expand
 from axlora.compiler.frontend.fold import fold, infer_shapes
 from axlora.compiler.frontend.host_ops import prepare
 from axlora.compiler.frontend.precision import to_float32
+from axlora.compiler.frontend.scales import check_scales, drop_infinite, make_codes_signed
 from axlora.compiler.frontend.sizes import check_sizes, check_values
 from axlora.compiler.frontend.storage import Aside, check
 from axlora.compiler.frontend.unfuse import unfuse
@@ -102,8 +101,14 @@ def refuse_operators(model: onnx.ModelProto) -> None:
             raise UnsupportedOperator(f"operator {node.op_type}", where, _HINT)
 
 
-def read(model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None = None) -> tuple[onnx.ModelProto, str]:
+def read(
+    model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None = None, exact: bool = False
+) -> tuple[onnx.ModelProto, str]:
     """Load, fix dimensions, make floats float32 and codes signed, fold constants (never DequantizeLinear), infer shapes.
+
+    Args:
+        shapes: values of the free dimensions.
+        exact: every Q/DQ pair counts; else those of infinite scale are taken out, with a notice.
 
     Returns:
         the model, and its name for messages.
@@ -123,6 +128,8 @@ def read(model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None =
         copy = infer_shapes(copy)
         check_sizes(copy, where, aside.names)
         copy = optimizer.optimize(copy, output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
+        if not exact:
+            drop_infinite(copy, where)
         check_scales(copy, where)
         make_codes_signed(copy)
         copy = prepare(fold(expand(copy)))
@@ -134,50 +141,3 @@ def read(model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None =
     check_sizes(copy, where)
     check_values(copy, where)
     return copy, where
-
-
-def check_scales(model: onnx.ModelProto, where: str) -> None:
-    """Raise `BadModel` for a constant scale that is not finite: quantizers make one of a mask of -inf."""
-    values = {i.name: i for i in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[1] not in values:
-            continue
-        if not np.isfinite(numpy_helper.to_array(values[node.input[1]]).astype(np.float32)).all():
-            what = f"scale of node {node.name or node.output[0]!r} is not finite"
-            raise BadModel(what, where, "quantize again without that operator (a mask of -inf has no scale)")
-
-
-def make_codes_signed(model: onnx.ModelProto) -> None:
-    """Turn per-tensor unsigned Q/DQ pairs into signed ones, zero point less half the range: same values, in place."""
-    graph = model.graph
-    values = {i.name: i for i in graph.initializer}
-    outputs = {o.name for o in graph.output}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    for node in graph.node:
-        if node.op_type != "QuantizeLinear" or node.output[0] in outputs:
-            continue
-        pair = readers.get(node.output[0], [])
-        if not pair or any(n.op_type != "DequantizeLinear" for n in pair):
-            continue
-        if len(node.input) > 2 and node.input[2]:
-            if node.input[2] not in values:
-                continue
-            zero = numpy_helper.to_array(values[node.input[2]])
-        else:
-            zero = np.array(0, np.uint8)
-        if zero.dtype not in (np.uint8, np.uint16):
-            continue
-        bits = zero.dtype.itemsize * 8
-        signed = (zero.astype(np.int64) - (1 << (bits - 1))).astype(f"int{bits}")
-        name = f"{node.output[0]}.signed_zero_point"
-        graph.initializer.append(numpy_helper.from_array(signed, name))
-        for each in (node, *pair):
-            inputs = [*each.input[:2], name]
-            del each.input[:]
-            each.input.extend(inputs)
-            kept = [a for a in each.attribute if a.name != "output_dtype"]
-            del each.attribute[:]
-            each.attribute.extend(kept)

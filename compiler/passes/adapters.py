@@ -67,10 +67,10 @@ def peft_adapters(
     def add(module: str, linear: Linear, branch: Branch) -> None:
         if linear.name in result:
             raise BadAdapter(f"two modules mean the linear {linear.name!r}", where, "give --adapter-map")
-        if (branch.a.shape[0], branch.b.shape[1]) != (linear.k, linear.n):
+        if (branch.a.shape[0], branch.b.shape[1]) != (linear.inputs, linear.n):
             raise BadAdapter(
-                f"module {module!r} is {branch.a.shape[0]} to {branch.b.shape[1]}, linear {linear.name!r} is {linear.k} to "
-                f"{linear.n}",
+                f"module {module!r} is {branch.a.shape[0]} to {branch.b.shape[1]}, linear {linear.name!r} is "
+                f"{linear.inputs} to {linear.n}",
                 where,
                 "this adapter belongs to another base",
             )
@@ -109,24 +109,24 @@ def whole_branch(linear: Linear, module: PeftModule, max_lora_rank: int | None, 
     """
     bias = module.bias
     if module.weight is None:
-        return Branch(np.zeros((linear.k, 1)), np.zeros((1, linear.n)), 1.0, base_bias=bias)
+        return Branch(np.zeros((linear.inputs, 1)), np.zeros((1, linear.n)), 1.0, base_bias=bias)
     shapes = [module.weight.shape, module.weight.shape[::-1]]
-    if (linear.k, linear.n) not in shapes or linear.grid is None:
+    if (linear.inputs, linear.n) not in shapes or linear.grid is None:
         raise BadAdapter(
-            f"module {module.module!r} is {' x '.join(map(str, module.weight.shape))}, linear {linear.name!r} is {linear.k} x "
-            f"{linear.n}",
+            f"module {module.module!r} is {' x '.join(map(str, module.weight.shape))}, linear {linear.name!r} is "
+            f"{linear.inputs} x {linear.n}",
             where,
             "this adapter belongs to another base",
         )
-    weight = module.weight if module.weight.shape == (linear.k, linear.n) else module.weight.T
-    rank = min(linear.k, linear.n)
+    weight = module.weight if module.weight.shape == (linear.inputs, linear.n) else module.weight.T
+    rank = min(linear.inputs, linear.n)
     if max_lora_rank is not None and rank > max_lora_rank:
         raise BadAdapter(f"module {module.module!r} needs rank {rank}, over the limit {max_lora_rank}", where, "raise it")
-    base = linear.weight.weights() * linear.grid.w_scale
+    base = linear.matrix() * linear.grid.w_scale
     if linear.grid.smooth is not None:
         base = base / linear.grid.smooth[:, None]
     delta = weight - base
-    a, b = (delta, np.eye(rank)) if linear.n <= linear.k else (np.eye(rank), delta)
+    a, b = (delta, np.eye(rank)) if linear.n <= linear.inputs else (np.eye(rank), delta)
     return Branch(a, b, 1.0, base_bias=bias)
 
 

@@ -25,7 +25,7 @@ def layer_errors(
     tensors = {t.name: t for t in lowered.inputs}
     errors = {}
     for linear, out in zip(lowered.linears, lowered.outputs, strict=True):
-        x = reference.values[tensors[linear.input].source].reshape(-1, linear.k)
+        x = reference.values[tensors[linear.input].source].reshape(-1, linear.inputs)
         if x.dtype.kind == "i":
             t = tensors[linear.input]
             x = (x.astype(np.float64) - t.zero_point) * t.scale

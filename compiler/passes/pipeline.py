@@ -19,14 +19,16 @@ from axlora.compiler.frontend.cut import cut, without_scales
 from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.merge import merge_graph, merge_peft
+from axlora.compiler.frontend.one_sided import one_sided
 from axlora.compiler.frontend.recognise import recognise
+from axlora.compiler.frontend.variants import variants
 from axlora.compiler.integer_graph import IntegerGraph
 from axlora.compiler.layer import TOKENS, Linear, Lowered, Tensor
 from axlora.compiler.passes.adapters import GRAPH, add_adapter, graph_branch
 from axlora.compiler.passes.layer_errors import layer_errors
 from axlora.compiler.passes.placement import place
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
-from axlora.compiler.passes.quantize_linear import quantize_linear
+from axlora.compiler.passes.quantize_linear import offset_rows, quantize_linear
 from axlora.compiler.passes.relax_linears import lower_to_relax
 from axlora.isa.target import Target
 
@@ -121,16 +123,17 @@ def _lowered(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bi
     linears: list[Linear] = []
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
+    rows = _offset_rows(g, found, target, weight_bits)
     for each in found:
         assert each.x is not None
-        linear, y = quantize_linear(each, each.x, target, weight_bits)
+        linear, y = quantize_linear(each, each.x, target, weight_bits, rows.get(each.x.tensor, 0))
         linear = replace(linear, stage=stage[each.result])
         if each.loras:
             own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, each.x.bits)
             linear = replace(linear, adapters=(own,))
         linears.append(linear)
         shape = g.shape(each.x_name if each.smooth is not None else source[each.result])
-        inputs.setdefault(each.x.tensor, _tensor(each.x, source[each.result], shape, linear.k))
+        inputs.setdefault(each.x.tensor, _tensor(each.x, source[each.result], shape, linear.k, linear.offset_rows))
         outputs[y.tensor] = _tensor(y, each.result, g.shape(each.result), linear.n)
     linears.sort(key=lambda linear: linear.stage)
     own_name = GRAPH if any(x.adapters for x in linears) else None
@@ -145,9 +148,19 @@ def _lowered(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bi
     )
 
 
-def _tensor(activation: Activation, source: str, shape: tuple[int, ...], columns: int) -> Tensor:
-    if not 0 < prod(shape[:-1]) <= TOKENS or shape[-1:] != (columns,):
-        what = f"tensor of shape {shape} is no 1 to {TOKENS} tokens of {columns} values"
+def _offset_rows(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> dict[str, int]:
+    """Tensors with a scale a token that lie on one side of zero -> rows for the offset, enough for all their readers."""
+    rows: dict[str, int] = {}
+    for each in found:
+        if each.x is not None and each.x.per_token and one_sided(g, each.x_name):
+            needed = offset_rows(each, target, weight_bits)
+            rows[each.x.tensor] = max(rows.get(each.x.tensor, 0), needed)
+    return rows
+
+
+def _tensor(activation: Activation, source: str, shape: tuple[int, ...], columns: int, offset: int = 0) -> Tensor:
+    if not 0 < prod(shape[:-1]) <= TOKENS or shape[-1:] != (columns - offset,):
+        what = f"tensor of shape {shape} is no 1 to {TOKENS} tokens of {columns - offset} values"
         raise BadModel(what, activation.tensor, "smaller --shape values")
     return Tensor(
         activation.tensor,
@@ -159,6 +172,7 @@ def _tensor(activation: Activation, source: str, shape: tuple[int, ...], columns
         activation.zero_point,
         activation.per_token,
         source,
+        offset,
     )
 
 
@@ -203,7 +217,7 @@ def lower(
         adapters or {}, adapter_map, shapes or {}, calibration, activation, weight_bits, max_lora_rank, merge, mode
     )
     options.check()
-    proto, where = onnx_reader.read(model, shapes)
+    proto, where = onnx_reader.read(model, shapes, mode == "exact")
     g, found = recognise(proto, mode == "exact")
     if not found:
         raise UnsupportedOperator("no linear with constant weights found", where, "MatMul and Gemm are taken")
@@ -221,7 +235,9 @@ def lower(
             _LOG.warning("%s carries its own scales: the calibration data is not used", where)
         else:
             bits = 16 if activation in ("static16", "token16") else 8
-            scales = calibrate(g.model, without, calibration, bits, activation not in ("static8", "static16"), where)
+            floats = tuple(_with_float_output(g, f) for f in found)
+            seen = [floats] if merge else variants(floats, options.adapters, adapter_map, base is not None)
+            scales = calibrate(g, seen, without, calibration, bits, activation not in ("static8", "static16"), where)
             found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
     found = _activations(g, found, options, where)
     lowered = _lowered(g, found, target, weight_bits)

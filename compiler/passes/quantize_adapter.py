@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from axlora.compiler.errors import BadAdapter, BadModel
 from axlora.compiler.layer import Adapter, Codes, Int64, Linear, Records
+from axlora.compiler.passes.offsets import fitted
 from axlora.compiler.passes.quantize_linear import code_bound, prove_accumulator, prove_wide, quantize_weight
 from axlora.isa.formats import Format
 from axlora.isa.numerics import quantize_scale
@@ -21,7 +22,7 @@ from axlora.isa.target import Target
 
 Float64 = npt.NDArray[np.float64]
 
-M2_TYPICAL = 16
+M2_TYPICAL = 32
 """m2 of the median column: larger takes bits from x.A, smaller takes resolution from B."""
 
 
@@ -77,7 +78,7 @@ def quantize_adapter(linear: Linear, name: str, branch: Branch, target: Target, 
         raise BadAdapter("the linear does not carry its scales", where, "compile the model again")
     gain = np.ones(linear.n)
     if branch.magnitude is not None:
-        full = linear.weight.weights() * grid.w_scale + branch.scale * (branch.a @ branch.b)
+        full = linear.matrix() * grid.w_scale + branch.scale * (branch.a @ branch.b)
         if grid.smooth is not None:
             full = full / grid.smooth[:, None]
         gain = branch.magnitude / np.maximum(np.linalg.norm(full, axis=0), 1e-30)
@@ -88,6 +89,8 @@ def quantize_adapter(linear: Linear, name: str, branch: Branch, target: Target, 
         n = int(np.argmax(np.where(gain < 0, np.inf, m1)))
         raise BadAdapter(f"column {n}: DoRA magnitude is {gain[n]:.3g} times the base's norm", where, "0 to 4 is supported")
     a_codes, a_scale = quantize_weight(branch.a, 8)
+    if linear.offset_rows:
+        a_codes, a_scale = fitted(branch.a, a_codes, a_scale, linear.offset_rows)
     a_reach = (code_bound(x_bits) + abs(grid.x_zero)) * np.abs(a_codes).sum(axis=0)
     bound = float((a_reach * grid.x_scale * a_scale).max(initial=0))
     per_scale = np.abs(branch.scale) * gain * np.exp2(shift.astype(np.float64)) / grid.y_scale

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.layer import Codes, Grid, Int64, Linear, Records
+from axlora.compiler.passes.offsets import rows_needed, with_offset_rows
 from axlora.isa.formats import Format
 from axlora.isa.target import Target
 
@@ -113,12 +114,19 @@ def _output(found: FoundLinear, step: Float64, bound: Float64) -> Activation:
     return Activation(found.output_name, found.output_name, float(2.0 ** max(by_bound, by_shift)), 0, 32)
 
 
+def offset_rows(found: FoundLinear, target: Target, weight_bits: int) -> int:
+    """Rows that the linear's weight needs for the offset of a token."""
+    weight, _ = _weight(found, target, weight_bits, 0)
+    return rows_needed(weight, weight_bits if found.codes is None else found.codes.bits)
+
+
 def quantize_linear(
-    found: FoundLinear, x: Activation, target: Target, weight_bits: int, group: int = 0
+    found: FoundLinear, x: Activation, target: Target, weight_bits: int, rows: int = 0, group: int = 0
 ) -> tuple[Linear, Activation]:
     """The linear without adapters, and its output.
 
     Args:
+        rows: that the weight gets for the offset of a token; at least `offset_rows`.
         group: rows of the scale groups that float weights get; 0: a scale a column.
 
     Raises:
@@ -129,6 +137,8 @@ def quantize_linear(
         hint = "use a target with activation_bits = 16"
         raise BadModel(f"activations have {x.bits} bits, the target takes {target.activation_bits}", where, hint)
     weight, w_scale = _weight(found, target, weight_bits, group)
+    if rows:
+        weight = with_offset_rows(weight, rows)
     codes = weight.weights()
     empty = ~codes.any(axis=0)
     if not np.isfinite(w_scale).all() or (w_scale[~empty] <= 0).any() or not np.isfinite(found.bias).all():
@@ -136,7 +146,7 @@ def quantize_linear(
     w_scale = np.where(empty, w_scale[~empty].max(initial=0) or 1.0, w_scale)
     prove_accumulator(codes, x.bits, target, where)
     if x.per_token:
-        return _per_token(found, x, weight, w_scale)
+        return _per_token(found, x, weight, w_scale, rows)
     step = x.scale * w_scale
     bias, bias_shift = integer_bias(found.bias, step, x.zero_point * codes.sum(axis=0), where)
     reach = code_bound(x.bits) * np.abs(codes).sum(axis=0) + (np.abs(bias) << bias_shift)
@@ -183,7 +193,7 @@ def _weight(found: FoundLinear, target: Target, weight_bits: int, group: int) ->
     return Codes(held.codes - middle, _SIGNED[held.bits], None, rows, np.ones_like(zero), zero), held.scale
 
 
-def _per_token(found: FoundLinear, x: Activation, weight: Codes, w_scale: Float64) -> tuple[Linear, Activation]:
+def _per_token(found: FoundLinear, x: Activation, weight: Codes, w_scale: Float64, rows: int) -> tuple[Linear, Activation]:
     """y = s[t] (xq.Wq) sw + bias with the token scale s[t] 2^g = mantissa / 2^shift, g = bits - 8, in 32-bit steps of Y.
 
     value = rne(acc m1 / 2^shift) is xq.W in units of U = Y 2^g; codes = rne(value mantissa / 2^token_shift) + bias / Y.
@@ -192,7 +202,8 @@ def _per_token(found: FoundLinear, x: Activation, weight: Codes, w_scale: Float6
     """
     where, guard = found.name, x.bits - 8
     reach = code_bound(x.bits) * np.abs(weight.weights()).sum(axis=0)
-    norm = np.sqrt((weight.weights().astype(np.float64) ** 2).sum(axis=0)) * w_scale
+    model = weight.weights()[: found.shape[0]].astype(np.float64)
+    norm = np.sqrt((model**2).sum(axis=0)) * w_scale
     exponent = max(
         int(np.ceil(np.log2(max(norm.max(initial=0), 2.0**-90)))) - 16 + guard,
         int(np.ceil(np.log2((w_scale * np.maximum(reach, 1)).max()))) - 28,
@@ -215,6 +226,7 @@ def _per_token(found: FoundLinear, x: Activation, weight: Codes, w_scale: Float6
         grid=Grid(1.0, 0, w_scale, unit, found.bias, step, found.smooth),
         node=found.node,
         modules=found.modules,
+        offset_rows=rows,
     )
     return linear, y
 

@@ -14,7 +14,7 @@ import tvm
 from tvm import relax
 
 from axlora.compiler.frontend.canonical import canonical
-from axlora.compiler.frontend.tvm_import import import_onnx
+from axlora.compiler.frontend.tvm_import import compiled, import_onnx
 from axlora.compiler.integer_graph import parameters
 from axlora.compiler.layer import Int64, Lowered
 from axlora.compiler.passes.lower_linears import lower_linears
@@ -42,7 +42,7 @@ class RelaxLinears:
 
     @cached_property
     def _vm(self) -> Any:
-        return relax.VirtualMachine(relax.build(self.module, target="llvm"), tvm.cpu())
+        return compiled(self.module)
 
     def run(
         self,

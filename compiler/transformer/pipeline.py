@@ -156,7 +156,7 @@ def lower_generator(
     for each in found:
         tell(f"quantizing {each.name}")
         x = Activation(each.x_name, "", 1.0, 0, target.activation_bits, per_token=True)
-        linear, _ = quantize_linear(each, x, target, weight_bits, group)
+        linear, _ = quantize_linear(each, x, target, weight_bits, group=group)
         if each.loras:
             own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, x.bits)
             linear = replace(linear, adapters=(own,))

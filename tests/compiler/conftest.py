@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -15,9 +15,18 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
+from axlora.compiler.frontend import tvm_import
 from axlora.isa.target import Target
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_llvm() -> Iterator[None]:
+    """These tests compile some hundred models and run each a few times: with few optimizations that takes half the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tvm_import.LLVM, "opt-level", 0)
+        yield
 
 
 @pytest.fixture(scope="session")

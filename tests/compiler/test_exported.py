@@ -11,7 +11,6 @@ import onnx
 import pytest
 import tvm
 from exported_runs import FREE, path_of, run
-from tvm import relax
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
@@ -20,7 +19,7 @@ from axlora.compiler.frontend.found import FoundLinear
 from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.peft import read_peft
 from axlora.compiler.frontend.recognise import recognise
-from axlora.compiler.frontend.tvm_import import import_onnx
+from axlora.compiler.frontend.tvm_import import compiled, import_onnx
 from axlora.compiler.layer import Codes, Linear, Records
 from axlora.isa.formats import Format
 
@@ -28,7 +27,7 @@ FILES = [f"{case.name}.{exporter}" for case in E.CASES for exporter in case.expo
 HALF = [f for f in FILES if E.BY_NAME[f.split(".")[0]].half]
 QUANTIZED = [(f, form) for f in FILES if "bfloat" not in f for form in E.FORMS]
 INFINITE = [(f, form) for f in ("gpt2.script", "distilbert.script") for form in E.FORMS if form.startswith("qdq")]
-"""sdpa masks with -inf, and onnxruntime's quantizer gives that an infinite scale: the file itself computes NaN."""
+"""sdpa masks with -inf, and onnxruntime's quantizer gives that an infinite scale, so the file computes NaN: such pairs go."""
 MISTAKEN = [("llama-sdpa.dynamo", form) for form in E.FORMS if form.startswith("dynamic")]
 """onnxruntime's quantizer takes ONNX's Attention for its own, and writes a QAttention that means something else."""
 QUICK = (("bert-lora.dynamo", "qdq-u8u8"), ("llama-lora.script", "dynamic-u8-channel"), ("gpt2-lora.script", "qdq"))
@@ -84,10 +83,6 @@ def test_float_model_is_read_and_its_linears_are_found(file: str) -> None:
 @pytest.mark.parametrize(("file", "form"), marked(QUANTIZED, QUICK))
 def test_quantized_model_is_read_and_its_linears_are_found(file: str, form: str, tmp_path: Path) -> None:
     path = path_of(file, form, tmp_path)
-    if (file, form) in INFINITE:
-        with pytest.raises(BadModel, match=r"scale of node .* is not finite"):
-            read(path)
-        return
     if (file, form) in MISTAKEN:
         with pytest.raises(UnsupportedOperator, match="QAttention"):
             read(path)
@@ -98,13 +93,30 @@ def test_quantized_model_is_read_and_its_linears_are_found(file: str, form: str,
     assert all(f.codes is not None and np.array_equal(f.codes.reals, f.weight) for f in found)
     assert all(f.dynamic == form.startswith("dynamic") and (f.x is None) == f.dynamic for f in found)
     assert all((f.codes.zero is None or "u8" in form.partition("-")[2]) for f in found if f.codes is not None)
-    if not E.BY_NAME[file.split(".")[0]].half:
+    if (file, form) not in INFINITE and not E.BY_NAME[file.split(".")[0]].half:
         assert np.abs(run(path)["y"] - run(model)["y"]).max() < 1e-4
+
+
+@pytest.mark.parametrize("file", ["distilbert.script", pytest.param("gpt2.script", marks=pytest.mark.slow)])
+def test_pairs_of_infinite_scale_are_left_out(file: str, tmp_path: Path) -> None:
+    """onnxruntime's softmax over such a pair is NaN everywhere, attention is 0; without it the model is near the float one."""
+    path = path_of(file, "qdq", tmp_path)
+    quantized = onnx.load(path)
+    softmax = [n.output[0] for n in quantized.graph.node if n.op_type == "Softmax"]
+    values = run(quantized, softmax)
+    assert len(softmax) == E.LAYERS
+    assert all(np.isnan(values[name]).all() for name in softmax)
+    model, _, _ = read(path)
+    wanted = run(E.MODELS / f"{file}.onnx")["y"]
+    distance, theirs = (np.linalg.norm(y - wanted) / np.linalg.norm(wanted) for y in (run(model)["y"], values["y"]))
+    assert distance < 0.1 < theirs
+    with pytest.raises(BadModel, match=r"scale of node .* is not finite"):
+        onnx_reader.read(path, FREE, exact=True)
 
 
 FLOATS = [(f, "float") for f in FILES]
 IMPORTED = FLOATS + [(f, form) for f, form in QUANTIZED if form in ("qdq", "qdq-u8u8", "dynamic-u8-channel")]
-IMPORTED = [pair for pair in IMPORTED if pair not in INFINITE + MISTAKEN]
+IMPORTED = [pair for pair in IMPORTED if pair not in MISTAKEN]
 
 
 @pytest.mark.parametrize(("file", "form"), marked(IMPORTED, (("bert-lora.script", "float"), ("llama-lora.dynamo", "float"))))
@@ -112,7 +124,7 @@ def test_tvm_takes_the_model_and_computes_the_same(file: str, form: str, tmp_pat
     model, _ = onnx_reader.read(path_of(file, form, tmp_path), FREE)
     module = import_onnx(model, file)
     weights = list(module["main"].attrs["params"]) if "params" in module["main"].attrs else []
-    machine = relax.VirtualMachine(relax.build(module, target="llvm"), tvm.cpu())
+    machine = compiled(module)
     feed = list(E.feeds())[1]
     result = machine["main"](*[tvm.runtime.tensor(feed[i.name]) for i in model.graph.input], *weights)
     values = result if hasattr(result, "numpy") else result[0]
@@ -136,8 +148,6 @@ def linear_of(f: FoundLinear) -> Linear:
 @pytest.mark.parametrize("form", ["float", pytest.param("qdq", marks=pytest.mark.slow)])
 def test_peft_directory_finds_its_linears_in_a_plain_export(plain: str, exporter: str, form: str, tmp_path: Path) -> None:
     """Every module of the adapter is the linear of its shape; none is found twice."""
-    if (f"{plain}.{exporter}", form) in INFINITE:
-        form = "dynamic"
     adapter = read_peft(E.MODELS / E.ADAPTED[plain])
     _, _, found = read(path_of(f"{plain}.{exporter}", form, tmp_path))
     by_name, linears = {f.name: f for f in found}, [linear_of(f) for f in found]

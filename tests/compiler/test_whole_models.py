@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,23 @@ def floats(path: Path) -> np.ndarray:
     return np.stack([run(path, sample=i)["y"] for i in range(len(FEEDS))]).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", E.ADAPTED.values())
-@pytest.mark.parametrize("exporter", E.EXPORTERS)
-def test_branches_of_the_graph_and_the_peft_directory_give_the_same(name: str, exporter: str, target: Target) -> None:
+def quick(values: Iterable[str], *chosen: str) -> list[Any]:
+    """Parameters, all but the chosen ones slow."""
+    return [pytest.param(v, marks=() if v in chosen else pytest.mark.slow) for v in values]
+
+
+LORA = [f"{name}.{exporter}" for name in E.ADAPTED.values() for exporter in E.EXPORTERS]
+MIXED = ["bert-lora.dynamo", "gpt2-lora.script", "llama-lora.dynamo", "distilbert-lora.script"]
+
+
+@pytest.mark.parametrize("file", quick(LORA, *MIXED))
+def test_branches_of_the_graph_and_the_peft_directory_give_the_same(file: str, target: Target) -> None:
     """The export holds the adapter that the directory holds; both are near the float model, and far from the base."""
-    low, graph = lower(E.MODELS / f"{name}.{exporter}.onnx", target, shapes=FREE, adapters={"a": E.MODELS / name})
+    path = E.MODELS / f"{file}.onnx"
+    low, graph = lower(path, target, shapes=FREE, adapters={"a": E.MODELS / file.split(".")[0]})
     assert low.adapters == ("graph", "a")
     reference = Reference(graph)
-    wanted = floats(E.MODELS / f"{name}.{exporter}.onnx")
+    wanted = floats(path)
     own, given = outputs(reference, "graph"), outputs(reference, "a")
     assert error(own, wanted) < 0.04
     assert error(given, wanted) < 0.04
@@ -53,7 +62,7 @@ def test_branches_of_the_graph_and_the_peft_directory_give_the_same(name: str, e
     assert error(outputs(reference, None), wanted) > 0.1
 
 
-@pytest.mark.parametrize("file", ["bert-lora.dynamo", "gpt2-lora.script", "llama-lora.dynamo", "distilbert-lora.script"])
+@pytest.mark.parametrize("file", quick(MIXED, "bert-lora.dynamo"))
 def test_merged_branches_are_the_branches(file: str, target: Target) -> None:
     low, graph = lower(E.MODELS / f"{file}.onnx", target, shapes=FREE, merge=True)
     assert not any(linear.adapters for linear in low.linears)
@@ -61,7 +70,7 @@ def test_merged_branches_are_the_branches(file: str, target: Target) -> None:
     assert error(outputs(Reference(graph), None), floats(E.MODELS / f"{file}.onnx")) < 0.03
 
 
-@pytest.mark.parametrize("plain", E.ADAPTED)
+@pytest.mark.parametrize("plain", quick(E.ADAPTED, "gpt2"))
 def test_merged_peft_directory(plain: str, target: Target) -> None:
     """As the same adapter beside the base."""
     arguments = {"shapes": FREE, "adapters": {"a": E.MODELS / E.ADAPTED[plain]}}
@@ -114,29 +123,26 @@ def distances(file: str, form: str, folder: Path, target: Target) -> tuple[float
     return error(ours, wanted), error(other, wanted)
 
 
-EVERY = [f"{name}.{exporter}" for pair in E.ADAPTED.items() for name in pair for exporter in E.EXPORTERS]
-FURTHER = {("bert", "dynamic-u8-channel"): 1.2, ("bert-lora", "dynamic-u8-channel"): 1.2}
-"""Measured 1.17 and 1.12: GELU's result has one sign, and symmetric codes a token spend half their range on the other."""
+NAMES = [*E.ADAPTED, *E.ADAPTED.values(), "bert-dora"]
+TAKEN = [
+    (n, f) for n in NAMES for f in E.FORMS if f in ("qdq-u8u8", "dynamic", "dynamic-u8-channel") or n in ("bert", "bert-lora")
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", EVERY)
-@pytest.mark.parametrize("form", ["qdq", "dynamic", "dynamic-u8-channel"])
-def test_no_further_from_float_than_onnxruntime(file: str, form: str, target: Target, tmp_path: Path) -> None:
-    """The whole model, with and without LoRA in the graph: at most 1.1 times onnxruntime's own quantized distance."""
-    if file in ("distilbert.script", "gpt2.script") and form == "qdq":
-        with pytest.raises(BadModel, match="scale"):  # onnxruntime gives the mask of -inf an infinite scale
-            lower(path_of(file, form, tmp_path), target, shapes=FREE)
-        return
-    ours, theirs = distances(file, form, tmp_path, target)
-    assert ours <= FURTHER.get((file.split(".")[0], form), 1.1) * theirs
+@pytest.mark.parametrize(("name", "form"), TAKEN)
+def test_no_further_from_float_than_onnxruntime(name: str, form: str, target: Target, tmp_path: Path) -> None:
+    """The whole model, with and without LoRA or DoRA in the graph: at most 1.1 times onnxruntime's own quantized distance.
+
+    Measured with every form and both exporters: from 0.79 to 1.01, but bert 1.04 (dynamic-u8) and bert-lora 1.08
+    (dynamic-u8-channel) and 1.02 (dynamic-channel). Exporters take turns here: their files hold the same weights.
+    """
+    exporter = E.EXPORTERS[(NAMES.index(name) + list(E.FORMS).index(form)) % 2]
+    ours, theirs = distances(f"{name}.{exporter}", form, tmp_path, target)
+    assert ours <= 1.1 * theirs
 
 
-QUICK = ("bert-lora.dynamo", "llama-lora.script")
-LORA = [f"{name}.{exporter}" for name in E.ADAPTED.values() for exporter in E.EXPORTERS]
-
-
-@pytest.mark.parametrize("file", [pytest.param(f, marks=() if f in QUICK else pytest.mark.slow) for f in LORA])
+@pytest.mark.parametrize("file", quick(LORA, "bert-lora.dynamo"))
 def test_exact_honours_every_pair(file: str, target: Target, tmp_path: Path) -> None:
     """Each linear (A and B are linears of their own), fed the reference's own input codes, is within one step of the file's."""
     path = path_of(file, "qdq", tmp_path)
@@ -212,16 +218,17 @@ def test_stages_count_the_linears_on_the_way() -> None:
     assert known == {"a": 0, "l1": 1, "b": 1, "l2": 2, "c": 2, "l3": 1}
 
 
-def test_calibrated_scales_reach_the_adapter(target: Target) -> None:
+@pytest.mark.parametrize("activation", quick(("token8", "static8"), "static8"))
+def test_calibrated_scales_reach_the_adapter(activation: str, target: Target) -> None:
     """Where channels of x are divided before quantization, A is multiplied: the branch stays the float one."""
     name = E.ADAPTED["bert"]
     model = E.MODELS / f"{name}.dynamo.onnx"
     data = {key: np.stack([f[key] for f in FEEDS]) for key in FEEDS[0]}
     adapters = {"a": E.MODELS / name}
-    for activation in ("token8", "static8"):
-        low, graph = lower(model, target, shapes=FREE, adapters=adapters, calibration=data, activation=activation)
-        assert all(linear.grid is not None and linear.grid.smooth is not None for linear in low.linears)
-        assert set(low.errors) == {linear.name for linear in low.linears}
-        assert max(low.errors.values()) < 0.05
-        for adapter in ("a", "graph"):
-            assert error(outputs(Reference(graph), adapter), floats(model)) < 0.04
+    low, graph = lower(model, target, shapes=FREE, adapters=adapters, calibration=data, activation=activation)
+    assert all(linear.grid is not None and linear.grid.smooth is not None for linear in low.linears)
+    assert set(low.errors) == {linear.name for linear in low.linears}
+    assert max(low.errors.values()) < 0.05
+    reference, wanted = Reference(graph), floats(model)
+    for adapter in ("a", "graph"):
+        assert error(outputs(reference, adapter), wanted) < 0.04

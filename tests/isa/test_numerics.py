@@ -230,7 +230,8 @@ def test_quantize_tokens_keeps_each_row_within_half_a_step(peaks: list[float], b
     rng = np.random.default_rng(seed)
     value = rng.uniform(-1, 1, (len(peaks), 9)).astype(np.float32) * np.array(peaks, np.float32)[:, None]
     value[:, 4] = np.array(peaks, np.float32)
-    codes, mantissa, shift = numerics.quantize_tokens(value, bits)
+    codes, offset, mantissa, shift = numerics.quantize_tokens(value, bits)
+    assert not offset.any()
     high = (1 << (bits - 1)) - 1
     scale = np.ldexp(mantissa.astype(float), -(shift + bits - 8))
     assert mantissa.shape == shift.shape == (len(peaks), 1)
@@ -244,12 +245,37 @@ def test_quantize_tokens_keeps_each_row_within_half_a_step(peaks: list[float], b
 def test_quantize_tokens_at_the_ends() -> None:
     """A row of zeros has codes 0; a peak that no token word holds clamps; tiny peaks lose mantissa bits, never the sign."""
     value = np.array([[0, 0], [1e30, -1e30], [1e-12, -3e-13]], np.float32)
-    codes, mantissa, shift = numerics.quantize_tokens(value, 8)
+    codes, _, mantissa, shift = numerics.quantize_tokens(value, 8)
     assert codes.tolist()[:2] == [[0, 0], [127, -127]]
     assert (mantissa[1, 0], shift[1, 0]) == (65535, 1)
     assert (mantissa[0, 0], shift[0, 0]) == (1, 16)
     assert (shift[2, 0], mantissa[2, 0]) == (62, round(1e-12 / 127 * 2**62))
     assert codes[2].tolist() == [127, -38]
+
+
+@given(
+    st.lists(st.tuples(st.floats(-100, 100), st.floats(2.0**-20, 100)), min_size=1, max_size=20),
+    st.sampled_from([8, 16]),
+    st.integers(0, 2**32 - 1),
+)
+def test_an_offset_gives_all_codes_to_the_range_that_a_row_has(rows: list[tuple[float, float]], bits: int, seed: int) -> None:
+    """Codes of a row and of zero fill +-high; zero is -offset, exactly; half a step off at most, one at the range's ends."""
+    rng = np.random.default_rng(seed)
+    least, width = np.array(rows).T[:, :, None]
+    value = (least + width * rng.uniform(0, 1, (len(rows), 9))).astype(np.float32)
+    codes, offset, mantissa, shift = numerics.quantize_tokens(value, bits, offset=True)
+    high = (1 << (bits - 1)) - 1
+    scale = np.ldexp(mantissa.astype(float), -(shift + bits - 8))
+    most, least = np.maximum(value.max(axis=1), 0).astype(float), np.minimum(value.min(axis=1), 0).astype(float)
+    assert np.allclose(scale[:, 0], (most - least) / (2 * high), rtol=2.0**-16, atol=0)
+    assert (np.abs(offset) <= high).all()
+    assert (np.abs(codes) <= high).all()
+    wrong = np.abs((codes + offset) * scale - value)
+    assert (wrong <= scale * (0.5 + high * 2.0**-15) + (np.abs(codes) == high) * scale * 0.5).all()
+    inside = np.rint(value / scale) - offset
+    assert np.array_equal(codes, np.clip(inside, -high, high))
+    zero, middle, _, _ = numerics.quantize_tokens(np.hstack([value, np.zeros((len(rows), 1), np.float32)]), bits, offset=True)
+    assert np.array_equal(zero[:, -1:], -middle)
 
 
 @given(st.lists(st.floats(2.0**-62, 32767.0), min_size=1, max_size=30))
