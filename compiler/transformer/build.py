@@ -20,7 +20,7 @@ from .emit import Placed
 from .emit_attention import Emit
 from .layout import ALIGN, Memory
 from .lower import lower
-from .ops import Transformer
+from .ops import Attention, Transformer
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ def _plan(target: Target, linear: Linear, shape: Shape, fixed: int) -> Plan:
     return Plan(columns, s.blocks, 1, 0)
 
 
-def place(target: Target, linears: Sequence[Linear], memory: Memory, slots: int, rank: int, context: int) -> dict[str, Placed]:
-    """Tile the linears and put their weights into memory."""
+def place(target: Target, linears: Sequence[Linear], memory: Memory, slots: int, rank: int, fixed: int) -> dict[str, Placed]:
+    """Tile the linears and put their weights into memory; `fixed` groups of PBUF are taken."""
     out: dict[str, Placed] = {}
     offset = 0
     for linear in linears:
         check_accumulators(target, linear)
         shape = Shape.of(target, linear, target.tokens, slots if rank else 0, rank)
-        plan = _plan(target, linear, shape, 2 * -(-context // target.ports))
+        plan = _plan(target, linear, shape, fixed)
         places = weights_of(target, linear, shape, plan, memory.data)
         tiles, scales = tuple(places.weights.values()), tuple(places.scales.values())
         out[linear.name] = Placed(linear, shape, plan, tiles, scales, places.records, places.ones, offset)
@@ -116,13 +116,14 @@ def build(
     context = -(-context // unit) * unit
     memory = Memory()
     slots = slots if rank else 0
-    placed = place(target, linears, memory, slots, rank, context)
+    head = max((op.dim for op in model.operators if isinstance(op, Attention)), default=0)
+    placed = place(target, linears, memory, slots, rank, 2 * -(-max(context, head + target.beat_bytes) // target.ports))
     steps = {linear.name: linear.output_step for linear in linears}
     outputs = {linear.name: linear.n for linear in linears}
     emitters: dict[int, Emit] = {}
     fractions = (0, 0)
     for rows in sorted({1, target.tokens}):
-        emit = emitters[rows] = Emit(target, placed, memory, rows, context)
+        emit = emitters[rows] = Emit(target, placed, memory, rows, context, head)
         fractions = lower(model, emit, largest, steps, outputs, target.activation_bits, context)
     first = -(-len(memory.data) // ALIGN) * ALIGN
     # Addresses do not change what a program does, so its size is known before them.

@@ -49,7 +49,10 @@ class Placed:
 class RowEmit:
     """`rows.Rows` as instructions for `tokens` rows (at most T)."""
 
-    def __init__(self, target: Target, placed: Mapping[str, Placed], memory: Memory, tokens: int, context: int) -> None:
+    def __init__(
+        self, target: Target, placed: Mapping[str, Placed], memory: Memory, tokens: int, context: int, head: int
+    ) -> None:
+        """`head`: features of the widest head."""
         t = self.target = target
         self.placed, self.memory, self.tokens, self.context = placed, memory, tokens, context
         self.schedule = Schedule()
@@ -64,10 +67,10 @@ class RowEmit:
         self.settings: dict[Opcode, dict[str, int]] = {}
         longest = max((p.shape.blocks for p in placed.values()), default=1)
         self.u_first = max(longest, -(-context // t.lanes))
-        fixed = -(-context // t.ports)
+        self.alike = -(-max(context, head + t.beat_bytes) // t.ports)
         self.fixed_records = 0
         self.wbuf = Ring("WBUF", t.wbuf_lines)
-        self.pbuf = Ring("PBUF", t.pbuf_groups, 2 * fixed)
+        self.pbuf = Ring("PBUF", t.pbuf_groups, 2 * self.alike)
         self.cbuf = Ring("CBUF", t.cbuf_words)
         self.acc = Ring("ACC", t.acc_words)
         self.obuf = Ring("OBUF", t.obuf_beats)

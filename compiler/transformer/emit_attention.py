@@ -70,7 +70,7 @@ class Emit(LinearEmit):
         """PBUF records that are all alike."""
         t = self.target
         if (m1, shift) not in self.records:
-            count = -(-self.context // t.ports)
+            count = self.alike
             n = count * t.ports
             same = layer.Records(np.zeros(n, np.int64), np.full(n, m1), np.full(n, shift))
             place = Span("PBUF", self.fixed_records, self.fixed_records + count)
