@@ -65,6 +65,7 @@ def _plan(target: Target, linear: Linear, shape: Shape, fixed: int) -> Plan:
     limits = (
         t.wbuf_lines // 4 * 8 // (s.blocks * s.storage),
         (t.acc_words // 3 - s.rank_groups) // (2 if s.slots else 1),
+        t.obuf_beats * t.beat_bytes // (8 * t.ports * t.tokens),
         ((t.pbuf_groups - fixed) // 3 - s.slots * s.rank_groups) // (1 + s.slots),
         *((t.sbuf_lines // 3 * s.per_group // s.blocks, t.group_words - 1 - s.rank_groups * s.slots) if s.per_group else ()),
     )
@@ -160,7 +161,7 @@ def build(
         input_fraction=fractions[0],
         output_fraction=fractions[1],
         input_words=one.pitch[model.input],
-        output_words=one.pitch[model.output],
+        output_words=one.output_words,
         tilings={name: Tiling(p.shape, p.plan, p.tiles) for name, p in placed.items()},
     )
 

@@ -75,7 +75,7 @@ class RowEmit:
         self.acc = Ring("ACC", t.acc_words)
         self.obuf = Ring("OBUF", t.obuf_beats)
         self.sbuf = Ring("SBUF", t.sbuf_lines)
-        self.dim = self.half = self.slack = 0
+        self.dim = self.half = self.slack = self.output_words = 0
         need = self.u_first + max((u_lines(t, p.shape) for p in placed.values() if p.shape.slots), default=0)
         if need > t.ubuf_lines:
             raise BadModel(f"needs {need} lines of UBUF, {t.ubuf_lines} are there", f"target {t.name}", "more ubuf_lines")
@@ -290,13 +290,17 @@ class RowEmit:
     def write_output(self, cells: Cells) -> None:
         """A value to memory, s32 rows of whole words."""
         t = self.target
-        words, at = self.pitch[cells.name], self.base[cells.name]
+        words = self.output_words = self.pitch[cells.name]
         beats = words * t.vector_word_bytes // t.beat_bytes
         place = self.obuf.take(self.tokens * beats)
         where = ROOM + self.memory.room("output", t.tokens * words * t.vector_word_bytes)
+        self._copy(self.base[cells.name], words, place, beats, words)
+        self._store(where, place, self.tokens * beats, 0, 0)
+
+    def _copy(self, at: int, pitch: int, place: Span, beats: int, words: int) -> None:
+        """Rows of words from VBUF to OBUF, `beats` a row."""
         self._set(Opcode.VLEN, valid=EVERY)
-        self._set(Opcode.VPITCH, a=words, b=words, to=beats)
+        self._set(Opcode.VPITCH, a=pitch, b=pitch, to=beats)
         self._set(Opcode.VCON, ca=1, cb=0, shift=0)
         fields = {"function": Map.MAC, "into": Into.OBUF, "size": 2}
         self._vmap(at, at, place.first, words, [], [place], self.tokens, **fields)
-        self._store(where, place, self.tokens * beats, 0, 0)

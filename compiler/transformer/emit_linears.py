@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import u_lines
 from axlora.compiler.backend.schedule import Span
@@ -10,7 +12,7 @@ from axlora.isa.formats import Format
 from axlora.isa.opcodes import UBUF_BIT, Buffer, Opcode
 from axlora.isa.regions import slot_registers
 
-from .emit import ADAPTER, Placed, RowEmit
+from .emit import ADAPTER, ROOM, Placed, RowEmit
 from .rows import Cells
 
 
@@ -19,10 +21,31 @@ class LinearEmit(RowEmit):
 
     def linear(self, name: str, out: Cells) -> None:
         t = self.target
-        p = self.placed[name]
+        base, pitch, _ = self._operand(out)
+        for first, count, acc, records in self._tiles(self.placed[name]):
+            self._requantize(acc, records, base + first * t.ports // t.vector_lanes, pitch, groups=count)
+
+    def logits(self, name: str) -> None:
+        t, p = self.target, self.placed[name]
+        tile = self.value("logits", p.plan.columns * t.ports)
+        at, pitch, _ = self._operand(tile)
+        self.output_words = p.shape.groups * t.ports // t.vector_lanes
+        row = self.output_words * t.vector_word_bytes
+        where = ROOM + self.memory.room("output", t.tokens * row)
+        for first, count, acc, records in self._tiles(p):
+            self._requantize(acc, records, at, pitch, groups=count)
+            beats = count * t.ports * 4 // t.beat_bytes
+            place = self.obuf.take(self.tokens * beats)
+            self._copy(at, pitch, place, beats, count * t.ports // t.vector_lanes)
+            for r in range(self.tokens):
+                source = Span("OBUF", place.first + r * beats, place.first + (r + 1) * beats)
+                self._store(where + r * row + first * t.ports * 4, source, beats, 0, 0)
+
+    def _tiles(self, p: Placed) -> Iterator[tuple[int, int, Span, Span]]:
+        """The sums of each column tile: (first column group, groups, accumulators, records), ready for VREQ."""
+        t = self.target
         s, plan, own = p.shape, p.plan, p.linear
         offsets = adapter_offsets(t, s, plan)[0]
-        base, pitch, _ = self._operand(out)
         low_acc: Span | None = None
         for n, (first, count) in enumerate(plan.column_tiles(s)):
             with_a = bool(s.slots) and n == 0
@@ -52,7 +75,7 @@ class LinearEmit(RowEmit):
                 adapter=int(s.slots > 0),
                 row_scale=1,
             )
-            self._requantize(acc, records, base + first * t.ports // t.vector_lanes, pitch, groups=count)
+            yield first, count, acc, records
 
     def _weights(self, p: Placed, n: int, count: int, tile: Span) -> None:
         t, s = self.target, p.shape

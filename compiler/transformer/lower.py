@@ -62,6 +62,8 @@ class _Lowering:
     context: int
     fractions: dict[str, int] = field(default_factory=dict)
     cells: dict[str, Cells] = field(default_factory=dict)
+    logits: str = ""
+    """What the last linear writes, if nothing reads it."""
     active: str = ""
     """The value whose codes linears read."""
 
@@ -78,7 +80,11 @@ class _Lowering:
         if self.active != op.x:
             self.activate(op.x)
         f = -round(math.log2(self.steps[op.name]))
-        self.rows.linear(op.name, self.out(op.y, f))
+        if op.y == self.logits:
+            self.fractions[op.y] = f
+            self.rows.logits(op.name)
+        else:
+            self.rows.linear(op.name, self.out(op.y, f))
 
     def activate(self, name: str) -> None:
         """Codes of a value, a scale a token."""
@@ -246,6 +252,9 @@ def lower(
         BadModel: values whose magnitudes do not go together.
     """
     state = _Lowering(rows, largest, steps, widths(model, outputs), bits, context)
+    end = model.operators[-1]
+    if isinstance(end, Linear) and end.y == model.output:
+        state.logits = end.y
     last = {name: n for n, op in enumerate(model.operators) for name in reads(op)}
     rows.read_input(state.out(model.input, state.seen(model.input)))
     for n, op in enumerate(model.operators):
@@ -253,5 +262,6 @@ def lower(
         for name in set(reads(op)):
             if last[name] == n:
                 rows.free(state.cells[name])
-    rows.write_output(state.cells[model.output])
+    if not state.logits:
+        rows.write_output(state.cells[model.output])
     return state.fractions[model.input], state.fractions[model.output]

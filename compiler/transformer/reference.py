@@ -154,6 +154,11 @@ class Reference:
             )
             self._of(out)[rows] = y
 
+    def logits(self, name: str) -> None:
+        out = self.value("logits", self.linears[name].n)
+        self.linear(name, out)
+        self.output = self.values["logits"]
+
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         for cells, kept in ((k, self.cache.keys), (v, self.cache.values)):
             for head in range(heads.kv_heads):

@@ -96,6 +96,9 @@ class Rows(Protocol):
     def linear(self, name: str, out: Cells) -> None:
         """The activation through a linear with its adapters."""
 
+    def logits(self, name: str) -> None:
+        """The activation through the last linear, to memory: there may be more logits than a value holds."""
+
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         """K and V of every row to codes and scales in the cache, a head at a time: u = rne(absmax * factor, shift)."""
 
