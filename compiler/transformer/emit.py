@@ -119,6 +119,11 @@ class RowEmit:
         self.pitch[name] = words
         return Cells(name, 0, width)
 
+    def take_over(self, name: str, cells: Cells) -> Cells:
+        self.base[name], self.pitch[name] = self.base[cells.name], self.pitch[cells.name]
+        self.pool.taken[name] = self.pool.taken.pop(cells.name)
+        return Cells(name, 0, cells.width)
+
     def free(self, cells: Cells) -> None:
         self.pool.free(cells.name)
 

@@ -7,7 +7,7 @@ come from the largest magnitude that calibration saw, with two bits to spare.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,6 +64,8 @@ class _Lowering:
     cells: dict[str, Cells] = field(default_factory=dict)
     logits: str = ""
     """What the last linear writes, if nothing reads it."""
+    dying: set[str] = field(default_factory=set)
+    """What the operator reads for the last time, and whose room no result has taken over."""
     active: str = ""
     """The value whose codes linears read."""
 
@@ -71,6 +73,18 @@ class _Lowering:
         """Room for a value of fraction f."""
         self.fractions[name] = f
         self.cells[name] = self.rows.value(name, self.widths[name])
+        return self.cells[name]
+
+    def over(self, name: str, f: int, operands: Sequence[str]) -> Cells:
+        """As `out`, in the room of an operand that is not read again, if there is one."""
+        self.fractions[name] = f
+        old = next((x for x in operands if x in self.dying), None)
+        if old is None:
+            self.cells[name] = self.rows.value(name, self.widths[name])
+        else:
+            self.dying.remove(old)
+            self.cells[name] = self.rows.take_over(name, self.cells[old])
+            self.cells[old] = self.cells[name]
         return self.cells[name]
 
     def seen(self, name: str) -> int:
@@ -135,16 +149,18 @@ class _Lowering:
         ca, cb = fy - fa + shift, fy - fb + shift
         if max(ca, cb) > 14:
             raise BadModel(f"values of {op.a!r} and {op.b!r} are more than 14 bits apart", op.y, "calibrate with real data")
-        self.rows.map(Map.MAC, self.cells[op.a], self.cells[op.b], self.out(op.y, fy), ca=1 << ca, cb=1 << cb, shift=shift)
+        y = self.over(op.y, fy, (op.a, op.b))
+        self.rows.map(Map.MAC, self.cells[op.a], self.cells[op.b], y, ca=1 << ca, cb=1 << cb, shift=shift)
 
     def mul(self, op: Mul) -> None:
         fy = self.seen(op.y)
         shift = self.fractions[op.a] + self.fractions[op.b] - fy
-        a, b = self.cells[op.a], self.cells[op.b]
-        self.rows.map(Map.MUL, a, b, self.out(op.y, fy), shift=min(63, max(0, shift)))
+        y = self.over(op.y, fy, (op.a, op.b))
+        self.rows.map(Map.MUL, self.cells[op.a], self.cells[op.b], y, shift=min(63, max(0, shift)))
 
     def apply(self, op: Apply) -> None:
-        f, x, y = self.fractions[op.x], self.cells[op.x], self.out(op.y, TABLE_FRACTION)
+        f, y = self.fractions[op.x], self.over(op.y, TABLE_FRACTION, (op.x,))
+        x = self.cells[op.x]
         if f != TABLE_FRACTION:
             up = max(0, min(14, TABLE_FRACTION - f))
             self.rows.map(Map.MAC, x, out=y, ca=1 << up, shift=max(0, f - TABLE_FRACTION))
@@ -258,10 +274,10 @@ def lower(
     last = {name: n for n, op in enumerate(model.operators) for name in reads(op)}
     rows.read_input(state.out(model.input, state.seen(model.input)))
     for n, op in enumerate(model.operators):
+        state.dying = {name for name in reads(op) if last[name] == n}
         getattr(state, type(op).__name__.lower())(op)
-        for name in set(reads(op)):
-            if last[name] == n:
-                rows.free(state.cells[name])
+        for name in sorted(state.dying):
+            rows.free(state.cells[name])
     if not state.logits:
         rows.write_output(state.cells[model.output])
     return state.fractions[model.input], state.fractions[model.output]

@@ -49,6 +49,10 @@ class Reference:
         self.values.setdefault(name, np.zeros((self.tokens, width), np.int64))
         return Cells(name, 0, width)
 
+    def take_over(self, name: str, cells: Cells) -> Cells:
+        self.values[name] = self.values.pop(cells.name)
+        return Cells(name, 0, cells.width)
+
     def free(self, cells: Cells) -> None:
         pass
 

@@ -54,6 +54,9 @@ class Rows(Protocol):
     def value(self, name: str, width: int) -> Cells:
         """Room for a value."""
 
+    def take_over(self, name: str, cells: Cells) -> Cells:
+        """A value in the room of one of the same width that is not read again."""
+
     def free(self, cells: Cells) -> None:
         """The value is not read again."""
 
