@@ -20,6 +20,7 @@ build/system:
 
 demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/minilm/demo.sh $(OUT)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/tiny_llama/demo.sh $(OUT)
 
 test: .venv/ready build/system
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     one.add_argument("--eos", type=int, metavar="ID", help="stop after this token")
     one.add_argument("--adapter", metavar="NAME", help="adapter; default the base")
+    one.add_argument("--cycles", action="store_true", help="a line a token: its id, its cycles, its text")
     one.add_argument("--json", metavar="RUN.json", help="write tokens and their cycles")
 
     one = add("adapter", commands.adapter, "Adapters of a compiled package: add, list, remove, pin.")

@@ -87,9 +87,10 @@ def generate(options: argparse.Namespace) -> int:
     arguments = {"max_new_tokens": options.max_new_tokens, "adapter": options.adapter, "eos": options.eos}
     for each in tokens(program, prompt, **arguments):
         found.append(each)
-        sys.stdout.write(tokenizer.decode(each.token))
+        shown = tokenizer.decode(each.token)
+        sys.stdout.write(f"{each.token:8} {each.cycles:12,} cycles  {shown!r}\n" if options.cycles else shown)
         sys.stdout.flush()
-    sys.stdout.write("\n")
+    sys.stdout.write("" if options.cycles else "\n")
     _summary(found, len(prompt), program.target.clock_mhz, time.monotonic() - began)
     if options.json:
         rows = [{"token": t.token, "cycles": t.cycles} for t in found]
