@@ -230,7 +230,7 @@ def test_heads_in_another_order_are_refused() -> None:
     proto = _read("llama.dynamo")
     first = next(n for n in proto.graph.node if n.op_type == "Transpose").output[0]
     _after(proto, first, "Gather", np.array([2, 1, 0, 3]), axis=1)
-    with pytest.raises(UnsupportedOperator, match="heads|not understood"):
+    with pytest.raises(UnsupportedOperator, match=r"heads|not understood"):
         _recognised(onnx.shape_inference.infer_shapes(proto))
 
 
