@@ -141,7 +141,9 @@ class _Walk:
         kind = node.op_type
         result: _Symbol | dict[str, _Symbol] | None
         if kind in _PASS:
-            result = inputs[0]
+            # `read` made all floats float32: a Cast that is left is to integers and back, which rounds.
+            whole = kind == "Cast" and int(attribute(node, "to")) != onnx.TensorProto.FLOAT and not isinstance(inputs[0], Ids)
+            result = None if whole else inputs[0]
         elif kind == "Gather" and isinstance(inputs[1], Ids):
             self.embed(node, inputs[0])
             return
@@ -151,6 +153,8 @@ class _Walk:
             result = self.product(node, inputs[0], inputs[1])
         elif kind == "Softmax" and isinstance(inputs[0], _Scores):
             s = inputs[0]
+            if int(attribute(node, "axis", -1)) not in (-1, len(self.g.shape(node.input[0])) - 1):
+                raise self.refuse(node, "softmax over anything but the keys")
             result = _Scores(s.q, s.k, s.scale, s.causal, True)
         elif kind == "IsNaN" and isinstance(inputs[0], _Scores) and inputs[0].done:
             result = Constant(np.zeros((1, 1, 1, 1), bool))  # a causal row sees itself: no softmax is empty

@@ -9,7 +9,7 @@ import pytest
 from programs import TARGETS
 
 from axlora.isa.assembly import assemble, encode_program
-from axlora.isa.opcodes import ErrorCode, Unit
+from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, ErrorCode, Unit
 from axlora.rtl.runner import Image, run_images
 from axlora.sim.errors import MachineError
 from axlora.sim.run import run_image
@@ -33,6 +33,11 @@ class Fault:
 
 LOAD = "LOAD buffer=0 address=8192 beat=0 rows=1 beats=8"
 VECTOR = "VCFG\nVOUT size=0\n"
+UBUF_END = UBUF_BIT + TARGET.ubuf_lines
+WORD_END, TABLE_END, BEAT_END = TARGET.vbuf_words, TARGET.table_entries, TARGET.obuf_beats
+CBUF_END = CBUF_BIT + TARGET.cbuf_words
+KEY = f"LOAD buffer=7 address=8192 rows=1 beats=2 beat={TARGET.wbuf_lines - 1}"
+"""Two beats of a key: 16 codes, lines n and n + 1 of 8 lanes."""
 FAULTS = [
     Fault("opcode zero", "SET rd=1 value=1\nHALT", ErrorCode.ILLEGAL, Unit.FETCH, 1, raw=bytes(16)),
     Fault("unknown opcode", "SET rd=1 value=1\nHALT", ErrorCode.ILLEGAL, Unit.FETCH, 1, raw=b"\x3f" + bytes(15)),
@@ -107,7 +112,7 @@ FAULTS = [
     ),
     Fault(
         "unit buffer line",
-        "SEGW segment=0 format=3 groups=2 group_stride=1\nMATMUL segments=1 blocks=2 line=32831\nHALT",
+        f"SEGW segment=0 format=3 groups=2 group_stride=1\nMATMUL segments=1 blocks=2 line={UBUF_END - 1}\nHALT",
         ErrorCode.LOCAL_ADDRESS,
         Unit.MATRIX,
         1,
@@ -129,7 +134,9 @@ FAULTS = [
     Fault("accumulator of requantize", VECTOR + "VREQ groups=2 acc=4095\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2),
     Fault("record of requantize", "VCFG base=511\nVOUT\nVREQ groups=2\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2),
     Fault("result of requantize", VECTOR + "VREQ groups=2 to=2048\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2),
-    Fault("unit buffer of block quantize", VECTOR + "VQT groups=2 to=32832\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2),
+    Fault(
+        "unit buffer of block quantize", VECTOR + f"VQT groups=2 to={UBUF_END}\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.VECTOR, 2
+    ),
     Fault("output buffer", "STORE address=8192 beat=2047 rows=1 beats=2\nHALT", ErrorCode.LOCAL_ADDRESS, Unit.STORE, 0),
     Fault("load beyond memory", LOAD.replace("8192", str(SIZE)) + "\nHALT", ErrorCode.MEMORY_ADDRESS, Unit.LOAD, 0),
     Fault(
@@ -144,6 +151,47 @@ FAULTS = [
     Fault("end without loop", "ENDLOOP\nHALT", ErrorCode.LOOP, Unit.FETCH, 0),
     Fault("wait that is never met", "SEGA wait=0\nHALT", ErrorCode.WATCHDOG, Unit.FETCH, 1),
 ]
+
+
+def _outside(name: str, *lines: str, unit: Unit = Unit.VECTOR, code: ErrorCode = ErrorCode.LOCAL_ADDRESS) -> Fault:
+    """A fault of the last instruction."""
+    return Fault(name, "\n".join([*lines, "HALT"]), code, unit, len(lines) - 1)
+
+
+ROW_FAULTS = [
+    _outside("words of CBUF", LOAD.replace("buffer=0", "buffer=5").replace("beat=0", "beat=2044"), unit=Unit.LOAD),
+    _outside("function table", LOAD.replace("buffer=0", "buffer=6").replace("beat=0", "beat=1020"), unit=Unit.LOAD),
+    _outside("weights of a key", KEY, unit=Unit.LOAD),
+    _outside("weights of the last key", KEY.replace(f"beat={TARGET.wbuf_lines - 1}", f"beat={TARGET.wbuf_lines - 2}").replace(
+        "rows=1", f"rows={TARGET.ports + 1}"), unit=Unit.LOAD),
+    _outside("row a in VBUF", f"VMAP a={WORD_END - 1} words=2"),
+    _outside("row b in VBUF", f"VMAP b={WORD_END - 1} words=2"),
+    _outside("row b of a product in VBUF", f"VMAP function=1 b={WORD_END - 1} words=2"),
+    _outside("row a in CBUF", f"VMAP a={CBUF_END - 1} words=2"),
+    _outside("row b in CBUF", f"VMAP b={CBUF_END - 1} words=2"),
+    _outside("second row of a", f"VPITCH a={WORD_END - 8}", "VMAP a=8 rows=2 words=1"),
+    _outside("second row of b", f"VPITCH b={WORD_END - 8}", "VMAP b=8 rows=2 words=1"),
+    _outside("interval", f"VTAB first={TABLE_END - 4} last=4", "VMAP function=3 words=1"),
+    _outside("result in VBUF", f"VMAP words=2 into=1 size=2 to={WORD_END - 1}"),
+    _outside("second row of a result in VBUF", f"VPITCH to={WORD_END - 8}", "VMAP words=1 rows=2 into=1 size=2 to=8"),
+    _outside("result in UBUF", f"VMAP words=8 into=2 to={TARGET.ubuf_lines - 1}"),
+    _outside("result in OBUF", f"VMAP words=2 into=3 size=2 to={BEAT_END - 1}"),
+    _outside("second row of a result in OBUF", f"VPITCH to={BEAT_END - 8}", "VMAP words=1 rows=2 into=3 to=8"),
+    _outside("tiled result in OBUF", f"VMAP words=4 into=3 tiled=1 to={BEAT_END - 1}"),
+    _outside("requantized into VBUF", "VOUT size=2 vbuf=1", f"VREQ groups=1 to={WORD_END - 1}"),
+    _outside("row values in OBUF", f"VROW rows=2 write=1 to={BEAT_END - 1}"),
+    _outside("token of a row scale", f"VROW function=3 rows=2 add={TARGET.tbuf_tokens - 1}"),
+    *(
+        _outside(name, "SET rd=1 value=1", line, unit=Unit.FETCH, code=ErrorCode.ILLEGAL)
+        for name, line in (
+            ("long elements to UBUF", "VMAP into=2 size=1"),
+            ("more rows to UBUF than T", f"VMAP into=2 rows={TARGET.tokens + 1}"),
+            ("bytes of a beat that are not aligned", "STORE address=8192 beats=1 rows=1 bytes=2 rx=1"),
+            ("a key at an odd address", "LOAD buffer=7 address=8192 beats=1 rows=1 rx=1"),
+        )
+    ),
+]  # fmt: skip
+FAULTS += ROW_FAULTS
 
 
 def test_every_error_code_is_in_the_list() -> None:

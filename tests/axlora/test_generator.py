@@ -1,0 +1,356 @@
+"""Language models as packages: what they generate is the integer reference's, and what is wrong is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_decoder import VOCABULARY, Sizes, random_branches, random_decoder
+from tiny_onnx import write_onnx, write_peft
+
+import axlora
+from axlora.adapters import add_adapter, remove_adapter
+from axlora.cli import main
+from axlora.compiler.layer import Linear
+from axlora.compiler.transformer import reference
+from axlora.compiler.transformer.lower import lower
+from axlora.compiler.transformer.pipeline import Generated, lower_generator
+from axlora.generator import Generator, generate
+from axlora.package import load_generator
+from axlora.program import BadInput
+
+CONTEXT = 22
+PROMPT = [65, 20, 33, 7, 90]
+NEW = 8
+
+
+@dataclass(frozen=True)
+class Made:
+    """A compiled model, and the files it came from."""
+
+    program: Generator
+    onnx: Path
+    adapters: dict[str, Path]
+
+    @property
+    def lowered(self) -> Generated:
+        """The same model as integers."""
+        return lower_generator(self.onnx, self.program.target, context=CONTEXT, adapters=self.adapters)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """One layer with an adapter of rank 4 and one of rank 11."""
+    folder = tmp_path_factory.mktemp("generator")
+    decoder = random_decoder(Sizes(layers=1, context=CONTEXT), seed=2)
+    model = write_onnx(decoder, folder / "model.onnx")
+    adapters = {f"a{rank}": write_peft(random_branches(decoder, rank, rank), folder / f"a{rank}") for rank in (4, 11)}
+    program = axlora.compile(model, "test", adapters=adapters, generate=True, max_context=CONTEXT)
+    assert isinstance(program, Generator)
+    return Made(program, model, adapters)
+
+
+@pytest.fixture
+def package(made: Made, tmp_path: Path) -> Path:
+    made.program.save(tmp_path / "m.axl")
+    return tmp_path / "m.axl"
+
+
+def _greedy(lowered: Generated, program: Generator, prompt: Sequence[int], count: int, adapter: str | None) -> list[int]:
+    """The integer reference's tokens, all of the context anew at every step; no cache, no chunks."""
+    linears: dict[str, Linear] = {linear.name: linear for linear in lowered.lowered.linears}
+    steps = {name: linear.output_step for name, linear in linears.items()}
+    outputs = {name: linear.n for name, linear in linears.items()}
+    ids = list(prompt)
+    for _ in range(count):
+        rows = reference.Reference(linears, [adapter] * len(ids), reference.Cache(), 8, program.rows(ids, 0))
+        lower(lowered.model, rows, lowered.largest, steps, outputs, 8, lowered.image.context)
+        ids.append(int(np.argmax(rows.output[-1])))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("adapter", [None, "a4", "a11"])
+def test_generate_is_the_integer_references_greedy(made: Made, adapter: str | None) -> None:
+    found = list(generate(made.program, PROMPT, max_new_tokens=NEW, adapter=adapter))
+    assert [t.token for t in found] == _greedy(made.lowered, made.program, PROMPT, NEW, adapter)
+    assert all(t.cycles > 0 for t in found)
+    assert found[0].cycles > 2 * found[1].cycles  # five tokens of prompt: two starts of two, and one of one
+
+
+def test_the_adapters_and_the_base_generate_different_text(made: Made) -> None:
+    texts = {tuple(t.token for t in generate(made.program, PROMPT, max_new_tokens=NEW, adapter=a)) for a in (None, "a4", "a11")}
+    assert len(texts) == 3
+
+
+def test_save_load_gives_the_same_package_and_tokens(made: Made, package: Path) -> None:
+    again = load_generator(package)
+    for field in dataclasses.fields(Generator):
+        a, b = getattr(made.program, field.name), getattr(again, field.name)
+        assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b, field.name
+    assert isinstance(axlora.load(package), Generator)
+    wanted, got = (list(generate(p, PROMPT, max_new_tokens=NEW, adapter="a4")) for p in (made.program, again))
+    assert wanted == got
+    again.save(package.with_name("b.axl"))
+    for file in sorted(f.relative_to(package) for f in package.rglob("*") if f.is_file()):
+        assert (package / file).read_bytes() == (package.with_name("b.axl") / file).read_bytes()
+
+
+def test_more_slots_than_adapters_change_no_token(made: Made) -> None:
+    """A slot that no register names takes no part."""
+    program = axlora.compile(made.onnx, "test", adapters=made.adapters, generate=True, max_context=CONTEXT, max_loras=3)
+    assert isinstance(program, Generator)
+    for adapter in (None, "a11"):
+        wanted, got = (
+            [t.token for t in generate(p, PROMPT, max_new_tokens=3, adapter=adapter)] for p in (made.program, program)
+        )
+        assert wanted == got
+
+
+def test_a_context_goes_to_its_last_token_and_no_further(made: Made) -> None:
+    prompt = list(range(CONTEXT - 2))
+    found = [t.token for t in generate(made.program, prompt, max_new_tokens=3)]
+    assert found == _greedy(made.lowered, made.program, prompt, 3, None)
+    with pytest.raises(BadInput, match=f"{CONTEXT - 2} tokens and 4 new ones, compiled for a context of {CONTEXT}"):
+        next(generate(made.program, prompt, max_new_tokens=4))
+    session = made.program.session()
+    session.feed(prompt)
+    with pytest.raises(BadInput, match=f"{CONTEXT + 1} tokens"):
+        session.feed([1, 2, 3])
+
+
+def test_a_session_takes_a_prompt_in_parts(made: Made) -> None:
+    """Starts of T tokens and of one give the same logits, wherever the parts are cut."""
+    whole = made.program.session("a4").feed(PROMPT)
+    parts = made.program.session("a4")
+    assert np.array_equal(np.concatenate([parts.feed(PROMPT[:1]), parts.feed(PROMPT[1:4]), parts.feed(PROMPT[4:])]), whole)
+    assert parts.feed([]).shape == (0, VOCABULARY)
+    assert parts.cycles == parts.counters["cycles"] > 0
+
+
+def test_generation_stops_after_the_end_token(made: Made) -> None:
+    tokens = [t.token for t in generate(made.program, PROMPT, max_new_tokens=NEW)]
+    eos = tokens[2]
+    first = tokens.index(eos)
+    assert [t.token for t in generate(made.program, PROMPT, max_new_tokens=NEW, eos=eos)] == tokens[: first + 1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "words"),
+    [
+        ([], {}, "the prompt is empty"),
+        ([1, VOCABULARY], {"max_new_tokens": 2}, f"token id {VOCABULARY} is not in the vocabulary"),
+        ([-1], {"max_new_tokens": 2}, "token id -1"),
+        ([1], {"max_new_tokens": CONTEXT + 1}, "context of 22"),
+        ([1], {"max_new_tokens": 2, "adapter": "law"}, "no adapter 'law' in the package.*a4, a11"),
+    ],
+)
+def test_wrong_requests_are_refused(made: Made, prompt: list[int], options: dict[str, Any], words: str) -> None:
+    with pytest.raises((BadInput, axlora.BadAdapter), match=words):
+        next(generate(made.program, prompt, **options))
+
+
+@pytest.mark.parametrize("context", [0, -3, (1 << 15) + 1])
+def test_contexts_out_of_range_are_refused(made: Made, context: int) -> None:
+    with pytest.raises(axlora.BadModel, match="max_context"):
+        axlora.compile(made.onnx, "test", generate=True, max_context=context)
+
+
+# Packages
+
+FILES = ("manifest.json", "memory.bin", "embedding.safetensors", "linears.safetensors", "adapters/a4.bin")
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", ["truncate", "edit", "remove"])
+def test_damage_is_refused(package: Path, file: str, damage: str) -> None:
+    data = (package / file).read_bytes()
+    if damage == "truncate":
+        (package / file).write_bytes(data[:-5])
+    elif damage == "edit":
+        (package / file).write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    else:
+        (package / file).unlink()
+    with pytest.raises(axlora.BadPackage):
+        load_generator(package)
+
+
+def _edit(package: Path, **changes: object) -> None:
+    """Change fields of the manifest and sign it again."""
+    manifest = json.loads((package / "manifest.json").read_text()) | changes
+    manifest.pop("sha256")
+    manifest["sha256"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    (package / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("context", -1),
+        ("context", 1 << 16),
+        ("adapter_address", 0),
+        ("adapter_address", 1 << 33),
+        ("adapter_size", 64),
+        ("rank", 3),
+        ("input_words", 1),
+        ("output_words", 1),
+        ("input_words", 1 << 20),
+        ("vocabulary", 1 << 20),
+        ("programs", [[1, 0, 64]]),
+        ("programs", [[1, 0, 64], [2, 1 << 30, 64]]),
+        ("programs", [[1, 3, 64], [2, 64, 64]]),
+        ("regions", []),
+        ("regions", [["input", 0, 4096], ["output", 0, 4096], ["token words", 0, 64]]),
+        ("input_fraction", 1000),
+        ("target", {}),
+        ("kind", "linears"),
+        ("schema", 99),
+    ],
+    ids=str,
+)
+def test_a_signed_manifest_with_sizes_that_do_not_fit_is_refused(package: Path, field: str, value: object) -> None:
+    _edit(package, **{field: value})
+    with pytest.raises(axlora.BadPackage):
+        load_generator(package)
+
+
+def test_adapters_added_later_have_the_bytes_of_those_compiled_in(made: Made, package: Path) -> None:
+    """Weights are read back from the package, so nothing of the model is needed."""
+    program: Generator = load_generator(package)
+    for name in made.adapters:
+        program = remove_adapter(program, name)
+    assert not program.adapters
+    for name, path in made.adapters.items():
+        program = add_adapter(program, name, path)
+    assert program.adapters == made.program.adapters
+
+
+# The command line
+
+
+def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_command_prints_the_text_and_a_summary(
+    made: Made, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tokens are bytes; the prompt may be a file; cycles are the API's."""
+    (tmp_path / "prompt.txt").write_text("A!BC")
+    wanted = list(generate(made.program, list(b"A!BC"), max_new_tokens=4, adapter="a4"))
+    text = bytes(t.token for t in wanted).decode()
+    for prompt in ("A!BC", f"@{tmp_path / 'prompt.txt'}"):
+        run = (
+            "generate",
+            package,
+            "--prompt",
+            prompt,
+            "--max-new-tokens",
+            4,
+            "--adapter",
+            "a4",
+            "--json",
+            tmp_path / "run.json",
+        )
+        code, out, err = _run(capsys, *run)
+        assert code == 0
+        assert out == text + "\n"
+        assert "prompt: 4 tokens" in err
+        assert "decode: 3 tokens" in err
+        data = json.loads((tmp_path / "run.json").read_text())
+        assert data["tokens"] == [{"token": t.token, "cycles": t.cycles} for t in wanted]
+        assert (data["schema"], data["target"], data["clock_mhz"]) == (1, "test", 50)
+
+
+def test_compile_on_the_command_line_gives_the_apis_package(
+    made: Made, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapters = [f"--adapter={name}={path}" for name, path in made.adapters.items()]
+    run = (
+        "compile",
+        made.onnx,
+        "-o",
+        tmp_path / "b.axl",
+        "--target",
+        "test",
+        "--generate",
+        "--max-context",
+        CONTEXT,
+        *adapters,
+    )
+    code, out, err = _run(capsys, *run)
+    assert code == 0, err
+    assert "a11 (rank 11)" in " ".join(out.split())
+    for file in ("memory.bin", "embedding.safetensors", "adapters/a4.bin", "adapters/a11.bin"):
+        assert (tmp_path / "b.axl" / file).read_bytes() == (package / file).read_bytes()
+
+
+def test_adapters_come_and_go(made: Made, package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = _run(capsys, "adapter", "list", package)[1]
+    assert "a4" in listed
+    assert "a11" in listed
+    assert _run(capsys, "adapter", "remove", package, "a4")[0] == 0
+    assert "a4" not in _run(capsys, "adapter", "list", package)[1].split()
+    run = ("generate", package, "--prompt", "A!BC", "--max-new-tokens", 2)
+    code, _, err = _run(capsys, *run, "--adapter", "a4")
+    assert code == 2
+    assert "no adapter 'a4'" in err
+    assert _run(capsys, "adapter", "add", package, f"again={made.adapters['a4']}")[0] == 0
+    code, out, _ = _run(capsys, *run, "--adapter", "again")
+    assert code == 0
+    wanted = [t.token for t in generate(made.program, list(b"A!BC"), max_new_tokens=2, adapter="a4")]
+    assert out == bytes(wanted).decode() + "\n"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Path:
+    """The same model's linears as a package that does not generate."""
+    out = tmp_path_factory.mktemp("plain") / "plain.axl"
+    program = axlora.compile(made.onnx, "test", shapes={"batch": 1, "sequence": 6})
+    program.save(out)
+    return out
+
+
+WRONG: dict[str, tuple[list[str], str]] = {
+    "simulate a generator": (["simulate", "PACKAGE", "--random", "1"], "this package generates text"),
+    "rtl-test a generator": (["rtl-test", "PACKAGE", "--random", "1"], "this package generates text"),
+    "disassemble a generator": (["disasm", "PACKAGE"], "this package generates text"),
+    "generate with another package": (["generate", "PLAIN", "--prompt", "AB"], "does not generate"),
+    "no package": (["generate", "none.axl", "--prompt", "AB"], "not a package"),
+    "empty prompt": (["generate", "PACKAGE", "--prompt", ""], "the prompt is empty"),
+    "byte outside the vocabulary": (["generate", "PACKAGE", "--prompt", "zz", "--max-new-tokens", "1"], "token id 122"),
+    "context too small": (["generate", "PACKAGE", "--prompt", "AB", "--max-new-tokens", "99"], "context of 22"),
+    "no new tokens": (["generate", "PACKAGE", "--prompt", "AB", "--max-new-tokens", "0"], "--max-new-tokens"),
+    "unknown adapter": (
+        ["generate", "PACKAGE", "--prompt", "AB", "--max-new-tokens", "2", "--adapter", "tax"], "no adapter 'tax'",
+    ),
+    "no prompt file": (["generate", "PACKAGE", "--prompt", "@none.txt"], "none.txt"),
+    "bad tokenizer": (["generate", "PACKAGE", "--prompt", "AB", "--tokenizer", "none.json"], "tokenizer"),
+    "no directory for json": (
+        ["generate", "PACKAGE", "--prompt", "AB", "--max-new-tokens", "1", "--json", "none/run.json"], "none/run.json",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_input_is_one_line_and_exit_2(
+    what: str, package: Path, plain: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments, words = WRONG[what]
+    names = {"PACKAGE": package, "PLAIN": plain}
+    code, _, err = _run(capsys, *(names.get(a, a) for a in arguments))
+    assert code == 2, err
+    assert words in err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("axlora ")
+    if what != "no directory for json":
+        assert err.count("\n") == 1

@@ -1,0 +1,241 @@
+"""Exported decoders are recognised whole, and what is not a causal decoder is refused by its node."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import exported as E
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import helper, numpy_helper
+
+from axlora.compiler.errors import BadModel, UnsupportedOperator
+from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.frontend.precision import to_float32
+from axlora.compiler.frontend.recognise import recognise
+from axlora.compiler.frontend.transformer import read_transformer
+from axlora.compiler.transformer import real
+from axlora.compiler.transformer.ops import Apply, Attention, Function, Norm, NormKind, Transformer
+from axlora.compiler.transformer.pipeline import _product
+
+TOKENS = 16
+FREE = {"batch": 1, "sequence": TOKENS}
+LLAMA = (
+    "llama.dynamo", "llama.script", "llama-lora.dynamo", "llama-lora.script", "llama-sdpa.dynamo", "llama-half.dynamo",
+    "llama-bfloat.dynamo",
+)  # fmt: skip
+GPT2 = ("gpt2.dynamo", "gpt2.script", "gpt2-lora.dynamo", "gpt2-lora.script")
+
+
+def _read(file: str) -> onnx.ModelProto:
+    return onnx_reader.read(E.MODELS / f"{file}.onnx", FREE)[0]
+
+
+def _recognised(proto: onnx.ModelProto) -> tuple[Transformer, dict[str, real.Product]]:
+    g, found = recognise(proto)
+    return read_transformer(g, found, "model"), {f.name: _product(f) for f in found}
+
+
+def _logits(model: Path | bytes, ids: np.ndarray) -> np.ndarray:
+    """onnxruntime without its own rewrites."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = ort.InferenceSession(str(model) if isinstance(model, Path) else model, options)
+    feed = {"input_ids": ids[None], "attention_mask": np.ones((1, len(ids)), np.int64)}
+    (logits,) = session.run(None, {i.name: feed[i.name] for i in session.get_inputs()})
+    return np.asarray(logits)[0].astype(np.float64)
+
+
+@pytest.mark.parametrize("file", LLAMA)
+def test_llama_is_recognised(file: str) -> None:
+    model, _ = _recognised(_read(file))
+    count = Counter(type(op).__name__ for op in model.operators)
+    assert count == {"Norm": 5, "Linear": 15, "Rotary": 4, "Attention": 2, "Add": 4, "Apply": 2, "Mul": 2}
+    assert model.positions is None
+    assert model.embedding.shape == (E.VOCAB, E.HIDDEN)
+    for op in model.operators:
+        if isinstance(op, Attention):
+            assert (op.heads, op.kv_heads, op.dim) == (E.HEADS, E.HEADS // 2, E.HIDDEN // E.HEADS)
+            assert op.scale == pytest.approx(op.dim**-0.5, rel=1e-3)
+            assert op.causal
+        elif isinstance(op, Norm):
+            assert op.kind is NormKind.RMS
+        elif isinstance(op, Apply):
+            assert op.function is Function.SILU
+
+
+@pytest.mark.parametrize("file", GPT2)
+def test_gpt2_is_recognised(file: str) -> None:
+    """One packed projection holds q, k and v; positions are learned rows."""
+    model, _ = _recognised(_read(file))
+    count = Counter(type(op).__name__ for op in model.operators)
+    assert count == {"Norm": 5, "Linear": 9, "Attention": 2, "Add": 4, "Apply": 2}
+    assert model.positions is not None
+    assert model.positions.shape == (TOKENS, E.HIDDEN)
+    for op in model.operators:
+        if isinstance(op, Attention):
+            assert op.q == op.k == op.v
+            assert (op.q_first, op.k_first, op.v_first) == (0, E.HIDDEN, 2 * E.HIDDEN)
+        elif isinstance(op, Norm):
+            assert op.kind is NormKind.LAYER
+        elif isinstance(op, Apply):
+            assert op.function is Function.GELU_TANH
+
+
+@pytest.mark.parametrize("file", [*LLAMA, *GPT2])
+def test_the_recognised_model_has_onnxruntimes_logits(file: str) -> None:
+    """To 1e-4, LoRA branches of the graph included; half and bfloat models run as float32 with their own weights."""
+    model, products = _recognised(_read(file))
+    path = E.MODELS / f"{file}.onnx"
+    plain: Path | bytes = path
+    if "half" in file or "bfloat" in file:
+        proto = onnx.load(path)
+        to_float32(proto)
+        plain = proto.SerializeToString()
+    for seed in range(3):
+        ids = np.random.default_rng(seed).integers(0, E.VOCAB, TOKENS)
+        wanted = _logits(plain, ids)
+        got = real.evaluate(model, ids, products)[model.output]
+        assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("file", ["bert.dynamo", "bert.script", "distilbert.dynamo", "distilbert.script"])
+def test_encoders_are_refused_as_not_causal(file: str) -> None:
+    with pytest.raises(UnsupportedOperator, match=r"(?s)node .*\(MatMul\).*not causal"):
+        _recognised(_read(file))
+
+
+# Models that are nearly decoders
+
+MASK = {"llama.dynamo": "bitwise_and", "gpt2.script": "/transformer/And_output_0"}
+SOME = tuple(MASK)
+
+
+def _constant(proto: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    for tensor in proto.graph.initializer:
+        if tensor.name == name:
+            return tensor
+    return next(a.t for n in proto.graph.node if n.output[0] == name for a in n.attribute if a.name == "value")
+
+
+@pytest.mark.parametrize("file", SOME)
+@pytest.mark.parametrize(("row", "column", "seen"), [(3, 5, True), (5, 2, False), (0, TOKENS - 1, True), (7, 7, False)])
+def test_one_changed_entry_of_the_mask_is_refused(file: str, row: int, column: int, seen: bool) -> None:
+    """A token sees one later, misses one before it, or misses itself."""
+    proto = _read(file)
+    tensor = _constant(proto, MASK[file])
+    mask = numpy_helper.to_array(tensor).copy()
+    assert mask.shape[-2:] == (TOKENS, TOKENS)
+    assert mask[..., row, column].all() != seen
+    mask[..., row, column] = seen
+    tensor.CopyFrom(numpy_helper.from_array(mask, tensor.name))
+    with pytest.raises(UnsupportedOperator, match=r"(?s)node .*(not causal|not understood)"):
+        _recognised(proto)
+
+
+def _after(proto: onnx.ModelProto, tensor: str, kind: str, *constants: np.ndarray, **attributes: object) -> str:
+    """Put a node of this kind behind a tensor; its name."""
+    nodes = list(proto.graph.node)
+    names = [f"inserted {kind} {n}" for n in range(len(constants))]
+    proto.graph.initializer.extend(numpy_helper.from_array(c, n) for c, n in zip(constants, names, strict=True))
+    name, out = f"inserted {kind}", f"{tensor} after {kind}"
+    for node in nodes:
+        for n, given in enumerate(node.input):
+            if given == tensor:
+                node.input[n] = out
+    place = 1 + max(n for n, node in enumerate(nodes) if tensor in node.output)
+    nodes.insert(place, helper.make_node(kind, [tensor, *names], [out], name=name, **attributes))
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    return name
+
+
+STREAM = {"llama.dynamo": "add_346", "gpt2.script": "/transformer/h.0/Add_output_0"}
+"""The value between attention and the feed-forward half of the first layer: [1, tokens, features]."""
+AXIS = np.array(1)
+BACKWARDS = np.arange(TOKENS)[::-1].copy()
+INSERTED: dict[str, Callable[[onnx.ModelProto, str], str]] = {
+    "sum over tokens": lambda p, x: _after(p, x, "CumSum", AXIS),
+    "tokens backwards": lambda p, x: _after(p, x, "Gather", BACKWARDS, axis=1),
+    "features backwards": lambda p, x: _after(p, x, "Gather", np.arange(E.HIDDEN)[::-1].copy(), axis=2),
+    "softmax over tokens": lambda p, x: _after(p, x, "Softmax", axis=1),
+    "sine": lambda p, x: _after(p, x, "Sin"),
+    "square": lambda p, x: _after(p, x, "Pow", np.array(2, np.float32)),
+    "a weight a token": lambda p, x: _after(p, x, "Mul", np.linspace(1, 2, TOKENS, dtype=np.float32)[:, None]),
+    "twice": lambda p, x: _after(p, x, "Mul", np.array(2, np.float32)),
+    "plus one": lambda p, x: _after(p, x, "Add", np.array(1, np.float32)),
+    "norm over tokens": lambda p, x: _after(p, x, "LpNormalization", axis=1),
+}
+
+
+@pytest.mark.parametrize("file", SOME)
+@pytest.mark.parametrize("what", INSERTED)
+def test_a_node_that_is_not_understood_is_refused(file: str, what: str) -> None:
+    """By its name, or by the name of what reads it where only its reader tells that it is not rows."""
+    proto = _read(file)
+    name = INSERTED[what](proto, STREAM[file])
+    inferred = onnx.shape_inference.infer_shapes(proto)
+    onnx.checker.check_model(inferred)
+    with pytest.raises(UnsupportedOperator) as info:
+        _recognised(inferred)
+    if what in ("sum over tokens", "softmax over tokens", "sine", "norm over tokens"):
+        assert name in str(info.value)
+
+
+@pytest.mark.parametrize("file", SOME)
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_softmax_over_another_axis_is_refused(file: str, axis: int) -> None:
+    proto = _read(file)
+    node = next(n for n in proto.graph.node if n.op_type == "Softmax")
+    del node.attribute[:]
+    node.attribute.append(helper.make_attribute("axis", axis))
+    with pytest.raises(UnsupportedOperator):
+        _recognised(proto)
+
+
+@pytest.mark.parametrize("file", SOME)
+def test_a_cast_to_integers_is_refused(file: str) -> None:
+    """It rounds: only casts between floats are the values themselves."""
+    proto = _read(file)
+    _after(proto, STREAM[file], "Cast", to=onnx.TensorProto.INT32)
+    _after(proto, f"{STREAM[file]} after Cast", "Cast", to=onnx.TensorProto.FLOAT)
+    with pytest.raises((UnsupportedOperator, BadModel)):
+        _recognised(onnx.shape_inference.infer_shapes(proto))
+
+
+def test_a_layer_norm_over_tokens_and_features_is_refused() -> None:
+    proto = _read("gpt2.script")
+    node = next(n for n in proto.graph.node if n.op_type == "LayerNormalization")
+    del node.attribute[:]
+    node.attribute.append(helper.make_attribute("axis", 1))
+    with pytest.raises(UnsupportedOperator):
+        _recognised(proto)
+
+
+def test_a_mean_over_tokens_in_a_norm_is_refused() -> None:
+    proto = _read("llama.dynamo")
+    node = next(n for n in proto.graph.node if n.op_type == "ReduceMean")
+    _constant(proto, node.input[1]).CopyFrom(numpy_helper.from_array(np.array([1]), node.input[1]))
+    with pytest.raises(UnsupportedOperator):
+        _recognised(proto)
+
+
+def test_heads_in_another_order_are_refused() -> None:
+    """Query heads 0 and 1 swapped against the keys'."""
+    proto = _read("llama.dynamo")
+    first = next(n for n in proto.graph.node if n.op_type == "Transpose").output[0]
+    _after(proto, first, "Gather", np.array([2, 1, 0, 3]), axis=1)
+    with pytest.raises(UnsupportedOperator, match=r"heads|not understood"):
+        _recognised(onnx.shape_inference.infer_shapes(proto))
+
+
+def test_a_second_input_is_refused_by_its_name() -> None:
+    proto = _read("llama.dynamo")
+    proto.graph.input.append(helper.make_tensor_value_info("past_key", onnx.TensorProto.FLOAT, [1, 2, 3, 4]))
+    with pytest.raises(UnsupportedOperator, match="'past_key'"):
+        _recognised(proto)

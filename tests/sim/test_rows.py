@@ -1,0 +1,365 @@
+"""Row operations on the simulator: where elements come from and go to, against `isa.numerics` on arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from row_programs import Chain
+
+from axlora.isa import numerics
+from axlora.isa.assembly import encode_program
+from axlora.isa.formats import Format
+from axlora.isa.legality import check_program
+from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
+from axlora.isa.target import Target
+from axlora.sim.run import run_image
+
+T = Target.load("test")
+V, B, L, P = T.vector_lanes, T.beat_bytes, T.lanes, T.ports
+WORD = 4 * V
+DATA, OUT, SIZE = 0x4000, 0x8000, 0x18000
+EVERY = 1 << 20
+
+
+class Program(Chain):
+    """A chain with data in memory; runs on the simulator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = np.zeros(SIZE, np.uint8)
+        self.next = DATA
+
+    def load(self, buffer: Buffer, data: bytes, **fields: int) -> None:
+        """Data into a buffer."""
+        assert len(data) % B == 0
+        self.memory[self.next : self.next + len(data)] = np.frombuffer(data, np.uint8)
+        self.add(Opcode.LOAD, buffer=buffer, address=self.next, **{"beats": len(data) // B, "rows": 1} | fields)
+        self.next += len(data)
+
+    def words(self, values: np.ndarray, beat: int = 0) -> None:
+        """s32 into CBUF."""
+        self.load(Buffer.CBUF, values.astype("<i4").tobytes(), beat=beat)
+
+    def store(self, count: int) -> None:
+        """`count` beats of OBUF to OUT."""
+        self.add(Opcode.STORE, address=OUT, beats=count, rows=1)
+
+    def vbuf(self, words: int) -> None:
+        """Words of VBUF to OUT."""
+        self.add(Opcode.VLEN, valid=EVERY)
+        self.add(Opcode.VPITCH)
+        self.add(Opcode.VCON, ca=1)
+        self.add(Opcode.VMAP, a=0, words=words, into=Into.OBUF, size=2)
+        self.store(words * WORD // B)
+
+    def run(self) -> np.ndarray:
+        """Memory from OUT on."""
+        self.add(Opcode.HALT)
+        program = self.program()
+        check_program(program)
+        data = encode_program(program)
+        assert len(data) <= DATA
+        self.memory[: len(data)] = np.frombuffer(data, np.uint8)
+        return np.array(run_image(T, self.memory, 0, timing=False).memory[OUT:])
+
+
+def _values(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """s32 of every magnitude, both ends among them."""
+    values = rng.integers(-(2**31), 2**31, shape) >> rng.integers(0, 31, shape)
+    return np.where(rng.random(shape) < 0.05, rng.choice([-(2**31), 2**31 - 1, -(2**31) + 1], shape), values)
+
+
+def _rows(memory: np.ndarray, first: int, pitch: int, rows: int, words: int) -> np.ndarray:
+    """[rows, words * V] of a memory of words [n, V]."""
+    at = first + np.arange(rows)[:, None] * pitch + np.arange(words)[None]
+    return memory[at].reshape(rows, -1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(list(Map)), st.sampled_from(["VBUF", "OBUF 4", "OBUF 2", "OBUF 1", "tiled"]))
+def test_vmap_is_the_formula_on_rows_a_pitch_apart(seed: int, function: Map, into: str) -> None:
+    """Rows of a and b in CBUF, valid elements by a step a row, results a pitch apart; nothing else is written."""
+    rng = np.random.default_rng(seed)
+    rows, words = int(rng.integers(1, 9)), int(rng.integers(1, 9))
+    first = [int(v) for v in rng.integers(0, 10, 2)]
+    pitch = [int(v) for v in rng.integers(0, 12, 2)]
+    cbuf, table = _values(rng, 128, V), _values(rng, 16, 2)
+    ca, cb, shift = (int(v) for v in (*rng.integers(-(2**15), 2**15, 2), rng.choice([0, 1, 20, 40, 63])))
+    low, step, slope, entries = (
+        int(_values(rng, 1)[0]),
+        int(rng.integers(0, 32)),
+        int(rng.integers(0, 64)),
+        int(rng.integers(1, 9)),
+    )
+    start = int(rng.integers(0, 16 - entries + 1))
+    valid, more, subtract = int(rng.integers(0, words * V + 3)), int(rng.integers(0, 2)), int(rng.integers(0, 2))
+    to_pitch, to = words * WORD // B + int(rng.integers(0, 3)), int(rng.integers(0, 5))
+
+    c = Program()
+    c.words(cbuf)
+    c.load(Buffer.FBUF, table.astype("<i4").tobytes())
+    c.add(Opcode.VLEN, valid=EVERY)
+    c.add(Opcode.VCON, ca=1)
+    c.add(Opcode.VPITCH, a=1)
+    c.add(Opcode.VMAP, a=CBUF_BIT | 100, words=1, rows=rows, reduce=Reduce.SUM)
+    for scalar, kind in ((1, Row.COPY), (2, Row.RECIPROCAL)):
+        c.add(Opcode.VROW, function=kind, factor=3, shift=1, rows=rows, scalar=scalar, adjust=5)
+    c.add(Opcode.VLEN, valid=valid, step=more)
+    c.add(Opcode.VPITCH, a=pitch[0], b=pitch[1], to=to_pitch)
+    c.add(Opcode.VCON, ca=ca, cb=cb, shift=shift)
+    c.add(Opcode.VTAB, low=low, first=start, last=entries - 1, step=step, shift=slope)
+    where = {"VBUF": (Into.VBUF, 2), "OBUF 4": (Into.OBUF, 2), "OBUF 2": (Into.OBUF, 1)}.get(into, (Into.OBUF, 0))
+    fields = {"into": where[0], "size": where[1], "tiled": int(into == "tiled"), "scale": 2, "less": 1, "subtract": subtract}
+    a, b = (CBUF_BIT | f for f in first)
+    c.add(Opcode.VMAP, function=function, a=a, b=b, to=to, words=words, rows=rows, **fields)
+    c.vbuf(128) if into == "VBUF" else c.store(128)
+    got = c.run()
+
+    ones = numerics.saturate32(_rows(cbuf, 100, 1, rows, 1))
+    sums = numerics.reduce_rows(Reduce.SUM, ones, np.ones(ones.shape, bool))
+    less = np.array([[numerics.row_scalar(Row.COPY, int(s), 3, 0, 1).factor] for s in sums])
+    scale = [numerics.row_scalar(Row.RECIPROCAL, int(s), 3, 0, 1, 5) for s in sums]
+    own = np.array([[s.shift] for s in scale]) if function is Map.SCALE else slope if function is Map.TABLE else shift
+    y, _ = numerics.map_rows(
+        function,
+        *(_rows(cbuf, first[n], pitch[n], rows, words) for n in (0, 1)),
+        ca=ca,
+        cb=cb,
+        shift=own,
+        factor=np.array([[s.factor] for s in scale]),
+        less=less * subtract,
+        low=low,
+        step=step,
+        table=table[start : start + entries],
+    )
+    y = np.where(np.arange(words * V)[None] < valid + more * np.arange(rows)[:, None], y, 0)
+    size = 1 << where[1]
+    expected = np.zeros(128 * B, np.uint8)
+    for r in range(rows):
+        codes = numerics.clamp_bytes(y[r], size).astype(f"<i{size}")
+        if into == "tiled":
+            for n, code in enumerate(codes):
+                at = (to + r * to_pitch + n // P) * B + n % P
+                expected[at : at + B : P] = code.view(np.uint8)
+        else:
+            at = (to + r * to_pitch) * (WORD if into == "VBUF" else B)
+            expected[at : at + codes.nbytes] = codes.view(np.uint8)
+    assert np.array_equal(got[: 128 * B], expected)
+
+
+def _identity_products(c: Program, blocks: int) -> None:
+    """Lines of UBUF through a unit matrix into OBUF: [block][token][column] of 4 bytes."""
+    unit = np.zeros((L // P, L, P), np.int8)
+    for n in range(L):
+        unit[n // P, n, n % P] = 1
+    c.load(Buffer.WBUF, unit.tobytes())
+    records = np.zeros(L, np.dtype([("bias", "<i4"), ("m1", "<u2"), ("shift", "u1"), ("zero", "u1")]))
+    records["m1"], records["shift"] = 2, 1
+    c.load(Buffer.PBUF, records.tobytes())
+    c.add(Opcode.SEGW, segment=0, format=Format.S8, line=0, groups=L // P, group_stride=1)
+    c.add(Opcode.SEGA, segment=0)
+    for b in range(blocks):
+        c.add(Opcode.MATMUL, segments=1, line=UBUF_BIT | b, blocks=1, first=1, tokens=T.tokens, acc=b * L // P)
+    c.add(Opcode.VCFG)
+    c.add(Opcode.VOUT, size=2)
+    beats = L * T.tokens * 4 // B
+    for b in range(blocks):
+        c.add(Opcode.VREQ, acc=b * L // P, groups=L // P, tokens=T.tokens, to=b * beats)
+    c.store(blocks * beats)
+
+
+@pytest.mark.parametrize("rows", [1, T.tokens])
+@pytest.mark.parametrize("valid", [0, 1, L, 2 * L + 3, EVERY])
+def test_codes_into_ubuf_are_what_the_matrix_unit_reads(rows: int, valid: int) -> None:
+    """Element (r, n) is element n mod L of token r in line n / L."""
+    rng = np.random.default_rng(rows + valid)
+    blocks = 3
+    cbuf = rng.integers(-300, 300, (rows * blocks * L // V, V))
+    c = Program()
+    c.words(cbuf)
+    c.add(Opcode.VLEN, valid=valid)
+    c.add(Opcode.VCON, ca=1)
+    c.add(Opcode.VPITCH, a=blocks * L // V)
+    c.add(Opcode.VMAP, a=CBUF_BIT, words=blocks * L // V, rows=rows, into=Into.UBUF, size=T.activation_bits // 16)
+    _identity_products(c, blocks)
+    got = c.run()[: blocks * T.tokens * L * 4].view("<i4").reshape(blocks, T.tokens, L)
+    codes = np.clip(cbuf.reshape(rows, blocks * L), -127, 127)
+    codes = np.where(np.arange(blocks * L)[None] < valid, codes, 0)
+    expected = np.zeros((blocks, T.tokens, L), np.int64)
+    expected[:, :rows] = codes.reshape(rows, blocks, L).transpose(1, 0, 2)
+    assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("distance", [-3, 0, 1, 2, 5, 10, 11, 12, 13, 30])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_overlapping_vmap_reads_what_words_eleven_before_wrote(distance: int, rows: int) -> None:
+    """VBUF word i + distance = VBUF word i + 1, a word a cycle: a chain of additions from 11 words on."""
+    words, first, pitch = 16, 5, 16
+    start = np.arange(128 * V).reshape(128, V) * 1000
+    c = Program()
+    c.words(start)
+    c.add(Opcode.VLEN, valid=EVERY)
+    c.add(Opcode.VCON, ca=1)
+    c.add(Opcode.VMAP, a=CBUF_BIT, words=128, into=Into.VBUF, size=2)
+    c.words(np.ones((1, V), int))
+    c.add(Opcode.VPITCH, a=pitch, b=0, to=pitch)
+    c.add(Opcode.VCON, ca=1, cb=1)
+    to = first + distance
+    one = CBUF_BIT  # b reads word 0 on: made of ones there, of the start behind it
+    c.add(Opcode.VMAP, a=first, b=one, to=to, words=words, rows=rows, into=Into.VBUF, size=2)
+    c.vbuf(128)
+    got = c.run()[: 128 * WORD].view("<i4").reshape(128, V)
+
+    state, other = start.copy(), start.copy()
+    other[0] = 1
+    order = [(r, w) for r in range(rows) for w in range(words)]
+    written: list[np.ndarray] = []
+    for q, (r, w) in enumerate(order):
+        if q >= 11:
+            before = order[q - 11]
+            state[to + before[0] * pitch + before[1]] = written[q - 11]
+        written.append(state[first + r * pitch + w] + other[w])
+    for (r, w), value in list(zip(order, written, strict=True))[-11:]:
+        state[to + r * pitch + w] = value
+    assert np.array_equal(got, state)
+
+
+@pytest.mark.parametrize("function", [Row.COPY, Row.RECIPROCAL, Row.RSQRT])
+def test_row_values_fill_their_beats(function: Row) -> None:
+    """VROW's value goes to beat Y + r, as often as it fits, whatever scalar it makes of it."""
+    rng = np.random.default_rng(function)
+    rows = 5
+    cbuf = _values(rng, rows * 4, V)
+    c = Program()
+    c.words(cbuf)
+    c.add(Opcode.VLEN, valid=EVERY)
+    c.add(Opcode.VCON, ca=1)
+    c.add(Opcode.VPITCH, a=4)
+    c.add(Opcode.VMAP, a=CBUF_BIT, words=4, rows=rows, reduce=Reduce.ABSMAX)
+    c.add(Opcode.VROW, function=function, factor=777, add=9, shift=12, rows=rows, to=3, write=1)
+    c.store(12)
+    got = c.run()[: 12 * B].view("<i4").reshape(12, B // 4)
+    peaks = np.abs(numerics.saturate32(cbuf.reshape(rows, -1))).max(axis=1)
+    expected = np.zeros((12, B // 4), np.int64)
+    expected[3 : 3 + rows] = [[numerics.row_scalar(function, int(p), 777, 9, 12).value] for p in peaks]
+    assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("keys", [1, P - 1, P, 3 * P + 2])
+@pytest.mark.parametrize("beats", [1, 2, 5])
+def test_wkey_is_a_load_of_the_transposed_matrix(keys: int, beats: int) -> None:
+    """Keys row by row in memory, read as columns of weights: the products are x K^T, and those of a plain LOAD of K^T."""
+    rng = np.random.default_rng(keys * beats)
+    codes = rng.integers(-128, 128, (keys, beats * B))
+    blocks, groups = -(-beats * B // L), -(-keys // P)
+    x = rng.integers(-128, 128, (T.tokens, blocks * L))
+    x[:, beats * B :] = 0
+
+    def products(transposed: bool) -> np.ndarray:
+        c = Program()
+        if transposed:
+            lines = np.zeros((groups, blocks, L, P), np.int8)
+            for r in range(keys):
+                for e in range(beats * B):
+                    lines[r // P, e // L, e % L, r % P] = codes[r, e]
+            c.load(Buffer.WBUF, lines.tobytes(), beat=7 * T.wbuf_line_beats)
+        else:
+            c.load(Buffer.WKEY, codes.astype(np.int8).tobytes(), beat=7, beats=beats, rows=keys)
+        c.load(Buffer.ABUF, x.reshape(T.tokens, blocks, L).transpose(1, 0, 2).astype(np.int8).tobytes())
+        records = np.zeros(groups * P, np.dtype([("bias", "<i4"), ("m1", "<u2"), ("shift", "u1"), ("zero", "u1")]))
+        records["m1"], records["shift"] = 2, 1
+        c.load(Buffer.PBUF, records.tobytes())
+        c.add(Opcode.SEGW, segment=0, format=Format.S8, line=7, groups=groups, block_stride=1, group_stride=blocks)
+        c.add(Opcode.SEGA, segment=0)
+        c.add(Opcode.MATMUL, segments=1, blocks=blocks, first=1, tokens=T.tokens)
+        c.add(Opcode.VCFG)
+        c.add(Opcode.VOUT, size=2)
+        c.add(Opcode.VREQ, groups=groups, tokens=T.tokens)
+        lines_out = -(-groups * P // L)
+        c.store(lines_out * L * T.tokens * 4 // B)
+        region = c.run()[: lines_out * L * T.tokens * 4].view("<i4").reshape(lines_out, T.tokens, L)
+        return region.transpose(1, 0, 2).reshape(T.tokens, -1)[:, :keys]
+
+    assert np.array_equal(products(False), x[:, : beats * B] @ codes.T)
+    assert np.array_equal(products(False), products(True))
+
+
+@pytest.mark.parametrize("sub", range(B.bit_length()))
+def test_a_store_of_some_bytes_leaves_the_others_alone(sub: int) -> None:
+    """Of each beat 2^(sub-1) bytes, from the address's own place in a beat on; sub 0 takes all."""
+    beats = 6
+    width = B if sub == 0 else 1 << (sub - 1)
+    for offset in range(0, B, width):
+        c = Program()
+        values = np.random.default_rng(sub).integers(1, 255, (beats, B), np.uint8)
+        c.words(values.view("<i4"))
+        c.memory[OUT : OUT + beats * B] = 255
+        c.add(Opcode.VLEN, valid=EVERY)
+        c.add(Opcode.VCON, ca=1)
+        c.add(Opcode.VMAP, a=CBUF_BIT, words=beats * B // WORD, into=Into.OBUF, size=2, to=4)
+        c.add(Opcode.STORE, address=OUT + offset, beat=4, beats=beats, rows=1, bytes=sub)
+        got = c.run()[: beats * B].reshape(beats, B)
+        expected = np.full((beats, B), 255, np.uint8)
+        expected[:, offset : offset + width] = values[:, offset : offset + width]
+        assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("row_scale", [0, 1])
+def test_vreq_takes_the_row_scale_or_the_token_words(row_scale: int) -> None:
+    """The same accumulators and records: VROW's TOKEN leaves TBUF alone and is taken with row_scale only."""
+    rng = np.random.default_rng(3)
+    token, n = 6, 2 * P
+    cbuf = rng.integers(1, 10**6, (T.tokens * 2, V))
+    bias = rng.integers(-(10**6), 10**6, n)
+    records = np.zeros(n, np.dtype([("bias", "<i4"), ("m1", "<u2"), ("shift", "u1"), ("zero", "u1")]))
+    records["bias"], records["m1"], records["shift"] = bias, 1 << 10, 12
+    words = np.zeros(T.tbuf_tokens, np.int64)
+    words[token : token + T.tokens] = [40000 << 16 | 17 << 10, 65535 << 16 | 20 << 10]
+    c = Program()
+    c.words(cbuf)
+    c.load(Buffer.PBUF, records.tobytes())
+    c.load(Buffer.TBUF, words.astype("<u4").tobytes())
+    c.add(Opcode.VLEN, valid=EVERY)
+    c.add(Opcode.VCON, ca=1)
+    c.add(Opcode.VPITCH, a=2)
+    c.add(Opcode.VMAP, a=CBUF_BIT, words=2, rows=T.tokens, reduce=Reduce.ABSMAX)
+    c.add(Opcode.VROW, function=Row.TOKEN, factor=9, shift=2, rows=T.tokens, add=token, to=20)
+    c.add(Opcode.VCFG, token_scale=1, row_scale=row_scale)
+    c.add(Opcode.VOUT, size=2)
+    c.add(Opcode.VREQ, token=token, groups=2, tokens=T.tokens)
+    c.store(n * T.tokens * 4 // B)
+    got = c.run()[: n * T.tokens * 4].view("<i4").reshape(-1, T.tokens, L)[0]
+    peaks = cbuf.reshape(T.tokens, -1).max(axis=1)
+    found = [numerics.row_scalar(Row.TOKEN, int(p), 9, 0, 2, 0, 20) for p in peaks]
+    scale = [(s.mantissa, s.token_shift) for s in found] if row_scale else [(40000, 17), (65535, 20)]
+    mantissa, shift = (np.array(v)[:, None] for v in zip(*scale, strict=True))
+    zero = np.zeros((T.tokens, n), np.int64)
+    wanted, _ = numerics.requantize(
+        zero,
+        bias,
+        records["m1"].astype(np.int64),
+        records["shift"].astype(np.int64),
+        mantissa=mantissa,
+        token_shift=shift,
+        bits=32,
+    )
+    assert np.array_equal(got, wanted)
+    assert (wanted != 0).all()
+
+
+def test_saturations_count_the_elements_that_a_clamp_changed() -> None:
+    """Of the valid ones: those over a byte, and of those over 32 bits too, each once."""
+    cbuf = np.array([[200, 5], [-128, 127], [2**30, -127], [300, 300]])
+    c = Program()
+    c.words(cbuf)
+    c.add(Opcode.VLEN, valid=6)
+    c.add(Opcode.VCON, ca=4)
+    c.add(Opcode.VMAP, a=CBUF_BIT, words=4, into=Into.OBUF, size=0)
+    c.add(Opcode.HALT)
+    data = encode_program(c.program())
+    c.memory[: len(data)] = np.frombuffer(data, np.uint8)
+    counters = run_image(T, c.memory, 0).counters
+    assert counters["saturations"] == 5  # 4 * 5 is 20
+    assert counters["vector_elements"] == 8
