@@ -50,7 +50,7 @@ class Reference:
         return Cells(name, 0, width)
 
     def take_over(self, name: str, cells: Cells) -> Cells:
-        self.values[name] = self.values.pop(cells.name)
+        self.values[name] = self.values[cells.name].copy()
         return Cells(name, 0, cells.width)
 
     def free(self, cells: Cells) -> None:

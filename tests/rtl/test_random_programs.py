@@ -18,6 +18,8 @@ from axlora.sim.run import SimResult, run_image
 
 PUSH_SEEDS = 5
 ALL_SEEDS = 26
+ROW_OPCODES = {"VMAP", "VROW", "VLEN", "VPITCH", "VCON", "VTAB"}
+"""Those that test_row_programs covers."""
 
 
 def _compare(cases: list[Case]) -> list[SimResult]:
@@ -129,7 +131,7 @@ def test_verilog_equals_simulator(name: str) -> None:
 
 @pytest.mark.slow
 def test_verilog_equals_simulator_on_every_target_and_all_is_covered() -> None:
-    """208 programs; every opcode, every stall cause and the wrap of every semaphore occurs."""
+    """208 programs; every opcode of linears, every stall cause and the wrap of every semaphore occurs."""
     opcodes: Counter[str] = Counter()
     counted: Counter[str] = Counter()
     most_posts: Counter[int] = Counter()
@@ -150,7 +152,7 @@ def test_verilog_equals_simulator_on_every_target_and_all_is_covered() -> None:
         for result in _compare(cases):
             counted.update({k: v for k, v in result.counters.items() if v})
     assert programs >= 200
-    assert set(opcodes) == {o.name for o in Opcode}
+    assert set(opcodes) == {o.name for o in Opcode} - ROW_OPCODES
     silent = {c.name for c in COUNTERS} - set(counted)
     assert not silent, f"never counted: {silent}"
     rings = semaphore_case(TARGETS["test"])

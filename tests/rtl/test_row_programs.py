@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from programs import SMALL, TARGETS
 from row_programs import row_case
-from test_random_programs import _compare
+from test_random_programs import ROW_OPCODES, _compare
 
 from axlora.isa.opcodes import Into, Map, Opcode, Reduce, Row
 
@@ -27,6 +27,7 @@ def test_rows_on_every_target_and_every_function_is_covered() -> None:
         cases = [row_case(seed, target) for seed in range(100, 100 + ALL_SEEDS)]
         for case in cases:
             for i in case.program:
+                seen[i.opcode.name] += 1
                 if i.opcode is Opcode.VMAP:
                     seen.update(
                         [("map", i.sub & 3), ("reduce", i.sub >> 2), ("into", i.misc >> 3 & 3), ("tiled", i.misc >> 12)]
@@ -40,4 +41,5 @@ def test_rows_on_every_target_and_every_function_is_covered() -> None:
         [("map", m) for m in Map] + [("reduce", r) for r in Reduce] + [("into", i) for i in Into] + [("row", r) for r in Row]
     )
     wanted += [("tiled", 1), ("write", 1)] + [("bytes", b) for b in range(5)]
+    wanted += ROW_OPCODES
     assert all(seen[w] > 20 for w in wanted), seen

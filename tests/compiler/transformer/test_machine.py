@@ -116,8 +116,8 @@ def test_more_slots_than_the_positions_leave_is_refused() -> None:
         build(target, decoder.model, linears, decoder.largest, context=8, slots=6, rank=4)
 
 
-def test_heads_that_are_no_whole_beats_are_refused() -> None:
-    target, decoder = Target.load("test"), random_decoder(Sizes(layers=1, dim=12, context=8))
+def test_heads_whose_halves_are_no_whole_words_are_refused() -> None:
+    target, decoder = Target.load("test"), random_decoder(Sizes(layers=1, dim=6, context=8))
     linears = list(decoder.quantized(target).values())
-    with pytest.raises(BadModel, match="heads of 12 features"):
+    with pytest.raises(BadModel, match="heads of 6 features"):
         build(target, decoder.model, linears, decoder.largest, context=8)
