@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from safetensors.numpy import save as save_tensors
 
 from axlora.compiler.errors import BadPackage
 from axlora.compiler.layer import Placement
+from axlora.isa.instruction import BadInstruction, decode
+from axlora.isa.opcodes import INSTRUCTION_BYTES, Opcode
 from axlora.isa.target import BadTarget, Target
 
 from .generator import Generator
@@ -100,6 +103,21 @@ def read(path: Path, m: Manifest) -> Generator:
     return g
 
 
+def _check_program(data: bytes, path: Path) -> None:
+    """A straight line of legal instructions that ends with HALT: a damaged one can't run on without end.
+
+    Raises:
+        BadPackage: anything else.
+    """
+    try:
+        program = [decode(data[at : at + INSTRUCTION_BYTES]) for at in range(0, len(data), INSTRUCTION_BYTES)]
+    except (BadInstruction, struct.error) as error:
+        raise BadPackage(f"memory.bin: {error}", str(path), "compile again") from None
+    opcodes = [i.opcode for i in program]
+    if opcodes[-1] is not Opcode.HALT or Opcode.LOOP in opcodes or Opcode.SET in opcodes:
+        raise BadPackage("memory.bin: a program that is no straight line up to HALT", str(path), "compile again")
+
+
 def _check(g: Generator, path: Path) -> None:
     """Sizes that fit each other, so that no damaged package takes memory or writes outside its regions."""
     t = g.target
@@ -115,6 +133,7 @@ def _check(g: Generator, path: Path) -> None:
     for address, size in g.programs.values():
         if address < 0 or size < 16 or address % 64 or address + size > len(g.image):
             raise refuse("a program outside memory.bin")
+        _check_program(g.image[address : address + size], path)
     for name, need in (("input", g.input_words * words), ("output", g.output_words * words), ("token words", 4 * t.tokens)):
         if name not in g.regions or g.regions[name][1] < need:
             raise refuse(f"region {name!r} is missing or too small")

@@ -51,7 +51,7 @@ def scheduled(steps: Sequence[Step]) -> list[Instruction]:
 
 
 def check(steps: Sequence[Step]) -> list[Instruction]:
-    """All steps once, each unit's in order (loads may overtake one another), and a path of semaphores from each step to those that meet it."""
+    """All steps once, each unit's in order but for loads, and a path of semaphores from each step to those that meet it."""
     program = scheduled(steps)
     assert program[-1].opcode is Opcode.HALT
     body = program[:-1]
