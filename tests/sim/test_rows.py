@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from row_programs import Chain
+from row_bench import EVERY, Program, random_words
 
 from axlora.isa import numerics
-from axlora.isa.assembly import encode_program
 from axlora.isa.formats import Format
-from axlora.isa.legality import check_program
 from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
 from axlora.isa.target import Target
 from axlora.sim.run import run_image
@@ -19,56 +17,16 @@ from axlora.sim.run import run_image
 T = Target.load("test")
 V, B, L, P = T.vector_lanes, T.beat_bytes, T.lanes, T.ports
 WORD = 4 * V
-DATA, OUT, SIZE = 0x4000, 0x8000, 0x18000
-EVERY = 1 << 20
 
 
-class Program(Chain):
-    """A chain with data in memory; runs on the simulator."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.memory = np.zeros(SIZE, np.uint8)
-        self.next = DATA
-
-    def load(self, buffer: Buffer, data: bytes, **fields: int) -> None:
-        """Data into a buffer."""
-        assert len(data) % B == 0
-        self.memory[self.next : self.next + len(data)] = np.frombuffer(data, np.uint8)
-        self.add(Opcode.LOAD, buffer=buffer, address=self.next, **{"beats": len(data) // B, "rows": 1} | fields)
-        self.next += len(data)
-
-    def words(self, values: np.ndarray, beat: int = 0) -> None:
-        """s32 into CBUF."""
-        self.load(Buffer.CBUF, values.astype("<i4").tobytes(), beat=beat)
-
-    def store(self, count: int) -> None:
-        """`count` beats of OBUF to OUT."""
-        self.add(Opcode.STORE, address=OUT, beats=count, rows=1)
-
-    def vbuf(self, words: int) -> None:
-        """Words of VBUF to OUT."""
-        self.add(Opcode.VLEN, valid=EVERY)
-        self.add(Opcode.VPITCH)
-        self.add(Opcode.VCON, ca=1)
-        self.add(Opcode.VMAP, a=0, words=words, into=Into.OBUF, size=2)
-        self.store(words * WORD // B)
-
-    def run(self) -> np.ndarray:
-        """Memory from OUT on."""
-        self.add(Opcode.HALT)
-        program = self.program()
-        check_program(program)
-        data = encode_program(program)
-        assert len(data) <= DATA
-        self.memory[: len(data)] = np.frombuffer(data, np.uint8)
-        return np.array(run_image(T, self.memory, 0, timing=False).memory[OUT:])
+def _program() -> Program:
+    return Program(T)
 
 
-def _values(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """s32 of every magnitude, both ends among them."""
-    values = rng.integers(-(2**31), 2**31, shape) >> rng.integers(0, 31, shape)
-    return np.where(rng.random(shape) < 0.05, rng.choice([-(2**31), 2**31 - 1, -(2**31) + 1], shape), values)
+def _run(c: Program) -> np.ndarray:
+    """Memory from the results on."""
+    case = c.case()
+    return np.array(run_image(T, case.memory, 0, timing=False).memory[c.out :])
 
 
 def _rows(memory: np.ndarray, first: int, pitch: int, rows: int, words: int) -> np.ndarray:
@@ -77,7 +35,7 @@ def _rows(memory: np.ndarray, first: int, pitch: int, rows: int, words: int) -> 
     return memory[at].reshape(rows, -1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(list(Map)), st.sampled_from(["VBUF", "OBUF 4", "OBUF 2", "OBUF 1", "tiled"]))
 def test_vmap_is_the_formula_on_rows_a_pitch_apart(seed: int, function: Map, into: str) -> None:
     """Rows of a and b in CBUF, valid elements by a step a row, results a pitch apart; nothing else is written."""
@@ -85,10 +43,10 @@ def test_vmap_is_the_formula_on_rows_a_pitch_apart(seed: int, function: Map, int
     rows, words = int(rng.integers(1, 9)), int(rng.integers(1, 9))
     first = [int(v) for v in rng.integers(0, 10, 2)]
     pitch = [int(v) for v in rng.integers(0, 12, 2)]
-    cbuf, table = _values(rng, 128, V), _values(rng, 16, 2)
+    cbuf, table = random_words(rng, 128, V), random_words(rng, 16, 2)
     ca, cb, shift = (int(v) for v in (*rng.integers(-(2**15), 2**15, 2), rng.choice([0, 1, 20, 40, 63])))
     low, step, slope, entries = (
-        int(_values(rng, 1)[0]),
+        int(random_words(rng, 1)[0]),
         int(rng.integers(0, 32)),
         int(rng.integers(0, 64)),
         int(rng.integers(1, 9)),
@@ -97,7 +55,7 @@ def test_vmap_is_the_formula_on_rows_a_pitch_apart(seed: int, function: Map, int
     valid, more, subtract = int(rng.integers(0, words * V + 3)), int(rng.integers(0, 2)), int(rng.integers(0, 2))
     to_pitch, to = words * WORD // B + int(rng.integers(0, 3)), int(rng.integers(0, 5))
 
-    c = Program()
+    c = _program()
     c.words(cbuf)
     c.load(Buffer.FBUF, table.astype("<i4").tobytes())
     c.add(Opcode.VLEN, valid=EVERY)
@@ -115,7 +73,7 @@ def test_vmap_is_the_formula_on_rows_a_pitch_apart(seed: int, function: Map, int
     a, b = (CBUF_BIT | f for f in first)
     c.add(Opcode.VMAP, function=function, a=a, b=b, to=to, words=words, rows=rows, **fields)
     c.vbuf(128) if into == "VBUF" else c.store(128)
-    got = c.run()
+    got = _run(c)
 
     ones = numerics.saturate32(_rows(cbuf, 100, 1, rows, 1))
     sums = numerics.reduce_rows(Reduce.SUM, ones, np.ones(ones.shape, bool))
@@ -177,14 +135,14 @@ def test_codes_into_ubuf_are_what_the_matrix_unit_reads(rows: int, valid: int) -
     rng = np.random.default_rng(rows + valid)
     blocks = 3
     cbuf = rng.integers(-300, 300, (rows * blocks * L // V, V))
-    c = Program()
+    c = _program()
     c.words(cbuf)
     c.add(Opcode.VLEN, valid=valid)
     c.add(Opcode.VCON, ca=1)
     c.add(Opcode.VPITCH, a=blocks * L // V)
     c.add(Opcode.VMAP, a=CBUF_BIT, words=blocks * L // V, rows=rows, into=Into.UBUF, size=T.activation_bits // 16)
     _identity_products(c, blocks)
-    got = c.run()[: blocks * T.tokens * L * 4].view("<i4").reshape(blocks, T.tokens, L)
+    got = _run(c)[: blocks * T.tokens * L * 4].view("<i4").reshape(blocks, T.tokens, L)
     codes = np.clip(cbuf.reshape(rows, blocks * L), -127, 127)
     codes = np.where(np.arange(blocks * L)[None] < valid, codes, 0)
     expected = np.zeros((blocks, T.tokens, L), np.int64)
@@ -198,7 +156,7 @@ def test_overlapping_vmap_reads_what_words_eleven_before_wrote(distance: int, ro
     """VBUF word i + distance = VBUF word i + 1, a word a cycle: a chain of additions from 11 words on."""
     words, first, pitch = 16, 5, 16
     start = np.arange(128 * V).reshape(128, V) * 1000
-    c = Program()
+    c = _program()
     c.words(start)
     c.add(Opcode.VLEN, valid=EVERY)
     c.add(Opcode.VCON, ca=1)
@@ -210,7 +168,7 @@ def test_overlapping_vmap_reads_what_words_eleven_before_wrote(distance: int, ro
     one = CBUF_BIT  # b reads word 0 on: made of ones there, of the start behind it
     c.add(Opcode.VMAP, a=first, b=one, to=to, words=words, rows=rows, into=Into.VBUF, size=2)
     c.vbuf(128)
-    got = c.run()[: 128 * WORD].view("<i4").reshape(128, V)
+    got = _run(c)[: 128 * WORD].view("<i4").reshape(128, V)
 
     state, other = start.copy(), start.copy()
     other[0] = 1
@@ -231,8 +189,8 @@ def test_row_values_fill_their_beats(function: Row) -> None:
     """VROW's value goes to beat Y + r, as often as it fits, whatever scalar it makes of it."""
     rng = np.random.default_rng(function)
     rows = 5
-    cbuf = _values(rng, rows * 4, V)
-    c = Program()
+    cbuf = random_words(rng, rows * 4, V)
+    c = _program()
     c.words(cbuf)
     c.add(Opcode.VLEN, valid=EVERY)
     c.add(Opcode.VCON, ca=1)
@@ -240,7 +198,7 @@ def test_row_values_fill_their_beats(function: Row) -> None:
     c.add(Opcode.VMAP, a=CBUF_BIT, words=4, rows=rows, reduce=Reduce.ABSMAX)
     c.add(Opcode.VROW, function=function, factor=777, add=9, shift=12, rows=rows, to=3, write=1)
     c.store(12)
-    got = c.run()[: 12 * B].view("<i4").reshape(12, B // 4)
+    got = _run(c)[: 12 * B].view("<i4").reshape(12, B // 4)
     peaks = np.abs(numerics.saturate32(cbuf.reshape(rows, -1))).max(axis=1)
     expected = np.zeros((12, B // 4), np.int64)
     expected[3 : 3 + rows] = [[numerics.row_scalar(function, int(p), 777, 9, 12).value] for p in peaks]
@@ -258,7 +216,7 @@ def test_wkey_is_a_load_of_the_transposed_matrix(keys: int, beats: int) -> None:
     x[:, beats * B :] = 0
 
     def products(transposed: bool) -> np.ndarray:
-        c = Program()
+        c = _program()
         if transposed:
             lines = np.zeros((groups, blocks, L, P), np.int8)
             for r in range(keys):
@@ -279,7 +237,7 @@ def test_wkey_is_a_load_of_the_transposed_matrix(keys: int, beats: int) -> None:
         c.add(Opcode.VREQ, groups=groups, tokens=T.tokens)
         lines_out = -(-groups * P // L)
         c.store(lines_out * L * T.tokens * 4 // B)
-        region = c.run()[: lines_out * L * T.tokens * 4].view("<i4").reshape(lines_out, T.tokens, L)
+        region = _run(c)[: lines_out * L * T.tokens * 4].view("<i4").reshape(lines_out, T.tokens, L)
         return region.transpose(1, 0, 2).reshape(T.tokens, -1)[:, :keys]
 
     assert np.array_equal(products(False), x[:, : beats * B] @ codes.T)
@@ -292,15 +250,15 @@ def test_a_store_of_some_bytes_leaves_the_others_alone(sub: int) -> None:
     beats = 6
     width = B if sub == 0 else 1 << (sub - 1)
     for offset in range(0, B, width):
-        c = Program()
+        c = _program()
         values = np.random.default_rng(sub).integers(1, 255, (beats, B), np.uint8)
         c.words(values.view("<i4"))
-        c.memory[OUT : OUT + beats * B] = 255
+        c.memory[c.out : c.out + beats * B] = 255
         c.add(Opcode.VLEN, valid=EVERY)
         c.add(Opcode.VCON, ca=1)
         c.add(Opcode.VMAP, a=CBUF_BIT, words=beats * B // WORD, into=Into.OBUF, size=2, to=4)
-        c.add(Opcode.STORE, address=OUT + offset, beat=4, beats=beats, rows=1, bytes=sub)
-        got = c.run()[: beats * B].reshape(beats, B)
+        c.add(Opcode.STORE, address=c.out + offset, beat=4, beats=beats, rows=1, bytes=sub)
+        got = _run(c)[: beats * B].reshape(beats, B)
         expected = np.full((beats, B), 255, np.uint8)
         expected[:, offset : offset + width] = values[:, offset : offset + width]
         assert np.array_equal(got, expected)
@@ -317,7 +275,7 @@ def test_vreq_takes_the_row_scale_or_the_token_words(row_scale: int) -> None:
     records["bias"], records["m1"], records["shift"] = bias, 1 << 10, 12
     words = np.zeros(T.tbuf_tokens, np.int64)
     words[token : token + T.tokens] = [40000 << 16 | 17 << 10, 65535 << 16 | 20 << 10]
-    c = Program()
+    c = _program()
     c.words(cbuf)
     c.load(Buffer.PBUF, records.tobytes())
     c.load(Buffer.TBUF, words.astype("<u4").tobytes())
@@ -330,7 +288,7 @@ def test_vreq_takes_the_row_scale_or_the_token_words(row_scale: int) -> None:
     c.add(Opcode.VOUT, size=2)
     c.add(Opcode.VREQ, token=token, groups=2, tokens=T.tokens)
     c.store(n * T.tokens * 4 // B)
-    got = c.run()[: n * T.tokens * 4].view("<i4").reshape(-1, T.tokens, L)[0]
+    got = _run(c)[: n * T.tokens * 4].view("<i4").reshape(-1, T.tokens, L)[0]
     peaks = cbuf.reshape(T.tokens, -1).max(axis=1)
     found = [numerics.row_scalar(Row.TOKEN, int(p), 9, 0, 2, 0, 20) for p in peaks]
     scale = [(s.mantissa, s.token_shift) for s in found] if row_scale else [(40000, 17), (65535, 20)]
@@ -352,14 +310,11 @@ def test_vreq_takes_the_row_scale_or_the_token_words(row_scale: int) -> None:
 def test_saturations_count_the_elements_that_a_clamp_changed() -> None:
     """Of the valid ones: those over a byte, and of those over 32 bits too, each once."""
     cbuf = np.array([[200, 5], [-128, 127], [2**30, -127], [300, 300]])
-    c = Program()
+    c = _program()
     c.words(cbuf)
     c.add(Opcode.VLEN, valid=6)
     c.add(Opcode.VCON, ca=4)
     c.add(Opcode.VMAP, a=CBUF_BIT, words=4, into=Into.OBUF, size=0)
-    c.add(Opcode.HALT)
-    data = encode_program(c.program())
-    c.memory[: len(data)] = np.frombuffer(data, np.uint8)
-    counters = run_image(T, c.memory, 0).counters
+    counters = run_image(T, c.case().memory, 0).counters
     assert counters["saturations"] == 5  # 4 * 5 is 20
     assert counters["vector_elements"] == 8
