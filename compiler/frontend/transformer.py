@@ -5,6 +5,7 @@ Every node is followed from the token ids on; what mixes tokens in any way but c
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -220,6 +221,10 @@ class _Walk:
             if kind in ("Mul", "Div") and c.size == 1:
                 return _Scores(a.q, a.k, a.scale * float(c.reshape(-1)[0]) ** (1 if kind == "Mul" else -1), a.causal)
             return self.masked(node, a, c) if kind == "Add" else None
+        if isinstance(a, View) and a.value == self.input and not self.operators and kind == "Mul" and c.size == 1:
+            assert self.embedding is not None
+            self.embedding = self.embedding * float(c.reshape(-1)[0])
+            return a
         if isinstance(a, View) and kind in ("Mul", "Div"):
             return a.times(c if kind == "Mul" else 1 / c)
         if isinstance(a, View) and kind == "Add" and a.value == self.input and a.factor() == 1 and not self.operators:
@@ -299,12 +304,10 @@ class _Walk:
             return x.moved(lambda v: np.take(v, constants[0].astype(np.int64), axis=int(attribute(node, "axis", 0))))
         if kind == "Concat" and all(isinstance(s, View) and s.value == x.value for s in inputs):
             views = [s for s in inputs if isinstance(s, View) and 0 not in s.shape]
-            if any(len(v.terms) != len(x.terms) for v in views):
-                return None
+            most = max(len(v.terms) for v in views)
+            views = [v.padded(most) for v in views]
             axis = int(attribute(node, "axis", 0))
-            joined = [
-                tuple(np.concatenate([v.terms[n][part] for v in views], axis) for part in (0, 1)) for n in range(len(x.terms))
-            ]
+            joined = [tuple(np.concatenate([v.terms[n][part] for v in views], axis) for part in (0, 1)) for n in range(most)]
             return View(x.value, tuple((i.astype(np.int64), c.astype(np.float64)) for i, c in joined))
         return None
 
@@ -326,19 +329,23 @@ class _Walk:
     def attention(self, node: onnx.NodeProto, s: _Scores, v: HeadView) -> _Symbol:
         if not s.causal:
             raise self.refuse(node, "not causal: attention without a causal mask")
-        count = len(s.q.own)
-        kv = max(s.k.own) + 1
-        if (
-            s.q.own != tuple(range(count))
-            or s.k.own != v.own
-            or count % kv
-            or s.k.own != tuple(h // (count // kv) for h in range(count))
-        ):
+        count, kv = len(s.q.own), len(set(s.k.own))
+        groups = count // kv
+        order = [sorted(set(own)) for own in (s.q.own, s.k.own, v.own)]
+        grouped = not count % kv and s.k.own == tuple(order[1][h // groups] for h in range(count))
+        if list(s.q.own) != order[0] or not grouped or v.own != tuple(order[2][h // groups] for h in range(count)):
             raise self.refuse(node, "heads in another order than query head h reading key head h // group")
+        strides = [_stride(own) for own in order]
+        if not all(strides):
+            raise self.refuse(node, "heads that are not evenly spaced")
         out = node.output[0]
-        q, q_first = self.rotated(s.q, count)
-        k, k_first = self.rotated(s.k, kv)
-        self.operators.append(Attention(q, k, v.value, out, count, kv, s.q.dim, s.scale, True, q_first, k_first, v.first))
+        parts = [
+            self.rotated(x, n, stride * x.dim) for x, n, stride in zip((s.q, s.k, v), (count, kv, kv), strides, strict=True)
+        ]
+        q, k, own = (value for value, _, _ in parts)
+        first = (parts[0][1], parts[1][1], parts[2][1])
+        stride = (parts[0][2], parts[1][2], parts[2][2])
+        self.operators.append(Attention(q, k, own, out, count, kv, s.q.dim, s.scale, True, first, stride))
         self.features[out] = count * v.dim
         tokens = self.g.shape(out)[2]
         index = (
@@ -346,17 +353,23 @@ class _Walk:
         )
         return View(out, ((index[None], np.ones((1, *index.shape))),))
 
-    def rotated(self, view: HeadView, count: int) -> tuple[str, int]:
-        """The value that holds the heads after rotary embedding, and its first feature."""
+    def rotated(self, view: HeadView, count: int, stride: int) -> tuple[str, int, int]:
+        """The value that holds the heads after rotary embedding, its first feature, and the features from head to head."""
         if view.cos is None or view.sin is None:
-            return view.value, view.first
+            return view.value, view.first, stride
         key = (view.value, view.first, count, view.dim)
         if key not in self.turned:
             name = f"{view.value} rotated {view.first}"
             self.turned[key] = name
             self.features[name] = count * view.dim
-            self.operators.append(Rotary(view.value, name, count, view.dim, view.cos, view.sin, view.first))
-        return self.turned[key], 0
+            self.operators.append(Rotary(view.value, name, count, view.dim, view.cos, view.sin, view.first, stride))
+        return self.turned[key], 0, view.dim
+
+
+def _stride(own: Sequence[int]) -> int:
+    """The even distance of ascending numbers, 1 for one number, 0 if there is none."""
+    steps = {b - a for a, b in itertools.pairwise(own)} or {1}
+    return steps.pop() if len(steps) == 1 else 0
 
 
 def _causal(seen: npt.NDArray[np.generic]) -> bool:

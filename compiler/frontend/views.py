@@ -64,6 +64,11 @@ class View:
         """The sum with another view of the same value."""
         return replace(self, terms=self.terms + other.terms)
 
+    def padded(self, count: int) -> View:
+        """The same with terms of coefficient 0 up to `count` of them."""
+        index, coefficient = self.terms[0]
+        return replace(self, terms=self.terms + ((index, np.zeros_like(coefficient)),) * (count - len(self.terms)))
+
     def factor(self) -> float | None:
         """c if the tensor is c times the whole value in its own order, else None."""
         if len(self.terms) != 1:
@@ -102,7 +107,7 @@ class HeadView:
     scale: float
     cos: Float64 | None
     sin: Float64 | None
-    """[tokens, dim/2]."""
+    """[tokens, half]: the first 2 half features of a head turn."""
 
 
 def heads(view: View, features: int) -> HeadView | None:
@@ -113,8 +118,11 @@ def heads(view: View, features: int) -> HeadView | None:
     merged = _merged(view)
     if merged is None:
         return None
+    half = abs(int(merged[0][0][0, 0, 0, 0]) - int(merged[-1][0][0, 0, 0, 0]))
     if len(merged) == 2:
-        merged = _own_first(merged, dim // 2)
+        if not 0 < half <= dim // 2:
+            return None
+        merged = _own_first(merged, half)
     index = merged[0][0][0]
     column = index[:, 0, 0]
     expected = column[:, None, None] + np.arange(tokens)[None, :, None] * features + np.arange(dim)
@@ -128,23 +136,32 @@ def heads(view: View, features: int) -> HeadView | None:
     if len(merged) == 1:
         scale = float(main.reshape(-1)[0])
         return HeadView(view.value, first, dim, own, scale, None, None) if (main == scale).all() else None
-    half = dim // 2
-    turned = np.concatenate([index[:, :, half:], index[:, :, :half]], axis=2)
-    side = merged[1][1][0]
-    if not np.array_equal(merged[1][0][0], turned):
-        return None
+    tables = _tables(index, main, merged[1][0][0], merged[1][1][0], half)
+    return None if tables is None else HeadView(view.value, first, dim, own, *tables)
+
+
+def _tables(index: Int64, main: Float64, others: Int64, side: Float64, half: int) -> tuple[float, Float64, Float64] | None:
+    """Scale, cos and sin [tokens, half] of element = main value[index] + side value[others]; None if that is no rotation.
+
+    The first 2 half features of each head turn, the rest are only scaled; all heads [heads, tokens, dim] alike.
+    """
+    turned = np.concatenate([index[:, :, half : 2 * half], index[:, :, :half]], axis=2)
     cos, sin = main[0], side[0]
     scale = float(np.sqrt(cos[0, 0] ** 2 + sin[0, 0] ** 2))
-    same = np.allclose(main, cos) and np.allclose(side, sin) and np.allclose(cos[:, :half], cos[:, half:])
-    if not same or not np.allclose(sin[:, :half], -sin[:, half:]) or scale == 0:
+    if scale == 0 or not np.array_equal(others[:, :, : 2 * half], turned) or side[:, :, 2 * half :].any():
         return None
-    return HeadView(view.value, first, dim, own, scale, cos[:, :half] / scale, sin[:, half:] / scale)
+    first, second = slice(0, half), slice(half, 2 * half)
+    alike = np.allclose(main, cos) and np.allclose(side, sin) and np.allclose(main[:, :, 2 * half :], scale)
+    if not alike or not np.allclose(cos[:, first], cos[:, second]) or not np.allclose(sin[:, first], -sin[:, second]):
+        return None
+    return scale, cos[:, first] / scale, sin[:, second] / scale
 
 
 def _own_first(terms: list[tuple[Int64, Float64]], half: int) -> list[tuple[Int64, Float64]]:
-    """Two terms with each element's own feature in the first: in a head's first half the lower."""
+    """Two terms with each element's own feature in the first: the lower in the first half of what turns."""
     (i, a), (j, b) = terms
-    swap = np.where(np.arange(i.shape[-1]) < half, i > j, i < j)
+    place = np.arange(i.shape[-1])
+    swap = np.where(place < half, i > j, (i < j) & (place < 2 * half))
     return [(np.where(swap, j, i), np.where(swap, b, a)), (np.where(swap, i, j), np.where(swap, a, b))]
 
 

@@ -132,7 +132,10 @@ class RowEmit:
 
     def by_position(self, name: str, values: Int64) -> Cells:
         cells = self._constant(name, values, True)
-        self.half = self.constants[name][1] * self.target.vector_lanes
+        half = self.constants[name][1] * self.target.vector_lanes
+        if self.half not in (0, half):
+            raise BadModel("rotary tables of different widths", name, "not supported yet")
+        self.half = half
         return cells
 
     def _constant(self, name: str, values: Int64, by_position: bool) -> Cells:
@@ -144,6 +147,9 @@ class RowEmit:
     def _operand(self, cells: Cells) -> tuple[int, int, list[Span]]:
         """(word address, pitch, what is read) of an operand; constants are loaded first."""
         t = self.target
+        if cells.first % t.vector_lanes:
+            what = f"{cells.name!r} is cut at feature {cells.first}, words have {t.vector_lanes}"
+            raise BadModel(what, f"target {t.name}", "heads, and halves of what turns in them, must be whole words")
         if cells.name not in self.constants:
             return self.base[cells.name] + cells.first // t.vector_lanes, self.pitch[cells.name], []
         offset, words, by_position = self.constants[cells.name]

@@ -25,14 +25,11 @@ class Emit(LinearEmit):
         if t.ports > t.beat_bytes or t.beat_bytes > t.lanes:
             what = f"beats of {t.beat_bytes} bytes do not go with {t.lanes} lanes and {t.ports} ports"
             raise BadModel(what, f"target {t.name}", "attention needs ports <= beat_bytes <= lanes")
-        if d // 2 % t.vector_lanes:
-            what = f"heads of {d} features do not go with {t.vector_lanes} vector lanes"
-            raise BadModel(what, f"target {t.name}", "half a head must be whole words")
         wide = self._wide(heads)
         self.dim, self.slack = wide, wide - d
-        for cells, kind in ((k, "K"), (v, "V")):
+        for cells, kind, stride in ((k, "K", heads.k_stride), (v, "V", heads.v_stride)):
             for head in range(heads.kv_heads):
-                part = Cells(cells.name, cells.first + head * d, d)
+                part = Cells(cells.name, cells.first + head * stride, d)
                 self.map(Map.MAC, part, reduce=Reduce.ABSMAX)
                 scales = self.obuf.take(self.tokens)
                 fields = {"factor": factor, "shift": shift, "adjust": adjust, "scalar": 1, "to": scales.first, "write": 1}

@@ -113,8 +113,13 @@ class _Lowering:
         self.rows.quantize(x, factor, shift - 16, 16, f + 16 - up, keys)
 
     def norm(self, op: Norm) -> None:
+        x, y, n = self.cells[op.x], self.out(op.y, fraction(self.largest[op.y])), op.gain.size
+        for first in range(0, x.width, n):
+            self.norm_part(op, Cells(x.name, x.first + first, n), Cells(y.name, y.first + first, n))
+
+    def norm_part(self, op: Norm, x: Cells, y: Cells) -> None:
+        """One norm of as many features as the gain has."""
         rows, n, f = self.rows, op.gain.size, self.fractions[op.x]
-        x = self.cells[op.x]
         mean_factor, mean_shift = ratio(1 / n)
         d = x
         if op.kind is NormKind.LAYER:
@@ -122,7 +127,6 @@ class _Lowering:
             rows.map(Map.MAC, x, reduce=Reduce.SUM)
             rows.scalar(Row.COPY, 0, mean_factor, mean_shift)
             rows.map(Map.MAC, x, out=d, less=0)
-        y = self.out(op.y, fraction(self.largest[op.y]))
         rows.map(Map.MUL, d, d, reduce=Reduce.SUM, shift=SQUARE_SHIFT)
         # v = mean(x^2) 2**e, an even exponent, so that 1 / sqrt is an integer power of two away.
         unit = 2 * f - SQUARE_SHIFT
@@ -168,32 +172,29 @@ class _Lowering:
         self.rows.map(Map.TABLE, x, out=y, table=function_table(op.function, TABLE_FRACTION, TABLE_FRACTION))
 
     def rotary(self, op: Rotary) -> None:
-        rows, half, f = self.rows, op.dim // 2, self.fractions[op.x]
+        rows, half, f = self.rows, op.cos.shape[1], self.fractions[op.x]
         x, y = self.cells[op.x], self.out(op.y, f - 1)
-        cos = rows.by_position(f"cos {op.dim}", np.rint(np.ldexp(op.cos, 30)).astype(np.int64))
-        sin = rows.by_position(f"sin {op.dim}", np.rint(np.ldexp(op.sin, 30)).astype(np.int64))
+        cos = rows.by_position(f"cos {op.dim} {half}", np.rint(np.ldexp(op.cos, 30)).astype(np.int64))
+        sin = rows.by_position(f"sin {op.dim} {half}", np.rint(np.ldexp(op.sin, 30)).astype(np.int64))
         t = rows.value(f"{op.y} turned", half)
+        rest = op.dim - 2 * half
         for head in range(op.heads):
-            first, second = (Cells(x.name, x.first + op.first + head * op.dim + side * half, half) for side in (0, 1))
+            at, to = x.first + op.first + head * op.stride, y.first + head * op.dim
+            first, second = (Cells(x.name, at + side * half, half) for side in (0, 1))
             for a, b, side, sign in ((first, second, 0, -1), (second, first, 1, 1)):
-                out = Cells(y.name, y.first + head * op.dim + side * half, half)
+                out = Cells(y.name, to + side * half, half)
                 rows.map(Map.MUL, a, cos, out, shift=30)
                 rows.map(Map.MUL, b, sin, t, shift=30)
                 rows.map(Map.MAC, out, t, out, cb=sign, shift=1)
+            if rest:
+                rows.map(Map.MAC, Cells(x.name, at + 2 * half, rest), out=Cells(y.name, to + 2 * half, rest), shift=1)
         rows.free(t)
 
     def attention(self, op: Attention) -> None:
         rows, d = self.rows, op.dim
-        heads = Heads(op.y, op.heads, op.kv_heads, d, op.causal)
+        heads = Heads(op.y, op.heads, op.kv_heads, d, op.causal, op.stride[1], op.stride[2])
         fq, fk, fv = (self.fractions[name] for name in (op.q, op.k, op.v))
-        q, k, v = (
-            Cells(name, first, count * d)
-            for name, first, count in (
-                (op.q, op.q_first, op.heads),
-                (op.k, op.k_first, op.kv_heads),
-                (op.v, op.v_first, op.kv_heads),
-            )
-        )
+        q, k, v = (Cells(name, first, d) for name, first in zip((op.q, op.k, op.v), op.first, strict=True))
         most = ((1 << (self.bits - 1)) - 1) * CACHE_CODE
         factor, shift = ratio(1 / CACHE_CODE)
         rows.append(heads, k, v, factor, shift - KEY_BITS, KEY_BITS)
@@ -207,7 +208,7 @@ class _Lowering:
         mixed = fraction(self.context * self.largest[op.v])
         exp = exp_table(SCORE_FRACTION, EXP_FRACTION)
         for head in range(op.heads):
-            part, out = (Cells(c.name, c.first + head * d, d) for c in (q, y))
+            part, out = Cells(q.name, q.first + head * op.stride[0], d), Cells(y.name, y.first + head * d, d)
             rows.map(Map.MAC, part, reduce=Reduce.ABSMAX)
             self.codes(part, fq, up - a)
             rows.scores(heads, head, e, *ratio(math.ldexp(op.scale, a), 14), up + fk + KEY_BITS - SCORE_FRACTION)

@@ -37,7 +37,7 @@ class Function(Enum):
 
 @dataclass(frozen=True)
 class Norm:
-    """y = norm(x): [n] gain and, for LAYER, bias."""
+    """y = norm(x): [n] gain and, for LAYER, bias; x of several times n features is normed in parts of n (heads)."""
 
     x: str
     y: str
@@ -85,18 +85,23 @@ class Apply:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Rotary embedding of `heads` heads of `dim` features: y = x cos + rotate_half(x) sin (Su et al., arXiv:2104.09864)."""
+    """Rotary embedding of `heads` heads of `dim` features: y = x cos + rotate_half(x) sin (Su et al., arXiv:2104.09864).
+
+    Only the first 2 half features of a head turn, half the tables' columns; y holds the heads side by side.
+    """
 
     x: str
     y: str
     heads: int
     dim: int
     cos: Float64
-    """[positions, dim/2]."""
+    """[positions, half]."""
     sin: Float64
-    """[positions, dim/2]."""
-    first: int = 0
+    """[positions, half]."""
+    first: int
     """Feature of x at which the first head begins."""
+    stride: int
+    """Features of x from a head to the next."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +121,10 @@ class Attention:
     dim: int
     scale: float
     causal: bool
-    q_first: int = 0
+    first: tuple[int, int, int]
     """Features at which the first heads of q, k and v begin: a packed projection holds all three."""
-    k_first: int = 0
-    v_first: int = 0
+    stride: tuple[int, int, int]
+    """Features from a head of q, of k, of v to the next."""
 
 
 Op = Norm | Linear | Add | Mul | Apply | Rotary | Attention

@@ -15,18 +15,27 @@ Product = Callable[[Float64], Float64]
 
 
 def _rotate(op: Rotary, x: Float64) -> Float64:
-    half = op.dim // 2
-    parts = x[:, op.first : op.first + op.heads * op.dim].reshape(len(x), op.heads, 2, half)
-    first, second = parts[:, :, 0], parts[:, :, 1]
+    half = op.cos.shape[1]
+    parts = _heads(x, op.first, op.stride, op.heads, op.dim)
+    first, second, rest = np.split(parts, (half, 2 * half), axis=2)
     cos, sin = op.cos[: len(x), None], op.sin[: len(x), None]
-    return np.stack([first * cos - second * sin, second * cos + first * sin], axis=2).reshape(len(x), -1)
+    turned = np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=2)
+    return np.asarray(turned.reshape(len(x), -1))
+
+
+def _heads(x: Float64, first: int, stride: int, count: int, dim: int) -> Float64:
+    """[tokens, heads, dim] out of [tokens, features]."""
+    return np.stack([x[:, first + h * stride : first + h * stride + dim] for h in range(count)], axis=1)
 
 
 def _attend(op: Attention, q: Float64, k: Float64, v: Float64) -> Float64:
     n = len(q)
     groups = op.heads // op.kv_heads
-    qs = q.reshape(n, op.heads, op.dim).transpose(1, 0, 2)
-    ks, vs = (np.repeat(x.reshape(n, op.kv_heads, op.dim).transpose(1, 0, 2), groups, axis=0) for x in (k, v))
+    qs, ks, vs = (
+        _heads(x, first, stride, count, op.dim).transpose(1, 0, 2)
+        for x, first, stride, count in zip((q, k, v), op.first, op.stride, (op.heads, op.kv_heads, op.kv_heads), strict=True)
+    )
+    ks, vs = (np.repeat(x, groups, axis=0) for x in (ks, vs))
     scores = qs @ ks.transpose(0, 2, 1) * op.scale
     if op.causal:
         scores = np.where(np.tri(n, dtype=bool), scores, -np.inf)
@@ -35,10 +44,11 @@ def _attend(op: Attention, q: Float64, k: Float64, v: Float64) -> Float64:
     return np.asarray(mixed.transpose(1, 0, 2).reshape(n, -1))
 
 
-def _norm(op: Norm, x: Float64) -> Float64:
+def _norm(op: Norm, features: Float64) -> Float64:
+    x = features.reshape(len(features), -1, op.gain.size)
     d = x - x.mean(axis=-1, keepdims=True) if op.kind is NormKind.LAYER else x
     y = d / np.sqrt((d**2).mean(axis=-1, keepdims=True) + op.eps) * op.gain
-    return np.asarray(y if op.bias is None else y + op.bias)
+    return np.asarray(y if op.bias is None else y + op.bias).reshape(features.shape)
 
 
 def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]) -> Float64:
@@ -56,8 +66,7 @@ def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]
         case Rotary():
             return _rotate(op, values[op.x])
         case Attention():
-            parts = ((op.q, op.q_first, op.heads), (op.k, op.k_first, op.kv_heads), (op.v, op.v_first, op.kv_heads))
-            return _attend(op, *(values[name][:, first : first + count * op.dim] for name, first, count in parts))
+            return _attend(op, values[op.q], values[op.k], values[op.v])
 
 
 def evaluate(model: Transformer, ids: npt.NDArray[np.int64], linears: Mapping[str, Product]) -> dict[str, Float64]:

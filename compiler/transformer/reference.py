@@ -164,9 +164,9 @@ class Reference:
         self.output = self.values["logits"]
 
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
-        for cells, kept in ((k, self.cache.keys), (v, self.cache.values)):
+        for cells, kept, stride in ((k, self.cache.keys, heads.k_stride), (v, self.cache.values, heads.v_stride)):
             for head in range(heads.kv_heads):
-                x = self._of(Cells(cells.name, cells.first + head * heads.dim, heads.dim))
+                x = self._of(Cells(cells.name, cells.first + head * stride, heads.dim))
                 found = [numerics.row_scalar(Row.RECIPROCAL, int(np.abs(row).max()), factor, 0, shift, adjust) for row in x]
                 rows = kept.setdefault((heads.name, head), [])
                 rows += [np.append(row, s.value) for row, s in zip(self._codes(x, found, 1), found, strict=True)]

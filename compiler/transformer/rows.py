@@ -46,6 +46,9 @@ class Heads:
     kv_heads: int
     dim: int
     causal: bool
+    k_stride: int
+    """Features from a head of k to the next."""
+    v_stride: int
 
 
 class Rows(Protocol):

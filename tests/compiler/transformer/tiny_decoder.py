@@ -115,9 +115,13 @@ def random_decoder(sizes: Sizes = Sizes(), seed: int = 0) -> Decoder:
         linear(f"n{i}", f"q{i}", f"{i}.q", s.features, s.heads * s.dim)
         linear(f"n{i}", f"k{i}", f"{i}.k", s.features, s.kv_heads * s.dim)
         linear(f"n{i}", f"v{i}", f"{i}.v", s.features, s.kv_heads * s.dim)
-        operators.append(Rotary(f"q{i}", f"rq{i}", s.heads, s.dim, *turn))
-        operators.append(Rotary(f"k{i}", f"rk{i}", s.kv_heads, s.dim, *turn))
-        operators.append(Attention(f"rq{i}", f"rk{i}", f"v{i}", f"a{i}", s.heads, s.kv_heads, s.dim, s.dim**-0.5, True))
+        operators.append(Rotary(f"q{i}", f"rq{i}", s.heads, s.dim, *turn, 0, s.dim))
+        operators.append(Rotary(f"k{i}", f"rk{i}", s.kv_heads, s.dim, *turn, 0, s.dim))
+        operators.append(
+            Attention(
+                f"rq{i}", f"rk{i}", f"v{i}", f"a{i}", s.heads, s.kv_heads, s.dim, s.dim**-0.5, True, (0, 0, 0), (s.dim,) * 3
+            )
+        )
         linear(f"a{i}", f"o{i}", f"{i}.o", s.heads * s.dim, s.features)
         operators.append(Add(h, f"o{i}", f"h{i}a"))
         norm(f"h{i}a", f"m{i}")
