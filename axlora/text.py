@@ -79,6 +79,8 @@ def generate(options: argparse.Namespace) -> int:
     """Print the answer as it comes, then cycles a token."""
     if options.max_new_tokens < 1:
         raise BadInput(f"--max-new-tokens {options.max_new_tokens}", "--max-new-tokens", "at least 1")
+    if options.json and not Path(options.json).resolve().parent.is_dir():
+        raise BadInput(f"no folder for {options.json}", "--json", "give a path in a folder that is there")
     program = load_generator(options.package)
     tokenizer: Tokenizer = Bytes() if options.tokenizer == "bytes" else Json(options.tokenizer)
     prompt = tokenizer.encode(_prompt(options.prompt))

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.errors import BadModel
 from axlora.isa.opcodes import Map, Reduce, Row
 
 from .ops import Add, Apply, Attention, Linear, Mul, Norm, NormKind, Op, Rotary, Transformer
@@ -27,6 +26,8 @@ SPARE_BITS = 2
 TABLE_FRACTION = 18
 """Of what goes through a function and comes out: one table serves every layer; values reach +-2**13."""
 SQUARE_SHIFT = 28
+FACTOR_BITS = 14
+"""A factor of MAC is at most 2**14."""
 EXP_FRACTION = 30
 SCORE_FRACTION = 20
 """Scores reach +-2**11."""
@@ -148,13 +149,18 @@ class _Lowering:
             rows.free(d)
 
     def add(self, op: Add) -> None:
-        fa, fb, fy = self.fractions[op.a], self.fractions[op.b], self.seen(op.y)
+        """The finer operand is brought within 14 bits of the other's fraction first, if it is not."""
+        fine, coarse = sorted((op.a, op.b), key=lambda name: -self.fractions[name])
+        fa, fb = self.fractions[fine], self.fractions[coarse]
+        fy = min(self.seen(op.y), fb + FACTOR_BITS)
+        far = fa - fb - FACTOR_BITS
+        y = self.out(op.y, fy) if far > 0 else self.over(op.y, fy, (op.a, op.b))
+        a, b = self.cells[fine], self.cells[coarse]
+        if far > 0:
+            self.rows.map(Map.MAC, a, out=y, shift=min(63, far))
+            a, fa = y, fb + FACTOR_BITS
         shift = max(0, fa - fy, fb - fy)
-        ca, cb = fy - fa + shift, fy - fb + shift
-        if max(ca, cb) > 14:
-            raise BadModel(f"values of {op.a!r} and {op.b!r} are more than 14 bits apart", op.y, "calibrate with real data")
-        y = self.over(op.y, fy, (op.a, op.b))
-        self.rows.map(Map.MAC, self.cells[op.a], self.cells[op.b], y, ca=1 << ca, cb=1 << cb, shift=shift)
+        self.rows.map(Map.MAC, a, b, y, ca=1 << (fy - fa + shift), cb=1 << (fy - fb + shift), shift=shift)
 
     def mul(self, op: Mul) -> None:
         fy = self.seen(op.y)
@@ -207,6 +213,9 @@ class _Lowering:
         b = min(30 - math.ceil(math.log2(self.context * most)), 12)
         mixed = fraction(self.context * self.largest[op.v])
         exp = exp_table(SCORE_FRACTION, EXP_FRACTION)
+        # e times the values' scales keeps all bits that the largest scale leaves.
+        scales = math.ceil(math.log2(math.ldexp(max(self.largest[op.v], 2.0**-12), fv + KEY_BITS + SPARE_BITS) / CACHE_CODE))
+        down = max(0, scales)
         for head in range(op.heads):
             part, out = Cells(q.name, q.first + head * op.stride[0], d), Cells(y.name, y.first + head * d, d)
             rows.map(Map.MAC, part, reduce=Reduce.ABSMAX)
@@ -215,8 +224,8 @@ class _Lowering:
             rows.scalar(Row.COPY, 2, 1, 0)
             rows.map(Map.TABLE, e, out=e, reduce=Reduce.SUM, table=exp, less=2, keys=heads)
             rows.scalar(Row.RECIPROCAL, 3, 1, 0, 0, self.fractions[op.y] - mixed + EXP_FRACTION)
-            rows.weigh(heads, head, e, EXP_FRACTION)
-            self.codes(e, fv + KEY_BITS, mixed - b, heads)
+            rows.weigh(heads, head, e, down)
+            self.codes(e, EXP_FRACTION + fv + KEY_BITS - down, mixed - b, heads)
             rows.mix(heads, head, out, *ratio(2.0**b, 14))
             rows.map(Map.SCALE, out, out=out, scale=3)
         rows.free(e)
@@ -264,9 +273,6 @@ def lower(
 
     Returns:
         fractions of the input rows and of the logits.
-
-    Raises:
-        BadModel: values whose magnitudes do not go together.
     """
     state = _Lowering(rows, largest, steps, widths(model, outputs), bits, context)
     end = model.operators[-1]

@@ -40,7 +40,8 @@ def position_registers(target: Target, first: int, rows: int, dim: int, half: in
     """What the host writes for rows at `first` .. `first + rows - 1`.
 
     Args:
-        dim: features of a head. half: s32 elements of a row of the tables by position, padded.
+        first: a multiple of `rows`: the rows of a start lie in one tile of V.
+        dim: features of a head, in whole beats. half: s32 elements of a row of the tables by position, padded.
     """
     t, keys = target, first + rows
     blocks = -(-keys // t.lanes)

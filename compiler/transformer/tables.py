@@ -57,6 +57,8 @@ def function_table(function: Function, fx: int, fy: int) -> Table:
     f, bound = _REALS[function]
     step = fx + int(math.log2(2 * bound / INTERVALS))
     base, rise = _lines(f, np.linspace(-bound, bound, INTERVALS + 1))
+    # The outer lines go on beyond the table: exactly as flat, or as steep, as the function is there.
+    rise[[0, -1]] = np.rint(rise[[0, -1]] * INTERVALS / (2 * bound)) * (2 * bound / INTERVALS)
     if function is Function.RELU:
         base = np.maximum(np.linspace(-bound, bound, INTERVALS + 1)[:-1], 0.0)
     return _table(function.value, -bound, fx, fy, step, base, rise)

@@ -21,6 +21,7 @@ from axlora.cli import main
 from axlora.compiler.layer import Linear
 from axlora.compiler.transformer import reference
 from axlora.compiler.transformer.lower import lower
+from axlora.compiler.transformer.ops import Function, NormKind
 from axlora.compiler.transformer.pipeline import Generated, lower_generator
 from axlora.generator import Generator, generate
 from axlora.package import load_generator
@@ -82,6 +83,21 @@ def test_generate_is_the_integer_references_greedy(made: Made, adapter: str | No
     assert [t.token for t in found] == _greedy(made.lowered, made.program, PROMPT, NEW, adapter)
     assert all(t.cycles > 0 for t in found)
     assert found[0].cycles > 2 * found[1].cycles  # five tokens of prompt: two starts of two, and one of one
+
+
+@pytest.mark.parametrize("target", ["test", "zcu104"])
+def test_learned_positions_and_a_packed_projection(target: str, tmp_path: Path) -> None:
+    """GPT-2's form: the host adds positions to the rows; layer norms, biases, no rotary embedding."""
+    sizes = Sizes(layers=1, context=CONTEXT, norm=NormKind.LAYER, function=Function.GELU_TANH, kv_heads=4, packed=True)
+    model = write_onnx(random_decoder(sizes, seed=3), tmp_path / "model.onnx")
+    compiled = axlora.compile(model, target, generate=True, max_context=CONTEXT)
+    compiled.save(tmp_path / "m.axl")
+    program = load_generator(tmp_path / "m.axl")
+    assert program.positions is not None
+    assert program.positions.shape == (CONTEXT, sizes.features)
+    lowered = lower_generator(model, program.target, context=CONTEXT)
+    found = [t.token for t in generate(program, PROMPT, max_new_tokens=NEW)]
+    assert found == _greedy(lowered, program, PROMPT, NEW, None)
 
 
 def test_the_adapters_and_the_base_generate_different_text(made: Made) -> None:

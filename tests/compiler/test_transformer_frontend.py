@@ -80,7 +80,7 @@ def test_gpt2_is_recognised(file: str) -> None:
     for op in model.operators:
         if isinstance(op, Attention):
             assert op.q == op.k == op.v
-            assert (op.q_first, op.k_first, op.v_first) == (0, E.HIDDEN, 2 * E.HIDDEN)
+            assert op.first == (0, E.HIDDEN, 2 * E.HIDDEN)
         elif isinstance(op, Norm):
             assert op.kind is NormKind.LAYER
         elif isinstance(op, Apply):

@@ -18,6 +18,7 @@ from axlora.isa.target import Target
 
 LLAMA = Sizes()
 GELU_LAYER = Sizes(norm=NormKind.LAYER, function=Function.GELU)
+PACKED = Sizes(norm=NormKind.LAYER, function=Function.GELU_TANH, packed=True)
 
 
 def _target(bits: int) -> Target:
@@ -35,7 +36,7 @@ def _products(linears: Mapping[str, Quantized]) -> dict[str, real.Product]:
 
 
 @pytest.mark.parametrize(("bits", "bound", "own"), [(8, 0.03, 0.02), (16, 0.02, 0.005)])
-@pytest.mark.parametrize("sizes", [LLAMA, GELU_LAYER], ids=["rms-silu", "layer-gelu"])
+@pytest.mark.parametrize("sizes", [LLAMA, GELU_LAYER, PACKED], ids=["rms-silu", "layer-gelu", "packed"])
 def test_integers_are_near_floating_point(sizes: Sizes, bits: int, bound: float, own: float) -> None:
     """Root mean square over all logits: of the model (8-bit weights count), and of the model with those very weights.
 
@@ -67,7 +68,7 @@ def test_norms_linears_and_rotary_keep_thirteen_bits(norm: NormKind) -> None:
         assert np.abs(got * unit - wanted[name]).max() < 2.0**-13 * np.abs(wanted[name]).max(), name
 
 
-@pytest.mark.parametrize("sizes", [LLAMA, GELU_LAYER], ids=["rms-silu", "layer-gelu"])
+@pytest.mark.parametrize("sizes", [LLAMA, GELU_LAYER, PACKED], ids=["rms-silu", "layer-gelu", "packed"])
 @pytest.mark.parametrize("chunks", [[1] * 20, [7, 13], [2] * 10, [1, 3, 5, 11]], ids=str)
 def test_chunks_do_not_matter(sizes: Sizes, chunks: Sequence[int]) -> None:
     """Logits of a sequence bit for bit, whether its tokens come at once, in chunks or one by one; with adapters too."""

@@ -68,6 +68,14 @@ def test_layer_norms_with_biases_and_gelu() -> None:
     _compare(sizes, Target.load("test"), [2, 2, 1, 1])
 
 
+@pytest.mark.parametrize("name", ["test", "zcu104"])
+def test_packed_projection_and_learned_positions(name: str) -> None:
+    """GPT-2's form: heads begin within a value, and there is no table by position."""
+    target = Target.load(name)
+    sizes = Sizes(layers=1, context=13, norm=NormKind.LAYER, function=Function.GELU_TANH, kv_heads=4, packed=True)
+    _compare(sizes, target, [target.tokens] * (8 // target.tokens) + [1] * 5, (4,), [None, "a0"])
+
+
 @pytest.mark.parametrize("ranks", [(4,), (13,), (4, 13)], ids=str)
 def test_adapters_in_slots_beside_the_base(ranks: tuple[int, ...]) -> None:
     """Rank 4 and one above lanes; base and adapters mixed in a start, each token its own."""
@@ -119,5 +127,5 @@ def test_more_slots_than_the_positions_leave_is_refused() -> None:
 def test_heads_whose_halves_are_no_whole_words_are_refused() -> None:
     target, decoder = Target.load("test"), random_decoder(Sizes(layers=1, dim=6, context=8))
     linears = list(decoder.quantized(target).values())
-    with pytest.raises(BadModel, match="heads of 6 features"):
+    with pytest.raises(BadModel, match="cut at feature 3"):
         build(target, decoder.model, linears, decoder.largest, context=8)

@@ -43,7 +43,7 @@ def test_error_of_each_function_is_the_chords_and_rounding(function: Function, f
 
 @pytest.mark.parametrize("function", list(Function))
 def test_beyond_the_table_the_outer_lines_go_on(function: Function) -> None:
-    """To +-2^13, within 2^-19 of x: far below a code of what else is that large."""
+    """To +-2^13, within 2^-17 of the function: flat, or with a slope of exactly one."""
     table = function_table(function, TABLE_FRACTION, TABLE_FRACTION)
     bound = -table.low / 2.0**TABLE_FRACTION
     far = np.concatenate([np.linspace(bound, 8191, 1001), -np.linspace(bound, 8191, 1001)])
@@ -51,7 +51,7 @@ def test_beyond_the_table_the_outer_lines_go_on(function: Function) -> None:
     with np.errstate(over="ignore"):
         wanted = real(function, x / 2.0**TABLE_FRACTION)
     got = np.ldexp(_through(table, x).astype(float), -TABLE_FRACTION)
-    assert (np.abs(got - wanted) <= 2.0**-18 + np.abs(far) * 2.0**-19).all()
+    assert np.abs(got - wanted).max() <= 2.0**-17
 
 
 def test_exp_is_exactly_one_at_zero_and_zero_below_its_end() -> None:

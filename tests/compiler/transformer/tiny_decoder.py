@@ -54,6 +54,8 @@ class Sizes:
     context: int = 44
     norm: NormKind = NormKind.RMS
     function: Function = Function.SILU
+    packed: bool = False
+    """As GPT-2: q, k and v from one linear, learned positions and no rotary embedding."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +114,19 @@ def random_decoder(sizes: Sizes = Sizes(), seed: int = 0) -> Decoder:
     h = "h"
     for i in range(s.layers):
         norm(h, f"n{i}")
-        linear(f"n{i}", f"q{i}", f"{i}.q", s.features, s.heads * s.dim)
-        linear(f"n{i}", f"k{i}", f"{i}.k", s.features, s.kv_heads * s.dim)
-        linear(f"n{i}", f"v{i}", f"{i}.v", s.features, s.kv_heads * s.dim)
-        operators.append(Rotary(f"q{i}", f"rq{i}", s.heads, s.dim, *turn, 0, s.dim))
-        operators.append(Rotary(f"k{i}", f"rk{i}", s.kv_heads, s.dim, *turn, 0, s.dim))
-        operators.append(
-            Attention(
-                f"rq{i}", f"rk{i}", f"v{i}", f"a{i}", s.heads, s.kv_heads, s.dim, s.dim**-0.5, True, (0, 0, 0), (s.dim,) * 3
-            )
-        )
+        shape = (s.heads, s.kv_heads, s.dim, s.dim**-0.5, True)
+        apart = (s.dim, s.dim, s.dim)
+        if s.packed:
+            wide, x = (s.heads + 2 * s.kv_heads) * s.dim, f"qkv{i}"
+            linear(f"n{i}", x, f"{i}.qkv", s.features, wide)
+            operators.append(Attention(x, x, x, f"a{i}", *shape, (0, s.heads * s.dim, (s.heads + s.kv_heads) * s.dim), apart))
+        else:
+            linear(f"n{i}", f"q{i}", f"{i}.q", s.features, s.heads * s.dim)
+            linear(f"n{i}", f"k{i}", f"{i}.k", s.features, s.kv_heads * s.dim)
+            linear(f"n{i}", f"v{i}", f"{i}.v", s.features, s.kv_heads * s.dim)
+            operators.append(Rotary(f"q{i}", f"rq{i}", s.heads, s.dim, *turn, 0, s.dim))
+            operators.append(Rotary(f"k{i}", f"rk{i}", s.kv_heads, s.dim, *turn, 0, s.dim))
+            operators.append(Attention(f"rq{i}", f"rk{i}", f"v{i}", f"a{i}", *shape, (0, 0, 0), apart))
         linear(f"a{i}", f"o{i}", f"{i}.o", s.heads * s.dim, s.features)
         operators.append(Add(h, f"o{i}", f"h{i}a"))
         norm(f"h{i}a", f"m{i}")
@@ -135,16 +140,20 @@ def random_decoder(sizes: Sizes = Sizes(), seed: int = 0) -> Decoder:
     norm(h, "last")
     linear("last", "logits", "head", s.features, VOCABULARY)
     embedding = rng.normal(0, 1, (VOCABULARY, s.features))
-    return Decoder(s, Transformer(embedding, None, "h", "logits", tuple(operators), "ids", "logits"), weights)
+    positions = rng.normal(0, 0.5, (s.context, s.features)) if s.packed else None
+    return Decoder(s, Transformer(embedding, positions, "h", "logits", tuple(operators), "ids", "logits"), weights)
 
 
-def random_branches(decoder: Decoder, rank: int, seed: int, linears: Sequence[str] = ("q", "v", "down")) -> dict[str, Branch]:
+ADAPTED = ("q", "qkv", "v", "down")
+
+
+def random_branches(decoder: Decoder, rank: int, seed: int) -> dict[str, Branch]:
     """LoRA of some linears of every layer, about as large as the base."""
     rng = np.random.default_rng(seed)
     return {
         name: Branch(rng.normal(0, 1 / np.sqrt(w.shape[0]), (w.shape[0], rank)), rng.normal(0, 0.5, (rank, w.shape[1])), 1.0)
         for name, (w, _) in decoder.weights.items()
-        if name.split(".")[-1] in linears
+        if name.split(".")[-1] in ADAPTED
     }
 
 
@@ -158,9 +167,12 @@ class IntegerReference:
         self.values: dict[str, Int64] = {}
 
     def rows(self, ids: Int64) -> Int64:
-        """Embeddings at the input's fraction."""
-        d = self.decoder
-        return np.rint(np.ldexp(d.model.embedding[ids], fraction(d.largest[d.model.input]))).astype(np.int64)
+        """Embeddings, with their positions, at the input's fraction."""
+        model, first = self.decoder.model, len(self.cache)
+        rows = model.embedding[ids]
+        if model.positions is not None:
+            rows = rows + model.positions[first : first + len(ids)]
+        return np.rint(np.ldexp(rows, fraction(self.decoder.largest[model.input]))).astype(np.int64)
 
     def feed(self, ids: Int64, adapters: Sequence[str | None] | None = None) -> Int64:
         """Logits [tokens, vocabulary] of tokens that follow those before."""

@@ -1,4 +1,4 @@
-"""A random RMS decoder as a plain ONNX export with free batch and sequence, and PEFT directories for it."""
+"""A random decoder as a plain ONNX export with free batch and sequence, and PEFT directories for it."""
 
 from __future__ import annotations
 
@@ -45,6 +45,29 @@ def _heads(w: _Writer, x: str, count: int, dim: int) -> str:
     return w("Transpose", w("Reshape", x, w.integers(1, -1, count, dim)), perm=[0, 2, 1, 3])
 
 
+def _packed(w: _Writer, x: str, first: int, count: int, dim: int) -> str:
+    """Heads from a feature on."""
+    part = w("Slice", x, w.integers(first), w.integers(first + count * dim), w.integers(2), w.integers(1))
+    return _heads(w, part, count, dim)
+
+
+def _norm(w: _Writer, op: Norm, x: str) -> str:
+    if op.kind is NormKind.LAYER:
+        assert op.bias is not None
+        return w("LayerNormalization", x, w.constant(op.gain), w.constant(op.bias), epsilon=op.eps, axis=-1)
+    mean = w("ReduceMean", w("Pow", x, w.constant(2)), w.integers(-1))
+    return w("Mul", w.constant(op.gain), w("Mul", x, w("Reciprocal", w("Sqrt", w("Add", mean, w.constant(op.eps))))))
+
+
+def _applied(w: _Writer, op: Apply, x: str) -> str:
+    if op.function is Function.SILU:
+        return w("Mul", x, w("Sigmoid", x))
+    assert op.function is Function.GELU_TANH
+    inner = w("Add", x, w("Mul", w("Pow", x, w.constant(3)), w.constant(0.044715)))
+    turned = w("Add", w("Tanh", w("Mul", inner, w.constant(np.sqrt(2 / np.pi)))), w.constant(1))
+    return w("Mul", w("Mul", x, w.constant(0.5)), turned)
+
+
 def _rotated(w: _Writer, x: str, op: Rotary, tables: tuple[str, str]) -> str:
     half = op.dim // 2
     parts = [w("Slice", x, w.integers(first), w.integers(first + half), w.integers(3), w.integers(1)) for first in (0, half)]
@@ -63,8 +86,6 @@ def _attention(w: _Writer, op: Attention, q: str, k: str, v: str, mask: str) -> 
 def write_onnx(decoder: Decoder, path: Path) -> Path:
     """The decoder's operators as an exporter writes them; linears are named /model/layer.I/NAME/MatMul."""
     w, s = _Writer(), decoder.sizes
-    assert s.norm is NormKind.RMS
-    assert s.function is Function.SILU
     tokens = w("Slice", w("Shape", "input_ids"), w.integers(1), w.integers(2))
     zero, one = w.integers(0), w.integers(1)
     angle = np.arange(POSITIONS)[:, None] / 10000 ** (np.arange(s.dim // 2)[None] / (s.dim // 2))
@@ -73,29 +94,31 @@ def write_onnx(decoder: Decoder, path: Path) -> Path:
     )
     causal = np.where(np.tri(POSITIONS, dtype=bool), 0, -1e9)[None, None]
     mask = w("Slice", w.constant(causal), w.integers(0, 0), w("Concat", tokens, tokens, axis=0), w.integers(2, 3))
-    known = {decoder.model.input: w("Gather", w.constant(decoder.model.embedding), "input_ids")}
+    rows = w("Gather", w.constant(decoder.model.embedding), "input_ids")
+    if decoder.model.positions is not None:
+        rows = w("Add", rows, w("Slice", w.constant(decoder.model.positions), zero, tokens, zero, one))
+    known = {decoder.model.input: rows}
     heads: dict[str, str] = {}
     for op in decoder.model.operators:
         match op:
             case Norm():
-                x = known[op.x]
-                mean = w("ReduceMean", w("Pow", x, w.constant(2)), w.integers(-1))
-                scale = w("Reciprocal", w("Sqrt", w("Add", mean, w.constant(op.eps))))
-                known[op.y] = w("Mul", w.constant(op.gain), w("Mul", x, scale))
+                known[op.y] = _norm(w, op, known[op.x])
             case Linear():
                 layer = op.name.replace(".", "/") if "." in op.name else op.name
                 name = f"/model/layer.{layer}/MatMul" if "." in op.name else "/head/MatMul"
-                out = "logits" if op.y == decoder.model.output else ""
-                known[op.y] = w("MatMul", known[op.x], w.constant(decoder.weights[op.name][0]), name=name, out=out)
+                weight, bias = (w.constant(value) for value in decoder.weights[op.name])
+                out = {"out": "logits"} if op.y == decoder.model.output else {}
+                known[op.y] = w("Add", w("MatMul", known[op.x], weight, name=name), bias, **out)
             case Rotary():
                 heads[op.y] = _rotated(w, _heads(w, known[op.x], op.heads, op.dim), op, tables)
             case Attention():
-                v = _heads(w, known[op.v], op.kv_heads, op.dim)
-                known[op.y] = _attention(w, op, heads[op.q], heads[op.k], v, mask)
+                parts = zip((op.q, op.k, op.v), op.first, (op.heads, op.kv_heads, op.kv_heads), strict=True)
+                q, k, v = (heads.get(x) or _packed(w, known[x], first, count, op.dim) for x, first, count in parts)
+                known[op.y] = _attention(w, op, q, k, v, mask)
             case Add() | Mul():
                 known[op.y] = w(type(op).__name__, known[op.a], known[op.b])
             case Apply():
-                known[op.y] = w("Mul", known[op.x], w("Sigmoid", known[op.x]))
+                known[op.y] = _applied(w, op, known[op.x])
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", VOCABULARY])
     graph = helper.make_graph(w.nodes, "decoder", [ids], [logits], w.initializers)
