@@ -39,6 +39,7 @@ lint: .venv/ready
 bench: .venv/ready
 	$(BIN)/python bench/reuse.py
 	$(BIN)/python bench/speed.py
+	$(BIN)/python bench/decode.py
 
 mutation: .venv/ready
 	$(BIN)/python tests/mutation/run.py

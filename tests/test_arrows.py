@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,11 @@ def test_house_imports_only_what_it_may(house: str) -> None:
     for path in (ROOT / house).rglob("*.py"):
         wrong = _imports(path) - ALLOWED[house] - {house}
         assert not wrong, f"{path} imports {wrong}"
+
+
+def test_the_wheel_holds_every_package() -> None:
+    """Each folder with an __init__.py in a house is a package of pyproject.toml: an editable install would hide a missing one."""
+    packages = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {p.parent.relative_to(ROOT) for house in ALLOWED for p in (ROOT / house).rglob("__init__.py")}
+    named = {"axlora" if str(f) == "axlora" else "axlora." + ".".join(f.parts) for f in folders}
+    assert named == packages

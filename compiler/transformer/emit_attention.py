@@ -22,9 +22,9 @@ class Emit(LinearEmit):
 
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         t, d = self.target, heads.dim
-        if t.ports > t.beat_bytes or t.beat_bytes > t.lanes:
-            what = f"beats of {t.beat_bytes} bytes do not go with {t.lanes} lanes and {t.ports} ports"
-            raise BadModel(what, f"target {t.name}", "attention needs ports <= beat_bytes <= lanes")
+        if t.ports > t.beat_bytes or t.beat_bytes > t.lanes or t.tokens > t.lanes:
+            what = f"beats of {t.beat_bytes} bytes, {t.tokens} tokens, {t.lanes} lanes and {t.ports} ports do not go together"
+            raise BadModel(what, f"target {t.name}", "attention needs ports <= beat_bytes <= lanes and tokens <= lanes")
         wide = self._wide(heads)
         self.dim, self.slack = wide, wide - d
         for cells, kind, stride in ((k, "K", heads.k_stride), (v, "V", heads.v_stride)):
