@@ -82,34 +82,12 @@ module vector_rows #(
     wire       two    = kind == `AXL_MAP_MAC || kind == `AXL_MAP_MUL;
 
     // Stage 0: the walk
-    localparam [1:0] IDLE = 2'd0, WALK = 2'd1, FINAL = 2'd2;
-    reg  [1:0]  state;
-    reg  [3:0]  count;
-    reg  [2:0]  row;
-    reg  [15:0] word;
-    wire        walk     = state == WALK;
-    wire        row_end  = word == words - 16'd1;
-    wire        last_row = row == bits[2:0];
-    wire        map_done = state == FINAL && count == 4'd8 && i_run;
-    always @(posedge i_clk) begin
-        if (begin_map) begin
-            row  <= 3'd0;
-            word <= 16'd0;
-        end else if (walk && i_run) begin
-            word <= row_end ? 16'd0 : word + 16'd1;
-            if (row_end) row <= row + 3'd1;
-        end
-        if (i_run) count <= state == FINAL && count != 4'd8 ? count + 4'd1 : 4'd0;
-        if (i_rst) begin
-            state <= IDLE;
-            count <= 4'd0;
-        end else if (i_run)
-            case (state)
-                IDLE: if (begin_map) state <= z == 16'd0 ? FINAL : WALK;
-                WALK: if (row_end && last_row) state <= FINAL;
-                default: if (count == 4'd8) state <= IDLE;
-            endcase
-    end
+    wire        walk, row_end, map_done;
+    wire [2:0]  row;
+    wire [15:0] word;
+    vector_walk u_walk (
+        .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_map), .i_empty(z == 16'd0), .i_last_row(bits[2:0]),
+        .i_words(words), .o_walk(walk), .o_row_end(row_end), .o_row(row), .o_word(word), .o_done(map_done));
     wire [31:0] wide_row = {29'd0, row}, wide_word = {16'd0, word};
     wire [31:0] at_a = {17'd0, operands[14:0]} + wide_row * {16'd0, pitch_a} + wide_word;
     wire [31:0] at_b = {17'd0, operands[30:16]} + wide_row * {16'd0, pitch_b} + wide_word;
@@ -131,13 +109,11 @@ module vector_rows #(
     wire [31:0] scalar, value;
     wire [5:0]  scalar_shift;
     wire [21:0] token_word;
-    reg  signed [63:0] reduced [0:7];
-    integer     r;
-    initial for (r = 0; r < 8; r = r + 1) reduced[r] = 64'sd0;
+    wire signed [63:0] reduced;
     vector_scalar u_scalar (
         .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_row), .i_function(sub[1:0]), .i_last_row(misc[2:0]),
         .i_factor(x[15:0]), .i_add(x[31:16]), .i_shift(z[5:0]), .i_adjust(z[13:6]), .i_token(y[7:0]),
-        .i_reduced(reduced[scalar_row]), .o_row(scalar_row), .o_first(row_first), .o_write(row_write), .o_scalar(scalar),
+        .i_reduced(reduced), .o_row(scalar_row), .o_first(row_first), .o_write(row_write), .o_scalar(scalar),
         .o_scalar_shift(scalar_shift), .o_value(value), .o_token_word(token_word), .o_done(row_done));
     wire        tokens = kind == `AXL_ROW_TOKEN;
     wire [31:0] token_at = {16'd0, token_base} + {29'd0, scalar_row};
@@ -227,25 +203,9 @@ module vector_rows #(
     wire        element9, end9;
     wire [2:0]  row9;
     delay #(.WIDTH(5), .STAGES(8)) u_nine (.i_clk(i_clk), .i_data({element1 && !i_rst, end1, row1}), .o_data({element9, end9, row9}));
-    reg  signed [63:0] total, total_next, own;
-    reg                fresh;
-    initial fresh = 1'b1;
-    always @* begin
-        total_next = !fresh ? total : reduction == `AXL_REDUCE_MAX ? -64'sd2147483648 : 64'sd0;
-        own = 64'sd0;
-        for (e = 0; e < VECTOR_LANES; e = e + 1) begin
-            own = {{32{y9[32*e+31]}}, y9[32*e +: 32]};
-            if (reduction == `AXL_REDUCE_ABSMAX && own < 64'sd0) own = -own;
-            if (valid9[e])
-                total_next = reduction == `AXL_REDUCE_SUM ? total_next + own : own > total_next ? own : total_next;
-        end
-    end
-    always @(posedge i_clk) begin
-        if (i_rst) fresh <= 1'b1;
-        else if (element9) fresh <= end9;
-        if (element9) total <= total_next;
-        if (element9 && end9 && reduction != `AXL_REDUCE_NONE) reduced[row9] <= total_next;
-    end
+    vector_reduce #(.VECTOR_LANES(VECTOR_LANES)) u_reduce (
+        .i_clk(i_clk), .i_rst(i_rst), .i_element(element9), .i_end(end9), .i_row(row9), .i_reduction(reduction), .i_y(y9),
+        .i_valid(valid9), .i_read_row(scalar_row), .o_reduced(reduced));
 
     // Stage 10: results
     wire             element10;

@@ -1,0 +1,44 @@
+// Order of VMAP: rows outside, words inside, one a cycle; then VPIPE - 1 cycles for the last to come through.
+`default_nettype none
+module vector_walk (
+    input  wire        i_clk,
+    input  wire        i_rst,
+    input  wire        i_run,
+    input  wire        i_begin,
+    input  wire        i_empty,
+    input  wire [2:0]  i_last_row,
+    input  wire [15:0] i_words,
+    output wire        o_walk,
+    output wire        o_row_end,
+    output reg  [2:0]  o_row,
+    output reg  [15:0] o_word,
+    output wire        o_done
+);
+    localparam [1:0] IDLE = 2'd0, WALK = 2'd1, FINAL = 2'd2;
+    localparam [3:0] LAST = 4'd8;
+    reg  [1:0] state;
+    reg  [3:0] count;
+    assign o_walk    = state == WALK;
+    assign o_row_end = o_word == i_words - 16'd1;
+    assign o_done    = state == FINAL && count == LAST && i_run;
+    always @(posedge i_clk) begin
+        if (i_begin) begin
+            o_row  <= 3'd0;
+            o_word <= 16'd0;
+        end else if (o_walk && i_run) begin
+            o_word <= o_row_end ? 16'd0 : o_word + 16'd1;
+            if (o_row_end) o_row <= o_row + 3'd1;
+        end
+        if (i_run) count <= state == FINAL && count != LAST ? count + 4'd1 : 4'd0;
+        if (i_rst) begin
+            state <= IDLE;
+            count <= 4'd0;
+        end else if (i_run)
+            case (state)
+                IDLE: if (i_begin) state <= i_empty ? FINAL : WALK;
+                WALK: if (o_row_end && o_row == i_last_row) state <= FINAL;
+                default: if (count == LAST) state <= IDLE;
+            endcase
+    end
+endmodule
+`default_nettype wire
