@@ -20,7 +20,7 @@ from axlora.rtl.runner import Image, run_images
 from axlora.sim.run import run_image
 
 import corpus  # isort: skip
-import evaluate  # isort: skip
+import bits  # isort: skip
 import export  # isort: skip
 
 ZCU104 = Target.load("zcu104")
@@ -36,16 +36,16 @@ BOUNDS = {
 def _share(quantized: Quantized, source: object, kind: str, adapter: str | None) -> float:
     """How many more bits per byte than float, as a share."""
     ids = corpus.windows(corpus.held_out(kind), LENGTH)[:WINDOWS]
-    real = evaluate.bits_per_byte(evaluate.float_model(source)(ids), ids)
-    return evaluate.bits_per_byte(quantized.logits(ids, adapter), ids) / real - 1
+    real = bits.bits_per_byte(bits.float_model(source)(ids), ids)
+    return bits.bits_per_byte(quantized.logits(ids, adapter), ids) / real - 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", BOUNDS)
 def test_bits_per_byte_of_base_and_adapter(form: str) -> None:
     """Over 12 windows of 256 bytes of held-out text each: code for the base, prose for the adapter."""
-    target, bits, bound = BOUNDS[form]
-    quantized = Quantized(target, model(), context=LENGTH, adapters={"prose": PROSE}, weight_bits=bits)
+    target, width, bound = BOUNDS[form]
+    quantized = Quantized(target, model(), context=LENGTH, adapters={"prose": PROSE}, weight_bits=width)
     assert _share(quantized, model(), "code", None) < bound
     assert _share(quantized, export.model(export.read_lora(PROSE)), "prose", "prose") < bound
 

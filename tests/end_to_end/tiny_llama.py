@@ -18,7 +18,7 @@ from axlora.compiler.transformer.reference import Cache, Reference
 from axlora.isa.target import Target
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tiny_llama"
-sys.path.insert(0, str(EXAMPLE))
+sys.path.append(str(EXAMPLE))
 
 import export  # noqa: E402
 

@@ -43,8 +43,8 @@ TARGETS = {
 
 @pytest.fixture(scope="module")
 def evaluate() -> Iterator[ModuleType]:
-    """evaluate.py under a name of its own: the other example has one as well."""
-    spec = importlib.util.spec_from_file_location("tiny_llama_evaluate", EXAMPLE / "evaluate.py")
+    """bits.py under a name of its own."""
+    spec = importlib.util.spec_from_file_location("tiny_llama_bits", EXAMPLE / "bits.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,6 +1,6 @@
 """Bits per byte of the committed base and adapter on the committed held-out texts, float32 in onnxruntime.
 
-    python examples/tiny_llama/evaluate.py [--length 256]
+    python examples/tiny_llama/bits.py [--length 256]
 
 Needs onnxruntime (`pip install '.[dev]'`), no PyTorch. `windows`, `bits_per_byte` and `bits_of` serve any other model as well.
 """
