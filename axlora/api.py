@@ -114,6 +114,7 @@ def compile_generator(
     Raises:
         axlora.Error: bad target, model or adapter; an operator that is not understood, or attention that is not causal.
     """
+    from axlora.compiler.transformer.lower import widths
     from axlora.compiler.transformer.pipeline import lower_generator
 
     target = target if isinstance(target, Target) else Target.load(target)
@@ -151,7 +152,7 @@ def compile_generator(
         output_fraction=image.output_fraction,
         input_words=image.input_words,
         output_words=image.output_words,
-        vocabulary=next(li.n for li in linears if li.output == found.model.output),
+        vocabulary=widths(found.model, {li.name: li.n for li in linears})[found.model.output],
         embedding=found.model.embedding.astype(np.float32),
         positions=None if positions is None else positions.astype(np.float32),
         layers=tuple(layer_info(li, target.activation_bits, 0, image.tilings[li.name], None) for li in linears),

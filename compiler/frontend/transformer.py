@@ -190,6 +190,8 @@ class _Walk:
     def embed(self, node: onnx.NodeProto, table: _Symbol) -> None:
         if not isinstance(table, Constant) or self.embedding is not None:
             raise self.refuse(node, "a second embedding of the token ids")
+        if int(attribute(node, "axis", 0)) != 0:
+            raise self.refuse(node, "picks features, not tokens, by the token ids")
         self.embedding = table.value.astype(np.float64)
         self.input = node.output[0]
         self.value(self.input, self.embedding.shape[1])
@@ -221,13 +223,15 @@ class _Walk:
             if kind in ("Mul", "Div") and c.size == 1:
                 return _Scores(a.q, a.k, a.scale * float(c.reshape(-1)[0]) ** (1 if kind == "Mul" else -1), a.causal)
             return self.masked(node, a, c) if kind == "Add" else None
-        if isinstance(a, View) and a.value == self.input and not self.operators and kind == "Mul" and c.size == 1:
+        rows = self.only_embeddings(node, a)
+        if rows and kind == "Mul" and c.size == 1:
             assert self.embedding is not None
             self.embedding = self.embedding * float(c.reshape(-1)[0])
+            self.positions = None if self.positions is None else self.positions * float(c.reshape(-1)[0])
             return a
         if isinstance(a, View) and kind in ("Mul", "Div"):
             return a.times(c if kind == "Mul" else 1 / c)
-        if isinstance(a, View) and kind == "Add" and a.value == self.input and a.factor() == 1 and not self.operators:
+        if rows and kind == "Add":
             # Positions and token types, added to the rows of embeddings before anything reads them.
             shape = self.g.shape(self.input)
             more = np.broadcast_to(c, shape).reshape(-1, shape[-1])
@@ -237,6 +241,12 @@ class _Walk:
             constant, f = float(c.reshape(-1)[0]), curve.of
             return Curve(curve.value, curve.shape, _scalar(kind, f, constant)) if kind != "Sub" or a is not None else None
         return None
+
+    def only_embeddings(self, node: onnx.NodeProto, a: _Symbol) -> bool:
+        """Whether a is the rows of embeddings, which nothing but this node reads: they may be changed in place."""
+        if self.operators or not isinstance(a, View) or a.value != self.input or a.factor() != 1:
+            return False
+        return all(len(self.g.readers.get(name, [])) == 1 for name in node.input if self.symbol(name) is a)
 
     def masked(self, node: onnx.NodeProto, scores: _Scores, mask: Float64) -> _Scores:
         """Scores plus a constant mask that is proved causal, or is zero."""

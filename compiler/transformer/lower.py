@@ -163,18 +163,18 @@ class _Lowering:
         self.rows.map(Map.MAC, a, b, y, ca=1 << (fy - fa + shift), cb=1 << (fy - fb + shift), shift=shift)
 
     def mul(self, op: Mul) -> None:
-        fy = self.seen(op.y)
-        shift = self.fractions[op.a] + self.fractions[op.b] - fy
+        exact = self.fractions[op.a] + self.fractions[op.b]
+        fy = max(min(self.seen(op.y), exact), exact - 63)
         y = self.over(op.y, fy, (op.a, op.b))
-        self.rows.map(Map.MUL, self.cells[op.a], self.cells[op.b], y, shift=min(63, max(0, shift)))
+        self.rows.map(Map.MUL, self.cells[op.a], self.cells[op.b], y, shift=exact - fy)
 
     def apply(self, op: Apply) -> None:
         f, y = self.fractions[op.x], self.over(op.y, TABLE_FRACTION, (op.x,))
         x = self.cells[op.x]
-        if f != TABLE_FRACTION:
-            up = max(0, min(14, TABLE_FRACTION - f))
-            self.rows.map(Map.MAC, x, out=y, ca=1 << up, shift=max(0, f - TABLE_FRACTION))
-            x = y
+        while f != TABLE_FRACTION:
+            up = min(FACTOR_BITS, max(-63, TABLE_FRACTION - f))
+            self.rows.map(Map.MAC, x, out=y, ca=1 << max(0, up), shift=max(0, -up))
+            x, f = y, f + up
         self.rows.map(Map.TABLE, x, out=y, table=function_table(op.function, TABLE_FRACTION, TABLE_FRACTION))
 
     def rotary(self, op: Rotary) -> None:

@@ -104,6 +104,44 @@ def test_the_recognised_model_has_onnxruntimes_logits(file: str) -> None:
         assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
 
 
+def _sum_of_embeddings(proto: onnx.ModelProto) -> str:
+    """The rows of embeddings with their positions, which the first norm reads."""
+    made = next(n for n in proto.graph.node if n.op_type == "Add")
+    assert sum(made.output[0] in n.input for n in proto.graph.node) == 2  # a norm and the residual sum
+    return str(made.output[0])
+
+
+def test_positions_are_scaled_with_the_embeddings() -> None:
+    """Scaled after their sum: both; before it: the embeddings alone."""
+    proto = _read("gpt2.script")
+    tensor = _sum_of_embeddings(proto)
+    plain, _ = _recognised(proto)
+    _after(proto, tensor, "Mul", np.array(3, np.float32))
+    proto = onnx.shape_inference.infer_shapes(proto)
+    model, products = _recognised(proto)
+    assert plain.positions is not None
+    assert model.positions is not None
+    np.testing.assert_allclose(model.positions, 3 * plain.positions)
+    ids = np.random.default_rng(0).integers(0, E.VOCAB, TOKENS)
+    wanted = _logits(proto.SerializeToString(), ids)
+    got = real.evaluate(model, ids, products)[model.output]
+    assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize(("kind", "constant"), [("Mul", 3), ("Add", 1)])
+def test_embeddings_that_others_read_as_they_are_stay(kind: str, constant: int) -> None:
+    """One of two readers reads them changed: refused, where a change in place would reach both."""
+    proto = _read("gpt2.script")
+    tensor = _sum_of_embeddings(proto)
+    _after(proto, tensor, kind, np.array(constant, np.float32))
+    reader = [n for n in proto.graph.node if f"{tensor} after {kind}" in n.input][-1]
+    for n, name in enumerate(reader.input):
+        if name == f"{tensor} after {kind}":
+            reader.input[n] = tensor
+    with pytest.raises(UnsupportedOperator):
+        _recognised(onnx.shape_inference.infer_shapes(proto))
+
+
 @pytest.mark.parametrize("file", ["bert.dynamo", "bert.script", "distilbert.dynamo", "distilbert.script"])
 def test_encoders_are_refused_as_not_causal(file: str) -> None:
     with pytest.raises(UnsupportedOperator, match=r"(?s)node .*\(MatMul\).*not causal"):

@@ -126,3 +126,19 @@ def test_sums_of_values_far_apart_keep_the_coarser_ones_bits() -> None:
     x = np.random.default_rng(0).normal(0, 1, (2, 8)) * 2.0**-11
     got, wanted = _both(x, Apply("x", "s", Function.SIGMOID), Add("x", "s", "y"), largest={"y": 1.0, "x": 2.0**-11})
     assert np.abs(got - wanted).max() < 2.0**-12
+
+
+def test_products_of_values_whose_fractions_do_not_reach_the_results() -> None:
+    """A calibration that saw products far below what the factors allow: no shift left, the exact product is kept."""
+    x = np.random.default_rng(0).normal(0, 1, (2, 8))
+    got, wanted = _both(x, Mul("x", "x", "y"), largest={"x": 2.0**20, "y": 2.0**-12})
+    assert np.abs(got - wanted).max() < 2.0**-5
+    assert np.abs(wanted).max() > 1
+
+
+@pytest.mark.parametrize("exponent", [12, 20, 26])
+def test_functions_of_large_values(exponent: int) -> None:
+    """A fraction more than 14 bits below the table's takes several factors."""
+    x = np.random.default_rng(0).uniform(-4, 4, (2, 33))
+    got, wanted = _both(x, Apply("x", "y", Function.SIGMOID), largest={"x": 2.0**exponent})
+    assert np.abs(got - wanted).max() < 2.0 ** (exponent - 28) + 1e-4
