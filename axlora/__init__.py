@@ -10,6 +10,7 @@ from .generator import Generator, Session, Token, generate
 from .package import load_any as load
 from .program import BadInput, Program
 from .run import Layer, Run
+from .whole import Whole
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "Target",
     "Token",
     "UnsupportedOperator",
+    "Whole",
     "compile",
     "generate",
     "load",

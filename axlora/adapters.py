@@ -10,14 +10,14 @@ from typing import TypeVar
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.errors import BadAdapter
 
-from .generator import Generator
+from .machine import Machine
 from .package import ADAPTER_NAME
 from .program import AdapterInfo, Program
 
-Compiled = TypeVar("Compiled", bound=Program | Generator)
+Compiled = TypeVar("Compiled", bound=Program | Machine)
 
 
-def _find(program: Program | Generator, name: str) -> AdapterInfo:
+def _find(program: Program | Machine, name: str) -> AdapterInfo:
     found = next((a for a in program.adapters if a.name == name), None)
     if found is None:
         known = ", ".join(a.name for a in program.adapters) or "none"

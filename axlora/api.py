@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,20 +12,30 @@ import numpy.typing as npt
 import onnx
 
 from axlora.compiler.backend.link import link
-from axlora.compiler.errors import BadAdapter, BadModel
+from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
+from axlora.compiler.transformer.lower import one_row, output_numbers
+from axlora.compiler.transformer.ops import Linear
 from axlora.isa.assembly import encode_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES, Unit
 from axlora.isa.target import Target
-from axlora.sim.run import run_image
+from axlora.sim.run import SimResult, run_image
 from axlora.sim.timeline import Event
 
 from .execute import AdapterChoice, Memory, StageResult, execute
+from .execute_whole import execute_whole
 from .generator import Generator
 from .layers import layer_info, layer_vectors
+from .machine import machine_fields
 from .package import ADAPTER_NAME
-from .program import AdapterInfo, InputInfo, OutputInfo, Program, TileInfo
+from .program import AdapterInfo, BadInput, InputInfo, OutputInfo, Program, TileInfo
 from .run import Run, Step
-from .shares import layer_shares
+from .shares import layer_shares, operator_shares
+from .whole import Operator, Result, Whole
+
+_LOG = logging.getLogger(__name__)
+
+
+OPERATORS = ("auto", "all", "linears")
 
 
 def compile(
@@ -46,46 +57,124 @@ def compile(
     dump_passes: str | Path | None = None,
     generate: bool = False,
     max_context: int = 256,
+    operators: str = "auto",
     progress: Callable[[str], None] | None = None,
-) -> Program | Generator:
-    """Compile an ONNX model, with LoRA adapters, for a target: `compile_program`, or `compile_generator` with `generate`."""
-    if not generate:
-        return compile_program(
-            model,
-            target,
-            adapters=adapters,
-            adapter_map=adapter_map,
-            shapes=shapes,
-            calibration=calibration,
-            activation=activation,
-            weight_bits=weight_bits,
-            max_loras=max_loras,
-            max_lora_rank=max_lora_rank,
-            lora_linears=lora_linears,
-            merge=merge,
-            mode=mode,
-            base=base,
-            dump_passes=dump_passes,
-            progress=progress,
-        )
-    chosen = {"merge": merge, "mode": mode != "fused", "dump_passes": dump_passes, "lora_linears": lora_linears != "used"}
-    chosen["activation"] = activation is not None and not activation.startswith("token")
-    for name, value in chosen.items():
-        if value:
-            raise BadModel(f"{name} with generate", name, "leave one of them out")
-    return compile_generator(
-        model,
-        target,
-        max_context=max_context,
-        adapters=adapters,
-        adapter_map=adapter_map,
-        shapes=shapes,
-        calibration=calibration,
-        weight_bits=weight_bits,
-        max_loras=max_loras,
-        max_lora_rank=max_lora_rank,
-        base=base,
-        progress=progress,
+) -> Program | Whole | Generator:
+    """Compile an ONNX model, with LoRA adapters, for a target.
+
+    Args:
+        generate: a decoder as prefill and decode programs: `compile_generator`.
+        operators: what the accelerator runs. `all`: every operator between the rows of embeddings and the outputs
+            (`compile_whole`); `linears`: the linears, and the host the rest (`compile_program`); `auto`: all where the model
+            and the target allow it and no option asks for something else, with a notice where they don't.
+        others: as those functions.
+
+    Raises:
+        axlora.Error: as those functions.
+    """
+    common = {
+        "adapters": adapters,
+        "adapter_map": adapter_map,
+        "shapes": shapes,
+        "calibration": calibration,
+        "weight_bits": weight_bits,
+        "max_loras": max_loras,
+        "max_lora_rank": max_lora_rank,
+        "base": base,
+        "progress": progress,
+    }
+    target = target if isinstance(target, Target) else Target.load(target)
+    if operators not in OPERATORS:
+        raise BadModel(f"operators is {operators!r}", "operators", f"one of {', '.join(OPERATORS)}")
+    own = {
+        "mode exact": mode != "fused",
+        "dump_passes": dump_passes is not None,
+        f"activation {activation}": activation not in (None, f"token{target.activation_bits}"),
+        f"lora_linears {lora_linears}": generate and lora_linears != "used",
+    }
+    asked = [name for name, given in own.items() if given]
+    if generate:
+        asked += ["merge"] * merge + ["operators linears"] * (operators == "linears")
+        if asked:
+            raise BadModel(f"{asked[0]} with generate", asked[0].split()[0], "leave one of them out")
+        return compile_generator(model, target, max_context=max_context, **common)  # type: ignore[arg-type]
+    if operators == "all" and asked:
+        raise BadModel(f"{asked[0]} with operators all", asked[0].split()[0], "leave one of them out")
+    if operators == "all" or (operators == "auto" and not asked):
+        try:
+            return compile_whole(model, target, merge=merge, lora_linears=lora_linears, **common)  # type: ignore[arg-type]
+        except (UnsupportedOperator, BadModel) as error:
+            if operators == "all":
+                raise
+            _LOG.warning("only the linears run on the accelerator: %s (%s)", error.message, error.where)
+    more = {"activation": activation, "lora_linears": lora_linears, "merge": merge, "mode": mode, "dump_passes": dump_passes}
+    return compile_program(model, target, **common, **more)  # type: ignore[arg-type]
+
+
+def compile_whole(
+    model: str | Path | onnx.ModelProto,
+    target: Target | str | Path,
+    *,
+    adapters: Mapping[str, str | Path] | None = None,
+    adapter_map: Mapping[str, str] | None = None,
+    shapes: Mapping[str, int] | None = None,
+    calibration: Mapping[str, npt.NDArray[np.generic]] | None = None,
+    weight_bits: int = 8,
+    max_loras: int | None = None,
+    max_lora_rank: int | None = None,
+    lora_linears: str = "used",
+    merge: bool = False,
+    base: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Whole:
+    """Compile a transformer of token ids to one program that takes a sequence from its rows of embeddings to the outputs.
+
+    Attention may be causal, or see every token that is no padding. The sequences of a batch run one after another, each with
+    an adapter of its own.
+
+    Args:
+        calibration: input -> [samples, batch, tokens]; None: random ids.
+        others: as `compile_program`.
+
+    Raises:
+        axlora.Error: bad target, model or adapter; an operator that is not understood; a target that is too small.
+    """
+    from axlora.compiler.frontend.onnx_reader import input_types
+    from axlora.compiler.transformer.lower import widths
+    from axlora.compiler.transformer.pipeline import Options, lower_whole
+
+    target = target if isinstance(target, Target) else Target.load(target)
+    _check_names(adapters)
+    options = Options(adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base, merge, lora_linears)
+    found = lower_whole(model, target, options, shapes=shapes, calibration=calibration, progress=progress)
+    image, whole = found.image, found.model
+    width = widths(whole, {li.name: li.n for li in found.lowered.linears})
+    single, places = one_row(whole), output_numbers(whole)
+    return Whole(
+        **machine_fields(found, target, _sources(model, adapters or {})),
+        program=(image.addresses[found.tokens], INSTRUCTION_BYTES * len(image.programs[found.tokens])),
+        tokens=found.tokens,
+        batch=found.batch,
+        inputs=input_types(model),
+        mask=whole.mask,
+        tables={x.input: x.table.astype(np.float32) for x in whole.lookups},
+        fixed=dict(whole.fixed),
+        results=tuple(
+            Result(
+                o.name,
+                o.shape,
+                places[o.value],
+                1 if o.value in single else found.tokens,
+                width[o.value],
+                image.output_words[places[o.value]],
+                image.fractions[o.value],
+                o.index is not None,
+            )
+            for o in whole.outputs
+        ),
+        indices={o.name: o.index for o in whole.outputs if o.index is not None},
+        operators=tuple(Operator(op.name if isinstance(op, Linear) else op.y, type(op).__name__) for op in whole.operators),
+        owners=np.array(image.owners[found.tokens], np.int32),
     )
 
 
@@ -115,51 +204,22 @@ def compile_generator(
         axlora.Error: bad target, model or adapter; an operator that is not understood, or attention that is not causal.
     """
     from axlora.compiler.transformer.lower import widths
-    from axlora.compiler.transformer.pipeline import lower_generator
+    from axlora.compiler.transformer.pipeline import Options, lower_generator
 
     target = target if isinstance(target, Target) else Target.load(target)
     _check_names(adapters)
+    options = Options(adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base)
     found = lower_generator(
-        model,
-        target,
-        context=max_context,
-        adapters=adapters,
-        adapter_map=adapter_map,
-        shapes=shapes,
-        calibration=calibration,
-        weight_bits=weight_bits,
-        max_loras=max_loras,
-        max_lora_rank=max_lora_rank,
-        base=base,
-        progress=progress,
+        model, target, options, context=max_context, shapes=shapes, calibration=calibration, progress=progress
     )
-    image, linears = found.image, found.lowered.linears
-    positions = found.model.positions
+    image, value = found.image, found.model.output
     return Generator(
-        target=target,
-        image=image.data,
-        programs={rows: (image.addresses[rows], 16 * len(program)) for rows, program in image.programs.items()},
-        regions=image.regions,
-        adapters=tuple(AdapterInfo(name, rank, block) for name, (rank, block) in found.blocks.items()),
-        adapter_address=image.adapter_address,
-        adapter_size=image.adapter_size,
-        slots=image.slots,
-        rank=image.rank,
-        context=max_context,
-        dim=image.dim,
-        half=image.half,
-        input_fraction=image.input_fraction,
-        output_fraction=image.output_fraction,
-        input_words=image.input_words,
-        output_words=image.output_words,
-        vocabulary=widths(found.model, {li.name: li.n for li in linears})[found.model.output],
+        **machine_fields(found, target, _sources(model, adapters or {})),
+        programs={rows: (image.addresses[rows], INSTRUCTION_BYTES * len(p)) for rows, p in image.programs.items()},
+        output_fraction=image.fractions[value],
+        output_words=image.output_words[0],
+        vocabulary=widths(found.model, {li.name: li.n for li in found.lowered.linears})[value],
         embedding=found.model.embedding.astype(np.float32),
-        positions=None if positions is None else positions.astype(np.float32),
-        layers=tuple(layer_info(li, target.activation_bits, 0, image.tilings[li.name], None) for li in linears),
-        vectors=layer_vectors(linears),
-        placement=found.lowered.placement,
-        default_adapter=found.lowered.default_adapter,
-        sources=_sources(model, adapters or {}),
     )
 
 
@@ -301,7 +361,7 @@ def _sources(model: str | Path | onnx.ModelProto, adapters: Mapping[str, str | P
 
 
 def simulate(
-    program: Program,
+    program: Program | Whole,
     inputs: Mapping[str, npt.ArrayLike],
     adapter: AdapterChoice = None,
     *,
@@ -321,22 +381,32 @@ def simulate(
         BadInput: wrong names, shapes or values. BadAdapter: no such adapter, too many for the slots.
     """
 
-    def start(stage: int, memory: Memory, registers: dict[int, int]) -> StageResult:
-        result = run_image(
-            program.target,
-            memory,
-            program.start_address(stage),
-            registers,
-            keep_events=timing,
-            timing=timing,
-        )
-        return StageResult(result.memory, result.counters, _steps(result.events), layer_shares(program, stage, result))
+    if isinstance(program, Generator):
+        raise BadInput("a language model generates", "simulate", "axlora.generate, or compile without generate")
+    t, of = program.target, program
 
-    return execute(program, "sim", inputs, adapter, start, progress)
+    def run(memory: Memory, at: int, registers: dict[int, int]) -> SimResult:
+        return run_image(t, memory, at, registers, keep_events=timing, timing=timing)
+
+    if isinstance(of, Whole):
+        whole = of
+
+        def one(memory: Memory, registers: dict[int, int]) -> StageResult:
+            result = run(memory, whole.program[0], registers)
+            return StageResult(result.memory, result.counters, _steps(result.events), operator_shares(whole, result))
+
+        return execute_whole(whole, "sim", inputs, adapter, one, progress)
+    linears = of
+
+    def start(stage: int, memory: Memory, registers: dict[int, int]) -> StageResult:
+        result = run(memory, linears.start_address(stage), registers)
+        return StageResult(result.memory, result.counters, _steps(result.events), layer_shares(linears, stage, result))
+
+    return execute(linears, "sim", inputs, adapter, start, progress)
 
 
 def run_rtl(
-    program: Program,
+    program: Program | Whole,
     inputs: Mapping[str, npt.ArrayLike],
     adapter: AdapterChoice = None,
     *,
@@ -351,8 +421,8 @@ def run_rtl(
     """
     from axlora.rtl.runner import Image, run_images
 
-    def start(stage: int, memory: Memory, registers: dict[int, int]) -> StageResult:
-        request = Image(memory.tobytes(), program.start_address(stage), registers, memory.size, trace=True)
+    def run(memory: Memory, at: int, registers: dict[int, int]) -> StageResult:
+        request = Image(memory.tobytes(), at, registers, memory.size, trace=True)
         result = run_images(program.target, [request], waves=Path(waves) if waves is not None else None)[0]
         if result.error:
             raise RuntimeError(f"the Verilog stopped with error {result.error} at instruction {result.error_address:#x}")
@@ -360,7 +430,13 @@ def run_rtl(
         steps = tuple(Step(at // INSTRUCTION_BYTES, Unit(unit).name.lower(), accept, done) for unit, at, accept, done in events)
         return StageResult(np.frombuffer(result.memory, np.uint8).copy(), result.counters, steps)
 
-    return execute(program, "rtl", inputs, adapter, start, progress)
+    if isinstance(program, Generator):
+        raise BadInput("a language model generates", "run_rtl", "compile without generate")
+    if isinstance(program, Whole):
+        at = program.program[0]
+        return execute_whole(program, "rtl", inputs, adapter, lambda m, r: run(m, at, r), progress)
+    own = program
+    return execute(own, "rtl", inputs, adapter, lambda stage, m, r: run(m, own.start_address(stage), r), progress)
 
 
 def _steps(events: Sequence[Event]) -> tuple[Step, ...]:

@@ -61,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--base", metavar="HF_DIR", help="the base of the adapters: matches their modules by equal weights")
     one.add_argument(
+        "--operators",
+        default="auto",
+        choices=["auto", "all", "linears"],
+        help="what the accelerator runs: all between embeddings and outputs, the linears alone, or all where it can (auto)",
+    )
+    one.add_argument(
         "--mode",
         default="fused",
         choices=["fused", "exact"],

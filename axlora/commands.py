@@ -37,6 +37,7 @@ from .inputs import random_inputs
 from .package import load, load_any
 from .program import BadInput, Program
 from .run import Run
+from .whole import Whole
 
 console = Console(width=None if sys.stdout.isatty() else 140)
 _NEEDED = {
@@ -141,6 +142,7 @@ def compile_model(options: argparse.Namespace) -> int:
             base=options.base,
             dump_passes=options.dump_passes,
             generate=options.generate,
+            operators=options.operators,
             max_context=options.max_context,
             progress=lambda name: bar.update(task, description=name if " " in name else f"placing {name}"),
         )
@@ -149,6 +151,8 @@ def compile_model(options: argparse.Namespace) -> int:
     if isinstance(program, Generator):
         sizes = ", ".join(f"{size // INSTRUCTION_BYTES} for {rows}" for rows, (_, size) in sorted(program.programs.items()))
         kept, size = f"instructions: {sizes} tokens a start", len(program.image) / 1024
+    elif isinstance(program, Whole):
+        kept, size = f"{program.program[1] // INSTRUCTION_BYTES} instructions", len(program.image) / 1024
     else:
         kept, size = f"{len(program.program) // INSTRUCTION_BYTES} instructions", len(program.weights) / 1024
     names = ", ".join(f"{a.name} (rank {a.rank})" for a in program.adapters) or "none"
@@ -156,7 +160,7 @@ def compile_model(options: argparse.Namespace) -> int:
     return 0
 
 
-def _inputs(program: Program, options: argparse.Namespace) -> dict[str, Any]:
+def _inputs(program: Program | Whole, options: argparse.Namespace) -> dict[str, Any]:
     if options.input:
         return read_arrays(options.input)
     if options.random < 0:
@@ -248,12 +252,18 @@ def diff(options: argparse.Namespace) -> int:
 def disasm(options: argparse.Namespace) -> int:
     """Print the program with the linears as comments."""
     program = load(options.package)
-    names = {layer.first: layer.name for layer in program.layers}
-    for place in range(0, len(program.program), INSTRUCTION_BYTES):
+    if isinstance(program, Whole):
+        first, size = program.program
+        code = program.image[first : first + size]
+        changes = np.flatnonzero(np.diff(program.owners, prepend=-1))
+        names = {int(n): program.operators[program.owners[n]].name for n in changes}
+    else:
+        code, names = program.program, {layer.first: layer.name for layer in program.layers}
+    for place in range(0, len(code), INSTRUCTION_BYTES):
         index = place // INSTRUCTION_BYTES
         if index in names:
             sys.stdout.write(f"# {names[index]}\n")
-        data = program.program[place : place + INSTRUCTION_BYTES]
+        data = code[place : place + INSTRUCTION_BYTES]
         if any(data):
             sys.stdout.write(disassemble(decode(data)) + "\n")
     return 0

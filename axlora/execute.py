@@ -87,13 +87,13 @@ def execute(
         counters["cycles"],
         counters,
         tuple(layer for r in results for layer in r.layers),
-        _joined(results),
+        joined(results),
         program.host_macs,
         saturated,
     )
 
 
-def _joined(results: Sequence[StageResult]) -> tuple[Step, ...]:
+def joined(results: Sequence[StageResult]) -> tuple[Step, ...]:
     """The steps of all starts, each start's cycles after those before."""
     steps: list[Step] = []
     base = 0

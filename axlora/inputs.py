@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .program import Program
+from .whole import Whole
 
 
 def _rows_of(program: Program, name: str) -> int:
@@ -23,13 +24,26 @@ def _rows_of(program: Program, name: str) -> int:
     return min(rows, default=2)
 
 
-def random_inputs(program: Program, seed: int) -> dict[str, npt.NDArray[Any]]:
+def _of_whole(program: Whole, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
+    """Ids that index their tables, no padding."""
+    shape, out = (program.batch, program.tokens), {}
+    for name, kind in program.inputs.items():
+        if name in program.tables:
+            out[name] = rng.integers(0, len(program.tables[name]), shape).astype(kind)
+        else:
+            out[name] = np.broadcast_to(program.fixed.get(name, np.array(1)), shape).astype(kind)
+    return out
+
+
+def random_inputs(program: Program | Whole, seed: int) -> dict[str, npt.NDArray[Any]]:
     """Arrays of the program's shapes and types.
 
     Floats are normal, over the range of the static scale where a linear reads the input itself; integers index their table;
     a mask (an input with `mask` in its name) is all ones.
     """
     rng = np.random.default_rng(seed)
+    if isinstance(program, Whole):
+        return _of_whole(program, rng)
     scales = {i.tensor.source: i.tensor for i in program.inputs if not i.tensor.per_token}
     out: dict[str, npt.NDArray[Any]] = {}
     for name, (shape, dtype) in program.inputs_info.items():

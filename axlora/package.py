@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 
@@ -19,13 +19,12 @@ from axlora.compiler.errors import BadPackage
 from axlora.compiler.layer import Host, Placement
 from axlora.isa.target import BadTarget, Target
 
+from .generator import Generator
 from .layers import LayerInfo
 from .manifest import Manifest
 from .program import AdapterInfo, InputInfo, OutputInfo, Program
 from .validate import MEMORY_LIMIT, validate
-
-if TYPE_CHECKING:
-    from .generator import Generator
+from .whole import Whole
 
 SCHEMA = 1
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -173,14 +172,14 @@ def _open(path: Path) -> Manifest:
     return Manifest(data, str(path))
 
 
-def load(path: str | Path) -> Program:
-    """Read a package of a model that runs start by start (`axlora.compile`).
+def load(path: str | Path) -> Program | Whole:
+    """Read a package of a model that takes inputs and gives outputs.
 
     Raises:
         BadPackage: as `load_any`; also the package of a language model.
     """
     found = load_any(path)
-    if not isinstance(found, Program):
+    if isinstance(found, Generator):
         raise BadPackage("this package generates text", str(path), "axlora generate runs it")
     return found
 
@@ -192,12 +191,12 @@ def load_generator(path: str | Path) -> Generator:
         BadPackage: as `load_any`; also another model's package.
     """
     found = load_any(path)
-    if isinstance(found, Program):
+    if not isinstance(found, Generator):
         raise BadPackage("this package does not generate", str(path), "compile with --generate, or run axlora simulate")
     return found
 
 
-def load_any(path: str | Path) -> Program | Generator:
+def load_any(path: str | Path) -> Program | Whole | Generator:
     """Read a package.
 
     Raises:
@@ -206,8 +205,8 @@ def load_any(path: str | Path) -> Program | Generator:
     """
     path = Path(path)
     m = _open(path)
-    if m.get(str, "kind") == "generator":
-        from .generator_package import read
+    if m.get(str, "kind") in ("generator", "whole"):
+        from .machine_package import read
 
         return read(path, m)
     try:

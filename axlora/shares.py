@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +16,7 @@ from axlora.sim.timeline import Event
 
 from .program import Program
 from .run import Layer
+from .whole import Whole
 
 _UNITS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
 
@@ -52,27 +56,67 @@ def layer_shares(program: Program, stage: int, result: SimResult) -> tuple[Layer
     ends = np.maximum.accumulate(ends).tolist()
     ends[-1] = result.cycles
     cycles = [end - start for start, end in pairwise([0, *ends])]
-    layers = []
-    for number, info in enumerate(owner.layers):
-        c = counts[number]
-        macs, products = c["macs"], c["multiplications"]
-        stalls = {
-            u.name.lower(): {name.removeprefix(u.name.lower() + "_"): c[name] for name in UNIT_COUNTERS[u]} for u in _UNITS
-        }
-        layers.append(
-            Layer(
-                info.name,
-                info.operator,
-                macs,
-                products,
-                1 - products / macs if macs else 0.0,
-                cycles[number],
-                adapter_macs=c["adapter_macs"],
-                adapter_multiplications=c["adapter_multiplications"],
-                bytes_read=moved[number]["LOAD"],
-                bytes_written=moved[number]["STORE"],
-                stalls=stalls,
-                error=info.error,
-            )
+    shares = zip(owner.layers, counts, moved, cycles, strict=True)
+    return tuple(_layer(info.name, info.operator, info.error, c, m, n) for info, c, m, n in shares)
+
+
+def _layer(name: str, operator: str, error: float | None, counts: Counter[str], moved: Counter[str], cycles: int) -> Layer:
+    macs, products = counts["macs"], counts["multiplications"]
+    stalls = {u.name.lower(): {key.removeprefix(u.name.lower() + "_"): counts[key] for key in UNIT_COUNTERS[u]} for u in _UNITS}
+    return Layer(
+        name,
+        operator,
+        macs,
+        products,
+        1 - products / macs if macs else 0.0,
+        cycles,
+        adapter_macs=counts["adapter_macs"],
+        adapter_multiplications=counts["adapter_multiplications"],
+        bytes_read=moved["LOAD"],
+        bytes_written=moved["STORE"],
+        stalls=stalls,
+        error=error,
+    )
+
+
+def operator_shares(program: Whole, result: SimResult) -> tuple[Layer, ...]:
+    """What each operator of a whole model had of a start. A cycle is of the operator whose instruction ends next."""
+    count = len(program.operators)
+    counts, moved = [Counter[str]() for _ in range(count)], [Counter[str]() for _ in range(count)]
+    cycles, reached = [0] * count, 0
+    base = program.program[0] // INSTRUCTION_BYTES
+    for event in sorted(result.events, key=lambda e: e.done):
+        place, unit = int(program.owners[event.work.address // INSTRUCTION_BYTES - base]), event.work.instruction.unit
+        counts[place].update(event.work.spent)
+        moved[place][unit.name] += event.work.beats * program.target.beat_bytes
+        if event.done > reached:
+            cycles[place] += event.done - reached
+            reached = event.done
+    cycles[int(program.owners[-1])] += result.cycles - reached
+    shares = zip(program.operators, counts, moved, cycles, strict=True)
+    return tuple(_layer(o.name, o.kind, None, c, m, n) for o, c, m, n in shares)
+
+
+def added(runs: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:
+    """The same layers of several starts as one."""
+
+    def total(layers: tuple[Layer, ...]) -> Layer:
+        first = layers[0]
+        numbers = (
+            "macs",
+            "multiplications",
+            "cycles",
+            "adapter_macs",
+            "adapter_multiplications",
+            "bytes_read",
+            "bytes_written",
         )
-    return tuple(layers)
+        found: dict[str, Any] = {name: sum(getattr(layer, name) for layer in layers) for name in numbers}
+        found["reuse_rate"] = 1 - found["multiplications"] / found["macs"] if found["macs"] else 0.0
+        found["stalls"] = {
+            unit: {cause: sum(layer.stalls[unit][cause] for layer in layers) for cause in causes}
+            for unit, causes in first.stalls.items()
+        }
+        return replace(first, **found)
+
+    return tuple(total(layers) for layers in zip(*runs, strict=True))

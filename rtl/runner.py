@@ -152,7 +152,7 @@ def _build(target: Target, memory_bytes: int, waves: bool) -> tuple[Verilator, P
         "RLAT": target.read_latency,
         "WLAT": target.write_latency,
     }
-    key = hashlib.sha256(repr((sorted(parameters.items()), _BUILD_ARGS, _MAKE_ARGS, waves, sys.version_info[:2])).encode())
+    key = hashlib.sha256(repr((sorted(parameters.items()), _BUILD_ARGS, _MAKE_ARGS, waves, sys.prefix)).encode())
     for path in (*sources(), *bench, _FOLDER / "axlora_isa.vh"):
         key.update(path.name.encode() + path.read_bytes())
     folder = _cache() / key.hexdigest()[:24]

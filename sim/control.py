@@ -41,7 +41,8 @@ class Control:
         if self.tags[place] == line:
             return False
         self.tags[place] = line
-        self._decoded = {pc: entry for pc, entry in self._decoded.items() if pc // CACHE_LINE_BYTES != line}
+        for pc in range(line * CACHE_LINE_BYTES, (line + 1) * CACHE_LINE_BYTES, INSTRUCTION_BYTES):
+            self._decoded.pop(pc, None)
         return True
 
     def _read(self) -> Instruction:

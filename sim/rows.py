@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +87,7 @@ class RowUnit:
         count = words * self.target.vector_lanes
         valid = np.arange(count)[None] < self.length.x + np.arange(rows)[:, None] * (self.length.misc & 1)
         read = [at.ravel() for memory, at in ((a, a_at), (b, b_at)) if memory is self.vbuf]
-        if read and Into(i.misc >> 3 & 3) is Into.VBUF and self._reads_its_writes(i, work, rows, words, np.concatenate(read)):
+        if read and Into(i.misc >> 3 & 3) is Into.VBUF and self._reads_its_writes(i, work, rows, words, read):
             y, changed = self._one_by_one(i, elements, valid, (a, a_at), (b, b_at))
         else:
             wide = [memory[at].reshape(rows, count).astype(np.int64) for memory, at in ((a, a_at), (b, b_at))]
@@ -96,13 +96,19 @@ class RowUnit:
             self.reduced[:rows] = [int(r) for r in numerics.reduce_rows(reduction, y, valid)]
         return np.where(valid, y, 0), valid, changed & valid
 
-    def _reads_its_writes(self, i: Instruction, work: Work, rows: int, words: int, read: Int64) -> bool:
-        """Whether a word that VMAP writes is one it reads for another element, as far as the pipeline lets it see that."""
-        written = (i.y + np.arange(rows)[:, None] * self.pitch.y + np.arange(words)[None]).ravel()
-        if rows * words <= _READ_AFTER or not np.intersect1d(written, read).size:
+    def _reads_its_writes(self, i: Instruction, work: Work, rows: int, words: int, read: Sequence[Int64]) -> bool:
+        """Whether a word that VMAP writes is one that a word at least 11 after it reads: it then sees what was written."""
+        if rows * words <= _READ_AFTER:
             return False
-        work.local("VBUF words", int(written.max()), 1, len(self.vbuf))
-        return True
+        written = (i.y + np.arange(rows)[:, None] * self.pitch.y + np.arange(words)[None]).ravel()
+        words_of, first = np.unique(written, return_index=True)
+        number = np.arange(written.size)
+        for each in read:
+            place = np.minimum(np.searchsorted(words_of, each), words_of.size - 1)
+            if ((words_of[place] == each) & (first[place] <= number - _READ_AFTER)).any():
+                work.local("VBUF words", int(written.max()), 1, len(self.vbuf))
+                return True
+        return False
 
     def _one_by_one(
         self,

@@ -10,13 +10,17 @@ import bisect
 import itertools
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
 
 from axlora.isa.assembly import make
 from axlora.isa.instruction import Instruction
 from axlora.isa.opcodes import SEMAPHORE_MAX, Buffer, Opcode, Row, Unit
 from axlora.timing.vector import ROW_CYCLES, VPIPE
 
+STRETCH = 64
+"""Places of a buffer that are looked at together."""
 UNITS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
 AREA_BITS = 40
 FETCH = 14
@@ -48,18 +52,24 @@ class _Step:
     fields: dict[str, int]
     after: set[int]
     """Steps of other units that must be over."""
+    owner: int
+    """Operator that it works for."""
     waits: list[int] = field(default_factory=list)
     posts: list[int] = field(default_factory=list)
 
     @property
     def unit(self) -> Unit:
-        return Instruction(self.opcode).unit
+        return _UNIT[self.opcode]
 
 
-@dataclass
-class _Touch:
-    span: Span
+_UNIT = {opcode: Instruction(opcode).unit for opcode in Opcode}
+
+
+class _Touch(NamedTuple):
+    first: int
+    stop: int
     step: int
+    unit: Unit
     writes: bool
 
 
@@ -75,27 +85,51 @@ _IDLE: dict[Unit, tuple[Opcode, dict[str, int]]] = {
 class Schedule:
     """Collects instructions in an order that is right if each runs after the one before it."""
 
-    def __init__(self) -> None:
+    def __init__(self, dry: bool = False) -> None:
+        """`dry`: nothing is kept; for what only the room of buffers is asked of."""
+        self.owner = 0
+        """Number of the operator that instructions are added for."""
+        self._dry = dry
         self._steps: list[_Step] = []
-        self._touched: dict[str, list[_Touch]] = {}
+        self._touched: dict[tuple[str, int], list[_Touch]] = {}
+        """Buffer and number of a stretch of `STRETCH` places -> what has touched it."""
 
     def add(self, opcode: Opcode, reads: Iterable[Span] = (), writes: Iterable[Span] = (), /, **fields: int) -> None:
         """One instruction, its named fields, what it reads and writes (of what more than one unit touches)."""
-        unit, number = Instruction(opcode).unit, len(self._steps)
+        if self._dry:
+            return
+        unit, number = _UNIT[opcode], len(self._steps)
         after: set[int] = set()
         for spans, writing in ((reads, False), (writes, True)):
             for span in spans:
-                kept = []
-                for t in self._touched.get(span.where, []):
-                    own = t.step == number or (unit is not Unit.LOAD and self._steps[t.step].unit is unit)
-                    if t.span.first < span.stop and span.first < t.span.stop and (writing or t.writes) and not own:
-                        after.add(t.step)
-                    covered = span.first <= t.span.first and t.span.stop <= span.stop
-                    if not covered or not (writing or (own and not t.writes)):
-                        kept.append(t)
-                kept.append(_Touch(span, number, writing))
-                self._touched[span.where] = kept
-        self._steps.append(_Step(opcode, fields, after))
+                for stretch in range(span.first // STRETCH, -(-span.stop // STRETCH)):
+                    start = stretch * STRETCH
+                    own = _Touch(max(span.first, start), min(span.stop, start + STRETCH), number, unit, writing)
+                    self._touch((span.where, stretch), own, after)
+        self._steps.append(_Step(opcode, fields, after, self.owner))
+
+    def _touch(self, stretch: tuple[str, int], new: _Touch, after: set[int]) -> None:
+        """Note a step's touch of a stretch; what it must come after is added to `after`."""
+        kept = []
+        for t in self._touched.get(stretch, ()):
+            own = t.step == new.step or (new.unit is not Unit.LOAD and t.unit is new.unit)
+            if t.first < new.stop and new.first < t.stop and (new.writes or t.writes) and not own:
+                after.add(t.step)
+            covered = new.first <= t.first and t.stop <= new.stop
+            if not covered or not (new.writes or (own and not t.writes)):
+                kept.append(t)
+        kept.append(new)
+        self._touched[stretch] = kept
+
+    @cached_property
+    def _final(self) -> list[_Step]:
+        """The steps in the program's order, with semaphores."""
+        return _Semaphores(_ordered(self._steps)).steps
+
+    @property
+    def owners(self) -> list[int]:
+        """The operator of each instruction of the program; HALT's is the last one's."""
+        return [s.owner for s in self._final] + [self.owner]
 
     def program(self, base: Mapping[int, int]) -> list[Instruction]:
         """The instructions with semaphores, HALT last.
@@ -104,7 +138,7 @@ class Schedule:
             base: what is added to the addresses of transfers: key = address >> 40.
         """
         out = []
-        for s in _Semaphores(_ordered(self._steps)).steps:
+        for s in self._final:
             address = s.fields.get("address", 0)
             moved = {"address": base[address >> AREA_BITS] + (address & ((1 << AREA_BITS) - 1))} if address else {}
             out.append(make(s.opcode, waits=s.waits, posts=s.posts, **s.fields | moved))
@@ -170,7 +204,7 @@ def _ordered(steps: Sequence[_Step]) -> list[_Step]:
         now += FETCH
         order.append(n)
     number = {old: new for new, old in enumerate(order)}
-    return [_Step(steps[n].opcode, steps[n].fields, {number[d] for d in steps[n].after}) for n in order]
+    return [replace(steps[n], after={number[d] for d in steps[n].after}) for n in order]
 
 
 class _Semaphores:
@@ -215,7 +249,7 @@ class _Semaphores:
             if needed[other] <= view[other]:
                 continue  # a wait before it has shown that
             if len(step.waits) == 2:
-                idle = _Step(*_copied(unit), set(), step.waits)
+                idle = _Step(*_copied(unit), set(), step.owner, step.waits)
                 step.waits = []
                 self._append(idle, dict(view))
                 view = self._view(unit)
@@ -240,7 +274,7 @@ class _Semaphores:
             number = 0  # could pass 15: the post comes after a wait for the waiter
         if not number:
             view = self._view(poster)
-            idle = _Step(*_copied(poster), set())
+            idle = _Step(*_copied(poster), set(), self.steps[-1].owner)
             if over >= 0 and view[waiter] < waited[over]:
                 self._post(waiter, poster, waited[over])
                 idle.waits.append(semaphore(waiter, poster))

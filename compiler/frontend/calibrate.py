@@ -94,7 +94,7 @@ def _widen(ranges: Ranges, name: str, value: npt.NDArray[Any]) -> None:
     ranges[name] = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
 
 
-def _smooth(peak: Float64, readers: list[FoundLinear]) -> Float64 | None:
+def smoothing(peak: Float64, readers: Sequence[FoundLinear]) -> Float64 | None:
     """s = max|x|^a / max|W|^(1-a) for each channel, of geometric mean 1; None if the file fixes the weights' codes."""
     if any(f.codes is not None for f in readers):
         return None
@@ -138,7 +138,7 @@ def calibrate(
     """
     result = {}
     for name, (low, high) in ranges(g, variants, {f.x_name for f in linears}, data, where).items():
-        smooth = _smooth(np.maximum(-low, high), [f for f in linears if f.x_name == name])
+        smooth = smoothing(np.maximum(-low, high), [f for f in linears if f.x_name == name])
         by = 1.0 if smooth is None else smooth
         tensor = name if smooth is None else f"{name}/smooth"
         if per_token:

@@ -40,6 +40,33 @@ def _open(path: Path) -> onnx.ModelProto:
         raise BadModel(f"not an ONNX file, or damaged: {_first_line(error)}", str(path), "export the model again") from None
 
 
+Dimensions = dict[str, tuple[int | str, ...]]
+"""Input -> its dimensions, free ones by name."""
+
+
+def dimensions(model: onnx.ModelProto | str | Path) -> Dimensions:
+    """The inputs' dimensions, before anything is checked or fixed.
+
+    Raises:
+        BadModel: no such file, or not an ONNX file.
+    """
+    proto = model if isinstance(model, onnx.ModelProto) else _open(Path(model))
+    constant = {i.name for i in proto.graph.initializer}
+    return {
+        v.name: tuple(d.dim_param or int(d.dim_value) for d in v.type.tensor_type.shape.dim)
+        for v in proto.graph.input
+        if v.name not in constant
+    }
+
+
+def input_types(model: onnx.ModelProto | str | Path) -> dict[str, str]:
+    """Input -> NumPy type by name."""
+    proto = model if isinstance(model, onnx.ModelProto) else _open(Path(model))
+    constant = {i.name for i in proto.graph.initializer}
+    kinds = {v.name: v.type.tensor_type.elem_type for v in proto.graph.input if v.name not in constant}
+    return {name: str(onnx.helper.tensor_dtype_to_np_dtype(kind)) for name, kind in kinds.items()}
+
+
 def load(model: onnx.ModelProto | str | Path) -> tuple[Aside, str]:
     """The checked model (a copy) and the name to call it in messages.
 

@@ -6,7 +6,7 @@ carries the indices of its elements in a value [tokens, features], moved by the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,80 @@ class Constant:
 
 @dataclass(frozen=True)
 class Ids:
-    """The token ids."""
+    """An input of ids, one a token."""
+
+    input: str
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A tensor that only the mask of padding changes: its value for each of the probes (`probes`)."""
+
+    values: tuple[npt.NDArray[np.generic], ...]
+
+
+def probes(tokens: int) -> tuple[Int64, ...]:
+    """Masks [1, tokens] that tell what a graph makes of one: all tokens, the first, half of them, and some without order."""
+    first = np.arange(tokens) < 1
+    some = np.random.default_rng(0).random((2, tokens)) < 0.5
+    masks = [np.ones(tokens, bool), first, np.arange(tokens) < -(-tokens // 2), *(some | first)]
+    return tuple(mask[None].astype(np.int64) for mask in masks)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Rows picked from tables, and a constant [tokens, n] or none, added up."""
+
+    tables: tuple[tuple[str, Float64], ...]
+    """(input of ids, table [ids, n])."""
+    constant: Float64 | None = None
+
+    def plus(self, other: Looked) -> Looked:
+        """The sum with others."""
+        constants = [c for c in (self.constant, other.constant) if c is not None]
+        return Looked(self.tables + other.tables, np.asarray(sum(constants)) if constants else None)
+
+    def times(self, factor: float) -> Looked:
+        """Scaled."""
+        constant = None if self.constant is None else self.constant * factor
+        return Looked(tuple((name, table * factor) for name, table in self.tables), constant)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Rows of a value times weights; `summed` over the rows, or not yet."""
+
+    value: str
+    weights: tuple[Float64, ...]
+    """[tokens] for each probe."""
+    summed: bool = False
+
+    def scaled(self, factors: Sequence[npt.NDArray[Any]]) -> Weighted | None:
+        """Times a number for each probe; None if they are more than one."""
+        numbers = [np.unique(np.asarray(f, np.float64)) for f in factors]
+        if any(n.size != 1 for n in numbers):
+            return None
+        return replace(self, weights=tuple(w * float(n[0]) for w, n in zip(self.weights, numbers, strict=True)))
+
+    def means(self, masks: Sequence[npt.NDArray[Any]]) -> bool:
+        """Whether it is the mean over each mask."""
+        return all(np.allclose(w, m / m.sum(), rtol=1e-4) for w, m in zip(self.weights, masks, strict=True))
+
+    def sums(self, masks: Sequence[npt.NDArray[Any]]) -> bool:
+        """Whether it is a multiple of the mean over each mask."""
+        return all(
+            (w[m[0] > 0] > 0).all() and np.allclose(w, m[0] * w.max(), rtol=1e-4)
+            for w, m in zip(self.weights, masks, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Length:
+    """Squares of a value's elements, their sum over each row, or its root."""
+
+    of: str
+    stage: str
+    """`squares`, `sum` or `root`."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +113,14 @@ class View:
     value: str
     terms: tuple[tuple[Int64, Float64], ...]
     """(flat index, coefficient), each of the tensor's shape."""
+    size: int
+    """Elements of the value."""
 
     @classmethod
     def rows(cls, value: str, shape: tuple[int, ...]) -> View:
         """All of a value, in its own order."""
         index = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
-        return cls(value, ((index, np.broadcast_to(np.float64(1), shape)),))
+        return cls(value, ((index, np.broadcast_to(np.float64(1), shape)),), index.size)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,10 +148,16 @@ class View:
         """c if the tensor is c times the whole value in its own order, else None."""
         if len(self.terms) != 1:
             return None
-        index, coefficient = self.terms[0]
+        _index, coefficient = self.terms[0]
+        if not self.starts(self.size):
+            return None
         c = float(coefficient.reshape(-1)[0])
-        whole = np.array_equal(index.reshape(-1), np.arange(index.size)) and bool((coefficient == c).all())
-        return c if whole else None
+        return c if bool((coefficient == c).all()) else None
+
+    def starts(self, count: int) -> bool:
+        """Whether it is the first `count` elements of the value in their order, each times something."""
+        index = self.terms[0][0]
+        return len(self.terms) == 1 and index.size == count and np.array_equal(index.reshape(-1), np.arange(count))
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from axlora.compiler.backend.link import Tiling, adapter_block, check_accumulators, weights_of
+from axlora.compiler.backend.link import Tiling, check_accumulators, weights_of
 from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import Plan, Shape
 from axlora.compiler.errors import BadModel
@@ -13,6 +14,7 @@ from axlora.compiler.layer import Linear
 from axlora.isa.assembly import encode_program
 from axlora.isa.instruction import Instruction
 from axlora.isa.legality import check_program
+from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.regions import slot_values
 from axlora.isa.target import Target
 
@@ -22,6 +24,10 @@ from .layout import ALIGN, Memory
 from .lower import lower
 from .ops import Attention, Transformer
 
+PREFILL = 32
+"""Most rows of a prefill start: weights are read once for them, and the program grows with them."""
+Blocks = Sequence[tuple[int, int]]
+
 
 @dataclass(frozen=True)
 class Image:
@@ -30,6 +36,8 @@ class Image:
     data: bytes
     programs: Mapping[int, tuple[Instruction, ...]]
     """Rows of a start -> its instructions."""
+    owners: Mapping[int, tuple[int, ...]]
+    """Rows of a start -> the operator that each instruction works for."""
     addresses: Mapping[int, int]
     """Rows of a start -> byte address of its program."""
     regions: Mapping[str, tuple[int, int]]
@@ -43,10 +51,12 @@ class Image:
     half: int
     """Elements of a row of the tables by position, padded; 0 without."""
     input_fraction: int
-    output_fraction: int
+    fractions: Mapping[str, int]
+    """Output's value -> its fraction."""
     input_words: int
     """Words of a row of the input region."""
-    output_words: int
+    output_words: Mapping[int, int]
+    """Number of an output -> words of a row of its region."""
     tilings: Mapping[str, Tiling]
 
     @property
@@ -76,13 +86,15 @@ def _plan(target: Target, linear: Linear, shape: Shape, fixed: int) -> Plan:
     return Plan(columns, s.blocks, 1, 0)
 
 
-def place(target: Target, linears: Sequence[Linear], memory: Memory, slots: int, rank: int, fixed: int) -> dict[str, Placed]:
+def place(
+    target: Target, linears: Sequence[Linear], memory: Memory, slots: int, rank: int, fixed: int, adaptable: Set[str]
+) -> dict[str, Placed]:
     """Tile the linears and put their weights into memory; `fixed` groups of PBUF are taken."""
     out: dict[str, Placed] = {}
     offset = 0
     for linear in linears:
         check_accumulators(target, linear)
-        shape = Shape.of(target, linear, target.tokens, slots if rank else 0, rank)
+        shape = Shape.of(target, linear, target.tokens, slots if rank and linear.name in adaptable else 0, rank)
         plan = _plan(target, linear, shape, fixed)
         places = weights_of(target, linear, shape, plan, memory.data)
         tiles, scales = tuple(places.weights.values()), tuple(places.scales.values())
@@ -92,6 +104,74 @@ def place(target: Target, linears: Sequence[Linear], memory: Memory, slots: int,
     return out
 
 
+def whole_context(target: Target, context: int) -> int:
+    """Tokens that a cache of at least `context` has: whole tiles."""
+    unit = max(target.lanes, target.ports)
+    return -(-context // unit) * unit
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all programs of a model are made from."""
+
+    target: Target
+    model: Transformer
+    linears: Sequence[Linear]
+    largest: Mapping[str, float]
+    placed: Mapping[str, Placed]
+    context: int
+    head: int
+
+    def emit(self, memory: Memory, blocks: Blocks, dry: bool = False) -> tuple[Emit, tuple[int, dict[str, int]]]:
+        """Emit for these blocks; the fractions of input and outputs.
+
+        Raises:
+            BadModel: they do not fit.
+        """
+        t = self.target
+        emit = Emit(t, self.placed, memory, blocks, self.context, self.head, dry)
+        steps = {linear.name: linear.output_step for linear in self.linears}
+        outputs = {linear.name: linear.n for linear in self.linears}
+        return emit, lower(self.model, emit, self.largest, steps, outputs, t.activation_bits, self.context)
+
+    def fits(self, blocks: Blocks) -> bool:
+        """Whether the buffers hold blocks of so many rows."""
+        try:
+            self.emit(Memory(), blocks, dry=True)
+        except BadModel:
+            return False
+        return True
+
+    def prefill(self, tokens: int) -> int:
+        """Rows of the largest prefill start that fits: T times a power of two, at most `tokens`."""
+        rows = self.target.tokens
+        while 2 * rows <= min(PREFILL, tokens) and self.fits([(0, 2 * rows)]):
+            rows *= 2
+        return rows
+
+    def blocks(self, rows: int) -> Blocks:
+        """All rows at once, or cut as evenly as groups of T allow."""
+        t = self.target.tokens
+        groups = -(-rows // t)
+        low, high = 1, groups
+        while low < high:
+            middle = -(-(low + high) // 2)
+            largest = t * max(count for _, count in _cut(groups, middle))
+            # Every block finds VBUF empty, so two of the largest tell; two, because one alone spills nothing.
+            if self.fits([(0, largest), (largest, largest)] if middle < groups else [(0, rows)]):
+                low = middle
+            else:
+                high = middle - 1
+        return [(first * t, min(count * t, rows - first * t)) for first, count in _cut(groups, low)]
+
+
+def _cut(groups: int, most: int) -> list[tuple[int, int]]:
+    """(first, count) of parts of at most `most`, as alike as can be."""
+    parts = -(-groups // most)
+    edges = [groups * n // parts for n in range(parts + 1)]
+    return [(a, b - a) for a, b in itertools.pairwise(edges)]
+
+
 def build(
     target: Target,
     model: Transformer,
@@ -99,38 +179,43 @@ def build(
     largest: Mapping[str, float],
     *,
     context: int,
+    rows: int | None = None,
     slots: int = 0,
     rank: int = 0,
+    adaptable: Set[str] | None = None,
 ) -> Image:
-    """Programs for one row (decode) and for T rows (prefill).
+    """Programs for one row (decode), T rows and more (prefill); or one program for all rows.
 
     Args:
         linears: quantized for per-token inputs, 32-bit outputs.
         largest: value -> largest magnitude that calibration saw.
         context: most tokens; a multiple of lanes and ports is taken.
-        slots: adapters in one start. rank: of the widest.
+        rows: of the one program, for a model that takes whole sequences; None: programs for decoding.
+        slots: adapters in one start. rank: of the widest. adaptable: linears that adapters may change; None: all.
 
     Raises:
         BadModel: something does not fit the target.
     """
-    unit = max(target.lanes, target.ports)
-    context = -(-context // unit) * unit
+    longest, context = context, whole_context(target, context)
     memory = Memory()
     slots = slots if rank else 0
     head = max((op.dim for op in model.operators if isinstance(op, Attention)), default=0)
-    placed = place(target, linears, memory, slots, rank, 2 * -(-max(context, head + target.beat_bytes) // target.ports))
-    steps = {linear.name: linear.output_step for linear in linears}
-    outputs = {linear.name: linear.n for linear in linears}
+    adaptable = {linear.name for linear in linears} if adaptable is None else adaptable
+    fixed = 2 * -(-max(context, head + target.beat_bytes) // target.ports)
+    placed = place(target, linears, memory, slots, rank, fixed, adaptable)
+    job = _Job(target, model, linears, largest, placed, context, head)
+    if rows is None:
+        starts = {count: [(0, count)] for count in sorted({1, target.tokens, job.prefill(longest)})}
+    else:
+        starts = {rows: list(job.blocks(rows))}
     emitters: dict[int, Emit] = {}
-    fractions = (0, 0)
-    for rows in sorted({1, target.tokens}):
-        emit = emitters[rows] = Emit(target, placed, memory, rows, context, head)
-        fractions = lower(model, emit, largest, steps, outputs, target.activation_bits, context)
+    fractions: tuple[int, dict[str, int]] = (0, {})
+    for count, blocks in reversed(starts.items()):
+        emitters[count], fractions = job.emit(memory, blocks)
     first = -(-len(memory.data) // ALIGN) * ALIGN
     # Addresses do not change what a program does, so its size is known before them.
-    base = {0: 0, 1: 0, 2: 0}
-    sizes = {rows: len(encode_program(emit.schedule.program(base))) for rows, emit in emitters.items()}
-    rooms = first + sum(sizes.values())
+    sizes = {count: INSTRUCTION_BYTES * len(emit.schedule.owners) for count, emit in emitters.items()}
+    rooms = first + sum(-(-size // ALIGN) * ALIGN for size in sizes.values())
     adapters = rooms + memory.size
     size = sum(adapter_offsets(target, p.shape, p.plan)[1] for p in placed.values() if p.shape.slots)
     programs: dict[int, tuple[Instruction, ...]] = {}
@@ -139,16 +224,18 @@ def build(
     for slot in range(1, slots + 1):
         registers |= slot_values(target, slot, adapters, rank)
     data = bytearray(memory.data) + bytes(first - len(memory.data))
-    for rows, emit in emitters.items():
-        programs[rows] = tuple(emit.schedule.program({0: 0, 1: rooms, 2: 0}))
-        check_program(programs[rows], registers)
-        check_program(programs[rows])
-        addresses[rows] = len(data)
-        data += encode_program(programs[rows])
-    one = emitters[1]
+    for count, emit in sorted(emitters.items()):
+        programs[count] = tuple(emit.schedule.program({0: 0, 1: rooms, 2: 0}))
+        check_program(programs[count], registers)
+        check_program(programs[count])
+        addresses[count] = len(data)
+        data += encode_program(programs[count])
+        data += bytes(-len(data) % ALIGN)
+    one = emitters[min(emitters)]
     return Image(
         data=bytes(data),
         programs=programs,
+        owners={count: tuple(emit.schedule.owners) for count, emit in sorted(emitters.items())},
         addresses=addresses,
         regions={name: (rooms + offset, count) for name, (offset, count) in memory.regions.items()},
         adapter_address=adapters,
@@ -159,11 +246,8 @@ def build(
         dim=one.dim,
         half=one.half,
         input_fraction=fractions[0],
-        output_fraction=fractions[1],
+        fractions=fractions[1],
         input_words=one.pitch[model.input],
         output_words=one.output_words,
         tilings={name: Tiling(p.shape, p.plan, p.tiles) for name, p in placed.items()},
     )
-
-
-__all__ = ["Image", "adapter_block", "build"]

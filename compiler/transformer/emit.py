@@ -6,7 +6,7 @@ keys, values, rows of embeddings and logits pass through memory. Linears and att
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,10 @@ from axlora.compiler.backend.plan import Plan, Shape, u_lines
 from axlora.compiler.backend.schedule import AREA_BITS, Schedule, Span
 from axlora.compiler.errors import BadModel
 from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
+from axlora.isa.positions import SLOTS, Position
 from axlora.isa.target import Target
 
 from .layout import Memory, Pool, Ring, words_of
-from .positions import SLOTS, Position
 from .rows import Cells, Heads, Table
 
 Int64 = npt.NDArray[np.int64]
@@ -47,50 +47,103 @@ class Placed:
 
 
 class RowEmit:
-    """`rows.Rows` as instructions for `tokens` rows (at most T)."""
+    """`rows.Rows` as instructions: blocks of rows whose values lie in VBUF together, in groups of at most T."""
 
     def __init__(
-        self, target: Target, placed: Mapping[str, Placed], memory: Memory, tokens: int, context: int, head: int
+        self,
+        target: Target,
+        placed: Mapping[str, Placed],
+        memory: Memory,
+        blocks: Sequence[tuple[int, int]],
+        context: int,
+        head: int,
+        dry: bool = False,
     ) -> None:
-        """`head`: features of the widest head."""
+        """`blocks`: (first row, rows) of each; `head`: features of the widest head; `dry`: only to see whether it fits."""
         t = self.target = target
-        self.placed, self.memory, self.tokens, self.context = placed, memory, tokens, context
-        self.schedule = Schedule()
+        self.placed, self.memory, self.context, self._blocks = placed, memory, context, blocks
+        self.first, self.count = blocks[0]
+        self.at, self.tokens = 0, 0
+        """The group: its first row in the block, and its rows."""
+        self.most = max(count for _, count in blocks)
+        self.schedule = Schedule(dry)
         self.pool = Pool(t.vbuf_words - t.lanes // t.vector_lanes)  # a head's codes are read in whole lines, beyond its end
         self.pitch: dict[str, int] = {}
         self.base: dict[str, int] = {}
+        self.whole: dict[str, bool] = {}
+        """Whether a value has a row for each of the block's, or for the group's only."""
         self.constants: dict[str, tuple[int, int, bool]] = {}
         """Name -> (offset in memory, words a row, whether a row a position)."""
-        self.tables: dict[str, int] = {}
         self.records: dict[tuple[int, int], int] = {}
-        self.table_next = 0
-        self.settings: dict[Opcode, dict[str, int]] = {}
+        self.settings: dict[tuple[Opcode, int], dict[str, int]] = {}
+        self.spilled: dict[str, str] = {}
+        """Value -> region that keeps it."""
+        self.idle_rooms: list[str] = []
+        """Regions of spilled values that are not needed any more."""
         longest = max((p.shape.blocks for p in placed.values()), default=1)
-        self.u_first = max(longest, -(-context // t.lanes))
+        own = -(-context // t.lanes)
+        groups = -(-self.most // t.tokens)
+        lora = max((u_lines(t, p.shape) for p in placed.values() if p.shape.slots), default=0)
+        self.u_stride, self.low_stride = longest, lora
+        self.u_first = groups * longest
+        self.heads_first = self.u_first + groups * lora
+        need = self.heads_first + own
         self.alike = -(-max(context, head + t.beat_bytes) // t.ports)
         self.fixed_records = 0
         self.wbuf = Ring("WBUF", t.wbuf_lines)
         self.pbuf = Ring("PBUF", t.pbuf_groups, 2 * self.alike)
         self.cbuf = Ring("CBUF", t.cbuf_words)
+        self.fbuf = Ring("FBUF", t.table_entries)
         self.acc = Ring("ACC", t.acc_words)
         self.obuf = Ring("OBUF", t.obuf_beats)
         self.sbuf = Ring("SBUF", t.sbuf_lines)
-        self.dim = self.half = self.slack = self.output_words = 0
-        need = self.u_first + max((u_lines(t, p.shape) for p in placed.values() if p.shape.slots), default=0)
+        self.dim = self.half = self.slack = 0
+        self.output_words: dict[int, int] = {}
         if need > t.ubuf_lines:
             raise BadModel(f"needs {need} lines of UBUF, {t.ubuf_lines} are there", f"target {t.name}", "more ubuf_lines")
+        if self.most > t.tbuf_tokens:
+            raise BadModel(f"{self.most} rows at once, TBUF has {t.tbuf_tokens}", f"target {t.name}", "more tbuf_tokens")
+        self.heads_ubuf = Ring("UBUF", min(t.ubuf_lines, self.heads_first + 2 * own), self.heads_first)
         slots = max((p.shape.slots for p in placed.values()), default=0)
         if slots > SLOTS:
             raise BadModel(f"{slots} adapter slots beside the registers of positions", "max-loras", f"at most {SLOTS}")
-        words = memory.room("token words", max(t.tokens * 4, t.beat_bytes))
-        self._load(Buffer.TBUF, ROOM + words, Span("TBUF", 0, t.tokens), 0, max(1, t.tokens * 4 // t.beat_bytes))
+        padded = -(-self.most * 4 // t.beat_bytes) * t.beat_bytes
+        words = memory.room("token words", padded)
+        self._load(Buffer.TBUF, ROOM + words, Span("TBUF", 0, self.most), 0, padded // t.beat_bytes)
+
+    # Blocks
+
+    def blocks(self) -> Sequence[tuple[int, int]]:
+        return self._blocks
+
+    def block(self, first: int, count: int) -> None:
+        self.first, self.count = first, count
+
+    def groups(self) -> Iterator[None]:
+        for at in range(0, self.count, self.target.tokens):
+            self.at, self.tokens = at, min(self.target.tokens, self.count - at)
+            yield
+
+    def operator(self, number: int) -> None:
+        self.schedule.owner = number
+
+    @property
+    def row(self) -> int:
+        """The group's first row of all."""
+        return self.first + self.at
+
+    @property
+    def group(self) -> int:
+        """The group's number in its block."""
+        return self.at // self.target.tokens
 
     # Instructions
 
     def _set(self, opcode: Opcode, **fields: int) -> None:
         """A setting, unless it holds already."""
-        if self.settings.get(opcode) != fields:
-            self.settings[opcode] = fields
+        key = (opcode, fields.get("segment", 0))
+        if self.settings.get(key) != fields:
+            self.settings[key] = fields
             self.schedule.add(opcode, **fields)
 
     def _load(self, buffer: Buffer, address: int, to: Span, beat: int, beats: int, **fields: int) -> None:
@@ -101,8 +154,8 @@ class RowEmit:
 
     def _region(self, address: int) -> Span:
         """The region of what changes in memory that an address lies in, as a whole."""
-        start = max(first for first, _ in self.memory.regions.values() if first <= address - ROOM)
-        return Span("memory", start, start + 1)
+        number = self.memory.region_at(address - ROOM)
+        return Span("memory", number, number + 1)
 
     def _vmap(
         self, a: int, b: int, to: int, words: int, reads: list[Span], writes: list[Span], rows: int, **fields: int
@@ -112,16 +165,34 @@ class RowEmit:
     # Rows
 
     def value(self, name: str, width: int) -> Cells:
-        t = self.target
-        whole = max(t.lanes, t.ports)
-        words = -(-(width + self.slack) // whole) * whole // t.vector_lanes
-        self.base[name] = self.pool.take(name, self.tokens * words)
-        self.pitch[name] = words
+        self.pitch[name] = self._pitch(width)
+        self.base[name] = self.pool.take(name, self.count * self.pitch[name])
+        self.whole[name] = True
+        return Cells(name, 0, width)
+
+    def _pitch(self, width: int) -> int:
+        """Words of a row."""
+        unit = max(self.target.lanes, self.target.ports)
+        return -(-(width + self.slack) // unit) * unit // self.target.vector_lanes
+
+    def temporary(self, name: str, width: int) -> Cells:
+        self.pitch[name] = self._pitch(width)
+        self.base[name] = self.pool.take(name, min(self.count, self.target.tokens) * self.pitch[name])
+        self.whole[name] = False
+        return Cells(name, 0, width)
+
+    def one_row(self, name: str, width: int) -> Cells:
+        self.pitch[name] = self._pitch(width)
+        self.base[name] = self.pool.keep(name, self.pitch[name])
+        self.whole[name] = False
+        self._line(self.base[name], self.pitch[name], self.base[name], ca=0)
         return Cells(name, 0, width)
 
     def take_over(self, name: str, cells: Cells) -> Cells:
         self.base[name], self.pitch[name] = self.base[cells.name], self.pitch[cells.name]
-        self.pool.taken[name] = self.pool.taken.pop(cells.name)
+        self.whole[name] = self.whole[cells.name]
+        if cells.name in self.pool.taken:  # not one of the rooms at the end
+            self.pool.taken[name] = self.pool.taken.pop(cells.name)
         return Cells(name, 0, cells.width)
 
     def free(self, cells: Cells) -> None:
@@ -151,15 +222,19 @@ class RowEmit:
             what = f"{cells.name!r} is cut at feature {cells.first}, words have {t.vector_lanes}"
             raise BadModel(what, f"target {t.name}", "heads, and halves of what turns in them, must be whole words")
         if cells.name not in self.constants:
-            return self.base[cells.name] + cells.first // t.vector_lanes, self.pitch[cells.name], []
+            pitch = self.pitch[cells.name]
+            row = self.at * pitch if self.whole[cells.name] else 0
+            return self.base[cells.name] + row + cells.first // t.vector_lanes, pitch, []
         offset, words, by_position = self.constants[cells.name]
         rows = self.tokens if by_position else 1
         unit = max(1, t.beat_bytes // t.vector_word_bytes)
-        place = self.cbuf.held.get(cells.name)
+        key = (cells.name, self.row if by_position else 0)
+        place = self.cbuf.held.get(key)
         if place is None:
-            place = self.cbuf.take(rows * words, unit, cells.name)
+            place = self.cbuf.take(rows * words, unit, key)
             beats = rows * words * t.vector_word_bytes // t.beat_bytes
             extra = {"rx": int(Position.TURN)} if by_position else {}
+            offset += key[1] * words * t.vector_word_bytes
             self._load(Buffer.CBUF, offset, place, place.first * t.vector_word_bytes // t.beat_bytes, beats, **extra)
         return CBUF_BIT + place.first, words if by_position else 0, [place]
 
@@ -191,10 +266,10 @@ class RowEmit:
             self._set(Opcode.VLEN, valid=a.width)
         self._set(Opcode.VPITCH, a=pitch, b=pitch_b, to=to_pitch)
         if table is not None:
-            first = self._table(table)
-            fields = {"low": table.low, "first": first, "last": len(table.records) - 1, "step": table.step}
+            place = self._table(table)
+            fields = {"low": table.low, "first": place.first, "last": len(table.records) - 1, "step": table.step}
             self._set(Opcode.VTAB, **fields, shift=table.shift)
-            reads = [*reads, Span("FBUF", first, first + len(table.records))]
+            reads = [*reads, place]
         elif function is not Map.SCALE:
             self._set(Opcode.VCON, ca=ca, cb=cb, shift=shift)
         self._vmap(
@@ -216,97 +291,156 @@ class RowEmit:
         )
 
     def _visible(self, heads: Heads) -> None:
-        """Keys up to each row's own are valid; without a causal mask, all up to the last row's."""
-        self._set(Opcode.VLEN, valid=1 if heads.causal else self.tokens, rx=int(Position.FIRST), step=int(heads.causal))
+        """Keys up to each row's own are valid; without a causal mask, all that are no padding."""
+        if heads.causal:
+            self._set(Opcode.VLEN, valid=1 + self.row, rx=int(Position.FIRST), step=1)
+        else:
+            self._set(Opcode.VLEN, valid=0, rx=int(Position.KEYS))
 
-    def _table(self, table: Table) -> int:
-        if table.name not in self.tables:
-            t = self.target
-            count = len(table.records)
+    def _table(self, table: Table) -> Span:
+        """The table's place in FBUF, where it stays until others need the room."""
+        t = self.target
+        count = len(table.records)
+        place = self.fbuf.held.get(table.name)
+        if place is None:
             unit = max(1, t.beat_bytes // 8)
             padded = -(-count // unit) * unit
-            if self.table_next + padded > t.table_entries:
-                hint = "a target with more table_entries"
-                raise BadModel(f"function tables need more than {t.table_entries} entries", f"target {t.name}", hint)
             records = np.zeros((padded, 2), "<i4")
             records[:count] = table.records
-            place = Span("FBUF", self.table_next, self.table_next + padded)
+            place = self.fbuf.take(padded, unit, table.name)
             offset = self.memory.put(records.tobytes())
             self._load(Buffer.FBUF, offset, place, place.first * 8 // t.beat_bytes, padded * 8 // t.beat_bytes)
-            self.tables[table.name] = place.first
-            self.table_next = place.stop
-        return self.tables[table.name]
+        return Span("FBUF", place.first, place.first + count)
 
     def scalar(self, function: Row, slot: int, factor: int, shift: int, add: int = 0, adjust: int = 0) -> None:
         fields = {"function": function, "factor": factor, "add": add, "shift": shift, "adjust": adjust, "scalar": slot}
         self.schedule.add(Opcode.VROW, rows=self.tokens, **fields)
 
-    def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int, keys: Heads | None = None) -> None:
+    def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int, heads: Heads | None, keys: bool) -> None:
         t = self.target
-        fields = {"factor": factor, "shift": shift, "adjust": adjust, "to": token & 255, "scalar": 1}
+        fields = {"factor": factor, "shift": shift, "adjust": adjust, "to": token & 255, "scalar": 1, "add": self.at}
         self.schedule.add(Opcode.VROW, function=Row.TOKEN, rows=self.tokens, **fields)
         at, pitch, _ = self._operand(x)
         lines = -(-x.width // t.lanes)
-        if keys is not None:
-            self._visible(keys)
+        if heads is not None and keys:
+            self._visible(heads)
         else:
             self._set(Opcode.VLEN, valid=x.width)
         self._set(Opcode.VPITCH, a=pitch, b=pitch, to=0)
+        place = self.heads_ubuf.take(lines) if heads is not None else self._codes(lines)
+        self.active = place
         self._vmap(
             at,
             at,
-            0,
-            0 if keys is not None else lines * t.lanes // t.vector_lanes,
+            place.first,
+            0 if keys else lines * t.lanes // t.vector_lanes,
             [],
-            [Span("UBUF", 0, lines)],
+            [place],
             self.tokens,
             function=Map.SCALE,
             into=Into.UBUF,
             size=t.activation_bits // 16,
             scale=1,
-            **({"rz": int(Position.WORDS)} if keys is not None else {}),
+            **({"rz": int(Position.WORDS)} if keys else {}),
         )
+
+    def _codes(self, lines: int) -> Span:
+        """The group's place in UBUF for what linears read."""
+        first = self.group * self.u_stride
+        return Span("UBUF", first, first + lines)
 
     # Shared with linears and attention
 
     def _requantize(self, acc: Span, records: Span, to: int, pitch: int, **fields: int) -> None:
         self._set(Opcode.VOUT, size=2, vbuf=1)
         self._set(Opcode.VPITCH, a=0, b=0, to=pitch)
-        reads = [acc, records, Span("TBUF", 0, self.target.tokens)]
-        self.schedule.add(Opcode.VREQ, reads, [], acc=acc.first, to=to, tokens=self.tokens, **fields)
+        reads = [acc, records, self._tokens()]
+        self.schedule.add(Opcode.VREQ, reads, [], acc=acc.first, to=to, tokens=self.tokens, token=self.at, **fields)
+
+    def _tokens(self) -> Span:
+        return Span("TBUF", 0, self.most)
 
     def _store(self, address: int, source: Span, beats: int, width: int, register: int) -> None:
         bytes_field = width.bit_length() if 0 < width < self.target.beat_bytes else 0
         fields = {"address": address, "beat": source.first, "beats": beats, "bytes": bytes_field, "rx": int(register)}
         self.schedule.add(Opcode.STORE, [source], [self._region(address)], rows=1, **fields)
 
-    # The ends
+    # Memory
 
     def read_input(self, cells: Cells) -> None:
         """Rows of embeddings from memory to a value."""
+        self._read("input", cells)
+
+    def spill(self, cells: Cells) -> None:
+        t = self.target
+        if cells.name not in self.spilled:
+            size = self._rows() * self.pitch[cells.name] * t.vector_word_bytes
+            fit = [name for name in self.idle_rooms if self.memory.regions[name][1] == size]
+            self.spilled[cells.name] = fit[0] if fit else f"rows {len(self.spilled) + len(self.idle_rooms)}"
+            self.idle_rooms = [name for name in self.idle_rooms if name not in fit[:1]]
+            self.memory.room(self.spilled[cells.name], size)
+        self._write(self.spilled[cells.name], cells)
+        self.free(cells)
+
+    def restore(self, name: str, width: int) -> Cells:
+        cells = self.value(name, width)
+        self._read(self.spilled[name], cells)
+        return cells
+
+    def forget(self, name: str) -> None:
+        self.idle_rooms.append(self.spilled.pop(name))
+
+    def write_output(self, number: int, cells: Cells) -> None:
+        """A value to memory, s32 rows of whole words."""
+        self.output_words[number] = self.pitch[cells.name]
+        self._write(f"output {number}", cells)
+
+    def _rows(self) -> int:
+        """Rows of a region that holds all rows."""
+        return max(first + -(-count // self.target.tokens) * self.target.tokens for first, count in self._blocks)
+
+    def _read(self, region: str, cells: Cells) -> None:
         t = self.target
         words = self.pitch[cells.name]
         unit = max(1, t.beat_bytes // t.vector_word_bytes)
-        place = self.cbuf.take(self.tokens * words, unit)
-        where = ROOM + self.memory.room("input", t.tokens * words * t.vector_word_bytes)
-        beat = t.vector_word_bytes
-        self._load(Buffer.CBUF, where, place, place.first * beat // t.beat_bytes, self.tokens * words * beat // t.beat_bytes)
+        size = words * t.vector_word_bytes
+        start = ROOM + self.memory.room(region, self._rows() * size)
+        for _ in self.groups():
+            place = self.cbuf.take(self.tokens * words, unit)
+            beat = place.first * t.vector_word_bytes // t.beat_bytes
+            self._load(Buffer.CBUF, start + self.row * size, place, beat, self.tokens * size // t.beat_bytes)
+            to = self.base[cells.name] + self.at * words
+            self._line(CBUF_BIT + place.first, words, to, rows=self.tokens, reads=[place])
+
+    def _write(self, region: str, cells: Cells) -> None:
+        t = self.target
+        words = self.pitch[cells.name]
+        beats = words * t.vector_word_bytes // t.beat_bytes
+        start = ROOM + self.memory.room(region, self._rows() * words * t.vector_word_bytes)
+        for _ in self.groups():
+            place = self.obuf.take(self.tokens * beats)
+            at, _, _ = self._operand(Cells(cells.name, 0, cells.width))
+            self._copy(at, words, place, beats, words)
+            self._store(start + self.row * words * t.vector_word_bytes, place, self.tokens * beats, 0, 0)
+
+    def _line(
+        self,
+        a: int,
+        words: int,
+        to: int,
+        rows: int = 1,
+        b: int | None = None,
+        ca: int = 1,
+        cb: int = 0,
+        shift: int = 0,
+        reads: Sequence[Span] = (),
+    ) -> None:
+        """Whole rows of words by MAC, VBUF or CBUF to VBUF."""
         self._set(Opcode.VLEN, valid=EVERY)
         self._set(Opcode.VPITCH, a=words, b=words, to=words)
-        self._set(Opcode.VCON, ca=1, cb=0, shift=0)
-        at = self.base[cells.name]
+        self._set(Opcode.VCON, ca=ca, cb=cb, shift=shift)
         fields = {"function": Map.MAC, "into": Into.VBUF, "size": 2}
-        self._vmap(CBUF_BIT + place.first, CBUF_BIT + place.first, at, words, [place], [], self.tokens, **fields)
-
-    def write_output(self, cells: Cells) -> None:
-        """A value to memory, s32 rows of whole words."""
-        t = self.target
-        words = self.output_words = self.pitch[cells.name]
-        beats = words * t.vector_word_bytes // t.beat_bytes
-        place = self.obuf.take(self.tokens * beats)
-        where = ROOM + self.memory.room("output", t.tokens * words * t.vector_word_bytes)
-        self._copy(self.base[cells.name], words, place, beats, words)
-        self._store(where, place, self.tokens * beats, 0, 0)
+        self._vmap(a, a if b is None else b, to, words, list(reads), [], rows, **fields)
 
     def _copy(self, at: int, pitch: int, place: Span, beats: int, words: int) -> None:
         """Rows of words from VBUF to OBUF, `beats` a row."""
@@ -315,3 +449,54 @@ class RowEmit:
         self._set(Opcode.VCON, ca=1, cb=0, shift=0)
         fields = {"function": Map.MAC, "into": Into.OBUF, "size": 2}
         self._vmap(at, at, place.first, words, [], [place], self.tokens, **fields)
+
+    # One row of all
+
+    def pick(self, x: Cells, out: Cells) -> None:
+        if self.row == 0:
+            self._line(self._operand(x)[0], self.pitch[out.name], self.base[out.name])
+
+    def gather(self, x: Cells, out: Cells, shift: int) -> None:
+        """Row by row, each times 1 or, for padding, 0: a word a row that the host writes."""
+        words, total = self.pitch[out.name], self.base[out.name]
+        weights, place = self._weights_of_rows()
+        self._set(Opcode.VLEN, valid=1)
+        self._set(Opcode.VPITCH, a=place[1], b=place[1], to=0)
+        self._set(Opcode.VCON, ca=1, cb=0, shift=0)
+        fields = {"function": Map.MAC, "reduce": Reduce.SUM, "into": Into.NOTHING, "size": 0}
+        self._vmap(weights, weights, 0, 1, [place[0]], [], self.tokens, **fields)
+        self.scalar(Row.COPY, 0, 1, 0)
+        kept = self.temporary(f"{out.name} kept", x.width)
+        self.map(Map.SCALE, x, out=kept, scale=0)
+        for r in range(self.tokens):
+            self._line(self.base[kept.name] + r * self.pitch[kept.name], words, total, b=total, cb=1 << shift, shift=shift)
+        self.free(kept)
+
+    def _weights_of_rows(self) -> tuple[int, tuple[Span, int]]:
+        """1 or 0 a row, the group's in CBUF: operand, (place, words a row)."""
+        t = self.target
+        unit = max(1, t.beat_bytes // t.vector_word_bytes)
+        start = ROOM + self.memory.room("row weights", self._rows() * unit * t.vector_word_bytes)
+        place = self.cbuf.take(self.tokens * unit, unit)
+        size = unit * t.vector_word_bytes
+        self._load(
+            Buffer.CBUF,
+            start + self.row * size,
+            place,
+            place.first * t.vector_word_bytes // t.beat_bytes,
+            self.tokens * size // t.beat_bytes,
+        )
+        return CBUF_BIT + place.first, (place, unit)
+
+    def count_rows(self) -> None:
+        t = self.target
+        unit = max(1, t.beat_bytes // t.vector_word_bytes)
+        size = unit * t.vector_word_bytes
+        start = ROOM + self.memory.room("row count", size)
+        place = self.cbuf.take(unit, unit)
+        self._load(Buffer.CBUF, start, place, place.first * t.vector_word_bytes // t.beat_bytes, size // t.beat_bytes)
+        self._set(Opcode.VLEN, valid=1)
+        self._set(Opcode.VPITCH, a=unit, b=unit, to=0)
+        self._set(Opcode.VCON, ca=1, cb=0, shift=0)
+        fields = {"function": Map.MAC, "reduce": Reduce.SUM, "into": Into.NOTHING, "size": 0}
+        self._vmap(CBUF_BIT + place.first, CBUF_BIT + place.first, 0, 1, [place], [], 1, **fields)

@@ -10,15 +10,15 @@ from axlora.compiler.backend.schedule import Span
 from axlora.compiler.errors import BadModel
 from axlora.isa.formats import Format
 from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
+from axlora.isa.positions import Position
 
 from .emit import ROOM
 from .emit_linears import LinearEmit
-from .positions import Position
 from .rows import Cells, Heads
 
 
 class Emit(LinearEmit):
-    """`rows.Rows` as instructions for `tokens` rows (at most T)."""
+    """`rows.Rows` as instructions."""
 
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         t, d = self.target, heads.dim
@@ -35,7 +35,7 @@ class Emit(LinearEmit):
                 fields = {"factor": factor, "shift": shift, "adjust": adjust, "scalar": 1, "to": scales.first, "write": 1}
                 self.schedule.add(Opcode.VROW, [], [scales], function=Row.RECIPROCAL, rows=self.tokens, **fields)
                 for r in range(self.tokens):
-                    where = self._cache(heads, head, f"{kind} scales") + 4 * r
+                    where = self._cache(heads, head, f"{kind} scales") + 4 * (self.row + r)
                     self._store(where, Span("OBUF", scales.first + r, scales.first + r + 1), 1, 4, Position.SCALE)
                 beats = wide // (t.beat_bytes if kind == "K" else t.ports)
                 place = self.obuf.take(self.tokens * beats)
@@ -46,12 +46,14 @@ class Emit(LinearEmit):
                 self._vmap(at, at, place.first, self._words(wide), [], [place], self.tokens, function=Map.SCALE, scale=1, **to)
                 where = self._cache(heads, head, kind)
                 if kind == "K":
-                    self._store(where, place, self.tokens * beats, 0, Position.KEY)
+                    self._store(where + self.row * wide, place, self.tokens * beats, 0, Position.KEY)
                     continue
                 for r in range(self.tokens):
+                    row = self.row + r
+                    lines = where + row // t.lanes * t.lanes * wide + row % t.lanes * t.ports
                     for j in range(beats):
                         beat = place.first + r * beats + j
-                        to_tile = where + r * t.ports + j * t.wbuf_line_bytes
+                        to_tile = lines + j * t.wbuf_line_bytes
                         self._store(to_tile, Span("OBUF", beat, beat + 1), 1, t.ports, Position.VALUE)
 
     def _wide(self, heads: Heads) -> int:
@@ -80,16 +82,13 @@ class Emit(LinearEmit):
         first = self.records[m1, shift]
         return Span("PBUF", first, first + groups)
 
-    def _attend(
-        self, tile: Span, acc: Span, lines: int, records: Span, out: Cells, weights: dict[str, int], **fields: int
-    ) -> None:
+    def _attend(self, tile: Span, acc: Span, records: Span, out: Cells, weights: dict[str, int], **fields: int) -> None:
         """The activation times a tile of the cache, to a value."""
-        add = self.schedule.add
-        add(Opcode.SEGW, segment=0, format=Format.S8, line=tile.first, **weights)
-        add(Opcode.SEGA, segment=0)
-        product = {"segments": 1, "acc": acc.first, "line": UBUF_BIT, "first": 1, "tokens": self.tokens}
+        self._segment(0, {"format": Format.S8, "line": tile.first} | weights, {})
+        product = {"segments": 1, "acc": acc.first, "line": UBUF_BIT + self.active.first, "first": 1}
+        product |= {"tokens": self.tokens, "token": self.at}
         blocks = {"rz": fields["rz"]} if "rz" in fields else {"blocks": fields["blocks"]}
-        add(Opcode.MATMUL, [tile, Span("UBUF", 0, lines), Span("TBUF", 0, self.target.tokens)], [acc], **product, **blocks)
+        self.schedule.add(Opcode.MATMUL, [tile, self.active, self._tokens()], [acc], **product, **blocks)
         self._set(Opcode.VCFG, base=records.first, token_scale=1, row_scale=1)
         at, pitch, _ = self._operand(out)
         groups = {k: v for k, v in weights.items() if k in ("groups", "rz")}
@@ -126,7 +125,7 @@ class Emit(LinearEmit):
             self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, rows=0, rz=int(Position.KEYS))
         acc = self.acc.take(groups)
         weights = {"rz": int(Position.GROUPS), "block_stride": 1, "group_stride": blocks}
-        self._attend(tile, acc, blocks, self._uniform(m1, m1_shift, groups), out, weights, blocks=blocks)
+        self._attend(tile, acc, self._uniform(m1, m1_shift, groups), out, weights, blocks=blocks)
         self._by_scales(heads, head, "K", out, key_shift, Reduce.MAX)
 
     def weigh(self, heads: Heads, head: int, e: Cells, shift: int) -> None:
@@ -155,4 +154,4 @@ class Emit(LinearEmit):
         acc = self.acc.take(groups)
         weights = {"groups": groups, "block_stride": groups, "group_stride": 1}
         records = self._uniform(m1, m1_shift, groups)
-        self._attend(tile, acc, blocks, records, out, weights, rz=int(Position.BLOCKS))
+        self._attend(tile, acc, records, out, weights, rz=int(Position.BLOCKS))

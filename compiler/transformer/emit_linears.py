@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import u_lines
@@ -21,61 +21,61 @@ class LinearEmit(RowEmit):
 
     def linear(self, name: str, out: Cells) -> None:
         t = self.target
-        base, pitch, _ = self._operand(out)
         for first, count, acc, records in self._tiles(self.placed[name]):
-            self._requantize(acc, records, base + first * t.ports // t.vector_lanes, pitch, groups=count)
+            to, pitch, _ = self._operand(out)
+            self._requantize(acc, records, to + first * t.ports // t.vector_lanes, pitch, groups=count)
 
-    def logits(self, name: str) -> None:
+    def logits(self, number: int, name: str) -> None:
         t, p = self.target, self.placed[name]
-        tile = self.value("logits", p.plan.columns * t.ports)
-        at, pitch, _ = self._operand(tile)
-        self.output_words = p.shape.groups * t.ports // t.vector_lanes
-        row = self.output_words * t.vector_word_bytes
-        where = ROOM + self.memory.room("output", t.tokens * row)
+        tile = self.temporary(f"output {number}", p.plan.columns * t.ports)
+        to, pitch, _ = self._operand(tile)
+        self.output_words[number] = p.shape.groups * t.ports // t.vector_lanes
+        size = self.output_words[number] * t.vector_word_bytes
+        where = ROOM + self.memory.room(f"output {number}", self._rows() * size)
         for first, count, acc, records in self._tiles(p):
-            self._requantize(acc, records, at, pitch, groups=count)
+            self._requantize(acc, records, to, pitch, groups=count)
             beats = count * t.ports * 4 // t.beat_bytes
             place = self.obuf.take(self.tokens * beats)
-            self._copy(at, pitch, place, beats, count * t.ports // t.vector_lanes)
+            self._copy(to, pitch, place, beats, count * t.ports // t.vector_lanes)
             for r in range(self.tokens):
                 source = Span("OBUF", place.first + r * beats, place.first + (r + 1) * beats)
-                self._store(where + r * row + first * t.ports * 4, source, beats, 0, 0)
+                self._store(where + (self.row + r) * size + first * t.ports * 4, source, beats, 0, 0)
+        self.free(tile)
 
     def _tiles(self, p: Placed) -> Iterator[tuple[int, int, Span, Span]]:
-        """The sums of each column tile: (first column group, groups, accumulators, records), ready for VREQ."""
+        """The sums of each column tile and group: (first column group, groups, accumulators, records), ready for VREQ."""
         t = self.target
         s, plan, own = p.shape, p.plan, p.linear
         offsets = adapter_offsets(t, s, plan)[0]
-        low_acc: Span | None = None
         for n, (first, count) in enumerate(plan.column_tiles(s)):
             with_a = bool(s.slots) and n == 0
             tile = self.wbuf.take(s.blocks * count * s.storage // 8 + (1 if s.per_group else 0))
             self._weights(p, n, count, tile)
+            scales = self._scales(p, n, count) if s.per_group else Span("SBUF", 0, 0)
             adapters = self._adapter_weights(p, n, count, offsets, with_a) if s.slots else []
             records = self._records(p, n, (first, count), offsets, with_a)
             words = count * (2 if s.slots else 1)
-            acc = self.acc.take(words + (s.rank_groups if with_a else 0))
-            if with_a:
-                low_acc = Span("ACC", acc.first + words, acc.stop)
-            self._product(p, n, count, tile, adapters if with_a else [], acc, words)
-            if with_a and low_acc is not None:
-                self._low(p, low_acc, records, (1 + s.slots) * count)
-            if s.slots:
-                self._high(p, count, adapters, acc)
-            self._set(
-                Opcode.VCFG,
-                base=records.first,
-                adapters=records.first + count if s.slots else 0,
-                adapter_stride=count if s.slots else 0,
-                acc2=count if s.slots else 0,
-                guard=own.guard,
-                token_scale=1,
-                bias_end=int(own.bias_end),
-                bias_shift=own.bias_shift,
-                adapter=int(s.slots > 0),
-                row_scale=1,
-            )
-            yield first, count, acc, records
+            for _ in self.groups():
+                acc = self.acc.take(words + (s.rank_groups if with_a else 0))
+                self._product(p, count, (tile, scales), adapters if with_a else [], acc, words)
+                if with_a:
+                    self._low(p, Span("ACC", acc.first + words, acc.stop), records, (1 + s.slots) * count)
+                if s.slots:
+                    self._high(p, count, adapters, acc)
+                self._set(
+                    Opcode.VCFG,
+                    base=records.first,
+                    adapters=records.first + count if s.slots else 0,
+                    adapter_stride=count if s.slots else 0,
+                    acc2=count if s.slots else 0,
+                    guard=own.guard,
+                    token_scale=1,
+                    bias_end=int(own.bias_end),
+                    bias_shift=own.bias_shift,
+                    adapter=int(s.slots > 0),
+                    row_scale=1,
+                )
+                yield first, count, acc, records
 
     def _weights(self, p: Placed, n: int, count: int, tile: Span) -> None:
         t, s = self.target, p.shape
@@ -149,56 +149,37 @@ class LinearEmit(RowEmit):
                 load(ADAPTER + p.adapter + offsets[1], at, s.rank_groups, rx=address, rows=0, rz=rank)
         return place
 
+    def _segment(self, number: int, weight: Mapping[str, int], sums: Mapping[str, int]) -> None:
+        self._set(Opcode.SEGW, segment=number, **weight)
+        self._set(Opcode.SEGA, segment=number, **sums)
+
     def _product(
-        self, p: Placed, n: int, count: int, tile: Span, adapters: list[tuple[Span, Span]], acc: Span, words: int
+        self, p: Placed, count: int, held: tuple[Span, Span], adapters: list[tuple[Span, Span]], acc: Span, words: int
     ) -> None:
-        """x.W, and x.A of every slot beside it."""
-        s, number, reads = p.shape, 0, [tile]
-        add = self.schedule.add
-        scales = Span("SBUF", 0, 0)
-        if s.per_group:
-            add(Opcode.SEGW, segment=0, format=Format.S8, line=tile.stop - 1, groups=1)
-            add(Opcode.SEGA, segment=0, scaled=1, sums=1)
-            number = 1
-            scales = self._scales(p, n, count)
-            reads.append(scales)
-        weight = {"format": p.linear.weight.fmt, "line": tile.first, "groups": count, "block_stride": count, "group_stride": 1}
-        add(Opcode.SEGW, segment=number, **weight)
-        add(
-            Opcode.SEGA,
-            segment=number,
-            scale_line=scales.first,
-            scale_stride=count if s.per_group else 0,
-            scaled=int(s.per_group > 0),
-        )
-        number += 1
+        """x.W, and x.A of every slot beside it; `held`: the tile in WBUF, its group scales in SBUF."""
+        s, number = p.shape, 0
+        tile, scales = held
+        reads = [tile]
         if p.linear.weight.codebook is not None:
             raise BadModel("codebook weights", p.linear.name, "4-bit integers are taken")
+        if s.per_group:
+            self._segment(0, {"format": Format.S8, "line": tile.stop - 1, "groups": 1}, {"scaled": 1, "sums": 1})
+            number = 1
+            reads.append(scales)
+        scaled = {"scale_line": scales.first, "scale_stride": count, "scaled": 1} if s.per_group else {}
+        weight = {"format": p.linear.weight.fmt, "line": tile.first, "groups": count, "block_stride": count, "group_stride": 1}
+        self._segment(number, weight, scaled)
+        number += 1
         for slot, (a, _) in enumerate(adapters, 1):
             rank = slot_registers(slot)[1]
-            add(
-                Opcode.SEGW,
-                segment=number,
-                format=Format.S8,
-                slot=slot,
-                line=a.first,
-                rz=rank,
-                block_stride=1,
-                group_stride=s.blocks,
-            )
-            add(Opcode.SEGA, segment=number, acc=words)
+            weight = {"slot": slot, "line": a.first, "rz": rank, "block_stride": 1, "group_stride": s.blocks}
+            self._segment(number, {"format": Format.S8} | weight, {"acc": words})
             reads.append(a)
             number += 1
-        reads += [Span("UBUF", 0, s.blocks), Span("TBUF", 0, self.target.tokens)]
-        fields = {
-            "segments": number,
-            "acc": acc.first,
-            "line": UBUF_BIT,
-            "blocks": s.blocks,
-            "first": 1,
-            "per_group": s.per_group,
-        }
-        add(Opcode.MATMUL, reads, [acc], tokens=self.tokens, **fields)
+        place = self._codes(s.blocks)
+        fields = {"acc": acc.first, "line": UBUF_BIT + place.first, "blocks": s.blocks, "first": 1, "per_group": s.per_group}
+        reads += [place, self._tokens()]
+        self.schedule.add(Opcode.MATMUL, reads, [acc], segments=number, tokens=self.tokens, token=self.at, **fields)
 
     def _scales(self, p: Placed, n: int, count: int) -> Span:
         """Group scales of column tile `n` in SBUF."""
@@ -209,28 +190,29 @@ class LinearEmit(RowEmit):
         self._load(Buffer.SBUF, p.scales[n], place, place.first * beats, lines * beats)
         return place
 
+    def _low_place(self, p: Placed) -> Span:
+        """The group's place in UBUF for x.A."""
+        first = self.u_first + self.group * self.low_stride
+        return Span("UBUF", first, first + u_lines(self.target, p.shape))
+
     def _low(self, p: Placed, acc: Span, records: Span, first_record: int) -> None:
         """x.A of every slot to block floating point in UBUF."""
-        s = p.shape
+        s, place = p.shape, self._low_place(p)
         for slot in range(1, s.slots + 1):
             self._set(
                 Opcode.VCFG, base=records.first + first_record + (slot - 1) * s.rank_groups, bias_shift=p.linear.bias_shift
             )
-            rank = slot_registers(slot)[1]
-            place = Span("UBUF", self.u_first, self.u_first + u_lines(self.target, s))
-            fields = {"acc": acc.first, "to": UBUF_BIT + self.u_first, "rz": rank, "slot": slot}
-            reads = [acc, records, Span("TBUF", 0, self.target.tokens)]
-            self.schedule.add(Opcode.VQT, reads, [place], tokens=self.tokens, **fields)
+            fields = {"acc": acc.first, "to": UBUF_BIT + place.first, "rz": slot_registers(slot)[1], "slot": slot}
+            reads = [acc, records, self._tokens()]
+            self.schedule.add(Opcode.VQT, reads, [place], tokens=self.tokens, token=self.at, **fields)
 
     def _high(self, p: Placed, count: int, adapters: list[tuple[Span, Span]], acc: Span) -> None:
         """(x.A).B of every slot beside the base's sums."""
-        s = p.shape
+        place = self._low_place(p)
         for slot, (_, b) in enumerate(adapters, 1):
-            blocks = slot_registers(slot)[2]
             weight = {"slot": slot, "line": b.first, "groups": count, "block_stride": count, "group_stride": 1}
-            self.schedule.add(Opcode.SEGW, segment=0, format=Format.S8, **weight)
-            self.schedule.add(Opcode.SEGA, segment=0)
-            place = Span("UBUF", self.u_first, self.u_first + u_lines(self.target, s))
-            reads = [b, place, Span("TBUF", 0, self.target.tokens)]
-            fields = {"segments": 1, "acc": acc.first + count, "line": UBUF_BIT + self.u_first, "rz": blocks, "first": 1}
-            self.schedule.add(Opcode.MATMUL, reads, [acc], tokens=self.tokens, **fields)
+            self._segment(0, {"format": Format.S8} | weight, {})
+            reads = [b, place, self._tokens()]
+            blocks = slot_registers(slot)[2]
+            fields = {"segments": 1, "acc": acc.first + count, "line": UBUF_BIT + place.first, "rz": blocks, "first": 1}
+            self.schedule.add(Opcode.MATMUL, reads, [acc], tokens=self.tokens, token=self.at, **fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,6 +73,17 @@ class Pool:
         self.taken[name] = (start, start + count)
         return start
 
+    def keep(self, name: str, count: int) -> int:
+        """First word of a room at the end that is never given back.
+
+        Raises:
+            BadModel: no such room.
+        """
+        if self.taken or count > self.size:
+            raise BadModel(f"{name!r} needs {count} words of VBUF, {self.size} are there", "target", "more vbuf_words")
+        self.size -= count
+        return self.size
+
     def free(self, name: str) -> None:
         """Give a room back."""
         self.taken.pop(name, None)
@@ -84,6 +96,8 @@ class Memory:
     data: bytearray = field(default_factory=bytearray)
     regions: dict[str, tuple[int, int]] = field(default_factory=dict)
     """What changes while it runs: name -> offset behind the data, bytes."""
+    starts: list[int] = field(default_factory=list)
+    """Offsets of the regions, in their order."""
     size: int = 0
     known: dict[bytes, int] = field(default_factory=dict)
 
@@ -98,8 +112,13 @@ class Memory:
         """Offset behind the read-only data of a region of `size` bytes that runs write."""
         if name not in self.regions:
             self.regions[name] = (self.size, size)
+            self.starts.append(self.size)
             self.size += -(-size // ALIGN) * ALIGN
         return self.regions[name][0]
+
+    def region_at(self, offset: int) -> int:
+        """Number of the region that holds the byte at `offset` behind the data."""
+        return bisect.bisect_right(self.starts, offset) - 1
 
 
 def words_of(target: Target, values: Int64) -> bytes:

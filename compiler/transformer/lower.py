@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from axlora.compiler.errors import UnsupportedOperator
 from axlora.isa.opcodes import Map, Reduce, Row
 
-from .ops import Add, Apply, Attention, Linear, Mul, Norm, NormKind, Op, Rotary, Transformer
+from .ops import Add, Apply, Attention, Linear, Mul, Norm, NormKind, Op, Pool, PoolKind, Rotary, Transformer, operands
 from .rows import Cells, Heads, Rows
 from .tables import exp_table, function_table
 
@@ -26,6 +27,7 @@ SPARE_BITS = 2
 TABLE_FRACTION = 18
 """Of what goes through a function and comes out: one table serves every layer; values reach +-2**13."""
 SQUARE_SHIFT = 28
+HINT = "compile with --operators linears"
 FACTOR_BITS = 14
 """A factor of MAC is at most 2**14."""
 EXP_FRACTION = 30
@@ -61,10 +63,12 @@ class _Lowering:
     widths: Mapping[str, int]
     bits: int
     context: int
+    smooth: Mapping[str, Float64]
+    """Value -> what its channels are divided by for linears."""
     fractions: dict[str, int] = field(default_factory=dict)
     cells: dict[str, Cells] = field(default_factory=dict)
-    logits: str = ""
-    """What the last linear writes, if nothing reads it."""
+    outputs: Mapping[str, int] = field(default_factory=dict)
+    """Value that is an output and that nothing reads -> number of the output."""
     dying: set[str] = field(default_factory=set)
     """What the operator reads for the last time, and whose room no result has taken over."""
     active: str = ""
@@ -95,36 +99,53 @@ class _Lowering:
         if self.active != op.x:
             self.activate(op.x)
         f = -round(math.log2(self.steps[op.name]))
-        if op.y == self.logits:
+        if op.y in self.outputs:
             self.fractions[op.y] = f
-            self.rows.logits(op.name)
+            self.rows.logits(self.outputs[op.y], op.name)
         else:
             self.rows.linear(op.name, self.out(op.y, f))
 
     def activate(self, name: str) -> None:
         """Codes of a value, a scale a token."""
-        x = self.cells[name]
-        self.rows.map(Map.MAC, x, reduce=Reduce.ABSMAX)
-        self.codes(x, self.fractions[name], self.bits - 8)
+        x, rows, f = self.cells[name], self.rows, self.fractions[name]
         self.active = name
+        if name not in self.smooth:
+            for _ in rows.groups():
+                rows.map(Map.MAC, x, reduce=Reduce.ABSMAX)
+                self.codes(x, f, self.bits - 8)
+            return
+        # Channels are divided first: by a constant's product, at a fraction that holds the largest quotient.
+        inverse = 1 / self.smooth[name]
+        fs = fraction(float(inverse.max()), 0)
+        fy = max(min(self.seen(f"{name}/smooth"), f + fs), f + fs - 63)
+        by = rows.constant(f"{name} channels", np.rint(np.ldexp(inverse, fs)).astype(np.int64))
+        y = rows.temporary(f"{name} divided", x.width)
+        for _ in rows.groups():
+            rows.map(Map.MUL, x, by, out=y, shift=f + fs - fy, reduce=Reduce.ABSMAX)
+            self.codes(y, fy, self.bits - 8)
+        rows.free(y)
 
-    def codes(self, x: Cells, f: int, up: int, keys: Heads | None = None) -> None:
+    def codes(self, x: Cells, f: int, up: int, heads: Heads | None = None, keys: bool = False) -> None:
         """The last ABSMAX R and x to codes: u = R / qmax 2**16, code = x 2**16 / u, scale = u / 2**(f + 16) times 2**up."""
         factor, shift = ratio(1 / ((1 << (self.bits - 1)) - 1))
-        self.rows.quantize(x, factor, shift - 16, 16, f + 16 - up, keys)
+        self.rows.quantize(x, factor, shift - 16, 16, f + 16 - up, heads, keys)
 
     def norm(self, op: Norm) -> None:
         x, y, n = self.cells[op.x], self.out(op.y, fraction(self.largest[op.y])), op.gain.size
-        for first in range(0, x.width, n):
-            self.norm_part(op, Cells(x.name, x.first + first, n), Cells(y.name, y.first + first, n))
+        d = self.rows.temporary(f"{op.y} less mean", n) if op.kind is NormKind.LAYER else None
+        for _ in self.rows.groups():
+            for first in range(0, x.width, n):
+                self.norm_part(op, Cells(x.name, x.first + first, n), Cells(y.name, y.first + first, n), d)
+        if d is not None:
+            self.rows.free(d)
 
-    def norm_part(self, op: Norm, x: Cells, y: Cells) -> None:
-        """One norm of as many features as the gain has."""
+    def norm_part(self, op: Norm, x: Cells, y: Cells, less: Cells | None) -> None:
+        """One norm of as many features as the gain has; `less` is room for x less its mean."""
         rows, n, f = self.rows, op.gain.size, self.fractions[op.x]
-        mean_factor, mean_shift = ratio(1 / n)
+        mean_factor, mean_shift = ratio(1 if op.kind is NormKind.UNIT else 1 / n)
         d = x
-        if op.kind is NormKind.LAYER:
-            d = rows.value(f"{op.y} less mean", n)
+        if less is not None:
+            d = less
             rows.map(Map.MAC, x, reduce=Reduce.SUM)
             rows.scalar(Row.COPY, 0, mean_factor, mean_shift)
             rows.map(Map.MAC, x, out=d, less=0)
@@ -145,8 +166,6 @@ class _Lowering:
         if op.bias is not None and op.bias.any():
             bias = rows.constant(f"{op.y} bias", np.rint(np.ldexp(op.bias, self.fractions[op.y])).astype(np.int64))
             rows.map(Map.MAC, y, bias, out=y, cb=1)
-        if d is not x:
-            rows.free(d)
 
     def add(self, op: Add) -> None:
         """The finer operand is brought within 14 bits of the other's fraction first, if it is not."""
@@ -157,55 +176,69 @@ class _Lowering:
         y = self.out(op.y, fy) if far > 0 else self.over(op.y, fy, (op.a, op.b))
         a, b = self.cells[fine], self.cells[coarse]
         if far > 0:
-            self.rows.map(Map.MAC, a, out=y, shift=min(63, far))
-            a, fa = y, fb + FACTOR_BITS
+            fa = fb + FACTOR_BITS
         shift = max(0, fa - fy, fb - fy)
-        self.rows.map(Map.MAC, a, b, y, ca=1 << (fy - fa + shift), cb=1 << (fy - fb + shift), shift=shift)
+        for _ in self.rows.groups():
+            if far > 0:
+                self.rows.map(Map.MAC, a, out=y, shift=min(63, far))
+            near = y if far > 0 else a
+            self.rows.map(Map.MAC, near, b, y, ca=1 << (fy - fa + shift), cb=1 << (fy - fb + shift), shift=shift)
 
     def mul(self, op: Mul) -> None:
         exact = self.fractions[op.a] + self.fractions[op.b]
         fy = max(min(self.seen(op.y), exact), exact - 63)
         y = self.over(op.y, fy, (op.a, op.b))
-        self.rows.map(Map.MUL, self.cells[op.a], self.cells[op.b], y, shift=exact - fy)
+        for _ in self.rows.groups():
+            self.rows.map(Map.MUL, self.cells[op.a], self.cells[op.b], y, shift=exact - fy)
 
     def apply(self, op: Apply) -> None:
-        f, y = self.fractions[op.x], self.over(op.y, TABLE_FRACTION, (op.x,))
-        x = self.cells[op.x]
-        while f != TABLE_FRACTION:
-            up = min(FACTOR_BITS, max(-63, TABLE_FRACTION - f))
-            self.rows.map(Map.MAC, x, out=y, ca=1 << max(0, up), shift=max(0, -up))
-            x, f = y, f + up
-        self.rows.map(Map.TABLE, x, out=y, table=function_table(op.function, TABLE_FRACTION, TABLE_FRACTION))
+        fx, y = self.fractions[op.x], self.over(op.y, TABLE_FRACTION, (op.x,))
+        table = function_table(op.function, TABLE_FRACTION, TABLE_FRACTION)
+        for _ in self.rows.groups():
+            x, f = self.cells[op.x], fx
+            while f != TABLE_FRACTION:
+                up = min(FACTOR_BITS, max(-63, TABLE_FRACTION - f))
+                self.rows.map(Map.MAC, x, out=y, ca=1 << max(0, up), shift=max(0, -up))
+                x, f = y, f + up
+            self.rows.map(Map.TABLE, x, out=y, table=table)
 
     def rotary(self, op: Rotary) -> None:
         rows, half, f = self.rows, op.cos.shape[1], self.fractions[op.x]
         x, y = self.cells[op.x], self.out(op.y, f - 1)
         cos = rows.by_position(f"cos {op.dim} {half}", np.rint(np.ldexp(op.cos, 30)).astype(np.int64))
         sin = rows.by_position(f"sin {op.dim} {half}", np.rint(np.ldexp(op.sin, 30)).astype(np.int64))
-        t = rows.value(f"{op.y} turned", half)
+        t = rows.temporary(f"{op.y} turned", half)
         rest = op.dim - 2 * half
-        for head in range(op.heads):
-            at, to = x.first + op.first + head * op.stride, y.first + head * op.dim
-            first, second = (Cells(x.name, at + side * half, half) for side in (0, 1))
-            for a, b, side, sign in ((first, second, 0, -1), (second, first, 1, 1)):
-                out = Cells(y.name, to + side * half, half)
-                rows.map(Map.MUL, a, cos, out, shift=30)
-                rows.map(Map.MUL, b, sin, t, shift=30)
-                rows.map(Map.MAC, out, t, out, cb=sign, shift=1)
-            if rest:
-                rows.map(Map.MAC, Cells(x.name, at + 2 * half, rest), out=Cells(y.name, to + 2 * half, rest), shift=1)
+        for _ in rows.groups():
+            for head in range(op.heads):
+                at, to = x.first + op.first + head * op.stride, y.first + head * op.dim
+                first, second = (Cells(x.name, at + side * half, half) for side in (0, 1))
+                for a, b, side, sign in ((first, second, 0, -1), (second, first, 1, 1)):
+                    out = Cells(y.name, to + side * half, half)
+                    rows.map(Map.MUL, a, cos, out, shift=30)
+                    rows.map(Map.MUL, b, sin, t, shift=30)
+                    rows.map(Map.MAC, out, t, out, cb=sign, shift=1)
+                if rest:
+                    rows.map(Map.MAC, Cells(x.name, at + 2 * half, rest), out=Cells(y.name, to + 2 * half, rest), shift=1)
         rows.free(t)
 
-    def attention(self, op: Attention) -> None:
-        rows, d = self.rows, op.dim
-        heads = Heads(op.y, op.heads, op.kv_heads, d, op.causal, op.stride[1], op.stride[2])
-        fq, fk, fv = (self.fractions[name] for name in (op.q, op.k, op.v))
-        q, k, v = (Cells(name, first, d) for name, first in zip((op.q, op.k, op.v), op.first, strict=True))
-        most = ((1 << (self.bits - 1)) - 1) * CACHE_CODE
+    def append(self, step: Append) -> None:
+        """K and V of the block's rows to the cache."""
+        op = step.op
+        k, v = (Cells(name, first, op.dim) for name, first in ((op.k, op.first[1]), (op.v, op.first[2])))
         factor, shift = ratio(1 / CACHE_CODE)
-        rows.append(heads, k, v, factor, shift - KEY_BITS, KEY_BITS)
+        for _ in self.rows.groups():
+            self.rows.append(_heads(op), k, v, factor, shift - KEY_BITS, KEY_BITS)
+
+    def attend(self, step: Attend) -> None:
+        """Each group's q with the cache."""
+        op, rows, d = step.op, self.rows, step.op.dim
+        heads = _heads(op)
+        fq, fk, fv = (self.fractions[name] for name in (op.q, op.k, op.v))
+        q = Cells(op.q, op.first[0], d)
+        most = ((1 << (self.bits - 1)) - 1) * CACHE_CODE
         y = self.out(op.y, fraction(self.largest[op.v]))
-        e = rows.value(f"{op.y} scores", self.context)
+        e = rows.temporary(f"{op.y} scores", self.context)
         # q.k of codes, times scale 2**a: below 2**30. Times q's token scale: the score over the key's scale, of fraction up.
         a = min(30 - math.ceil(math.log2(d * most * op.scale)), 12 - math.ceil(math.log2(op.scale)))
         up = fraction(self.largest[op.q] * CACHE_CODE * d * op.scale)
@@ -218,18 +251,79 @@ class _Lowering:
         down = max(0, scales)
         for head in range(op.heads):
             part, out = Cells(q.name, q.first + head * op.stride[0], d), Cells(y.name, y.first + head * d, d)
-            rows.map(Map.MAC, part, reduce=Reduce.ABSMAX)
-            self.codes(part, fq, up - a)
-            rows.scores(heads, head, e, *ratio(math.ldexp(op.scale, a), 14), up + fk + KEY_BITS - SCORE_FRACTION)
-            rows.scalar(Row.COPY, 2, 1, 0)
-            rows.map(Map.TABLE, e, out=e, reduce=Reduce.SUM, table=exp, less=2, keys=heads)
-            rows.scalar(Row.RECIPROCAL, 3, 1, 0, 0, self.fractions[op.y] - mixed + EXP_FRACTION)
-            rows.weigh(heads, head, e, down)
-            self.codes(e, EXP_FRACTION + fv + KEY_BITS - down, mixed - b, heads)
-            rows.mix(heads, head, out, *ratio(2.0**b, 14))
-            rows.map(Map.SCALE, out, out=out, scale=3)
+            for _ in rows.groups():
+                rows.map(Map.MAC, part, reduce=Reduce.ABSMAX)
+                self.codes(part, fq, up - a, heads)
+                rows.scores(heads, head, e, *ratio(math.ldexp(op.scale, a), 14), up + fk + KEY_BITS - SCORE_FRACTION)
+                rows.scalar(Row.COPY, 2, 1, 0)
+                rows.map(Map.TABLE, e, out=e, reduce=Reduce.SUM, table=exp, less=2, keys=heads)
+                rows.scalar(Row.RECIPROCAL, 3, 1, 0, 0, self.fractions[op.y] - mixed + EXP_FRACTION)
+                rows.weigh(heads, head, e, down)
+                self.codes(e, EXP_FRACTION + fv + KEY_BITS - down, mixed - b, heads, True)
+                rows.mix(heads, head, out, *ratio(2.0**b, 14))
+                rows.map(Map.SCALE, out, out=out, scale=3)
         rows.free(e)
         self.active = ""
+
+    def collect(self, step: Collect) -> None:
+        """What the block's rows give the one row: the first row, or their sum / 2**shift (which cannot leave 32 bits)."""
+        op, rows = step.op, self.rows
+        for _ in rows.groups():
+            if op.kind is PoolKind.FIRST:
+                rows.pick(self.cells[op.x], self.cells[op.y])
+            else:
+                rows.gather(self.cells[op.x], self.cells[op.y], self.halvings)
+
+    @property
+    def halvings(self) -> int:
+        """Sums of all rows are kept over 2 to the power of it."""
+        return math.ceil(math.log2(self.context))
+
+    def close(self, step: Close) -> None:
+        """The one row from what was collected: a sum over the number of rows that are no padding."""
+        op = step.op
+        y = self.cells[op.y]
+        self.fractions[op.y] = self.fractions[op.x]
+        if op.kind is PoolKind.MEAN:
+            for _ in self.rows.groups():
+                self.rows.count_rows()
+                self.rows.scalar(Row.RECIPROCAL, 1, 1, 0, 0, self.halvings)
+                self.rows.map(Map.SCALE, y, out=y, scale=1)
+
+
+@dataclass(frozen=True)
+class Append:
+    """The first half of an attention: a block's keys and values to the cache."""
+
+    op: Attention
+
+
+@dataclass(frozen=True)
+class Attend:
+    """The second half: each row's q with all keys."""
+
+    op: Attention
+
+
+@dataclass(frozen=True)
+class Collect:
+    """The first half of a pool: what a block gives."""
+
+    op: Pool
+
+
+@dataclass(frozen=True)
+class Close:
+    """The second half: when all blocks have given theirs."""
+
+    op: Pool
+
+
+Step = Op | Append | Attend | Collect | Close
+
+
+def _heads(op: Attention) -> Heads:
+    return Heads(op.y, op.heads, op.kv_heads, op.dim, op.causal, op.stride[1], op.stride[2])
 
 
 def widths(model: Transformer, outputs: Mapping[str, int]) -> dict[str, int]:
@@ -245,13 +339,83 @@ def widths(model: Transformer, outputs: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
-def reads(op: Op) -> tuple[str, ...]:
+def reads(op: Step) -> tuple[str, ...]:
     """The values that an operator reads."""
-    if isinstance(op, Add | Mul):
-        return op.a, op.b
-    if isinstance(op, Attention):
-        return op.q, op.k, op.v
-    return (op.x,)
+    match op:
+        case Append():
+            return op.op.k, op.op.v
+        case Attend():
+            return (op.op.q,)
+        case Collect():
+            return (op.op.x,)
+        case Close():
+            return (op.op.y,)
+    return operands(op)
+
+
+def writes(op: Step) -> str:
+    """The value that an operator makes, or "" for what is not whole yet."""
+    match op:
+        case Append() | Collect():
+            return ""
+        case Attend() | Close():
+            return op.op.y
+    return op.y
+
+
+def output_numbers(model: Transformer) -> dict[str, int]:
+    """Value -> number of the first output that is it: its region holds the value for all of them."""
+    return {o.value: n for n, o in reversed(list(enumerate(model.outputs)))}
+
+
+def one_row(model: Transformer) -> frozenset[str]:
+    """Values of one row: what pools make, and what is made of that."""
+    single: set[str] = set()
+    for op in model.operators:
+        if isinstance(op, Pool) or any(name in single for name in operands(op)):
+            single.add(op.y)
+    return frozenset(single)
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Steps that a block can take without what other blocks do in them; each with its operator's number."""
+
+    steps: tuple[tuple[int, Step], ...]
+    one_row: bool = False
+    """What is behind a pool: it has one row in all."""
+
+
+def _phases(model: Transformer, blocks: int) -> tuple[_Phase, ...]:
+    """The steps, cut where a block needs all blocks' keys and values, and behind pools.
+
+    Raises:
+        UnsupportedOperator: rows and what a pool made of them meet, or attention behind a pool.
+    """
+    single: set[str] = set()
+    parts: list[list[tuple[int, Step]]] = [[]]
+    end: list[tuple[int, Step]] = []
+    for n, op in enumerate(model.operators):
+        of_one = [name in single for name in reads(op)]
+        if isinstance(op, Pool):
+            if any(of_one):
+                raise UnsupportedOperator("a pooled row is pooled again", op.y, HINT)
+            parts[-1].append((n, Collect(op)))
+            end.append((n, Close(op)))
+            single.add(op.y)
+        elif any(of_one):
+            if not all(of_one) or isinstance(op, Attention | Rotary):
+                raise UnsupportedOperator("tokens and a pooled row meet", op.y, HINT)
+            end.append((n, op))
+            single.add(op.y)
+        elif isinstance(op, Attention):
+            parts[-1].append((n, Append(op)))
+            if blocks > 1:
+                parts.append([])
+            parts[-1].append((n, Attend(op)))
+        else:
+            parts[-1].append((n, op))
+    return (*(_Phase(tuple(p)) for p in parts), *((_Phase(tuple(end), True),) if end else ()))
 
 
 def lower(
@@ -262,7 +426,7 @@ def lower(
     outputs: Mapping[str, int],
     bits: int,
     context: int,
-) -> tuple[int, int]:
+) -> tuple[int, dict[str, int]]:
     """Carry out the model's operators on `rows`.
 
     Args:
@@ -272,19 +436,91 @@ def lower(
         context: most tokens.
 
     Returns:
-        fractions of the input rows and of the logits.
+        fractions of the input rows, and of every output's value.
+
+    Raises:
+        UnsupportedOperator: rows and what a pool made of them meet.
     """
-    state = _Lowering(rows, largest, steps, widths(model, outputs), bits, context)
-    end = model.operators[-1]
-    if isinstance(end, Linear) and end.y == model.output:
-        state.logits = end.y
-    last = {name: n for n, op in enumerate(model.operators) for name in reads(op)}
-    rows.read_input(state.out(model.input, state.seen(model.input)))
-    for n, op in enumerate(model.operators):
-        state.dying = {name for name in reads(op) if last[name] == n}
-        getattr(state, type(op).__name__.lower())(op)
-        for name in sorted(state.dying):
-            rows.free(state.cells[name])
-    if not state.logits:
-        rows.write_output(state.cells[model.output])
-    return state.fractions[model.input], state.fractions[model.output]
+    blocks = rows.blocks()
+    phases = _phases(model, len(blocks))
+    read = {name for op in model.operators for name in reads(op)}
+    number = output_numbers(model)
+    walk = _Walk(
+        _Lowering(
+            rows,
+            largest,
+            steps,
+            widths(model, outputs),
+            bits,
+            context,
+            model.smooth,
+            outputs={name: n for name, n in number.items() if name not in read},
+        ),
+        number,
+        frozenset(step.op.y for phase in phases for _, step in phase.steps if isinstance(step, Collect)),
+    )
+    for name in sorted(walk.pooled):
+        walk.state.cells[name] = rows.one_row(name, walk.state.widths[name])
+    last = {name: p for p, phase in enumerate(phases) for _, step in phase.steps for name in reads(step)}
+    for p, phase in enumerate(phases):
+        later = {name for name, final in last.items() if final > p}
+        for first, count in [(0, 1)] if phase.one_row else blocks:
+            rows.block(first, count)
+            walk.block(phase, later, model.input if p == 0 else None)
+        for name in [name for name in walk.spilled if last[name] <= p]:
+            rows.forget(name)
+            walk.spilled.remove(name)
+    fractions = walk.state.fractions
+    return fractions[model.input], {o.value: fractions[o.value] for o in model.outputs}
+
+
+@dataclass
+class _Walk:
+    """Blocks through phases: values from before are restored when they are read, those of later phases are spilled."""
+
+    state: _Lowering
+    outputs: Mapping[str, int]
+    """Value -> number of the output that it is."""
+    pooled: frozenset[str]
+    """Values of one row that all blocks of a phase write."""
+    spilled: list[str] = field(default_factory=list)
+
+    def block(self, phase: _Phase, later: set[str], begins: str | None) -> None:
+        """All steps of a phase for the block that was chosen; `begins`: the value of the input, in the first phase."""
+        state, rows = self.state, self.state.rows
+        cells = state.cells
+        state.active = ""
+        final = {name: n for n, (_, step) in enumerate(phase.steps) for name in reads(step)}
+        own: set[str] = set()
+        if begins is not None:
+            rows.read_input(state.out(begins, state.seen(begins)))
+            own.add(begins)
+        for n, (number, step) in enumerate(phase.steps):
+            rows.operator(number)
+            for name in reads(step):
+                if name not in cells:
+                    cells[name] = rows.restore(name, state.widths[name])
+            over = {name for name in reads(step) if final[name] == n}
+            state.dying = {name for name in over if name not in own or name not in later}
+            getattr(state, type(step).__name__.lower())(step)
+            if made := writes(step):
+                own.add(made)
+                if made in self.outputs and made in cells:
+                    rows.write_output(self.outputs[made], cells[made])
+                    if made not in final and made not in later:
+                        over.add(made)
+                        state.dying.add(made)
+            for name in sorted(over):
+                self._leave(name, name in own and name in later, name in state.dying)
+        for name in sorted(set(cells) - self.pooled):
+            self._leave(name, name in own and name in later, True)
+
+    def _leave(self, name: str, keep: bool, still: bool) -> None:
+        """A value that the phase reads no more; `still`: its room has not been taken over."""
+        cells = self.state.cells.pop(name)
+        if keep:
+            self.state.rows.spill(cells)
+            if name not in self.spilled:
+                self.spilled.append(name)
+        elif still:
+            self.state.rows.free(cells)

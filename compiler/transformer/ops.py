@@ -6,8 +6,10 @@ which every value is written before it is read, once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +18,14 @@ Float64 = npt.NDArray[np.float64]
 
 
 class NormKind(Enum):
-    """Which mean is taken off before the division."""
+    """What is taken off, and what it is divided by."""
 
     RMS = "rms"
     """y = x / sqrt(mean(x^2) + eps) * gain (Zhang and Sennrich, arXiv:1910.07467)."""
     LAYER = "layer"
     """y = (x - mean) / sqrt(var + eps) * gain + bias (Ba et al., arXiv:1607.06450)."""
+    UNIT = "unit"
+    """y = x / sqrt(sum(x^2) + eps) * gain: a row of length 1."""
 
 
 class Function(Enum):
@@ -127,23 +131,88 @@ class Attention:
     """Features from a head of q, of k, of v to the next."""
 
 
-Op = Norm | Linear | Add | Mul | Apply | Rotary | Attention
+class PoolKind(Enum):
+    """How one row is made of all."""
+
+    FIRST = "first"
+    """The first token's."""
+    MEAN = "mean"
+    """The mean over the tokens that are no padding."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One row y of all rows of x. What reads y has one row too."""
+
+    x: str
+    y: str
+    kind: PoolKind
+
+
+Op = Norm | Linear | Add | Mul | Apply | Rotary | Attention | Pool
+
+
+def operands(op: Op) -> tuple[str, ...]:
+    """The values that an operator reads."""
+    match op:
+        case Add() | Mul():
+            return op.a, op.b
+        case Attention():
+            return op.q, op.k, op.v
+    return (op.x,)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Rows of a table, picked by an input of the model."""
+
+    input: str
+    table: Float64
+    """[ids, n]."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output of the model: a value's elements."""
+
+    name: str
+    value: str
+    shape: tuple[int, ...] = ()
+    """Of one sequence: the first dimension is 1."""
+    index: npt.NDArray[np.int64] | None = None
+    """[shape]: which elements of the value, counted through its rows; None: all in order."""
 
 
 @dataclass(frozen=True)
 class Transformer:
-    """A decoder, from rows of embeddings to rows of logits."""
+    """A model from rows of embeddings to rows of logits. The host picks and adds rows; nothing else runs there."""
 
-    embedding: Float64
-    """[vocabulary, n]: row of each token id. The host picks rows; nothing else runs there."""
+    lookups: tuple[Lookup, ...]
+    """Tables whose rows add up to the first value; that of the token ids first."""
     positions: Float64 | None
-    """[positions, n] learned positions that are added to the rows, or None."""
+    """[positions, n] that are added too, or None."""
     input: str
     """Value that holds the rows."""
-    output: str
-    """Value that holds the logits [tokens, vocabulary]."""
     operators: tuple[Op, ...]
-    tokens_input: str
-    """The model's input of token ids."""
-    logits_output: str
-    """The model's output."""
+    outputs: tuple[Output, ...]
+    mask: str | None = None
+    """The input that tells tokens (1) from padding (0), if the model heeds it."""
+    fixed: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """Inputs that must hold these values [1, tokens]."""
+    smooth: Mapping[str, Float64] = field(default_factory=dict)
+    """Value -> what its channels [n] are divided by for linears, whose weights take it instead (docs/decisions/0005)."""
+
+    @property
+    def embedding(self) -> Float64:
+        """[vocabulary, n]: row of each token id."""
+        return self.lookups[0].table
+
+    @property
+    def tokens_input(self) -> str:
+        """The model's input of token ids."""
+        return self.lookups[0].input
+
+    @property
+    def output(self) -> str:
+        """Value of the first output."""
+        return self.outputs[0].value

@@ -1,45 +1,56 @@
-"""An ONNX language model to a program that generates: recognised, calibrated, quantized, placed."""
+"""An ONNX transformer to programs of the machine: recognised, calibrated, quantized, placed."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
 from axlora.compiler.backend.link import adapter_block
-from axlora.compiler.errors import BadModel
+from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.frontend.calibrate import smoothing
 from axlora.compiler.frontend.cut import without_scales
 from axlora.compiler.frontend.found import Activation, FoundLinear
+from axlora.compiler.frontend.graph import Graph
+from axlora.compiler.frontend.merge import merge_graph, merge_peft
 from axlora.compiler.frontend.recognise import recognise
-from axlora.compiler.frontend.transformer import read_transformer
+from axlora.compiler.frontend.transformer import read_transformer, read_whole
+from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import Linear, Lowered, Placement, Tensor
 from axlora.compiler.passes.adapters import GRAPH, add_adapter, graph_branch
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import quantize_linear
 from axlora.isa.target import Target
 
-from .build import Image, build
+from .build import Image, build, whole_context
 from .ops import Attention, Op, Transformer
 from .ops import Linear as LinearOp
-from .real import Product, magnitudes
+from .real import Product, embed, magnitudes
 
 _LOG = logging.getLogger(__name__)
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+Found = tuple[FoundLinear, ...]
+Data = Mapping[str, npt.NDArray[np.generic]]
 CONTEXT = 1 << 15
 GROUP = 32
 """Rows of a scale group, for weights of 4 bits and less."""
 SAMPLES, SAMPLE_TOKENS = 4, 64
 """Random token ids that stand in for calibration data."""
+SEQUENCES = 64
+"""Most sequences of calibration data that are looked at."""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A language model for the machine."""
+    """A transformer for the machine."""
 
     model: Transformer
     lowered: Lowered
@@ -49,31 +60,167 @@ class Generated:
     image: Image
     blocks: Mapping[str, tuple[int, bytes]]
     """Adapter -> (rank, its block)."""
+    tokens: int
+    """Of a sequence; of a language model: most of prompt and answer."""
+    batch: int = 1
+    """Sequences of a run."""
 
 
-def _shapes(model: onnx.ModelProto | str | Path, context: int, given: Mapping[str, int] | None) -> dict[str, int]:
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose; see `axlora.compile`."""
+
+    adapters: Mapping[str, str | Path] = field(default_factory=dict)
+    adapter_map: Mapping[str, str] | None = None
+    weight_bits: int = 8
+    max_loras: int | None = None
+    max_lora_rank: int | None = None
+    base: str | Path | None = None
+    merge: bool = False
+    lora_linears: str = "all"
+
+
+def products(found: Sequence[FoundLinear]) -> dict[str, Product]:
+    """What linears make of rows, in floating point, without branches (`merge_graph` puts them into the weights)."""
+
+    def product(one: FoundLinear) -> Product:
+        return lambda x: x @ one.weight + one.bias
+
+    return {one.name: product(one) for one in found}
+
+
+def _recognised(proto: onnx.ModelProto) -> tuple[Graph, tuple[FoundLinear, ...]]:
+    """The linears without the file's scales of activations: every row gets its own."""
+    g, found = recognise(proto)
+    return recognise(without_scales(g)) if any(f.x is not None for f in found) else (g, found)
+
+
+def _peaks(model: Transformer, sequences: Sequence[Any], found: Found, options: Options) -> dict[str, Float64]:
+    """Largest magnitude of every feature of every value over the sequences, under the base and under each adapter."""
+    most: dict[str, Float64] = {}
+    for one in variants(found, options.adapters, options.adapter_map, options.base is not None):
+        for name, value in magnitudes(model, sequences, products(one)).items():
+            most[name] = np.maximum(most.get(name, 0.0), value)
+    return most
+
+
+def _smoothed(model: Transformer, found: Found, peaks: Mapping[str, Float64]) -> tuple[Transformer, Found]:
+    """Large channels of what linears read give part of their range to the weights, as `frontend.calibrate` does."""
+    by_name = {one.name: one for one in found}
+    readers: dict[str, list[str]] = {}
+    for op in model.operators:
+        if isinstance(op, LinearOp):
+            readers.setdefault(op.x, []).append(op.name)
+    smooth: dict[str, Float64] = {}
+    for value, names in readers.items():
+        by = smoothing(peaks[value], [by_name[name] for name in names])
+        if by is not None:
+            smooth[value] = by
+            for name in names:
+                own = by_name[name]
+                loras = tuple(replace(lora, a=lora.a * by[:, None]) for lora in own.loras)
+                by_name[name] = replace(own, smooth=by, reals=own.weight * by[:, None], loras=loras)
+    return replace(model, smooth=smooth), tuple(by_name[one.name] for one in found)
+
+
+def _quantized(
+    found: Sequence[FoundLinear], target: Target, options: Options, tell: Callable[[str], None]
+) -> tuple[list[Linear], list[Tensor]]:
+    """The linears for inputs with a scale a row, and 32-bit outputs."""
+    grouped = options.weight_bits <= 4 and target.group_scales and GROUP % target.lanes == 0
+    linears, inputs = [], []
+    for each in found:
+        tell(f"quantizing {each.name}")
+        x = Activation(each.x_name, "", 1.0, 0, target.activation_bits, per_token=True)
+        linear, _ = quantize_linear(each, x, target, options.weight_bits, group=GROUP if grouped else 0)
+        if each.loras:
+            own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, x.bits)
+            linear = replace(linear, adapters=(own,))
+        linears.append(linear)
+        inputs.append(Tensor(linear.input, 1, linear.k, (1, linear.k), x.bits, 1.0, 0, True))
+    return linears, inputs
+
+
+def _placement(model: Transformer, linears: Sequence[Linear], keys: int, rows: int) -> tuple[Placement, ...]:
+    """One row an operator; multiply-accumulates of `rows` tokens with `keys` keys."""
+    sizes = {linear.name: linear.k * linear.n for linear in linears}
+
+    def row(op: Op) -> Placement:
+        macs = 0
+        if isinstance(op, LinearOp):
+            macs = sizes[op.name] * rows
+        elif isinstance(op, Attention):
+            macs = 2 * op.heads * op.dim * keys * rows
+        return Placement(
+            f"{type(op).__name__} {op.name if isinstance(op, LinearOp) else op.y}", "accelerator", "integer rows", macs
+        )
+
+    first = tuple(Placement(f"Gather {x.input}", "host", "picks the rows of embeddings", 0) for x in model.lookups)
+    return (*first, *(row(op) for op in model.operators))
+
+
+def _finished(
+    model: Transformer,
+    found: Found,
+    target: Target,
+    options: Options,
+    peaks: Mapping[str, Float64],
+    tell: Callable[[str], None],
+    *,
+    context: int,
+    rows: int | None,
+    batch: int,
+    smooth: bool,
+) -> Generated:
+    """Quantize, add the adapters, place; `rows` of a sequence that is taken whole, None for programs that decode."""
+    if smooth:
+        model, found = _smoothed(model, found, peaks)
+    largest = {name: float(peak.max()) for name, peak in peaks.items()}
+    largest |= {f"{name}/smooth": float((peaks[name] / by).max()) for name, by in model.smooth.items()}
+    linears, inputs = _quantized(found, target, options, tell)
+    own_name = GRAPH if any(x.adapters for x in linears) else None
+    keys = whole_context(target, context)
+    placement = _placement(model, linears, keys, 1) if rows is None else _placement(model, linears, rows, rows * batch)
+    names = (GRAPH,) if own_name else ()
+    lowered = Lowered(tuple(linears), tuple(inputs), (), placement, names, own_name)
+    for name, path in () if options.merge else options.adapters.items():
+        lowered = add_adapter(lowered, name, path, target, options.adapter_map, options.max_lora_rank, options.base)
+    ranks = {n: max(a.rank for li in lowered.linears for a in li.adapters if a.name == n) for n in lowered.adapters}
+    rank = max([options.max_lora_rank or 0, *ranks.values()])
+    slots = (1 if rank else 0) if options.max_loras is None else options.max_loras
+    if rows is not None:
+        slots = min(slots, 1)  # a start runs one sequence, with its one adapter
+    tell("placing")
+    used = {li.name for li in lowered.linears if li.adapters}
+    image = build(
+        target,
+        model,
+        lowered.linears,
+        largest,
+        context=context,
+        rows=rows,
+        slots=slots,
+        rank=rank,
+        adaptable=used if used and options.lora_linears == "used" else None,
+    )
+    blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings)) for n, r in ranks.items()}
+    return Generated(model, lowered, largest, image, blocks, rows or context, batch)
+
+
+# Language models
+
+
+def _context_shapes(dimensions: onnx_reader.Dimensions, context: int, given: Mapping[str, int] | None) -> dict[str, int]:
     """Values of the free dimensions: the first of an input is one sequence, the others are `context` tokens."""
-    proto = model if isinstance(model, onnx.ModelProto) else onnx_reader.load(model)[0].model
-    constant = {i.name for i in proto.graph.initializer}
     found: dict[str, int] = {}
-    for value in proto.graph.input:
-        if value.name not in constant:
-            for axis, d in enumerate(value.type.tensor_type.shape.dim):
-                if d.dim_param:
-                    found.setdefault(d.dim_param, 1 if axis == 0 else context)
+    for dims in dimensions.values():
+        for axis, d in enumerate(dims):
+            if isinstance(d, str):
+                found.setdefault(d, 1 if axis == 0 else context)
     return found | dict(given or {})
 
 
-def _product(found: FoundLinear) -> Product:
-    """What a linear makes of rows, in floating point, branches of the graph included."""
-    weight = found.weight
-    for lora in found.loras:
-        weight = weight + lora.scale * (lora.a @ lora.b)
-    gain = found.loras[0].gain if found.loras and found.loras[0].gain is not None else 1.0
-    return lambda x: x @ (weight * gain) + found.bias
-
-
-def _ids(model: Transformer, data: Mapping[str, npt.NDArray[np.generic]] | None, context: int) -> npt.NDArray[np.int64]:
+def _ids(model: Transformer, data: Data | None, context: int) -> Int64:
     """Calibration sequences [m, n].
 
     Raises:
@@ -94,84 +241,139 @@ def _ids(model: Transformer, data: Mapping[str, npt.NDArray[np.generic]] | None,
     return ids.astype(np.int64)
 
 
-def _placement(model: Transformer, linears: Sequence[Linear], context: int) -> tuple[Placement, ...]:
-    """One row an operator; multiply-accumulates of one token, attention's at a full context."""
-    sizes = {linear.name: linear.k * linear.n for linear in linears}
-
-    def row(op: Op) -> Placement:
-        macs = 0
-        if isinstance(op, LinearOp):
-            macs = sizes[op.name]
-        elif isinstance(op, Attention):
-            macs = 2 * op.heads * op.dim * context
-        return Placement(
-            f"{type(op).__name__} {op.name if isinstance(op, LinearOp) else op.y}", "accelerator", "integer rows", macs
-        )
-
-    first = Placement(f"Gather {model.input}", "host", "picks the rows of embeddings", 0)
-    return (first, *(row(op) for op in model.operators))
-
-
 def lower_generator(
     model: onnx.ModelProto | str | Path,
     target: Target,
+    options: Options,
     *,
     context: int,
-    adapters: Mapping[str, str | Path] | None = None,
-    adapter_map: Mapping[str, str] | None = None,
     shapes: Mapping[str, int] | None = None,
-    calibration: Mapping[str, npt.NDArray[np.generic]] | None = None,
-    weight_bits: int = 8,
-    max_loras: int | None = None,
-    max_lora_rank: int | None = None,
-    base: str | Path | None = None,
+    calibration: Data | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Generated:
     """A plain export of a decoder (no caches) as prefill and decode programs with a cache of `context` tokens.
 
     Args:
         calibration: the input of token ids -> [samples, tokens].
-        others: as `passes.pipeline.lower`.
 
     Raises:
-        UnsupportedOperator: a node that is not understood, or is not causal. BadModel, BadAdapter: as `lower`.
+        UnsupportedOperator: a node that is not understood, or is not causal. BadModel, BadAdapter: as `passes.pipeline.lower`.
     """
     if not 1 <= context <= CONTEXT:
         raise BadModel(f"context of {context} tokens", "max_context", f"1 to {CONTEXT}")
-    unit = max(target.lanes, target.ports)
-    rounded = -(-context // unit) * unit
     tell = progress or (lambda _: None)
     tell("reading the model")
-    proto, where = onnx_reader.read(model, _shapes(model, context, shapes))
-    g, found = recognise(proto)
-    if any(f.x is not None for f in found):
-        g, found = recognise(without_scales(g))
+    proto, where = onnx_reader.read(model, _context_shapes(onnx_reader.dimensions(model), context, shapes))
+    g, found = _recognised(proto)
     transformer = read_transformer(g, found, where)
     tell("calibrating")
-    products = {f.name: _product(f) for f in found}
-    largest, _ = magnitudes(transformer, _ids(transformer, calibration, context), products)
-    grouped = weight_bits <= 4 and target.group_scales and GROUP % target.lanes == 0
-    group = GROUP if grouped else 0
-    linears, inputs = [], []
-    for each in found:
-        tell(f"quantizing {each.name}")
-        x = Activation(each.x_name, "", 1.0, 0, target.activation_bits, per_token=True)
-        linear, _ = quantize_linear(each, x, target, weight_bits, group=group)
-        if each.loras:
-            own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, x.bits)
-            linear = replace(linear, adapters=(own,))
-        linears.append(linear)
-        inputs.append(Tensor(linear.input, 1, linear.k, (1, linear.k), x.bits, 1.0, 0, True))
-    own_name = GRAPH if any(x.adapters for x in linears) else None
-    placement = _placement(transformer, linears, rounded)
-    names = (GRAPH,) if own_name else ()
-    lowered = Lowered(tuple(linears), tuple(inputs), (), placement, names, own_name)
-    for name, path in (adapters or {}).items():
-        lowered = add_adapter(lowered, name, path, target, adapter_map, max_lora_rank, base)
-    ranks = {n: max(a.rank for li in lowered.linears for a in li.adapters if a.name == n) for n in lowered.adapters}
-    rank = max([max_lora_rank or 0, *ranks.values()])
-    slots = (1 if rank else 0) if max_loras is None else max_loras
-    tell("placing")
-    image = build(target, transformer, lowered.linears, largest, context=context, slots=slots, rank=rank)
-    blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings)) for n, r in ranks.items()}
-    return Generated(transformer, lowered, largest, image, blocks)
+    ids = _ids(transformer, calibration, context)
+    sequences = [(embed(transformer, {transformer.tokens_input: i}), len(i)) for i in ids]
+    peaks = _peaks(transformer, sequences, found, options)
+    given = calibration is not None
+    return _finished(transformer, found, target, options, peaks, tell, context=context, rows=None, batch=1, smooth=given)
+
+
+# Whole sequences
+
+
+def _one_sequence(dimensions: onnx_reader.Dimensions, shapes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """(values of the free dimensions for one sequence, sequences of a run).
+
+    Raises:
+        BadModel: a free dimension without a value. UnsupportedOperator: inputs of several sequences, or of another form.
+    """
+    own = dict(shapes)
+    batches = set()
+    for name, dims in dimensions.items():
+        for d in dims:
+            if isinstance(d, str) and d not in shapes:
+                raise BadModel(f"input {name!r} has a free dimension {d!r}", "shapes", f"pass --shape {d}=N")
+        if not dims:
+            raise UnsupportedOperator(f"input {name!r} without dimensions", "model", "[batch, tokens]")
+        first = dims[0]
+        batches.add(shapes[first] if isinstance(first, str) else first)
+        if isinstance(first, str):
+            own[first] = 1
+            if first in [d for other in dimensions.values() for d in other[1:]]:
+                raise UnsupportedOperator(f"dimension {first!r} is batch and tokens", "model", "[batch, tokens]")
+        elif first != 1:
+            raise UnsupportedOperator(f"input {name!r} is fixed to {first} sequences", "model", "export a free batch")
+    if len(batches) != 1:
+        raise UnsupportedOperator("inputs of different batches", "model", "[batch, tokens]")
+    return own, batches.pop()
+
+
+def order_of(mask: npt.NDArray[Any] | None, tokens: int) -> tuple[Int64, int]:
+    """(places of a sequence in the order of its rows, rows that are no padding): padding comes last, nothing else moves."""
+    if mask is None:
+        return np.arange(tokens), tokens
+    return np.argsort(mask == 0, kind="stable"), int((mask != 0).sum())
+
+
+def _sequences(model: Transformer, data: Data | None, tokens: int) -> list[tuple[npt.NDArray[np.float64], int]]:
+    """Rows of embeddings of calibration data, and how many of each are no padding.
+
+    Raises:
+        BadModel: an input is missing, of another length, or holds ids outside its table.
+    """
+    if data is None:
+        _LOG.warning("no calibration data: magnitudes come from random token ids")
+        rng = np.random.default_rng(0)
+        ids = {x.input: rng.integers(0, len(x.table), (SAMPLES, tokens)) for x in model.lookups}
+        return [(embed(model, {name: value[n] for name, value in ids.items()}), tokens) for n in range(SAMPLES)]
+    given: dict[str, npt.NDArray[Any]] = {}
+    for name in (*(x.input for x in model.lookups), *([model.mask] if model.mask else [])):
+        value = np.asarray(data[name]) if name in data else None
+        if value is None or value.ndim < 2 or value.shape[-1] != tokens or value.dtype.kind not in "iub":
+            raise BadModel(
+                f"input {name!r} is missing or not integers [.., {tokens}]", "calibration", "[samples, batch, tokens]"
+            )
+        given[name] = value.reshape(-1, tokens)[:SEQUENCES]
+    for x in model.lookups:
+        if given[x.input].min() < 0 or given[x.input].max() >= len(x.table):
+            raise BadModel(f"{x.input!r} must be from 0 to {len(x.table) - 1}", "calibration", "check the tokenizer")
+    if len({len(value) for value in given.values()}) != 1:
+        raise BadModel("inputs of different numbers of samples", "calibration", "as many of each")
+    out = []
+    for n in range(len(given[model.tokens_input])):
+        order, keys = order_of(given[model.mask][n] if model.mask else None, tokens)
+        if keys:
+            out.append((embed(model, {x.input: given[x.input][n] for x in model.lookups}, order), keys))
+    if not out:
+        raise BadModel("every sample is padding alone", "calibration", "masks with ones")
+    return out
+
+
+def lower_whole(
+    model: onnx.ModelProto | str | Path,
+    target: Target,
+    options: Options,
+    *,
+    shapes: Mapping[str, int] | None = None,
+    calibration: Data | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Generated:
+    """A transformer of token ids as one program that takes a sequence from rows of embeddings to its outputs.
+
+    Raises:
+        UnsupportedOperator: a node that is not understood. BadModel, BadAdapter: as `passes.pipeline.lower`.
+    """
+    tell = progress or (lambda _: None)
+    tell("reading the model")
+    own, batch = _one_sequence(onnx_reader.dimensions(model), shapes or {})
+    proto, where = onnx_reader.read(model, own)
+    g, found = _recognised(proto)
+    transformer = read_whole(g, found, where)
+    tokens = g.shape(transformer.tokens_input)[1]
+    if options.merge:
+        if len(options.adapters) > 1:
+            raise BadAdapter(f"{len(options.adapters)} adapters to merge", "--merge", "give one")
+        found = merge_graph(found)
+        for name, path in options.adapters.items():
+            found = merge_peft(found, name, path, options.adapter_map)
+        options = replace(options, adapters={})
+    tell("calibrating")
+    peaks = _peaks(transformer, _sequences(transformer, calibration, tokens), found, options)
+    given = calibration is not None
+    return _finished(transformer, found, target, options, peaks, tell, context=tokens, rows=tokens, batch=batch, smooth=given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,21 +32,54 @@ class Reference:
     """`rows.Rows` in NumPy, for tokens at positions `first`, `first` + 1, ...; reads and grows a cache."""
 
     def __init__(
-        self, linears: Mapping[str, layer.Linear], adapters: Sequence[str | None], cache: Cache, bits: int, rows: Int64
+        self,
+        linears: Mapping[str, layer.Linear],
+        adapters: Sequence[str | None],
+        cache: Cache,
+        bits: int,
+        rows: Int64,
+        keys: int | None = None,
     ) -> None:
-        """`rows`: the input, s32 [tokens, n]."""
+        """`rows`: the input, s32 [tokens, n]; `keys`: the first so many of them are no padding, default all."""
         tokens = len(rows)
         self.linears, self.adapters, self.cache, self.bits, self.tokens = linears, adapters, cache, bits, tokens
-        self.input = self.output = rows
+        self.input = rows
+        self.outputs: dict[int, Int64] = {}
+        """Number of the output -> s32 [rows, n]."""
         self.first = len(cache)
+        self.keys = tokens if keys is None else keys
         self.values: dict[str, Int64] = {}
         self.reduced: list[int] = [0] * tokens
         self.factors = np.zeros((4, tokens, 2), np.int64)
         self.activation = np.zeros((tokens, 0), np.int64)
         self.scale = np.zeros((2, tokens, 1), np.int64)
 
+    @property
+    def output(self) -> Int64:
+        """The first output, s32 [rows, n]."""
+        return self.outputs[0]
+
+    def blocks(self) -> Sequence[tuple[int, int]]:
+        return [(0, self.tokens)]
+
+    def block(self, first: int, count: int) -> None:
+        self.tokens = count
+        self.factors = np.zeros((4, count, 2), np.int64)
+
+    def groups(self) -> Iterator[None]:
+        yield
+
+    def operator(self, number: int) -> None:
+        pass
+
     def value(self, name: str, width: int) -> Cells:
         self.values.setdefault(name, np.zeros((self.tokens, width), np.int64))
+        return Cells(name, 0, width)
+
+    temporary = value
+
+    def one_row(self, name: str, width: int) -> Cells:
+        self.values[name] = np.zeros((1, width), np.int64)
         return Cells(name, 0, width)
 
     def take_over(self, name: str, cells: Cells) -> Cells:
@@ -56,11 +89,20 @@ class Reference:
     def free(self, cells: Cells) -> None:
         pass
 
+    def spill(self, cells: Cells) -> None:
+        pass
+
+    def restore(self, name: str, width: int) -> Cells:
+        return Cells(name, 0, width)
+
+    def forget(self, name: str) -> None:
+        pass
+
     def read_input(self, cells: Cells) -> None:
         self.values[cells.name] = self.input.copy()
 
-    def write_output(self, cells: Cells) -> None:
-        self.output = self.values[cells.name]
+    def write_output(self, number: int, cells: Cells) -> None:
+        self.outputs[number] = self._of(cells).copy()
 
     def constant(self, name: str, values: Int64) -> Cells:
         self.values[name] = np.repeat(values[None], self.tokens, axis=0)
@@ -74,9 +116,9 @@ class Reference:
         return self.values[cells.name][:, cells.first : cells.first + cells.width]
 
     def _valid(self, width: int, heads: Heads) -> npt.NDArray[np.bool_]:
-        """Keys up to each row's own if causal, else all there are."""
-        own = np.arange(self.tokens)[:, None] if heads.causal else np.full((self.tokens, 1), self.tokens - 1)
-        return np.arange(width)[None] < self.first + 1 + own
+        """Keys up to each row's own if causal, else all that are no padding."""
+        own = self.first + 1 + np.arange(self.tokens)[:, None] if heads.causal else np.full((self.tokens, 1), self.keys)
+        return np.asarray(np.arange(width)[None] < own)
 
     def map(
         self,
@@ -120,7 +162,7 @@ class Reference:
             found = numerics.row_scalar(function, reduced, factor, add, shift, adjust)
             self.factors[slot, r] = found.factor, found.shift
 
-    def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int, keys: Heads | None = None) -> None:
+    def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int, heads: Heads | None, keys: bool) -> None:
         found = [numerics.row_scalar(Row.TOKEN, r, factor, 0, shift, adjust, token) for r in self.reduced]
         self.scale = np.array([[[s.mantissa] for s in found], [[s.token_shift] for s in found]], np.int64)
         self.activation = self._codes(self._of(x), found, self.bits // 8)
@@ -131,8 +173,9 @@ class Reference:
 
     def linear(self, name: str, out: Cells) -> None:
         own = self.linears[name]
-        for chosen in dict.fromkeys(self.adapters):
-            rows = np.array([r for r, a in enumerate(self.adapters) if a == chosen])
+        names = self.adapters[: self.tokens]
+        for chosen in dict.fromkeys(names):
+            rows = np.array([r for r, a in enumerate(names) if a == chosen])
             x = self.activation[rows]
             records, bias, m1 = own.records, own.records.bias, own.records.m1
             branch: dict[str, Any] = {}
@@ -158,10 +201,21 @@ class Reference:
             )
             self._of(out)[rows] = y
 
-    def logits(self, name: str) -> None:
-        out = self.value("logits", self.linears[name].n)
+    def logits(self, number: int, name: str) -> None:
+        out = self.value(f"output {number}", self.linears[name].n)
         self.linear(name, out)
-        self.output = self.values["logits"]
+        self.write_output(number, out)
+
+    def pick(self, x: Cells, out: Cells) -> None:
+        self._of(out)[:] = self._of(x)[:1]
+
+    def gather(self, x: Cells, out: Cells, shift: int) -> None:
+        total = self._of(out)
+        for row in self._of(x)[: self.keys]:
+            total[:] = numerics.map_rows(Map.MAC, row[None], total, ca=1, cb=1 << shift, shift=shift)[0]
+
+    def count_rows(self) -> None:
+        self.reduced = [self.keys]
 
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         for cells, kept, stride in ((k, self.cache.keys, heads.k_stride), (v, self.cache.values, heads.v_stride)):

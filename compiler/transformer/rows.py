@@ -5,6 +5,7 @@ One lowering drives both, so they cannot drift; what each does with an operation
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,10 +53,28 @@ class Heads:
 
 
 class Rows(Protocol):
-    """A set of rows, one a token, on which the lowering works."""
+    """A set of rows, one a token, on which the lowering works: a block of them at a time, and within it groups."""
+
+    def blocks(self) -> Sequence[tuple[int, int]]:
+        """(first row, rows) of each block: as many rows as fit at once."""
+
+    def block(self, first: int, count: int) -> None:
+        """Work on these rows from now on; values are theirs."""
+
+    def groups(self) -> Iterator[None]:
+        """Select each group of the block's rows in turn: what is done then is done to it. Linears take the whole block."""
+
+    def operator(self, number: int) -> None:
+        """What comes is for this operator of the model."""
 
     def value(self, name: str, width: int) -> Cells:
         """Room for a value."""
+
+    def temporary(self, name: str, width: int) -> Cells:
+        """Room for a value of one group."""
+
+    def one_row(self, name: str, width: int) -> Cells:
+        """Room for a value of one row in all that blocks add to; zeros at first."""
 
     def take_over(self, name: str, cells: Cells) -> Cells:
         """A value in the room of one of the same width that is not read again."""
@@ -63,11 +82,20 @@ class Rows(Protocol):
     def free(self, cells: Cells) -> None:
         """The value is not read again."""
 
+    def spill(self, cells: Cells) -> None:
+        """Keep the block's rows of a value in memory, for when the block is worked on again; gives its room back."""
+
+    def restore(self, name: str, width: int) -> Cells:
+        """A value that was spilled."""
+
+    def forget(self, name: str) -> None:
+        """No block of the value is restored again."""
+
     def read_input(self, cells: Cells) -> None:
         """The rows of embeddings into their value."""
 
-    def write_output(self, cells: Cells) -> None:
-        """The logits from their value."""
+    def write_output(self, number: int, cells: Cells) -> None:
+        """An output of the model from its value."""
 
     def constant(self, name: str, values: Int64) -> Cells:
         """One row [n] of s32 for all tokens."""
@@ -96,14 +124,26 @@ class Rows(Protocol):
     def scalar(self, function: Row, slot: int, factor: int, shift: int, add: int = 0, adjust: int = 0) -> None:
         """VROW on all rows."""
 
-    def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int, keys: Heads | None = None) -> None:
-        """The last ABSMAX becomes a scale a token, and x its codes: the activation that linears read."""
+    def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int, heads: Heads | None, keys: bool) -> None:
+        """The last ABSMAX becomes a scale a token, and x its codes: the activation that linears read.
+
+        heads: it is attention's own, of one group. keys: elements are keys, as in `map`.
+        """
 
     def linear(self, name: str, out: Cells) -> None:
         """The activation through a linear with its adapters."""
 
-    def logits(self, name: str) -> None:
-        """The activation through the last linear, to memory: there may be more logits than a value holds."""
+    def logits(self, number: int, name: str) -> None:
+        """The activation through a linear that is an output, to memory: there may be more logits than a value holds."""
+
+    def pick(self, x: Cells, out: Cells) -> None:
+        """The first row of all, when its block is worked on; `out` has one row."""
+
+    def gather(self, x: Cells, out: Cells, shift: int) -> None:
+        """out = out + x / 2**shift, rounded a row, over the group's rows that are no padding; `out` has one row."""
+
+    def count_rows(self) -> None:
+        """The number of rows that are no padding, as the reduction of one row."""
 
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         """K and V of every row to codes and scales in the cache, a head at a time: u = rne(absmax * factor, shift)."""

@@ -22,7 +22,7 @@ from axlora.compiler.layer import Linear
 from axlora.compiler.transformer import reference
 from axlora.compiler.transformer.lower import lower
 from axlora.compiler.transformer.ops import Function, NormKind
-from axlora.compiler.transformer.pipeline import Generated, lower_generator
+from axlora.compiler.transformer.pipeline import Generated, Options, lower_generator
 from axlora.generator import Generator, generate
 from axlora.package import load_generator
 from axlora.program import BadInput
@@ -43,7 +43,7 @@ class Made:
     @property
     def lowered(self) -> Generated:
         """The same model as integers."""
-        return lower_generator(self.onnx, self.program.target, context=CONTEXT, adapters=self.adapters)
+        return lower_generator(self.onnx, self.program.target, Options(self.adapters), context=CONTEXT)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_learned_positions_and_a_packed_projection(target: str, tmp_path: Path) 
     program = load_generator(tmp_path / "m.axl")
     assert program.positions is not None
     assert program.positions.shape == (CONTEXT, sizes.features)
-    lowered = lower_generator(model, program.target, context=CONTEXT)
+    lowered = lower_generator(model, program.target, Options(), context=CONTEXT)
     found = [t.token for t in generate(program, PROMPT, max_new_tokens=NEW)]
     assert found == _greedy(lowered, program, PROMPT, NEW, None)
 
@@ -180,7 +180,7 @@ def test_contexts_out_of_range_are_refused(made: Made, context: int) -> None:
 
 # Packages
 
-FILES = ("manifest.json", "memory.bin", "embedding.safetensors", "linears.safetensors", "adapters/a4.bin")
+FILES = ("manifest.json", "memory.bin", "arrays.safetensors", "linears.safetensors", "adapters/a4.bin")
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -305,7 +305,7 @@ def test_compile_on_the_command_line_gives_the_apis_package(
     code, out, err = _run(capsys, *run)
     assert code == 0, err
     assert "a11 (rank 11)" in " ".join(out.split())
-    for file in ("memory.bin", "embedding.safetensors", "adapters/a4.bin", "adapters/a11.bin"):
+    for file in ("memory.bin", "arrays.safetensors", "adapters/a4.bin", "adapters/a11.bin"):
         assert (tmp_path / "b.axl" / file).read_bytes() == (package / file).read_bytes()
 
 

@@ -10,10 +10,11 @@ import pytest
 
 import axlora
 from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.frontend.merge import merge_graph
 from axlora.compiler.frontend.recognise import recognise
 from axlora.compiler.frontend.transformer import read_transformer
-from axlora.compiler.transformer.pipeline import _product
-from axlora.compiler.transformer.real import evaluate
+from axlora.compiler.transformer.pipeline import products
+from axlora.compiler.transformer.real import embed, evaluate
 
 FILES = sorted(D.FOLDER.glob("*.onnx"))
 IDS = np.random.default_rng(0).integers(0, D.VOCABULARY, 20)
@@ -42,7 +43,7 @@ def test_the_recognised_decoder_computes_the_same(path: object) -> None:
     proto, where = onnx_reader.read(path, _free(path))
     g, found = recognise(proto)
     model = read_transformer(g, found, where)
-    values = evaluate(model, IDS, {f.name: _product(f) for f in found})
+    values = evaluate(model, embed(model, {"input_ids": IDS}), products(merge_graph(found)))
     wanted = _logits(path)
     assert np.abs(values[model.output] - wanted).max() < 1e-4 * np.abs(wanted).max()
 

@@ -15,12 +15,13 @@ from onnx import helper, numpy_helper
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.frontend.merge import merge_graph
 from axlora.compiler.frontend.precision import to_float32
 from axlora.compiler.frontend.recognise import recognise
 from axlora.compiler.frontend.transformer import read_transformer
 from axlora.compiler.transformer import real
 from axlora.compiler.transformer.ops import Apply, Attention, Function, Norm, NormKind, Transformer
-from axlora.compiler.transformer.pipeline import _product
+from axlora.compiler.transformer.pipeline import products
 
 TOKENS = 16
 FREE = {"batch": 1, "sequence": TOKENS}
@@ -37,7 +38,7 @@ def _read(file: str) -> onnx.ModelProto:
 
 def _recognised(proto: onnx.ModelProto) -> tuple[Transformer, dict[str, real.Product]]:
     g, found = recognise(proto)
-    return read_transformer(g, found, "model"), {f.name: _product(f) for f in found}
+    return read_transformer(g, found, "model"), products(merge_graph(found))
 
 
 def _logits(model: Path | bytes, ids: np.ndarray) -> np.ndarray:
@@ -100,7 +101,7 @@ def test_the_recognised_model_has_onnxruntimes_logits(file: str) -> None:
     for seed in range(3):
         ids = np.random.default_rng(seed).integers(0, E.VOCAB, TOKENS)
         wanted = _logits(plain, ids)
-        got = real.evaluate(model, ids, products)[model.output]
+        got = real.evaluate(model, real.embed(model, {"input_ids": ids}), products)[model.output]
         assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
 
 
@@ -124,7 +125,7 @@ def test_positions_are_scaled_with_the_embeddings() -> None:
     np.testing.assert_allclose(model.positions, 3 * plain.positions)
     ids = np.random.default_rng(0).integers(0, E.VOCAB, TOKENS)
     wanted = _logits(proto.SerializeToString(), ids)
-    got = real.evaluate(model, ids, products)[model.output]
+    got = real.evaluate(model, real.embed(model, {"input_ids": ids}), products)[model.output]
     assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
 
 

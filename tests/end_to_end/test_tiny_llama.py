@@ -11,9 +11,9 @@ from tiny_llama import PROSE, Quantized, model, with_outliers
 import axlora
 from axlora.compiler.transformer.build import build
 from axlora.compiler.transformer.lower import lower
-from axlora.compiler.transformer.ops import Add
-from axlora.compiler.transformer.positions import position_registers
+from axlora.compiler.transformer.ops import Add, Output
 from axlora.compiler.transformer.reference import Cache, Reference
+from axlora.isa.positions import position_registers
 from axlora.isa.regions import slot_values, token_words
 from axlora.isa.target import Target
 from axlora.rtl.runner import Image, run_images
@@ -92,7 +92,9 @@ def test_a_layer_with_lora_in_verilog() -> None:
     quantized = Quantized(target, model(), context=32, adapters={"prose": PROSE})
     f = quantized.found
     ends = [n for n, op in enumerate(f.model.operators) if isinstance(op, Add)][1]
-    layer = dataclasses.replace(f.model, operators=f.model.operators[: ends + 1], output=f.model.operators[ends].y)
+    layer = dataclasses.replace(
+        f.model, operators=f.model.operators[: ends + 1], outputs=(Output("h", f.model.operators[ends].y),)
+    )
     used = {op.name for op in layer.operators if hasattr(op, "name")}
     linears = tuple(li for li in f.lowered.linears if li.name in used)
     image = build(target, layer, linears, f.largest, context=32, slots=1, rank=8)
@@ -100,7 +102,7 @@ def test_a_layer_with_lora_in_verilog() -> None:
 
     block = adapter_block(target, linears, "prose", 8, image.tilings)
     memory = np.zeros(-(-image.size // 64) * 64, np.uint8)
-    words = token_words(np.ones(target.tokens, np.int64))
+    words = token_words(np.ones(max(image.programs), np.int64))
     places = ((0, image.data), (image.adapter_address, block), (image.regions["token words"][0], words))
     for address, data in places:
         memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
@@ -123,7 +125,7 @@ def test_a_layer_with_lora_in_verilog() -> None:
         lower(
             layer, reference, f.largest, {li.name: li.output_step for li in linears}, {li.name: li.n for li in linears}, 8, 32
         )
-        at, wide = image.regions["output"][0], image.output_words * target.vector_lanes
+        at, wide = image.regions["output 0"][0], image.output_words[0] * target.vector_lanes
         out = memory[at : at + 4 * wide * count].view("<i4").reshape(count, wide)
         np.testing.assert_array_equal(out[:, : reference.output.shape[1]], reference.output)
     for sim, rtl in zip(results, run_images(target, images), strict=True):

@@ -62,7 +62,7 @@ class Quantized:
 
     def __init__(self, target: Target, source: onnx.ModelProto, *, context: int, **options: Any) -> None:
         self.target = target
-        self.found = pipeline.lower_generator(source, target, context=context, **options)
+        self.found = pipeline.lower_generator(source, target, pipeline.Options(**options), context=context)
         self.linears = {li.name: li for li in self.found.lowered.linears}
 
     def run(self, ids: Int64, cache: Cache, adapter: str | None) -> tuple[Int64, int]:
@@ -73,8 +73,8 @@ class Quantized:
         steps = {name: li.output_step for name, li in self.linears.items()}
         outputs = {name: li.n for name, li in self.linears.items()}
         bits, context = self.target.activation_bits, f.image.context
-        _, fraction = lower(f.model, reference, f.largest, steps, outputs, bits, context)
-        return reference.output, fraction
+        _, fractions = lower(f.model, reference, f.largest, steps, outputs, bits, context)
+        return reference.output, fractions[f.model.output]
 
     def logits(self, windows: Int64, adapter: str | None) -> npt.NDArray[np.float32]:
         """Logits [n, t, vocabulary] of windows [n, t]."""

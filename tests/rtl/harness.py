@@ -57,7 +57,7 @@ class Outcome:
 
 
 def _make(top: str, sources: list[Path], parameters: dict[str, Any]) -> tuple[Any, Path]:
-    key = hashlib.sha256(repr((top, sorted(parameters.items()), machine._BUILD_ARGS, sys.version_info[:2])).encode())
+    key = hashlib.sha256(repr((top, sorted(parameters.items()), machine._BUILD_ARGS, sys.prefix)).encode())
     for path in sources:
         key.update(path.name.encode() + path.read_bytes())
     folder = machine._cache() / f"{top}-{key.hexdigest()[:20]}"

@@ -43,7 +43,7 @@ def _compare(
         result = run_image(target, start.memory, start.program, start.registers, timing=False)
         got = machine.finish(start, result.memory)
         expected = wanted.feed(now, own)
-        assert machine.image.output_fraction == wanted.output_fraction
+        assert machine.image.fractions[decoder.model.output] == wanted.output_fraction
         assert np.array_equal(got, expected), f"rows {first} .. {machine.position - 1}"
         assert len(np.unique(got)) > VOCABULARY // 2
 
@@ -110,7 +110,7 @@ def test_programs_are_legal_and_one_for_one_row_and_one_for_t(name: str) -> None
     target = Target.load(name)
     decoder = random_decoder(SHORT)
     machine = Machine(decoder, target, decoder.quantized(target), {})
-    assert set(machine.image.programs) == {1, target.tokens}
+    assert {1, target.tokens} <= set(machine.image.programs)
     for program in machine.image.programs.values():
         check_program(program)
     unit = max(target.lanes, target.ports)

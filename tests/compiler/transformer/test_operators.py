@@ -11,7 +11,20 @@ from hypothesis import strategies as st
 
 from axlora.compiler.transformer import real
 from axlora.compiler.transformer.lower import fraction, lower
-from axlora.compiler.transformer.ops import Add, Apply, Attention, Function, Mul, Norm, NormKind, Op, Rotary, Transformer
+from axlora.compiler.transformer.ops import (
+    Add,
+    Apply,
+    Attention,
+    Function,
+    Lookup,
+    Mul,
+    Norm,
+    NormKind,
+    Op,
+    Output,
+    Rotary,
+    Transformer,
+)
 from axlora.compiler.transformer.reference import Cache, Reference
 
 Float64 = np.ndarray
@@ -19,19 +32,18 @@ EXPONENT = st.integers(-10, 10)
 
 
 def _model(x: Float64, *operators: Op) -> Transformer:
-    return Transformer(x, None, "x", operators[-1].y, operators, "ids", "y")
+    return Transformer((Lookup("ids", x),), None, "x", operators, (Output("y", operators[-1].y),))
 
 
 def _both(x: Float64, *operators: Op, largest: Mapping[str, float] | None = None) -> tuple[Float64, Float64]:
     """(integer, real) results of operators on rows x, scales from these very rows unless given."""
     model = _model(x, *operators)
-    ids = np.arange(len(x))
-    most, _ = real.magnitudes(model, ids[None], {})
+    most = {name: float(peak.max()) for name, peak in real.magnitudes(model, [(x, len(x))], {}).items()}
     most = most | dict(largest or {})
     rows = np.rint(np.ldexp(x, fraction(most["x"]))).astype(np.int64)
     reference = Reference({}, [None] * len(x), Cache(), 8, rows)
-    _, out = lower(model, reference, most, {}, {}, 8, len(x))
-    return np.ldexp(reference.output.astype(float), -out), real.evaluate(model, ids, {})[model.output]
+    _, fractions = lower(model, reference, most, {}, {}, 8, len(x))
+    return np.ldexp(reference.output.astype(float), -fractions[model.output]), real.evaluate(model, x, {})[model.output]
 
 
 def _error(got: Float64, wanted: Float64) -> float:

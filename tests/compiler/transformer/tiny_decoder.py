@@ -12,12 +12,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.layer import Linear as Quantized
 from axlora.compiler.passes.quantize_adapter import Branch, quantize_adapter
 from axlora.compiler.passes.quantize_linear import quantize_linear
 from axlora.compiler.transformer import real, reference
-from axlora.compiler.transformer.build import Image, adapter_block, build
+from axlora.compiler.transformer.build import Image, build
 from axlora.compiler.transformer.lower import fraction, lower
 from axlora.compiler.transformer.ops import (
     Add,
@@ -25,14 +26,16 @@ from axlora.compiler.transformer.ops import (
     Attention,
     Function,
     Linear,
+    Lookup,
     Mul,
     Norm,
     NormKind,
     Op,
+    Output,
     Rotary,
     Transformer,
 )
-from axlora.compiler.transformer.positions import position_registers
+from axlora.isa.positions import position_registers
 from axlora.isa.regions import slot_values, token_words
 from axlora.isa.target import Target
 
@@ -72,11 +75,16 @@ class Decoder:
         """The linears in floating point."""
         return {name: (lambda x, w=w, b=b: x @ w + b) for name, (w, b) in self.weights.items()}
 
+    def rows(self, ids: Int64) -> Float64:
+        """Rows of embeddings from position 0 on."""
+        return real.embed(self.model, {"ids": ids})
+
     @cached_property
     def largest(self) -> dict[str, float]:
         """Of every value, over four random sequences."""
         ids = np.random.default_rng(1).integers(0, VOCABULARY, (4, self.sizes.context))
-        return real.magnitudes(self.model, ids, self.products)[0]
+        rows = [(self.rows(x), len(x)) for x in ids]
+        return {name: float(peak.max()) for name, peak in real.magnitudes(self.model, rows, self.products).items()}
 
     def quantized(self, target: Target, branches: Mapping[str, Mapping[str, Branch]] | None = None) -> dict[str, Quantized]:
         """Linears as integers; `branches`: adapter -> linear -> LoRA."""
@@ -141,7 +149,9 @@ def random_decoder(sizes: Sizes = Sizes(), seed: int = 0) -> Decoder:
     linear("last", "logits", "head", s.features, VOCABULARY)
     embedding = rng.normal(0, 1, (VOCABULARY, s.features))
     positions = rng.normal(0, 0.5, (s.context, s.features)) if s.packed else None
-    return Decoder(s, Transformer(embedding, positions, "h", "logits", tuple(operators), "ids", "logits"), weights)
+    return Decoder(
+        s, Transformer((Lookup("ids", embedding),), positions, "h", tuple(operators), (Output("logits", "logits"),)), weights
+    )
 
 
 ADAPTED = ("q", "qkv", "v", "down")
@@ -181,7 +191,8 @@ class IntegerReference:
         steps = {name: linear.output_step for name, linear in self.linears.items()}
         outputs = {name: linear.n for name, linear in self.linears.items()}
         d = self.decoder
-        first, self.output_fraction = lower(d.model, rows, d.largest, steps, outputs, self.bits, self.context)
+        first, fractions = lower(d.model, rows, d.largest, steps, outputs, self.bits, self.context)
+        self.output_fraction = fractions[d.model.output]
         assert first == fraction(d.largest[d.model.input])
         self.values = rows.values
         return rows.output
@@ -232,7 +243,7 @@ class Machine:
         words = np.zeros((len(rows), i.input_words * t.vector_lanes), "<i4")
         words[:, : rows.shape[1]] = rows
         self._put(i.regions["input"][0], words.tobytes())
-        slots = np.zeros(t.tokens, np.int64)
+        slots = np.zeros(max(i.programs), np.int64)
         for row, name in enumerate(adapters or ()):
             slots[row] = 0 if name is None else 1 + self.adapters.index(name)
         self._put(i.regions["token words"][0], token_words(slots))
@@ -245,6 +256,6 @@ class Machine:
         t, i = self.target, self.image
         self.memory = np.array(memory, np.uint8)
         self.position += start.rows
-        address, width = i.regions["output"][0], i.output_words * t.vector_lanes
+        address, width = i.regions["output 0"][0], i.output_words[0] * t.vector_lanes
         logits = self.memory[address : address + 4 * width * start.rows].view("<i4").reshape(start.rows, width)
         return logits[:, :VOCABULARY].astype(np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from axlora.isa.target import Target
+from .target import Target
 
 
 class Position(IntEnum):

@@ -1,0 +1,292 @@
+"""Transformers as PyTorch exports them, whole on the machine: nothing on the host, near onnxruntime, padding and adapters."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import decoders as D
+import exported as E
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import helper, numpy_helper
+
+import axlora
+from axlora.compiler.errors import UnsupportedOperator
+from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.frontend.merge import merge_graph
+from axlora.compiler.frontend.recognise import recognise
+from axlora.compiler.frontend.transformer import read_whole
+from axlora.compiler.transformer import real
+from axlora.compiler.transformer.ops import Attention, PoolKind, Transformer
+from axlora.compiler.transformer.pipeline import products
+from axlora.compiler.transformer.real import Product
+from axlora.isa.target import Target
+
+TOKENS = 16
+ENCODERS = [
+    f"{name}.{exporter}"
+    for name in ("bert", "bert-lora", "bert-dora", "distilbert", "distilbert-lora")
+    for exporter in ("dynamo", "script")
+]
+DECODERS = ["gpt2.dynamo", "gpt2-lora.script", "llama.dynamo", "llama-lora.script", "llama-sdpa.dynamo", "llama-half.dynamo"]
+
+
+def _free(path: Path, batch: int = 1) -> dict[str, int]:
+    free = {}
+    for value in onnx.load(path, load_external_data=False).graph.input:
+        for axis, d in enumerate(value.type.tensor_type.shape.dim):
+            if d.dim_param:
+                free[d.dim_param] = TOKENS if axis else batch
+    return free
+
+
+def _recognised(proto: onnx.ModelProto) -> tuple[Transformer, dict[str, Product]]:
+    g, found = recognise(proto)
+    return read_whole(g, found, "model"), products(merge_graph(found))
+
+
+def _onnxruntime(model: Path | bytes, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = ort.InferenceSession(str(model) if isinstance(model, Path) else model, options)
+    return [np.asarray(y) for y in session.run(None, {i.name: feed[i.name] for i in session.get_inputs()})]
+
+
+def _feed(batch: int, seed: int, padded: bool) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    mask = (rng.random((batch, TOKENS)) < (0.6 if padded else 2)).astype(np.int64)
+    mask[:, 0] = 1
+    return {"input_ids": rng.integers(0, E.VOCAB, (batch, TOKENS)), "attention_mask": mask}
+
+
+def _evaluated(model: Transformer, held: dict[str, Product], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The recognised model's outputs for one sequence, tokens in their own order."""
+    mask = feed[model.mask][0] if model.mask else np.ones(TOKENS, np.int64)
+    order, keys = np.argsort(mask == 0, kind="stable"), int(mask.sum())
+    ids = {x.input: feed[x.input][0] for x in model.lookups}
+    values = real.evaluate(model, real.embed(model, ids, order), held, keys)
+    found = []
+    for output in model.outputs:
+        y = values[output.value]
+        if len(y) == TOKENS:
+            y = y[np.argsort(order)]
+        found.append((y.reshape(-1) if output.index is None else y.reshape(-1)[output.index]).reshape(output.shape))
+    return found
+
+
+@pytest.mark.parametrize("file", ENCODERS)
+def test_the_recognised_encoder_has_onnxruntimes_outputs(file: str) -> None:
+    """To 1e-5, with holes in the mask: padding is a place in it, not an end."""
+    path = E.MODELS / f"{file}.onnx"
+    model, held = _recognised(onnx_reader.read(path, _free(path))[0])
+    assert model.mask == "attention_mask"
+    assert not any(op.causal for op in model.operators if isinstance(op, Attention))
+    for seed in range(3):
+        feed = _feed(1, seed, padded=True)
+        for got, wanted in zip(_evaluated(model, held, feed), _onnxruntime(path, feed), strict=True):
+            assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("file", DECODERS)
+def test_decoders_are_causal_and_take_no_padding(file: str) -> None:
+    path = E.MODELS / f"{file}.onnx"
+    model, held = _recognised(onnx_reader.read(path, _free(path))[0])
+    assert model.mask is None
+    assert all(op.causal for op in model.operators if isinstance(op, Attention))
+    assert (model.fixed["attention_mask"] == 1).all()
+    if "half" not in file:
+        feed = _feed(1, 0, padded=False)
+        assert np.abs(_evaluated(model, held, feed)[0] - _onnxruntime(path, feed)[0]).max() < 1e-4
+
+
+def test_bert_pools_its_first_token() -> None:
+    path = E.MODELS / "bert.dynamo.onnx"
+    model, _ = _recognised(onnx_reader.read(path, _free(path))[0])
+    count = Counter(type(op).__name__ for op in model.operators)
+    assert count == {"Norm": 5, "Linear": 14, "Attention": 2, "Add": 4, "Apply": 3, "Pool": 1}
+    assert [op.kind for op in model.operators if hasattr(op, "kind") and isinstance(op.kind, PoolKind)] == [PoolKind.FIRST]
+
+
+def _graph(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], outputs: dict[str, list[int]]) -> onnx.ModelProto:
+    """A model of `input_ids`, `attention_mask`, `token_type_ids` with rows of embeddings `rows` of 8 features."""
+    rng = np.random.default_rng(0)
+    held = {"table": rng.normal(0, 1, (30, 8)), "types": rng.normal(0, 1, (2, 8)), "where": rng.normal(0, 1, (1, TOKENS, 8))}
+    first = [
+        helper.make_node("Gather", ["table", "input_ids"], ["words"]),
+        helper.make_node("Gather", ["types", "token_type_ids"], ["kinds"]),
+        helper.make_node("Add", ["words", "kinds"], ["both"]),
+        helper.make_node("Add", ["both", "where"], ["rows"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("MatMul", ["rows", "w"], ["x"], name="/own/MatMul"),
+    ]
+    held |= {"w": rng.normal(0, 0.4, (8, 8))} | constants
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    graph = helper.make_graph(
+        first + nodes,
+        "g",
+        [helper.make_tensor_value_info(n, onnx.TensorProto.INT64, [1, TOKENS]) for n in names],
+        [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n, shape in outputs.items()],
+        [numpy_helper.from_array(v.astype(np.float32) if v.dtype == float else v, n) for n, v in held.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model
+
+
+N = helper.make_node
+AXES = {"one": np.array([1]), "last": np.array([-1]), "tiny": np.array(1e-9), "two": np.array(2.0)}
+COLUMN = [N("Unsqueeze", ["mask", "last"], ["column"])]
+SUMS = [*COLUMN, N("Mul", ["x", "column"], ["kept"]), N("ReduceSum", ["kept", "one"], ["sum"], keepdims=0)]
+COUNT = [N("ReduceSum", ["mask", "one"], ["count"], keepdims=1), N("Clip", ["count", "tiny"], ["least"])]
+MEAN = [*SUMS, *COUNT, N("Div", ["sum", "least"], ["mean"])]
+HEADS = {
+    "mean over the mask": ([*MEAN, N("Identity", ["mean"], ["y"])], {"y": [1, 8]}),
+    "mean, normalized by ReduceL2": (
+        [
+            *MEAN,
+            N("ReduceL2", ["mean", "one"], ["long"], keepdims=1),
+            N("Clip", ["long", "tiny"], ["safe"]),
+            N("Div", ["mean", "safe"], ["y"]),
+        ],
+        {"y": [1, 8]},
+    ),
+    "sum, normalized by its squares": (
+        [
+            *SUMS,
+            N("Mul", ["sum", "sum"], ["squares"]),
+            N("ReduceSum", ["squares", "last"], ["total"], keepdims=1),
+            N("Sqrt", ["total"], ["long"]),
+            N("Div", ["sum", "long"], ["y"]),
+        ],
+        {"y": [1, 8]},
+    ),
+    "mean over all tokens": ([N("ReduceMean", ["x", "one"], ["y"], keepdims=0)], {"y": [1, 8]}),
+    "first token and all tokens": (
+        [N("Gather", ["x", "zero"], ["first"], axis=1), N("Tanh", ["first"], ["y"]), N("Relu", ["x"], ["all"])],
+        {"y": [1, 8], "all": [1, TOKENS, 8]},
+    ),
+    "two columns apart": (
+        [N("Split", ["x", "cut"], ["start", "middle", "end"], axis=2), N("Squeeze", ["start", "last"], ["y"])],
+        {"y": [1, TOKENS], "end": [1, TOKENS, 1]},
+    ),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_of_encoders(head: str) -> None:
+    """Recognised, and on the machine: what pools, normalizes and picks, with token types and padding."""
+    nodes, outputs = HEADS[head]
+    proto = _graph(nodes, AXES | {"zero": np.array(0), "cut": np.array([1, 6, 1])}, outputs)
+    rng = np.random.default_rng(1)
+    mask = np.array([[1, 1, 0, 1, 1, 0, 1, 0, 1, 1, 1, 0, 0, 1, 0, 0]])
+    feed = {
+        "input_ids": rng.integers(0, 30, (1, TOKENS)),
+        "token_type_ids": rng.integers(0, 2, (1, TOKENS)),
+        "attention_mask": mask,
+    }
+    wanted = _onnxruntime(proto.SerializeToString(), feed)
+    model, held = _recognised(onnx_reader.read(proto)[0])
+    for got, exact in zip(_evaluated(model, held, feed), wanted, strict=True):
+        assert np.abs(got - exact).max() < 1e-5
+    program = axlora.compile(proto, "test", operators="all")
+    run = axlora.simulate(program, feed)
+    for (name, shape), exact in zip(outputs.items(), wanted, strict=True):
+        assert list(run.outputs[name].shape) == shape
+        assert np.abs(run.outputs[name] - exact).max() < 0.03 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "what"),
+    [
+        ([*SUMS, N("Div", ["sum", "two"], ["y"])], "not understood"),
+        ([N("ReduceMax", ["x", "one"], ["y"], keepdims=0)], "ReduceMax"),
+        ([N("ReduceMean", ["x", "one"], ["m"], keepdims=1), N("Sub", ["x", "m"], ["y"])], "not understood"),
+        ([N("CumSum", ["x", "along"], ["y"])], "CumSum"),
+    ],
+    ids=["sum over two", "largest over tokens", "less the mean over tokens", "running sum"],
+)
+def test_what_mixes_tokens_in_another_way_is_refused(nodes: list[onnx.NodeProto], what: str) -> None:
+    proto = _graph(nodes, AXES | {"along": np.array(1)}, {"y": []})
+    del proto.graph.output[0].type.tensor_type.shape.dim[:]
+    with pytest.raises(UnsupportedOperator, match=what):
+        _recognised(onnx_reader.read(proto)[0])
+
+
+@pytest.mark.parametrize("file", [*ENCODERS[::2], "gpt2.dynamo", "gpt2-lora.script"])
+def test_nothing_stays_on_the_host(file: str) -> None:
+    """Two sequences with padding, on the simulator, against onnxruntime in float; the package says the same."""
+    path = E.MODELS / f"{file}.onnx"
+    program = axlora.compile(path, "test", shapes=_free(path, 2))
+    assert isinstance(program, axlora.Whole)
+    assert [row.operator for row in program.placement if row.where == "host"] == ["Gather input_ids"]
+    assert program.host_macs == 0
+    feed = _feed(2, 4, padded=program.mask is not None)
+    run = axlora.simulate(program, feed)
+    (wanted,) = _onnxruntime(path, feed)
+    (got,) = run.outputs.values()
+    assert got.shape == wanted.shape
+    assert np.linalg.norm(got - wanted) < 0.04 * np.linalg.norm(wanted)
+    report = run.to_json()  # asserts the sums
+    assert sum(layer.macs for layer in run.layers) == run.counters["macs"] == report["macs"]
+
+
+@pytest.mark.parametrize("path", sorted(D.FOLDER.glob("*.onnx")), ids=lambda path: path.stem)
+def test_decoders_of_other_families_without_generate(path: Path) -> None:
+    program = axlora.compile(path, "test", shapes=_free(path), operators="all")
+    ids = np.random.default_rng(2).integers(0, D.VOCABULARY, (1, TOKENS))
+    (wanted,) = _onnxruntime(path, {"input_ids": ids})
+    (got,) = axlora.simulate(program, {"input_ids": ids}, timing=False).outputs.values()
+    assert np.linalg.norm(got - wanted) < 0.05 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("name", ["bert-lora", "distilbert-lora", "gpt2-lora"])
+def test_adapters_of_the_graph_and_of_peft_in_one_batch(name: str, tmp_path: Path) -> None:
+    """The export holds the adapter that the directory holds: rows of both are near onnxruntime, one of the base is not."""
+    path = E.MODELS / f"{name}.dynamo.onnx"
+    program = axlora.compile(path, "test", shapes=_free(path, 3), adapters={"a": E.MODELS / name})
+    program.save(tmp_path / "m.axl")
+    program = axlora.load(tmp_path / "m.axl")
+    feed = _feed(3, 7, padded=False)
+    (got,) = axlora.simulate(program, feed, ["graph", "a", None], timing=False).outputs.values()
+    (wanted,) = _onnxruntime(path, feed)
+    errors = [np.linalg.norm(got[row] - wanted[row]) / np.linalg.norm(wanted[row]) for row in range(3)]
+    assert max(errors[:2]) < 0.05
+    assert errors[2] > 0.1
+
+
+def test_auto_falls_back_to_linears_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    path = E.MODELS / "bert.dynamo.onnx"
+    with caplog.at_level(logging.WARNING):
+        program = axlora.compile(path, "zcu104", shapes=_free(path))
+    assert isinstance(program, axlora.Program)
+    assert "only the linears run on the accelerator" in caplog.text
+    assert "cut at feature 6" in caplog.text
+    with pytest.raises(axlora.Error, match="cut at feature 6"):
+        axlora.compile(path, "zcu104", shapes=_free(path), operators="all")
+
+
+@pytest.mark.parametrize("option", [{"mode": "exact"}, {"activation": "static8"}, {"activation": "token16"}])
+def test_all_operators_and_options_of_linears_do_not_go_together(option: dict[str, str]) -> None:
+    path = E.MODELS / "bert.dynamo.onnx"
+    with pytest.raises(axlora.Error, match="with operators all"):
+        axlora.compile(path, Target.load("test"), shapes=_free(path), operators="all", **option)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["bert-lora.dynamo", "gpt2.dynamo"])
+def test_a_whole_encoder_in_verilog(file: str) -> None:
+    """Outputs, cycles and every counter of a whole model equal the simulator's."""
+    path = E.MODELS / f"{file}.onnx"
+    free = {name: size if size != TOKENS else 8 for name, size in _free(path).items()}
+    program = axlora.compile(path, "test", shapes=free)
+    feed = {name: value[:, :8] for name, value in _feed(1, 3, padded=file.startswith("bert")).items()}
+    sim, rtl = axlora.simulate(program, feed), axlora.run_rtl(program, feed)
+    assert sim.counters == rtl.counters
+    assert [s for s in sim.steps if s.unit != "fetch"] == [s for s in rtl.steps if s.unit != "fetch"]
+    for name, codes in sim.codes.items():
+        assert np.array_equal(codes, rtl.codes[name])
