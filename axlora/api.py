@@ -102,7 +102,8 @@ def compile(
         raise BadModel(f"{asked[0]} with operators all", asked[0].split()[0], "leave one of them out")
     if operators == "all" or (operators == "auto" and not asked):
         try:
-            return compile_whole(model, target, merge=merge, lora_linears=lora_linears, **common)  # type: ignore[arg-type]
+            own_scales = {"drop_scales": operators == "all"}
+            return compile_whole(model, target, merge=merge, lora_linears=lora_linears, **own_scales, **common)  # type: ignore[arg-type]
         except (UnsupportedOperator, BadModel) as error:
             if operators == "all":
                 raise
@@ -125,6 +126,7 @@ def compile_whole(
     lora_linears: str = "used",
     merge: bool = False,
     base: str | Path | None = None,
+    drop_scales: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> Whole:
     """Compile a transformer of token ids to one program that takes a sequence from its rows of embeddings to the outputs.
@@ -134,6 +136,7 @@ def compile_whole(
 
     Args:
         calibration: input -> [samples, batch, tokens]; None: random ids.
+        drop_scales: take a file that carries static scales of activations; every row gets a scale of its own instead.
         others: as `compile_program`.
 
     Raises:
@@ -145,7 +148,9 @@ def compile_whole(
 
     target = target if isinstance(target, Target) else Target.load(target)
     _check_names(adapters)
-    options = Options(adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base, merge, lora_linears)
+    options = Options(
+        adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base, merge, lora_linears, drop_scales
+    )
     found = lower_whole(model, target, options, shapes=shapes, calibration=calibration, progress=progress)
     image, whole = found.image, found.model
     width = widths(whole, {li.name: li.n for li in found.lowered.linears})

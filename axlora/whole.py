@@ -68,6 +68,11 @@ class Whole(Machine):
     owners: npt.NDArray[np.int32]
     """Operator of each instruction."""
 
+    @property
+    def inputs_info(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Input -> (shape, type)."""
+        return {name: ((self.batch, self.tokens), np.dtype(kind)) for name, kind in self.inputs.items()}
+
     def check_inputs(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
         """The inputs as integers [batch, tokens].
 
@@ -124,35 +129,38 @@ class Whole(Machine):
                 )
         return names
 
+    def rows(self, values: Mapping[str, npt.NDArray[Any]]) -> tuple[Int64, Int64, int]:
+        """Rows of embeddings of one sequence in fixed point, the places of their tokens, and how many are no padding.
+
+        Args:
+            values: input -> [tokens].
+        """
+        mask = values[self.mask] != 0 if self.mask else np.ones(self.tokens, bool)
+        order, keys = np.argsort(~mask, kind="stable"), int(mask.sum())  # padding last: keys end before it
+        rows = np.zeros((self.tokens, next(iter(self.tables.values())).shape[1]), np.float64)
+        for name, table in self.tables.items():
+            rows += table[values[name]]
+        if self.positions is not None:
+            rows += self.positions
+        return self.fixed_point(rows[order]), order, keys
+
     def ready(self, values: Mapping[str, npt.NDArray[Any]], adapter: str | None) -> tuple[Bytes, dict[int, int], Int64]:
         """Memory and registers before the start of one sequence, and the places of its tokens in the order of rows.
 
         Args:
             values: input -> [tokens].
         """
-        t = self.target
-        mask = values[self.mask] != 0 if self.mask else np.ones(self.tokens, bool)
-        order, keys = np.argsort(~mask, kind="stable"), int(mask.sum())  # padding last: keys end before it
-        rows = np.zeros((self.tokens, self.input_width), np.float64)
-        for name, table in self.tables.items():
-            rows += table[values[name]]
-        if self.positions is not None:
-            rows += self.positions
+        rows, order, keys = self.rows(values)
         memory, registers = self.memory(adapter, self.regions["token words"][1] // 4)
-        self.put_rows(memory, self.fixed_point(rows[order]))
+        self.put_rows(memory, rows)
         if "row weights" in self.regions:
             unit = self.regions["row count"][1] // 4
             weights = np.zeros((self.tokens, unit), "<i4")
             weights[:keys, 0] = 1
             put(memory, self.regions["row weights"][0], weights.tobytes())
             put(memory, self.regions["row count"][0], np.array([keys], "<i4").tobytes())
-        places = position_registers(t, 0, keys, self.dim, self.half)
+        places = position_registers(self.target, 0, keys, self.dim, self.half)
         return memory, {int(k): v for k, v in places.items()} | registers, order
-
-    @property
-    def input_width(self) -> int:
-        """Features of a row of embeddings."""
-        return int(next(iter(self.tables.values())).shape[1])
 
     def outputs_of(self, rows: Mapping[str, Int64]) -> dict[str, npt.NDArray[np.float32]]:
         """The model's outputs from the rows of all sequences: name -> integers [batch, rows, width]."""

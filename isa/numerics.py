@@ -44,6 +44,13 @@ def rounding_shift(value: Int64, shift: Int64 | int) -> Int64:
     return rounded
 
 
+def rounded_integer(value: int, shift: int) -> int:
+    """`rounding_shift` of one Python integer: many times faster than on an array of one."""
+    floor = value >> shift
+    rest, half = value - (floor << shift), (1 << shift) >> 1
+    return floor + int(shift > 0 and (rest > half or (rest == half and floor & 1 == 1)))
+
+
 def saturate(value: Int64, low: int, high: int) -> Int64:
     """Clamp to [low, high]; int64, any shape."""
     return np.clip(value, low, high)
@@ -350,8 +357,7 @@ def row_scalar(function: Row, reduced: int, factor: int, add: int, shift: int, a
         reduced: R, s64; R * factor must fit 64 bits.
         factor: u16. add: u16. shift: 0..63. adjust, token: s8.
     """
-    product = np.asarray(_signed64(reduced * factor), np.int64)
-    v = _signed64(int(rounding_shift(product, shift)) + add)
+    v = _signed64(rounded_integer(_signed64(reduced * factor), shift) + add)
     value = max(-SAT32, min(SAT32, v))
     if function is Row.COPY:
         return RowScalar(value, 0, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,9 @@ from axlora.isa.opcodes import CACHE_LINE_BYTES, INSTRUCTION_BYTES, LOOP_DEPTH, 
 from axlora.isa.target import Target
 
 from .errors import MachineError
+
+_decode = functools.lru_cache(1 << 18)(decode)
+"""Runs of a program decode the same instructions again."""
 
 
 class Control:
@@ -49,7 +53,7 @@ class Control:
         if self.pc not in self._decoded:
             data = self.memory[self.pc : self.pc + INSTRUCTION_BYTES].tobytes()
             try:
-                self._decoded[self.pc] = (data, decode(data))
+                self._decoded[self.pc] = (data, _decode(data))
             except BadInstruction as error:
                 raise MachineError(ErrorCode.ILLEGAL, Unit.FETCH, self.pc, str(error)) from None
         return self._decoded[self.pc][1]

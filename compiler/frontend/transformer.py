@@ -724,7 +724,9 @@ def _read(
     lookups = tuple(Lookup(name, table) for name, table in sorted(walk.looked.tables, key=lambda pair: pair[0] != ids[0]))
     operators = _needed(walk.operators, {o.value for o in outputs})
     fixed = {name: value for name, value in fixed.items() if name in walk.used}
-    return Transformer(lookups, walk.looked.constant, walk.input, operators, tuple(outputs), mask if mask in walk.used else None, fixed)
+    return Transformer(
+        lookups, walk.looked.constant, walk.input, operators, tuple(outputs), mask if mask in walk.used else None, fixed
+    )
 
 
 def _output(walk: _Walk, name: str, where: str) -> Output:

@@ -65,37 +65,61 @@ class Image:
         return self.adapter_address + max(1, self.slots) * self.adapter_size
 
 
-def _plan(target: Target, linear: Linear, shape: Shape, fixed: int) -> Plan:
-    """Whole rows; as many columns as leave room for three more tiles to be loaded meanwhile.
+def _plan(target: Target, linear: Linear, shape: Shape, fixed: int, groups: int) -> Plan:
+    """As many columns as the accumulators of `groups` groups of rows allow, cut into rows; a third of WBUF a tile.
+
+    Of one group the rows are whole: memory bounds it. Of more the matrix unit does, and wide rows reuse more products.
 
     Raises:
         BadModel: one unit of columns does not fit.
     """
     t, s = target, shape
+    lines = t.wbuf_lines // (3 if groups > 1 else 4) * 8 // s.storage
+    step = s.per_group or 1
+    least = step if groups > 1 else s.blocks
     limits = (
-        t.wbuf_lines // 4 * 8 // (s.blocks * s.storage),
-        (t.acc_words // 3 - s.rank_groups) // (2 if s.slots else 1),
+        lines // least,
+        (t.acc_words // (2 * groups if groups > 1 else 3) - s.rank_groups) // (2 if s.slots else 1),
         t.obuf_beats * t.beat_bytes // (8 * t.ports * t.tokens),
         ((t.pbuf_groups - fixed) // 3 - s.slots * s.rank_groups) // (1 + s.slots),
-        *((t.sbuf_lines // 3 * s.per_group // s.blocks, t.group_words - 1 - s.rank_groups * s.slots) if s.per_group else ()),
+        *((t.sbuf_lines // 3 // (least // step), t.group_words - 1 - s.rank_groups * s.slots) if s.per_group else ()),
     )
     columns = min(*limits, s.groups) // s.column_unit * s.column_unit
     if columns <= 0:
         hint = "a target with larger buffers, or a smaller max LoRA rank"
         raise BadModel(f"{linear.k} x {linear.n} does not fit the buffers of target {t.name}", linear.name, hint)
-    return Plan(columns, s.blocks, 1, 0)
+    if groups == 1:
+        return Plan(columns, s.blocks, 1, 0)
+    columns = _even(s.groups, columns, s.column_unit)
+    rows = lines // columns // step * step
+    if s.per_group:
+        rows = min(rows, t.sbuf_lines // 3 // columns * step)
+    return Plan(columns, _even(s.blocks, max(rows, step), step), 1, 0)
+
+
+def _even(count: int, most: int, unit: int) -> int:
+    """The size of parts of at most `most` that are as alike as multiples of `unit` allow."""
+    parts = -(-count // most)
+    return min(most, -(-count // parts // unit) * unit if unit > 1 else -(-count // parts))
 
 
 def place(
-    target: Target, linears: Sequence[Linear], memory: Memory, slots: int, rank: int, fixed: int, adaptable: Set[str]
+    target: Target,
+    linears: Sequence[Linear],
+    memory: Memory,
+    slots: int,
+    rank: int,
+    fixed: int,
+    adaptable: Set[str],
+    groups: int = 1,
 ) -> dict[str, Placed]:
-    """Tile the linears and put their weights into memory; `fixed` groups of PBUF are taken."""
+    """Tile the linears and put their weights into memory; `fixed` groups of PBUF are taken, `groups` groups of rows run."""
     out: dict[str, Placed] = {}
     offset = 0
     for linear in linears:
         check_accumulators(target, linear)
         shape = Shape.of(target, linear, target.tokens, slots if rank and linear.name in adaptable else 0, rank)
-        plan = _plan(target, linear, shape, fixed)
+        plan = _plan(target, linear, shape, fixed, groups)
         places = weights_of(target, linear, shape, plan, memory.data)
         tiles, scales = tuple(places.weights.values()), tuple(places.scales.values())
         out[linear.name] = Placed(linear, shape, plan, tiles, scales, places.records, places.ones, offset)
@@ -202,7 +226,8 @@ def build(
     head = max((op.dim for op in model.operators if isinstance(op, Attention)), default=0)
     adaptable = {linear.name for linear in linears} if adaptable is None else adaptable
     fixed = 2 * -(-max(context, head + target.beat_bytes) // target.ports)
-    placed = place(target, linears, memory, slots, rank, fixed, adaptable)
+    groups = 1 if rows is None else -(-rows // target.tokens)
+    placed = place(target, linears, memory, slots, rank, fixed, adaptable, groups)
     job = _Job(target, model, linears, largest, placed, context, head)
     if rows is None:
         starts = {count: [(0, count)] for count in sorted({1, target.tokens, job.prefill(longest)})}

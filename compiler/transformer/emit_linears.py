@@ -44,57 +44,60 @@ class LinearEmit(RowEmit):
 
     def _tiles(self, p: Placed) -> Iterator[tuple[int, int, Span, Span]]:
         """The sums of each column tile and group: (first column group, groups, accumulators, records), ready for VREQ."""
-        t = self.target
         s, plan, own = p.shape, p.plan, p.linear
-        offsets = adapter_offsets(t, s, plan)[0]
+        offsets = adapter_offsets(self.target, s, plan)[0]
+        rows = plan.row_tiles(s)
         for n, (first, count) in enumerate(plan.column_tiles(s)):
             with_a = bool(s.slots) and n == 0
-            tile = self.wbuf.take(s.blocks * count * s.storage // 8 + (1 if s.per_group else 0))
-            self._weights(p, n, count, tile)
-            scales = self._scales(p, n, count) if s.per_group else Span("SBUF", 0, 0)
-            adapters = self._adapter_weights(p, n, count, offsets, with_a) if s.slots else []
-            records = self._records(p, n, (first, count), offsets, with_a)
             words = count * (2 if s.slots else 1)
-            for _ in self.groups():
-                acc = self.acc.take(words + (s.rank_groups if with_a else 0))
-                self._product(p, count, (tile, scales), adapters if with_a else [], acc, words)
-                if with_a:
-                    self._low(p, Span("ACC", acc.first + words, acc.stop), records, (1 + s.slots) * count)
-                if s.slots:
-                    self._high(p, count, adapters, acc)
-                self._set(
-                    Opcode.VCFG,
-                    base=records.first,
-                    adapters=records.first + count if s.slots else 0,
-                    adapter_stride=count if s.slots else 0,
-                    acc2=count if s.slots else 0,
-                    guard=own.guard,
-                    token_scale=1,
-                    bias_end=int(own.bias_end),
-                    bias_shift=own.bias_shift,
-                    adapter=int(s.slots > 0),
-                    row_scale=1,
-                )
-                yield first, count, acc, records
+            adapters: list[tuple[Span, Span]] = []
+            records = Span("PBUF", 0, 0)
+            sums: list[Span] = []
+            for m, part in enumerate(rows):
+                held = self._weights(p, n * len(rows) + m, count, part)
+                if m == 0:
+                    adapters = self._adapter_weights(p, n, count, offsets, with_a) if s.slots else []
+                    records = self._records(p, n, (first, count), offsets, with_a)
+                for _ in self.groups():
+                    if m == 0:
+                        sums.append(self.acc.take(words + (s.rank_groups if with_a else 0)))
+                    acc = sums[self.group]
+                    self._product(p, count, held, adapters if with_a else [], acc, words, part)
+                    if m < len(rows) - 1:
+                        continue
+                    if with_a:
+                        self._low(p, Span("ACC", acc.first + words, acc.stop), records, (1 + s.slots) * count)
+                    if s.slots:
+                        self._high(p, count, adapters, acc)
+                    self._set(
+                        Opcode.VCFG,
+                        base=records.first,
+                        adapters=records.first + count if s.slots else 0,
+                        adapter_stride=count if s.slots else 0,
+                        acc2=count if s.slots else 0,
+                        guard=own.guard,
+                        token_scale=1,
+                        bias_end=int(own.bias_end),
+                        bias_shift=own.bias_shift,
+                        adapter=int(s.slots > 0),
+                        row_scale=1,
+                    )
+                    yield first, count, acc, records
 
-    def _weights(self, p: Placed, n: int, count: int, tile: Span) -> None:
+    def _weights(self, p: Placed, tile: int, count: int, rows: tuple[int, int]) -> tuple[Span, Span]:
+        """A weight tile in WBUF, with group scales a line of ones behind it, and those scales in SBUF."""
         t, s = self.target, p.shape
-        lines = s.blocks * count * s.storage // 8
-        self._load(
-            Buffer.WBUF,
-            p.tiles[n],
-            Span("WBUF", tile.first, tile.first + lines),
-            tile.first * t.wbuf_line_beats,
-            lines * t.wbuf_line_beats,
-        )
-        if s.per_group:
-            self._load(
-                Buffer.WBUF,
-                p.ones,
-                Span("WBUF", tile.stop - 1, tile.stop),
-                (tile.stop - 1) * t.wbuf_line_beats,
-                t.wbuf_line_beats,
-            )
+        lines = rows[1] * count * s.storage // 8
+        place = self.wbuf.take(lines + (1 if s.per_group else 0))
+        to, line = Span("WBUF", place.first, place.first + lines), t.wbuf_line_beats
+        self._load(Buffer.WBUF, p.tiles[tile], to, place.first * line, lines * line)
+        if not s.per_group:
+            return place, Span("SBUF", 0, 0)
+        self._load(Buffer.WBUF, p.ones, Span("WBUF", to.stop, place.stop), to.stop * line, line)
+        scales = self.sbuf.take(rows[1] // s.per_group * count)
+        beats = t.sbuf_line_bytes // t.beat_bytes
+        self._load(Buffer.SBUF, p.scales[tile], scales, scales.first * beats, (scales.stop - scales.first) * beats)
+        return place, scales
 
     def _adapter_weights(self, p: Placed, n: int, count: int, offsets: list[int], with_a: bool) -> list[tuple[Span, Span]]:
         """(A, B) of every slot in WBUF; A is loaded with the first tile only."""
@@ -154,9 +157,16 @@ class LinearEmit(RowEmit):
         self._set(Opcode.SEGA, segment=number, **sums)
 
     def _product(
-        self, p: Placed, count: int, held: tuple[Span, Span], adapters: list[tuple[Span, Span]], acc: Span, words: int
+        self,
+        p: Placed,
+        count: int,
+        held: tuple[Span, Span],
+        adapters: list[tuple[Span, Span]],
+        acc: Span,
+        words: int,
+        rows: tuple[int, int],
     ) -> None:
-        """x.W, and x.A of every slot beside it; `held`: the tile in WBUF, its group scales in SBUF."""
+        """x.W over some rows, and x.A of every slot beside it; `held`: the tile in WBUF, its group scales in SBUF."""
         s, number = p.shape, 0
         tile, scales = held
         reads = [tile]
@@ -172,23 +182,15 @@ class LinearEmit(RowEmit):
         number += 1
         for slot, (a, _) in enumerate(adapters, 1):
             rank = slot_registers(slot)[1]
-            weight = {"slot": slot, "line": a.first, "rz": rank, "block_stride": 1, "group_stride": s.blocks}
+            weight = {"slot": slot, "line": a.first + rows[0], "rz": rank, "block_stride": 1, "group_stride": s.blocks}
             self._segment(number, {"format": Format.S8} | weight, {"acc": words})
             reads.append(a)
             number += 1
         place = self._codes(s.blocks)
-        fields = {"acc": acc.first, "line": UBUF_BIT + place.first, "blocks": s.blocks, "first": 1, "per_group": s.per_group}
+        fields = {"acc": acc.first, "line": UBUF_BIT + place.first + rows[0], "blocks": rows[1], "per_group": s.per_group}
         reads += [place, self._tokens()]
-        self.schedule.add(Opcode.MATMUL, reads, [acc], segments=number, tokens=self.tokens, token=self.at, **fields)
-
-    def _scales(self, p: Placed, n: int, count: int) -> Span:
-        """Group scales of column tile `n` in SBUF."""
-        t, s = self.target, p.shape
-        lines = s.blocks // s.per_group * count
-        place = self.sbuf.take(lines)
-        beats = t.sbuf_line_bytes // t.beat_bytes
-        self._load(Buffer.SBUF, p.scales[n], place, place.first * beats, lines * beats)
-        return place
+        fields |= {"segments": number, "tokens": self.tokens, "token": self.at, "first": int(rows[0] == 0)}
+        self.schedule.add(Opcode.MATMUL, reads, [acc], **fields)
 
     def _low_place(self, p: Placed) -> Span:
         """The group's place in UBUF for x.A."""

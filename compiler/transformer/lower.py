@@ -28,6 +28,7 @@ TABLE_FRACTION = 18
 """Of what goes through a function and comes out: one table serves every layer; values reach +-2**13."""
 SQUARE_SHIFT = 28
 HINT = "compile with --operators linears"
+"""What to do about what the rows of operators do not take."""
 FACTOR_BITS = 14
 """A factor of MAC is at most 2**14."""
 EXP_FRACTION = 30

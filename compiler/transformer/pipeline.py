@@ -30,6 +30,7 @@ from axlora.compiler.passes.quantize_linear import quantize_linear
 from axlora.isa.target import Target
 
 from .build import Image, build, whole_context
+from .lower import HINT
 from .ops import Attention, Op, Transformer
 from .ops import Linear as LinearOp
 from .real import Product, embed, magnitudes
@@ -78,6 +79,8 @@ class Options:
     base: str | Path | None = None
     merge: bool = False
     lora_linears: str = "all"
+    drop_scales: bool = True
+    """Take a file that carries static scales of activations, and give every row a scale of its own instead."""
 
 
 def products(found: Sequence[FoundLinear]) -> dict[str, Product]:
@@ -363,7 +366,11 @@ def lower_whole(
     tell("reading the model")
     own, batch = _one_sequence(onnx_reader.dimensions(model), shapes or {})
     proto, where = onnx_reader.read(model, own)
-    g, found = _recognised(proto)
+    g, found = recognise(proto)
+    if any(f.x is not None for f in found):
+        if not options.drop_scales:
+            raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
+        g, found = recognise(without_scales(g))
     transformer = read_whole(g, found, where)
     tokens = g.shape(transformer.tokens_input)[1]
     if options.merge:

@@ -83,7 +83,7 @@ def test_simulator_equals_the_reference_at_every_length(whole: Whole, size: int)
     stream = text["input_ids"][text["attention_mask"] == 1]
     shape = {"batch": 2, "sequence": size}
     arguments = {"shapes": shape, "adapters": whole.adapters}
-    program = axlora.compile(whole.folder / "minilm.onnx", target, max_loras=2, **arguments)
+    program = axlora.compile(whole.folder / "minilm.onnx", target, max_loras=2, operators="linears", **arguments)
     reference = Reference(lower(whole.folder / "minilm.onnx", target, **arguments)[1])
     for length in range(size - 31, size + 1):
         ids = np.resize(np.roll(stream, -7 * length), (2, size))
@@ -125,8 +125,9 @@ def test_a_batch_of_8_with_4_adapters_equals_8_single_runs(whole: Whole, tmp_pat
     adapters = {name: seeded_adapter(tmp_path / name, rank, seed) for seed, (name, rank) in enumerate(ranks.items())}
     feed = whole.passages("language", 8, 16)
     model, target = whole.folder / "minilm.onnx", "edge-asic"
-    together = axlora.compile(model, target, adapters=adapters, shapes={"batch": 8, "sequence": 16}, max_loras=4)
-    alone = axlora.compile(model, target, adapters=adapters, shapes={"batch": 1, "sequence": 16})
+    linears = {"operators": "linears"}
+    together = axlora.compile(model, target, adapters=adapters, shapes={"batch": 8, "sequence": 16}, max_loras=4, **linears)
+    alone = axlora.compile(model, target, adapters=adapters, shapes={"batch": 1, "sequence": 16}, **linears)
     rows = ["a", "b", None, "c", "d", "d", "a", "c"]
     mixed = axlora.simulate(together, feed, rows)
     for i, name in enumerate(rows):
@@ -135,7 +136,7 @@ def test_a_batch_of_8_with_4_adapters_equals_8_single_runs(whole: Whole, tmp_pat
         for key, codes in single.codes.items():
             tokens = len(codes)
             assert np.array_equal(mixed.codes[key][i * tokens : (i + 1) * tokens], codes), (i, key)
-    plain = axlora.compile(model, target, shapes={"batch": 8, "sequence": 16})
+    plain = axlora.compile(model, target, shapes={"batch": 8, "sequence": 16}, **linears)
     every = axlora.simulate(together, feed, ["a", "b", "c", "d"] * 2)
     assert _matrix(every) <= 1.10 * _matrix(axlora.simulate(plain, feed))
 
@@ -143,7 +144,13 @@ def test_a_batch_of_8_with_4_adapters_equals_8_single_runs(whole: Whole, tmp_pat
 @pytest.mark.slow
 def test_verilog_equals_simulator_on_the_whole_model(whole: Whole) -> None:
     """One passage, adapter language, calibrated per-token scales: outputs, every linear's codes, every counter."""
-    program = axlora.compile(whole.folder / "minilm.onnx", "test", adapters=whole.adapters, shapes={"batch": 1, "sequence": 8})
+    program = axlora.compile(
+        whole.folder / "minilm.onnx",
+        "test",
+        adapters=whole.adapters,
+        shapes={"batch": 1, "sequence": 8},
+        operators="linears",
+    )
     feed = whole.passages("language", 1, 8)
     sim, rtl = axlora.simulate(program, feed, "language"), axlora.run_rtl(program, feed, "language")
     assert sim.counters == rtl.counters

@@ -1,0 +1,132 @@
+"""MiniLM from rows of embeddings to its sentence vector on the machine, with its trained adapters: accuracy, equal views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from whole_minilm import TASKS, Feed, Whole
+
+import axlora
+from axlora.compiler.transformer import reference
+from axlora.compiler.transformer.lower import lower
+from axlora.compiler.transformer.pipeline import Generated, Options, lower_whole
+from axlora.compiler.transformer.real import embed
+from axlora.isa.target import Target
+
+TOKENS = 64
+Rows = np.ndarray
+
+
+@dataclass
+class Integers:
+    """The integer reference of a lowered model."""
+
+    found: Generated
+    steps: dict[str, float] = field(init=False)
+    sizes: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Numbers of the linears."""
+        self.linears = {li.name: li for li in self.found.lowered.linears}
+        self.steps = {name: li.output_step for name, li in self.linears.items()}
+        self.sizes = {name: li.n for name, li in self.linears.items()}
+
+    def embedding(self, ids: Rows, mask: Rows, adapter: str | None) -> Rows:
+        """Integer sentence vector [384] of one passage, and its fraction's value."""
+        f = self.found
+        order, keys = np.argsort(mask == 0, kind="stable"), int(mask.sum())
+        rows = np.rint(np.ldexp(embed(f.model, {"input_ids": ids}, order), f.image.input_fraction)).astype(np.int64)
+        return self.vector(rows, keys, adapter)
+
+    def vector(self, rows: Rows, keys: int, adapter: str | None) -> Rows:
+        """The same from rows of embeddings in fixed point, padding last."""
+        f = self.found
+        run = reference.Reference(self.linears, [adapter] * len(rows), reference.Cache(), 8, rows, keys)
+        _, fractions = lower(f.model, run, f.largest, self.steps, self.sizes, 8, f.image.context)
+        return np.ldexp(run.output[0].astype(np.float64), -fractions[f.model.output])
+
+    def embeddings(self, feed: Feed, adapter: str | None) -> Rows:
+        return np.stack([self.embedding(i, m, adapter) for i, m in zip(feed["input_ids"], feed["attention_mask"], strict=True)])
+
+
+@pytest.fixture(scope="module")
+def integers(whole: Whole) -> Callable[[], Integers]:
+    made: list[Integers] = []
+
+    def make() -> Integers:
+        if not made:
+            options = Options(adapters=whole.adapters, lora_linears="used")
+            shapes = {"batch": 1, "sequence": TOKENS}
+            model = whole.folder / "minilm.onnx"
+            made.append(
+                Integers(lower_whole(model, Target.load("zcu104"), options, shapes=shapes, calibration=whole.calibration()))
+            )
+        return made[0]
+
+    return make
+
+
+def _cosine(a: Rows, b: Rows) -> Rows:
+    return np.asarray((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_accuracy_against_float(whole: Whole, integers: Callable[[], Integers], task: str) -> None:
+    """The bounds of the linears' tests, all operators in integers: cosines on 100 passages, labels of 300 within a point."""
+    machine = integers()
+    assert [row.operator for row in machine.found.lowered.placement if row.where == "host"] == ["Gather input_ids"]
+    feed = whole.passages(task, 300)
+    few = {key: value[:50] for key, value in feed.items()}
+    base, adapted = machine.embeddings(few, None), machine.embeddings(feed, task)
+    wanted_base, wanted = whole.float_outputs(None, few), whole.float_outputs(task, feed)
+    assert _cosine(base, wanted_base).mean() >= 0.995
+    assert _cosine(adapted[:50], wanted[:50]).mean() >= 0.995
+    assert _cosine(adapted[:50] - base, wanted[:50] - wanted_base).mean() >= 0.95
+    passages = whole.tasks.held_out(task)
+    numbers = whole.tasks.labels(passages, whole.tasks.TASKS[task])
+    of = whole.tasks.load_prototypes(task)["adapter"]
+    float_share = whole.tasks.accuracy(wanted, numbers, of)
+    assert float_share > 0.75
+    assert abs(whole.tasks.accuracy(adapted.astype(np.float32), numbers, of) - float_share) <= 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["zcu104", "edge-asic"])
+def test_the_simulator_equals_the_reference(whole: Whole, target: str) -> None:
+    """Passages of 1 to 64 tokens with padding, one batch under both adapters and the base: bit for bit."""
+    options = Options(adapters=whole.adapters, lora_linears="used")
+    shapes, model = {"batch": 4, "sequence": TOKENS}, whole.folder / "minilm.onnx"
+    program = axlora.compile(model, target, shapes=shapes, adapters=whole.adapters)
+    assert isinstance(program, axlora.Whole)
+    assert program.host_macs == 0
+    machine = Integers(lower_whole(model, Target.load(target), options, shapes=shapes))
+    feed = whole.passages("topic", 4)
+    length = np.array([1, 17, 40, 64])
+    feed["attention_mask"] = (np.arange(TOKENS)[None] < length[:, None]).astype(np.int64)
+    names = ["topic", None, "language", "topic"]
+    run = axlora.simulate(program, feed, names, timing=False)
+    for row, name in enumerate(names):
+        rows, _, keys = program.rows({key: value[row] for key, value in feed.items()})
+        assert keys == length[row]
+        wanted = machine.vector(rows, keys, name)
+        assert np.array_equal(run.outputs["embedding"][row], wanted.astype(np.float32))
+
+
+@pytest.mark.slow
+def test_the_three_files_agree(whole: Whole) -> None:
+    """Float, static and dynamic int8 files: the static one's scales are dropped when all operators are asked for."""
+    feed = whole.passages("language", 1)
+    wanted = whole.float_outputs(None, feed)
+    for file in ("minilm", "minilm_static", "minilm_dynamic"):
+        model = whole.folder / f"{file}.onnx"
+        program = axlora.compile(model, "zcu104", shapes={"batch": 1, "sequence": TOKENS}, operators="all")
+        assert [row.operator for row in program.placement if row.where == "host"] == ["Gather input_ids"]
+        run = axlora.simulate(program, feed, timing=False)
+        assert _cosine(run.outputs["embedding"], wanted)[0] >= 0.99, file
+    assert isinstance(
+        axlora.compile(model.with_name("minilm_static.onnx"), "zcu104", shapes={"batch": 1, "sequence": 8}), axlora.Program
+    )
