@@ -5,7 +5,8 @@ from __future__ import annotations
 from axlora.compiler.errors import BadAdapter, BadModel, BadPackage, Error, UnsupportedOperator
 from axlora.isa.target import BadTarget, Target
 
-from .api import compile, run_rtl, simulate
+from .api import run_rtl, simulate
+from .compiling import compile
 from .generator import Generator, Session, Token, generate
 from .package import load_any as load
 from .program import BadInput, Program

@@ -31,6 +31,7 @@ from axlora.report.tables import adapter_table, placement_table, run_tables, sid
 from . import api
 from .adapters import add_adapter, pin_adapter, remove_adapter
 from .arrays import read_arrays
+from .compiling import compile
 from .execute import AdapterChoice
 from .generator import Generator
 from .inputs import random_inputs
@@ -125,7 +126,7 @@ def compile_model(options: argparse.Namespace) -> int:
         shapes[name] = int(value)
     with _progress() as bar:
         task = bar.add_task("reading the model", total=None)
-        program = api.compile(  # the keywords are the options
+        program = compile(  # the keywords are the options
             options.model,
             options.target,
             adapters=_pairs(options.adapter, "--adapter"),

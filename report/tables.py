@@ -79,8 +79,8 @@ def run_tables(run: RunLike) -> list[Table]:
     """Layers, then units, of one run."""
     data: Mapping[str, Any] = run.to_json()
     heads = ("cycles", "matrix busy", "MACs", "removed", "adapter MACs", "removed", "KiB in", "KiB out", "error")
-    prefix = _common([row["name"] for row in data["layers"]])
-    layers = Table("layer", *heads, title=f"layers on {data['target']}" + (f"; names begin with {prefix}" if prefix else ""))
+    prefix = _common([row["name"] for row in data["layers"] if "." in row["name"]])
+    layers = Table("layer", *heads, title=f"layers on {data['target']}" + (f"; names without {prefix}" if prefix else ""))
     layers.columns[0].no_wrap = True
     for column in layers.columns[1:]:
         column.justify = "right"

@@ -166,11 +166,11 @@ class _Job:
             return False
         return True
 
-    def prefill(self, tokens: int) -> int:
-        """Rows of the largest prefill start that fits: T times a power of two, at most `tokens`."""
-        rows = self.target.tokens
-        while 2 * rows <= min(PREFILL, tokens) and self.fits([(0, 2 * rows)]):
-            rows *= 2
+    def prefill(self, tokens: int) -> list[int]:
+        """Rows of prefill starts: T times powers of two, up to what fits and at most `tokens`."""
+        rows = [self.target.tokens]
+        while 2 * rows[-1] <= min(PREFILL, tokens) and self.fits([(0, 2 * rows[-1])]):
+            rows.append(2 * rows[-1])
         return rows
 
     def blocks(self, rows: int) -> Blocks:
@@ -230,7 +230,7 @@ def build(
     placed = place(target, linears, memory, slots, rank, fixed, adaptable, groups)
     job = _Job(target, model, linears, largest, placed, context, head)
     if rows is None:
-        starts = {count: [(0, count)] for count in sorted({1, target.tokens, job.prefill(longest)})}
+        starts = {count: [(0, count)] for count in sorted({1, *job.prefill(longest)})}
     else:
         starts = {rows: list(job.blocks(rows))}
     emitters: dict[int, Emit] = {}

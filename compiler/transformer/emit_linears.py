@@ -12,11 +12,12 @@ from axlora.isa.formats import Format
 from axlora.isa.opcodes import UBUF_BIT, Buffer, Opcode
 from axlora.isa.regions import slot_registers
 
-from .emit import ADAPTER, ROOM, Placed, RowEmit
+from .emit import ADAPTER, ROOM, Placed
+from .emit_memory import MemoryEmit
 from .rows import Cells
 
 
-class LinearEmit(RowEmit):
+class LinearEmit(MemoryEmit):
     """Adds linears."""
 
     def linear(self, name: str, out: Cells) -> None:

@@ -12,7 +12,7 @@ from tiny_decoder import VOCABULARY, IntegerReference, Sizes, random_branches, r
 
 from axlora.compiler.layer import Linear as Quantized
 from axlora.compiler.transformer import real
-from axlora.compiler.transformer.lower import fraction, ratio
+from axlora.compiler.transformer.formulas import fraction, ratio
 from axlora.compiler.transformer.ops import Function, NormKind
 from axlora.isa.target import Target
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axlora.compiler.transformer import real
-from axlora.compiler.transformer.lower import fraction, lower
+from axlora.compiler.transformer.formulas import fraction
+from axlora.compiler.transformer.lower import lower
 from axlora.compiler.transformer.ops import (
     Add,
     Apply,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from axlora.compiler.transformer.lower import EXP_FRACTION, SCORE_FRACTION, TABLE_FRACTION
+from axlora.compiler.transformer.formulas import EXP_FRACTION, SCORE_FRACTION, TABLE_FRACTION
 from axlora.compiler.transformer.ops import Function
 from axlora.compiler.transformer.rows import Table
 from axlora.compiler.transformer.tables import EXP_INTERVALS, EXP_LOW, INTERVALS, exp_table, function_table, real

@@ -124,6 +124,15 @@ def test_blocks_that_do_not_fit_at_once(sizes: Sizes, rank: int) -> None:
     assert any(name.startswith("rows ") for name in image.regions)
 
 
+@pytest.mark.parametrize("rank", [0, 5])
+@pytest.mark.parametrize("lines", [64, 128])
+def test_weights_cut_into_rows(lines: int, rank: int) -> None:
+    """A small WBUF: sums of several row tiles, of all groups at once, x.A beside them."""
+    small = dataclasses.replace(TEST, wbuf_lines=lines * (1 + (rank > 0)))
+    image = _compare(_encoder(Sizes(layers=1, context=20, inner=96)), small, 20, 17, rank)
+    assert any(len(t.plan.row_tiles(t.shape)) > 1 for t in image.tilings.values())
+
+
 def test_causal_blocks() -> None:
     small = dataclasses.replace(TEST, vbuf_words=1024)
     image = _compare(_encoder(Sizes(layers=2, context=20), causal=True), small, 20, 20)

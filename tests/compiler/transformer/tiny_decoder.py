@@ -19,7 +19,8 @@ from axlora.compiler.passes.quantize_adapter import Branch, quantize_adapter
 from axlora.compiler.passes.quantize_linear import quantize_linear
 from axlora.compiler.transformer import real, reference
 from axlora.compiler.transformer.build import Image, build
-from axlora.compiler.transformer.lower import fraction, lower
+from axlora.compiler.transformer.formulas import fraction
+from axlora.compiler.transformer.lower import lower
 from axlora.compiler.transformer.ops import (
     Add,
     Apply,
