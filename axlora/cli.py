@@ -45,8 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument(
         "--activation",
-        choices=["token8", "static8", "token16", "static16"],
-        help="input codes of linears: a scale a token, or static (default: the file's scales where it has them, else token8)",
+        choices=["auto", "token8", "static8", "token16", "static16"],
+        help="input codes of linears: a scale a token (auto: with the target's bits), or static (default: the file's scales "
+        "where it has them, else token8)",
     )
     one.add_argument(
         "--weight-bits", type=int, default=8, choices=[2, 3, 4, 8], help="for weights that the file holds as floats"
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--dump-passes", metavar="DIR", help="write the Relax module after every phase")
     one.add_argument("--generate", action="store_true", help="a language model: prefill and decode programs around a cache")
     one.add_argument("--max-context", type=int, default=256, metavar="N", help="with --generate: most tokens (default 256)")
+    one.add_argument("--chunk", type=int, metavar="C", help="with --generate: most tokens of a prompt at once (32)")
 
     one = add("simulate", commands.simulate, "Run a package on the cycle-exact simulator.")
     _run_options(one)

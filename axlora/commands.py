@@ -145,6 +145,7 @@ def compile_model(options: argparse.Namespace) -> int:
             generate=options.generate,
             operators=options.operators,
             max_context=options.max_context,
+            chunk=options.chunk,
             progress=lambda name: bar.update(task, description=name if " " in name else f"placing {name}"),
         )
     program.save(options.output)

@@ -51,12 +51,15 @@ def compile(
     dump_passes: str | Path | None = None,
     generate: bool = False,
     max_context: int = 256,
+    chunk: int | None = None,
     operators: str = "auto",
     progress: Callable[[str], None] | None = None,
 ) -> Program | Whole | Generator:
     """Compile an ONNX model, with LoRA adapters, for a target.
 
     Args:
+        activation: as `compile_program`; `auto`: a scale a token and the target's bits. Values between linears have 32 bits
+            everywhere, so nothing else is to be chosen; with calibration data each operator's error is measured and reported.
         generate: a decoder as prefill and decode programs: `compile_generator`.
         operators: what the accelerator runs. `all`: every operator between the rows of embeddings and the outputs
             (`compile_whole`); `linears`: the linears, and the host the rest (`compile_program`); `auto`: all where the model
@@ -66,6 +69,8 @@ def compile(
     Raises:
         axlora.Error: as those functions.
     """
+    from axlora.compiler.frontend.onnx_reader import takes_ids
+
     common = {
         "adapters": adapters,
         "adapter_map": adapter_map,
@@ -78,6 +83,7 @@ def compile(
         "progress": progress,
     }
     target = target if isinstance(target, Target) else Target.load(target)
+    activation = f"token{target.activation_bits}" if activation == "auto" else activation
     if operators not in OPERATORS:
         raise BadModel(f"operators is {operators!r}", "operators", f"one of {', '.join(OPERATORS)}")
     own = {
@@ -91,19 +97,25 @@ def compile(
         asked += ["merge"] * merge + ["operators linears"] * (operators == "linears")
         if asked:
             raise BadModel(f"{asked[0]} with generate", asked[0].split()[0], "leave one of them out")
-        return compile_generator(model, target, max_context=max_context, **common)  # type: ignore[arg-type]
+        return compile_generator(model, target, max_context=max_context, chunk=chunk, **common)  # type: ignore[arg-type]
+    if chunk is not None:
+        raise BadModel("chunk without generate", "chunk", "it is of prefill")
     if operators == "all" and asked:
         raise BadModel(f"{asked[0]} with operators all", asked[0].split()[0], "leave one of them out")
-    if operators == "all" or (operators == "auto" and not asked):
+    why = ""
+    if operators == "all" or (operators == "auto" and not asked and takes_ids(model)):
         try:
-            own_scales = {"drop_scales": operators == "all"}
-            return compile_whole(model, target, merge=merge, lora_linears=lora_linears, **own_scales, **common)  # type: ignore[arg-type]
+            keep = {"merge": merge, "lora_linears": lora_linears, "drop_scales": operators == "all"}
+            return compile_whole(model, target, **keep, **common)  # type: ignore[arg-type]
         except (UnsupportedOperator, BadModel) as error:
             if operators == "all":
                 raise
-            _LOG.warning("only the linears run on the accelerator: %s (%s)", error.message, error.where)
+            why = f"{error.message} ({error.where})"
     more = {"activation": activation, "lora_linears": lora_linears, "merge": merge, "mode": mode, "dump_passes": dump_passes}
-    return compile_program(model, target, **common, **more)  # type: ignore[arg-type]
+    program = compile_program(model, target, **common, **more)  # type: ignore[arg-type]
+    if why:  # not before: an error is one line
+        _LOG.warning("only the linears run on the accelerator: %s", why)
+    return program
 
 
 def compile_whole(
@@ -172,7 +184,10 @@ def compile_whole(
             for o in whole.outputs
         ),
         indices={o.name: o.index for o in whole.outputs if o.index is not None},
-        operators=tuple(Operator(op.name if isinstance(op, Linear) else op.y, type(op).__name__) for op in whole.operators),
+        operators=tuple(
+            Operator(op.name if isinstance(op, Linear) else op.y, type(op).__name__, found.errors.get(op.y))
+            for op in whole.operators
+        ),
         owners=np.array(image.owners[found.tokens], np.int32),
     )
 
@@ -182,6 +197,7 @@ def compile_generator(
     target: Target | str | Path,
     *,
     max_context: int = 256,
+    chunk: int | None = None,
     adapters: Mapping[str, str | Path] | None = None,
     adapter_map: Mapping[str, str] | None = None,
     shapes: Mapping[str, int] | None = None,
@@ -196,12 +212,14 @@ def compile_generator(
 
     Args:
         max_context: most tokens of prompt and answer; the cache is made for it.
+        chunk: most tokens of a prompt that a start takes, 32 if None; the target's T are always taken, and no more than fit.
         calibration: the input of token ids -> [samples, tokens]; None: random ids.
         others: as `compile_program`.
 
     Raises:
         axlora.Error: bad target, model or adapter; an operator that is not understood, or attention that is not causal.
     """
+    from axlora.compiler.transformer.build import PREFILL
     from axlora.compiler.transformer.lower import widths
     from axlora.compiler.transformer.pipeline import Options, lower_generator
 
@@ -209,7 +227,14 @@ def compile_generator(
     _check_names(adapters)
     options = Options(adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base)
     found = lower_generator(
-        model, target, options, context=max_context, shapes=shapes, calibration=calibration, progress=progress
+        model,
+        target,
+        options,
+        context=max_context,
+        chunk=PREFILL if chunk is None else chunk,
+        shapes=shapes,
+        calibration=calibration,
+        progress=progress,
     )
     image, value = found.image, found.model.output
     return Generator(

@@ -38,7 +38,8 @@ class Layer:
     stalls: dict[str, dict[str, int]] = field(default_factory=dict)
     """Of load, matrix, vector and store: cycles by cause. Over the layers each adds up to the run's counter."""
     error: float | None = None
-    """Root mean square of (result - float result) over that of the float result, on the first calibration sample."""
+    """Root mean square of (result - float result) over that of the float result, on the first calibration sample: of a linear
+    on the same input, of an operator of a whole model after all that came before it."""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def operator_shares(program: Whole, result: SimResult) -> tuple[Layer, ...]:
             reached = event.done
     cycles[int(program.owners[-1])] += result.cycles - reached
     shares = zip(program.operators, counts, moved, cycles, strict=True)
-    return tuple(_layer(o.name, o.kind, None, c, m, n) for o, c, m, n in shares)
+    return tuple(_layer(o.name, o.kind, o.error, c, m, n) for o, c, m, n in shares)
 
 
 def added(runs: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:

@@ -44,6 +44,8 @@ class Operator:
 
     name: str
     kind: str
+    error: float | None = None
+    """See `axlora.run.Layer`."""
 
 
 @dataclass(frozen=True)

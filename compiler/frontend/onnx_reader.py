@@ -9,6 +9,7 @@ import onnx
 from onnxscript import optimizer
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
+from axlora.compiler.frontend.cache import drop_caches
 from axlora.compiler.frontend.expand import expand
 from axlora.compiler.frontend.fold import fold, infer_shapes
 from axlora.compiler.frontend.host_ops import prepare
@@ -65,6 +66,11 @@ def input_types(model: onnx.ModelProto | str | Path) -> dict[str, str]:
     constant = {i.name for i in proto.graph.initializer}
     kinds = {v.name: v.type.tensor_type.elem_type for v in proto.graph.input if v.name not in constant}
     return {name: str(onnx.helper.tensor_dtype_to_np_dtype(kind)) for name, kind in kinds.items()}
+
+
+def takes_ids(model: onnx.ModelProto | str | Path) -> bool:
+    """Whether an input of integers may be token ids."""
+    return any(kind in ("int32", "int64") for kind in input_types(model).values())
 
 
 def load(model: onnx.ModelProto | str | Path) -> tuple[Aside, str]:
@@ -129,13 +135,17 @@ def refuse_operators(model: onnx.ModelProto) -> None:
 
 
 def read(
-    model: onnx.ModelProto | str | Path, shapes: Mapping[str, int] | None = None, exact: bool = False
+    model: onnx.ModelProto | str | Path,
+    shapes: Mapping[str, int] | None = None,
+    exact: bool = False,
+    empty_caches: bool = False,
 ) -> tuple[onnx.ModelProto, str]:
     """Load, fix dimensions, make floats float32 and codes signed, fold constants (never DequantizeLinear), infer shapes.
 
     Args:
         shapes: values of the free dimensions.
         exact: every Q/DQ pair counts; else those of infinite scale are taken out, with a notice.
+        empty_caches: the caches that a decoder takes are empty, and those that it gives are left out.
 
     Returns:
         the model, and its name for messages.
@@ -147,6 +157,8 @@ def read(
     aside, where = load(model)
     copy = aside.model
     unfuse(copy)
+    if empty_caches:
+        drop_caches(copy)
     refuse_operators(copy)
     fix_dimensions(copy, shapes or {}, where)
     check_sizes(copy, where, aside.names)

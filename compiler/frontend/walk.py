@@ -111,6 +111,8 @@ class Walk(AttentionWalk, PoolWalk):
             result = Constant(np.zeros((1, 1, 1, 1), bool))  # a row sees itself, or a token: no softmax is empty
         elif kind in _UNARY or kind in ("Gelu", "Neg"):
             result = self.unary(node, inputs[0])
+        elif kind == "Concat" and len(full := [x for x in inputs if not (isinstance(x, Constant) and x.value.size == 0)]) == 1:
+            result = full[0]  # keys behind an empty cache
         elif kind in ("ReduceSum", "ReduceMean", "ReduceL2") and isinstance(inputs[0], View | Curve):
             result = self.reduction(node, inputs[0])
         elif isinstance(inputs[0], View | Curve | Looked):

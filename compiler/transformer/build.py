@@ -25,7 +25,7 @@ from .lower import lower
 from .ops import Attention, Transformer
 
 PREFILL = 32
-"""Most rows of a prefill start: weights are read once for them, and the program grows with them."""
+"""Rows of the largest prefill start, unless a user says otherwise: weights are read once for them, and the program grows."""
 Blocks = Sequence[tuple[int, int]]
 
 
@@ -169,7 +169,7 @@ class _Job:
     def prefill(self, tokens: int) -> list[int]:
         """Rows of prefill starts: T times powers of two, up to what fits and at most `tokens`."""
         rows = [self.target.tokens]
-        while 2 * rows[-1] <= min(PREFILL, tokens) and self.fits([(0, 2 * rows[-1])]):
+        while 2 * rows[-1] <= tokens and self.fits([(0, 2 * rows[-1])]):
             rows.append(2 * rows[-1])
         return rows
 
@@ -206,6 +206,7 @@ def build(
     rows: int | None = None,
     slots: int = 0,
     rank: int = 0,
+    chunk: int = PREFILL,
     adaptable: Set[str] | None = None,
 ) -> Image:
     """Programs for one row (decode), T rows and more (prefill); or one program for all rows.
@@ -215,6 +216,7 @@ def build(
         largest: value -> largest magnitude that calibration saw.
         context: most tokens; a multiple of lanes and ports is taken.
         rows: of the one program, for a model that takes whole sequences; None: programs for decoding.
+        chunk: most rows of a prefill start, at least T.
         slots: adapters in one start. rank: of the widest. adaptable: linears that adapters may change; None: all.
 
     Raises:
@@ -230,7 +232,7 @@ def build(
     placed = place(target, linears, memory, slots, rank, fixed, adaptable, groups)
     job = _Job(target, model, linears, largest, placed, context, head)
     if rows is None:
-        starts = {count: [(0, count)] for count in sorted({1, *job.prefill(longest)})}
+        starts = {count: [(0, count)] for count in sorted({1, *job.prefill(min(chunk, longest))})}
     else:
         starts = {rows: list(job.blocks(rows))}
     emitters: dict[int, Emit] = {}

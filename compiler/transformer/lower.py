@@ -102,7 +102,7 @@ def lower(
         context: most tokens.
 
     Returns:
-        fractions of the input rows, and of every output's value.
+        fractions of the input rows, and of every value.
 
     Raises:
         UnsupportedOperator: rows and what a pool made of them meet.
@@ -137,7 +137,7 @@ def lower(
             rows.forget(name)
             walk.spilled.remove(name)
     fractions = walk.state.fractions
-    return fractions[model.input], {o.value: fractions[o.value] for o in model.outputs}
+    return fractions[model.input], dict(fractions)
 
 
 @dataclass

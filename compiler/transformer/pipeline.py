@@ -15,6 +15,7 @@ import onnx
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.calibrate import smoothing
 from axlora.compiler.frontend.cut import without_scales
 from axlora.compiler.frontend.found import Activation, FoundLinear
@@ -29,7 +30,8 @@ from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import quantize_linear
 from axlora.isa.target import Target
 
-from .build import Image, build, whole_context
+from .build import PREFILL, Image, build, whole_context
+from .errors import value_errors
 from .lower import HINT
 from .ops import Attention, Op, Transformer
 from .ops import Linear as LinearOp
@@ -45,6 +47,8 @@ GROUP = 32
 """Rows of a scale group, for weights of 4 bits and less."""
 SAMPLES, SAMPLE_TOKENS = 4, 64
 """Random token ids that stand in for calibration data."""
+UNCALIBRATED = "no calibration data: magnitudes come from random token ids"
+"""Said when all else went well: an error is one line."""
 SEQUENCES = 64
 """Most sequences of calibration data that are looked at."""
 
@@ -65,6 +69,8 @@ class Generated:
     """Of a sequence; of a language model: most of prompt and answer."""
     batch: int = 1
     """Sequences of a run."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """Value -> its error on the first calibration sample (`value_errors`), where there is one."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,7 @@ def _finished(
     rows: int | None,
     batch: int,
     smooth: bool,
+    chunk: int = PREFILL,
 ) -> Generated:
     """Quantize, add the adapters, place; `rows` of a sequence that is taken whole, None for programs that decode."""
     if smooth:
@@ -204,6 +211,7 @@ def _finished(
         rows=rows,
         slots=slots,
         rank=rank,
+        chunk=chunk,
         adaptable=used if used and options.lora_linears == "used" else None,
     )
     blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings)) for n, r in ranks.items()}
@@ -231,7 +239,6 @@ def _ids(model: Transformer, data: Data | None, context: int) -> Int64:
     """
     vocabulary = model.embedding.shape[0]
     if data is None:
-        _LOG.warning("no calibration data: magnitudes come from random token ids")
         return np.random.default_rng(0).integers(0, vocabulary, (SAMPLES, min(SAMPLE_TOKENS, context)))
     if model.tokens_input not in data:
         raise BadModel(
@@ -250,13 +257,15 @@ def lower_generator(
     options: Options,
     *,
     context: int,
+    chunk: int = PREFILL,
     shapes: Mapping[str, int] | None = None,
     calibration: Data | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Generated:
-    """A plain export of a decoder (no caches) as prefill and decode programs with a cache of `context` tokens.
+    """An export of a decoder, plain or with caches, as prefill and decode programs with a cache of `context` tokens.
 
     Args:
+        chunk: most rows of a prefill start; T at least are taken.
         calibration: the input of token ids -> [samples, tokens].
 
     Raises:
@@ -264,9 +273,12 @@ def lower_generator(
     """
     if not 1 <= context <= CONTEXT:
         raise BadModel(f"context of {context} tokens", "max_context", f"1 to {CONTEXT}")
+    if chunk < 1:
+        raise BadModel(f"chunk of {chunk} tokens", "chunk", "1 or more")
     tell = progress or (lambda _: None)
     tell("reading the model")
-    proto, where = onnx_reader.read(model, _context_shapes(onnx_reader.dimensions(model), context, shapes))
+    dimensions = {name: dims for name, dims in onnx_reader.dimensions(model).items() if not is_cache(name)}
+    proto, where = onnx_reader.read(model, _context_shapes(dimensions, context, shapes), empty_caches=True)
     g, found = _recognised(proto)
     transformer = read_transformer(g, found, where)
     tell("calibrating")
@@ -274,7 +286,12 @@ def lower_generator(
     sequences = [(embed(transformer, {transformer.tokens_input: i}), len(i)) for i in ids]
     peaks = _peaks(transformer, sequences, found, options)
     given = calibration is not None
-    return _finished(transformer, found, target, options, peaks, tell, context=context, rows=None, batch=1, smooth=given)
+    made = _finished(
+        transformer, found, target, options, peaks, tell, context=context, rows=None, batch=1, smooth=given, chunk=chunk
+    )
+    if not given:
+        _LOG.warning(UNCALIBRATED)
+    return made
 
 
 # Whole sequences
@@ -321,7 +338,6 @@ def _sequences(model: Transformer, data: Data | None, tokens: int) -> list[tuple
         BadModel: an input is missing, of another length, or holds ids outside its table.
     """
     if data is None:
-        _LOG.warning("no calibration data: magnitudes come from random token ids")
         rng = np.random.default_rng(0)
         ids = {x.input: rng.integers(0, len(x.table), (SAMPLES, tokens)) for x in model.lookups}
         return [(embed(model, {name: value[n] for name, value in ids.items()}), tokens) for n in range(SAMPLES)]
@@ -381,6 +397,14 @@ def lower_whole(
             found = merge_peft(found, name, path, options.adapter_map)
         options = replace(options, adapters={})
     tell("calibrating")
-    peaks = _peaks(transformer, _sequences(transformer, calibration, tokens), found, options)
+    sequences = _sequences(transformer, calibration, tokens)
+    peaks = _peaks(transformer, sequences, found, options)
     given = calibration is not None
-    return _finished(transformer, found, target, options, peaks, tell, context=tokens, rows=tokens, batch=batch, smooth=given)
+    made = _finished(transformer, found, target, options, peaks, tell, context=tokens, rows=tokens, batch=batch, smooth=given)
+    if not given:
+        _LOG.warning(UNCALIBRATED)
+        return made
+    tell("measuring errors")
+    held, bits = products(found), target.activation_bits
+    errors = value_errors(made.model, made.lowered.linears, made.largest, held, sequences[0], bits, made.image.context)
+    return replace(made, errors=errors)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from tiny_decoder import VOCABULARY, Sizes, random_branches, random_decoder
 from tiny_onnx import write_onnx, write_peft
@@ -98,6 +99,35 @@ def test_learned_positions_and_a_packed_projection(target: str, tmp_path: Path) 
     lowered = lower_generator(model, program.target, Options(), context=CONTEXT)
     found = [t.token for t in generate(program, PROMPT, max_new_tokens=NEW)]
     assert found == _greedy(lowered, program, PROMPT, NEW, None)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_export_with_caches_is_the_one_without(packed: bool, tmp_path: Path) -> None:
+    """past_key_values in, present out: the machine's own cache stands for them; the same memory image but for names."""
+    kind = {"norm": NormKind.LAYER, "function": Function.GELU_TANH, "kv_heads": 4, "packed": True} if packed else {}
+    decoder = random_decoder(Sizes(layers=2, context=CONTEXT, **kind), seed=5)  # type: ignore[arg-type]
+    plain, past = (write_onnx(decoder, tmp_path / f"{p}.onnx", past=p) for p in (False, True))
+    session = ort.InferenceSession(past)
+    feed = {"input_ids": np.array([PROMPT])}
+    feed |= {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32) for i in session.get_inputs()[1:]}
+    assert len(feed) == 5
+    wanted = session.run(["logits"], feed)[0][0]
+    a, b = (axlora.compile(model, "test", generate=True, max_context=CONTEXT) for model in (plain, past))
+    assert isinstance(a, Generator)
+    assert isinstance(b, Generator)
+    assert a.image == b.image
+    got = np.ldexp(b.session().feed(PROMPT).astype(float), -b.output_fraction)
+    assert np.linalg.norm(got - wanted) < 0.05 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize(("chunk", "rows"), [(None, {1, 2, 4, 8, 16}), (4, {1, 2, 4}), (5, {1, 2, 4}), (1, {1, 2})])
+def test_chunk_is_the_most_of_a_prefill_start(made: Made, chunk: int | None, rows: set[int]) -> None:
+    """And the tokens are the same."""
+    program = axlora.compile(made.onnx, "test", adapters=made.adapters, generate=True, max_context=CONTEXT, chunk=chunk)
+    assert isinstance(program, Generator)
+    assert set(program.programs) == {n for n in rows if n <= CONTEXT}
+    wanted, got = ([t.token for t in generate(p, PROMPT, max_new_tokens=3)] for p in (made.program, program))
+    assert wanted == got
 
 
 def test_the_adapters_and_the_base_generate_different_text(made: Made) -> None:

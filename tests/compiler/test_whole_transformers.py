@@ -270,6 +270,21 @@ def test_auto_falls_back_to_linears_and_says_why(caplog: pytest.LogCaptureFixtur
         axlora.compile(path, "zcu104", shapes=_free(path), operators="all")
 
 
+def test_calibration_measures_every_operators_error() -> None:
+    """On its first sample, with what came before: the last operator's is the output's own, and `auto` is a scale a token."""
+    path = E.MODELS / "bert.dynamo.onnx"
+    samples = [_feed(1, seed, padded=True) for seed in range(3)]
+    data = {name: np.stack([feed[name] for feed in samples]) for name in samples[0]}
+    program = axlora.compile(path, "test", shapes=_free(path), calibration=data, activation="auto")
+    assert isinstance(program, axlora.Whole)
+    errors = [operator.error for operator in program.operators]
+    assert all(error is not None and 0 <= error < 0.05 for error in errors)
+    run = axlora.simulate(program, samples[0])
+    (got,), (wanted,) = run.outputs.values(), _onnxruntime(path, samples[0])
+    assert errors[-1] == pytest.approx(np.linalg.norm(got - wanted) / np.linalg.norm(wanted), rel=1e-3)
+    assert [layer.error for layer in run.layers] == errors
+
+
 @pytest.mark.parametrize("option", [{"mode": "exact"}, {"activation": "static8"}, {"activation": "token16"}])
 def test_all_operators_and_options_of_linears_do_not_go_together(option: dict[str, str]) -> None:
     path = E.MODELS / "bert.dynamo.onnx"

@@ -83,20 +83,39 @@ def _attention(w: _Writer, op: Attention, q: str, k: str, v: str, mask: str) -> 
     return w("Reshape", w("Transpose", mixed, perm=[0, 2, 1, 3]), w.integers(1, -1, op.heads * op.dim))
 
 
-def write_onnx(decoder: Decoder, path: Path) -> Path:
-    """The decoder's operators as an exporter writes them; linears are named /model/layer.I/NAME/MatMul."""
+def write_onnx(decoder: Decoder, path: Path, past: bool = False) -> Path:
+    """The decoder's operators as an exporter writes them; linears are named /model/layer.I/NAME/MatMul.
+
+    `past`: with caches as inputs and outputs.
+    """
     w, s = _Writer(), decoder.sizes
-    tokens = w("Slice", w("Shape", "input_ids"), w.integers(1), w.integers(2))
+    own = w("Slice", w("Shape", "input_ids"), w.integers(1), w.integers(2))
     zero, one = w.integers(0), w.integers(1)
+    caches: list[onnx.ValueInfoProto] = []
+    made: list[onnx.ValueInfoProto] = []
+    tokens = own
+    if past:
+        zero = w("Slice", w("Shape", "past_key_values.0.key"), w.integers(2), w.integers(3))
+        tokens = w("Add", zero, own)
+
+    def kept(x: str, part: str) -> str:
+        """Behind what the cache has."""
+        name = f"{len(caches) // 2}.{part}"
+        for prefix, tokens_of, values in (("past_key_values", "past", caches), ("present", "total", made)):
+            shape = ["batch", s.kv_heads, tokens_of, s.dim]
+            values.append(helper.make_tensor_value_info(f"{prefix}.{name}", TensorProto.FLOAT, shape))
+        return w("Concat", f"past_key_values.{name}", x, axis=2, out=f"present.{name}")
+
     angle = np.arange(POSITIONS)[:, None] / 10000 ** (np.arange(s.dim // 2)[None] / (s.dim // 2))
     tables = tuple(
         w("Slice", w.constant(np.tile(f(angle), 2)[None, None]), zero, tokens, w.integers(2), one) for f in (np.cos, np.sin)
     )
     causal = np.where(np.tri(POSITIONS, dtype=bool), 0, -1e9)[None, None]
-    mask = w("Slice", w.constant(causal), w.integers(0, 0), w("Concat", tokens, tokens, axis=0), w.integers(2, 3))
+    corner = w("Concat", zero, w.integers(0), axis=0)
+    mask = w("Slice", w.constant(causal), corner, w("Concat", tokens, tokens, axis=0), w.integers(2, 3))
     rows = w("Gather", w.constant(decoder.model.embedding), "input_ids")
     if decoder.model.positions is not None:
-        rows = w("Add", rows, w("Slice", w.constant(decoder.model.positions), zero, tokens, zero, one))
+        rows = w("Add", rows, w("Slice", w.constant(decoder.model.positions), zero, tokens, w.integers(0), one))
     known = {decoder.model.input: rows}
     heads: dict[str, str] = {}
     for op in decoder.model.operators:
@@ -114,6 +133,8 @@ def write_onnx(decoder: Decoder, path: Path) -> Path:
             case Attention():
                 parts = zip((op.q, op.k, op.v), op.first, (op.heads, op.kv_heads, op.kv_heads), strict=True)
                 q, k, v = (heads.get(x) or _packed(w, known[x], first, count, op.dim) for x, first, count in parts)
+                if past:
+                    k, v = kept(k, "key"), kept(v, "value")
                 known[op.y] = _attention(w, op, q, k, v, mask)
             case Add() | Mul():
                 known[op.y] = w(type(op).__name__, known[op.a], known[op.b])
@@ -121,7 +142,7 @@ def write_onnx(decoder: Decoder, path: Path) -> Path:
                 known[op.y] = _applied(w, op, known[op.x])
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", VOCABULARY])
-    graph = helper.make_graph(w.nodes, "decoder", [ids], [logits], w.initializers)
+    graph = helper.make_graph(w.nodes, "decoder", [ids, *caches], [logits, *made], w.initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
     onnx.save(model, path)
