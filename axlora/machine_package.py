@@ -24,6 +24,7 @@ from .layers import LayerInfo
 from .machine import Machine
 from .manifest import Manifest
 from .package import SCHEMA, digest, read_adapter, read_file, write_package
+from .validate_linears import Linears, validate_linears
 from .whole import Operator, Result, Whole
 
 _NUMBERS = ("adapter_address", "adapter_size", "slots", "rank", "context", "dim", "half", "input_fraction", "input_words")
@@ -191,6 +192,7 @@ def _check(g: Machine, programs: dict[int, tuple[int, int]], outputs: dict[int, 
         raise _refuse("an adapter block of another size", path)
     if abs(g.input_fraction) > 62:
         raise _refuse("sizes that do not fit each other", path)
+    validate_linears(Linears(t, g.layers, g.vectors, g.image, g.slots, g.rank), str(path))
 
 
 def _table(g: Machine, table: npt.NDArray[Any], path: Path) -> None:

@@ -7,14 +7,11 @@ itself refuses (an illegal instruction, a local address) it still refuses when i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from axlora.compiler.backend.link import ALIGN, LINE
 from axlora.compiler.backend.pack import adapter_offsets
-from axlora.compiler.backend.plan import Shape, output_bytes
+from axlora.compiler.backend.plan import output_bytes
 from axlora.compiler.errors import BadModel, BadPackage
 from axlora.compiler.frontend.sizes import check_host
 from axlora.compiler.layer import TOKENS, Tensor
@@ -23,13 +20,11 @@ from axlora.isa.instruction import BadInstruction, Instruction, decode
 from axlora.isa.legality import IllegalProgram, executed
 from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS, Opcode
 from axlora.isa.regions import slot_values
-from axlora.isa.target import Target
 
-from .layers import Arrays, LayerInfo, read_arrays
+from .layers import LayerInfo, read_arrays
 from .program import AdapterInfo, InputInfo, OutputInfo, Program
+from .validate_linears import MEMORY_LIMIT, LinearChecks
 
-MEMORY_LIMIT = 2 << 30
-"""Bytes of the machine's memory: a run holds it twice."""
 EXECUTED = 256
 """Most instructions that a weight tile and token group costs; the backend emits about 30."""
 
@@ -49,27 +44,13 @@ class _Region:
     last: int
 
 
-class _Check:
+class _Check(LinearChecks):
     """The checks of one program; `where` is the package."""
 
     def __init__(self, program: Program, where: str) -> None:
-        self.p, self.where = program, where
-        self.t: Target = program.target
+        super().__init__(program, where)
+        self.p = program
         self.stages = len(program.starts)
-
-    def need(self, good: bool, field: str, found: object, wanted: str) -> None:
-        """Raise `BadPackage` unless `good`."""
-        if not good:
-            raise BadPackage(f"manifest.json: {field} is {str(found)[:80]}, must be {wanted}", self.where, "compile again")
-
-    def within(self, value: float, low: float, high: float, field: str) -> None:
-        """`low` <= value <= `high`."""
-        self.need(low <= value <= high, field, value, f"{low} to {high}")
-
-    def unique(self, names: Sequence[str], field: str) -> None:
-        """No name twice."""
-        twice = next((n for n in names if names.count(n) > 1), None)
-        self.need(twice is None, field, twice, "a name used once")
 
     def all(self) -> None:
         """Every check, the cheap ones first."""
@@ -180,51 +161,6 @@ class _Check:
         self.need(info.bias_end == info.token_scale, f"{field}.bias_end", info.bias_end, f"{info.token_scale}")
         self.need(not x.per_token or (x.scale, x.zero_point) == (1.0, 0), f"{field}.x_scale", x.scale, "1")
 
-    def tiling(self, info: LayerInfo, tokens: int, field: str) -> None:
-        """The shape follows from the linear; the plan cuts it."""
-        p, t, s = self.p, self.t, info.tiling.shape
-        uses = p.slots if p.rank and s.slots else 0
-        per = s.per_group
-        self.within(s.tokens, 1, tokens, f"{field}.shape.tokens")
-        self.within(per, 0, s.blocks if t.group_scales else 0, f"{field}.shape.per_group")
-        fmt = Format[info.format]
-        blocks = max(-(-info.k // t.lanes), s.blocks)
-        wanted = Shape.sized(t, info.n, blocks, fmt, info.output_bits, per, s.tokens, uses, p.rank)
-        unit = wanted.column_unit
-        for name, value in vars(wanted).items():
-            self.need(getattr(s, name) == value, f"{field}.shape.{name}", getattr(s, name), f"{value}")
-        plan = info.tiling.plan
-        self.within(plan.columns, 1, s.groups, f"{field}.plan.columns")
-        self.within(plan.rows, 1, s.blocks, f"{field}.plan.rows")
-        self.within(plan.chunk, 1, s.token_groups, f"{field}.plan.chunk")
-        self.need(plan.columns % unit == 0, f"{field}.plan.columns", plan.columns, f"a multiple of {unit}")
-        self.need(not per or plan.rows % per == 0, f"{field}.plan.rows", plan.rows, f"a multiple of {per}")
-        size = s.groups * s.blocks * t.wbuf_line_bytes * s.storage // 8
-        self.within(size, 0, len(p.weights), f"{field}: bytes of weights")
-
-    def tiles(self) -> None:
-        """Weight tiles lie in the weights, one after the other; column tiles of outputs cover them."""
-        end = 0
-        for number, info in enumerate(self.p.layers):
-            s, plan = info.tiling.shape, info.tiling.plan
-            field = f"layers[{number}].tiling.weights"
-            cut = [(h, w) for _, w in plan.column_tiles(s) for _, h in plan.row_tiles(s)]
-            self.need(len(cut) == len(info.tiling.weights), field, len(info.tiling.weights), f"{len(cut)} places")
-            for (height, width), place in zip(cut, info.tiling.weights, strict=True):
-                self.within(place, end, len(self.p.weights), field)
-                self.need(place % ALIGN == 0, field, place, f"a multiple of {ALIGN}")
-                end = place + height * width * self.t.wbuf_line_bytes * s.storage // 8
-                self.within(end, 0, len(self.p.weights), f"{field}: end of a tile")
-            self.output(info, number)
-
-    def output(self, info: LayerInfo, number: int) -> None:
-        """The places of a linear's result are its column tiles."""
-        place = next(n for n, o in enumerate(self.p.outputs) if o.tensor.name == info.output)
-        found = [(tile.first, tile.groups, tile.stride) for tile in self.p.outputs[place].tiles]
-        s = info.tiling.shape
-        wanted = [(first, count, output_bytes(self.t, s, count)) for first, count in info.tiling.plan.column_tiles(s)]
-        self.need(found == wanted, f"outputs[{place}].tiles", found, f"{wanted}")
-
     def adapters(self) -> None:
         """Names, ranks and blocks of adapters."""
         p = self.p
@@ -278,39 +214,6 @@ class _Check:
             for a, b in itertools.pairwise(live):
                 self.need(a.address + a.size <= b.address, f"address of {b.name}", b.address, f"behind {a.name}")
 
-    def vectors(self, arrays: Arrays) -> None:
-        """Vectors of each linear: there, of its columns, in range."""
-        for number, info in enumerate(self.p.layers):
-            rows = -(-info.tiling.shape.blocks // info.tiling.shape.per_group) if info.tiling.shape.per_group else 0
-            self.vector(arrays, f"{number}/bias", "i4", (info.n,), lambda v: True)
-            self.vector(arrays, f"{number}/m1", "u2", (info.n,), lambda v: True)
-            self.vector(arrays, f"{number}/shift", "u1", (info.n,), lambda v: bool(((v > 0) & (v < 63)).all()))
-            self.vector(arrays, f"{number}/w_scale", "f8", (info.n,), lambda v: bool((v > 0).all()))
-            self.vector(arrays, f"{number}/real_bias", "f8", (info.n,), lambda v: True)
-            for name, kind, shape in (("smooth", "f8", (info.k - info.offset_rows,)), ("group_scale", "i8", (rows, info.n)),
-                                      ("group_zero", "i8", (rows, info.n))):  # fmt: skip
-                if f"{number}/{name}" in arrays:
-                    self.vector(arrays, f"{number}/{name}", kind, shape, self._in_range(name))
-            grouped = f"{number}/group_scale" in arrays
-            self.need(grouped == bool(rows), f"linears.safetensors: {number}/group_scale", grouped, f"there: {bool(rows)}")
-
-    @staticmethod
-    def _in_range(name: str) -> Callable[[np.ndarray], bool]:
-        if name == "smooth":
-            return lambda v: bool((v > 0).all())
-        low, high = (0, 255) if name == "group_scale" else (-128, 127)
-        return lambda v: bool(((v >= low) & (v <= high)).all())
-
-    def vector(self, arrays: Arrays, key: str, kind: str, shape: tuple[int, ...], good: Callable[[np.ndarray], bool]) -> None:
-        """One vector."""
-        where = f"linears.safetensors: {key}"
-        value = arrays.get(key)
-        if value is None or value.dtype != np.dtype(kind) or value.shape != shape:
-            found = "missing" if value is None else f"{value.dtype} {value.shape}"
-            self.need(False, where, found, f"{np.dtype(kind)} {shape}")
-            return
-        self.need(bool(np.isfinite(value).all()) and good(value), where, "out of range", "finite and in range")
-
     def program(self) -> None:
         """Every stage ends, after about as many instructions as its tiles need."""
         p = self.p
@@ -352,6 +255,14 @@ class _Check:
             floats = tensor.bits == 32 or (reads and value.dtype == "float32")
             kind = "float32" if floats else f"int{tensor.bits}"
             self.need(value.dtype == kind, f"source of tensor {tensor.name}", f"{value.dtype}", kind)
+
+    def output(self, info: LayerInfo, number: int) -> None:
+        """The places of a linear's result are its column tiles."""
+        place = next(n for n, o in enumerate(self.p.outputs) if o.tensor.name == info.output)
+        found = [(tile.first, tile.groups, tile.stride) for tile in self.p.outputs[place].tiles]
+        s = info.tiling.shape
+        wanted = [(first, count, output_bytes(self.t, s, count)) for first, count in info.tiling.plan.column_tiles(s)]
+        self.need(found == wanted, f"outputs[{place}].tiles", found, f"{wanted}")
 
 
 def _flow(data: bytes) -> Instruction:

@@ -69,8 +69,10 @@ def input_types(model: onnx.ModelProto | str | Path) -> dict[str, str]:
 
 
 def takes_ids(model: onnx.ModelProto | str | Path) -> bool:
-    """Whether an input of integers may be token ids."""
-    return any(kind in ("int32", "int64") for kind in input_types(model).values())
+    """Whether an input of integers may be token ids; the model need not be checked yet."""
+    proto = model if isinstance(model, onnx.ModelProto) else _open(Path(model))
+    integers = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+    return any(v.type.tensor_type.elem_type in integers for v in proto.graph.input)
 
 
 def load(model: onnx.ModelProto | str | Path) -> tuple[Aside, str]:
