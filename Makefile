@@ -40,6 +40,7 @@ bench: .venv/ready
 	$(BIN)/python bench/reuse.py
 	$(BIN)/python bench/speed.py
 	$(BIN)/python bench/decode.py
+	$(BIN)/python bench/encoder.py
 
 mutation: .venv/ready
 	$(BIN)/python tests/mutation/run.py
