@@ -91,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     _run_options(one)
     one.add_argument("--waves", metavar="FILE.vcd", help="write the waves of the Verilog")
 
+    one = add("run", commands.run_on_board, "Run a package on a board and compare results and counters with the simulator.")
+    _run_options(one)
+    _board_options(one, required=True)
+    one.add_argument("--no-check", action="store_true", help="do not simulate the run to compare")
+
     one = add("generate", text.generate, "Generate text with a language model compiled with --generate; greedy.")
     one.add_argument("package", metavar="OUT.axl")
     one.add_argument("--prompt", required=True, metavar="TEXT|@FILE")
@@ -100,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--adapter", metavar="NAME", help="adapter; default the base")
     one.add_argument("--cycles", action="store_true", help="a line a token: its id, its cycles, its text")
     one.add_argument("--json", metavar="RUN.json", help="write tokens and their cycles")
+    _board_options(one, required=False)
 
     one = add("adapter", commands.adapter, "Adapters of a compiled package: add, list, remove, pin.")
     actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -141,6 +147,13 @@ def _run_options(one: argparse.ArgumentParser) -> None:
     one.add_argument("--adapter", metavar="NAME[,NAME...]", help="adapter, or one for each batch row ('-' for none)")
     one.add_argument("--output", metavar="OUT.npz", help="write the outputs")
     one.add_argument("--json", metavar="RUN.json", help="write the report")
+
+
+def _board_options(one: argparse.ArgumentParser, required: bool) -> None:
+    one.add_argument("--board", required=required, metavar="NAME", help="run on a board: ulx3s")
+    one.add_argument("--port", required=required, metavar="DEV", help="its serial port, or sim: the board in Verilator")
+    one.add_argument("--baud", type=int, metavar="N", help="bits a second; default the bitstream's")
+    one.add_argument("--patience", type=float, default=1.0, metavar="S", help="seconds to wait for an answer (1)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

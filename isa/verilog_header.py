@@ -51,6 +51,9 @@ def verilog_header() -> str:
     lines.append(_define("COUNTERS", str(len(COUNTERS))))
     lines += [_define(f"REG_{r.name}", f"12'h{r.offset:03x}") for r in REGISTERS]
     lines.append(_define("MACHINE_ID", f"32'h{MACHINE_ID:08x}"))
+    defaults = target_parameters(Target.load("test"))
+    lines.append(_define("PARAMETERS", ", ".join(f"parameter {name} = {value}" for name, value in defaults.items())))
+    lines.append(_define("PASS", ", ".join(f".{name}({name})" for name in defaults)))
     return "\n".join([*lines, "`endif", ""])
 
 

@@ -12,6 +12,7 @@ module axlora_top #(
 ) (
     input  wire                    i_clk,
     input  wire                    i_rst,
+    output wire                    o_busy,
     output wire                    o_irq,
     input  wire                    i_s_axi_awvalid,
     output wire                    o_s_axi_awready,
@@ -99,6 +100,7 @@ module axlora_top #(
         .i_rbad(i_m_axi_rresp[1]), .i_rlast(i_m_axi_rlast), .o_awvalid(o_m_axi_awvalid), .i_awready(i_m_axi_awready),
         .o_awaddr(o_m_axi_awaddr), .o_awlen(o_m_axi_awlen), .o_wvalid(o_m_axi_wvalid), .i_wready(i_m_axi_wready),
         .o_wdata(o_m_axi_wdata), .o_wlast(o_m_axi_wlast), .o_wstrb(o_m_axi_wstrb), .i_bvalid(i_m_axi_bvalid), .i_bbad(i_m_axi_bresp[1]));
+    assign o_busy = running || axi_busy;
     wire unused_resp = &{1'b0, i_m_axi_rresp[0], i_m_axi_bresp[0]};
 
     // A parameter out of range names a module that does not exist.

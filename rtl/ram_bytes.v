@@ -15,7 +15,9 @@ module ram_bytes #(
 );
     reg [8*BYTES-1:0] memory [0:DEPTH-1];
     integer i;
+`ifndef SYNTHESIS  // block RAM starts as zero; thousands of initial values only slow synthesis down
     initial for (i = 0; i < DEPTH; i = i + 1) memory[i] = {8*BYTES{1'b0}};
+`endif
     always @(posedge i_clk) begin
         for (i = 0; i < BYTES; i = i + 1)
             if (i_write[i]) memory[i_write_address][8*i +: 8] <= i_write_data[8*i +: 8];

@@ -13,8 +13,10 @@ module ram_lut #(
     output wire [WIDTH-1:0] o_read_data
 );
     reg [WIDTH-1:0] memory [0:DEPTH-1];
+`ifndef SYNTHESIS  // block RAM starts as zero; thousands of initial values only slow synthesis down
     integer i;
     initial for (i = 0; i < DEPTH; i = i + 1) memory[i] = {WIDTH{1'b0}};
+`endif
     always @(posedge i_clk) if (i_write) memory[i_write_address] <= i_write_data;
     assign o_read_data = memory[i_read_address];
 endmodule

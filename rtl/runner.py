@@ -126,9 +126,10 @@ def sources() -> list[Path]:
     return sorted(_FOLDER.glob("*.v"))
 
 
-def _cache() -> Path:
+def cache_folder(kind: str = "rtl") -> Path:
+    """Where built simulators are kept."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "axlora" / "rtl"
+    return (Path(base) if base else Path.home() / ".cache") / "axlora" / kind
 
 
 @contextlib.contextmanager
@@ -155,7 +156,7 @@ def _build(target: Target, memory_bytes: int, waves: bool) -> tuple[Verilator, P
     key = hashlib.sha256(repr((sorted(parameters.items()), _BUILD_ARGS, _MAKE_ARGS, waves, sys.prefix)).encode())
     for path in (*sources(), *bench, _FOLDER / "axlora_isa.vh"):
         key.update(path.name.encode() + path.read_bytes())
-    folder = _cache() / key.hexdigest()[:24]
+    folder = cache_folder() / key.hexdigest()[:24]
     folder.mkdir(parents=True, exist_ok=True)
     runner = _LeanVerilator()
     with open(folder / "lock", "w") as lock, _environment(verilator_environment()):

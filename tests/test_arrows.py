@@ -15,7 +15,7 @@ ALLOWED = {
     "compiler": {"isa", "timing"},
     "sim": {"isa", "timing"},
     "rtl": {"isa"},
-    "fpga": {"isa"},
+    "fpga": {"isa", "rtl"},
     "report": set(),
     "axlora": {"isa", "timing", "compiler", "sim", "rtl", "fpga", "report"},
 }

@@ -60,7 +60,7 @@ def _make(top: str, sources: list[Path], parameters: dict[str, Any]) -> tuple[An
     key = hashlib.sha256(repr((top, sorted(parameters.items()), machine._BUILD_ARGS, sys.prefix)).encode())
     for path in sources:
         key.update(path.name.encode() + path.read_bytes())
-    folder = machine._cache() / f"{top}-{key.hexdigest()[:20]}"
+    folder = machine.cache_folder() / f"{top}-{key.hexdigest()[:20]}"
     folder.mkdir(parents=True, exist_ok=True)
     runner = machine._LeanVerilator()
     with open(folder / "lock", "w") as lock, machine._environment(machine.verilator_environment()):
