@@ -13,7 +13,7 @@ from axlora.isa.instruction import BadInstruction
 from axlora.isa.legality import IllegalProgram
 from axlora.sim.errors import MachineError
 
-from . import commands, text
+from . import commands, fpga_commands, text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,7 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     _run_options(one)
     one.add_argument("--waves", metavar="FILE.vcd", help="write the waves of the Verilog")
 
-    one = add("run", commands.run_on_board, "Run a package on a board and compare results and counters with the simulator.")
+    one = add("bitstream", fpga_commands.bitstream, "Build the bitstream of a board for a package or a target.")
+    one.add_argument("machine", metavar="OUT.axl|TARGET", help="a package, or a preset or TOML file of a target")
+    one.add_argument("--board", required=True, metavar="NAME", help="ulx3s")
+    one.add_argument("-o", "--output", required=True, metavar="DIR", help="for NAME.bit and bitstream.json")
+    one.add_argument("--clock", type=float, metavar="MHZ", help="default the target's")
+    one.add_argument("--onchip", type=int, metavar="BYTES", help="of on-chip memory; default what the package needs")
+    one.add_argument("--engines", action="store_true", help="one for each product engine, in folders of their names")
+
+    one = add("run", fpga_commands.run, "Run a package on a board and compare results and counters with the simulator.")
     _run_options(one)
     _board_options(one, required=True)
     one.add_argument("--no-check", action="store_true", help="do not simulate the run to compare")

@@ -10,8 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +106,14 @@ def _adapter_map(path: str | None) -> dict[str, str] | None:
     return found
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
     """A bar on standard error, quiet when that is no terminal."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
-def _watched(bar: Progress, text: str) -> Callable[[int, int], None]:
+def watched(bar: Progress, text: str) -> Callable[[int, int], None]:
+    """A callback of (done, total) that moves a bar."""
     task = bar.add_task(text, total=None)
     return lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -125,7 +125,7 @@ def compile_model(options: argparse.Namespace) -> int:
         if not value.isdigit() or int(value) == 0:
             raise BadInput(f"--shape {name}={value}: not a positive number", "--shape", "DIM=N")
         shapes[name] = int(value)
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("reading the model", total=None)
         program = compile(  # the keywords are the options
             options.model,
@@ -163,7 +163,8 @@ def compile_model(options: argparse.Namespace) -> int:
     return 0
 
 
-def _inputs(program: Program | Whole, options: argparse.Namespace) -> dict[str, Any]:
+def given_inputs(program: Program | Whole, options: argparse.Namespace) -> dict[str, Any]:
+    """What --input or --random says."""
     if options.input:
         return read_arrays(options.input)
     if options.random < 0:
@@ -171,7 +172,8 @@ def _inputs(program: Program | Whole, options: argparse.Namespace) -> dict[str, 
     return random_inputs(program, options.random)
 
 
-def _adapter(text: str | None) -> AdapterChoice:
+def adapter_choice(text: str | None) -> AdapterChoice:
+    """What --adapter says: a name, or one a batch row."""
     if text is None:
         return None
     names = [None if name == "-" else name for name in text.split(",")]
@@ -186,7 +188,8 @@ def _write(path: str, data: bytes) -> None:
     os.replace(file.name, path)
 
 
-def _save(run: Run, options: argparse.Namespace) -> None:
+def save_run(run: Run, options: argparse.Namespace) -> None:
+    """--output and --json."""
     if options.output:
         buffer = io.BytesIO()
         np.savez(buffer, **run.outputs)  # type: ignore[arg-type]
@@ -198,82 +201,31 @@ def _save(run: Run, options: argparse.Namespace) -> None:
 def simulate(options: argparse.Namespace) -> int:
     """Simulate and print the report."""
     program = load(options.package)
-    with _progress() as bar:
-        watch = _watched(bar, "simulating")
-        inputs, adapter = _inputs(program, options), _adapter(options.adapter)
+    with progress_bar() as bar:
+        watch = watched(bar, "simulating")
+        inputs, adapter = given_inputs(program, options), adapter_choice(options.adapter)
         run = api.simulate(program, inputs, adapter, timing=not options.no_timing, progress=watch)
     if options.no_timing:
         if options.json:
             raise BadInput("--json needs timing", "--no-timing", "leave one of them out")
-        _save(run, options)
+        save_run(run, options)
         console.print("outputs: " + ", ".join(f"{name} {value.shape}" for name, value in run.outputs.items()))
         return 0
-    _save(run, options)
+    save_run(run, options)
     for item in run_tables(run):
         console.print(item)
     return 0
 
 
-def run_on_board(options: argparse.Namespace) -> int:
-    """Run on a board and compare with the simulator; 1 if they differ."""
-    from .on_board import TIMED, difference, run_board
-
-    program = load(options.package)
-    inputs, adapter = _inputs(program, options), _adapter(options.adapter)
-    with open_board(options, program.target) as board, _progress() as bar:
-        found = run_board(program, inputs, board, adapter, progress=_watched(bar, "sending"))
-        resent = board.link.resent
-    _save(found, options)
-    ms = found.cycles / board.clock_mhz / 1000
-    count = sum(v.size for v in found.codes.values())
-    console.print(f"{count} output codes, {found.cycles} cycles, {ms:.3f} ms at {board.clock_mhz:g} MHz", highlight=False)
-    if resent:
-        console.print(f"{resent} requests were sent again: the line loses bytes", highlight=False)
-    if options.no_check:
-        return 0
-    with _progress() as bar:
-        wanted = api.simulate(program, inputs, adapter, progress=_watched(bar, "simulating"))
-    parted = difference(wanted, found)
-    if parted:
-        console.print(f"[bold red]board and simulator differ:[/] {parted}", highlight=False)
-        return 1
-    counted = len(found.counters) - (0 if found.view == "board" else len(TIMED))
-    memory = "on-chip memory" if found.view == "board" else "SDRAM (cycles are its own)"
-    console.print(f"board = simulator: all codes and {counted} counters equal; {memory}", highlight=False)
-    return 0
-
-
-@contextmanager
-def open_board(options: argparse.Namespace, target: Target) -> Iterator[Any]:
-    """The board at --port; `sim` is one in Verilator that lasts as long as the command."""
-    from axlora.fpga.boards import board
-    from axlora.fpga.host import Board
-    from axlora.fpga.link import Link
-    from axlora.fpga.simulated import SimulatedBoard
-
-    wanted = board(options.board)
-    with ExitStack() as stack:
-        if options.port == "sim":
-            with _progress() as bar:
-                bar.add_task("building the simulated board", total=None)
-                simulated = stack.enter_context(SimulatedBoard(target, wanted.onchip_bytes, wanted.sdram_bytes))
-            port, baud, patience = simulated.port, simulated.baud, max(options.patience, 30.0)
-        else:
-            port, baud, patience = options.port, options.baud or wanted.baud, options.patience
-        link = Link(port, baud, patience)
-        stack.callback(link.close)
-        yield Board(link, target)
-
-
 def rtl_test(options: argparse.Namespace) -> int:
     """Run in Verilator and compare with the simulator; 1 if they differ."""
     program = load(options.package)
-    inputs = _inputs(program, options)
-    adapter = _adapter(options.adapter)
-    with _progress() as bar:
-        wanted = api.simulate(program, inputs, adapter, progress=_watched(bar, "simulating"))
-        found = api.run_rtl(program, inputs, adapter, waves=options.waves, progress=_watched(bar, "Verilog"))
-    _save(found, options)
+    inputs = given_inputs(program, options)
+    adapter = adapter_choice(options.adapter)
+    with progress_bar() as bar:
+        wanted = api.simulate(program, inputs, adapter, progress=watched(bar, "simulating"))
+        found = api.run_rtl(program, inputs, adapter, waves=options.waves, progress=watched(bar, "Verilog"))
+    save_run(found, options)
     difference = first_difference(wanted.to_json(), found.to_json())
     if difference:
         console.print(f"[bold red]Verilog and simulator differ:[/] {difference}", highlight=False)

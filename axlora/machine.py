@@ -77,14 +77,19 @@ class Machine:
             np.int64
         )
 
+    @property
+    def memory_bytes(self) -> int:
+        """Of the machine's memory."""
+        size = self.adapter_address + max(1, len(self.adapters)) * self.adapter_size
+        return -(-size // PAGE) * PAGE
+
     def memory(self, adapter: str | None, rows: int) -> tuple[Bytes, dict[int, int]]:
         """Memory before a start, and the registers that name the adapter of all `rows` rows.
 
         Raises:
             BadAdapter: no such adapter.
         """
-        size = self.adapter_address + max(1, len(self.adapters)) * self.adapter_size
-        memory = np.zeros(-(-size // PAGE) * PAGE, np.uint8)
+        memory = np.zeros(self.memory_bytes, np.uint8)
         put(memory, 0, self.image)
         registers: dict[int, int] = {}
         if adapter is not None:

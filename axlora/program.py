@@ -182,10 +182,15 @@ class Program:
                 raise BadInput(f"unknown input {name!r}", "input", f"the model has: {', '.join(known)}")
         return {name: _checked(name, inputs.get(name), *info) for name, info in known.items()}
 
+    @property
+    def memory_bytes(self) -> int:
+        """Of the machine's memory."""
+        size = self.adapter_address + self.adapter_size * max(1, len(self.adapters))
+        return -(-size // 4096) * 4096
+
     def memory(self) -> npt.NDArray[np.uint8]:
         """The machine's memory with program, weights and adapters."""
-        size = self.adapter_address + self.adapter_size * max(1, len(self.adapters))
-        memory = np.zeros(-(-size // 4096) * 4096, np.uint8)
+        memory = np.zeros(self.memory_bytes, np.uint8)
         _put(memory, 0, self.program)
         _put(memory, self.weights_address, self.weights)
         for number, one in enumerate(self.adapters):

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from rich.console import Console
 
-from .commands import open_board
+from .fpga_commands import open_board
 from .generator import Token
 from .generator import generate as tokens
 from .on_board import board_start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from enum import IntEnum
+from types import TracebackType
 
 import serial
 
@@ -68,6 +69,20 @@ class Link:
     def close(self) -> None:
         """Close the port."""
         self._serial.close()
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def hello(self) -> None:
+        """One request, to hear whether a board answers at this rate.
+
+        Raises:
+            BoardError: none does.
+        """
+        self.request(Operation.READ_REGISTERS, 0x1000, 1, answer=4, tries=1)
 
     def request(
         self, operation: Operation, address: int, count: int, payload: bytes = b"", answer: int = 0, tries: int = TRIES

@@ -1,0 +1,10 @@
+"""Makes `programs` and the tiny decoders importable."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS / "rtl"))
+sys.path.insert(0, str(TESTS / "compiler" / "transformer"))
