@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,8 +19,6 @@ from .program import BadInput, Program
 from .run import Run, Step
 from .shares import layer_shares, operator_shares
 from .whole import Whole
-
-_LOG = logging.getLogger(__name__)
 
 
 def simulate(
@@ -44,23 +41,22 @@ def simulate(
     Raises:
         BadInput: wrong names, shapes or values. BadAdapter: no such adapter, too many for the slots.
     """
-
     if isinstance(program, Generator):
         raise BadInput("a language model generates", "simulate", "axlora.generate, or compile without generate")
-    t, of = program.target, program
+    target = program.target
 
     def run(memory: Memory, at: int, registers: dict[int, int]) -> SimResult:
-        return run_image(t, memory, at, registers, keep_events=timing, timing=timing)
+        return run_image(target, memory, at, registers, keep_events=timing, timing=timing)
 
-    if isinstance(of, Whole):
-        whole = of
+    if isinstance(program, Whole):
+        whole = program
 
         def one(memory: Memory, registers: dict[int, int]) -> StageResult:
             result = run(memory, whole.program[0], registers)
             return StageResult(result.memory, result.counters, _steps(result.events), operator_shares(whole, result))
 
         return execute_whole(whole, "sim", inputs, adapter, one, progress)
-    linears = of
+    linears = program
 
     def start(stage: int, memory: Memory, registers: dict[int, int]) -> StageResult:
         result = run(memory, linears.start_address(stage), registers)
@@ -91,7 +87,7 @@ def run_rtl(
         if result.error:
             raise RuntimeError(f"the Verilog stopped with error {result.error} at instruction {result.error_address:#x}")
         events = sorted(result.events, key=lambda e: (e[2], e[0]))
-        steps = tuple(Step(at // INSTRUCTION_BYTES, Unit(unit).name.lower(), accept, done) for unit, at, accept, done in events)
+        steps = tuple(Step(pc // INSTRUCTION_BYTES, Unit(unit).name.lower(), accept, done) for unit, pc, accept, done in events)
         return StageResult(np.frombuffer(result.memory, np.uint8).copy(), result.counters, steps)
 
     if isinstance(program, Generator):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from axlora.isa.numerics import to_fixed
 from axlora.isa.positions import position_registers
 from axlora.isa.target import Target
 from axlora.sim.run import run_image
@@ -53,7 +54,7 @@ class Generator(Machine):
         rows = self.embedding[list(ids)].astype(np.float64)
         if self.positions is not None:
             rows = rows + self.positions[first : first + len(ids)]
-        return self.fixed_point(rows)
+        return to_fixed(rows, self.input_fraction)
 
     def session(self, adapter: str | None = None, start: Start | None = None) -> Session:
         """An empty context.

@@ -71,12 +71,6 @@ class Machine:
         arrays = read_arrays(self.vectors)
         return tuple(stored_linear(self.target, layer, i, arrays, self.image) for i, layer in enumerate(self.layers))
 
-    def fixed_point(self, rows: npt.NDArray[Any]) -> Int64:
-        """Rows of embeddings as the machine takes them: s32 [tokens, features]."""
-        return np.clip(np.rint(np.ldexp(rows.astype(np.float64), self.input_fraction)), -(2**31) + 1, 2**31 - 1).astype(
-            np.int64
-        )
-
     @property
     def memory_bytes(self) -> int:
         """Of the machine's memory."""

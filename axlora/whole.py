@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.errors import BadAdapter
+from axlora.compiler.transformer.pipeline import order_of
+from axlora.isa.numerics import to_fixed
 from axlora.isa.positions import position_registers
 
 from .execute import AdapterChoice
@@ -137,14 +139,13 @@ class Whole(Machine):
         Args:
             values: input -> [tokens].
         """
-        mask = values[self.mask] != 0 if self.mask else np.ones(self.tokens, bool)
-        order, keys = np.argsort(~mask, kind="stable"), int(mask.sum())  # padding last: keys end before it
+        order, keys = order_of(values[self.mask] if self.mask else None, self.tokens)
         rows = np.zeros((self.tokens, next(iter(self.tables.values())).shape[1]), np.float64)
         for name, table in self.tables.items():
             rows += table[values[name]]
         if self.positions is not None:
             rows += self.positions
-        return self.fixed_point(rows[order]), order, keys
+        return to_fixed(rows[order], self.input_fraction), order, keys
 
     def ready(self, values: Mapping[str, npt.NDArray[Any]], adapter: str | None) -> tuple[Bytes, dict[int, int], Int64]:
         """Memory and registers before the start of one sequence, and the places of its tokens in the order of rows.

@@ -56,6 +56,12 @@ def saturate(value: Int64, low: int, high: int) -> Int64:
     return np.clip(value, low, high)
 
 
+def to_fixed(values: npt.ArrayLike, fraction: int) -> Int64:
+    """Reals as 32-bit fixed point: rint(value * 2**fraction), clamped to +-(2**31 - 1); int64, any shape."""
+    scaled = np.rint(np.ldexp(np.asarray(values, np.float64), fraction))
+    return np.clip(scaled, -SAT32, SAT32).astype(np.int64)
+
+
 def saturate32(value: Int64) -> Int64:
     """Clamp to +-(2**31 - 1)."""
     return np.clip(value, -SAT32, SAT32)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.layer import Linear
+from axlora.isa.numerics import to_fixed
 
 from .formulas import fraction
 from .lower import lower, output_numbers
@@ -35,7 +36,7 @@ def value_errors(
     """
     rows, keys = sample
     steps, sizes = {li.name: li.output_step for li in linears}, {li.name: li.n for li in linears}
-    integers = np.rint(np.ldexp(rows, fraction(largest[model.input]))).astype(np.int64)
+    integers = to_fixed(rows, fraction(largest[model.input]))
     run = Reference({li.name: li for li in linears}, [None] * len(rows), Cache(), bits, integers, keys)
     _, fractions = lower(model, run, largest, steps, sizes, bits, context)
     number = output_numbers(model)

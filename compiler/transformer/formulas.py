@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from axlora.isa.numerics import to_fixed
 from axlora.isa.opcodes import Map, Reduce, Row
 
 from .ops import Add, Apply, Attention, Linear, Mul, Norm, NormKind, PoolKind, Rotary
@@ -117,7 +118,7 @@ class Formulas:
         inverse = 1 / self.smooth[name]
         fs = fraction(float(inverse.max()), 0)
         fy = max(min(self.seen(f"{name}/smooth"), f + fs), f + fs - 63)
-        by = rows.constant(f"{name} channels", np.rint(np.ldexp(inverse, fs)).astype(np.int64))
+        by = rows.constant(f"{name} channels", to_fixed(inverse, fs))
         y = rows.temporary(f"{name} divided", x.width)
         for _ in rows.groups():
             rows.map(Map.MUL, x, by, out=y, shift=f + fs - fy, reduce=Reduce.ABSMAX)
@@ -160,10 +161,10 @@ class Formulas:
         rows.scalar(Row.RSQRT, 1, mean_factor, mean_shift - extra, add, middle - f + (unit + extra) // 2)
         rows.map(Map.SCALE, d, out=y, scale=1)
         gain_fraction = 29 - math.ceil(math.log2(max(float(np.abs(op.gain).max()), 2.0**-12)))
-        gain = rows.constant(f"{op.y} gain", np.rint(np.ldexp(op.gain, gain_fraction)).astype(np.int64))
+        gain = rows.constant(f"{op.y} gain", to_fixed(op.gain, gain_fraction))
         rows.map(Map.MUL, y, gain, out=y, shift=middle + gain_fraction - self.fractions[op.y])
         if op.bias is not None and op.bias.any():
-            bias = rows.constant(f"{op.y} bias", np.rint(np.ldexp(op.bias, self.fractions[op.y])).astype(np.int64))
+            bias = rows.constant(f"{op.y} bias", to_fixed(op.bias, self.fractions[op.y]))
             rows.map(Map.MAC, y, bias, out=y, cb=1)
 
     def add(self, op: Add) -> None:
@@ -204,8 +205,8 @@ class Formulas:
     def rotary(self, op: Rotary) -> None:
         rows, half, f = self.rows, op.cos.shape[1], self.fractions[op.x]
         x, y = self.cells[op.x], self.out(op.y, f - 1)
-        cos = rows.by_position(f"cos {op.dim} {half}", np.rint(np.ldexp(op.cos, 30)).astype(np.int64))
-        sin = rows.by_position(f"sin {op.dim} {half}", np.rint(np.ldexp(op.sin, 30)).astype(np.int64))
+        cos = rows.by_position(f"cos {op.dim} {half}", to_fixed(op.cos, 30))
+        sin = rows.by_position(f"sin {op.dim} {half}", to_fixed(op.sin, 30))
         t = rows.temporary(f"{op.y} turned", half)
         rest = op.dim - 2 * half
         for _ in rows.groups():

@@ -14,6 +14,7 @@ from axlora.compiler.transformer import reference
 from axlora.compiler.transformer.lower import lower
 from axlora.compiler.transformer.pipeline import Generated, Options, lower_whole
 from axlora.compiler.transformer.real import embed
+from axlora.isa.numerics import to_fixed
 from axlora.isa.target import Target
 
 TOKENS = 64
@@ -38,7 +39,7 @@ class Integers:
         """Integer sentence vector [384] of one passage, and its fraction's value."""
         f = self.found
         order, keys = np.argsort(mask == 0, kind="stable"), int(mask.sum())
-        rows = np.rint(np.ldexp(embed(f.model, {"input_ids": ids}, order), f.image.input_fraction)).astype(np.int64)
+        rows = to_fixed(embed(f.model, {"input_ids": ids}, order), f.image.input_fraction)
         return self.vector(rows, keys, adapter)
 
     def vector(self, rows: Rows, keys: int, adapter: str | None) -> Rows:

@@ -13,6 +13,7 @@ from axlora.compiler.transformer.build import build
 from axlora.compiler.transformer.lower import lower
 from axlora.compiler.transformer.ops import Add, Output
 from axlora.compiler.transformer.reference import Cache, Reference
+from axlora.isa.numerics import to_fixed
 from axlora.isa.positions import position_registers
 from axlora.isa.regions import slot_values, token_words
 from axlora.isa.target import Target
@@ -109,7 +110,7 @@ def test_a_layer_with_lora_in_verilog() -> None:
     ids = np.frombuffer(b"def f(x):\n    return x", np.uint8)[:19].astype(np.int64)
     cache, position, images, results = Cache(), 0, [], []
     for count in [target.tokens] * (16 // target.tokens) + [1] * 3:
-        rows = np.rint(np.ldexp(layer.embedding[ids[position : position + count]], image.input_fraction)).astype(np.int64)
+        rows = to_fixed(layer.embedding[ids[position : position + count]], image.input_fraction)
         address, width = image.regions["input"][0], image.input_words * target.vector_lanes
         memory = memory.copy()
         put = np.zeros((count, width), "<i4")

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from axlora.compiler.transformer import pipeline
 from axlora.compiler.transformer.lower import lower
 from axlora.compiler.transformer.reference import Cache, Reference
+from axlora.isa.numerics import to_fixed
 from axlora.isa.target import Target
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tiny_llama"
@@ -68,7 +69,7 @@ class Quantized:
     def run(self, ids: Int64, cache: Cache, adapter: str | None) -> tuple[Int64, int]:
         """Integer logits [n, vocabulary] of tokens after those in the cache, and their fraction."""
         f = self.found
-        rows = np.rint(np.ldexp(f.model.embedding[ids], f.image.input_fraction)).astype(np.int64)
+        rows = to_fixed(f.model.embedding[ids], f.image.input_fraction)
         reference = Reference(self.linears, [adapter] * len(ids), cache, self.target.activation_bits, rows)
         steps = {name: li.output_step for name, li in self.linears.items()}
         outputs = {name: li.n for name, li in self.linears.items()}

@@ -1,4 +1,4 @@
-"""The simulated board over its pseudo-terminal: the host code of a real one, from memory cells to compiled models, and faults."""
+"""The simulated board over its pseudo-terminal: the host code of a real one, from memory cells to whole models, and faults."""
 
 from __future__ import annotations
 
