@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     one = add("simulate", commands.simulate, "Run a package on the cycle-exact simulator.")
     _run_options(one)
     one.add_argument("--no-timing", action="store_true", help="outputs only")
+    one.add_argument("--bitstream", metavar="DIR", help="of axlora bitstream: report at its clock, with its area")
 
     one = add(
         "rtl-test",
@@ -161,6 +162,7 @@ def _board_options(one: argparse.ArgumentParser, required: bool) -> None:
     one.add_argument("--board", required=required, metavar="NAME", help="run on a board: ulx3s")
     one.add_argument("--port", required=required, metavar="DEV", help="its serial port, or sim: the board in Verilator")
     one.add_argument("--baud", type=int, metavar="N", help="bits a second; default the bitstream's")
+    one.add_argument("--bitstream", metavar="DIR", help="what the board was loaded with: its baud rate, area and clock")
     one.add_argument("--patience", type=float, default=1.0, metavar="S", help="seconds to wait for an answer (1)")
 
 
@@ -170,6 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
+    except BrokenPipeError:
+        return 0
     except (Error, BadInstruction, IllegalProgram, OSError) as error:
         text = " ".join(str(error).split())
         sys.stderr.write(f"axlora {options.command}: {text}\n")
@@ -177,5 +181,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MachineError as error:
         sys.stderr.write(f"axlora {options.command}: {error}\n")
         return 1
-    except BrokenPipeError:
-        return 0

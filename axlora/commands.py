@@ -205,6 +205,10 @@ def simulate(options: argparse.Namespace) -> int:
         watch = watched(bar, "simulating")
         inputs, adapter = given_inputs(program, options), adapter_choice(options.adapter)
         run = api.simulate(program, inputs, adapter, timing=not options.no_timing, progress=watch)
+    if options.bitstream:
+        from .fpga_commands import on_bitstream
+
+        run = on_bitstream(run, options.bitstream)
     if options.no_timing:
         if options.json:
             raise BadInput("--json needs timing", "--no-timing", "leave one of them out")

@@ -12,8 +12,9 @@ from pathlib import Path
 from rich.table import Table
 
 from axlora.fpga import boards
-from axlora.fpga.bitstream import BLOCK_BYTES, Bitstream, BuildFailed, build
-from axlora.fpga.host import Board
+from axlora.fpga.bitstream import BLOCK_BYTES, Bitstream, BuildFailed, build, read_result
+from axlora.fpga.host import SCRUB_BYTES, Board
+from axlora.fpga.identity import target_id
 from axlora.fpga.link import BoardError, Link
 from axlora.fpga.simulated import SimulatedBoard
 from axlora.isa.target import ENGINES, Target
@@ -23,6 +24,7 @@ from .commands import adapter_choice, console, given_inputs, progress_bar, save_
 from .on_board import TIMED, difference, run_board
 from .package import load, load_any
 from .program import BadInput
+from .run import Run
 
 _BAUDS = (3000000, 2000000, 1000000, 500000, 115200)
 _LEAST_ONCHIP = 16 * 1024
@@ -77,7 +79,7 @@ def _onchip(given: int | None, need: int, board: boards.Board) -> int:
         return given
     if need == 0:
         return 4 * _LEAST_ONCHIP
-    size = -(-need // BLOCK_BYTES) * BLOCK_BYTES
+    size = -(-(need + SCRUB_BYTES) // BLOCK_BYTES) * BLOCK_BYTES
     return size if size <= board.onchip_bytes else _LEAST_ONCHIP
 
 
@@ -93,6 +95,20 @@ def bitstream_table(rows: list[Bitstream]) -> Table:
     return table
 
 
+def on_bitstream(run: Run, folder: str) -> Run:
+    """The run with the area and at the clock of the bitstream in a folder.
+
+    Raises:
+        BadInput: the bitstream is of another machine.
+    """
+    found = read_result(Path(folder))
+    if found.target_id != target_id(run.target):
+        raise BadInput(f"the bitstream in {folder} is of target {found.target!r}", "--bitstream", "axlora bitstream PACKAGE")
+    target = replace(run.target, clock_mhz=int(found.clock_mhz))
+    area = {"lut": found.lut, "dsp": found.dsp, "bram": found.bram, "mhz": found.mhz}
+    return replace(run, target=target, fpga=area)
+
+
 def run(options: argparse.Namespace) -> int:
     """Run on a board and compare with the simulator; 1 if they differ."""
     program = load(options.package)
@@ -100,6 +116,8 @@ def run(options: argparse.Namespace) -> int:
     with open_board(options, program.target) as board, progress_bar() as bar:
         found = run_board(program, inputs, board, adapter, progress=watched(bar, "sending"))
         resent = board.link.resent
+    if options.bitstream:
+        found = on_bitstream(found, options.bitstream)
     save_run(found, options)
     count = sum(v.size for v in found.codes.values())
     ms = found.cycles / board.clock_mhz / 1000
@@ -140,7 +158,9 @@ def open_board(options: argparse.Namespace, target: Target) -> Iterator[Board]:
 
 def _listening(options: argparse.Namespace, stack: ExitStack) -> Link:
     """A link at the rate that the board answers at: --baud, or the first of the usual ones."""
-    rates = (options.baud,) if options.baud else _BAUDS
+    rates: tuple[int, ...] = _BAUDS
+    if options.baud or options.bitstream:
+        rates = (options.baud or read_result(Path(options.bitstream)).baud,)
     for baud in rates[:-1]:
         link = Link(options.port, baud, options.patience)
         try:

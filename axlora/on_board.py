@@ -48,7 +48,8 @@ def run_board(
     onchip: list[bool] = []
 
     def start(at: int, memory: Memory, registers: dict[int, int], wanted: list[tuple[int, int]]) -> StageResult:
-        found = board.run(memory, at, registers, wanted, progress=progress)
+        written = list(program.regions.values()) if isinstance(program, Whole) else wanted
+        found = board.run(memory, at, registers, wanted, written, progress=progress)
         onchip.append(found.onchip)
         return StageResult(found.memory, found.counters)
 
@@ -73,7 +74,7 @@ def board_start(program: Generator, board: Board, progress: Progress | None = No
     wanted = [program.regions["output 0"]]
 
     def start(memory: Memory, at: int, registers: dict[int, int]) -> Started:
-        found = board.run(memory, at, registers, wanted, progress=progress)
+        found = board.run(memory, at, registers, wanted, list(program.regions.values()), progress=progress)
         return Started(found.memory, found.counters["cycles"], found.counters)
 
     return start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +59,7 @@ class Run:
 
     target: Target
     view: str
-    """`sim` or `rtl`."""
+    """`sim`, `rtl`, or `board` (`board-sdram`: its counters of time are its own)."""
     outputs: dict[str, npt.NDArray[Any]]
     """Output name to array of the ONNX model's shape and type."""
     codes: dict[str, npt.NDArray[np.int64]]
@@ -71,6 +72,8 @@ class Run:
     """Multiply-accumulates of the operators that the host ran."""
     saturated: int = 0
     """Input elements of linears that a static scale clamped."""
+    fpga: Mapping[str, float] | None = None
+    """Of the bitstream that it runs on, or is simulated for: lut, dsp, bram (used), mhz (reached)."""
 
     @property
     def stalls(self) -> dict[str, dict[str, int]]:
@@ -115,7 +118,7 @@ class Run:
             "layers": [vars(layer) for layer in self.layers],
             "energy_pj": None,
             "baselines": None,
-            "fpga": None,
+            "fpga": None if self.fpga is None else dict(self.fpga),
             "steps": [[s.index, s.unit, s.accept, s.done] for s in self.steps],
             "outputs": {name: fingerprint(codes) for name, codes in self.codes.items()},
         }

@@ -158,5 +158,8 @@ def side_by_side(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Table]:
     ):
         table.add_row(key, *[f"{data[key]:,}" if isinstance(data[key], int) else str(data[key]) for _, data in runs])
     table.add_row("removed", *[f"{1 - d['multiplications'] / d['macs']:.1%}" if d["macs"] else "" for _, d in runs])
+    if any(data["fpga"] for _, data in runs):
+        for key in ("lut", "dsp", "bram", "mhz"):
+            table.add_row(f"fpga {key}", *[f"{data['fpga'][key]:,}" if data["fpga"] else "" for _, data in runs])
     table.add_row("ms at clock", *[f"{d['cycles'] / d['clock_mhz'] / 1000:.3f}" for _, d in runs])
     return [table, _units(runs)]

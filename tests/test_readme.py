@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 ELSEWHERE = {"make demo": ".ci/run", "make test": ".ci/run"}
+BOARDS = {"bitstream": "test_bitstream.py", "run": "test_board.py"}
+"""Commands whose minutes are spent by a test of tests/fpga."""
 
 
 def _commands() -> list[str]:
@@ -27,11 +29,21 @@ def test_commands_that_ci_runs_are_in_ci() -> None:
             assert command in script
 
 
+def test_commands_of_boards_are_run_there() -> None:
+    """With the options that README shows."""
+    shown = {c.split()[1]: c for c in _commands() if c.split()[1] in BOARDS}
+    assert set(shown) == set(BOARDS)
+    for name, command in shown.items():
+        text = (ROOT / "tests" / "fpga" / BOARDS[name]).read_text()
+        for word in (f'"{name}"', '"--board"', *(f'"{w}"' for w in command.split() if w.startswith("--por") or w == "sim")):
+            assert word in text, (name, word)
+
+
 def test_the_other_commands_run_as_written(minilm: Path, sample: dict[str, np.ndarray], tmp_path: Path) -> None:
     """On the MiniLM example under the README's file names; `simulate` once more for the base."""
     (tmp_path / "model.onnx").write_bytes((minilm / "minilm.onnx").read_bytes())
     (tmp_path / "in.npz").write_bytes((minilm / "sample.npz").read_bytes())
-    commands = [c for c in _commands() if c not in ELSEWHERE]
+    commands = [c for c in _commands() if c not in ELSEWHERE and c.split()[1] not in BOARDS]
     assert [c.split()[1] for c in commands] == ["compile", "simulate", "rtl-test", "adapter", "report", "diff"]
     target = {"edge-asic": "test", "tokens=64": "tokens=8", "path/of/peft/dir": str(minilm / "adapters" / "law")}
     for command in commands:

@@ -46,6 +46,10 @@ def _faulty(*faults: str, patience: float = 1.0) -> tuple[SimulatedBoard, Link]:
     return simulated, Link(simulated.port, simulated.baud, patience)
 
 
+def _all(memory: np.ndarray) -> list[tuple[int, int]]:
+    return [(0, memory.size)]
+
+
 def test_crc_is_the_catalogues_ibm_3740() -> None:
     """Check value of the catalogue of parametrised CRC algorithms: 0x29B1 for the digits 1 to 9."""
     assert crc16(b"123456789") == 0x29B1
@@ -93,7 +97,7 @@ def test_random_programs_equal_the_simulator_to_every_counter_on_chip(board: Boa
     case = random_case(seed, TARGET)
     memory = np.frombuffer(case.memory, np.uint8)
     sim = run_image(TARGET, case.memory, 0, case.registers)
-    found = board.run(memory, 0, case.registers, [(0, memory.size)])
+    found = board.run(memory, 0, case.registers, _all(memory), _all(memory))
     assert found.onchip
     assert (found.memory == sim.memory).all()
     assert found.counters == sim.counters
@@ -105,7 +109,7 @@ def test_random_programs_equal_the_simulator_in_sdram_but_for_time(board: Board,
     memory = np.zeros(board.onchip_bytes + 4096, np.uint8)
     memory[: len(case.memory)] = np.frombuffer(case.memory, np.uint8)
     sim = run_image(TARGET, memory, 0, case.registers)
-    found = board.run(memory, 0, case.registers, [(0, len(case.memory))])
+    found = board.run(memory, 0, case.registers, [(0, len(case.memory))], [(0, len(case.memory))])
     assert not found.onchip
     assert (found.memory == sim.memory).all()
     assert {n: v for n, v in found.counters.items() if n not in TIMED} == {
@@ -118,12 +122,12 @@ def test_random_programs_equal_the_simulator_in_sdram_but_for_time(board: Board,
 def test_only_what_changed_is_sent_again(board: Board) -> None:
     case = random_case(1, TARGET)
     memory = np.frombuffer(case.memory, np.uint8).copy()
-    board.run(memory, 0, case.registers, [(0, memory.size)])
-    left = board.run(memory, 0, case.registers, [(0, memory.size)]).memory
+    board.run(memory, 0, case.registers, _all(memory), _all(memory))
+    left = board.run(memory, 0, case.registers, _all(memory), _all(memory)).memory
     sent: list[int] = []
     changed = left.copy()
     changed[-1] ^= 1
-    again = board.run(changed, 0, case.registers, [(0, memory.size)], progress=lambda done, total: sent.append(total))
+    again = board.run(changed, 0, case.registers, _all(memory), _all(memory), progress=lambda done, total: sent.append(total))
     assert sent[-1] == 256
     assert (again.memory == run_image(TARGET, changed, 0, case.registers).memory).all()
 
@@ -131,14 +135,14 @@ def test_only_what_changed_is_sent_again(board: Board) -> None:
 def test_an_error_of_the_machine_is_named(board: Board) -> None:
     memory = np.full(4096, 0xFF, np.uint8)
     with pytest.raises(BoardError, match="illegal in fetch, instruction at 0x0"):
-        board.run(memory, 0, {}, [])
+        board.run(memory, 0, {}, [], [])
 
 
 def test_a_program_that_never_ends_ends_in_an_error(board: Board) -> None:
     case = random_case(0, TARGET)
     memory = np.frombuffer(case.memory, np.uint8)
     with pytest.raises(BoardError, match="still runs after 0 s"):
-        board.run(memory, 0, case.registers, [], limit=0.0)
+        board.run(memory, 0, case.registers, [], _all(memory), limit=0.0)
     while board.link.request(Operation.READ_REGISTERS, 4, 1, answer=4)[0] & 1:
         time.sleep(0.01)
 
@@ -151,7 +155,7 @@ def test_a_package_of_another_target_is_refused(board: Board) -> None:
 def test_a_program_larger_than_all_memories_is_refused(board: Board) -> None:
     memory = np.zeros(board.sdram_bytes + 4096, np.uint8)
     with pytest.raises(BoardError, match="needs 33558528 bytes of memory, the board has 33554432"):
-        board.run(memory, 0, {}, [])
+        board.run(memory, 0, {}, [], [])
 
 
 @pytest.mark.parametrize("fault", ["--lose-in", "--lose-out"])
@@ -161,7 +165,7 @@ def test_a_line_that_loses_some_bytes_is_survived(fault: str) -> None:
     simulated, link = _faulty(fault, "1999", patience=2.0)
     with simulated, link:
         board = Board(link, TARGET)
-        found = board.run(memory, 0, case.registers, [(0, memory.size)])
+        found = board.run(memory, 0, case.registers, _all(memory), _all(memory))
         assert link.resent > 0
     sim = run_image(TARGET, case.memory, 0, case.registers)
     assert (found.memory == sim.memory).all()
@@ -194,7 +198,7 @@ def test_a_reset_in_the_middle_is_an_error() -> None:
     with simulated, link:
         board = Board(link, TARGET)
         with pytest.raises(BoardError, match="reset in the middle"):
-            board.run(memory, 0, case.registers, [(0, memory.size)])
+            board.run(memory, 0, case.registers, _all(memory), _all(memory))
 
 
 def test_a_port_with_something_else_at_its_end_is_an_error() -> None:
