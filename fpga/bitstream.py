@@ -189,7 +189,7 @@ def _tool(name: str, arguments: list[str], folder: Path, step: str, progress: Pr
     if found is None:
         raise BuildFailed(f"{name} is not installed", name, "pip install 'axlora[fpga]'")
     log = folder / f"{step}.log"
-    with open(log, "w") as out:
+    with open(log, "w", buffering=1) as out:
         process = subprocess.Popen([found, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert process.stdout is not None
         for text in process.stdout:
