@@ -1,4 +1,5 @@
-// The first error stops the machine: code, unit and instruction address are kept. The watchdog counts cycles without progress.
+// The first error stops the machine (o_stop, from the cycle after it on); code, unit and instruction address are kept a cycle
+// later (o_error). The watchdog counts cycles without progress.
 `default_nettype none
 `include "axlora_isa.vh"
 module errors (
@@ -10,45 +11,57 @@ module errors (
     input  wire [19:0]  i_code,
     input  wire [159:0] i_pc,
     input  wire [3:0]   i_overflow,
+    output wire         o_stop,
     output reg          o_error,
     output reg  [3:0]   o_code,
     output reg  [3:0]   o_unit,
     output reg  [31:0]  o_pc
 );
-    reg  [31:0] still;
-    wire        late = i_running && i_watchdog != 32'd0 && still == i_watchdog;
-    reg  [3:0]  code, unit;
-    reg  [31:0] pc;
-    integer     u;
+    reg  [31:0]  still;
+    reg          progress, late;
+    reg  [19:0]  codes;
+    reg  [159:0] pcs;
+    reg  [3:0]   overflow, code, unit;
+    reg  [31:0]  pc;
+    integer      u;
+    assign o_stop = o_error || late || codes != 20'd0 || overflow != 4'd0;
     always @* begin
         code = late ? `AXL_ERROR_WATCHDOG : `AXL_ERROR_NONE;
         unit = `AXL_UNIT_FETCH;
-        pc   = i_pc[31:0];
+        pc   = pcs[31:0];
         for (u = 4; u >= 1; u = u - 1)
-            if (i_overflow[u-1]) begin
+            if (overflow[u-1]) begin
                 code = `AXL_ERROR_SEMAPHORE;
                 unit = u[3:0];
-                pc   = i_pc[32*u +: 32];
+                pc   = pcs[32*u +: 32];
             end
         for (u = 4; u >= 0; u = u - 1)
-            if (i_code[4*u +: 4] != 4'd0) begin
-                code = i_code[4*u +: 4];
+            if (codes[4*u +: 4] != 4'd0) begin
+                code = codes[4*u +: 4];
                 unit = u[3:0];
-                pc   = i_pc[32*u +: 32];
+                pc   = pcs[32*u +: 32];
             end
     end
     always @(posedge i_clk) begin
-        still <= i_rst || i_progress || !i_running ? 32'd0 : still + 32'd1;
+        pcs      <= i_pc;
+        progress <= i_progress;
+        still    <= i_rst || progress || !i_running ? 32'd0 : still + 32'd1;
         if (i_rst) begin
+            {codes, overflow, late} <= 25'd0;
             o_error <= 1'b0;
             o_code  <= 4'd0;
             o_unit  <= 4'd0;
             o_pc    <= 32'd0;
-        end else if (!o_error && code != 4'd0) begin
-            o_error <= 1'b1;
-            o_code  <= code;
-            o_unit  <= unit;
-            o_pc    <= pc;
+        end else begin
+            codes    <= i_code;
+            overflow <= i_overflow;
+            late     <= i_running && i_watchdog != 32'd0 && still == i_watchdog;
+            if (!o_error && code != 4'd0) begin
+                o_error <= 1'b1;
+                o_code  <= code;
+                o_unit  <= unit;
+                o_pc    <= pc;
+            end
         end
     end
 endmodule

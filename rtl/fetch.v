@@ -1,4 +1,4 @@
-// Fetch: LOOKUP, DECODE, ISSUE, and REQ, WAIT on a miss; registers R0..R31, four nested loops.
+// Fetch: LOOKUP, DECODE, RESOLVE, ISSUE, and REQ, WAIT on a miss; registers R0..R31, four nested loops.
 `default_nettype none
 `include "axlora_isa.vh"
 module fetch #(
@@ -42,11 +42,12 @@ module fetch #(
     output wire                       o_count_queue,
     output wire                       o_count_halt
 );
-    localparam [2:0] IDLE = 3'd0, LOOKUP = 3'd1, DECODE = 3'd2, ISSUE = 3'd3, REQ = 3'd4, WAIT = 3'd5;
+    localparam [2:0] IDLE = 3'd0, LOOKUP = 3'd1, DECODE = 3'd2, ISSUE = 3'd3, REQ = 3'd4, WAIT = 3'd5, RESOLVE = 3'd6;
     reg  [2:0]   state;
     reg  [31:0]  pc;
     wire         hit;
-    wire [127:0] word;
+    wire [127:0] cached;
+    reg  [127:0] word;
     // The instruction at ISSUE
     reg          legal;
     reg  [3:0]   unit;
@@ -56,10 +57,11 @@ module fetch #(
     reg  [15:0]  y, z;
     reg  [9:0]   waits, posts;
     icache #(.BEAT_BYTES(BEAT_BYTES), .LINES(ICACHE_LINES)) u_cache (
-        .i_clk(i_clk), .i_clear(i_rst || i_start), .i_pc(pc), .o_hit(hit), .o_word(word),
+        .i_clk(i_clk), .i_clear(i_rst || i_start), .i_pc(pc), .o_hit(hit), .o_word(cached),
         .i_beat(i_beat && state == WAIT), .i_last(i_last), .i_data(i_data));
 
-    // DECODE: X = x + R[rx], and so on.
+    // DECODE: the word is there. RESOLVE: X = x + R[rx], and so on.
+    always @(posedge i_clk) word <= cached;
     wire [4:0]  select_z = word[46:42], select_y = word[41:37], select_x = o_running ? word[36:32] : i_host_register;
     wire        set;
     wire [31:0] read_x, read_y, read_z;
@@ -90,7 +92,7 @@ module fetch #(
 
     // ISSUE
     always @(posedge i_clk)
-        if (state == DECODE) begin
+        if (state == RESOLVE) begin
             legal <= legal_next;
             unit  <= unit_next;
             op    <= word[5:0];
@@ -129,7 +131,7 @@ module fetch #(
                    : state == ISSUE && !legal           ? `AXL_ERROR_ILLEGAL
                    : loop_error                         ? `AXL_ERROR_LOOP
                    : state == WAIT && i_beat && i_bad   ? `AXL_ERROR_AXI_READ : `AXL_ERROR_NONE;
-    assign o_count_busy  = state == LOOKUP || state == DECODE || o_leave;
+    assign o_count_busy  = state == LOOKUP || state == DECODE || state == RESOLVE || o_leave;
     assign o_count_miss  = state == REQ || state == WAIT;
     assign o_count_queue = issue && full;
     assign o_count_halt  = issue && halt && !i_all_quiet;
@@ -144,8 +146,9 @@ module fetch #(
         end else if (i_stop) state <= IDLE;
         else
             case (state)
-                LOOKUP: state <= beyond ? IDLE : hit ? DECODE : REQ;
-                DECODE: state <= ISSUE;
+                LOOKUP: if (!beyond) state <= hit ? DECODE : REQ;
+                DECODE: state <= RESOLVE;
+                RESOLVE: state <= ISSUE;
                 ISSUE:
                     if (o_halt) state <= IDLE;
                     else if (o_leave) begin

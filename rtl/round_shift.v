@@ -1,15 +1,22 @@
-// rne(v, s) = v / 2^s rounded half to even, s = 0..63: floor + (guard and (sticky or odd)).
+// rne(v, s) + add = v / 2^s rounded half to even, s = 0..63, two cycles later: floor, guard and sticky bits; then
+// floor + add + (guard and (sticky or odd)). i_add comes one cycle after i_value.
 `default_nettype none
 module round_shift (
+    input  wire               i_clk,
     input  wire signed [63:0] i_value,
     input  wire        [5:0]  i_shift,
-    output wire signed [63:0] o_value
+    input  wire signed [63:0] i_add,
+    output reg  signed [63:0] o_value
 );
-    wire signed [63:0] floor = i_value >>> i_shift;
-    wire        [63:0] ones  = ~({64{1'b1}} << i_shift);
-    wire        [63:0] rest  = i_value & ones;
-    wire        [63:0] half  = (ones >> 1) + {63'd0, i_shift != 6'd0};
-    wire               up    = i_shift != 6'd0 && (rest > half || (rest == half && floor[0]));
-    assign o_value = floor + $signed({63'd0, up});
+    wire signed [64:0] shifted = $signed({i_value, 1'b0}) >>> i_shift;
+    wire        [63:0] below   = ~({64{1'b1}} << i_shift) >> 1;  // the bits behind the guard bit
+    reg  signed [63:0] floor;
+    reg                guard, sticky;
+    wire               up = guard && (sticky || floor[0]);
+    always @(posedge i_clk) begin
+        {floor, guard} <= shifted;
+        sticky         <= (i_value & below) != 64'd0;
+        o_value        <= floor + i_add + $signed({63'd0, up});
+    end
 endmodule
 `default_nettype wire

@@ -1,5 +1,5 @@
 // What every unit has in front of it: a queue of four instructions, the wait for semaphores, and the posts at the end.
-// Accept in cycle a: entry at the head, unit idle, waits met. i_single: the accepted instruction is over at a + 1.
+// The first of the queue is a register. Accept in cycle a: it is there, unit idle, waits met. i_single: the accepted instruction is over at a + 1.
 // Otherwise the unit raises i_done in its last cycle; posts count from the cycle after.
 `default_nettype none
 `include "axlora_isa.vh"
@@ -24,13 +24,19 @@ module unit_port (
     output wire                       o_count_semaphore,
     output wire                       o_count_idle
 );
-    reg  [1:0]  head, tail;
+    localparam E = `AXL_ENTRY_BITS;
+    reg  [1:0]  head, tail;  // of those behind the first
     reg  [2:0]  count;
     reg  [9:0]  posts;
     reg  [31:0] pc;
-    ram_lut #(.WIDTH(`AXL_ENTRY_BITS), .DEPTH(4)) u_queue (
-        .i_clk(i_clk), .i_write(i_push), .i_write_address(tail), .i_write_data(i_entry),
-        .i_read_address(head), .o_read_data(o_entry));
+    reg  [E-1:0] first;
+    wire [E-1:0] next;
+    wire        here   = count != 3'd0;
+    wire        direct = i_push && (!here || (count == 3'd1 && o_accept));
+    ram_lut #(.WIDTH(E), .DEPTH(4)) u_queue (
+        .i_clk(i_clk), .i_write(i_push && !direct), .i_write_address(tail), .i_write_data(i_entry),
+        .i_read_address(head), .o_read_data(next));
+    assign o_entry = first;
 
     function [15:0] named(input [4:0] field);
         named = field[4] ? 16'd1 << field[3:0] : 16'd0;
@@ -38,22 +44,24 @@ module unit_port (
 
     wire [9:0]  wait_fields = o_entry[`AXL_ENTRY_WAITS];
     wire [9:0]  post_fields = o_accept ? o_entry[`AXL_ENTRY_POSTS] : posts;
-    wire [15:0] waits = named(wait_fields[4:0]) | named(wait_fields[9:5]);
-    wire [15:0] unmet = waits & ~i_ready;
-    wire        here  = count != 3'd0;
+    wire [15:0] waits   = named(wait_fields[4:0]) | named(wait_fields[9:5]);
+    wire        unmet_a = wait_fields[4] && !i_ready[wait_fields[3:0]], unmet_b = wait_fields[9] && !i_ready[wait_fields[8:5]];
+    wire        unmet   = unmet_a || unmet_b;
+    wire        weights = (unmet_a && wait_fields[3:2] == 2'd0) || (unmet_b && wait_fields[8:7] == 2'd0);
 
-    assign o_accept = i_run && here && !o_busy && unmet == 16'd0;
+    assign o_accept = i_run && here && !o_busy && !unmet;
     assign o_take   = o_accept ? waits : 16'd0;
     assign o_post   = (o_accept && i_single) || i_done ? named(post_fields[4:0]) | named(post_fields[9:5]) : 16'd0;
     assign o_pc     = o_accept ? o_entry[`AXL_ENTRY_PC] : pc;
     assign o_full   = count == 3'd4;
     assign o_quiet  = !here && !o_busy;
 
-    assign o_count_weights   = i_run && !o_busy && here && unmet[3:0] != 4'd0;
-    assign o_count_semaphore = i_run && !o_busy && here && unmet[15:4] != 12'd0 && unmet[3:0] == 4'd0;
+    assign o_count_weights   = i_run && !o_busy && here && weights;
+    assign o_count_semaphore = i_run && !o_busy && here && unmet && !weights;
     assign o_count_idle      = i_run && !o_busy && (!here || o_accept);
 
     always @(posedge i_clk) begin
+        if (o_accept || !here) first <= direct ? i_entry : next;
         if (o_accept) begin
             posts <= o_entry[`AXL_ENTRY_POSTS];
             pc    <= o_entry[`AXL_ENTRY_PC];
@@ -64,8 +72,8 @@ module unit_port (
             count  <= 3'd0;
             o_busy <= 1'b0;
         end else begin
-            head  <= head + {1'b0, o_accept};
-            tail  <= tail + {1'b0, i_push};
+            head  <= head + {1'b0, o_accept && count > 3'd1};
+            tail  <= tail + {1'b0, i_push && !direct};
             count <= count + {2'b00, i_push} - {2'b00, o_accept};
             if (o_accept && !i_single) o_busy <= 1'b1;
             else if (i_done) o_busy <= 1'b0;

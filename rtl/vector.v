@@ -1,4 +1,4 @@
-// From accumulators: VCFG and VOUT settings, the walk of VREQ and VQT, the element pipeline (stages 0..10, VPIPE = 10), results.
+// From accumulators: VCFG and VOUT settings, the walk of VREQ and VQT, the element pipeline (stages 0..23, VPIPE = 23), results.
 `default_nettype none
 `include "axlora_isa.vh"
 module vector #(
@@ -76,75 +76,121 @@ module vector #(
     wire [4:0]  guard      = config_bits[4:0];
     wire        adapter_on = config_bits[11];
 
-    // Stage 0
-    wire        step, check, element, first, second, walk2, fresh, latch;
+    // Stage 0: the token's word and the exponent kept for it are looked up.
+    wire        check, element, first, second, walk2, fresh, latch;
     wire [2:0]  token;
     wire [3:0]  chunk;
-    wire [3:0]  slot = i_tbuf[3:0];
     wire [15:0] column;
+    reg  [3:0]  slot1;
     vector_control #(.PORTS(PORTS), .VECTOR_LANES(VECTOR_LANES)) u_control (
         .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_it), .i_quantize(op == `AXL_OP_VQT), .i_two(adapter_on),
-        .i_last_token(misc[2:0]), .i_columns(z), .i_only(misc[6:3]), .i_slot(slot), .o_done(o_done), .o_step(step),
+        .i_last_token(misc[2:0]), .i_columns(z), .i_only(misc[6:3]), .i_slot(slot1), .o_done(o_done),
         .o_token_check(check), .o_element(element), .o_read_first(first), .o_read_second(second), .o_token(token),
         .o_column(column), .o_chunk(chunk), .o_second(walk2), .o_fresh(fresh), .o_latch(latch));
-    wire        adapter     = adapter_on && !quantize && slot != 4'd0;
-    wire [15:0] which       = {12'd0, slot} - 16'd1;
-    wire [15:0] acc_word    = acc_base + column + (second ? acc_step : 16'd0);
-    wire [15:0] pbuf_group  = column + (second ? adapter_records + which * slot_stride : base_records);
-    wire        reads       = first || (second && adapter);
     assign o_tbuf_token = token_base + {13'd0, token};
-    assign o_acc_word   = acc_word[AADDR-1:0];
-    assign o_pbuf_group = pbuf_group[PADDR-1:0];
-    wire [OADDR-1:0] beat;
-    wire [LOGB-1:0]  byte_at;
-    wire [UADDR-1:0] line;
-    wire [LLANE-1:0] lane;
-    wire             outside_obuf, outside_ubuf;
-    wire             into_ubuf = quantize || to_ubuf;
-    wire             into_vbuf = !quantize && to_vbuf;
-    localparam       LOGC = $clog2(PORTS / VECTOR_LANES);
-    localparam [31:0] W = VBUF_WORDS[31:0];
-    wire [31:0]      vbuf_word = {16'd0, destination} + {29'd0, token} * {16'd0, i_pitch} + ({16'd0, column} << LOGC)
-                                 + {28'd0, chunk};
-    wire             writes    = element && (!quantize || walk2);
-    vector_place #(.LANES(LANES), .PORTS(PORTS), .TOKENS(TOKENS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES),
-                   .OBUF_BEATS(OBUF_BEATS), .UBUF_LINES(UBUF_LINES)) u_place (
-        .i_column(column), .i_chunk(chunk), .i_token(token), .i_base(destination), .i_size(size), .o_beat(beat),
-        .o_byte(byte_at), .o_line(line), .o_lane(lane), .o_outside_obuf(outside_obuf), .o_outside_ubuf(outside_ubuf));
-    wire outside = (check && {1'b0, o_tbuf_token} >= T) || (reads && ({1'b0, acc_word} >= A || {1'b0, pbuf_group} >= P))
-                   || (writes && (into_vbuf ? vbuf_word >= W : into_ubuf ? outside_ubuf : outside_obuf));
-    assign o_error = i_run && outside ? `AXL_ERROR_LOCAL_ADDRESS : `AXL_ERROR_NONE;
-
-    // The token's block exponent: found in the first walk, kept for VREQ.
-    reg  [31:0] largest, candidate;
-    reg  [4:0]  exponent, exponent_next;
     wire [4:0]  kept_exponent;
+    reg  [4:0]  exponent;
+    wire [4:0]  exponent_next;
     ram_lut #(.WIDTH(5), .DEPTH(TBUF_TOKENS)) u_exponents (
         .i_clk(i_clk), .i_write(latch), .i_write_address(o_tbuf_token[TADDR-1:0]), .i_write_data(exponent_next),
         .i_read_address(o_tbuf_token[TADDR-1:0]), .o_read_data(kept_exponent));
 
-    // Stages 4 and 10
+    // Stage 1: where the results go, and the terms of the read addresses
+    localparam LOGC = $clog2(PORTS / VECTOR_LANES);
+    reg         check1, element1, first1, second1, walk2_1;
+    reg  [2:0]  token1;
+    reg  [3:0]  chunk1;
+    reg  [4:0]  exponent1;
+    reg  [15:0] column1, tbuf_token1;
+    reg  [21:0] token_word1;
+    wire        adapter1 = adapter_on && !quantize && slot1 != 4'd0;
+    wire [15:0] which1   = {12'd0, slot1} - 16'd1;
+    wire [OADDR-1:0] beat1;
+    wire [LOGB-1:0]  byte1;
+    wire [UADDR-1:0] line1;
+    wire [LLANE-1:0] lane1;
+    wire             outside_obuf1, outside_ubuf1;
+    vector_place #(.LANES(LANES), .PORTS(PORTS), .TOKENS(TOKENS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES),
+                   .OBUF_BEATS(OBUF_BEATS), .UBUF_LINES(UBUF_LINES)) u_place (
+        .i_column(column1), .i_chunk(chunk1), .i_token(token1), .i_base(destination), .i_size(size), .o_beat(beat1),
+        .o_byte(byte1), .o_line(line1), .o_lane(lane1), .o_outside_obuf(outside_obuf1), .o_outside_ubuf(outside_ubuf1));
+
+    // Stages 2 and 3: addresses; 3 reads
+    wire             into_ubuf = quantize || to_ubuf;
+    wire             into_vbuf = !quantize && to_vbuf;
+    reg         check2, check3, first2, first3, second2, reads3, element2, element3, walk2_2, walk2_3, adapter2, adapter3;
+    reg         outside_obuf2, outside_ubuf2, outside_place3;
+    reg  [2:0]  token2, token3;
+    reg  [3:0]  chunk2, chunk3;
+    reg  [15:0] tbuf_token2, tbuf_token3, base_word2, acc_word3, record2, adapter_record2, slot_offset2, pbuf_group3;
+    reg  [31:0] vbuf_start2, vbuf_row2, vbuf_word3;
+    reg  [OADDR-1:0] beat2, beat3;
+    reg  [LOGB-1:0]  byte2, byte3;
+    reg  [UADDR-1:0] line2, line3;
+    reg  [LLANE-1:0] lane2, lane3;
+    always @(posedge i_clk) begin
+        {first1, second1, walk2_1, token1, chunk1, column1, tbuf_token1}
+            <= {first, second, walk2, token, chunk, column, o_tbuf_token};
+        {exponent1, slot1, token_word1} <= {kept_exponent, i_tbuf[3:0], config_bits[12] ? i_row_token : i_tbuf[31:10]};
+        {check1, element1} <= {check && !i_rst, element && !i_rst};
+
+        {first2, second2, walk2_2, token2, chunk2, tbuf_token2} <= {first1, second1, walk2_1, token1, chunk1, tbuf_token1};
+        {check2, element2, adapter2} <= {check1 && !i_rst, element1 && !i_rst, adapter1};
+        base_word2      <= acc_base + column1;
+        record2         <= base_records + column1;
+        adapter_record2 <= adapter_records + column1;
+        slot_offset2    <= which1 * slot_stride;
+        vbuf_start2     <= {16'd0, destination} + ({16'd0, column1} << LOGC) + {28'd0, chunk1};
+        vbuf_row2       <= {29'd0, token1} * {16'd0, i_pitch};
+        {beat2, byte2, line2, lane2, outside_obuf2, outside_ubuf2}
+            <= {beat1, byte1, line1, lane1, outside_obuf1, outside_ubuf1};
+
+        {first3, walk2_3, token3, chunk3, tbuf_token3, adapter3} <= {first2, walk2_2, token2, chunk2, tbuf_token2, adapter2};
+        {check3, element3} <= {check2 && !i_rst, element2 && !i_rst};
+        acc_word3      <= base_word2 + (second2 ? acc_step : 16'd0);
+        pbuf_group3    <= second2 ? adapter_record2 + slot_offset2 : record2;
+        reads3         <= (first2 || (second2 && adapter2)) && !i_rst;
+        vbuf_word3     <= vbuf_start2 + vbuf_row2;
+        outside_place3 <= into_ubuf ? outside_ubuf2 : outside_obuf2;
+        {beat3, byte3, line3, lane3} <= {beat2, byte2, line2, lane2};
+    end
+    localparam [31:0] W = VBUF_WORDS[31:0];
+    assign o_acc_word   = acc_word3[AADDR-1:0];
+    assign o_pbuf_group = pbuf_group3[PADDR-1:0];
+    wire writes  = element3 && (!quantize || walk2_3);
+    wire outside = (check3 && {1'b0, tbuf_token3} >= T) || (reads3 && ({1'b0, acc_word3} >= A || {1'b0, pbuf_group3} >= P))
+                   || (writes && (into_vbuf ? vbuf_word3 >= W : outside_place3));
+    assign o_error = i_run && outside ? `AXL_ERROR_LOCAL_ADDRESS : `AXL_ERROR_NONE;
+
+    // The token's block exponent: found in the first walk, kept for VREQ.
+    reg  [31:0] largest, candidate;
+    wire [4:0]  top;
+    reg  [5:0]  length;
+    top_bit u_top (.i_value(largest), .o_at(top));
+    assign exponent_next = length > {1'b0, MORE} ? length[4:0] - MORE : 5'd0;
+
+    // Stages 7, 15 (magnitudes) and 23 (results)
     wire [VECTOR_LANES*ACCUMULATOR_BITS-1:0] acc1, acc2;
     wire [64*VECTOR_LANES-1:0] record;
     wire [6*VECTOR_LANES-1:0]  shift;
     vector_operands #(.PORTS(PORTS), .TOKENS(TOKENS), .VECTOR_LANES(VECTOR_LANES), .BITS(ACCUMULATOR_BITS)) u_operands (
-        .i_clk(i_clk), .i_first(first), .i_token(token), .i_chunk(chunk), .i_adapter(adapter), .i_acc(i_acc),
+        .i_clk(i_clk), .i_first(first3), .i_token(token3), .i_chunk(chunk3), .i_adapter(adapter3), .i_acc(i_acc),
         .i_records(i_pbuf), .o_acc1(acc1), .o_acc2(acc2), .o_record(record), .o_shift(shift));
-    wire        adapter4, element7, writes10;
-    wire [4:0]  exponent4;
-    wire [15:0] mantissa4;
-    wire [5:0]  token_shift4;
-    wire [2:0]  token10;
-    wire [OADDR-1:0] beat10;
-    wire [LOGB-1:0]  byte10;
-    wire             looks = element && quantize && !walk2;
-    delay #(.WIDTH(28), .STAGES(4)) u_token4 (
-        .i_clk(i_clk), .i_data({adapter, kept_exponent, config_bits[12] ? i_row_token : i_tbuf[31:10]}),
-        .o_data({adapter4, exponent4, mantissa4, token_shift4}));
-    delay #(.WIDTH(1), .STAGES(7)) u_looks7 (.i_clk(i_clk), .i_data(looks && !i_rst), .o_data(element7));
-    delay #(.WIDTH(4 + OADDR + LOGB + UADDR + LLANE + VADDR), .STAGES(10)) u_place10 (
-        .i_clk(i_clk), .i_data({writes && !i_rst && !outside, token, beat, byte_at, line, lane, vbuf_word[VADDR-1:0]}),
-        .o_data({writes10, token10, beat10, byte10, o_ubuf_line, o_ubuf_lane, o_vbuf_word}));
+    wire        adapter7, element15, writes23;
+    wire [4:0]  exponent7;
+    wire [15:0] mantissa7;
+    wire [5:0]  token_shift7;
+    wire [2:0]  token23;
+    wire [OADDR-1:0] beat23;
+    wire [LOGB-1:0]  byte23;
+    delay #(.WIDTH(1), .STAGES(4)) u_adapter7 (.i_clk(i_clk), .i_data(adapter3), .o_data(adapter7));
+    delay #(.WIDTH(27), .STAGES(6)) u_token7 (
+        .i_clk(i_clk), .i_data({exponent1, token_word1}), .o_data({exponent7, mantissa7, token_shift7}));
+    delay #(.WIDTH(1), .STAGES(12)) u_looks15 (
+        .i_clk(i_clk), .i_data(element3 && quantize && !walk2_3 && !i_rst), .o_data(element15));
+    delay #(.WIDTH(4 + OADDR + LOGB + UADDR + LLANE + VADDR), .STAGES(20)) u_place23 (
+        .i_clk(i_clk), .i_data({writes && !i_rst && !outside, token3, beat3, byte3, line3, lane3, vbuf_word3[VADDR-1:0]}),
+        .o_data({writes23, token23, beat23, byte23, o_ubuf_line, o_ubuf_lane, o_vbuf_word}));
 
     wire [31:0] high = into_ubuf ? MOST : size == 2'd0 ? 32'h7f : size == 2'd1 ? 32'h7fff : 32'h7fffffff;
     wire [31:0] low  = quantize ? 32'd0 - MOST : ~high;
@@ -157,8 +203,8 @@ module vector #(
             vector_element #(.BITS(ACCUMULATOR_BITS)) u_element (
                 .i_clk(i_clk), .i_acc1(acc1[ACCUMULATOR_BITS*v +: ACCUMULATOR_BITS]),
                 .i_acc2(acc2[ACCUMULATOR_BITS*v +: ACCUMULATOR_BITS]), .i_bias(own[31:0]), .i_m1(own[47:32]), .i_m2(own[63:48]),
-                .i_shift(shift[6*v +: 6]), .i_adapter(adapter4), .i_exponent(exponent4), .i_mantissa(mantissa4),
-                .i_token_shift(token_shift4), .i_quantize(quantize), .i_bias_end(config_bits[6]),
+                .i_shift(shift[6*v +: 6]), .i_adapter(adapter7), .i_exponent(exponent7), .i_mantissa(mantissa7),
+                .i_token_shift(token_shift7), .i_quantize(quantize), .i_bias_end(config_bits[6]),
                 .i_bias_shift(config_bits[10:7]), .i_token_scale(config_bits[5]), .i_guard(quantize ? exponent : guard),
                 .i_zero_point(quantize ? 16'd0 : zero_point), .i_low(low), .i_high(high),
                 .o_magnitude(magnitudes[32*v +: 32]), .o_result(results[32*v +: 32]), .o_changed(changed[v]));
@@ -170,26 +216,24 @@ module vector #(
         candidate = largest;
         for (n = 0; n < VECTOR_LANES; n = n + 1)
             if (magnitudes[32*n +: 32] > candidate) candidate = magnitudes[32*n +: 32];
-        exponent_next = 5'd0;
-        for (n = ACTIVATION_BITS; n < 32; n = n + 1)
-            if (largest[n-1]) exponent_next = n[4:0] - MORE;
     end
     always @(posedge i_clk) begin
         if (fresh) largest <= 32'd0;
-        else if (element7) largest <= candidate;
+        else if (element15) largest <= candidate;
+        length <= largest == 32'd0 ? 6'd0 : {1'b0, top} + 6'd1;
         if (latch) exponent <= exponent_next;
     end
     vector_output #(.PORTS(PORTS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES)) u_output (
-        .i_valid(writes10 && !into_ubuf && !into_vbuf), .i_tiled(1'b0), .i_size(size), .i_byte(byte10), .i_results(results),
+        .i_valid(writes23 && !into_ubuf && !into_vbuf), .i_tiled(1'b0), .i_size(size), .i_byte(byte23), .i_results(results),
         .o_write(o_obuf_write), .o_data(o_obuf_data));
-    assign o_obuf_beat  = beat10;
-    assign o_vbuf_write = writes10 && into_vbuf;
+    assign o_obuf_beat  = beat23;
+    assign o_vbuf_write = writes23 && into_vbuf;
     assign o_vbuf_data  = results;
-    assign o_ubuf_write = writes10 && into_ubuf ? {{(TOKENS-1){1'b0}}, 1'b1} << token10 : {TOKENS{1'b0}};
-    assign o_elements   = writes10 ? VECTOR_LANES[2:0] : 3'd0;
+    assign o_ubuf_write = writes23 && into_ubuf ? {{(TOKENS-1){1'b0}}, 1'b1} << token23 : {TOKENS{1'b0}};
+    assign o_elements   = writes23 ? VECTOR_LANES[2:0] : 3'd0;
     wire [2:0] clamps;
     popcount #(.WIDTH(VECTOR_LANES), .OUT(3)) u_clamps (.i_bits(changed), .o_count(clamps));
-    assign o_saturations = writes10 ? clamps : 3'd0;
-    wire unused_bits = &{1'b0, step, acc_word, pbuf_group, i_tbuf[9:4], vbuf_word};
+    assign o_saturations = writes23 ? clamps : 3'd0;
+    wire unused_bits = &{1'b0, acc_word3, pbuf_group3, i_tbuf[9:4], vbuf_word3};
 endmodule
 `default_nettype wire

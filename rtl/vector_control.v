@@ -1,5 +1,6 @@
 // Order of VREQ and VQT: tokens outside, column groups, then C cycles a group of which the first P/V carry elements.
-// VQT walks a token twice (o_second: quantize), draining VPIPE cycles after each walk. All outputs are of sequence stage 0.
+// VQT looks at a token's slot for a cycle (i_slot: of the token one cycle before), then walks it twice (o_second: quantize),
+// draining VPIPE cycles after each walk. All outputs are of sequence stage 0.
 `default_nettype none
 `include "axlora_isa.vh"
 module vector_control #(
@@ -17,7 +18,6 @@ module vector_control #(
     input  wire [3:0]  i_only,
     input  wire [3:0]  i_slot,
     output wire        o_done,
-    output wire        o_step,
     output wire        o_token_check,
     output wire        o_element,
     output wire        o_read_first,
@@ -29,13 +29,14 @@ module vector_control #(
     output wire        o_fresh,
     output wire        o_latch
 );
-    localparam [2:0] IDLE = 3'd0, WALK = 3'd1, DRAIN = 3'd2, FINAL = 3'd3;
+    localparam [2:0] IDLE = 3'd0, LOOK = 3'd1, WALK = 3'd2, DRAIN = 3'd3, FINAL = 3'd4;
     localparam integer CHUNKS_VALUE = PORTS / VECTOR_LANES;
     localparam [4:0] CHUNKS = CHUNKS_VALUE[4:0];
     localparam [4:0] TWO = CHUNKS == 5'd1 ? 5'd2 : CHUNKS;
-    localparam [3:0] VPIPE = 4'd10;
+    localparam [4:0] VPIPE = 5'd23;
     reg  [2:0]  state, last_token;
-    reg  [3:0]  count, only;
+    reg  [3:0]  only;
+    reg  [4:0]  count;
     reg  [4:0]  chunk;
     reg  [15:0] columns;
     reg         quantize, two, fresh;
@@ -46,15 +47,15 @@ module vector_control #(
     wire        end_n   = o_column == columns - 16'd1;
     wire        end_t   = o_token == last_token;
     assign o_token_check = state == WALK && (fresh || !quantize);
-    assign o_step        = state == WALK && !skip && !empty;
-    assign o_element     = o_step && chunk < CHUNKS;
-    assign o_read_first  = o_step && chunk == 5'd0;
-    assign o_read_second = o_step && chunk == 5'd1;
+    wire   step          = state == WALK && !skip && !empty;
+    assign o_element     = step && chunk < CHUNKS;
+    assign o_read_first  = step && chunk == 5'd0;
+    assign o_read_second = step && chunk == 5'd1;
     assign o_chunk       = chunk[3:0];
     assign o_fresh       = state == WALK && fresh && !o_second;
-    assign o_latch       = state == DRAIN && !o_second && count == VPIPE - 4'd1;
-    assign o_done        = state == FINAL && count == VPIPE - 4'd2 && i_run;
-    wire   next_token    = (state == WALK && skip) || (state == DRAIN && o_second && count == VPIPE - 4'd1);
+    assign o_latch       = state == DRAIN && !o_second && count == VPIPE - 5'd1;
+    assign o_done        = state == FINAL && count == VPIPE - 5'd2 && i_run;
+    wire   next_token    = (state == WALK && skip) || (state == DRAIN && o_second && count == VPIPE - 5'd1);
     always @(posedge i_clk) begin
         if (i_begin) begin
             quantize   <= i_quantize;
@@ -68,7 +69,7 @@ module vector_control #(
             o_second   <= 1'b0;
             fresh      <= 1'b1;
         end else if (i_run) begin
-            if (o_step) begin
+            if (step) begin
                 fresh <= 1'b0;
                 chunk <= end_c ? 5'd0 : chunk + 5'd1;
                 if (end_c) o_column <= end_n ? 16'd0 : o_column + 16'd1;
@@ -84,23 +85,24 @@ module vector_control #(
                 fresh    <= 1'b1;
             end
         end
-        if (i_run) count <= (state == DRAIN || state == FINAL) && count != VPIPE - 4'd1 ? count + 4'd1 : 4'd0;
+        if (i_run) count <= (state == DRAIN || state == FINAL) && count != VPIPE - 5'd1 ? count + 5'd1 : 5'd0;
         if (i_rst) begin
             state <= IDLE;
-            count <= 4'd0;
+            count <= 5'd0;
         end else if (i_run)
             case (state)
-                IDLE: if (i_begin) state <= i_columns == 16'd0 && !i_quantize ? FINAL : WALK;
+                IDLE: if (i_begin) state <= i_columns == 16'd0 && !i_quantize ? FINAL : i_quantize ? LOOK : WALK;
+                LOOK: state <= WALK;
                 WALK:
-                    if (skip) state <= end_t ? FINAL : WALK;
+                    if (skip) state <= end_t ? FINAL : LOOK;
                     else if (empty) begin
                         state <= DRAIN;
-                        count <= 4'd1;
+                        count <= 5'd1;
                     end else if (end_c && end_n) state <= quantize ? DRAIN : end_t ? FINAL : WALK;
                 DRAIN:
-                    if (count == VPIPE - 4'd1)
-                        state <= !o_second ? (empty ? DRAIN : WALK) : end_t ? FINAL : WALK;
-                FINAL: if (count == VPIPE - 4'd2) state <= IDLE;
+                    if (count == VPIPE - 5'd1)
+                        state <= !o_second ? (empty ? DRAIN : WALK) : end_t ? FINAL : LOOK;
+                FINAL: if (count == VPIPE - 5'd2) state <= IDLE;
                 default: state <= IDLE;
             endcase
     end

@@ -1,4 +1,5 @@
 // SUM, MAX or ABSMAX over the valid elements of each row of VMAP; kept for each of eight rows until the next reduction of it.
+// A word's elements are combined two by two, a level a cycle, before they meet the row's.
 `default_nettype none
 `include "axlora_isa.vh"
 module vector_reduce #(
@@ -15,29 +16,46 @@ module vector_reduce #(
     input  wire [2:0]                 i_read_row,
     output wire signed [63:0]         o_reduced
 );
-    reg  signed [63:0] reduced [0:7];
-    reg  signed [63:0] total, next, own;
-    reg                fresh;
-    integer            e;
-    initial begin
-        fresh = 1'b1;
-        for (e = 0; e < 8; e = e + 1) reduced[e] = 64'sd0;
-    end
-    assign o_reduced = reduced[i_read_row];
-    always @* begin
-        next = !fresh ? total : i_reduction == `AXL_REDUCE_MAX ? -64'sd2147483648 : 64'sd0;
-        own  = 64'sd0;
-        for (e = 0; e < VECTOR_LANES; e = e + 1) begin
-            own = {{32{i_y[32*e+31]}}, i_y[32*e +: 32]};
-            if (i_reduction == `AXL_REDUCE_ABSMAX && own < 64'sd0) own = -own;
-            if (i_valid[e]) next = i_reduction == `AXL_REDUCE_SUM ? next + own : own > next ? own : next;
+    localparam LEVELS = $clog2(VECTOR_LANES);
+    // Node n: leaves are V..2V-1, node n combines 2n and 2n+1, node 1 is the word's. 36 bits hold a sum of eight.
+    wire [36*2*VECTOR_LANES-1:0] node;
+    wire                         sum   = i_reduction == `AXL_REDUCE_SUM;
+    wire signed [35:0]           least = i_reduction == `AXL_REDUCE_MAX ? -36'sd2147483648 : 36'sd0;
+    assign node[35:0] = 36'd0;
+    wire                         unused_node = &{1'b0, node[35:0]};
+    genvar n;
+    generate
+        for (n = 0; n < VECTOR_LANES; n = n + 1) begin : g_leaf
+            wire signed [35:0] y = {{4{i_y[32*n+31]}}, i_y[32*n +: 32]};
+            reg  signed [35:0] own;
+            always @(posedge i_clk) own <= !i_valid[n] ? least : i_reduction == `AXL_REDUCE_ABSMAX && y[35] ? -y : y;
+            assign node[36*(VECTOR_LANES+n) +: 36] = own;
         end
-    end
+        for (n = 1; n < VECTOR_LANES; n = n + 1) begin : g_node
+            wire signed [35:0] one = node[36*(2*n) +: 36], two = node[36*(2*n+1) +: 36];
+            reg  signed [35:0] both;
+            always @(posedge i_clk) both <= sum ? one + two : one > two ? one : two;
+            assign node[36*n +: 36] = both;
+        end
+    endgenerate
+
+    wire       element, last;
+    wire [2:0] row;
+    delay #(.WIDTH(5), .STAGES(LEVELS + 1)) u_word (
+        .i_clk(i_clk), .i_data({i_element && !i_rst, i_end, i_row}), .o_data({element, last, row}));
+    reg  signed [63:0] total;
+    reg                fresh;
+    wire signed [63:0] own  = {{28{node[71]}}, node[71:36]};
+    wire signed [63:0] next = fresh ? own : sum ? total + own : own > total ? own : total;
+    wire               keep = element && last && i_reduction != `AXL_REDUCE_NONE;
+    initial fresh = 1'b1;
+    ram_lut #(.WIDTH(64), .DEPTH(8)) u_reduced (
+        .i_clk(i_clk), .i_write(keep), .i_write_address(row), .i_write_data(next), .i_read_address(i_read_row),
+        .o_read_data(o_reduced));
     always @(posedge i_clk) begin
         if (i_rst) fresh <= 1'b1;
-        else if (i_element) fresh <= i_end;
-        if (i_element) total <= next;
-        if (i_element && i_end && i_reduction != `AXL_REDUCE_NONE) reduced[i_row] <= next;
+        else if (element) fresh <= last;
+        if (element) total <= next;
     end
 endmodule
 `default_nettype wire

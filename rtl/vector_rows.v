@@ -88,20 +88,35 @@ module vector_rows #(
     vector_walk u_walk (
         .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_map), .i_empty(z == 16'd0), .i_last_row(bits[2:0]),
         .i_words(words), .o_walk(walk), .o_row_end(row_end), .o_row(row), .o_word(word), .o_done(map_done));
-    wire [31:0] wide_row = {29'd0, row}, wide_word = {16'd0, word};
-    wire [31:0] at_a = {17'd0, operands[14:0]} + wide_row * {16'd0, pitch_a} + wide_word;
-    wire [31:0] at_b = {17'd0, operands[30:16]} + wide_row * {16'd0, pitch_b} + wide_word;
-    wire [31:0] n     = wide_word << LOGV;
-    wire [31:0] bytes = n << size;
-    wire [31:0] start = {16'd0, destination} + wide_row * {16'd0, pitch};
-    wire [31:0] place = into == `AXL_INTO_VBUF ? start + wide_word
-                      : into == `AXL_INTO_UBUF ? {17'd0, destination[14:0]} + (n >> LLANE)
-                      : tiled ? start + (n >> LOGP) : start + (bytes >> LOGB);
-    wire [31:0] offset = tiled ? n & INSIDE : bytes;
-    wire [31:0] bound  = into == `AXL_INTO_VBUF ? V : into == `AXL_INTO_UBUF ? U : O;
-    wire        outside_a = at_a >= (operands[15] ? C : V), outside_b = two && at_b >= (operands[31] ? C : V);
+    // Stage 1: rows times pitches. Stage 2: addresses; operands are read.
+    reg         walk1, walk2, end1, end2;
+    reg  [2:0]  row1, row2;
+    reg  [15:0] word1, word2;
+    reg  [31:0] row_a1, row_b1, row_to1, at_a2, at_b2, place2, n2;
+    wire [31:0] wide_row = {29'd0, row}, wide_word1 = {16'd0, word1};
+    wire [31:0] n1       = wide_word1 << LOGV;
+    wire [31:0] bytes1   = n1 << size;
+    wire [31:0] start1   = {16'd0, destination} + row_to1;
+    always @(posedge i_clk) begin
+        {walk1, walk2} <= i_rst ? 2'b00 : {walk, walk1};
+        {end1, row1, word1, end2, row2, word2} <= {row_end, row, word, end1, row1, word1};
+        row_a1  <= wide_row * {16'd0, pitch_a};
+        row_b1  <= wide_row * {16'd0, pitch_b};
+        row_to1 <= wide_row * {16'd0, pitch};
+        at_a2   <= {17'd0, operands[14:0]} + row_a1 + wide_word1;
+        at_b2   <= {17'd0, operands[30:16]} + row_b1 + wide_word1;
+        n2      <= n1;
+        place2  <= into == `AXL_INTO_VBUF ? start1 + wide_word1
+                 : into == `AXL_INTO_UBUF ? {17'd0, destination[14:0]} + (n1 >> LLANE)
+                 : start1 + (tiled ? n1 >> LOGP : bytes1 >> LOGB);
+    end
+    wire [31:0] offset2 = tiled ? n2 & INSIDE : n2 << size;
+    wire [31:0] bound   = into == `AXL_INTO_VBUF ? V : into == `AXL_INTO_UBUF ? U : O;
+    wire        outside_a = at_a2 >= (operands[15] ? C : V), outside_b = two && at_b2 >= (operands[31] ? C : V);
     wire        outside_table = kind == `AXL_MAP_TABLE && {16'd0, first} + {16'd0, last} >= F;
-    wire        outside_map = walk && (outside_a || outside_b || outside_table || (into != `AXL_INTO_NOTHING && place >= bound));
+    wire        outside_map = walk2 && (outside_a || outside_b || outside_table
+                                        || (into != `AXL_INTO_NOTHING && place2 >= bound));
+    wire        element2 = walk2 && !outside_map && !i_rst;
 
     // VROW
     wire        row_first, row_write, row_done;
@@ -125,30 +140,29 @@ module vector_rows #(
     assign o_done  = map ? map_done : row_done;
     assign o_error = i_run && (outside_map || outside_row) ? `AXL_ERROR_LOCAL_ADDRESS : `AXL_ERROR_NONE;
 
-    // Stages 1 and 2: operands and the row's scalars
-    wire        element1, valid_step1, end1;
-    wire [2:0]  row1;
-    wire [15:0] word1;
-    delay #(.WIDTH(21), .STAGES(1)) u_one (
-        .i_clk(i_clk), .i_data({walk && !outside_map && !i_rst, row_end, row, word}), .o_data({element1, end1, row1, word1}));
-    wire [37:0] factor1, less1;
+    // Stages 3 and 4: operands and the row's scalars
+    wire        element3, end3;
+    wire [2:0]  row3;
+    wire [15:0] word3;
+    delay #(.WIDTH(21), .STAGES(1)) u_three (
+        .i_clk(i_clk), .i_data({element2, end2, row2, word2}), .o_data({element3, end3, row3, word3}));
+    wire [37:0] factor3, less3;
     ram_lut #(.WIDTH(38), .DEPTH(32)) u_factors (
         .i_clk(i_clk), .i_write(row_write), .i_write_address({bits[4:3], scalar_row}), .i_write_data({scalar_shift, scalar}),
-        .i_read_address({bits[8:7], row1}), .o_read_data(factor1));
+        .i_read_address({bits[8:7], row3}), .o_read_data(factor3));
     ram_lut #(.WIDTH(38), .DEPTH(32)) u_less (
         .i_clk(i_clk), .i_write(row_write), .i_write_address({bits[4:3], scalar_row}), .i_write_data({scalar_shift, scalar}),
-        .i_read_address({bits[10:9], row1}), .o_read_data(less1));
+        .i_read_address({bits[10:9], row3}), .o_read_data(less3));
     wire [32*VECTOR_LANES-1:0] constant_a, constant_b, vector_a, vector_b;
     wire                       vbuf_write;
     wire [VADDR-1:0]           vbuf_word;
     wire [32*VECTOR_LANES-1:0] vbuf_data;
     localparam CBEAT = $clog2(4 * VECTOR_LANES * CBUF_WORDS / BEAT_BYTES), FBEAT = $clog2(8 * TABLE_ENTRIES / BEAT_BYTES);
-    wire unused_beat = &{1'b0, i_write_beat, at_a, at_b, less1, place, offset, token_at, value_at, valid_step1};
-    assign valid_step1 = step_valid;
+    wire unused_beat = &{1'b0, i_write_beat, at_a2, at_b2, less3, place2, offset2, token_at, value_at};
     genvar g;
     generate
         for (g = 0; g < 2; g = g + 1) begin : g_operand
-            wire [31:0] at = g == 0 ? at_a : at_b;
+            wire [31:0] at = g == 0 ? at_a2 : at_b2;
             wire [32*VECTOR_LANES-1:0] from_c, from_v;
             wire        unused_at = &{1'b0, at};
             beat_ram #(.BEAT(BEAT_BYTES), .WORD(4*VECTOR_LANES), .WORDS(CBUF_WORDS)) u_cbuf (
@@ -161,78 +175,78 @@ module vector_rows #(
     endgenerate
     assign {constant_b, constant_a, vector_b, vector_a} = {g_operand[1].from_c, g_operand[0].from_c,
                                                            g_operand[1].from_v, g_operand[0].from_v};
-    reg  [32*VECTOR_LANES-1:0] a2, b2;
-    reg  [VECTOR_LANES-1:0]    valid2;
-    reg  [31:0]                factor2, less2;
-    reg  [5:0]                 factor_shift2;
-    wire [32:0] length1 = {1'b0, valid} + (step_valid ? {30'd0, row1} : 33'd0);
-    wire [32:0] n1      = {17'd0, word1} << LOGV;
+    reg  [32*VECTOR_LANES-1:0] a4, b4;
+    reg  [VECTOR_LANES-1:0]    valid4;
+    reg  [31:0]                factor4, less4;
+    reg  [5:0]                 factor_shift4;
+    wire [32:0] length3 = {1'b0, valid} + (step_valid ? {30'd0, row3} : 33'd0);
+    wire [32:0] n3      = {17'd0, word3} << LOGV;
     integer e;
     always @(posedge i_clk) begin
-        a2 <= operands[15] ? constant_a : vector_a;
-        b2 <= operands[31] ? constant_b : vector_b;
-        {factor_shift2, factor2} <= factor1;
-        less2 <= bits[11] ? less1[31:0] : 32'd0;
-        for (e = 0; e < VECTOR_LANES; e = e + 1) valid2[e] <= n1 + {1'b0, e[31:0]} < length1;
+        a4 <= operands[15] ? constant_a : vector_a;
+        b4 <= operands[31] ? constant_b : vector_b;
+        {factor_shift4, factor4} <= factor3;
+        less4 <= bits[11] ? less3[31:0] : 32'd0;
+        for (e = 0; e < VECTOR_LANES; e = e + 1) valid4[e] <= n3 + {1'b0, e[31:0]} < length3;
     end
 
-    // Stages 2 to 10: elements
-    wire [32*VECTOR_LANES-1:0] results, y9;
-    wire [VECTOR_LANES-1:0]    changed, valid9;
+    // Stages 4 to 18: elements
+    wire [32*VECTOR_LANES-1:0] results, y17;
+    wire [VECTOR_LANES-1:0]    changed, valid17;
     wire [31:0] high = size == 2'd0 ? 32'h7f : size == 2'd1 ? 32'h7fff : 32'h7fffffff;
     generate
         for (g = 0; g < VECTOR_LANES; g = g + 1) begin : g_element
-            wire [15:0] interval, entry;
+            wire [15:0] entry;
             wire [63:0] record;
-            wire        unused_interval = &{1'b0, entry};
-            assign entry = first + interval;
+            wire        unused_at = &{1'b0, entry};
             beat_ram #(.BEAT(BEAT_BYTES), .WORD(8), .WORDS(TABLE_ENTRIES)) u_table (
                 .i_clk(i_clk), .i_write(i_table_write), .i_write_beat(i_write_beat[FBEAT-1:0]), .i_write_data(i_write_data),
                 .i_read(1'b1), .i_read_word(entry[FADDR-1:0]), .o_read_data(record));
             vector_map u_map (
-                .i_clk(i_clk), .i_a(a2[32*g +: 32]), .i_b(b2[32*g +: 32]), .i_less(less2), .i_factor(factor2),
-                .i_factor_shift(factor_shift2), .i_valid(valid2[g]), .i_function(kind), .i_ca(ca), .i_cb(cb), .i_shift(shift),
-                .i_low(low), .i_step(interval_step), .i_last(last), .i_slope_shift(slope_shift),
-                .i_writes(into != `AXL_INTO_NOTHING), .i_high(high), .o_interval(interval), .i_record(record),
-                .o_y(y9[32*g +: 32]), .o_y_valid(valid9[g]), .o_result(results[32*g +: 32]), .o_changed(changed[g]));
+                .i_clk(i_clk), .i_a(a4[32*g +: 32]), .i_b(b4[32*g +: 32]), .i_less(less4), .i_factor(factor4),
+                .i_factor_shift(factor_shift4), .i_valid(valid4[g]), .i_function(kind), .i_ca(ca), .i_cb(cb), .i_shift(shift),
+                .i_low(low), .i_step(interval_step), .i_first(first), .i_last(last), .i_slope_shift(slope_shift),
+                .i_writes(into != `AXL_INTO_NOTHING), .i_high(high), .o_entry(entry), .i_record(record),
+                .o_y(y17[32*g +: 32]), .o_y_valid(valid17[g]), .o_result(results[32*g +: 32]), .o_changed(changed[g]));
             assign o_ubuf_data[ACTIVATION_BITS*g +: ACTIVATION_BITS] = results[32*g +: ACTIVATION_BITS];
         end
     endgenerate
 
-    // Stage 9: reductions
-    wire        element9, end9;
-    wire [2:0]  row9;
-    delay #(.WIDTH(5), .STAGES(8)) u_nine (.i_clk(i_clk), .i_data({element1 && !i_rst, end1, row1}), .o_data({element9, end9, row9}));
+    // Stage 17: reductions
+    wire        element17, end17;
+    wire [2:0]  row17;
+    delay #(.WIDTH(5), .STAGES(14)) u_seventeen (
+        .i_clk(i_clk), .i_data({element3 && !i_rst, end3, row3}), .o_data({element17, end17, row17}));
     vector_reduce #(.VECTOR_LANES(VECTOR_LANES)) u_reduce (
-        .i_clk(i_clk), .i_rst(i_rst), .i_element(element9), .i_end(end9), .i_row(row9), .i_reduction(reduction), .i_y(y9),
-        .i_valid(valid9), .i_read_row(scalar_row), .o_reduced(reduced));
+        .i_clk(i_clk), .i_rst(i_rst), .i_element(element17), .i_end(end17), .i_row(row17), .i_reduction(reduction), .i_y(y17),
+        .i_valid(valid17), .i_read_row(scalar_row), .o_reduced(reduced));
 
-    // Stage 10: results
-    wire             element10;
-    wire [2:0]       row10;
-    wire [OADDR-1:0] beat10;
-    wire [LOGB-1:0]  byte10;
-    wire [VADDR-1:0] word10;
-    delay #(.WIDTH(4 + OADDR + LOGB + UADDR + LLANE + VADDR), .STAGES(10)) u_ten (
-        .i_clk(i_clk), .i_data({walk && !outside_map && !i_rst, row, place[OADDR-1:0], offset[LOGB-1:0], place[UADDR-1:0],
-                                n[LLANE-1:0], place[VADDR-1:0]}),
-        .o_data({element10, row10, beat10, byte10, o_ubuf_line, o_ubuf_lane, word10}));
+    // Stage 18: results
+    wire             element18;
+    wire [2:0]       row18;
+    wire [OADDR-1:0] beat18;
+    wire [LOGB-1:0]  byte18;
+    wire [VADDR-1:0] word18;
+    delay #(.WIDTH(4 + OADDR + LOGB + UADDR + LLANE + VADDR), .STAGES(16)) u_eighteen (
+        .i_clk(i_clk), .i_data({element2, row2, place2[OADDR-1:0], offset2[LOGB-1:0], place2[UADDR-1:0], n2[LLANE-1:0],
+                                place2[VADDR-1:0]}),
+        .o_data({element18, row18, beat18, byte18, o_ubuf_line, o_ubuf_lane, word18}));
     wire [BEAT_BYTES-1:0]   map_write;
     wire [8*BEAT_BYTES-1:0] map_data;
     vector_output #(.PORTS(PORTS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES)) u_output (
-        .i_valid(element10 && into == `AXL_INTO_OBUF), .i_tiled(tiled), .i_size(size), .i_byte(byte10), .i_results(results),
+        .i_valid(element18 && into == `AXL_INTO_OBUF), .i_tiled(tiled), .i_size(size), .i_byte(byte18), .i_results(results),
         .o_write(map_write), .o_data(map_data));
-    assign vbuf_write = i_vbuf_write || (element10 && into == `AXL_INTO_VBUF);
-    assign vbuf_word  = i_vbuf_write ? i_vbuf_word : word10;
+    assign vbuf_write = i_vbuf_write || (element18 && into == `AXL_INTO_VBUF);
+    assign vbuf_word  = i_vbuf_write ? i_vbuf_word : word18;
     assign vbuf_data  = i_vbuf_write ? i_vbuf_data : results;
     wire   value_write = row_write && bits[5] && !map;
     assign o_obuf_write = value_write ? {BEAT_BYTES{1'b1}} : map_write;
-    assign o_obuf_beat  = value_write ? value_at[OADDR-1:0] : beat10;
+    assign o_obuf_beat  = value_write ? value_at[OADDR-1:0] : beat18;
     assign o_obuf_data  = value_write ? {(BEAT_BYTES/4){value}} : map_data;
-    assign o_ubuf_write = element10 && into == `AXL_INTO_UBUF ? {{(TOKENS-1){1'b0}}, 1'b1} << row10 : {TOKENS{1'b0}};
-    assign o_elements   = element10 ? VECTOR_LANES[2:0] : 3'd0;
+    assign o_ubuf_write = element18 && into == `AXL_INTO_UBUF ? {{(TOKENS-1){1'b0}}, 1'b1} << row18 : {TOKENS{1'b0}};
+    assign o_elements   = element18 ? VECTOR_LANES[2:0] : 3'd0;
     wire [2:0] clamps;
     popcount #(.WIDTH(VECTOR_LANES), .OUT(3)) u_clamps (.i_bits(changed), .o_count(clamps));
-    assign o_saturations = element10 ? clamps : 3'd0;
+    assign o_saturations = element18 ? clamps : 3'd0;
 endmodule
 `default_nettype wire

@@ -1,5 +1,5 @@
-// VROW: a function of each row's reduction. PRODUCT, ROUND, then WRITE (COPY), or NORMALISE, ROOT (32 steps, RSQRT only),
-// DIVIDE (31 steps) and WRITE. Square root and quotient are found a bit a cycle.
+// VROW: a function of each row's reduction. PRODUCT and SUM (reduction times factor), SHIFT and ROUND, then WRITE (COPY), or
+// COUNT and FINE (length), ALIGN, NORMALISE, ROOT (32 steps, RSQRT only), DIVIDE (31 steps) and WRITE. Square root and quotient are found a bit a cycle.
 `default_nettype none
 `include "axlora_isa.vh"
 module vector_scalar (
@@ -24,38 +24,49 @@ module vector_scalar (
     output wire [21:0]        o_token_word,
     output wire               o_done
 );
-    localparam [2:0] IDLE = 3'd0, PRODUCT = 3'd1, ROUND = 3'd2, NORMALISE = 3'd3, ROOT = 3'd4, DIVIDE = 3'd5, WRITE = 3'd6;
-    reg  [2:0]         state;
+    localparam [3:0] IDLE = 4'd0, PRODUCT = 4'd1, SUM = 4'd2, SHIFT = 4'd3, ROUND = 4'd4, COUNT = 4'd5, FINE = 4'd6, ALIGN = 4'd7,
+                     NORMALISE = 4'd8, ROOT = 4'd9, DIVIDE = 4'd10, WRITE = 4'd11;
+    reg  [3:0]         state;
     reg  [4:0]         count;
     reg  [1:0]         kind;
     reg  [2:0]         last;
     reg  [15:0]        factor, add;
     reg  [5:0]         shift;
     reg signed [7:0]   adjust, token, k;
-    reg signed [63:0]  product, v;
     reg  [63:0]        radicand;
     reg  [31:0]        n, root, quotient;
     reg  [33:0]        rest;
     reg  [15:0]        mantissa;
-    wire signed [63:0] factor_wide = {48'd0, factor};
-    wire signed [63:0] rounded;
     wire               copy = kind == `AXL_ROW_COPY, token_kind = kind == `AXL_ROW_TOKEN, root_kind = kind == `AXL_ROW_RSQRT;
-    round_shift u_round (.i_value(product), .i_shift(shift), .o_value(rounded));
 
-    // NORMALISE: u = max(v, 1) of `length` bits.
-    wire [63:0] u = v < 64'sd1 ? 64'd1 : v;
-    reg  [6:0]  length;
+    // v, from ROUND's end on: its inputs stay until WRITE.
+    wire signed [63:0] product, v;
+    multiply16 #(.WIDTH(64)) u_product (.i_clk(i_clk), .i_a(i_reduced), .i_b(factor), .o_product(product));
+    round_shift u_round (.i_clk(i_clk), .i_value(product), .i_shift(shift), .i_add(token_kind ? 64'sd0 : {48'd0, add}),
+                         .o_value(v));
+
+    // COUNT, FINE, ALIGN: u = max(v, 1) shifted to bit 63; its highest byte first, then the bit in it.
+    reg         least;
+    reg  [7:0]  filled;
+    reg  [5:0]  up;
+    reg  [63:0] highest, even;
+    reg  [2:0]  at_byte;
     integer     i;
     always @* begin
-        length = 7'd1;
-        for (i = 1; i < 64; i = i + 1) if (u[i]) length = i[6:0] + 7'd1;
+        at_byte = 3'd0;
+        for (i = 1; i < 8; i = i + 1) if (filled[i]) at_byte = i[2:0];
     end
-    wire [6:0]  up      = 7'd64 - length;                    // to bit 63
-    wire [63:0] highest = u << up[5:0];
-    wire [63:0] even    = u << {up[5:1], 1'b0};
+    wire [7:0]  top_byte = v[8*at_byte +: 8];
+    wire [4:0]  at_bit;
+    top_bit u_top (.i_value({24'd0, top_byte}), .o_at(at_bit));
+    wire [63:0] u = least ? 64'd1 : v;
+    wire        unused_at = &{1'b0, at_bit[4:3]};
+
+    // NORMALISE
+    wire [6:0]  length    = 7'd64 - {1'b0, up};
     wire [16:0] rounded16 = {1'b0, highest[63:48]} + {16'd0, highest[47]};
-    wire        carry   = token_kind && rounded16[16];
-    wire signed [7:0] k_root = {2'b00, up[6:1]}, k_one = 8'sd32 - {1'b0, length} - {7'd0, carry};
+    wire        carry     = token_kind && rounded16[16];
+    wire signed [7:0] k_root = {3'b000, up[5:1]}, k_one = 8'sd32 - {1'b0, length} - {7'd0, carry};
     wire signed [7:0] k_next = root_kind ? k_root : k_one;
 
     // ROOT and DIVIDE: one bit
@@ -85,8 +96,15 @@ module vector_scalar (
             {adjust, token} <= {i_adjust, i_token};
             o_row <= 3'd0;
         end else if (o_write) o_row <= o_row + 3'd1;
-        product <= i_reduced * factor_wide;
-        if (state == ROUND) v <= rounded + (token_kind ? 64'sd0 : {48'd0, add});
+        if (state == COUNT) begin
+            least <= v < 64'sd1;
+            for (i = 0; i < 8; i = i + 1) filled[i] <= v[8*i +: 8] != 8'd0;
+        end
+        if (state == FINE) up <= least ? 6'd63 : ~{at_byte, at_bit[2:0]};
+        if (state == ALIGN) begin
+            highest <= u << up;
+            even    <= u << {up[5:1], 1'b0};
+        end
         if (state == NORMALISE) begin
             k        <= k_next;
             mantissa <= carry ? 16'h8000 : rounded16[15:0];
@@ -113,8 +131,13 @@ module vector_scalar (
         end else if (i_run)
             case (state)
                 IDLE: if (i_begin) state <= PRODUCT;
-                PRODUCT: state <= ROUND;
-                ROUND: state <= copy ? WRITE : NORMALISE;
+                PRODUCT: state <= SUM;
+                SUM: state <= SHIFT;
+                SHIFT: state <= ROUND;
+                ROUND: state <= copy ? WRITE : COUNT;
+                COUNT: state <= FINE;
+                FINE: state <= ALIGN;
+                ALIGN: state <= NORMALISE;
                 NORMALISE: state <= root_kind ? ROOT : DIVIDE;
                 ROOT: if (count == 5'd31) state <= DIVIDE;
                 DIVIDE: if (count == 5'd30) state <= WRITE;

@@ -15,9 +15,9 @@ module vector_walk (
     output wire        o_done
 );
     localparam [1:0] IDLE = 2'd0, WALK = 2'd1, FINAL = 2'd2;
-    localparam [3:0] LAST = 4'd8;
+    localparam [4:0] LAST = 5'd21;  // VPIPE - 2
     reg  [1:0] state;
-    reg  [3:0] count;
+    reg  [4:0] count;
     assign o_walk    = state == WALK;
     assign o_row_end = o_word == i_words - 16'd1;
     assign o_done    = state == FINAL && count == LAST && i_run;
@@ -29,10 +29,10 @@ module vector_walk (
             o_word <= o_row_end ? 16'd0 : o_word + 16'd1;
             if (o_row_end) o_row <= o_row + 3'd1;
         end
-        if (i_run) count <= state == FINAL && count != LAST ? count + 4'd1 : 4'd0;
+        if (i_run) count <= state == FINAL && count != LAST ? count + 5'd1 : 5'd0;
         if (i_rst) begin
             state <= IDLE;
-            count <= 4'd0;
+            count <= 5'd0;
         end else if (i_run)
             case (state)
                 IDLE: if (i_begin) state <= i_empty ? FINAL : WALK;

@@ -123,7 +123,7 @@ class Timeline:
             work.spent[name] = work.spent.get(name, 0) + value
 
     def _lookup(self, missed: bool) -> None:
-        """LOOKUP, with REQ and WAIT on a miss, then DECODE; leaves `now` at the first cycle of ISSUE."""
+        """LOOKUP, with REQ and WAIT on a miss, then DECODE and RESOLVE; leaves `now` at the first cycle of ISSUE."""
         if missed:
             request = self.now + 1
             self._settle(request)
@@ -133,8 +133,8 @@ class Timeline:
             self.count("fetch_beats", beats)
             self.count("fetch_busy", 1)
             self.now = last + 1
-        self.now += 2
-        self.count("fetch_busy", 2)
+        self.now += 3
+        self.count("fetch_busy", 3)
 
     def control(self, missed: bool) -> None:
         """A control instruction other than HALT."""

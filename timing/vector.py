@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from axlora.isa.opcodes import Row
 from axlora.isa.target import Target
 
-VPIPE = 10
+VPIPE = 23
 """Cycles of the vector pipeline, accept to the last write."""
+
+MAP_READ_AFTER = 17
+"""A word of VMAP reads what the word this many before it wrote to VBUF: read at stage 2, written at stage 18."""
 
 
 def requantize_duration(target: Target, tokens: int, groups: int, adapter: bool) -> int:
@@ -19,7 +22,7 @@ def requantize_duration(target: Target, tokens: int, groups: int, adapter: bool)
 def block_quantize_duration(target: Target, taking_part: Sequence[bool], groups: int) -> int:
     """d of a VQT; `taking_part` says for each token whether it has the slot."""
     one = 2 * (groups * target.ports // target.vector_lanes + VPIPE)
-    return VPIPE + sum(one if part else 1 for part in taking_part)
+    return VPIPE + sum(1 + (one if part else 1) for part in taking_part)
 
 
 def map_duration(rows: int, words: int) -> int:
@@ -27,8 +30,8 @@ def map_duration(rows: int, words: int) -> int:
     return rows * words + VPIPE
 
 
-ROW_CYCLES = {Row.COPY: 3, Row.RECIPROCAL: 35, Row.RSQRT: 67, Row.TOKEN: 35}
-"""Cycles of a row: product, rounding, write; and for the others normalisation, 31 steps of division, 32 of square root."""
+ROW_CYCLES = {Row.COPY: 5, Row.RECIPROCAL: 40, Row.RSQRT: 72, Row.TOKEN: 40}
+"""Cycles of a row: two of product, two of rounding, write; the others four to normalise, 31 of division, 32 of square root."""
 
 
 def row_duration(function: Row, rows: int) -> int:
