@@ -13,6 +13,7 @@ module axlora_core #(
     input  wire                    i_clk,
     input  wire                    i_power,
     input  wire                    i_reset,
+    input  wire                    i_drain,
     input  wire                    i_start,
     input  wire [31:0]             i_program,
     input  wire [31:0]             i_base,
@@ -59,7 +60,8 @@ module axlora_core #(
     localparam PBEATS = 8 * PORTS * PBUF_GROUPS / BEAT_BYTES, SBEATS = SBYTES * SBUF_LINES / BEAT_BYTES;
     localparam E = `AXL_ENTRY_BITS;
     wire rst = i_power || i_reset || i_start;
-    wire run = o_running && !o_error;
+    wire stop = o_error || i_drain;
+    wire run = o_running && !stop;
 
     // Fetch, arbiter
     wire         fetch_request, fetch_grant, load_request, load_grant, leave, read_active, store_active;
@@ -74,7 +76,7 @@ module axlora_core #(
     wire            count_busy, count_miss, count_queue, count_halt;
     fetch #(.BEAT_BYTES(BEAT_BYTES), .TOKENS(TOKENS), .LANES(LANES), .PORTS(PORTS), .ACTIVATION_BITS(ACTIVATION_BITS), .GROUP_SCALES(GROUP_SCALES),
             .U8_ALLOWED(INDEX_ENTRIES == 256 || ENGINE_REUSE == 0 ? 1 : 0), .ICACHE_LINES(ICACHE_LINES)) u_fetch (
-        .i_clk(i_clk), .i_rst(i_power || i_reset), .i_start(i_start), .i_stop(o_error), .i_program(i_program),
+        .i_clk(i_clk), .i_rst(i_power || i_reset), .i_start(i_start), .i_stop(stop), .i_program(i_program),
         .i_limit(i_limit), .i_host_write(i_host_write), .i_host_register(i_host_register), .i_host_data(i_host_data),
         .o_host_data(o_host_data), .o_request(fetch_request), .o_request_address(fetch_address), .i_grant(fetch_grant),
         .i_beat(fetch_beat), .i_last(i_rlast), .i_bad(i_rbad), .i_data(i_rdata), .o_push(push), .o_entry(entry),
