@@ -100,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--onchip", type=int, metavar="BYTES", help="of on-chip memory; default what the package needs")
     one.add_argument("--engines", action="store_true", help="one for each product engine, in folders of their names")
 
+    one = add("zynq", fpga_commands.zynq, "Write a Vivado project and a PYNQ driver for the ZCU104; neither is run here.")
+    one.add_argument("target", metavar="TARGET", help="a preset such as zcu104, or a TOML file")
+    one.add_argument("-o", "--output", required=True, metavar="DIR", help="new or empty folder")
+    one.add_argument("--force", action="store_true", help="replace files of an earlier call")
+
     one = add("run", fpga_commands.run, "Run a package on a board and compare results and counters with the simulator.")
     _run_options(one)
     _board_options(one, required=True)

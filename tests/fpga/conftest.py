@@ -6,5 +6,6 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS / "fpga"))
 sys.path.insert(0, str(TESTS / "rtl"))
 sys.path.insert(0, str(TESTS / "compiler" / "transformer"))
