@@ -9,22 +9,14 @@ from programs import Case
 
 from axlora.fpga.hls_run import COUNTED, FLAGS, run_images
 from axlora.isa.image import Image, ImageResult
-from axlora.isa.opcodes import ADAPTER_COUNTERS, UNTIMED
+from axlora.on_hls import hls_counters
 from axlora.sim.run import SimResult, run_image
-
-
-def counted(sim: SimResult) -> dict[str, int]:
-    """The counters that the C++ has, of a simulation with events."""
-    found = {name: sim.counters[name] for name in UNTIMED}
-    for name in ADAPTER_COUNTERS:
-        found[name] = sum(event.work.counters.get(name, 0) for event in sim.events)
-    return found
 
 
 def assert_equal(name: object, sim: SimResult, hls: ImageResult) -> None:
     """Memory and counters of a run without an error."""
     assert hls.error == 0, f"{name}: error {hls.error} of unit {hls.error_unit} at {hls.error_address:#x}"
-    wanted = counted(sim)
+    wanted = hls_counters(sim)
     assert set(hls.counters) == set(COUNTED)
     different = {k: (v, hls.counters[k]) for k, v in wanted.items() if v != hls.counters[k]}
     assert not different, f"{name}: (simulator, C++) {different}"
