@@ -21,7 +21,7 @@ from pathlib import Path
 
 from cocotb_tools.runner import Verilator
 
-from axlora.isa.image import Image as Image
+from axlora.isa.image import Image
 from axlora.isa.image import ImageResult as RtlResult
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters

@@ -100,7 +100,7 @@ def snapshot(base: Path) -> None:
     """The checkout's packages as an importable tree, with the tests: what is edited meanwhile does not matter."""
     shutil.rmtree(base, ignore_errors=True)
     for package, folder in sorted(_houses().items()):
-        shutil.copytree(ROOT / folder, base.joinpath(*package.split(".")), ignore=_ignore)
+        shutil.copytree(ROOT / folder, base.joinpath(*package.split(".")), ignore=_ignore, dirs_exist_ok=True)
     for name in ("tests", "bench", "examples"):
         shutil.copytree(ROOT / name, base / name, ignore=_ignore)
     shutil.copy(ROOT / "pyproject.toml", base)
