@@ -13,7 +13,7 @@ from axlora.isa.instruction import BadInstruction
 from axlora.isa.legality import IllegalProgram
 from axlora.sim.errors import MachineError
 
-from . import commands, fpga_commands, text
+from . import commands, fpga_commands, hls_commands, text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("target", metavar="TARGET", help="a preset such as zcu104, or a TOML file")
     one.add_argument("-o", "--output", required=True, metavar="DIR", help="new or empty folder")
     one.add_argument("--force", action="store_true", help="replace files of an earlier call")
+
+    one = add("hls", hls_commands.project, "Write the machine of a target as C++ with a project for AMD Vitis HLS.")
+    one.add_argument("target", metavar="TARGET", help="preset or TOML file")
+    one.add_argument("-o", "--output", required=True, metavar="DIR")
+
+    one = add("hls-test", hls_commands.test, "Run a package in the C simulation of the HLS C++ and compare with the simulator.")
+    _run_options(one)
 
     one = add("run", fpga_commands.run, "Run a package on a board and compare results and counters with the simulator.")
     _run_options(one)

@@ -141,6 +141,8 @@ INSTRUCTION_BYTES = 16
 CACHE_LINE_BYTES = 64
 UBUF_BIT = 0x8000
 CBUF_BIT = 0x8000
+READ_AFTER = 11
+"""The q-th word of a VMAP reads what the words up to q - READ_AFTER wrote to VBUF."""
 
 
 def poster(semaphore: int) -> Unit:
@@ -195,6 +197,12 @@ COUNTERS: tuple[Counter, ...] = (
     Counter("store_beats", "beats", "beats written"),
 )
 """Performance counters in register order."""
+
+UNTIMED: tuple[str, ...] = tuple(c.name for c in COUNTERS if c.unit != "cycles" and c.name != "lane_fifo_full")
+"""Counters that follow from the program and its data alone: the HLS C++, which knows no time, counts these."""
+
+ADAPTER_COUNTERS = ("adapter_macs", "adapter_multiplications")
+"""Shares of macs and multiplications in segments of a slot: simulator and HLS C++ count them, they are no registers."""
 
 UNIT_COUNTERS: dict[Unit, tuple[str, ...]] = {
     unit: tuple(c.name for c in COUNTERS if c.name.startswith(unit.name.lower() + "_") and c.unit == "cycles") for unit in Unit

@@ -1,4 +1,4 @@
-"""Makes `programs` and the tiny decoders importable."""
+"""Makes `programs`, the tiny decoders and the helpers of this folder importable."""
 
 from __future__ import annotations
 
