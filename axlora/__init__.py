@@ -8,6 +8,7 @@ from axlora.isa.target import BadTarget, Target
 from .api import run_rtl, simulate
 from .compiling import compile
 from .generator import Generator, Session, Token, generate
+from .on_hls import run_hls
 from .package import load_any as load
 from .program import BadInput, Program
 from .run import Layer, Run
@@ -34,6 +35,7 @@ __all__ = [
     "compile",
     "generate",
     "load",
+    "run_hls",
     "run_rtl",
     "simulate",
 ]

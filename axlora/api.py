@@ -79,7 +79,8 @@ def run_rtl(
         waves: write a VCD file of all signals there; of the last start, if the program has several.
         progress: as `simulate`.
     """
-    from axlora.rtl.runner import Image, run_images
+    from axlora.isa.image import Image
+    from axlora.rtl.runner import run_images
 
     def run(memory: Memory, at: int, registers: dict[int, int]) -> StageResult:
         request = Image(memory.tobytes(), at, registers, memory.size, trace=True)

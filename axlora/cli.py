@@ -13,7 +13,7 @@ from axlora.isa.instruction import BadInstruction
 from axlora.isa.legality import IllegalProgram
 from axlora.sim.errors import MachineError
 
-from . import commands, fpga_commands, text
+from . import commands, fpga_commands, hls_commands, text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,6 +99,18 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--clock", type=float, metavar="MHZ", help="default the target's")
     one.add_argument("--onchip", type=int, metavar="BYTES", help="of on-chip memory; default what the package needs")
     one.add_argument("--engines", action="store_true", help="one for each product engine, in folders of their names")
+
+    one = add("zynq", fpga_commands.zynq, "Write a Vivado project and a PYNQ driver for the ZCU104; neither is run here.")
+    one.add_argument("target", metavar="TARGET", help="a preset such as zcu104, or a TOML file")
+    one.add_argument("-o", "--output", required=True, metavar="DIR", help="new or empty folder")
+    one.add_argument("--force", action="store_true", help="replace files of an earlier call")
+
+    one = add("hls", hls_commands.project, "Write the machine of a target as C++ with a project for AMD Vitis HLS.")
+    one.add_argument("target", metavar="TARGET", help="preset or TOML file")
+    one.add_argument("-o", "--output", required=True, metavar="DIR")
+
+    one = add("hls-test", hls_commands.test, "Run a package in the C simulation of the HLS C++ and compare with the simulator.")
+    _run_options(one)
 
     one = add("run", fpga_commands.run, "Run a package on a board and compare results and counters with the simulator.")
     _run_options(one)

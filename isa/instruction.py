@@ -15,7 +15,7 @@ class BadInstruction(ValueError):
     """An encoding or a field that the machine refuses (error code 1)."""
 
 
-_SUB_MAX = {
+SUB_MAX = {
     Opcode.LOAD: max(Buffer),
     Opcode.SEGW: SEGMENTS - 1,
     Opcode.SEGA: SEGMENTS - 1,
@@ -25,7 +25,9 @@ _SUB_MAX = {
     Opcode.VROW: max(Row),
     Opcode.STORE: 5,
 }
-_MISC_BITS = {
+"""Largest value of `sub`; 0 where an opcode is not named."""
+
+MISC_BITS = {
     Opcode.SET: 5,
     Opcode.LOAD: 17,
     Opcode.STORE: 17,
@@ -41,6 +43,7 @@ _MISC_BITS = {
     Opcode.VLEN: 1,
     Opcode.VTAB: 12,
 }
+"""Bits of `misc` in use, from the lowest; 0 where an opcode is not named."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,9 @@ def check(i: Instruction) -> None:
         raise BadInstruction(f"{i.opcode.name}: at most two waits and two posts, semaphores 0..15")
     if len(set(i.waits)) < len(i.waits) or len(set(i.posts)) < len(i.posts):
         raise BadInstruction(f"{i.opcode.name}: names a semaphore twice")
-    if i.sub > _SUB_MAX.get(i.opcode, 0):
-        raise BadInstruction(f"{i.opcode.name}: sub is {i.sub}, at most {_SUB_MAX.get(i.opcode, 0)}")
-    if i.misc >> _MISC_BITS.get(i.opcode, 0):
+    if i.sub > SUB_MAX.get(i.opcode, 0):
+        raise BadInstruction(f"{i.opcode.name}: sub is {i.sub}, at most {SUB_MAX.get(i.opcode, 0)}")
+    if i.misc >> MISC_BITS.get(i.opcode, 0):
         raise BadInstruction(f"{i.opcode.name}: misc has reserved bits set ({i.misc:#x})")
     if i.unit is Unit.FETCH:
         if i.waits or i.posts:

@@ -141,6 +141,8 @@ INSTRUCTION_BYTES = 16
 CACHE_LINE_BYTES = 64
 UBUF_BIT = 0x8000
 CBUF_BIT = 0x8000
+READ_AFTER = 17
+"""The q-th word of a VMAP reads what the words up to q - READ_AFTER wrote to VBUF: read at stage 2, written at stage 18."""
 
 
 def poster(semaphore: int) -> Unit:
@@ -196,6 +198,12 @@ COUNTERS: tuple[Counter, ...] = (
 )
 """Performance counters in register order."""
 
+UNTIMED: tuple[str, ...] = tuple(c.name for c in COUNTERS if c.unit != "cycles" and c.name != "lane_fifo_full")
+"""Counters that follow from the program and its data alone: the HLS C++, which knows no time, counts these."""
+
+ADAPTER_COUNTERS = ("adapter_macs", "adapter_multiplications")
+"""Shares of macs and multiplications in segments of a slot: simulator and HLS C++ count them, they are no registers."""
+
 UNIT_COUNTERS: dict[Unit, tuple[str, ...]] = {
     unit: tuple(c.name for c in COUNTERS if c.name.startswith(unit.name.lower() + "_") and c.unit == "cycles") for unit in Unit
 }
@@ -213,12 +221,22 @@ class Register:
 
 
 REGISTERS: tuple[Register, ...] = (
-    Register("CTRL", 0x000, "WO", "bit 0 start (ignored while busy), bit 1 reset of machine state and error"),
+    Register(
+        "CTRL",
+        0x000,
+        "WO",
+        "bit 0 start (ignored while busy); bit 1 soft reset: stops a running program, then clears machine state and error",
+    ),
     Register("STATUS", 0x004, "RO", "bit 0 busy, bit 1 done, bit 2 error"),
     Register("IRQ_ENABLE", 0x008, "RW", "bit 0: interrupt at done or error"),
     Register("IRQ_STATUS", 0x00C, "W1C", "bit 0: done or error happened"),
     Register("PROGRAM", 0x010, "RW", "memory byte address of the first instruction, a multiple of 64"),
-    Register("MEM_BASE", 0x014, "RW", "added to every memory address on the AXI master"),
+    Register(
+        "MEM_BASE",
+        0x014,
+        "RW",
+        "added to every memory address on the AXI master; a multiple of 4096; kept while a program or a burst runs",
+    ),
     Register("MEM_LIMIT", 0x018, "RW", "bytes of memory that the program may touch, before MEM_BASE is added"),
     Register("WATCHDOG", 0x01C, "RW", "cycles without progress until error 8; 0 switches it off"),
     Register("ERR_CODE", 0x020, "RO", "bits 7..0 error code, 15..8 unit"),

@@ -13,6 +13,7 @@ module axlora_core #(
     input  wire                    i_clk,
     input  wire                    i_power,
     input  wire                    i_reset,
+    input  wire                    i_drain,
     input  wire                    i_start,
     input  wire [31:0]             i_program,
     input  wire [31:0]             i_base,
@@ -59,7 +60,8 @@ module axlora_core #(
     localparam PBEATS = 8 * PORTS * PBUF_GROUPS / BEAT_BYTES, SBEATS = SBYTES * SBUF_LINES / BEAT_BYTES;
     localparam E = `AXL_ENTRY_BITS;
     wire rst = i_power || i_reset || i_start;
-    wire stop;
+    wire fault;
+    wire stop = fault || i_drain;
     wire run = o_running && !stop;
 
     // Fetch, arbiter
@@ -193,7 +195,7 @@ module axlora_core #(
     errors u_errors (
         .i_clk(i_clk), .i_rst(rst), .i_running(run), .i_progress(progress), .i_watchdog(i_watchdog),
         .i_code({store_error, vector_error, matrix_error, load_error, fetch_error}), .i_pc(pcs), .i_overflow(overflow),
-        .o_stop(stop), .o_error(o_error), .o_code(o_error_code), .o_unit(o_error_unit), .o_pc(o_error_pc));
+        .o_stop(fault), .o_error(o_error), .o_code(o_error_code), .o_unit(o_error_unit), .o_pc(o_error_pc));
     wire [3:0] on   = busy & {4{run}};
     wire       load_here = load_beat && on[0];
     wire       store_here = w_beat && on[3];

@@ -65,7 +65,7 @@ module axlora_top #(
     assign {o_m_axi_awid, o_m_axi_rready, o_m_axi_bready} = 3'b011;
     assign {o_s_axi_bresp, o_s_axi_rresp} = 4'd0;
 
-    wire        start, reset, host_write, error, axi_busy;
+    wire        start, reset, drain, host_write, error, axi_busy;
     wire        running, halt;
     wire [3:0]  error_code, error_unit;
     wire [31:0] error_pc, program_at, base, limit, watchdog, host_data, host_read;
@@ -78,8 +78,8 @@ module axlora_top #(
         .i_bready(i_s_axi_bready), .i_arvalid(i_s_axi_arvalid), .o_arready(o_s_axi_arready), .i_araddr(i_s_axi_araddr),
         .o_rvalid(o_s_axi_rvalid), .i_rready(i_s_axi_rready), .o_rdata(o_s_axi_rdata), .o_irq(o_irq), .i_running(running),
         .i_axi_active(axi_busy), .i_halt(halt), .i_error(error), .i_error_code(error_code), .i_error_unit(error_unit),
-        .i_error_pc(error_pc), .o_start(start), .o_reset(reset), .o_program(program_at), .o_base(base), .o_limit(limit),
-        .o_watchdog(watchdog), .o_host_write(host_write), .o_host_register(host_register), .o_host_data(host_data),
+        .i_error_pc(error_pc), .o_start(start), .o_reset(reset), .o_drain(drain), .o_program(program_at), .o_base(base),
+        .o_limit(limit), .o_watchdog(watchdog), .o_host_write(host_write), .o_host_register(host_register), .o_host_data(host_data),
         .i_host_data(host_read), .o_counter(counter_index), .i_counter(counter_value));
 
     axlora_core #(
@@ -90,8 +90,8 @@ module axlora_top #(
         .UBUF_LINES(UBUF_LINES), .ACC_WORDS(ACC_WORDS), .GROUP_WORDS(GROUP_WORDS), .PBUF_GROUPS(PBUF_GROUPS),
         .TBUF_TOKENS(TBUF_TOKENS), .SBUF_LINES(SBUF_LINES), .OBUF_BEATS(OBUF_BEATS),
         .CBUF_WORDS(CBUF_WORDS), .VBUF_WORDS(VBUF_WORDS), .TABLE_ENTRIES(TABLE_ENTRIES), .ICACHE_LINES(ICACHE_LINES)) u_core (
-        .i_clk(i_clk), .i_power(i_rst), .i_reset(reset), .i_start(start), .i_program(program_at), .i_base(base),
-        .i_limit(limit), .i_watchdog(watchdog), .i_host_write(host_write), .i_host_register(host_register),
+        .i_clk(i_clk), .i_power(i_rst), .i_reset(reset), .i_drain(drain), .i_start(start), .i_program(program_at),
+        .i_base(base), .i_limit(limit), .i_watchdog(watchdog), .i_host_write(host_write), .i_host_register(host_register),
         .i_host_data(host_data), .o_host_data(host_read), .i_counter(counter_index), .o_counter(counter_value),
         .o_running(running), .o_axi_busy(axi_busy), .o_halt(halt), .o_error(error), .o_error_code(error_code),
         .o_error_unit(error_unit), .o_error_pc(error_pc),

@@ -14,8 +14,10 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, RisingEdge
 
+from axlora.isa.image import Image
+from axlora.isa.image import ImageResult as RtlResult
 from axlora.isa.opcodes import COUNTERS, REGISTERS
-from axlora.rtl.runner import Image, Job, RtlResult
+from axlora.rtl.runner import Job
 
 _OFFSET = {register.name: register.offset for register in REGISTERS}
 _FILE_BITS = 2048

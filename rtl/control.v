@@ -1,11 +1,12 @@
 // The AXI4-Lite slave: start and reset, status, interrupt, limits, registers, counters. One access at a time, writes first.
+// READY is a register, set for one cycle after VALID (a write's: after both): no path leads from an AXI input to an AXI output.
 `default_nettype none
 `include "axlora_isa.vh"
 module control (
     input  wire        i_clk,
     input  wire        i_rst,
     input  wire        i_awvalid,
-    output wire        o_awready,
+    output reg         o_awready,
     input  wire [11:0] i_awaddr,
     input  wire        i_wvalid,
     output wire        o_wready,
@@ -13,7 +14,7 @@ module control (
     output reg         o_bvalid,
     input  wire        i_bready,
     input  wire        i_arvalid,
-    output wire        o_arready,
+    output reg         o_arready,
     input  wire [11:0] i_araddr,
     output reg         o_rvalid,
     input  wire        i_rready,
@@ -28,6 +29,7 @@ module control (
     input  wire [31:0] i_error_pc,
     output reg         o_start,
     output reg         o_reset,
+    output wire        o_drain,
     output reg  [31:0] o_program,
     output reg  [31:0] o_base,
     output reg  [31:0] o_limit,
@@ -40,16 +42,17 @@ module control (
     input  wire [63:0] i_counter
 );
     reg         done, was_error, enable, pending, reset_wanted;
-    wire        write = i_awvalid && i_wvalid && !o_bvalid;
-    wire        read  = i_arvalid && !o_rvalid && !write;
+    wire        writable = i_awvalid && i_wvalid && !o_awready && !o_bvalid;
+    wire        readable = i_arvalid && !o_arready && !o_rvalid && !writable;
+    wire        write = i_awvalid && i_wvalid && o_awready;
+    wire        read  = i_arvalid && o_arready;
     wire [11:0] at    = {i_awaddr[11:2], 2'b00};
     wire        busy  = i_running || i_axi_active || o_start || reset_wanted;
     wire        is_register_w = i_awaddr[11:7] == 5'd1;
     wire        is_register_r = i_araddr[11:7] == 5'd1;
     wire        unused_bits = &{1'b0, i_awaddr[1:0], i_araddr[1:0]};
-    assign o_awready       = write;
-    assign o_wready        = write;
-    assign o_arready       = read;
+    assign o_wready        = o_awready;
+    assign o_drain         = reset_wanted;  // nothing new is issued; the reset comes when the bus is empty
     assign o_host_write    = write && is_register_w;
     assign o_host_register = write ? i_awaddr[6:2] : i_araddr[6:2];
     assign o_host_data     = i_wdata;
@@ -75,13 +78,15 @@ module control (
     always @(posedge i_clk) begin
         if (read) o_rdata <= value;
         if (i_rst) begin
-            {o_bvalid, o_rvalid, o_irq, o_start, o_reset} <= 5'd0;
+            {o_awready, o_arready, o_bvalid, o_rvalid, o_irq, o_start, o_reset} <= 7'd0;
             {done, was_error, enable, pending, reset_wanted} <= 5'd0;
             o_program  <= 32'd0;
             o_base     <= 32'd0;
             o_limit    <= 32'd0;
             o_watchdog <= 32'd0;
         end else begin
+            o_awready <= writable;
+            o_arready <= readable;
             o_bvalid  <= write || (o_bvalid && !i_bready);
             o_rvalid  <= read || (o_rvalid && !i_rready);
             o_irq     <= pending && enable;
@@ -98,7 +103,7 @@ module control (
                 case (at)
                     `AXL_REG_IRQ_ENABLE: enable <= i_wdata[0];
                     `AXL_REG_PROGRAM: o_program <= {i_wdata[31:6], 6'd0};
-                    `AXL_REG_MEM_BASE: o_base <= i_wdata;
+                    `AXL_REG_MEM_BASE: if (!i_running && !i_axi_active) o_base <= {i_wdata[31:12], 12'd0};
                     `AXL_REG_MEM_LIMIT: o_limit <= i_wdata;
                     `AXL_REG_WATCHDOG: o_watchdog <= i_wdata;
                     default: ;

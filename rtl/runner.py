@@ -21,6 +21,8 @@ from pathlib import Path
 
 from cocotb_tools.runner import Verilator
 
+from axlora.isa.image import Image
+from axlora.isa.image import ImageResult as RtlResult
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
 
@@ -46,47 +48,6 @@ class SimulationFailed(RuntimeError):
     def __init__(self, message: str, log: Path) -> None:
         super().__init__(f"{message}; see {log}")
         self.log = log
-
-
-@dataclass(frozen=True)
-class Image:
-    """Memory and registers at the start of a run.
-
-    Attributes:
-        memory: bytes from address 0; padded with zeros to whole beats.
-        program: byte address of the first instruction, a multiple of 64.
-        registers: R1..R31 to preset, by number.
-        mem_limit: MEM_LIMIT, bytes.
-        watchdog: WATCHDOG, cycles; 0 is off.
-        dump: (start, length) in bytes of what the result returns; None is all of `memory`.
-        bad: [start, end) byte addresses that answer with an AXI error; None is none.
-        stall: seed of random pauses on all AXI channels of the memory; 0 is none (the exact model).
-        trace: return when every instruction was accepted and done.
-    """
-
-    memory: bytes
-    program: int
-    registers: dict[int, int]
-    mem_limit: int
-    watchdog: int = 1 << 20
-    dump: tuple[int, int] | None = None
-    bad: tuple[int, int] | None = None
-    stall: int = 0
-    trace: bool = False
-
-
-@dataclass(frozen=True)
-class RtlResult:
-    """What a run left: the dumped bytes, the counters by name, the error registers (0 if none), `cycles` (the counter)."""
-
-    memory: bytes
-    counters: dict[str, int]
-    error: int
-    error_unit: int
-    error_address: int
-    cycles: int
-    events: tuple[tuple[int, int, int, int], ...] = ()
-    """(unit, instruction's byte address, accept, done) with `Image.trace`, per unit in order."""
 
 
 @dataclass(frozen=True)

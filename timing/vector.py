@@ -10,9 +10,6 @@ from axlora.isa.target import Target
 VPIPE = 23
 """Cycles of the vector pipeline, accept to the last write."""
 
-MAP_READ_AFTER = 17
-"""A word of VMAP reads what the word this many before it wrote to VBUF: read at stage 2, written at stage 18."""
-
 
 def requantize_duration(target: Target, tokens: int, groups: int, adapter: bool) -> int:
     """d of a VREQ over `tokens` tokens and `groups` column groups."""

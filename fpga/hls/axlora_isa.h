@@ -22,6 +22,11 @@
 #define AX_OP_STORE 32
 #define AX_OP_VCON 33
 #define AX_OP_VTAB 34
+#define AX_UNIT_FETCH 0
+#define AX_UNIT_LOAD 1
+#define AX_UNIT_MATRIX 2
+#define AX_UNIT_VECTOR 3
+#define AX_UNIT_STORE 4
 #define AX_FMT_S2 0
 #define AX_FMT_S3 1
 #define AX_FMT_S4 2
@@ -64,6 +69,23 @@
 #define AX_INTO_VBUF 1
 #define AX_INTO_UBUF 2
 #define AX_INTO_OBUF 3
+#define AX_SEGMENTS 9
+#define AX_ROWS 8
+#define AX_SCALARS 4
+#define AX_SLOTS 8
+#define AX_LOOP_DEPTH 4
+#define AX_INSTRUCTION_BYTES 16
+#define AX_CACHE_LINE_BYTES 64
+#define AX_UBUF_BIT 32768
+#define AX_CBUF_BIT 32768
+#define AX_READ_AFTER 17
+#define AX_UNIT_UNKNOWN 5
+#define AX_UNIT_OF {5, 0, 0, 0, 0, 5, 5, 5, 1, 5, 5, 5, 5, 5, 5, 5, 2, 2, 2, 2, 5, 5, 5, 5, 3, 3, 3, 3, 3, 3, 3, 3, 4, 3, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5}
+#define AX_SUB_MAX {0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 8, 8, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 15, 3, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define AX_MISC_BITS {0, 0, 5, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 8, 2, 0, 16, 0, 0, 0, 0, 13, 4, 3, 7, 13, 6, 1, 0, 17, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define AX_FORMAT_BITS {2, 3, 4, 8, 2, 3, 4, 8, 4}
+#define AX_FORMAT_STORAGE {2, 4, 4, 8, 2, 4, 4, 8, 4}
+#define AX_FORMAT_CLASS {0, 0, 0, 0, 1, 1, 1, 1, 2}
 #define AX_SET_RD_LOW 0  /* of misc */
 #define AX_SET_RD_BITS 5
 #define AX_SET_VALUE_LOW 0  /* of x */
@@ -297,6 +319,9 @@
 #define AX_COUNTER_FETCH_BEATS 32
 #define AX_COUNTER_LOAD_BEATS 33
 #define AX_COUNTER_STORE_BEATS 34
+#define AX_COUNTER_ADAPTER_MACS 35
+#define AX_COUNTER_ADAPTER_MULTIPLICATIONS 36
+#define AX_COUNTERS 37
 #define AX_REG_CTRL 0x000
 #define AX_REG_STATUS 0x004
 #define AX_REG_IRQ_ENABLE 0x008

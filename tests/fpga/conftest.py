@@ -1,4 +1,4 @@
-"""Makes `programs` and the tiny decoders importable."""
+"""Makes `programs`, the tiny decoders and the helpers of this folder importable."""
 
 from __future__ import annotations
 
@@ -6,5 +6,6 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS / "fpga"))
 sys.path.insert(0, str(TESTS / "rtl"))
 sys.path.insert(0, str(TESTS / "compiler" / "transformer"))

@@ -1,4 +1,4 @@
-"""Single-line mutants of Verilog and Python by rule: where each rule applies, and a seeded choice spread over the files."""
+"""Single-line mutants of Verilog, HLS C++ and Python by rule: where each rule applies, and a seeded choice over the files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-KINDS = ("rtl", "numerics", "timing")
-SHARE = {"rtl": 42, "numerics": 12, "timing": 12}
+KINDS = ("rtl", "numerics", "timing", "hls")
+SHARE = {"rtl": 42, "numerics": 12, "timing": 12, "hls": 20}
 """Mutants of each kind by default."""
 
 
@@ -19,7 +19,7 @@ class Mutant:
     """One changed line.
 
     Attributes:
-        kind: `rtl`, `numerics` or `timing`.
+        kind: one of `KINDS`.
         file: path below the checkout, e.g. `rtl/lane.v`.
         number: of the line, from 1.
         rule: what was done, e.g. `+ -> -`.
@@ -142,6 +142,39 @@ def _verilog_line(line: str) -> Iterator[tuple[str, str]]:
             yield f"{text} -> {_next_constant(text)}", before + _next_constant(text) + after
 
 
+_CPP_TOKEN = re.compile(
+    r"(?P<string>\"[^\"]*\")|(?P<template>\bap_u?int<[^;>]*>)|(?P<hex>0x[0-9A-Fa-f]+)|(?P<word>[A-Za-z_]\w*)|(?P<number>\d+)"
+    r"|(?P<op><<|>>|\+\+|--|\+=|-=|\|=|<=|>=|==|!=|&&|\|\||[-+<>&|!?:;,(){}\[\]=*/%.])"
+)
+_CPP_SWAPS = SWAPS | {"++": "--", "--": "++", "+=": "-=", "-=": "+="}
+_CPP_FILES = ("*.cpp", "arithmetic.h", "types.h")
+_CPP_NOTHING_TO_DO = re.compile(r"^\s*(#|typedef\b|(const )?[\w<> *+]+ [\w\[\], *]+;)|AX_ERR_\w+;$")
+
+
+def _cpp_line(line: str) -> Iterator[tuple[str, str]]:
+    """(rule, changed line) of every place on a line of C++; the head of a `for`, declarations and error codes stay."""
+    code = line.split("//")[0]
+    if not code.strip() or (_CPP_NOTHING_TO_DO.search(code) and "return" not in code):
+        return
+    head = re.match(r"\s*for \([^)]*\)", code)
+    tokens = [t for t in _CPP_TOKEN.finditer(code) if head is None or t.start() >= head.end()]
+    for index, token in enumerate(tokens):
+        text = token.group()
+        before, after = code[: token.start()], line[token.end() :]
+        if text == "?":
+            swapped = _swap_arms(tokens, index, code)
+            if swapped is not None:
+                yield "arms of ?:", swapped
+        elif text == "!":
+            yield "drop !", before + after
+        elif text == "&" and not after.startswith(" "):
+            continue  # a reference
+        elif token.lastgroup == "op" and text in _CPP_SWAPS:
+            yield f"{text} -> {_CPP_SWAPS[text]}", before + _CPP_SWAPS[text] + after
+        elif token.lastgroup == "number":
+            yield f"{text} -> {int(text) + 1}", before + str(int(text) + 1) + after
+
+
 def _skipped_nodes(tree: ast.AST) -> set[ast.AST]:
     """Annotations, docstrings, decorators, imports, error messages and assertions, with all below them."""
     roots: list[ast.AST] = []
@@ -219,6 +252,9 @@ def sites(root: Path, kind: str) -> list[Mutant]:
     """Every mutant that the rules give in the files of a kind."""
     if kind == "rtl":
         paths = sorted((root / "rtl").glob("*.v"))
+    elif kind == "hls":
+        folder = root / "fpga" / "hls"
+        paths = sorted(path for name in _CPP_FILES for path in folder.glob(name) if path.name != "testbench.cpp")
     elif kind == "numerics":
         paths = [root / "isa" / "numerics.py"]
     else:
@@ -235,6 +271,9 @@ def sites(root: Path, kind: str) -> list[Mutant]:
                 if not initial:
                     found += [Mutant(kind, file, number, rule, line, new) for rule, new in _verilog_line(line)]
                 initial = initial and not re.match(r"\s*end\b", line)
+        elif kind == "hls":
+            numbered = enumerate(lines, 1)
+            found += [Mutant(kind, file, number, rule, line, new) for number, line in numbered for rule, new in _cpp_line(line)]
         else:
             found += [Mutant(kind, file, number, rule, lines[number - 1], new) for number, rule, new in _python_sites(text)]
     return [m for m in dict.fromkeys(found) if m.before.split() != m.after.split()]

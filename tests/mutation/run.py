@@ -1,4 +1,4 @@
-"""Mutation testing: seeded single-line changes of the Verilog, the numerics and the timing, each run against the tests.
+"""Mutation testing: seeded single-line changes of Verilog, numerics, timing and HLS C++, each run against the tests.
 
 A mutant is caught when a test fails or hangs. One that does not build (or that Verilator warns of) is replaced by another.
 A survivor must be listed in `equivalent.toml` with the reason why no test can see it; else the exit status is 1.
@@ -67,6 +67,8 @@ def stages(mutant: Mutant, full: bool) -> list[Stage]:
         return [Stage(("tests/isa/test_numerics.py",), 120), Stage(("tests/compiler/test_ax_ops.py",), 200)]
     if mutant.kind == "timing":
         return [Stage(("tests/timing",), 120), Stage((_EQUALS.format("test"), _EQUALS.format("mac-4x2")), 200)]
+    if mutant.kind == "hls":
+        return [Stage(("tests/fpga/test_hls_programs.py", "tests/fpga/test_hls_errors.py"), 240)]
     fast = [Stage(_TEST, 240), Stage(_MAC, 200)]
     if mutant.file == "rtl/engine_mac.v":
         fast.reverse()
@@ -98,25 +100,26 @@ def snapshot(base: Path) -> None:
     """The checkout's packages as an importable tree, with the tests: what is edited meanwhile does not matter."""
     shutil.rmtree(base, ignore_errors=True)
     for package, folder in sorted(_houses().items()):
-        shutil.copytree(ROOT / folder, base.joinpath(*package.split(".")), ignore=_ignore)
+        shutil.copytree(ROOT / folder, base.joinpath(*package.split(".")), ignore=_ignore, dirs_exist_ok=True)
     for name in ("tests", "bench", "examples"):
         shutil.copytree(ROOT / name, base / name, ignore=_ignore)
     shutil.copy(ROOT / "pyproject.toml", base)
 
 
 def plant(base: Path, tree: Path, mutant: Mutant | None) -> None:
-    """A tree like the snapshot with one line changed. Of Verilog the other packages are links (and so their caches shared)."""
+    """A tree like the snapshot with one line changed. Of Verilog and C++ the other packages are links, caches shared."""
     shutil.rmtree(tree, ignore_errors=True)
     tree.mkdir(parents=True)
     for name in ("tests", "bench", "examples", "pyproject.toml"):
         (tree / name).symlink_to(base / name)
-    if mutant is not None and mutant.kind != "rtl":
+    own = "fpga" if mutant is not None and mutant.kind == "hls" else "rtl"
+    if mutant is not None and mutant.kind not in ("rtl", "hls"):
         shutil.copytree(base / "axlora", tree / "axlora", ignore=_ignore)
     else:
         (tree / "axlora").mkdir()
         for path in (base / "axlora").iterdir():
-            if path.name == "rtl":
-                shutil.copytree(path, tree / "axlora" / "rtl", ignore=_ignore)
+            if path.name == own:
+                shutil.copytree(path, tree / "axlora" / own, ignore=_ignore)
             elif path.name != "__pycache__":
                 (tree / "axlora" / path.name).symlink_to(path)
     if mutant is not None:
@@ -225,7 +228,7 @@ def _seen_by(output: str) -> str:
 
 def try_mutant(tree: Path, mutant: Mutant, baseline: Baseline, full: bool) -> tuple[str, str, str]:
     """(outcome, test that saw it, last output)."""
-    environment = _environment(tree, own_simulators=mutant.kind == "rtl")
+    environment = _environment(tree, own_simulators=mutant.kind in ("rtl", "hls"))
     if mutant.kind == "rtl" and not _builds(tree, environment):
         return "did not build", "", ""
     output = ""

@@ -60,6 +60,7 @@ module axi_tb #(
     input  wire m_axi_bid /*verilator public_flat_rw*/,
     input  wire [1:0] m_axi_bresp /*verilator public_flat_rw*/
 );
+    wire unused_busy;
     axlora_top #(
         .ENGINE_REUSE(ENGINE_REUSE), .LANES(LANES), .PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS), .LATENCY(LATENCY),
         .TOKENS(TOKENS), .FIFO_DEPTH(FIFO_DEPTH), .ACTIVATION_BITS(ACTIVATION_BITS), .ACCUMULATOR_BITS(ACCUMULATOR_BITS),
@@ -68,7 +69,8 @@ module axi_tb #(
         .UBUF_LINES(UBUF_LINES), .ACC_WORDS(ACC_WORDS), .GROUP_WORDS(GROUP_WORDS), .PBUF_GROUPS(PBUF_GROUPS),
         .TBUF_TOKENS(TBUF_TOKENS), .SBUF_LINES(SBUF_LINES), .OBUF_BEATS(OBUF_BEATS),
         .CBUF_WORDS(CBUF_WORDS), .VBUF_WORDS(VBUF_WORDS), .TABLE_ENTRIES(TABLE_ENTRIES), .ICACHE_LINES(ICACHE_LINES)) u_top (
-        .i_clk(i_clk), .i_rst(i_rst), .o_irq(o_irq), .i_s_axi_awvalid(s_axil_awvalid), .o_s_axi_awready(s_axil_awready),
+        .i_clk(i_clk), .i_rst(i_rst), .o_busy(unused_busy), .o_irq(o_irq), .i_s_axi_awvalid(s_axil_awvalid),
+        .o_s_axi_awready(s_axil_awready),
         .i_s_axi_awaddr(s_axil_awaddr), .i_s_axi_wvalid(s_axil_wvalid), .o_s_axi_wready(s_axil_wready),
         .i_s_axi_wdata(s_axil_wdata), .o_s_axi_bvalid(s_axil_bvalid), .i_s_axi_bready(s_axil_bready),
         .o_s_axi_bresp(s_axil_bresp), .i_s_axi_arvalid(s_axil_arvalid), .o_s_axi_arready(s_axil_arready),

@@ -48,6 +48,16 @@ async def _step(dut: Any, host: Host, step: Step, beat_bytes: int, scratch: Path
     for number, value in step.registers:
         await host.write(_OFFSET["REGS"] + 4 * number, value)
     await host.write(_OFFSET["CTRL"], 1)
+    if step.reset_after is not None:
+        await ClockCycles(dut.i_clk, step.reset_after)
+        await host.write(_OFFSET["MEM_BASE"], step.base + 0x1000)
+        assert await host.read(_OFFSET["MEM_BASE"]) == step.base, "MEM_BASE is written while the machine runs"
+        await host.write(_OFFSET["CTRL"], 2)
+        while await host.read(_OFFSET["STATUS"]) & 1:
+            await ClockCycles(dut.i_clk, 4)
+        status = await host.read(_OFFSET["STATUS"])
+        memory = await _dump(dut, scratch, beat_bytes, step.base, size, turn)
+        return Outcome(memory, {}, await host.read(_OFFSET["ERR_CODE"]), 0, 0, before, status)
     while step.read_every and not dut.o_irq.value:
         await ClockCycles(dut.i_clk, step.read_every)
         if await host.read(_OFFSET["STATUS"]) & 1:

@@ -30,6 +30,7 @@ class Step:
         watchdog: WATCHDOG.
         bad: [start, end) bus addresses that answer with an AXI error.
         reset: soft reset (CTRL bit 1) before the start.
+        reset_after: cycles from the start to a soft reset; the step ends with the reset.
         read_every: poll STATUS and try a second start (to be ignored) while it runs.
     """
 
@@ -40,6 +41,7 @@ class Step:
     watchdog: int = 1 << 20
     bad: tuple[int, int] = (0, 0)
     reset: bool = False
+    reset_after: int | None = None
     read_every: int = 0
 
 

@@ -116,3 +116,17 @@ def test_after_any_error_a_run_is_clean(reset: bool) -> None:
     for outcome in found[1::2]:
         assert outcome.status_before == (0 if reset else ERROR)
         _equal(outcome, _expected(case))
+
+
+def test_a_soft_reset_stops_a_running_program_and_a_run_after_it_is_clean() -> None:
+    """At any time: in a fetch, a load, a store. MEM_BASE keeps its value until then (the bench tries to write it)."""
+    case = random_case(5, TARGET)
+    cycles = _expected(case).cycles
+    times = [10, 40, 90, *(cycles * part // 7 for part in range(1, 7))]
+    steps = [s for after in times for s in (_step(case, reset_after=after), _step(case))]
+    found = _start("test", steps)
+    for outcome in found[::2]:
+        assert (outcome.error, outcome.status) == (0, 0)
+    for outcome in found[1::2]:
+        assert outcome.status_before == 0
+        _equal(outcome, _expected(case))

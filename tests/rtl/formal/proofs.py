@@ -38,6 +38,8 @@ class Proof:
         parameters: of the top.
         depth: of the induction (and of its base case).
         checkers: further files of HERE.
+        free: files of rtl/ whose modules are boxes: their outputs take any value in any cycle.
+        peeks: edits of the copies; None: PEEKS.
     """
 
     name: str
@@ -46,16 +48,23 @@ class Proof:
     parameters: dict[str, int]
     depth: int
     checkers: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
+    peeks: tuple[Edit, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A deliberate fault that the proof must notice: edits, and the bound within which a counterexample exists."""
+    """A deliberate fault that the proof must notice: edits, and the bound within which a counterexample exists.
+
+    Attributes:
+        assertion: the one that must fail, the others are left out; empty: any.
+    """
 
     name: str
     proof: Proof
     edits: tuple[Edit, ...]
     depth: int = 8
+    assertion: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,7 @@ def run(proof: Proof, folder: Path, fault: Fault | None = None) -> Verdict:
         folder: an empty folder for the copies and sby's files.
         fault: a change of the copies; None leaves the machine as it is.
     """
-    edits = PEEKS + (fault.edits if fault else ())
+    edits = (PEEKS if proof.peeks is None else proof.peeks) + (fault.edits if fault else ())
     unused = {e.file for e in (fault.edits if fault else ())} - set(proof.files)
     if unused:
         raise ValueError(f"{proof.name} does not read {unused}")
@@ -177,14 +186,22 @@ def run(proof: Proof, folder: Path, fault: Fault | None = None) -> Verdict:
     for file in (f"{proof.top}.v", *proof.checkers):
         (folder / file).write_text((HERE / file).read_text())
         names.append(file)
+    for file in proof.free:
+        (folder / file).write_text((RTL / file).read_text())
     (folder / "axlora_isa.vh").write_text((RTL / "axlora_isa.vh").read_text())
     mode, depth = ("bmc", fault.depth) if fault else ("prove", proof.depth)
     parameters = " ".join(f"-chparam {name} {value}" for name, value in proof.parameters.items())
+    script = [f"read_verilog -formal -sv {' '.join(names)}", f"hierarchy -check -top {proof.top} {parameters}"]
+    if proof.free:
+        script[1:1] = [f"read_verilog -lib {' '.join(proof.free)}"]
+        script += ["cutpoint -blackbox"]
+    script += ["proc -norom", f"prep -flatten -top {proof.top}"]
+    if fault and fault.assertion:
+        script += [f"chformal -assert -remove c:* c:{fault.assertion} %d"]
     (folder / "proof.sby").write_text(
         f"[options]\nmode {mode}\ndepth {depth}\n\n[engines]\nsmtbmc z3\n\n[script]\n"
-        f"read_verilog -formal -sv {' '.join(name for name in names)}\n"
-        f"hierarchy -check -top {proof.top} {parameters}\nprep -flatten -top {proof.top}\n\n"
-        "[files]\n" + "".join(f"{folder / name}\n" for name in [*names, "axlora_isa.vh"])
+        + "".join(f"{line}\n" for line in [*script, "", "[files]"])
+        + "".join(f"{folder / name}\n" for name in [*names, *proof.free, "axlora_isa.vh"])
     )
     environment = os.environ | {"PATH": f"{_tools(folder)}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(

@@ -1,0 +1,306 @@
+"""Proofs of the handshake rules of AXI: the slave (control.v alone), and the master at the pins of the whole machine.
+
+Of the machine, what can reach the bus is real: control, fetch, decode, read_arbiter, load, store, burst, unit_port, errors.
+Everything else is a box whose outputs take any value in any cycle, so what is proved holds for every program, even one that
+no memory could hold. Two more freedoms keep multiplication and memory out of the solver: a burst's count of bytes is any
+number (zero exactly when the transfer is empty), and what OBUF reads is any data.
+"""
+
+from __future__ import annotations
+
+from proofs import Edit, Fault, Proof
+
+_PEEKS = (
+    Edit(
+        "axlora_top.v",
+        "    input  wire [1:0]              i_m_axi_bresp\n);",
+        "    input  wire [1:0]              i_m_axi_bresp,\n    output wire [38:0] f_top,\n    output wire [158:0] f_core\n);\n"
+        "    assign f_top = {start, reset, drain, running, axi_busy, halt, error, base};",
+    ),
+    Edit("axlora_top.v", ".i_bbad(i_m_axi_bresp[1]));", ".i_bbad(i_m_axi_bresp[1]), .f_core(f_core));"),
+    Edit(
+        "axlora_core.v",
+        "    input  wire                    i_bbad\n);",
+        "    input  wire                    i_bbad,\n    output wire [158:0] f_core\n);\n"
+        "    wire [35:0] f_fetch;\n    wire [5:0] f_load;\n    wire [11:0] f_store;\n    wire [4:0] f_bursts;\n"
+        "    assign f_core = {push[0], entry[`AXL_ENTRY_X], accept[0], head[`AXL_ENTRY_X], busy[0], busy[3], load_address,\n"
+        "                     f_fetch, f_load, f_store, f_bursts};",
+    ),
+    Edit("axlora_core.v", ".o_count_halt(count_halt));", ".o_count_halt(count_halt), .f_fetch(f_fetch));"),
+    Edit("axlora_core.v", ".o_active(read_active));", ".o_active(read_active), .f_bursts(f_bursts));"),
+    Edit("axlora_core.v", ".o_error(load_error));", ".o_error(load_error), .f_load(f_load));"),
+    Edit("axlora_core.v", ".o_error(store_error));", ".o_error(store_error), .f_store(f_store));"),
+    Edit(
+        "fetch.v",
+        "    output wire                       o_count_halt\n);",
+        "    output wire                       o_count_halt,\n    output wire [35:0] f_fetch\n);\n"
+        "    assign f_fetch = {legal && unit[1:0] == 2'd1, x, state};",
+    ),
+    Edit(
+        "load.v",
+        "    output wire [3:0]                 o_error\n);",
+        "    output wire [3:0]                 o_error,\n    output wire [5:0] f_load\n);\n"
+        "    assign f_load = {bursts, finish, left};",
+    ),
+    Edit(
+        "store.v",
+        "    output wire [3:0]                 o_error\n);",
+        "    output wire [3:0]                 o_error,\n    output wire [11:0] f_store\n);\n"
+        "    assign f_store = {state, sent, left, todo};",
+    ),
+    Edit(
+        "read_arbiter.v",
+        "    output wire        o_active\n);",
+        "    output wire        o_active,\n    output wire [4:0] f_bursts\n);\n    assign f_bursts = bursts;",
+    ),
+)
+"""Outputs that show inner state; they add no behaviour."""
+
+_FREEDOMS = (
+    Edit(
+        "burst.v",
+        "    wire [32:0] total = {16'd0, i_row} * {17'd0, i_rows};",
+        "    (* anyseq *) reg [32:0] total;\n    always @* assume ((total == 33'd0) == o_empty);",
+    ),
+    Edit(
+        "ram_bytes.v",
+        "        if (i_read) o_read_data <= memory[i_read_address];\n    end",
+        "        if (i_read) o_read_data <= any_data;\n    end\n    (* anyseq *) reg [8*BYTES-1:0] any_data;",
+    ),
+)
+
+_REAL = (
+    "axlora_top.v",
+    "axlora_core.v",
+    "control.v",
+    "fetch.v",
+    "decode.v",
+    "read_arbiter.v",
+    "load.v",
+    "store.v",
+    "burst.v",
+    "unit_port.v",
+    "errors.v",
+    "ram_bytes.v",
+)
+_FREE = (
+    "matrix.v",
+    "vector_unit.v",
+    "ram_lut.v",
+    "beat_ram.v",
+    "token_buffer.v",
+    "icache.v",
+    "loops.v",
+    "semaphores.v",
+    "counter_events.v",
+)
+
+
+def _master(name: str, **parameters: int) -> Proof:
+    return Proof(name, "master_check", _REAL, parameters, 2, free=_FREE, peeks=_PEEKS + _FREEDOMS)
+
+
+LITE = Proof("axi-lite", "lite_check", ("control.v",), {}, 2)
+MASTER = _master("axi-master", BEAT_BYTES=8, BURST_BEATS=16, OUTSTANDING=2)
+MASTER_WIDE = _master("axi-master-wide", BEAT_BYTES=16, BURST_BEATS=16, OUTSTANDING=4)
+PROOFS = (LITE, MASTER, MASTER_WIDE)
+
+
+def _lite(name: str, old: str, new: str, assertion: str) -> Fault:
+    return Fault(name, LITE, (Edit("control.v", old, new),), 8, assertion)
+
+
+def _bus(name: str, file: str, old: str, new: str, assertion: str, depth: int) -> Fault:
+    return Fault(name, MASTER, (Edit(file, old, new),), depth, assertion)
+
+
+_LITE_FAULTS = (
+    _lite(
+        "BVALID for a cycle", "o_bvalid  <= write || (o_bvalid && !i_bready);", "o_bvalid  <= write || 1'b0;", "bvalid_stays"
+    ),
+    _lite("RDATA follows ARVALID", "if (read) o_rdata <= value;", "if (i_arvalid) o_rdata <= value;", "rvalid_stays"),
+    _lite(
+        "an address without its data",
+        "writable = i_awvalid && i_wvalid &&",
+        "writable = i_awvalid &&",
+        "aw_and_w_are_taken_together",
+    ),
+    _lite(
+        "a second write before B",
+        "i_wvalid && !o_awready && !o_bvalid;",
+        "i_wvalid && !o_awready;",
+        "no_write_while_one_is_open",
+    ),
+    _lite(
+        "WREADY follows WVALID",
+        "assign o_wready        = o_awready;",
+        "assign o_wready        = writable;",
+        "write_ready_is_registered",
+    ),
+    _lite("BVALID at reset", "o_start, o_reset} <= 7'd0;", "o_start, o_reset} <= 7'd16;", "valid_is_low_after_reset"),
+    _lite(
+        "an address of a write holds reads up",
+        "!o_arready && !o_rvalid && !writable;",
+        "!o_arready && !o_rvalid && !i_awvalid;",
+        "read_is_taken_in_time",
+    ),
+    _lite(
+        "a register is written before the handshake",
+        "o_host_write    = write &&",
+        "o_host_write    = writable &&",
+        "effect_is_the_handshake",
+    ),
+    _lite("B before the write", "o_bvalid  <= write ||", "o_bvalid  <= writable ||", "b_answers_a_write"),
+    _lite("an answer is lost", "o_rvalid  <= read ||", "o_rvalid  <= (read && i_rready) ||", "r_answers_a_read"),
+    _lite(
+        "a second read before R",
+        "!o_arready && !o_rvalid && !writable;",
+        "!o_arready && !writable;",
+        "no_read_while_one_is_open",
+    ),
+    _lite("RDATA of no register", "value = `AXL_MACHINE_ID;", "value = o_base;", "rdata_is_of_this_read"),
+    _lite(
+        "a read holds writes up",
+        "writable = i_awvalid && i_wvalid &&",
+        "writable = i_awvalid && i_wvalid && !i_arvalid &&",
+        "write_is_taken_in_time",
+    ),
+    _lite(
+        "a busy machine takes no writes", "o_awready <= writable;", "o_awready <= writable && !busy;", "write_ready_comes_next"
+    ),
+    _lite("ARREADY without ARVALID", "o_arready <= readable;", "o_arready <= readable || enable;", "read_ready_is_registered"),
+    _lite(
+        "a busy machine takes no reads", "o_arready <= readable;", "o_arready <= readable && !busy;", "read_ready_comes_next"
+    ),
+    _lite(
+        "a write goes where a read waits",
+        "write ? i_awaddr[6:2] :",
+        "write && !i_arvalid ? i_awaddr[6:2] :",
+        "effect_is_of_this_write",
+    ),
+    _lite("a start while a reset waits", " || o_start || reset_wanted;", " || o_start;", "never_start_and_reset"),
+)
+
+_MASTER_FAULTS = (
+    _bus("ARVALID for a cycle", "read_arbiter.v", "if (free) o_arvalid <= grant;", "o_arvalid <= grant;", "ar_stays", 12),
+    _bus("AR is overwritten", "read_arbiter.v", "free  = !o_arvalid || i_arready;", "free  = 1'b1;", "ar_stays", 12),
+    _bus(
+        "ARVALID at reset", "read_arbiter.v", "            o_arvalid <= 1'b0;", "            ;", "valid_is_low_after_reset", 8
+    ),
+    _bus(
+        "reads at one address", "axlora_top.v", "{SIZE, 2'b01, SIZE, 2'b01}", "{SIZE, 2'b00, SIZE, 2'b01}", "ar_is_of_beats", 12
+    ),
+    _bus(
+        "writes of narrow beats",
+        "axlora_top.v",
+        "{SIZE, 2'b01, SIZE, 2'b01}",
+        "{SIZE, 2'b01, 3'd2, 2'b01}",
+        "aw_is_of_beats",
+        16,
+    ),
+    _bus("a read burst crosses a page", "burst.v", "room  = MOST - {{", "room  = MOST - 7'd0 & {{", "ar_stays_in_4096", 14),
+    _bus("a write burst crosses a page", "burst.v", "room  = MOST - {{", "room  = MOST - 7'd0 & {{", "aw_stays_in_4096", 16),
+    _bus(
+        "ARLEN is not one less",
+        "load.v",
+        "o_request_length = {1'b0, beats} - 8'd1;",
+        "o_request_length = {1'b0, beats};",
+        "ar_length",
+        16,
+    ),
+    _bus(
+        "AWLEN is not one less",
+        "store.v",
+        "o_awlen     = {1'b0, beats} - 8'd1;",
+        "o_awlen     = {1'b0, beats};",
+        "aw_length",
+        16,
+    ),
+    _bus(
+        "a line of another length",
+        "read_arbiter.v",
+        "o_fetch_grant ? LINE :",
+        "o_fetch_grant ? i_load_length :",
+        "ar_is_a_line",
+        12,
+    ),
+    _bus(
+        "a base within a page", "control.v", "o_base <= {i_wdata[31:12], 12'd0};", "o_base <= i_wdata;", "base_is_of_pages", 12
+    ),
+    _bus("a base that changes under a burst", "control.v", "if (!i_running && !i_axi_active) o_base", "o_base", "aw_stays", 18),
+    _bus(
+        "a load off its beats is legal", "decode.v", "sub <= 6'd7 && aligned &&", "sub <= 6'd7 &&", "queued_load_is_aligned", 14
+    ),
+    _bus("a burst of load too many", "load.v", "left && bursts < MOST;", "left && bursts <= MOST;", "load_outstanding", 20),
+    _bus("fetch asks again", "fetch.v", "REQ: if (i_grant) state", "REQ: if (i_beat) state", "fetch_outstanding", 14),
+    _bus("AWVALID falls at an error", "store.v", "START && (sent || (", "START && ((", "aw_stays", 18),
+    _bus(
+        "a write before the response",
+        "store.v",
+        "state <= RESPONSE;",
+        "state <= left ? START : RESPONSE;",
+        "one_write_at_a_time",
+        18,
+    ),
+    _bus(
+        "WLAST a beat early",
+        "store.v",
+        "o_wlast     = todo == 7'd1;",
+        "o_wlast     = todo == 7'd2;",
+        "wlast_is_the_last_beat",
+        16,
+    ),
+    _bus(
+        "an error cuts a burst",
+        "store.v",
+        "o_wvalid    = state == DATA;",
+        "o_wvalid    = state == DATA && i_run;",
+        "w_follows_its_address",
+        18,
+    ),
+    _bus(
+        "data before its address",
+        "store.v",
+        "o_wvalid    = state == DATA;",
+        "o_wvalid    = state == DATA || sent;",
+        "w_follows_its_address",
+        16,
+    ),
+    _bus("WDATA runs on", "store.v", "o_read      = begun || move;", "o_read      = begun || state == DATA;", "w_stays", 16),
+    _bus(
+        "a reset under a burst",
+        "control.v",
+        "o_reset   <= reset_wanted && !i_axi_active;",
+        "o_reset   <= reset_wanted;",
+        "reset_finds_the_bus_empty",
+        18,
+    ),
+    _bus(
+        "units go on under a reset",
+        "axlora_core.v",
+        "run = o_running && !stop;",
+        "run = o_running && !o_error;",
+        "reset_asks_for_nothing_new",
+        18,
+    ),
+    _bus("fetch goes on under a reset", "axlora_core.v", ".i_stop(stop)", ".i_stop(o_error)", "reset_asks_for_nothing_new", 20),
+    _bus(
+        "reads in flight are not busy",
+        "axlora_core.v",
+        "o_axi_busy = read_active || store_active;",
+        "o_axi_busy = store_active;",
+        "busy_while_in_flight",
+        12,
+    ),
+    _bus(
+        "a start under a burst",
+        "control.v",
+        "busy  = i_running || i_axi_active ||",
+        "busy  = i_running ||",
+        "start_finds_the_bus_empty",
+        20,
+    ),
+    _bus("HALT does not wait", "fetch.v", "!full && !(halt && !i_all_quiet) &&", "!full &&", "halt_finds_the_bus_empty", 18),
+    _bus("BREADY is low", "axlora_top.v", "o_m_axi_bready} = 3'b011;", "o_m_axi_bready} = 3'b010;", "always_accepts", 8),
+)
+FAULTS = _LITE_FAULTS + _MASTER_FAULTS
