@@ -122,7 +122,7 @@ module axlora_core #(
            .TBUF_BEATS(TBUF_TOKENS * 4 / BEAT_BYTES), .SBUF_BEATS(SBEATS),
            .CBUF_BEATS(CBUF_WORDS * VECTOR_LANES * 4 / BEAT_BYTES), .FBUF_BEATS(TABLE_ENTRIES * 8 / BEAT_BYTES), .LANES(LANES),
            .PORTS(PORTS), .WBUF_LINES(WBUF_LINES)) u_load (
-        .i_clk(i_clk), .i_rst(rst), .i_run(run), .i_limit(i_limit), .i_accept(accept[0]), .i_entry(head[0 +: E]),
+        .i_clk(i_clk), .i_rst(rst), .i_run(run), .i_limit(i_limit), .i_base(i_base), .i_accept(accept[0]), .i_entry(head[0 +: E]),
         .i_busy(busy[0]), .o_done(done[0]), .o_request(load_request), .o_request_address(load_address),
         .o_request_length(load_length), .i_grant(load_grant), .i_beat(load_beat), .i_last(i_rlast), .i_bad(i_rbad),
         .i_data(i_rdata), .o_write(write), .o_key(key), .o_write_beat(write_beat), .o_write_data(write_data), .o_error(load_error));

@@ -21,6 +21,7 @@ module load #(
     input  wire                       i_rst,
     input  wire                       i_run,
     input  wire [31:0]                i_limit,
+    input  wire [31:0]                i_base,
     input  wire                       i_accept,
     input  wire [`AXL_ENTRY_BITS-1:0] i_entry,
     input  wire                       i_busy,
@@ -49,13 +50,13 @@ module load #(
     reg  [3:0]  bursts;
     reg  [2:0]  buffer;
     reg  [20:0] local_beat;
-    wire        empty, left, final_burst, bad_burst;
+    wire        empty, left, ready, bad_burst;
     wire [6:0]  beats;
-    wire        want = i_busy && i_run && left && bursts < MOST;
+    wire        want = i_busy && i_run && left && ready && bursts < MOST;
     wire        here = i_beat && i_busy && i_run;
     reg  [20:0] depth;
     wire        outside = local_beat >= depth;
-    wire        unused_entry = &{1'b0, i_entry, final_burst};
+    wire        unused_entry = &{1'b0, i_entry};
 
     // WKEY: a row of `row` beats is one column; local_beat is its line, tile the first line of this tile of columns.
     wire        keys = buffer == `AXL_BUFFER_WKEY;
@@ -81,8 +82,8 @@ module load #(
 
     burst #(.BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS)) u_burst (
         .i_clk(i_clk), .i_begin(i_accept), .i_address(i_entry[`AXL_ENTRY_X]), .i_row(i_entry[`AXL_ENTRY_MISC]),
-        .i_rows(i_entry[`AXL_ENTRY_Z]), .o_empty(empty), .i_next(i_grant), .i_limit(i_limit), .o_left(left),
-        .o_final(final_burst), .o_address(o_request_address), .o_beats(beats), .o_bad(bad_burst));
+        .i_rows(i_entry[`AXL_ENTRY_Z]), .o_empty(empty), .i_next(i_grant), .i_limit(i_limit), .i_base(i_base),
+        .o_left(left), .o_ready(ready), .o_address(o_request_address), .o_beats(beats), .o_bad(bad_burst));
     assign o_request        = want && !bad_burst;
     assign o_request_length = {1'b0, beats} - 8'd1;
     assign o_done           = finish && i_run;

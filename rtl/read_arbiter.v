@@ -33,7 +33,7 @@ module read_arbiter #(
     always @(posedge i_clk) begin
         if (grant) begin
             o_arid   <= o_load_grant;
-            o_araddr <= i_base + (o_fetch_grant ? i_fetch_address : i_load_address);
+            o_araddr <= o_fetch_grant ? i_base + i_fetch_address : i_load_address;
             o_arlen  <= o_fetch_grant ? LINE : i_load_length;
         end
         if (i_rst) begin

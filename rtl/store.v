@@ -39,14 +39,13 @@ module store #(
     reg  [21:0] beat;
     reg  [6:0]  todo;
     reg         sent;
-    wire        empty, left, final_burst, bad_burst;
+    wire        empty, left, ready, bad_burst;
     wire [6:0]  beats;
-    wire [31:0] address;
     wire        outside = beat + {15'd0, beats} > DEPTH;
-    wire        go      = state == START && (sent || (i_run && !bad_burst && !outside));
+    wire        go      = state == START && (sent || (ready && i_run && !bad_burst && !outside));
     wire        move    = state == DATA && i_wready;
     wire        begun   = go && i_awready;
-    wire        unused_entry = &{1'b0, i_entry, final_burst};
+    wire        unused_entry = &{1'b0, i_entry};
 
     // Bytes of each beat: all, or 2^(sub-1) of them from the address's place in the beat on.
     localparam LOGB = $clog2(BEAT_BYTES);
@@ -63,10 +62,9 @@ module store #(
 
     burst #(.BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS)) u_burst (
         .i_clk(i_clk), .i_begin(i_accept), .i_address(start_at), .i_row(i_entry[`AXL_ENTRY_MISC]),
-        .i_rows(i_entry[`AXL_ENTRY_Z]), .o_empty(empty), .i_next(begun), .i_limit(i_limit), .o_left(left),
-        .o_final(final_burst), .o_address(address), .o_beats(beats), .o_bad(bad_burst));
+        .i_rows(i_entry[`AXL_ENTRY_Z]), .o_empty(empty), .i_next(begun), .i_limit(i_limit), .i_base(i_base), .o_left(left),
+        .o_ready(ready), .o_address(o_awaddr), .o_beats(beats), .o_bad(bad_burst));
     assign o_awvalid   = go;
-    assign o_awaddr    = i_base + address;
     assign o_awlen     = {1'b0, beats} - 8'd1;
     assign o_wvalid    = state == DATA;
     assign o_wdata     = i_read_data;
@@ -75,9 +73,9 @@ module store #(
     assign o_read_beat = beat[ADDR-1:0];
     assign o_done      = state == FINISH && i_run;
     assign o_active    = state == DATA || state == RESPONSE || go;
-    assign o_error = state == START && !sent && i_run && outside   ? `AXL_ERROR_LOCAL_ADDRESS
-                   : state == START && !sent && i_run && bad_burst ? `AXL_ERROR_MEMORY_ADDRESS
-                   : state == RESPONSE && i_bvalid && i_bad        ? `AXL_ERROR_AXI_WRITE : `AXL_ERROR_NONE;
+    assign o_error = state == START && !sent && ready && i_run && outside   ? `AXL_ERROR_LOCAL_ADDRESS
+                   : state == START && !sent && ready && i_run && bad_burst ? `AXL_ERROR_MEMORY_ADDRESS
+                   : state == RESPONSE && i_bvalid && i_bad                 ? `AXL_ERROR_AXI_WRITE : `AXL_ERROR_NONE;
     always @(posedge i_clk) begin
         if (i_accept) beat <= {6'd0, i_entry[`AXL_ENTRY_Y]};
         else if (begun || (move && todo != 7'd1)) beat <= beat + 22'd1;

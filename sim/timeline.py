@@ -75,7 +75,7 @@ class _ReadBus:
         """Load accepts a transfer."""
         self.pending = list(bursts(self.target, address, beats))
         self.place = 0
-        self.earliest = accept + 1
+        self.earliest = accept + 2
         self.first = len(self.finished)
 
     def grant(self) -> int:
@@ -93,7 +93,7 @@ class _ReadBus:
         self.free = first + self.pending[self.place]
         self.finished.append(self.free - 1)
         self.place += 1
-        self.earliest = cycle + 1
+        self.earliest = cycle + 2
 
     @property
     def complete(self) -> bool:
