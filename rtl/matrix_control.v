@@ -1,5 +1,5 @@
 // MATMUL's frame: read the tokens' slots, walk the segments and write the active ones to the tables of the lanes and the tree,
-// run (g0 = a + 1 + tokens + segments) until the last pop, drain PIPE - 1 more cycles.
+// run (g0 = a + 2 + tokens + segments) until the last pop, drain PIPE - 1 more cycles.
 `default_nettype none
 `include "axlora_isa.vh"
 module matrix_control #(
@@ -54,11 +54,14 @@ module matrix_control #(
     wire        unused_entry = &{1'b0, i_entry, sub};
     assign o_single = op != `AXL_OP_MATMUL;
 
-    wire [71:0] w;
-    wire [49:0] a;
+    wire [71:0] w_read;
+    wire [49:0] a_read;
+    reg  [71:0] w;
+    reg  [49:0] a;
     segments u_segments (
         .i_clk(i_clk), .i_write_w(i_accept && op == `AXL_OP_SEGW), .i_write_a(i_accept && op == `AXL_OP_SEGA),
-        .i_segment(sub[3:0]), .i_misc(misc), .i_x(x), .i_y(y), .i_z(z), .i_index(step), .o_w(w), .o_a(a));
+        .i_segment(sub[3:0]), .i_misc(misc), .i_x(x), .i_y(y), .i_z(z), .i_index(step), .o_w(w_read), .o_a(a_read));
+    always @(posedge i_clk) {w, a} <= {w_read, a_read};
     initial o_codebook = 128'd0;
     always @(posedge i_clk)
         if (i_accept && op == `AXL_OP_CODEBOOK) begin
@@ -66,7 +69,8 @@ module matrix_control #(
             else o_codebook[63:0] <= {z, y, x};
         end
 
-    // Tokens of the segment, its class, whether it takes part.
+    // The segment read in the step before: its tokens, its class, whether it takes part.
+    wire here = state == SEGMENTS && step != 4'd0;
     reg  [TOKENS-1:0] mask;
     integer t;
     always @*
@@ -76,14 +80,14 @@ module matrix_control #(
     wire [15:0] groups = w[31:16];
     wire        active = groups != 16'd0 && mask != {TOKENS{1'b0}};
     wire        clear  = !any || code_class != last_class;
-    wire        seg_end = state == SEGMENTS && step == last_segment;
+    wire        seg_end = here && step == last_segment + 4'd1;
     reg  [1:0]  row;
     wire [2:0]  row_next = !active ? {1'b0, row} : {1'b0, row} + (groups > 16'd2 ? 3'd3 : {1'b0, groups[1:0]});
-    wire        refused  = state == SEGMENTS && active && a[48] && o_scale_blocks == 12'd0;
+    wire        refused  = here && active && a[48] && o_scale_blocks == 12'd0;
     wire        work     = (active || any) && o_blocks != 16'd0;
 
     assign o_tbuf_token  = token;
-    assign o_table_write = state == SEGMENTS && active;
+    assign o_table_write = here && active;
     assign o_table_lane  = {mask, clear, w[67:64], w[63:0]};
     assign o_table_tree  = {mask, a, groups};
     assign o_start       = i_run && seg_end && work && !refused;
@@ -116,14 +120,14 @@ module matrix_control #(
             for (t = 0; t < TOKENS; t = t + 1) if (step == t[3:0]) slots[4*t +: 4] <= i_slot;
         end else if (state == SEGMENTS) begin
             step <= step + 4'd1;
-            if (active) begin
+            if (here && active) begin
                 o_table_index <= o_table_index + 4'd1;
                 count         <= count + 4'd1;
                 any           <= 1'b1;
                 last_class    <= code_class;
             end
-            row     <= row_next > 3'd3 ? 2'd3 : row_next[1:0];
-            o_short <= row_next > 3'd2 ? 2'd0 : row_next[1:0];
+            if (here) row <= row_next > 3'd3 ? 2'd3 : row_next[1:0];
+            if (here) o_short <= row_next > 3'd2 ? 2'd0 : row_next[1:0];
         end
         if (i_rst) state <= IDLE;
         else if (i_run)

@@ -143,7 +143,7 @@ def matmul_timing(target: Target, index: npt.NDArray[np.int16], clear: npt.NDArr
 
 def matmul_setup(tokens: int, segments: int) -> int:
     """Cycles from accepting a MATMUL to g0."""
-    return 1 + tokens + segments
+    return 2 + tokens + segments
 
 
 def matmul_duration(target: Target, tokens: int, segments: int, timing: MatmulTiming | None) -> int:
