@@ -13,6 +13,10 @@ module engine_reuse #(
 ) (
     input  wire                          i_clk,
     input  wire                          i_rst,
+    input  wire                          i_load,
+    input  wire [8*PORTS-1:0]            i_next_index,
+    input  wire [PORTS-1:0]              i_next_zero,
+    input  wire                          i_next_clear,
     input  wire                          i_valid,
     input  wire                          i_credit,
     input  wire [8*PORTS-1:0]            i_index,
@@ -40,8 +44,9 @@ module engine_reuse #(
     wire [MULTIPLIERS-1:0]   pick, r_pick;
     wire [8*MULTIPLIERS-1:0] pick_index, r_pick_index;
     reuse_issue #(.PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS), .INDEX_ENTRIES(INDEX_ENTRIES)) u_issue (
-        .i_clk(i_clk), .i_rst(i_rst), .i_valid(i_valid), .i_credit(i_credit), .i_index(i_index), .i_zero(i_zero),
-        .i_clear(i_clear), .o_first(o_first), .o_more(o_more), .o_leave(o_leave), .o_pick(pick), .o_pick_index(pick_index));
+        .i_clk(i_clk), .i_rst(i_rst), .i_load(i_load), .i_next_index(i_next_index), .i_next_zero(i_next_zero),
+        .i_next_clear(i_next_clear), .i_valid(i_valid), .i_credit(i_credit), .i_index(i_index), .i_clear(i_clear),
+        .o_first(o_first), .o_more(o_more), .o_leave(o_leave), .o_pick(pick), .o_pick_index(pick_index));
     wire [2:0] picks;
     popcount #(.WIDTH(MULTIPLIERS), .OUT(3)) u_picks (.i_bits(pick), .o_count(picks));
     assign o_products = picks;

@@ -1,4 +1,4 @@
-// A lane: front (F, D), product engine (I and travel), FIFO. Event outputs are one cycle late.
+// A lane: front (S, F, W, D), issue register, product engine (I and travel), FIFO. Event outputs are one cycle late.
 `default_nettype none
 module lane #(
     parameter ENGINE_REUSE    = 1,
@@ -48,27 +48,42 @@ module lane #(
 );
     localparam XBITS = TOKENS * ACTIVATION_BITS;
     localparam CBITS = $clog2(PORTS + 1);
-    wire                 valid, codebook, is_signed, clear, leave, first, more, credit, push;
-    wire [8*PORTS-1:0]   index;
-    wire [PORTS-1:0]     negative, zero;
-    wire [TOKENS-1:0]    mask;
-    wire [XBITS-1:0]     x;
+    wire                 next_valid, next_codebook, next_signed, next_clear;
+    wire [8*PORTS-1:0]   next_index;
+    wire [PORTS-1:0]     next_negative, next_zero;
+    wire [TOKENS-1:0]    next_mask;
+    wire [XBITS-1:0]     next_x;
+    wire                 leave, first, more, credit, push;
     wire [2:0]           products;
     wire [PORTS*TOKENS*PBITS-1:0] data;
+    // The issue register
+    reg                  valid, codebook, is_signed, clear;
+    reg  [8*PORTS-1:0]   index;
+    reg  [PORTS-1:0]     negative, zero;
+    reg  [TOKENS-1:0]    mask;
+    reg  [XBITS-1:0]     x;
+    wire                 load = !valid || leave;
+    always @(posedge i_clk) begin
+        if (load) {codebook, is_signed, clear, index, negative, zero, mask, x}
+            <= {next_codebook, next_signed, next_clear, next_index, next_negative, next_zero, next_mask, next_x};
+        if (i_rst) valid <= 1'b0;
+        else if (load) valid <= next_valid;
+    end
     lane_front #(.LANE(LANE), .LANES(LANES), .PORTS(PORTS), .TOKENS(TOKENS), .ACTIVATION_BITS(ACTIVATION_BITS),
                  .BEAT_BYTES(BEAT_BYTES), .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES), .UBUF_LINES(UBUF_LINES)) u_front (
         .i_clk(i_clk), .i_rst(i_rst), .i_table_write(i_table_write), .i_table_index(i_table_index), .i_table(i_table),
         .i_start(i_start), .i_last_segment(i_last_segment), .i_blocks(i_blocks), .i_line(i_line),
         .i_wbuf_write(i_wbuf_write), .i_key(i_key), .i_abuf_write(i_abuf_write), .i_write_beat(i_write_beat),
         .i_write_data(i_write_data),
-        .i_ubuf_write(i_ubuf_write), .i_ubuf_line(i_ubuf_line), .i_ubuf_data(i_ubuf_data), .i_leave(leave),
-        .o_valid(valid), .o_index(index), .o_negative(negative), .o_zero(zero), .o_codebook(codebook), .o_signed(is_signed),
-        .o_clear(clear), .o_mask(mask), .o_x(x), .o_outside(o_outside));
+        .i_ubuf_write(i_ubuf_write), .i_ubuf_line(i_ubuf_line), .i_ubuf_data(i_ubuf_data), .i_leave(load),
+        .o_valid(next_valid), .o_index(next_index), .o_negative(next_negative), .o_zero(next_zero), .o_codebook(next_codebook),
+        .o_signed(next_signed), .o_clear(next_clear), .o_mask(next_mask), .o_x(next_x), .o_outside(o_outside));
     generate
         if (ENGINE_REUSE != 0) begin : g_reuse
             engine_reuse #(.PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS), .LATENCY(LATENCY), .TOKENS(TOKENS),
                            .ACTIVATION_BITS(ACTIVATION_BITS), .INDEX_ENTRIES(INDEX_ENTRIES)) u_engine (
-                .i_clk(i_clk), .i_rst(i_rst), .i_valid(valid), .i_credit(credit), .i_index(index), .i_negative(negative),
+                .i_clk(i_clk), .i_rst(i_rst), .i_load(load), .i_next_index(next_index), .i_next_zero(next_zero),
+                .i_next_clear(next_clear), .i_valid(valid), .i_credit(credit), .i_index(index), .i_negative(negative),
                 .i_zero(zero), .i_codebook(codebook), .i_signed(is_signed), .i_clear(clear), .i_x(x), .i_entries(i_entries),
                 .o_first(first), .o_more(more), .o_leave(leave), .o_products(products), .o_push(push), .o_data(data));
         end else begin : g_mac

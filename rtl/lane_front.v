@@ -1,4 +1,5 @@
-// Stages F and D of a lane: read the weight and activation banks, select the sub-group, decode P codes into the issue register.
+// A lane up to the issue register: S walks, F reads the weight and activation banks (word = line + (gi >> sh)), W selects the
+// sub-group gi mod 2^sh, D decodes its P codes. Each stage holds while the one after it is taken.
 `default_nettype none
 `include "axlora_isa.vh"
 module lane_front #(
@@ -48,20 +49,34 @@ module lane_front #(
     localparam LOGA   = $clog2(ABEATS);
     localparam AADDR  = $clog2(ABUF_LINES), WADDR = $clog2(WBUF_LINES);
 
-    // F
-    wire               f_valid, f_clear;
-    wire [15:0]        f_word, f_line;
-    wire [1:0]         f_sub;
-    wire [3:0]         f_format;
-    wire [TOKENS-1:0]  f_mask;
-    reg                d_valid;
+    // S
+    localparam [16:0]  W = WBUF_LINES[16:0], A = ABUF_LINES[16:0], U = UBUF_LINES[16:0];
+    wire               s_valid, s_clear;
+    wire [15:0]        s_group, s_word_line, s_line;
+    wire [3:0]         s_format;
+    wire [TOKENS-1:0]  s_mask;
+    reg                f_valid, w_valid, d_valid;
     wire               d_ready = !o_valid || i_leave;
-    wire               advance = f_valid && (!d_valid || d_ready);
-    lane_sequence #(.TOKENS(TOKENS), .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES), .UBUF_LINES(UBUF_LINES)) u_sequence (
+    wire               w_ready = !d_valid || d_ready;
+    wire               f_ready = !w_valid || w_ready;
+    wire               s_ready = !f_valid || f_ready;
+    lane_sequence #(.TOKENS(TOKENS)) u_sequence (
         .i_clk(i_clk), .i_rst(i_rst), .i_table_write(i_table_write), .i_table_index(i_table_index), .i_table(i_table),
-        .i_start(i_start), .i_last_segment(i_last_segment), .i_blocks(i_blocks), .i_line(i_line), .i_advance(advance),
-        .o_valid(f_valid), .o_word(f_word), .o_sub(f_sub), .o_line(f_line), .o_format(f_format), .o_mask(f_mask),
-        .o_clear(f_clear), .o_outside(o_outside));
+        .i_start(i_start), .i_last_segment(i_last_segment), .i_blocks(i_blocks), .i_line(i_line),
+        .i_advance(s_valid && s_ready), .o_valid(s_valid), .o_group(s_group), .o_word_line(s_word_line), .o_line(s_line),
+        .o_format(s_format), .o_mask(s_mask), .o_clear(s_clear));
+
+    // F
+    reg  [15:0]        f_group, f_word_line, f_line;
+    reg  [3:0]         f_format;
+    reg                f_clear;
+    reg  [TOKENS-1:0]  f_mask;
+    wire               f_wide   = f_format == `AXL_FORMAT_S8 || f_format == `AXL_FORMAT_U8;
+    wire               f_narrow = f_format == `AXL_FORMAT_S2 || f_format == `AXL_FORMAT_U2;
+    wire [15:0]        f_word   = f_word_line + (f_wide ? f_group : f_narrow ? f_group >> 2 : f_group >> 1);
+    wire [1:0]         f_sub    = f_wide ? 2'd0 : f_narrow ? f_group[1:0] : {1'b0, f_group[0]};
+    wire               advance  = f_valid && f_ready;
+    assign o_outside = f_valid && ({1'b0, f_word} >= W || {2'b00, f_line[14:0]} >= (f_line[15] ? U : A));
 
     wire [8*PORTS-1:0] word;
     wire [XBITS-1:0]   from_abuf, from_ubuf, abuf_data;
@@ -89,32 +104,38 @@ module lane_front #(
         .i_clk(i_clk), .i_write(i_ubuf_write), .i_write_line(i_ubuf_line), .i_write_data({TOKENS{i_ubuf_data}}),
         .i_read(advance), .i_read_line(f_line[UADDR-1:0]), .o_read_data(from_ubuf));
 
+    // W
+    reg  [1:0]         w_sub;
+    reg  [3:0]         w_format;
+    reg                w_clear, w_ubuf;
+    reg  [TOKENS-1:0]  w_mask;
+    wire               wide   = w_format == `AXL_FORMAT_S8 || w_format == `AXL_FORMAT_U8;
+    wire               narrow = w_format == `AXL_FORMAT_S2 || w_format == `AXL_FORMAT_U2;
+    wire [4*PORTS-1:0] half    = w_sub[0] ? word[8*PORTS-1:4*PORTS] : word[4*PORTS-1:0];
+    wire [2*PORTS-1:0] quarter = word[2*PORTS*w_sub +: 2*PORTS];
+
     // D
-    reg  [1:0]         d_sub;
+    reg  [8*PORTS-1:0] d_raw;
     reg  [3:0]         d_format;
-    reg                d_clear, d_ubuf;
+    reg                d_clear;
     reg  [TOKENS-1:0]  d_mask;
+    reg  [XBITS-1:0]   d_x;
     wire [8*PORTS-1:0] index;
     wire [PORTS-1:0]   negative, zero;
-    wire               wide   = d_format == `AXL_FORMAT_S8 || d_format == `AXL_FORMAT_U8;
-    wire               narrow = d_format == `AXL_FORMAT_S2 || d_format == `AXL_FORMAT_U2;
-    wire [4*PORTS-1:0] half    = d_sub[0] ? word[8*PORTS-1:4*PORTS] : word[4*PORTS-1:0];
-    wire [2*PORTS-1:0] quarter = word[2*PORTS*d_sub +: 2*PORTS];
     generate
         for (p = 0; p < PORTS; p = p + 1) begin : g_code
             code_decode u_decode (
-                .i_raw(wide ? word[8*p +: 8] : narrow ? {6'd0, quarter[2*p +: 2]} : {4'd0, half[4*p +: 4]}),
-                .i_format(d_format), .o_index(index[8*p +: 8]), .o_negative(negative[p]), .o_zero(zero[p]));
+                .i_raw(d_raw[8*p +: 8]), .i_format(d_format), .o_index(index[8*p +: 8]), .o_negative(negative[p]),
+                .o_zero(zero[p]));
+            always @(posedge i_clk)
+                if (w_ready) d_raw[8*p +: 8] <= wide ? word[8*p +: 8] : narrow ? {6'd0, quarter[2*p +: 2]} : {4'd0, half[4*p +: 4]};
         end
     endgenerate
     always @(posedge i_clk) begin
-        if (advance) begin
-            d_sub    <= f_sub;
-            d_format <= f_format;
-            d_clear  <= f_clear;
-            d_mask   <= f_mask;
-            d_ubuf   <= f_line[15];
-        end
+        if (s_ready) {f_group, f_word_line, f_line, f_format, f_clear, f_mask}
+            <= {s_group, s_word_line, s_line, s_format, s_clear, s_mask};
+        if (f_ready) {w_sub, w_format, w_clear, w_mask, w_ubuf} <= {f_sub, f_format, f_clear, f_mask, f_line[15]};
+        if (w_ready) {d_format, d_clear, d_mask, d_x} <= {w_format, w_clear, w_mask, w_ubuf ? from_ubuf : from_abuf};
         if (d_ready) begin
             o_index    <= index;
             o_negative <= negative;
@@ -123,13 +144,13 @@ module lane_front #(
             o_signed   <= d_format < `AXL_FORMAT_U2;
             o_clear    <= d_clear;
             o_mask     <= d_mask;
-            o_x        <= d_ubuf ? from_ubuf : from_abuf;
+            o_x        <= d_x;
         end
-        if (i_rst) begin
-            d_valid <= 1'b0;
-            o_valid <= 1'b0;
-        end else begin
-            if (!d_valid || d_ready) d_valid <= f_valid;
+        if (i_rst) {f_valid, w_valid, d_valid, o_valid} <= 4'd0;
+        else begin
+            if (s_ready) f_valid <= s_valid;
+            if (f_ready) w_valid <= f_valid;
+            if (w_ready) d_valid <= w_valid;
             if (d_ready) o_valid <= d_valid;
         end
     end

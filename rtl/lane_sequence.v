@@ -1,13 +1,10 @@
 // A lane's walk over (block b, active segment k, column group j): one step per i_advance.
-//   group index  gi = b*block_stride[k] + j*group_stride[k] mod 2^16, word = line[k] + (gi >> sh), sub = gi mod 2^sh
+//   group index  gi = b*block_stride[k] + j*group_stride[k] mod 2^16
 // b*block_stride is kept per segment and stepped at the segment's end.
 `default_nettype none
 `include "axlora_isa.vh"
 module lane_sequence #(
-    parameter TOKENS     = 2,
-    parameter WBUF_LINES = 4096,
-    parameter ABUF_LINES = 512,
-    parameter UBUF_LINES = 64
+    parameter TOKENS = 2
 ) (
     input  wire               i_clk,
     input  wire               i_rst,
@@ -20,19 +17,17 @@ module lane_sequence #(
     input  wire [15:0]        i_line,
     input  wire               i_advance,
     output reg                o_valid,
-    output wire [15:0]        o_word,
-    output wire [1:0]         o_sub,
+    output wire [15:0]        o_group,
+    output wire [15:0]        o_word_line,
     output wire [15:0]        o_line,
     output wire [3:0]         o_format,
     output wire [TOKENS-1:0]  o_mask,
-    output wire               o_clear,
-    output wire               o_outside
+    output wire               o_clear
 );
-    localparam [16:0] W = WBUF_LINES[16:0], A = ABUF_LINES[16:0], U = UBUF_LINES[16:0];
     reg  [15:0] b, j, offset;
     reg  [3:0]  k;
     wire [68+TOKENS:0] entry;
-    wire [15:0] kept, base, gi;
+    wire [15:0] kept, base;
     ram_lut #(.WIDTH(69+TOKENS), .DEPTH(16)) u_table (
         .i_clk(i_clk), .i_write(i_table_write), .i_write_address(i_table_index), .i_write_data(i_table),
         .i_read_address(k), .o_read_data(entry));
@@ -44,16 +39,12 @@ module lane_sequence #(
         .i_clk(i_clk), .i_write(i_advance && end_j), .i_write_address(k), .i_write_data(base + block_stride),
         .i_read_address(k), .o_read_data(kept));
     assign base     = b == 16'd0 ? 16'd0 : kept;
-    assign gi       = base + offset;
+    assign o_group     = base + offset;
+    assign o_word_line = line;
+    assign o_line      = i_line + b;
     assign o_format = entry[67:64];
     assign o_clear  = entry[68] && j == 16'd0;
     assign o_mask   = entry[69 +: TOKENS];
-    wire   wide     = o_format == `AXL_FORMAT_S8 || o_format == `AXL_FORMAT_U8;
-    wire   narrow   = o_format == `AXL_FORMAT_S2 || o_format == `AXL_FORMAT_U2;
-    assign o_word   = line + (wide ? gi : narrow ? gi >> 2 : gi >> 1);
-    assign o_sub    = wide ? 2'd0 : narrow ? gi[1:0] : {1'b0, gi[0]};
-    assign o_line   = i_line + b;
-    assign o_outside = o_valid && ({1'b0, o_word} >= W || {2'b00, o_line[14:0]} >= (o_line[15] ? U : A));
     always @(posedge i_clk) begin
         if (i_start) begin
             b      <= 16'd0;

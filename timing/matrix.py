@@ -61,7 +61,7 @@ def _schedule(cycles: npt.NDArray[np.uint8], latency: int, depth: int, raw_cycle
     blocks, lanes, row = cycles.shape
     total = blocks * row
     pop = np.empty(total, np.int64)
-    last = np.full(lanes, 1, np.int64)  # E of the previous group; g0 is time 0, so I(0) >= 2
+    last = np.full(lanes, 4, np.int64)  # E of the previous group; g0 is time 0, so I(0) >= 5
     full = 0
     product = 0
     raw = 0
