@@ -33,12 +33,13 @@ module vector_element #(
     wire scale = i_token_scale && !i_quantize;
     wire signed [63:0] bias = {{32{i_bias[31]}}, i_bias} << i_bias_shift;
     wire signed [63:0] acc1 = {{(64-BITS){i_acc1[BITS-1]}}, i_acc1};
-    wire signed [31:0] acc2;
+    localparam WIDE = BITS > 32 ? 64 : 32;
+    wire signed [WIDE-1:0] acc2;
     generate
-        if (BITS == 32) begin : g_full
+        if (BITS == WIDE) begin : g_full
             assign acc2 = i_acc2;
         end else begin : g_short
-            assign acc2 = {{(32-BITS){i_acc2[BITS-1]}}, i_acc2};
+            assign acc2 = {{(WIDE-BITS){i_acc2[BITS-1]}}, i_acc2};
         end
     endgenerate
 
@@ -49,7 +50,7 @@ module vector_element #(
     wire [4:0]         exponent2;
     wire signed [63:0] both2, base3;
     delay #(.WIDTH(6), .STAGES(2)) u_adapter (.i_clk(i_clk), .i_data({i_adapter, i_exponent}), .o_data({adapter2, exponent2}));
-    multiply16 #(.WIDTH(32)) u_both (.i_clk(i_clk), .i_a(acc2), .i_b(i_m2), .o_product(both2));
+    multiply16 #(.WIDTH(WIDE)) u_both (.i_clk(i_clk), .i_a(acc2), .i_b(i_m2), .o_product(both2));
     multiply16 #(.WIDTH(64)) u_base (.i_clk(i_clk), .i_a(base1), .i_b(m1), .o_product(base3));
     always @(posedge i_clk) begin
         base1    <= acc1 + (late ? 64'sd0 : bias);

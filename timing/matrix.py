@@ -11,6 +11,9 @@ from numba import njit
 from axlora.isa.formats import Format
 from axlora.isa.target import Target
 
+FIRST_ISSUE = 5
+"""Cycles from g0 to the first group's first issue: S, F, W, D and the issue register."""
+
 RAW_CYCLES = 3
 """Least distance of two pops that update the same accumulator word."""
 
@@ -57,11 +60,13 @@ def _reuse_issue(
 
 
 @njit(cache=True)
-def _schedule(cycles: npt.NDArray[np.uint8], latency: int, depth: int, raw_cycles: int) -> tuple[int, int, int, int]:
+def _schedule(
+    cycles: npt.NDArray[np.uint8], latency: int, depth: int, raw_cycles: int, first_issue: int
+) -> tuple[int, int, int, int]:
     blocks, lanes, row = cycles.shape
     total = blocks * row
     pop = np.empty(total, np.int64)
-    last = np.full(lanes, 4, np.int64)  # E of the previous group; g0 is time 0, so I(0) >= 5
+    last = np.full(lanes, first_issue - 1, np.int64)  # E of the previous group; g0 is time 0
     full = 0
     product = 0
     raw = 0
@@ -127,7 +132,7 @@ def matmul_timing(target: Target, index: npt.NDArray[np.int16], clear: npt.NDArr
         cycles = np.full((blocks, lanes, row), ports // target.multipliers, np.uint8)
         misses = np.full(row, blocks * lanes * ports, np.int64)
         zeros = np.zeros(row, np.int64)
-    last, full, product, raw = _schedule(cycles, target.multiplier_latency, target.fifo_depth, RAW_CYCLES)
+    last, full, product, raw = _schedule(cycles, target.multiplier_latency, target.fifo_depth, RAW_CYCLES, FIRST_ISSUE)
     groups = blocks * lanes * row
     return MatmulTiming(
         last_pop=int(last),

@@ -9,8 +9,8 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
 from harness import answer, read_job
 
-STAGES = 6
-"""Stage 4 operands to stage 10 result."""
+STAGES = 16
+"""Stage 7 operands to stage 23 result."""
 
 
 @cocotb.test()

@@ -148,7 +148,7 @@ def test_matmul_requantize_store_equal_numpy(fmt: Format, scaled: bool) -> None:
     assert result.counters["vector_elements"] == acc.size
     t = TEST
     assert result.counters["macs"] == 2 * t.lanes * t.tokens * (acc.shape[1] + scaled * t.ports)
-    assert result.counters["vector_busy"] == acc.size // t.vector_lanes + 10 - 1
+    assert result.counters["vector_busy"] == acc.size // t.vector_lanes + 23 - 1
     assert result.counters["rescales"] == (2 * acc.size if scaled else 0)
 
 
@@ -158,9 +158,9 @@ def test_matmul_of_zero_codes_takes_the_formula() -> None:
     program, data, _ = _linear(np.random.default_rng(0), Format.S8, False)
     data[WEIGHTS] = bytes(len(data[WEIGHTS]))
     result = _run(TEST, [*program, Instruction(Opcode.HALT)], data)
-    first_pop = 2 + t.multiplier_latency + 1  # from g0: I(0) = g0 + 2
+    first_pop = 5 + t.multiplier_latency + 1  # from g0: I(0) = g0 + 5
     last_pop = first_pop + 1 + 3
-    duration = (1 + t.tokens + 1) + last_pop + t.pipe
+    duration = (2 + t.tokens + 1) + last_pop + t.pipe
     counters = result.counters
     assert counters["matrix_busy"] + counters["matrix_raw"] + counters["matrix_product"] == duration - 1
     assert counters["matrix_raw"] == 1
@@ -195,7 +195,7 @@ def test_block_quantize_takes_two_walks_a_token_and_feeds_the_next_matmul() -> N
     found = _outputs(result, t.lanes)[:, 0]
     np.testing.assert_array_equal(found, np.rint(codes.sum(axis=1) / 2))
     walk = acc.shape[1] // t.vector_lanes + 10
-    assert result.counters["vector_busy"] == 10 + t.tokens * 2 * walk - 1 + t.tokens * t.ports // t.vector_lanes + 10 - 1
+    assert result.counters["vector_busy"] == 10 + t.tokens * 2 * walk - 1 + t.tokens * t.ports // t.vector_lanes + 23 - 1
 
 
 def test_empty_instructions_take_two_cycles_or_the_pipe() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from axlora.isa.formats import Format
 from axlora.isa.target import Target
-from axlora.timing.matrix import RAW_CYCLES, cache_index, matmul_duration, matmul_timing
+from axlora.timing.matrix import FIRST_ISSUE, RAW_CYCLES, cache_index, matmul_duration, matmul_timing
 
 BASE = Target.load("test")
 
@@ -61,7 +61,7 @@ def _step(cycles: np.ndarray, latency: int, depth: int) -> tuple[int, int, int, 
         else:
             product += 1
         for lane in range(lanes):
-            if now < 2 or place[lane] == total:
+            if now < FIRST_ISSUE or place[lane] == total:
                 continue
             if left[lane] == 0:
                 if credit[lane] == 0:
@@ -114,7 +114,7 @@ def test_mac_takes_ports_over_multipliers() -> None:
     index = np.zeros((3, 8, 50, 4), np.int16)
     timing = matmul_timing(target, index, np.zeros(50, bool))
     assert timing.misses.sum() == index.size
-    assert timing.last_pop == 2 + 3 * 50 * 2 - 1 + target.multiplier_latency + 1
+    assert timing.last_pop == FIRST_ISSUE + 3 * 50 * 2 - 1 + target.multiplier_latency + 1
 
 
 def test_cache_index_of_every_code() -> None:
@@ -150,5 +150,5 @@ def test_reuse_counts_misses_and_zeros_of_each_column_group() -> None:
 def test_duration_is_setup_and_last_pop_and_pipe() -> None:
     target = dataclasses.replace(BASE, engine="mac", multipliers=4)
     timing = matmul_timing(target, np.zeros((1, 8, 1, 4), np.int16), np.ones(1, bool))
-    assert timing.last_pop == 2 + target.multiplier_latency + 1
-    assert matmul_duration(target, 2, 1, timing) == (1 + 2 + 1) + timing.last_pop + target.pipe
+    assert timing.last_pop == FIRST_ISSUE + target.multiplier_latency + 1
+    assert matmul_duration(target, 2, 1, timing) == (2 + 2 + 1) + timing.last_pop + target.pipe

@@ -34,10 +34,10 @@ def test_store_by_hand() -> None:
     target = dataclasses.replace(BASE, burst_beats=16, write_latency=6)
     beat = target.beat_bytes
     assert store_duration(target, 0, 0) == 2
-    assert store_duration(target, 0, 1) == 1 + 1 + 6 + 2
-    assert store_duration(target, 0, 16) == 1 + 16 + 6 + 2
-    assert store_duration(target, 0, 17) == (1 + 16 + 6) + 1 + (1 + 6) + 2
-    assert store_duration(target, 14 * beat, 20) == (1 + 2 + 6) + 1 + (16 + 6) + 1 + (2 + 6) + 2
+    assert store_duration(target, 0, 1) == 2 + 1 + 6 + 2
+    assert store_duration(target, 0, 16) == 2 + 16 + 6 + 2
+    assert store_duration(target, 0, 17) == (2 + 16 + 6) + 1 + (1 + 6) + 2
+    assert store_duration(target, 14 * beat, 20) == (2 + 2 + 6) + 1 + (16 + 6) + 1 + (2 + 6) + 2
 
 
 @pytest.mark.parametrize(
@@ -45,18 +45,18 @@ def test_store_by_hand() -> None:
 )
 def test_requantize_by_hand(ports: int, lanes: int, adapter: bool, cycles: int) -> None:
     target = dataclasses.replace(BASE, ports=ports, vector_lanes=lanes, beat_bytes=16)
-    assert requantize_duration(target, 3, 5, adapter) == 3 * 5 * cycles + 10
-    assert requantize_duration(target, 3, 0, adapter) == 10
+    assert requantize_duration(target, 3, 5, adapter) == 3 * 5 * cycles + 23
+    assert requantize_duration(target, 3, 0, adapter) == 23
 
 
 def test_block_quantize_by_hand() -> None:
     target = dataclasses.replace(BASE, ports=4, vector_lanes=2)
-    walk = 5 * 2 + 10
-    assert block_quantize_duration(target, [True, False, True], 5) == 10 + 2 * walk + 1 + 2 * walk
-    assert block_quantize_duration(target, [True], 0) == 10 + 2 * 10
-    assert block_quantize_duration(target, [False, False], 5) == 10 + 2
+    walk = 5 * 2 + 23
+    assert block_quantize_duration(target, [True, False, True], 5) == 23 + (1 + 2 * walk) + 2 + (1 + 2 * walk)
+    assert block_quantize_duration(target, [True], 0) == 23 + 1 + 2 * 23
+    assert block_quantize_duration(target, [False, False], 5) == 23 + 2 * 2
 
 
 def test_an_empty_matmul_by_hand() -> None:
-    assert matmul_setup(2, 3) == 1 + 2 + 3
-    assert matmul_duration(BASE, 2, 3, None) == (1 + 2 + 3) + 1
+    assert matmul_setup(2, 3) == 2 + 2 + 3
+    assert matmul_duration(BASE, 2, 3, None) == (2 + 2 + 3) + 1
