@@ -11,7 +11,7 @@ module errors (
     input  wire [19:0]  i_code,
     input  wire [159:0] i_pc,
     input  wire [3:0]   i_overflow,
-    output wire         o_stop,
+    output reg          o_stop,
     output reg          o_error,
     output reg  [3:0]   o_code,
     output reg  [3:0]   o_unit,
@@ -19,12 +19,12 @@ module errors (
 );
     reg  [31:0]  still;
     reg          progress, late;
+    wire         late_next = i_running && i_watchdog != 32'd0 && still == i_watchdog;
     reg  [19:0]  codes;
     reg  [159:0] pcs;
     reg  [3:0]   overflow, code, unit;
     reg  [31:0]  pc;
     integer      u;
-    assign o_stop = o_error || late || codes != 20'd0 || overflow != 4'd0;
     always @* begin
         code = late ? `AXL_ERROR_WATCHDOG : `AXL_ERROR_NONE;
         unit = `AXL_UNIT_FETCH;
@@ -47,7 +47,7 @@ module errors (
         progress <= i_progress;
         still    <= i_rst || progress || !i_running ? 32'd0 : still + 32'd1;
         if (i_rst) begin
-            {codes, overflow, late} <= 25'd0;
+            {codes, overflow, late, o_stop} <= 26'd0;
             o_error <= 1'b0;
             o_code  <= 4'd0;
             o_unit  <= 4'd0;
@@ -55,7 +55,8 @@ module errors (
         end else begin
             codes    <= i_code;
             overflow <= i_overflow;
-            late     <= i_running && i_watchdog != 32'd0 && still == i_watchdog;
+            late     <= late_next;
+            o_stop   <= o_stop || late_next || i_code != 20'd0 || i_overflow != 4'd0;
             if (!o_error && code != 4'd0) begin
                 o_error <= 1'b1;
                 o_code  <= code;

@@ -62,7 +62,7 @@ module fetch #(
 
     // DECODE: the word is there. RESOLVE: X = x + R[rx], and so on.
     always @(posedge i_clk) word <= cached;
-    wire [4:0]  select_z = word[46:42], select_y = word[41:37], select_x = o_running ? word[36:32] : i_host_register;
+    wire [4:0]  select_z = word[46:42], select_y = word[41:37], select_x = word[36:32];
     wire        set;
     wire [31:0] read_x, read_y, read_z;
     wire [4:0]  write_register = o_running ? {2'b00, misc[2:0]} : i_host_register;
@@ -77,12 +77,16 @@ module fetch #(
     ram_lut #(.WIDTH(32), .DEPTH(32)) u_registers_z (
         .i_clk(i_clk), .i_write(write), .i_write_address(write_register), .i_write_data(write_data),
         .i_read_address(select_z), .o_read_data(read_z));
+    wire [31:0] read_host;
+    ram_lut #(.WIDTH(32), .DEPTH(32)) u_registers_host (
+        .i_clk(i_clk), .i_write(write), .i_write_address(write_register), .i_write_data(write_data),
+        .i_read_address(i_host_register), .o_read_data(read_host));
     wire [31:0] value_x = select_x == 5'd0 ? 32'd0 : read_x;
     wire [15:0] value_y = select_y == 5'd0 ? 16'd0 : read_y[15:0];
     wire [15:0] value_z = select_z == 5'd0 ? 16'd0 : read_z[15:0];
     wire [31:0] sum_x   = word[95:64] + value_x;
     wire        unused_high = &{1'b0, read_y[31:16], read_z[31:16]};
-    assign o_host_data = value_x;
+    assign o_host_data = i_host_register == 5'd0 ? 32'd0 : read_host;
 
     wire       legal_next;
     wire [3:0] unit_next;

@@ -1,5 +1,5 @@
 // A lane up to the issue register: S walks, F reads the weight and activation banks (word = line + (gi >> sh)), W selects the
-// sub-group gi mod 2^sh, D decodes its P codes. Each stage holds while the one after it is taken.
+// sub-group gi mod 2^sh, D decodes its P codes. A stage holds while all after it are taken.
 `default_nettype none
 `include "axlora_isa.vh"
 module lane_front #(
@@ -57,9 +57,12 @@ module lane_front #(
     wire [TOKENS-1:0]  s_mask;
     reg                f_valid, w_valid, d_valid;
     wire               d_ready = !o_valid || i_leave;
-    wire               w_ready = !d_valid || d_ready;
-    wire               f_ready = !w_valid || w_ready;
-    wire               s_ready = !f_valid || f_ready;
+    wire               w_ready = !d_valid || !o_valid || i_leave;
+    (* keep *) wire    bubble  = !w_valid || !d_valid || !o_valid;  // one step from i_leave to all that it frees
+    wire               f_ready = bubble || i_leave;
+    wire               f_next  = !f_valid || f_ready;
+    reg                k_valid;  // S's group while F holds: what S does is decided by registers
+    wire               s_ready = !k_valid;
     lane_sequence #(.TOKENS(TOKENS)) u_sequence (
         .i_clk(i_clk), .i_rst(i_rst), .i_table_write(i_table_write), .i_table_index(i_table_index), .i_table(i_table),
         .i_start(i_start), .i_last_segment(i_last_segment), .i_blocks(i_blocks), .i_line(i_line),
@@ -71,6 +74,8 @@ module lane_front #(
     reg  [3:0]         f_format;
     reg                f_clear;
     reg  [TOKENS-1:0]  f_mask;
+    reg  [52+TOKENS:0] kept;
+    wire [52+TOKENS:0] walked = {s_group, s_word_line, s_line, s_format, s_clear, s_mask};
     wire               f_wide   = f_format == `AXL_FORMAT_S8 || f_format == `AXL_FORMAT_U8;
     wire               f_narrow = f_format == `AXL_FORMAT_S2 || f_format == `AXL_FORMAT_U2;
     wire [15:0]        f_word   = f_word_line + (f_wide ? f_group : f_narrow ? f_group >> 2 : f_group >> 1);
@@ -132,8 +137,8 @@ module lane_front #(
         end
     endgenerate
     always @(posedge i_clk) begin
-        if (s_ready) {f_group, f_word_line, f_line, f_format, f_clear, f_mask}
-            <= {s_group, s_word_line, s_line, s_format, s_clear, s_mask};
+        if (s_ready) kept <= walked;
+        if (f_next) {f_group, f_word_line, f_line, f_format, f_clear, f_mask} <= k_valid ? kept : walked;
         if (f_ready) {w_sub, w_format, w_clear, w_mask, w_ubuf} <= {f_sub, f_format, f_clear, f_mask, f_line[15]};
         if (w_ready) {d_format, d_clear, d_mask, d_x} <= {w_format, w_clear, w_mask, w_ubuf ? from_ubuf : from_abuf};
         if (d_ready) begin
@@ -146,9 +151,10 @@ module lane_front #(
             o_mask     <= d_mask;
             o_x        <= d_x;
         end
-        if (i_rst) {f_valid, w_valid, d_valid, o_valid} <= 4'd0;
+        if (i_rst) {k_valid, f_valid, w_valid, d_valid, o_valid} <= 5'd0;
         else begin
-            if (s_ready) f_valid <= s_valid;
+            k_valid <= !f_next && (k_valid || s_valid);
+            if (f_next) f_valid <= k_valid || s_valid;
             if (f_ready) w_valid <= f_valid;
             if (w_ready) d_valid <= w_valid;
             if (d_ready) o_valid <= d_valid;

@@ -60,10 +60,10 @@ module load #(
 
     // WKEY: a row of `row` beats is one column; local_beat is its line, tile the first line of this tile of columns.
     wire        keys = buffer == `AXL_BUFFER_WKEY;
-    reg  [16:0] row, at;
+    reg  [16:0] last, at;  // beats of a row, less one
     reg  [3:0]  part, column;
     reg  [20:0] tile;
-    wire        row_end  = at == row - 17'd1;
+    wire        row_end  = at == last;
     wire        line_end = {1'b0, part} == PARTS - 5'd1;
     wire        tile_end = column == LAST_COLUMN;
     wire [20:0] key_next = row_end ? (tile_end ? local_beat + 21'd1 : tile) : line_end ? local_beat + 21'd1 : local_beat;
@@ -95,7 +95,7 @@ module load #(
         o_write_data <= i_data;
         if (i_accept) begin
             buffer     <= i_entry[83:81];
-            row        <= i_entry[`AXL_ENTRY_MISC];
+            last       <= i_entry[`AXL_ENTRY_MISC] - 17'd1;
             local_beat <= {5'd0, i_entry[`AXL_ENTRY_Y]};
             tile       <= {5'd0, i_entry[`AXL_ENTRY_Y]};
             at         <= 17'd0;

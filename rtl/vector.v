@@ -164,9 +164,12 @@ module vector #(
 
     // The token's block exponent: found in the first walk, kept for VREQ.
     reg  [31:0] largest, candidate;
+    reg         upper, none;
+    reg  [15:0] half;
     wire [4:0]  top;
     reg  [5:0]  length;
-    top_bit u_top (.i_value(largest), .o_at(top));
+    top_bit u_top (.i_value({16'd0, half}), .o_at(top));
+    wire        unused_top = &{1'b0, top[4]};
     assign exponent_next = length > {1'b0, MORE} ? length[4:0] - MORE : 5'd0;
 
     // Stages 7, 15 (magnitudes) and 23 (results)
@@ -220,7 +223,9 @@ module vector #(
     always @(posedge i_clk) begin
         if (fresh) largest <= 32'd0;
         else if (element15) largest <= candidate;
-        length <= largest == 32'd0 ? 6'd0 : {1'b0, top} + 6'd1;
+        {upper, none} <= {largest[31:16] != 16'd0, largest == 32'd0};
+        half   <= largest[31:16] != 16'd0 ? largest[31:16] : largest[15:0];
+        length <= none ? 6'd0 : {1'b0, upper, top[3:0]} + 6'd1;
         if (latch) exponent <= exponent_next;
     end
     vector_output #(.PORTS(PORTS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES)) u_output (

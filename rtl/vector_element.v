@@ -78,20 +78,18 @@ module vector_element #(
     // To z, stage 13
     wire [15:0]        mantissa7;
     wire [5:0]         token9;
-    wire [31:0]        v9, bias11;
-    wire signed [63:0] scaled9, v9_wide, rounded11;
+    wire [31:0]        bias11;
+    wire signed [63:0] scaled9, rounded11;
     wire signed [31:0] z_next;
     wire               z_changed;
     reg  signed [63:0] bias12, z13;
     reg  signed [31:0] z12;
     reg                changed13, changed14, changed15;
-    delay #(.WIDTH(16), .STAGES(7)) u_mantissa (.i_clk(i_clk), .i_data(i_mantissa), .o_data(mantissa7));
+    delay #(.WIDTH(16), .STAGES(7)) u_mantissa (.i_clk(i_clk), .i_data(scale ? i_mantissa : 16'd1), .o_data(mantissa7));
     delay #(.WIDTH(6), .STAGES(9)) u_token (.i_clk(i_clk), .i_data(scale ? i_token_shift : 6'd0), .o_data(token9));
-    delay #(.WIDTH(32), .STAGES(2)) u_v (.i_clk(i_clk), .i_data(v7), .o_data(v9));
     delay #(.WIDTH(32), .STAGES(11)) u_bias (.i_clk(i_clk), .i_data(late ? i_bias : 32'd0), .o_data(bias11));
     multiply16 #(.WIDTH(32)) u_scaled (.i_clk(i_clk), .i_a(v7), .i_b(mantissa7), .o_product(scaled9));
-    assign v9_wide = {{32{v9[31]}}, v9};
-    round_shift u_round11 (.i_clk(i_clk), .i_value(scale ? scaled9 : v9_wide), .i_shift(token9), .i_add(64'sd0),
+    round_shift u_round11 (.i_clk(i_clk), .i_value(scaled9), .i_shift(token9), .i_add(64'sd0),
                            .o_value(rounded11));
     saturate32  u_sat11 (.i_value(rounded11), .o_value(z_next), .o_changed(z_changed));
     delay #(.WIDTH(1), .STAGES(5)) u_changed (.i_clk(i_clk), .i_data(changed7), .o_data(changed12));
