@@ -1,4 +1,5 @@
-// Legality of an instruction whose effective X, Y, Z are known. Each line: the opcode's constraints, reserved fields zero.
+// Legality of an instruction whose effective X, Y, Z are known, in three parts: semaphores, alignment of X, and the rest. Each
+// line of the rest: the opcode's constraints, reserved fields zero.
 `default_nettype none
 `include "axlora_isa.vh"
 module decode #(
@@ -12,7 +13,7 @@ module decode #(
 ) (
     input  wire [127:0] i_word,
     input  wire [31:0]  i_x,
-    output reg          o_legal,
+    output wire [2:0]   o_legal,  // all three
     output reg  [3:0]   o_unit
 );
     localparam LOGB = $clog2(BEAT_BYTES);
@@ -33,9 +34,10 @@ module decode #(
     wire [15:0] y     = i_word[111:96], z = i_word[127:112];
     wire        aligned = i_x[LOGB-1:0] == {LOGB{1'b0}};
     wire [31:0] narrow  = (32'd1 << (sub - 6'd1)) - 32'd1;
-    wire        named   = sub != 6'd0 && sub <= WIDEST && (i_x & narrow) == 32'd0;
+    wire        named   = (i_x & narrow) == 32'd0;  // sub 0: not looked at
 
     wire        unused_bits = &{1'b0, y, z};
+    reg         fields;
     reg  [1:0]  family;
     always @* begin
         case (op)
@@ -59,31 +61,34 @@ module decode #(
                   && (!misc[12] || (misc[4:3] == `AXL_INTO_OBUF && misc[6:5] == 2'd0 && TILES));
     always @* begin
         case (op)
-            `AXL_OP_HALT, `AXL_OP_ENDLOOP: o_legal = plain && i_word[127:26] == 102'd0;
-            `AXL_OP_SET: o_legal = plain && sub0 && ry0 && rz0 && y0 && z0 && misc[16:3] == 14'd0 && misc[2:0] != 3'd0;
-            `AXL_OP_LOOP: o_legal = plain && sub0 && rx0 && ry0 && misc == 17'd0 && x == 32'd0 && !y0;
-            `AXL_OP_LOAD: o_legal = posts_ok && sub <= 6'd7 && aligned && (sub != 6'd7 || KEYS);
-            `AXL_OP_SEGW: o_legal = posts_ok && sub <= 6'd8 && misc[16:8] == 9'd0 && format_ok && misc[7:4] <= 4'd8;
-            `AXL_OP_SEGA: o_legal = posts_ok && sub <= 6'd8 && misc[16:2] == 15'd0 && x[31:16] == 16'd0
+            `AXL_OP_HALT, `AXL_OP_ENDLOOP: fields = i_word[127:26] == 102'd0;
+            `AXL_OP_SET: fields = sub0 && ry0 && rz0 && y0 && z0 && misc[16:3] == 14'd0 && misc[2:0] != 3'd0;
+            `AXL_OP_LOOP: fields = sub0 && rx0 && ry0 && misc == 17'd0 && x == 32'd0 && !y0;
+            `AXL_OP_LOAD: fields = sub <= 6'd7 && (sub != 6'd7 || KEYS);
+            `AXL_OP_SEGW: fields = sub <= 6'd8 && misc[16:8] == 9'd0 && format_ok && misc[7:4] <= 4'd8;
+            `AXL_OP_SEGA: fields = sub <= 6'd8 && misc[16:2] == 15'd0 && x[31:16] == 16'd0
                                     && (!misc[1] || misc[0]) && (!misc[0] || GROUP_SCALES != 0);
-            `AXL_OP_CODEBOOK: o_legal = posts_ok && sub <= 6'd1 && misc == 17'd0 && rx0 && ry0 && rz0;
-            `AXL_OP_MATMUL: o_legal = posts_ok && sub != 6'd0 && sub <= 6'd9 && !misc[16] && {1'b0, misc[3:1]} + 4'd1 <= COUNT;
-            `AXL_OP_VCFG: o_legal = posts_ok && sub0 && misc[16:13] == 4'd0;
-            `AXL_OP_VOUT: o_legal = posts_ok && sub0 && rx0 && ry0 && rz0 && y0 && z0 && x[31:16] == 16'd0
+            `AXL_OP_CODEBOOK: fields = sub <= 6'd1 && misc == 17'd0 && rx0 && ry0 && rz0;
+            `AXL_OP_MATMUL: fields = sub != 6'd0 && sub <= 6'd9 && !misc[16] && {1'b0, misc[3:1]} + 4'd1 <= COUNT;
+            `AXL_OP_VCFG: fields = sub0 && misc[16:13] == 4'd0;
+            `AXL_OP_VOUT: fields = sub0 && rx0 && ry0 && rz0 && y0 && z0 && x[31:16] == 16'd0
                                     && misc[16:4] == 13'd0 && misc[1:0] != 2'd3 && (!misc[2] || misc[1:0] == SIZE)
                                     && misc[3:2] != 2'd3 && (!misc[3] || misc[1:0] == 2'd2);
-            `AXL_OP_VREQ: o_legal = posts_ok && sub0 && misc[16:3] == 14'd0 && {1'b0, misc[2:0]} + 4'd1 <= COUNT;
-            `AXL_OP_VQT: o_legal = posts_ok && sub0 && misc[16:7] == 10'd0 && misc[6:3] <= 4'd8 && {1'b0, misc[2:0]} + 4'd1 <= COUNT;
-            `AXL_OP_VMAP: o_legal = posts_ok && sub <= 6'd15 && misc[16:13] == 4'd0 && map_ok;
-            `AXL_OP_VROW: o_legal = posts_ok && sub <= 6'd3 && misc[16:6] == 11'd0 && rx0 && rz0 && z[15:14] == 2'd0
+            `AXL_OP_VREQ: fields = sub0 && misc[16:3] == 14'd0 && {1'b0, misc[2:0]} + 4'd1 <= COUNT;
+            `AXL_OP_VQT: fields = sub0 && misc[16:7] == 10'd0 && misc[6:3] <= 4'd8 && {1'b0, misc[2:0]} + 4'd1 <= COUNT;
+            `AXL_OP_VMAP: fields = sub <= 6'd15 && misc[16:13] == 4'd0 && map_ok;
+            `AXL_OP_VROW: fields = sub <= 6'd3 && misc[16:6] == 11'd0 && rx0 && rz0 && z[15:14] == 2'd0
                                     && (sub[1:0] != `AXL_ROW_TOKEN || (ry0 && !misc[5] && y[15:8] == 8'd0));
-            `AXL_OP_VLEN: o_legal = posts_ok && sub0 && misc[16:1] == 16'd0 && ry0 && rz0 && y0 && z0;
-            `AXL_OP_VPITCH: o_legal = posts_ok && sub0 && misc == 17'd0 && rz0 && z0;
-            `AXL_OP_VCON: o_legal = posts_ok && sub0 && misc == 17'd0 && rx0 && ry0 && rz0 && z0 && y[15:6] == 10'd0;
-            `AXL_OP_VTAB: o_legal = posts_ok && sub0 && misc[16:12] == 5'd0 && !misc[5] && rx0 && ry0 && rz0;
-            `AXL_OP_STORE: o_legal = posts_ok && (named || (sub0 && aligned));
-            default: o_legal = 1'b0;
+            `AXL_OP_VLEN: fields = sub0 && misc[16:1] == 16'd0 && ry0 && rz0 && y0 && z0;
+            `AXL_OP_VPITCH: fields = sub0 && misc == 17'd0 && rz0 && z0;
+            `AXL_OP_VCON: fields = sub0 && misc == 17'd0 && rx0 && ry0 && rz0 && z0 && y[15:6] == 10'd0;
+            `AXL_OP_VTAB: fields = sub0 && misc[16:12] == 5'd0 && !misc[5] && rx0 && ry0 && rz0;
+            `AXL_OP_STORE: fields = sub <= WIDEST;
+            default: fields = 1'b0;
         endcase
     end
+    wire control = o_unit == `AXL_UNIT_FETCH;
+    wire whole   = op == `AXL_OP_LOAD || (op == `AXL_OP_STORE && sub0);
+    assign o_legal = {fields, control ? plain : posts_ok, whole ? aligned : op != `AXL_OP_STORE || named};
 endmodule
 `default_nettype wire

@@ -11,20 +11,21 @@ module errors (
     input  wire [19:0]  i_code,
     input  wire [159:0] i_pc,
     input  wire [3:0]   i_overflow,
-    output reg          o_stop,
+    output wire         o_stop,
     output reg          o_error,
     output reg  [3:0]   o_code,
     output reg  [3:0]   o_unit,
     output reg  [31:0]  o_pc
 );
     reg  [31:0]  still;
-    reg          progress, late;
+    reg          progress, late, stopped;
     wire         late_next = i_running && i_watchdog != 32'd0 && still == i_watchdog;
     reg  [19:0]  codes;
     reg  [159:0] pcs;
     reg  [3:0]   overflow, code, unit;
     reg  [31:0]  pc;
     integer      u;
+    assign o_stop = stopped || overflow != 4'd0;  // an overflow is known late in its cycle
     always @* begin
         code = late ? `AXL_ERROR_WATCHDOG : `AXL_ERROR_NONE;
         unit = `AXL_UNIT_FETCH;
@@ -47,7 +48,7 @@ module errors (
         progress <= i_progress;
         still    <= i_rst || progress || !i_running ? 32'd0 : still + 32'd1;
         if (i_rst) begin
-            {codes, overflow, late, o_stop} <= 26'd0;
+            {codes, overflow, late, stopped} <= 26'd0;
             o_error <= 1'b0;
             o_code  <= 4'd0;
             o_unit  <= 4'd0;
@@ -56,7 +57,7 @@ module errors (
             codes    <= i_code;
             overflow <= i_overflow;
             late     <= late_next;
-            o_stop   <= o_stop || late_next || i_code != 20'd0 || i_overflow != 4'd0;
+            stopped  <= o_stop || late_next || i_code != 20'd0;
             if (!o_error && code != 4'd0) begin
                 o_error <= 1'b1;
                 o_code  <= code;

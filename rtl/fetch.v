@@ -32,7 +32,7 @@ module fetch #(
     output wire [`AXL_ENTRY_BITS-1:0] o_entry,
     input  wire [3:0]                 i_full,
     input  wire                       i_all_quiet,
-    output wire                       o_running,
+    output reg                        o_running,
     output wire                       o_halt,
     output wire [3:0]                 o_error,
     output wire [31:0]                o_pc,
@@ -49,7 +49,8 @@ module fetch #(
     wire [127:0] cached;
     reg  [127:0] word;
     // The instruction at ISSUE
-    reg          legal;
+    reg  [2:0]   legals;
+    wire         legal = &legals;
     reg  [3:0]   unit;
     reg  [5:0]   op, sub;
     reg  [16:0]  misc;
@@ -88,7 +89,7 @@ module fetch #(
     wire        unused_high = &{1'b0, read_y[31:16], read_z[31:16]};
     assign o_host_data = i_host_register == 5'd0 ? 32'd0 : read_host;
 
-    wire       legal_next;
+    wire [2:0] legal_next;
     wire [3:0] unit_next;
     decode #(.TOKENS(TOKENS), .LANES(LANES), .PORTS(PORTS), .BEAT_BYTES(BEAT_BYTES), .ACTIVATION_BITS(ACTIVATION_BITS), .GROUP_SCALES(GROUP_SCALES),
              .U8_ALLOWED(U8_ALLOWED)) u_decode (
@@ -97,8 +98,8 @@ module fetch #(
     // ISSUE
     always @(posedge i_clk)
         if (state == RESOLVE) begin
-            legal <= legal_next;
-            unit  <= unit_next;
+            legals <= legal_next;
+            unit   <= unit_next;
             op    <= word[5:0];
             waits <= word[15:6];
             posts <= word[25:16];
@@ -129,7 +130,6 @@ module fetch #(
     wire beyond = pc >= i_limit;
     assign o_request         = state == REQ && !i_stop;
     assign o_request_address = {pc[31:6], 6'd0};
-    assign o_running         = state != IDLE;
     assign o_pc              = pc;
     assign o_error = state == LOOKUP && beyond          ? `AXL_ERROR_MEMORY_ADDRESS
                    : state == ISSUE && !legal           ? `AXL_ERROR_ILLEGAL
@@ -140,28 +140,34 @@ module fetch #(
     assign o_count_queue = issue && full;
     assign o_count_halt  = issue && halt && !i_all_quiet;
 
-    always @(posedge i_clk)
-        if (i_rst) begin
-            state <= IDLE;
-            pc    <= 32'd0;
-        end else if (i_start) begin  // also after an error: the start clears it, i_stop falls a cycle later
-            state <= LOOKUP;
-            pc    <= i_program;
-        end else if (i_stop) state <= IDLE;
+    reg  [2:0]  state_next;
+    reg  [31:0] pc_next;
+    always @* begin
+        state_next = state;
+        pc_next    = pc;
+        if (i_rst) {state_next, pc_next} = {IDLE, 32'd0};
+        else if (i_start) {state_next, pc_next} = {LOOKUP, i_program};  // also after an error: i_stop falls a cycle later
+        else if (i_stop) state_next = IDLE;
         else
             case (state)
-                LOOKUP: if (!beyond) state <= hit ? DECODE : REQ;
-                DECODE: state <= RESOLVE;
-                RESOLVE: state <= ISSUE;
+                LOOKUP: if (!beyond) state_next = hit ? DECODE : REQ;
+                DECODE: state_next = RESOLVE;
+                RESOLVE: state_next = ISSUE;
                 ISSUE:
-                    if (o_halt) state <= IDLE;
+                    if (o_halt) state_next = IDLE;
                     else if (o_leave) begin
-                        state <= LOOKUP;
-                        pc    <= loop_skip || loop_back ? loop_target : pc + 32'd16;
+                        state_next = LOOKUP;
+                        pc_next    = loop_skip || loop_back ? loop_target : pc + 32'd16;
                     end
-                REQ: if (i_grant) state <= WAIT;
-                WAIT: if (i_beat && i_last) state <= LOOKUP;
-                default: state <= IDLE;
+                REQ: if (i_grant) state_next = WAIT;
+                WAIT: if (i_beat && i_last) state_next = LOOKUP;
+                default: state_next = IDLE;
             endcase
+    end
+    always @(posedge i_clk) begin
+        state     <= state_next;
+        pc        <= pc_next;
+        o_running <= state_next != IDLE;
+    end
 endmodule
 `default_nettype wire

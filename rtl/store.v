@@ -39,9 +39,9 @@ module store #(
     reg  [21:0] beat;
     reg  [6:0]  todo;
     reg         sent;
-    wire        empty, left, ready, bad_burst;
+    reg         ready, outside;  // the burst and whether OBUF has it, a cycle after it is there
+    wire        empty, left, there, bad_burst;
     wire [6:0]  beats;
-    wire        outside = beat + {15'd0, beats} > DEPTH;
     wire        go      = state == START && (sent || (ready && i_run && !bad_burst && !outside));
     wire        move    = state == DATA && i_wready;
     wire        begun   = go && i_awready;
@@ -63,7 +63,7 @@ module store #(
     burst #(.BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS)) u_burst (
         .i_clk(i_clk), .i_begin(i_accept), .i_address(start_at), .i_row(i_entry[`AXL_ENTRY_MISC]),
         .i_rows(i_entry[`AXL_ENTRY_Z]), .o_empty(empty), .i_next(begun), .i_limit(i_limit), .i_base(i_base), .o_left(left),
-        .o_ready(ready), .o_address(o_awaddr), .o_beats(beats), .o_bad(bad_burst));
+        .o_ready(there), .o_address(o_awaddr), .o_beats(beats), .o_bad(bad_burst));
     assign o_awvalid   = go;
     assign o_awlen     = {1'b0, beats} - 8'd1;
     assign o_wvalid    = state == DATA;
@@ -79,6 +79,8 @@ module store #(
     always @(posedge i_clk) begin
         if (i_accept) beat <= {6'd0, i_entry[`AXL_ENTRY_Y]};
         else if (begun || (move && todo != 7'd1)) beat <= beat + 22'd1;
+        ready   <= there && !begun && !i_accept;
+        outside <= beat + {15'd0, beats} > DEPTH;
         if (begun) todo <= beats;
         else if (move) todo <= todo - 7'd1;
         if (i_rst) begin

@@ -26,7 +26,7 @@ def store_duration(target: Target, address: int, beats: int) -> int:
     """d of a STORE."""
     if beats == 0:
         return 2
-    time = 2  # the first burst's cycle, a = 0
+    time = 3  # the first burst's cycle, a = 0
     response = 0
     for count in bursts(target, address, beats):
         response = time + count + target.write_latency

@@ -34,10 +34,10 @@ def test_store_by_hand() -> None:
     target = dataclasses.replace(BASE, burst_beats=16, write_latency=6)
     beat = target.beat_bytes
     assert store_duration(target, 0, 0) == 2
-    assert store_duration(target, 0, 1) == 2 + 1 + 6 + 2
-    assert store_duration(target, 0, 16) == 2 + 16 + 6 + 2
-    assert store_duration(target, 0, 17) == (2 + 16 + 6) + 1 + (1 + 6) + 2
-    assert store_duration(target, 14 * beat, 20) == (2 + 2 + 6) + 1 + (16 + 6) + 1 + (2 + 6) + 2
+    assert store_duration(target, 0, 1) == 3 + 1 + 6 + 2
+    assert store_duration(target, 0, 16) == 3 + 16 + 6 + 2
+    assert store_duration(target, 0, 17) == (3 + 16 + 6) + 1 + (1 + 6) + 2
+    assert store_duration(target, 14 * beat, 20) == (3 + 2 + 6) + 1 + (16 + 6) + 1 + (2 + 6) + 2
 
 
 @pytest.mark.parametrize(
