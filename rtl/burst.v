@@ -6,6 +6,7 @@ module burst #(
     parameter BURST_BEATS = 16
 ) (
     input  wire        i_clk,
+    input  wire        i_run,
     input  wire        i_begin,
     input  wire [31:0] i_address,
     input  wire [16:0] i_row,
@@ -33,7 +34,7 @@ module burst #(
     assign o_empty = i_row == 17'd0 || i_rows == 16'd0;
     assign o_left  = left != 33'd0;
     always @(posedge i_clk) begin
-        o_ready   <= !i_begin && !i_next;
+        o_ready   <= i_run && !i_begin && !i_next;
         o_beats   <= whole ? room : left[6:0];
         ends      <= whole ? end_whole : end_part;
         o_bad     <= whole ? end_whole > limit : end_part > limit;

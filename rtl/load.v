@@ -52,7 +52,7 @@ module load #(
     reg  [20:0] local_beat;
     wire        empty, left, ready, bad_burst;
     wire [6:0]  beats;
-    wire        want = i_busy && i_run && left && ready && bursts < MOST;
+    wire        want = i_busy && left && ready && bursts < MOST;
     wire        here = i_beat && i_busy && i_run;
     reg  [20:0] depth;
     wire        outside = local_beat >= depth;
@@ -81,7 +81,7 @@ module load #(
         endcase
 
     burst #(.BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS)) u_burst (
-        .i_clk(i_clk), .i_begin(i_accept), .i_address(i_entry[`AXL_ENTRY_X]), .i_row(i_entry[`AXL_ENTRY_MISC]),
+        .i_clk(i_clk), .i_run(i_run), .i_begin(i_accept), .i_address(i_entry[`AXL_ENTRY_X]), .i_row(i_entry[`AXL_ENTRY_MISC]),
         .i_rows(i_entry[`AXL_ENTRY_Z]), .o_empty(empty), .i_next(i_grant), .i_limit(i_limit), .i_base(i_base),
         .o_left(left), .o_ready(ready), .o_address(o_request_address), .o_beats(beats), .o_bad(bad_burst));
     assign o_request        = want && !bad_burst;
@@ -89,7 +89,7 @@ module load #(
     assign o_done           = finish && i_run;
     assign o_error = here && i_bad      ? `AXL_ERROR_AXI_READ
                    : here && outside    ? `AXL_ERROR_LOCAL_ADDRESS
-                   : want && bad_burst  ? `AXL_ERROR_MEMORY_ADDRESS : `AXL_ERROR_NONE;
+                   : want && i_run && bad_burst ? `AXL_ERROR_MEMORY_ADDRESS : `AXL_ERROR_NONE;
     always @(posedge i_clk) begin
         o_write_beat <= local_beat;
         o_write_data <= i_data;

@@ -42,7 +42,7 @@ module store #(
     reg         ready, outside;  // the burst and whether OBUF has it, a cycle after it is there
     wire        empty, left, there, bad_burst;
     wire [6:0]  beats;
-    wire        go      = state == START && (sent || (ready && i_run && !bad_burst && !outside));
+    wire        go      = state == START && (sent || (ready && !bad_burst && !outside));
     wire        move    = state == DATA && i_wready;
     wire        begun   = go && i_awready;
     wire        unused_entry = &{1'b0, i_entry};
@@ -61,7 +61,7 @@ module store #(
     always @(posedge i_clk) if (i_accept) {sub, first} <= {sub_in[2:0], x[LOGB-1:0]};
 
     burst #(.BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS)) u_burst (
-        .i_clk(i_clk), .i_begin(i_accept), .i_address(start_at), .i_row(i_entry[`AXL_ENTRY_MISC]),
+        .i_clk(i_clk), .i_run(i_run), .i_begin(i_accept), .i_address(start_at), .i_row(i_entry[`AXL_ENTRY_MISC]),
         .i_rows(i_entry[`AXL_ENTRY_Z]), .o_empty(empty), .i_next(begun), .i_limit(i_limit), .i_base(i_base), .o_left(left),
         .o_ready(there), .o_address(o_awaddr), .o_beats(beats), .o_bad(bad_burst));
     assign o_awvalid   = go;
@@ -79,7 +79,7 @@ module store #(
     always @(posedge i_clk) begin
         if (i_accept) beat <= {6'd0, i_entry[`AXL_ENTRY_Y]};
         else if (begun || (move && todo != 7'd1)) beat <= beat + 22'd1;
-        ready   <= there && !begun && !i_accept;
+        ready   <= there && !begun && !i_accept && i_run;
         outside <= beat + {15'd0, beats} > DEPTH;
         if (begun) todo <= beats;
         else if (move) todo <= todo - 7'd1;
