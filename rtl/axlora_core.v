@@ -196,7 +196,7 @@ module axlora_core #(
         .i_clk(i_clk), .i_rst(rst), .i_running(run), .i_progress(progress), .i_watchdog(i_watchdog),
         .i_code({store_error, vector_error, matrix_error, load_error, fetch_error}), .i_pc(pcs), .i_overflow(overflow),
         .o_stop(fault), .o_error(o_error), .o_code(o_error_code), .o_unit(o_error_unit), .o_pc(o_error_pc));
-    wire [3:0] on   = busy & {4{run}};
+    wire [3:0] on   = busy & {4{o_running}};  // after an error counters are undefined
     wire       load_here = load_beat && on[0];
     wire       store_here = w_beat && on[3];
     counter_events u_counters (
