@@ -60,7 +60,7 @@ module axlora_core #(
     localparam PBEATS = 8 * PORTS * PBUF_GROUPS / BEAT_BYTES, SBEATS = SBYTES * SBUF_LINES / BEAT_BYTES;
     localparam E = `AXL_ENTRY_BITS;
     wire rst = i_power || i_reset || i_start;
-    wire fault;
+    wire fault, hold;
     wire stop = fault || i_drain;
     wire run = o_running && !stop;
 
@@ -77,7 +77,7 @@ module axlora_core #(
     wire            count_busy, count_miss, count_queue, count_halt;
     fetch #(.BEAT_BYTES(BEAT_BYTES), .TOKENS(TOKENS), .LANES(LANES), .PORTS(PORTS), .ACTIVATION_BITS(ACTIVATION_BITS), .GROUP_SCALES(GROUP_SCALES),
             .U8_ALLOWED(INDEX_ENTRIES == 256 || ENGINE_REUSE == 0 ? 1 : 0), .ICACHE_LINES(ICACHE_LINES)) u_fetch (
-        .i_clk(i_clk), .i_rst(i_power || i_reset), .i_start(i_start), .i_stop(stop), .i_program(i_program),
+        .i_clk(i_clk), .i_rst(i_power || i_reset), .i_start(i_start), .i_stop(hold || i_drain), .i_program(i_program),
         .i_limit(i_limit), .i_host_write(i_host_write), .i_host_register(i_host_register), .i_host_data(i_host_data),
         .o_host_data(o_host_data), .o_request(fetch_request), .o_request_address(fetch_address), .i_grant(fetch_grant),
         .i_beat(fetch_beat), .i_last(i_rlast), .i_bad(i_rbad), .i_data(i_rdata), .o_push(push), .o_entry(entry),
@@ -195,7 +195,7 @@ module axlora_core #(
     errors u_errors (
         .i_clk(i_clk), .i_rst(rst), .i_running(run), .i_progress(progress), .i_watchdog(i_watchdog),
         .i_code({store_error, vector_error, matrix_error, load_error, fetch_error}), .i_pc(pcs), .i_overflow(overflow),
-        .o_stop(fault), .o_error(o_error), .o_code(o_error_code), .o_unit(o_error_unit), .o_pc(o_error_pc));
+        .o_stop(fault), .o_hold(hold), .o_error(o_error), .o_code(o_error_code), .o_unit(o_error_unit), .o_pc(o_error_pc));
     wire [3:0] on   = busy & {4{o_running}};  // after an error counters are undefined
     wire       load_here = load_beat && on[0];
     wire       store_here = w_beat && on[3];

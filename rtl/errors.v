@@ -1,5 +1,6 @@
-// The first error stops the machine (o_stop, from the cycle after it on); code, unit and instruction address are kept a cycle
-// later (o_error). The watchdog counts cycles without progress.
+// The first error stops the machine: fetch in the cycle after it (o_hold), the units then too or, for an overflow, which is
+// known late in its cycle, one later (o_stop); code, unit and instruction address are kept (o_error). The watchdog counts
+// cycles without progress.
 `default_nettype none
 `include "axlora_isa.vh"
 module errors (
@@ -11,21 +12,22 @@ module errors (
     input  wire [19:0]  i_code,
     input  wire [159:0] i_pc,
     input  wire [3:0]   i_overflow,
-    output wire         o_stop,
+    output reg          o_stop,
+    output wire         o_hold,
     output reg          o_error,
     output reg  [3:0]   o_code,
     output reg  [3:0]   o_unit,
     output reg  [31:0]  o_pc
 );
     reg  [31:0]  still;
-    reg          progress, late, stopped;
+    reg          progress, late;
     wire         late_next = i_running && i_watchdog != 32'd0 && still == i_watchdog;
     reg  [19:0]  codes;
     reg  [159:0] pcs;
     reg  [3:0]   overflow, code, unit;
     reg  [31:0]  pc;
     integer      u;
-    assign o_stop = stopped || overflow != 4'd0;  // an overflow is known late in its cycle
+    assign o_hold = o_stop || overflow != 4'd0;
     always @* begin
         code = late ? `AXL_ERROR_WATCHDOG : `AXL_ERROR_NONE;
         unit = `AXL_UNIT_FETCH;
@@ -48,7 +50,7 @@ module errors (
         progress <= i_progress;
         still    <= i_rst || progress || !i_running ? 32'd0 : still + 32'd1;
         if (i_rst) begin
-            {codes, overflow, late, stopped} <= 26'd0;
+            {codes, overflow, late, o_stop} <= 26'd0;
             o_error <= 1'b0;
             o_code  <= 4'd0;
             o_unit  <= 4'd0;
@@ -57,7 +59,7 @@ module errors (
             codes    <= i_code;
             overflow <= i_overflow;
             late     <= late_next;
-            stopped  <= o_stop || late_next || i_code != 20'd0;
+            o_stop   <= o_hold || late_next || i_code != 20'd0;
             if (!o_error && code != 4'd0) begin
                 o_error <= 1'b1;
                 o_code  <= code;
