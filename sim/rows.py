@@ -9,16 +9,13 @@ import numpy.typing as npt
 
 from axlora.isa import numerics
 from axlora.isa.instruction import Instruction
-from axlora.isa.opcodes import CBUF_BIT, ROWS, SCALARS, ErrorCode, Into, Map, Opcode, Reduce, Row
+from axlora.isa.opcodes import CBUF_BIT, READ_AFTER, ROWS, SCALARS, ErrorCode, Into, Map, Opcode, Reduce, Row
 from axlora.isa.target import Target
-from axlora.timing.vector import VPIPE
 
 from .work import Work
 
 Int64 = npt.NDArray[np.int64]
 _Elements = Callable[[Int64, Int64, slice], tuple[Int64, npt.NDArray[np.bool_]]]
-_READ_AFTER = VPIPE + 1
-"""A word of VMAP reads what the word this many before it wrote to VBUF."""
 
 
 class RowUnit:
@@ -97,15 +94,15 @@ class RowUnit:
         return np.where(valid, y, 0), valid, changed & valid
 
     def _reads_its_writes(self, i: Instruction, work: Work, rows: int, words: int, read: Sequence[Int64]) -> bool:
-        """Whether a word that VMAP writes is one that a word at least 11 after it reads: it then sees what was written."""
-        if rows * words <= _READ_AFTER:
+        """Whether VMAP reads a word that it wrote READ_AFTER words or more before: it then sees what was written."""
+        if rows * words <= READ_AFTER:
             return False
         written = (i.y + np.arange(rows)[:, None] * self.pitch.y + np.arange(words)[None]).ravel()
         words_of, first = np.unique(written, return_index=True)
         number = np.arange(written.size)
         for each in read:
             place = np.minimum(np.searchsorted(words_of, each), words_of.size - 1)
-            if ((words_of[place] == each) & (first[place] <= number - _READ_AFTER)).any():
+            if ((words_of[place] == each) & (first[place] <= number - READ_AFTER)).any():
                 work.local("VBUF words", int(written.max()), 1, len(self.vbuf))
                 return True
         return False
@@ -118,7 +115,7 @@ class RowUnit:
         a: tuple[npt.NDArray[np.int32], Int64],
         b: tuple[npt.NDArray[np.int32], Int64],
     ) -> tuple[Int64, npt.NDArray[np.bool_]]:
-        """VMAP word by word, each reading what the words at least 11 before it wrote."""
+        """VMAP word by word, each reading what the words at least READ_AFTER before it wrote."""
         v = self.target.vector_lanes
         y = np.zeros(valid.shape, np.int64)
         changed = np.zeros(valid.shape, np.bool_)
@@ -130,12 +127,12 @@ class RowUnit:
             self.vbuf[i.y + r * self.pitch.y + w] = np.where(valid[r, part], y[r, part], 0)
 
         for n, (r, w) in enumerate(order):
-            if n >= _READ_AFTER:
-                write(n - _READ_AFTER)
+            if n >= READ_AFTER:
+                write(n - READ_AFTER)
             part = slice(w * v, w * v + v)
             ys, cs = elements(a[0][a[1][r, w]][None].astype(np.int64), b[0][b[1][r, w]][None].astype(np.int64), slice(r, r + 1))
             y[r, part], changed[r, part] = ys[0], cs[0]
-        for n in range(max(0, len(order) - _READ_AFTER), len(order)):
+        for n in range(max(0, len(order) - READ_AFTER), len(order)):
             write(n)
         return y, changed
 
