@@ -60,9 +60,8 @@ module axlora_core #(
     localparam PBEATS = 8 * PORTS * PBUF_GROUPS / BEAT_BYTES, SBEATS = SBYTES * SBUF_LINES / BEAT_BYTES;
     localparam E = `AXL_ENTRY_BITS;
     wire rst = i_power || i_reset || i_start;
-    wire fault, hold;
-    wire stop = fault || i_drain;
-    wire run = o_running && !stop;
+    wire stop, overflowed;
+    wire run = !stop;  // nothing is left in the units when fetch has halted
 
     // Fetch, arbiter
     wire         fetch_request, fetch_grant, load_request, load_grant, leave, read_active, store_active;
@@ -77,7 +76,7 @@ module axlora_core #(
     wire            count_busy, count_miss, count_queue, count_halt;
     fetch #(.BEAT_BYTES(BEAT_BYTES), .TOKENS(TOKENS), .LANES(LANES), .PORTS(PORTS), .ACTIVATION_BITS(ACTIVATION_BITS), .GROUP_SCALES(GROUP_SCALES),
             .U8_ALLOWED(INDEX_ENTRIES == 256 || ENGINE_REUSE == 0 ? 1 : 0), .ICACHE_LINES(ICACHE_LINES)) u_fetch (
-        .i_clk(i_clk), .i_rst(i_power || i_reset), .i_start(i_start), .i_stop(hold || i_drain), .i_program(i_program),
+        .i_clk(i_clk), .i_rst(i_power || i_reset), .i_start(i_start), .i_stop(stop), .i_overflowed(overflowed), .i_program(i_program),
         .i_limit(i_limit), .i_host_write(i_host_write), .i_host_register(i_host_register), .i_host_data(i_host_data),
         .o_host_data(o_host_data), .o_request(fetch_request), .o_request_address(fetch_address), .i_grant(fetch_grant),
         .i_beat(fetch_beat), .i_last(i_rlast), .i_bad(i_rbad), .i_data(i_rdata), .o_push(push), .o_entry(entry),
@@ -108,7 +107,7 @@ module axlora_core #(
     assign single[0] = 1'b0;
     assign single[3] = 1'b0;
     semaphores u_semaphores (
-        .i_clk(i_clk), .i_rst(rst), .i_post(post[15:0] | post[31:16] | post[47:32] | post[63:48]),
+        .i_clk(i_clk), .i_rst(rst), .i_post({post[63:60], post[43:40], post[23:20], post[3:0]}),
         .i_take(take[15:0] | take[31:16] | take[47:32] | take[63:48]), .o_ready(ready), .o_overflow(overflow));
 
     // Load and the buffers it writes
@@ -132,7 +131,7 @@ module axlora_core #(
     wire [8*SBYTES-1:0]   sbuf;
     wire [15:0]           matrix_token, vector_token;
     wire [63:0]           tbuf;
-    wire                  unused_high = &{1'b0, write_beat, sbuf, matrix_token, vector_token, tbuf};
+    wire                  unused_high = &{1'b0, write_beat, sbuf, matrix_token, vector_token, tbuf, post};
     beat_ram #(.BEAT(BEAT_BYTES), .WORD(8*PORTS), .WORDS(PBUF_GROUPS)) u_pbuf (
         .i_clk(i_clk), .i_write(write[2]), .i_write_beat(write_beat[$clog2(PBEATS)-1:0]), .i_write_data(write_data),
         .i_read(1'b1), .i_read_word(pbuf_group), .o_read_data(pbuf));
@@ -193,20 +192,21 @@ module axlora_core #(
     wire w_beat   = o_wvalid && i_wready;
     wire progress = leave || accept != 4'd0 || done != 4'd0 || i_rvalid || w_beat || i_bvalid || pop || busy[2];
     errors u_errors (
-        .i_clk(i_clk), .i_rst(rst), .i_running(run), .i_progress(progress), .i_watchdog(i_watchdog),
+        .i_clk(i_clk), .i_rst(rst), .i_drain(i_drain), .i_running(o_running && run), .i_progress(progress), .i_watchdog(i_watchdog),
         .i_code({store_error, vector_error, matrix_error, load_error, fetch_error}), .i_pc(pcs), .i_overflow(overflow),
-        .o_stop(fault), .o_hold(hold), .o_error(o_error), .o_code(o_error_code), .o_unit(o_error_unit), .o_pc(o_error_pc));
+        .o_stop(stop), .o_overflowed(overflowed), .o_error(o_error), .o_code(o_error_code), .o_unit(o_error_unit), .o_pc(o_error_pc));
+    wire [3:0] idle = unit_idle & {4{o_running}};
     wire [3:0] on   = busy & {4{o_running}};  // after an error counters are undefined
     wire       load_here = load_beat && on[0];
     wire       store_here = w_beat && on[3];
     counter_events u_counters (
         .i_clk(i_clk), .i_clear(rst), .i_index(i_counter), .o_value(o_counter),
         .i_flags({store_here, load_here, fetch_beat && o_running,
-                  unit_idle[3], wait_weights[3] || wait_semaphore[3], on[3] && !w_beat, store_here,
-                  unit_idle[2], wait_weights[2] || wait_semaphore[2], on[2],
-                  unit_idle[1], wait_semaphore[1], wait_weights[1], on[1] && wait_product, on[1] && wait_written,
+                  idle[3], wait_weights[3] || wait_semaphore[3], on[3] && !w_beat, store_here,
+                  idle[2], wait_weights[2] || wait_semaphore[2], on[2],
+                  idle[1], wait_semaphore[1], wait_weights[1], on[1] && wait_product, on[1] && wait_written,
                   on[1] && !wait_product && !wait_written,
-                  unit_idle[0], wait_weights[0] || wait_semaphore[0], on[0] && !load_beat, load_here,
+                  idle[0], wait_weights[0] || wait_semaphore[0], on[0] && !load_beat, load_here,
                   count_halt, count_queue, count_miss, count_busy, leave, o_running}),
         .i_groups(groups), .i_misses(misses), .i_fulls(fulls), .i_macs(macs), .i_multiplications(multiplications),
         .i_zeros(zeros), .i_rescales(rescales), .i_elements(elements), .i_saturations(saturations));

@@ -29,7 +29,7 @@ module control (
     input  wire [31:0] i_error_pc,
     output reg         o_start,
     output reg         o_reset,
-    output wire        o_drain,
+    output wire        o_drain,        // a cycle before a soft reset waits for the bus: nothing new is issued
     output reg  [31:0] o_program,
     output reg  [31:0] o_base,
     output reg  [31:0] o_limit,
@@ -43,7 +43,7 @@ module control (
 );
     reg         done, was_error, enable, pending, reset_wanted;
     wire        writable = i_awvalid && i_wvalid && !o_awready && !o_bvalid;
-    wire        readable = i_arvalid && !o_arready && !o_rvalid && !writable;
+    wire        readable = i_arvalid && !o_arready && !o_rvalid && !writable && !o_awready;
     wire        write = i_awvalid && i_wvalid && o_awready;
     wire        read  = i_arvalid && o_arready;
     wire [11:0] at    = {i_awaddr[11:2], 2'b00};
@@ -52,13 +52,15 @@ module control (
     wire        is_register_r = i_araddr[11:7] == 5'd1;
     wire        unused_bits = &{1'b0, i_awaddr[1:0], i_araddr[1:0]};
     assign o_wready        = o_awready;
-    assign o_drain         = reset_wanted;  // nothing new is issued; the reset comes when the bus is empty
+    assign o_drain         = !o_reset && (reset_wanted || (write && at == `AXL_REG_CTRL && i_wdata[1]));
     assign o_host_write    = write && is_register_w;
     assign o_host_register = write ? i_awaddr[6:2] : i_araddr[6:2];
     assign o_host_data     = i_wdata;
     assign o_counter       = i_araddr[11:3] - 9'd32;
 
-    reg [31:0] value;
+    // The cycle of ARVALID looks counters and registers up, that of ARREADY chooses.
+    reg [31:0] value, counter, register;
+    always @(posedge i_clk) {counter, register} <= {i_araddr[2] ? i_counter[63:32] : i_counter[31:0], i_host_data};
     always @*
         case ({i_araddr[11:2], 2'b00})
             `AXL_REG_STATUS: value = {29'd0, i_error, done, busy};
@@ -71,8 +73,7 @@ module control (
             `AXL_REG_ERR_CODE: value = {20'd0, i_error_unit, 4'd0, i_error_code};
             `AXL_REG_ERR_ADDR: value = i_error_pc;
             `AXL_REG_ID: value = `AXL_MACHINE_ID;
-            default: value = is_register_r ? i_host_data : i_araddr[11:8] == 4'd0 ? 32'd0
-                           : i_araddr[2] ? i_counter[63:32] : i_counter[31:0];
+            default: value = is_register_r ? register : i_araddr[11:8] == 4'd0 ? 32'd0 : counter;
         endcase
 
     always @(posedge i_clk) begin
@@ -93,8 +94,7 @@ module control (
             o_start   <= write && at == `AXL_REG_CTRL && i_wdata[0] && !i_wdata[1] && !busy;
             o_reset   <= reset_wanted && !i_axi_active;
             was_error <= i_error;
-            if (o_reset) reset_wanted <= 1'b0;
-            else if (write && at == `AXL_REG_CTRL && i_wdata[1]) reset_wanted <= 1'b1;
+            reset_wanted <= o_drain;
             if (o_start || o_reset) done <= 1'b0;
             else if (i_halt) done <= 1'b1;
             if (i_halt || (i_error && !was_error)) pending <= 1'b1;

@@ -15,6 +15,7 @@ module fetch #(
     input  wire                       i_rst,
     input  wire                       i_start,
     input  wire                       i_stop,
+    input  wire                       i_overflowed,  // i_stop follows: no HALT
     input  wire [31:0]                i_program,
     input  wire [31:0]                i_limit,
     input  wire                       i_host_write,
@@ -51,7 +52,7 @@ module fetch #(
     // The instruction at ISSUE
     reg  [2:0]   legals;
     wire         legal = &legals;
-    reg  [3:0]   unit;
+    reg  [3:0]   chosen;  // the queue it goes to, one bit; 0: none
     reg  [5:0]   op, sub;
     reg  [16:0]  misc;
     reg  [31:0]  x;
@@ -61,9 +62,8 @@ module fetch #(
         .i_clk(i_clk), .i_clear(i_rst || i_start), .i_pc(pc), .o_hit(hit), .o_word(cached),
         .i_beat(i_beat && state == WAIT), .i_last(i_last), .i_data(i_data));
 
-    // DECODE: the word is there. RESOLVE: X = x + R[rx], and so on.
-    always @(posedge i_clk) word <= cached;
-    wire [4:0]  select_z = word[46:42], select_y = word[41:37], select_x = word[36:32];
+    // DECODE: the word is there, and R[rx] and so on are read. RESOLVE: X = x + R[rx].
+    wire [4:0]  select_z = cached[46:42], select_y = cached[41:37], select_x = cached[36:32];
     wire        set;
     wire [31:0] read_x, read_y, read_z;
     wire [4:0]  write_register = o_running ? {2'b00, misc[2:0]} : i_host_register;
@@ -82,9 +82,14 @@ module fetch #(
     ram_lut #(.WIDTH(32), .DEPTH(32)) u_registers_host (
         .i_clk(i_clk), .i_write(write), .i_write_address(write_register), .i_write_data(write_data),
         .i_read_address(i_host_register), .o_read_data(read_host));
-    wire [31:0] value_x = select_x == 5'd0 ? 32'd0 : read_x;
-    wire [15:0] value_y = select_y == 5'd0 ? 16'd0 : read_y[15:0];
-    wire [15:0] value_z = select_z == 5'd0 ? 16'd0 : read_z[15:0];
+    reg  [31:0] value_x;
+    reg  [15:0] value_y, value_z;
+    always @(posedge i_clk) begin
+        word    <= cached;
+        value_x <= select_x == 5'd0 ? 32'd0 : read_x;
+        value_y <= select_y == 5'd0 ? 16'd0 : read_y[15:0];
+        value_z <= select_z == 5'd0 ? 16'd0 : read_z[15:0];
+    end
     wire [31:0] sum_x   = word[95:64] + value_x;
     wire        unused_high = &{1'b0, read_y[31:16], read_z[31:16]};
     assign o_host_data = i_host_register == 5'd0 ? 32'd0 : read_host;
@@ -99,7 +104,7 @@ module fetch #(
     always @(posedge i_clk)
         if (state == RESOLVE) begin
             legals <= legal_next;
-            unit   <= unit_next;
+            chosen <= unit_next == `AXL_UNIT_FETCH ? 4'd0 : 4'd1 << (unit_next[1:0] - 2'd1);
             op    <= word[5:0];
             waits <= word[15:6];
             posts <= word[25:16];
@@ -114,14 +119,12 @@ module fetch #(
     wire [31:0] loop_target;
     wire        loop_error, loop_skip, loop_back;
     wire        issue   = state == ISSUE && legal && !i_stop;
-    wire        queued  = unit != `AXL_UNIT_FETCH;
-    wire [3:0]  chosen  = 4'd1 << (unit[1:0] - 2'd1);
-    wire        full    = queued && (i_full & chosen) != 4'd0;
+    wire        full    = (i_full & chosen) != 4'd0;
     wire        halt    = op == `AXL_OP_HALT;
-    assign o_leave = issue && !full && !(halt && !i_all_quiet) && !loop_error;
-    assign o_push  = o_leave && queued ? chosen : 4'd0;
-    assign o_halt  = o_leave && halt;
-    assign set     = o_leave && op == `AXL_OP_SET;
+    assign o_leave = issue && !full && !(halt && (!i_all_quiet || i_overflowed)) && !loop_error;
+    assign o_push  = issue ? chosen & ~i_full : 4'd0;
+    assign o_halt  = issue && halt && i_all_quiet && !i_overflowed;
+    assign set     = issue && op == `AXL_OP_SET;
     loops u_loops (
         .i_clk(i_clk), .i_rst(i_rst || i_start), .i_loop(issue && op == `AXL_OP_LOOP), .i_end(issue && op == `AXL_OP_ENDLOOP),
         .i_pc(pc), .i_length(y), .i_count(z), .o_target(loop_target), .o_skip(loop_skip), .o_back(loop_back),

@@ -25,7 +25,7 @@ module lane #(
     input  wire [68+TOKENS:0]         i_table,
     input  wire                       i_start,
     input  wire [3:0]                 i_last_segment,
-    input  wire [15:0]                i_blocks,
+    input  wire [15:0]                i_last_block,
     input  wire [15:0]                i_line,
     input  wire [127:0]               i_entries,
     input  wire                       i_wbuf_write,
@@ -72,7 +72,7 @@ module lane #(
     lane_front #(.LANE(LANE), .LANES(LANES), .PORTS(PORTS), .TOKENS(TOKENS), .ACTIVATION_BITS(ACTIVATION_BITS),
                  .BEAT_BYTES(BEAT_BYTES), .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES), .UBUF_LINES(UBUF_LINES)) u_front (
         .i_clk(i_clk), .i_rst(i_rst), .i_table_write(i_table_write), .i_table_index(i_table_index), .i_table(i_table),
-        .i_start(i_start), .i_last_segment(i_last_segment), .i_blocks(i_blocks), .i_line(i_line),
+        .i_start(i_start), .i_last_segment(i_last_segment), .i_last_block(i_last_block), .i_line(i_line),
         .i_wbuf_write(i_wbuf_write), .i_key(i_key), .i_abuf_write(i_abuf_write), .i_write_beat(i_write_beat),
         .i_write_data(i_write_data),
         .i_ubuf_write(i_ubuf_write), .i_ubuf_line(i_ubuf_line), .i_ubuf_data(i_ubuf_data), .i_leave(load),

@@ -1,5 +1,6 @@
 // A lane up to the issue register: S walks, F reads the weight and activation banks (word = line + (gi >> sh)), W selects the
-// sub-group gi mod 2^sh, D decodes its P codes. A stage holds while all after it are taken.
+// sub-group gi mod 2^sh, D decodes its P codes. S takes a step while a place of the queue behind D is free, so that no stage
+// holds; i_leave takes the first of the queue (o_*). PLACES covers the cycles from a place's return to the group that fills it.
 `default_nettype none
 `include "axlora_isa.vh"
 module lane_front #(
@@ -22,7 +23,7 @@ module lane_front #(
     input  wire [68+TOKENS:0]      i_table,
     input  wire                    i_start,
     input  wire [3:0]              i_last_segment,
-    input  wire [15:0]             i_blocks,
+    input  wire [15:0]             i_last_block,
     input  wire [15:0]             i_line,
     input  wire                    i_wbuf_write,
     input  wire [23:0]             i_key,
@@ -56,17 +57,14 @@ module lane_front #(
     wire [3:0]         s_format;
     wire [TOKENS-1:0]  s_mask;
     reg                f_valid, w_valid, d_valid;
-    wire               d_ready = !o_valid || i_leave;
-    wire               w_ready = !d_valid || !o_valid || i_leave;
-    (* keep *) wire    bubble  = !w_valid || !d_valid || !o_valid;  // one step from i_leave to all that it frees
-    wire               f_ready = bubble || i_leave;
-    wire               f_next  = !f_valid || f_ready;
-    reg                k_valid;  // S's group while F holds: what S does is decided by registers
-    wire               s_ready = !k_valid;
+    localparam [3:0]   PLACES = 4'd8;
+    reg  [3:0]         used;  // places of groups from S to the queue's end
+    reg                room, taken;
+    wire               step = s_valid && room;
     lane_sequence #(.TOKENS(TOKENS)) u_sequence (
         .i_clk(i_clk), .i_rst(i_rst), .i_table_write(i_table_write), .i_table_index(i_table_index), .i_table(i_table),
-        .i_start(i_start), .i_last_segment(i_last_segment), .i_blocks(i_blocks), .i_line(i_line),
-        .i_advance(s_valid && s_ready), .o_valid(s_valid), .o_group(s_group), .o_word_line(s_word_line), .o_line(s_line),
+        .i_start(i_start), .i_last_segment(i_last_segment), .i_last_block(i_last_block), .i_line(i_line),
+        .i_advance(step), .o_valid(s_valid), .o_group(s_group), .o_word_line(s_word_line), .o_line(s_line),
         .o_format(s_format), .o_mask(s_mask), .o_clear(s_clear));
 
     // F
@@ -74,13 +72,10 @@ module lane_front #(
     reg  [3:0]         f_format;
     reg                f_clear;
     reg  [TOKENS-1:0]  f_mask;
-    reg  [52+TOKENS:0] kept;
-    wire [52+TOKENS:0] walked = {s_group, s_word_line, s_line, s_format, s_clear, s_mask};
     wire               f_wide   = f_format == `AXL_FORMAT_S8 || f_format == `AXL_FORMAT_U8;
     wire               f_narrow = f_format == `AXL_FORMAT_S2 || f_format == `AXL_FORMAT_U2;
     wire [15:0]        f_word   = f_word_line + (f_wide ? f_group : f_narrow ? f_group >> 2 : f_group >> 1);
     wire [1:0]         f_sub    = f_wide ? 2'd0 : f_narrow ? f_group[1:0] : {1'b0, f_group[0]};
-    wire               advance  = f_valid && f_ready;
     assign o_outside = f_valid && ({1'b0, f_word} >= W || {2'b00, f_line[14:0]} >= (f_line[15] ? U : A));
 
     wire [8*PORTS-1:0] word;
@@ -101,13 +96,13 @@ module lane_front #(
     endgenerate
     weight_bank #(.LANE(LANE), .LANES(LANES), .PORTS(PORTS), .BEAT_BYTES(BEAT_BYTES), .LINES(WBUF_LINES)) u_weights (
         .i_clk(i_clk), .i_write(i_wbuf_write), .i_key(i_key), .i_write_beat(i_write_beat), .i_write_data(i_write_data),
-        .i_read(advance), .i_read_line(f_word[WADDR-1:0]), .o_read_data(word));
+        .i_read(f_valid), .i_read_line(f_word[WADDR-1:0]), .o_read_data(word));
     activation_bank #(.TOKENS(TOKENS), .BITS(ACTIVATION_BITS), .LINES(ABUF_LINES)) u_abuf (
         .i_clk(i_clk), .i_write(abuf_write), .i_write_line(write_line[AADDR-1:0]), .i_write_data(abuf_data),
-        .i_read(advance), .i_read_line(f_line[AADDR-1:0]), .o_read_data(from_abuf));
+        .i_read(f_valid), .i_read_line(f_line[AADDR-1:0]), .o_read_data(from_abuf));
     activation_bank #(.TOKENS(TOKENS), .BITS(ACTIVATION_BITS), .LINES(UBUF_LINES)) u_ubuf (
         .i_clk(i_clk), .i_write(i_ubuf_write), .i_write_line(i_ubuf_line), .i_write_data({TOKENS{i_ubuf_data}}),
-        .i_read(advance), .i_read_line(f_line[UADDR-1:0]), .o_read_data(from_ubuf));
+        .i_read(f_valid), .i_read_line(f_line[UADDR-1:0]), .o_read_data(from_ubuf));
 
     // W
     reg  [1:0]         w_sub;
@@ -133,31 +128,41 @@ module lane_front #(
                 .i_raw(d_raw[8*p +: 8]), .i_format(d_format), .o_index(index[8*p +: 8]), .o_negative(negative[p]),
                 .o_zero(zero[p]));
             always @(posedge i_clk)
-                if (w_ready) d_raw[8*p +: 8] <= wide ? word[8*p +: 8] : narrow ? {6'd0, quarter[2*p +: 2]} : {4'd0, half[4*p +: 4]};
+                d_raw[8*p +: 8] <= wide ? word[8*p +: 8] : narrow ? {6'd0, quarter[2*p +: 2]} : {4'd0, half[4*p +: 4]};
         end
     endgenerate
+    // The first of the queue is a register.
+    localparam Q = 10 * PORTS + 3 + TOKENS + XBITS;
+    reg  [2:0]   head, tail;
+    reg  [3:0]   count;  // of those behind the first
+    reg          some;   // count != 0
+    wire [Q-1:0] behind;
+    wire [Q-1:0] decoded = {index, negative, zero, d_format == `AXL_FORMAT_CB4, d_format < `AXL_FORMAT_U2, d_clear, d_mask, d_x};
+    wire         take = !o_valid || i_leave;
+    wire         push = d_valid && (some || !take);
+    wire         pop  = take && some;
+    ram_lut #(.WIDTH(Q), .DEPTH(8)) u_queue (
+        .i_clk(i_clk), .i_write(push), .i_write_address(tail), .i_write_data(decoded), .i_read_address(head),
+        .o_read_data(behind));
     always @(posedge i_clk) begin
-        if (s_ready) kept <= walked;
-        if (f_next) {f_group, f_word_line, f_line, f_format, f_clear, f_mask} <= k_valid ? kept : walked;
-        if (f_ready) {w_sub, w_format, w_clear, w_mask, w_ubuf} <= {f_sub, f_format, f_clear, f_mask, f_line[15]};
-        if (w_ready) {d_format, d_clear, d_mask, d_x} <= {w_format, w_clear, w_mask, w_ubuf ? from_ubuf : from_abuf};
-        if (d_ready) begin
-            o_index    <= index;
-            o_negative <= negative;
-            o_zero     <= zero;
-            o_codebook <= d_format == `AXL_FORMAT_CB4;
-            o_signed   <= d_format < `AXL_FORMAT_U2;
-            o_clear    <= d_clear;
-            o_mask     <= d_mask;
-            o_x        <= d_x;
-        end
-        if (i_rst) {k_valid, f_valid, w_valid, d_valid, o_valid} <= 5'd0;
-        else begin
-            k_valid <= !f_next && (k_valid || s_valid);
-            if (f_next) f_valid <= k_valid || s_valid;
-            if (f_ready) w_valid <= f_valid;
-            if (w_ready) d_valid <= w_valid;
-            if (d_ready) o_valid <= d_valid;
+        {f_group, f_word_line, f_line, f_format, f_clear, f_mask} <= {s_group, s_word_line, s_line, s_format, s_clear, s_mask};
+        {w_sub, w_format, w_clear, w_mask, w_ubuf} <= {f_sub, f_format, f_clear, f_mask, f_line[15]};
+        {d_format, d_clear, d_mask, d_x} <= {w_format, w_clear, w_mask, w_ubuf ? from_ubuf : from_abuf};
+        if (take) {o_index, o_negative, o_zero, o_codebook, o_signed, o_clear, o_mask, o_x} <= some ? behind : decoded;
+        if (i_rst) begin
+            {f_valid, w_valid, d_valid, o_valid, some, taken} <= 6'd0;
+            {head, tail, count, used} <= 14'd0;
+            room <= 1'b1;
+        end else begin
+            {f_valid, w_valid, d_valid} <= {step, f_valid, w_valid};
+            if (take) o_valid <= some || d_valid;
+            head  <= head + {2'b00, pop};
+            tail  <= tail + {2'b00, push};
+            count <= count + {3'd0, push} - {3'd0, pop};
+            some  <= push || (pop ? count != 4'd1 : some);
+            taken <= take && (some || d_valid);
+            used  <= used + {3'd0, step} - {3'd0, taken};
+            room  <= taken || (step ? used < PLACES - 4'd1 : room);
         end
     end
 endmodule

@@ -13,7 +13,7 @@ module lane_sequence #(
     input  wire [68+TOKENS:0] i_table,
     input  wire               i_start,
     input  wire [3:0]         i_last_segment,
-    input  wire [15:0]        i_blocks,
+    input  wire [15:0]        i_last_block,
     input  wire [15:0]        i_line,
     input  wire               i_advance,
     output reg                o_valid,
@@ -31,10 +31,10 @@ module lane_sequence #(
     ram_lut #(.WIDTH(69+TOKENS), .DEPTH(16)) u_table (
         .i_clk(i_clk), .i_write(i_table_write), .i_write_address(i_table_index), .i_write_data(i_table),
         .i_read_address(k), .o_read_data(entry));
-    wire [15:0] line = entry[15:0], groups = entry[31:16], block_stride = entry[47:32], group_stride = entry[63:48];
-    wire        end_j = j == groups - 16'd1;
+    wire [15:0] line = entry[15:0], last_group = entry[31:16], block_stride = entry[47:32], group_stride = entry[63:48];
+    wire        end_j = j == last_group;
     wire        end_k = k == i_last_segment;
-    wire        end_b = b == i_blocks - 16'd1;
+    wire        end_b = b == i_last_block;
     ram_lut #(.WIDTH(16), .DEPTH(16)) u_base (
         .i_clk(i_clk), .i_write(i_advance && end_j), .i_write_address(k), .i_write_data(base + block_stride),
         .i_read_address(k), .o_read_data(kept));

@@ -57,15 +57,15 @@ module matrix #(
     wire [3:0]           table_index, last_segment, control_error;
     wire [68+TOKENS:0]   table_lane;
     wire [65+TOKENS:0]   table_tree;
-    wire [15:0]          blocks, line, acc_offset;
-    wire [11:0]          scale_blocks;
+    wire [15:0]          last_block, line, acc_offset;
+    wire [11:0]          last_scale;
     wire [1:0]           short_row;
     matrix_control #(.TOKENS(TOKENS), .TBUF_TOKENS(TBUF_TOKENS), .PIPE(PIPE)) u_control (
         .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_accept(i_accept), .i_entry(i_entry), .o_single(o_single),
         .o_done(o_done), .o_codebook(codebook), .o_tbuf_token(o_tbuf_token), .i_slot(i_slot), .o_table_write(table_write),
         .o_table_index(table_index), .o_table_lane(table_lane), .o_table_tree(table_tree), .o_start(start),
-        .o_last_segment(last_segment), .o_blocks(blocks), .o_line(line), .o_acc_offset(acc_offset),
-        .o_scale_blocks(scale_blocks), .o_first(first), .o_short(short_row), .i_last_pop(last_pop), .o_error(control_error));
+        .o_last_segment(last_segment), .o_last_block(last_block), .o_line(line), .o_acc_offset(acc_offset),
+        .o_last_scale(last_scale), .o_first(first), .o_short(short_row), .i_last_pop(last_pop), .o_error(control_error));
 
     wire [LANES-1:0]               some, outside, group, miss, full;
     wire [6*LANES-1:0]             made;
@@ -82,7 +82,7 @@ module matrix #(
                    .INDEX_ENTRIES(INDEX_ENTRIES), .BEAT_BYTES(BEAT_BYTES), .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES),
                    .UBUF_LINES(UBUF_LINES)) u_lane (
                 .i_clk(i_clk), .i_rst(i_rst), .i_table_write(table_write), .i_table_index(table_index), .i_table(table_lane),
-                .i_start(start), .i_last_segment(last_segment), .i_blocks(blocks), .i_line(line), .i_entries(codebook),
+                .i_start(start), .i_last_segment(last_segment), .i_last_block(last_block), .i_line(line), .i_entries(codebook),
                 .i_wbuf_write(i_wbuf_write), .i_key(i_key), .i_abuf_write(i_abuf_write), .i_write_beat(i_write_beat),
                 .i_write_data(i_write_data), .i_ubuf_write(ubuf_group == OWN ? i_ubuf_write : {TOKENS{1'b0}}),
                 .i_ubuf_line(i_ubuf_line), .i_ubuf_data(i_ubuf_data[ACTIVATION_BITS*(l % VECTOR_LANES) +: ACTIVATION_BITS]),
@@ -98,8 +98,8 @@ module matrix #(
     tree_sequence #(.TOKENS(TOKENS), .GROUP_SCALES(GROUP_SCALES), .ACC_WORDS(ACC_WORDS), .GROUP_WORDS(GROUP_WORDS),
                     .SBUF_LINES(SBUF_LINES)) u_tree (
         .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_table_write(table_write), .i_table_index(table_index),
-        .i_table(table_tree), .i_start(start), .i_last_segment(last_segment), .i_blocks(blocks), .i_acc_offset(acc_offset),
-        .i_scale_blocks(scale_blocks), .i_first(first), .i_short(short_row), .i_all_some(&some), .o_pop(pop),
+        .i_table(table_tree), .i_start(start), .i_last_segment(last_segment), .i_last_block(last_block), .i_acc_offset(acc_offset),
+        .i_last_scale(last_scale), .i_first(first), .i_short(short_row), .i_all_some(&some), .o_pop(pop),
         .o_last_pop(last_pop), .o_acc(acc), .o_column(column), .o_scale_line(scale_line), .o_mask(mask), .o_scaled(scaled),
         .o_opens(opens), .o_closes(closes), .o_sum(sum), .o_overwrite(overwrite), .o_outside(tree_outside),
         .o_wait_product(o_wait_product), .o_wait_written(o_wait_written));

@@ -23,10 +23,10 @@ module matrix_control #(
     output wire [65+TOKENS:0]         o_table_tree,
     output wire                       o_start,
     output wire [3:0]                 o_last_segment,
-    output reg  [15:0]                o_blocks,
+    output reg  [15:0]                o_last_block,
     output reg  [15:0]                o_line,
     output reg  [15:0]                o_acc_offset,
-    output reg  [11:0]                o_scale_blocks,
+    output reg  [11:0]                o_last_scale,   // all ones: no blocks of scales
     output reg                        o_first,
     output reg  [1:0]                 o_short,
     input  wire                       i_last_pop,
@@ -83,13 +83,14 @@ module matrix_control #(
     wire        seg_end = here && step == last_segment + 4'd1;
     reg  [1:0]  row;
     wire [2:0]  row_next = !active ? {1'b0, row} : {1'b0, row} + (groups > 16'd2 ? 3'd3 : {1'b0, groups[1:0]});
-    wire        refused  = here && active && a[48] && o_scale_blocks == 12'd0;
-    wire        work     = (active || any) && o_blocks != 16'd0;
+    wire        refused  = here && active && a[48] && o_last_scale == 12'hFFF;
+    wire        work     = (active || any) && o_last_block != 16'hFFFF;  // all ones: no blocks
 
     assign o_tbuf_token  = token;
     assign o_table_write = here && active;
-    assign o_table_lane  = {mask, clear, w[67:64], w[63:0]};
-    assign o_table_tree  = {mask, a, groups};
+    wire [15:0] last_group = groups - 16'd1;
+    assign o_table_lane  = {mask, clear, w[67:32], last_group, w[15:0]};
+    assign o_table_tree  = {mask, a, last_group};
     assign o_start       = i_run && seg_end && work && !refused;
     reg  [3:0] count;
     assign o_last_segment = count - 4'd1;
@@ -106,9 +107,9 @@ module matrix_control #(
             token          <= x[15:0];
             o_acc_offset   <= x[31:16];
             o_line         <= y;
-            o_blocks       <= z;
+            o_last_block   <= z - 16'd1;
             o_first        <= misc[0];
-            o_scale_blocks <= misc[15:4];
+            o_last_scale   <= misc[15:4] - 12'd1;
             o_short        <= 2'd0;
             o_table_index  <= 4'd0;
             count          <= 4'd0;

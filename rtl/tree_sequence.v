@@ -16,9 +16,9 @@ module tree_sequence #(
     input  wire [65+TOKENS:0] i_table,
     input  wire               i_start,
     input  wire [3:0]         i_last_segment,
-    input  wire [15:0]        i_blocks,
+    input  wire [15:0]        i_last_block,
     input  wire [15:0]        i_acc_offset,
-    input  wire [11:0]        i_scale_blocks,
+    input  wire [11:0]        i_last_scale,
     input  wire               i_first,
     input  wire [1:0]         i_short,
     input  wire               i_all_some,
@@ -47,11 +47,11 @@ module tree_sequence #(
     ram_lut #(.WIDTH(66+TOKENS), .DEPTH(16)) u_table (
         .i_clk(i_clk), .i_write(i_table_write), .i_write_address(i_table_index), .i_write_data(i_table),
         .i_read_address(k), .o_read_data(entry));
-    wire [15:0] groups = entry[15:0], acc = entry[31:16], scale_base = entry[47:32], lines = entry[63:48];
-    wire        end_j = j == groups - 16'd1;
+    wire [15:0] last_group = entry[15:0], acc = entry[31:16], scale_base = entry[47:32], lines = entry[63:48];
+    wire        end_j = j == last_group;
     wire        end_k = k == i_last_segment;
-    wire        end_b = b == i_blocks - 16'd1;
-    wire        close = inner == i_scale_blocks - 12'd1 || end_b;
+    wire        end_b = b == i_last_block;
+    wire        close = inner == i_last_scale || end_b;
     // scale_base + g*lines, kept per segment
     ram_lut #(.WIDTH(16), .DEPTH(16)) u_scale (
         .i_clk(i_clk), .i_write(o_pop && end_j && close), .i_write_address(k), .i_write_data(base + lines),

@@ -195,8 +195,9 @@ module vector #(
         .i_clk(i_clk), .i_data({writes && !i_rst && !outside, token3, beat3, byte3, line3, lane3, vbuf_word3[VADDR-1:0]}),
         .o_data({writes23, token23, beat23, byte23, o_ubuf_line, o_ubuf_lane, o_vbuf_word}));
 
-    wire [31:0] high = into_ubuf ? MOST : size == 2'd0 ? 32'h7f : size == 2'd1 ? 32'h7fff : 32'h7fffffff;
-    wire [31:0] low  = quantize ? 32'd0 - MOST : ~high;
+    reg  [31:0] high, low;  // the same from an instruction's second cycle on
+    wire [31:0] most = into_ubuf ? MOST : size == 2'd0 ? 32'h7f : size == 2'd1 ? 32'h7fff : 32'h7fffffff;
+    always @(posedge i_clk) {high, low} <= {most, quantize ? 32'd0 - MOST : ~most};
     wire [32*VECTOR_LANES-1:0] magnitudes, results;
     wire [VECTOR_LANES-1:0]    changed;
     genvar v;

@@ -16,7 +16,7 @@ module sdram #(
     output reg                     o_ready,
     input  wire                    i_arvalid,
     input  wire                    i_arid,
-    output wire                    o_arready,
+    output reg                     o_arready,
     input  wire [31:0]             i_araddr,
     input  wire [7:0]              i_arlen,
     output reg                     o_rvalid,
@@ -24,7 +24,7 @@ module sdram #(
     output wire [8*BEAT_BYTES-1:0] o_rdata,
     output reg                     o_rlast,
     input  wire                    i_awvalid,
-    output wire                    o_awready,
+    output reg                     o_awready,
     input  wire [31:0]             i_awaddr,
     input  wire                    i_wvalid,
     output wire                    o_wready,
@@ -55,7 +55,8 @@ module sdram #(
                      CLOSE = 3'd7;
 
     reg  [2:0]         state;
-    reg  [15:0]        wait_cycles, since;
+    reg  [16:0]        wait_cycles;   // less one: below zero, nothing is waited for
+    reg  [15:0]        since;
     reg                due, writing, last_write;
     reg  [3:0]         refreshes;
     reg  [31:0]        at;            // byte address of the burst's beat
@@ -64,17 +65,14 @@ module sdram #(
     reg  [15:0]        dq;
     reg  [8*BEAT_BYTES-17:0] gathered;
     reg  [CAS:0]       coming, coming_end, coming_last;
-    wire               waits = wait_cycles != 16'd0;
+    wire               waits = !wait_cycles[16];
     wire               take_write = i_awvalid && (!i_arvalid || !last_write);
-    wire               idle = state == IDLE && !waits && !due;
     wire               last_half = half == {HB{1'b1}};
     wire [COLUMNS-1:0] column = {at[COLUMNS:LOGB], half};
     wire [ROWS-1:0]    row = at[COLUMNS+3 +: ROWS];
     wire [12:0]        row_address = {{(13-ROWS){1'b0}}, row};
     wire               unused_bits = &{1'b0, at[LOGB-1:0], at[31:COLUMNS+3+ROWS], i_wlast};
     initial o_command = NOP;
-    assign o_awready = idle && take_write;
-    assign o_arready = idle && i_arvalid && !take_write;
     assign o_wready  = state == WRITES && !waits && last_half;
     assign o_rdata   = {dq, gathered};
 
@@ -92,12 +90,13 @@ module sdram #(
         o_bank      <= at[COLUMNS+1 +: 2];
         o_address   <= row_address;
         o_dq        <= i_wdata[16*half +: 16];
-        if (waits) wait_cycles <= wait_cycles - 16'd1;
+        {o_awready, o_arready} <= 2'b00;
+        if (waits) wait_cycles <= wait_cycles - 17'd1;
         since <= since == PERIOD ? 16'd0 : since + 16'd1;
         if (since == PERIOD) due <= 1'b1;
         if (i_rst) begin
             state       <= START;
-            wait_cycles <= POWER_UP;
+            wait_cycles <= {1'b0, POWER_UP} - 17'd1;
             {o_ready, o_bvalid, o_rvalid, due, last_write} <= 5'd0;
             {since, refreshes, half} <= {16'd0, 4'd0, {HB{1'b0}}};
             coming      <= {(CAS+1){1'b0}};
@@ -105,12 +104,12 @@ module sdram #(
             START: begin
                 o_command     <= PRECHARGE;
                 o_address[10] <= 1'b1;
-                wait_cycles   <= RCD;
+                wait_cycles   <= {1'b0, RCD} - 17'd1;
                 state         <= REFRESHES;
             end
             REFRESHES: begin
                 o_command   <= REFRESH;
-                wait_cycles <= RFC;
+                wait_cycles <= {1'b0, RFC} - 17'd1;
                 refreshes   <= refreshes + 4'd1;
                 if (refreshes == 4'd7) state <= SETMODE;
             end
@@ -118,14 +117,14 @@ module sdram #(
                 o_command   <= MODE;
                 o_bank      <= 2'b00;
                 o_address   <= 13'h030;  // CAS latency 3, sequential, burst length 1
-                wait_cycles <= 16'd3;
+                wait_cycles <= 17'd2;
                 state       <= IDLE;
             end
             IDLE: begin
                 o_ready <= 1'b1;
                 if (due) begin
                     o_command   <= REFRESH;
-                    wait_cycles <= RFC;
+                    wait_cycles <= {1'b0, RFC} - 17'd1;
                     due         <= 1'b0;
                 end else if (take_write || i_arvalid) begin
                     at         <= take_write ? i_awaddr : i_araddr;
@@ -134,11 +133,12 @@ module sdram #(
                     o_rid      <= i_arid;
                     last_write <= take_write;
                     state      <= OPEN;
+                    {o_awready, o_arready} <= {take_write, !take_write};
                 end
             end
             OPEN: begin
                 o_command   <= ACTIVATE;
-                wait_cycles <= RCD;
+                wait_cycles <= {1'b0, RCD} - 17'd1;
                 state       <= writing ? WRITES : READS;
             end
             READS: begin
@@ -150,7 +150,7 @@ module sdram #(
                     at   <= at + BEAT_BYTES;
                     left <= left - 8'd1;
                     if (left == 8'd0) begin
-                        wait_cycles <= DRAIN;
+                        wait_cycles <= {1'b0, DRAIN} - 17'd1;
                         state       <= CLOSE;
                     end
                 end
@@ -164,7 +164,7 @@ module sdram #(
                 if (last_half) begin
                     at <= at + BEAT_BYTES;
                     if (i_wlast) begin
-                        wait_cycles <= RECOVER;
+                        wait_cycles <= {1'b0, RECOVER} - 17'd1;
                         state       <= CLOSE;
                     end
                 end
@@ -172,7 +172,7 @@ module sdram #(
             CLOSE: begin
                 o_command     <= PRECHARGE;
                 o_address[10] <= 1'b1;
-                wait_cycles   <= RCD;
+                wait_cycles   <= {1'b0, RCD} - 17'd1;
                 o_bvalid      <= writing;
                 state         <= IDLE;
             end

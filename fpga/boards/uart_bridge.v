@@ -15,14 +15,14 @@ module uart_bridge #(
     input  wire                    i_busy,
     output reg                     o_register,
     output wire                    o_register_write,
-    output wire [15:0]             o_register_address,
-    output wire [31:0]             o_register_data,
+    output reg  [15:0]             o_register_address,
+    output reg  [31:0]             o_register_data,
     input  wire                    i_register_done,
     input  wire [31:0]             i_register_data,
     output wire                    o_memory,
     output reg                     o_arvalid,
     input  wire                    i_arready,
-    output wire [31:0]             o_addr,
+    output reg  [31:0]             o_addr,
     output wire [7:0]              o_len,
     input  wire                    i_rvalid,
     input  wire [8*BEAT_BYTES-1:0] i_rdata,
@@ -72,7 +72,8 @@ module uart_bridge #(
     wire [31:0]             address = header[47:16];
     wire [15:0]             count = header[63:48];
     wire                    registers = operation == READ_REGISTERS || operation == WRITE_REGISTERS;
-    wire                    legal = header[15:11] == 5'd0 && operation <= WRITE_REGISTERS && count != 16'd0
+    reg                     legal;  // of a header that has been there for a cycle
+    wire                    legal_next = header[15:11] == 5'd0 && operation <= WRITE_REGISTERS && count != 16'd0
                                     && (registers ? count <= MOST && address[1:0] == 2'd0
                                         : operation == FILL ? address[7:0] == 8'd0
                                         : address[LOGB-1:0] == {LOGB{1'b0}} && {8'd0, address[7:0] >> LOGB} + count <= MOST);
@@ -95,15 +96,15 @@ module uart_bridge #(
     crc16 u_crc (.i_crc(crc), .i_data(send ? byte_out : byte_in), .o_next(crc_next));
 
     assign o_register_write   = operation == WRITE_REGISTERS;
-    assign o_register_address = address[15:0] + {{(13-RA){1'b0}}, row, 2'b00};
-    assign o_register_data    = kept[31:0];
     assign o_memory           = state == MEMORY;
-    assign o_addr             = address + {8'd0, blocks, 8'd0};
     assign o_len              = operation == FILL ? MOST[7:0] - 8'd1 : count[7:0] - 8'd1;
     assign o_wdata            = operation == FILL ? {8*BEAT_BYTES{1'b0}} : kept;
     assign o_wlast            = last_row;
 
     always @(posedge i_clk) begin
+        legal              <= legal_next;
+        o_register_address <= address[15:0] + {{(13-RA){1'b0}}, row, 2'b00};
+        o_register_data    <= kept[31:0];
         gap  <= state == SYNC || got ? {GB{1'b0}} : gap + 1'b1;
         send <= 1'b0;
         if (i_rst) begin
@@ -136,7 +137,8 @@ module uart_bridge #(
             end
             CHECK: begin
                 {at, row, crc, blocks} <= {4'd0, {(RA+1){1'b0}}, 16'hFFFF, 16'd0};
-                state <= ANSWER;
+                o_addr <= address;
+                state  <= ANSWER;
                 if (status == GOOD) begin
                     if (!legal) status <= BAD_REQUEST;
                     else if (registers) state <= REGISTERS;
@@ -170,6 +172,7 @@ module uart_bridge #(
                 if (i_bvalid) begin
                     row    <= {(RA+1){1'b0}};
                     blocks <= blocks + 16'd1;
+                    o_addr <= o_addr + 32'd256;
                     if (operation == FILL && blocks + 16'd1 != count) o_awvalid <= 1'b1;
                     else state <= ANSWER;
                 end

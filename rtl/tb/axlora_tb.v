@@ -78,7 +78,7 @@ module axlora_tb #(
         .i_bad_end(i_bad_end), .i_stall(i_stall), .i_fill(i_fill), .i_dump(i_dump), .i_dump_first(i_dump_first), .i_dump_last(i_dump_last),
         .i_file(i_file));
     trace u_trace (
-        .i_clk(i_clk), .i_trace(i_trace), .i_file(i_file), .i_run(u_top.u_core.run), .i_accept(u_top.u_core.accept),
+        .i_clk(i_clk), .i_trace(i_trace), .i_file(i_file), .i_run(u_top.u_core.o_running), .i_accept(u_top.u_core.accept),
         .i_single(u_top.u_core.single), .i_done(u_top.u_core.done), .i_pcs(u_top.u_core.pcs[159:32]));
 endmodule
 `default_nettype wire

@@ -14,15 +14,15 @@ _PEEKS = (
     Edit(
         "axlora_top.v",
         "    input  wire [1:0]              i_m_axi_bresp\n);",
-        "    input  wire [1:0]              i_m_axi_bresp,\n    output wire [38:0] f_top,\n    output wire [158:0] f_core\n);\n"
+        "    input  wire [1:0]              i_m_axi_bresp,\n    output wire [38:0] f_top,\n    output wire [222:0] f_core\n);\n"
         "    assign f_top = {start, reset, drain, running, axi_busy, halt, error, base};",
     ),
     Edit("axlora_top.v", ".i_bbad(i_m_axi_bresp[1]));", ".i_bbad(i_m_axi_bresp[1]), .f_core(f_core));"),
     Edit(
         "axlora_core.v",
         "    input  wire                    i_bbad\n);",
-        "    input  wire                    i_bbad,\n    output wire [158:0] f_core\n);\n"
-        "    wire [35:0] f_fetch;\n    wire [5:0] f_load;\n    wire [11:0] f_store;\n    wire [4:0] f_bursts;\n"
+        "    input  wire                    i_bbad,\n    output wire [222:0] f_core\n);\n"
+        "    wire [35:0] f_fetch;\n    wire [37:0] f_load;\n    wire [43:0] f_store;\n    wire [4:0] f_bursts;\n"
         "    assign f_core = {push[0], entry[`AXL_ENTRY_X], accept[0], head[`AXL_ENTRY_X], busy[0], busy[3], load_address,\n"
         "                     f_fetch, f_load, f_store, f_bursts};",
     ),
@@ -39,14 +39,21 @@ _PEEKS = (
     Edit(
         "load.v",
         "    output wire [3:0]                 o_error\n);",
-        "    output wire [3:0]                 o_error,\n    output wire [5:0] f_load\n);\n"
-        "    assign f_load = {bursts, finish, left};",
+        "    output wire [3:0]                 o_error,\n    output wire [37:0] f_load\n);\n"
+        "    wire [31:0] at_burst;\n    assign f_load = {at_burst, bursts, finish, left};",
     ),
+    Edit("load.v", ".o_bad(bad_burst));", ".o_bad(bad_burst), .f_address(at_burst));"),
     Edit(
         "store.v",
         "    output wire [3:0]                 o_error\n);",
-        "    output wire [3:0]                 o_error,\n    output wire [11:0] f_store\n);\n"
-        "    assign f_store = {state, sent, left, todo};",
+        "    output wire [3:0]                 o_error,\n    output wire [43:0] f_store\n);\n"
+        "    wire [31:0] at_burst;\n    assign f_store = {at_burst, state, sent, left, todo};",
+    ),
+    Edit("store.v", ".o_bad(bad_burst));", ".o_bad(bad_burst), .f_address(at_burst));"),
+    Edit(
+        "burst.v",
+        "    output reg         o_bad\n);",
+        "    output reg         o_bad,\n    output wire [31:0] f_address\n);\n    assign f_address = address;",
     ),
     Edit(
         "read_arbiter.v",
@@ -198,8 +205,8 @@ _MASTER_FAULTS = (
         "aw_is_of_beats",
         16,
     ),
-    _bus("a read burst crosses a page", "burst.v", "room  = MOST - {{", "room  = MOST - 7'd0 & {{", "ar_stays_in_4096", 14),
-    _bus("a write burst crosses a page", "burst.v", "room  = MOST - {{", "room  = MOST - 7'd0 & {{", "aw_stays_in_4096", 16),
+    _bus("a read burst crosses a page", "burst.v", "room  = MOST - {{", "room  = MOST - 7'd0 & {{", "ar_stays_in_4096", 18),
+    _bus("a write burst crosses a page", "burst.v", "room  = MOST - {{", "room  = MOST - 7'd0 & {{", "aw_stays_in_4096", 18),
     _bus(
         "ARLEN is not one less",
         "load.v",
@@ -231,7 +238,7 @@ _MASTER_FAULTS = (
     _bus(
         "a load off its beats is legal", "decode.v", "sub <= 6'd7 && aligned &&", "sub <= 6'd7 &&", "queued_load_is_aligned", 14
     ),
-    _bus("a burst of load too many", "load.v", "left && bursts < MOST;", "left && bursts <= MOST;", "load_outstanding", 20),
+    _bus("a burst of load too many", "load.v", "ready && bursts < MOST;", "ready && bursts <= MOST;", "load_outstanding", 20),
     _bus("fetch asks again", "fetch.v", "REQ: if (i_grant) state", "REQ: if (i_beat) state", "fetch_outstanding", 14),
     _bus("AWVALID falls at an error", "store.v", "START && (sent || (", "START && ((", "aw_stays", 18),
     _bus(

@@ -1,4 +1,5 @@
-// A lane's engine (reuse or mac) before its product_fifo. The only rule: a pop is made when the FIFO has a group.
+// A lane's engine (reuse or mac) before its product_fifo. The only rule: a pop is made when the FIFO has a group. What comes
+// from the issue register (i_load, i_next_*, the group) is free, so also a group that changes before it leaves.
 // Proved, with filled = groups in the FIFO:
 //   places    taken places = group at issue + groups in flight to the FIFO + filled <= DEPTH: none is lost, none given twice
 //   credit    is given exactly when a place is free
@@ -17,6 +18,10 @@ module fifo_check #(
 ) (
     input wire               i_clk,
     input wire               i_rst,
+    input wire               i_load,
+    input wire [8*PORTS-1:0] i_next_index,
+    input wire [PORTS-1:0]   i_next_zero,
+    input wire               i_next_clear,
     input wire               i_valid,
     input wire [8*PORTS-1:0] i_index,
     input wire [PORTS-1:0]   i_negative,
@@ -39,7 +44,8 @@ module fifo_check #(
         if (ENGINE_REUSE != 0) begin : g_reuse
             engine_reuse #(.PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS), .LATENCY(LATENCY), .TOKENS(1), .ACTIVATION_BITS(BITS),
                            .INDEX_ENTRIES(INDEX_ENTRIES)) u_engine (
-                .i_clk(i_clk), .i_rst(i_rst), .i_valid(i_valid), .i_credit(credit), .i_index(i_index), .i_negative(i_negative),
+                .i_clk(i_clk), .i_rst(i_rst), .i_load(i_load), .i_next_index(i_next_index), .i_next_zero(i_next_zero),
+                .i_next_clear(i_next_clear), .i_valid(i_valid), .i_credit(credit), .i_index(i_index), .i_negative(i_negative),
                 .i_zero(i_zero), .i_codebook(i_codebook), .i_signed(i_signed), .i_clear(i_clear), .i_x(i_x),
                 .i_entries(i_entries), .o_first(first), .o_push(push), .o_data(data), .f_entry(8'd0), .f_leaving(leaving),
                 .f_started(started));

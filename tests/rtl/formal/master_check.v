@@ -45,7 +45,7 @@ module master_check #(
     wire [BEAT_BYTES-1:0]   wstrb;
     // o_busy; inner state, see _PEEKS in axi_proofs.py
     wire                    busy, start, reset, drain, running, axi_busy, halt, error;
-    wire [31:0]             base, load_address, queued, fetch_x, accepted;
+    wire [31:0]             base, load_address, load_next, store_next, queued, fetch_x, accepted;
     wire                    pushed, taken, load_busy, store_busy, load_finish, load_left, sent, left, fetch_aim;
     wire [2:0]              fetch_state, store_state;
     wire [3:0]              load_bursts;
@@ -66,7 +66,7 @@ module master_check #(
         .o_m_axi_bready(bready), .i_m_axi_bresp(i_bresp),
         .f_top({start, reset, drain, running, axi_busy, halt, error, base}),
         .f_core({pushed, queued, taken, accepted, load_busy, store_busy, load_address, fetch_aim, fetch_x, fetch_state,
-                 load_bursts, load_finish, load_left, store_state, sent, left, todo, bursts}));
+                 load_next, load_bursts, load_finish, load_left, store_next, store_state, sent, left, todo, bursts}));
 
     // The slave: what it has accepted and not yet answered.
     reg        past, was_reset, was_drain, held_ar, held_aw, held_w, w_open, b_due;
@@ -142,10 +142,10 @@ module master_check #(
         if (running) load_counts: assert (load_bursts == loads);
         if (running) fetch_waits: assert ((fetch_state == WAIT) == (fetches == 5'd1));
         if (fetch_state == ISSUE && fetch_aim) load_at_issue_is_aligned: assert (fetch_x[LOGB-1:0] == {LOGB{1'b0}});
-        if (load_busy) load_is_aligned: assert (load_address[LOGB-1:0] == {LOGB{1'b0}});
+        if (load_busy) load_is_aligned: assert (load_next[LOGB-1:0] == {LOGB{1'b0}});
         if (!load_busy) idle_load_has_no_burst: assert (!running || load_bursts == 4'd0);
         if (load_finish && running) finished_load_is_done: assert (load_bursts == 4'd0 && !load_left);
-        if (store_state != 3'd0) store_is_busy: assert (store_busy && awaddr[LOGB-1:0] == {LOGB{1'b0}});
+        if (store_state != 3'd0) store_is_busy: assert (store_busy && store_next[LOGB-1:0] == {LOGB{1'b0}});
         data_is_open: assert ((store_state == DATA) == w_open);
         response_is_due: assert ((store_state == RESPONSE) == b_due);
         if (w_open) todo_is_left: assert (w_left < BURST_BEATS && todo == w_left + 8'd1);

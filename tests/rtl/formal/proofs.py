@@ -87,8 +87,10 @@ PEEKS = (
         "reuse_issue.v",
         "    output wire [8*MULTIPLIERS-1:0] o_pick_index\n);",
         "    output wire [8*MULTIPLIERS-1:0] o_pick_index,\n"
-        "    output wire [INDEX_ENTRIES-1:0] f_tags,\n    output wire f_started\n);\n"
-        "    assign f_tags = tags;\n    assign f_started = started;",
+        "    output wire [INDEX_ENTRIES-1:0] f_tags,\n    output wire f_started,\n"
+        "    output wire [PORTS-1:0] f_need,\n    output wire [PORTS*PORTS-1:0] f_same\n);\n"
+        "    assign f_tags = tags;\n    assign f_started = started;\n"
+        "    assign f_need = need;\n    assign f_same = same;",
     ),
     Edit(
         "engine_reuse.v",
@@ -99,7 +101,9 @@ PEEKS = (
         "    assign f_leaving = leaving;\n    wire [7:0] f_line = f_entry >> $clog2(MULTIPLIERS);",
     ),
     Edit(
-        "engine_reuse.v", ".o_pick_index(pick_index));", ".o_pick_index(pick_index), .f_tags(f_tags), .f_started(f_started));"
+        "engine_reuse.v",
+        ".o_pick_index(pick_index));",
+        ".o_pick_index(pick_index), .f_tags(f_tags), .f_started(f_started));",
     ),
     Edit(
         "engine_reuse.v",
@@ -218,9 +222,19 @@ def run(proof: Proof, folder: Path, fault: Fault | None = None) -> Verdict:
     return Verdict(status, failed, log)
 
 
+ISSUE_M1 = Proof("issue-m1", "issue_check", ("reuse_issue.v",), {"PORTS": 4, "MULTIPLIERS": 1}, 2, ("issue_spec.v",))
+ISSUE_M2 = Proof("issue-m2", "issue_check", ("reuse_issue.v",), {"PORTS": 4, "MULTIPLIERS": 2}, 2, ("issue_spec.v",))
+ISSUE_SMALL = Proof(
+    "issue-small",
+    "issue_check",
+    ("reuse_issue.v",),
+    {"PORTS": 2, "MULTIPLIERS": 2, "INDEX_ENTRIES": 128},
+    2,
+    ("issue_spec.v",),
+)
+
 REUSE_FILES = (
     "engine_reuse.v",
-    "reuse_issue.v",
     "code_decode.v",
     "code_factor.v",
     "delay.v",
@@ -229,9 +243,14 @@ REUSE_FILES = (
 )
 
 
+REUSE_CHECKERS = ("multiplier_free.v", "issue_spec.v", "issue_stand_in.v")
+STAND_IN = (*PEEKS, Edit("engine_reuse.v", ".i_index(i_index),", ".i_index(i_index), .i_zero(i_zero),"))
+"""In the proofs of the engine the specification stands for reuse_issue: it looks at the zeros of the group itself."""
+
+
 def _reuse(name: str, latency: int, **parameters: int) -> Proof:
     return Proof(
-        f"reuse-{name}", "reuse_check", REUSE_FILES, parameters | {"LATENCY": latency}, latency + 2, ("multiplier_free.v",)
+        f"reuse-{name}", "reuse_check", REUSE_FILES, parameters | {"LATENCY": latency}, latency + 2, REUSE_CHECKERS, peeks=STAND_IN
     )
 
 
@@ -266,7 +285,7 @@ SEMAPHORES = Proof("semaphores", "semaphores_check", ("semaphores.v", "unit_port
 
 PRODUCT = Proof("product", "product_check", ("code_decode.v", "code_factor.v", "multiplier.v", "delay.v"), {}, 2)
 
-PROOFS = (REUSE_M1, REUSE_M2, REUSE_SMALL, PRODUCT, FIFO_REUSE, FIFO_REUSE_SHORT, FIFO_MAC, FIFO_MAC_SHORT, SEMAPHORES)
+PROOFS = (ISSUE_M1, ISSUE_M2, ISSUE_SMALL, REUSE_M1, REUSE_M2, REUSE_SMALL, PRODUCT, FIFO_REUSE, FIFO_REUSE_SHORT, FIFO_MAC, FIFO_MAC_SHORT, SEMAPHORES)
 
 
 def _fault(name: str, proof: Proof, file: str, old: str, new: str, depth: int = 8) -> Fault:
@@ -278,8 +297,10 @@ FAULTS = (
     _fault(
         "bypass of another entry", REUSE_SMALL, "engine_reuse.v", "r_pick[m] && r_pick_index[8*m +: 8] == index;", "r_pick[m];"
     ),
-    _fault("tags survive a row", REUSE_SMALL, "reuse_issue.v", "!started && i_clear ?", "1'b0 ?"),
-    _fault("group leaves too early", REUSE_SMALL, "reuse_issue.v", "issue && left == {PORTS{1'b0}}", "issue"),
+    _fault("tags survive a row", ISSUE_SMALL, "reuse_issue.v", "held  = clearing ?", "held  = 1'b0 ?"),
+    _fault("tags of the row before are seen", ISSUE_SMALL, "reuse_issue.v", "(i_next_clear || !seen)", "!seen"),
+    _fault("tags are seen as they are emptied", ISSUE_SMALL, "reuse_issue.v", "seen = !clearing && tags", "seen = tags"),
+    _fault("group leaves too early", ISSUE_SMALL, "reuse_issue.v", "issue && left == {PORTS{1'b0}}", "issue"),
     _fault("wrong bank is read", REUSE_SMALL, "engine_reuse.v", "= read[WIDTH*bank +: WIDTH]", "= read[0 +: WIDTH]"),
     _fault("sign lost", REUSE_SMALL, "engine_reuse.v", ": r_negative[p] ? {PBITS{1'b0}} - one : one;", ": one;"),
     _fault("-128 without entry 0", REUSE_SMALL, "code_factor.v", "9'd128", "9'd0"),
@@ -306,7 +327,7 @@ FAULTS = (
     _fault("a group reserves in every cycle", FIFO_REUSE_SHORT, "reuse_issue.v", "issue && !started;", "issue;"),
     _fault("mac group reserves in every cycle", FIFO_MAC, "engine_mac.v", "issue && phase == 5'd0;", "issue;"),
     _fault("pushed onto the head", FIFO_REUSE_SHORT, "product_fifo.v", ".i_write_address(tail)", ".i_write_address(head)", 10),
-    _fault("take without a look", SEMAPHORES, "unit_port.v", "&& unmet == 16'd0;", ";"),
+    _fault("take without a look", SEMAPHORES, "unit_port.v", "!o_busy && !unmet;", "!o_busy;"),
     _fault("second wait not taken", SEMAPHORES, "unit_port.v", "? waits : 16'd0;", "? named(wait_fields[4:0]) : 16'd0;"),
     _fault("post lost beside a take", SEMAPHORES, "semaphores.v", "else if (i_take[s] && !i_post[s])", "else if (i_take[s])"),
     _fault("posts at the start", SEMAPHORES, "unit_port.v", "(o_accept && i_single) || i_done", "o_accept"),

@@ -46,7 +46,8 @@ module reuse_check #(
     wire [PORTS*TOKENS*PBITS-1:0]       data;
     engine_reuse #(.PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS), .LATENCY(LATENCY), .TOKENS(TOKENS), .ACTIVATION_BITS(BITS),
                    .INDEX_ENTRIES(INDEX_ENTRIES)) u_engine (
-        .i_clk(i_clk), .i_rst(i_rst), .i_valid(i_valid), .i_credit(i_credit), .i_index(index), .i_negative(negative),
+        .i_clk(i_clk), .i_rst(i_rst), .i_load(1'b0), .i_next_index({8*PORTS{1'b0}}), .i_next_zero({PORTS{1'b0}}),
+        .i_next_clear(1'b0), .i_valid(i_valid), .i_credit(i_credit), .i_index(index), .i_negative(negative),
         .i_zero(zero), .i_codebook(kind == 2'd2), .i_signed(kind == 2'd0), .i_clear(i_clear), .i_x(i_x),
         .i_entries(i_entries), .o_first(first), .o_more(more), .o_leave(leave), .o_push(push), .o_data(data),
         .f_entry(entry), .f_kept(kept), .f_tags(tags), .f_started(started));
