@@ -41,7 +41,7 @@ module control (
     output wire [8:0]  o_counter,
     input  wire [63:0] i_counter
 );
-    reg         done, was_error, enable, pending, reset_wanted;
+    reg         done, was_error, enable, pending, reset_wanted, drained;
     wire        writable = i_awvalid && i_wvalid && !o_awready && !o_bvalid;
     wire        readable = i_arvalid && !o_arready && !o_rvalid && !writable && !o_awready;
     wire        write = i_awvalid && i_wvalid && o_awready;
@@ -80,7 +80,7 @@ module control (
         if (read) o_rdata <= value;
         if (i_rst) begin
             {o_awready, o_arready, o_bvalid, o_rvalid, o_irq, o_start, o_reset} <= 7'd0;
-            {done, was_error, enable, pending, reset_wanted} <= 5'd0;
+            {done, was_error, enable, pending, reset_wanted, drained} <= 6'd0;
             o_program  <= 32'd0;
             o_base     <= 32'd0;
             o_limit    <= 32'd0;
@@ -92,7 +92,8 @@ module control (
             o_rvalid  <= read || (o_rvalid && !i_rready);
             o_irq     <= pending && enable;
             o_start   <= write && at == `AXL_REG_CTRL && i_wdata[0] && !i_wdata[1] && !busy;
-            o_reset   <= reset_wanted && !i_axi_active;
+            drained   <= reset_wanted;  // a burst may begin in the first cycle
+            o_reset   <= reset_wanted && drained && !i_axi_active;
             was_error <= i_error;
             reset_wanted <= o_drain;
             if (o_start || o_reset) done <= 1'b0;

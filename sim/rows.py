@@ -94,7 +94,7 @@ class RowUnit:
         return np.where(valid, y, 0), valid, changed & valid
 
     def _reads_its_writes(self, i: Instruction, work: Work, rows: int, words: int, read: Sequence[Int64]) -> bool:
-        """Whether a word that VMAP writes is one that a word at least READ_AFTER after it reads: it then sees what was written."""
+        """Whether VMAP reads a word that it wrote READ_AFTER words or more before: it then sees what was written."""
         if rows * words <= READ_AFTER:
             return False
         written = (i.y + np.arange(rows)[:, None] * self.pitch.y + np.arange(words)[None]).ravel()

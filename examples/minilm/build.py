@@ -8,6 +8,7 @@ DIR/adapters/law   PEFT LoRA of rank 8 on query and value; DIR/adapters/med: of 
                    starts it (uniform +-1/sqrt(384)), B normal with the spread that training reaches (0.02)
 DIR/inputs.npz     real activations [samples, tokens, 384] of passages from the model's own README and LICENSE
 DIR/sample.npz     the first of them
+DIR/linear         one linear alone (layer 0's query, 384 x 384) with the LoRA `law`: model.onnx, law, sample.npz
 """
 
 from __future__ import annotations
@@ -279,6 +280,21 @@ def build(directory: Path, tokens: int = 64, layers: int = 6, samples: int = 100
     inputs = {k: v for k, v in seen.items() if k.endswith((".hidden", ".context"))}
     np.savez(directory / "inputs.npz", **inputs)  # type: ignore[arg-type]
     np.savez(directory / "sample.npz", **{name: value[0] for name, value in inputs.items()})  # type: ignore[arg-type]
+    linear(directory, seen["layer0.hidden"][0])
+
+
+def linear(directory: Path, hidden: Float) -> None:
+    """Write `directory`/linear: the first layer's query projection, its LoRA `law`, and `hidden` [tokens, 384] as its input."""
+    folder = directory / "linear"
+    (folder / "law").mkdir(parents=True, exist_ok=True)
+    onnx.utils.extract_model(str(directory / "minilm.onnx"), str(folder / "model.onnx"), ["layer0.hidden"], ["layer0.query"])
+    adapter = directory / "adapters" / "law"
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    own = {name: value for name, value in tensors.items() if ".layer.0." in name and ".query." in name}
+    save_file(own, folder / "law" / "adapter_model.safetensors")
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {"target_modules": ["query"]}
+    (folder / "law" / "adapter_config.json").write_text(json.dumps(config))
+    np.savez(folder / "sample.npz", **{"layer0.hidden": hidden})  # type: ignore[arg-type]
 
 
 def main() -> None:

@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from programs import TARGETS, random_case
-from safetensors.numpy import load_file, save_file
 from tiny_decoder import Sizes, random_branches, random_decoder
 from tiny_onnx import write_onnx, write_peft
 
@@ -265,29 +263,18 @@ def test_a_llama_layer_with_lora_decodes_eight_tokens_from_sdram(tmp_path: Path)
         }
 
 
-def _minilm_linear(minilm: Path, folder: Path) -> list[str]:
-    """Arguments that name the query projection of MiniLM's first layer (384 x 384) with its LoRA of rank 8, and an input."""
-    onnx.utils.extract_model(str(minilm / "minilm.onnx"), str(folder / "m.onnx"), ["layer0.hidden"], ["layer0.query"])
-    adapter = folder / "law"
-    adapter.mkdir()
-    tensors = load_file(minilm / "adapters" / "law" / "adapter_model.safetensors")
-    save_file({k: v for k, v in tensors.items() if ".layer.0." in k and ".query." in k}, adapter / "adapter_model.safetensors")
-    config = json.loads((minilm / "adapters" / "law" / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["query"]}))
-    with np.load(minilm / "sample.npz") as sample:
-        hidden = sample["layer0.hidden"]
-    np.savez(folder / "in.npz", **{"layer0.hidden": hidden})
-    return [str(folder / "m.onnx"), "--shape", f"tokens={hidden.shape[0]}", "--adapter", f"law={adapter}"]
-
-
 @pytest.mark.slow
 def test_a_minilm_linear_with_lora_from_on_chip_memory(
     minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On the target that bitstreams are made for: codes and all counters, cycles too, are the simulator's."""
     package, json_file = str(tmp_path / "m.axl"), str(tmp_path / "run.json")
-    assert main(["compile", *_minilm_linear(minilm, tmp_path), "-o", package, "--target", "ulx3s-85f"]) == 0
-    arguments = ["--input", str(tmp_path / "in.npz"), "--adapter", "law", "--json", json_file]
+    linear = minilm / "linear"
+    with np.load(linear / "sample.npz") as sample:
+        tokens = sample["layer0.hidden"].shape[0]
+    named = [str(linear / "model.onnx"), "--shape", f"tokens={tokens}", "--adapter", f"law={linear / 'law'}"]
+    assert main(["compile", *named, "-o", package, "--target", "ulx3s-85f"]) == 0
+    arguments = ["--input", str(linear / "sample.npz"), "--adapter", "law", "--json", json_file]
     assert main(["run", package, "--board", "ulx3s", "--port", "sim", *arguments]) == 0
     assert f"all codes and {len(COUNTERS)} counters equal; on-chip memory" in capsys.readouterr().out
     found = json.loads(Path(json_file).read_text())

@@ -14,16 +14,23 @@ _PEEKS = (
     Edit(
         "axlora_top.v",
         "    input  wire [1:0]              i_m_axi_bresp\n);",
-        "    input  wire [1:0]              i_m_axi_bresp,\n    output wire [38:0] f_top,\n    output wire [222:0] f_core\n);\n"
-        "    assign f_top = {start, reset, drain, running, axi_busy, halt, error, base};",
+        "    input  wire [1:0]              i_m_axi_bresp,\n    output wire [39:0] f_top,\n    output wire [227:0] f_core\n);\n"
+        "    wire [1:0] f_control;\n"
+        "    assign f_top = {f_control, start, reset, running, axi_busy, halt, error, base};",
+    ),
+    Edit("axlora_top.v", ".i_counter(counter_value));", ".i_counter(counter_value), .f_control(f_control));"),
+    Edit(
+        "control.v",
+        "    input  wire [63:0] i_counter\n);",
+        "    input  wire [63:0] i_counter,\n    output wire [1:0] f_control\n);\n    assign f_control = {reset_wanted, drained};",
     ),
     Edit("axlora_top.v", ".i_bbad(i_m_axi_bresp[1]));", ".i_bbad(i_m_axi_bresp[1]), .f_core(f_core));"),
     Edit(
         "axlora_core.v",
         "    input  wire                    i_bbad\n);",
-        "    input  wire                    i_bbad,\n    output wire [222:0] f_core\n);\n"
-        "    wire [35:0] f_fetch;\n    wire [37:0] f_load;\n    wire [43:0] f_store;\n    wire [4:0] f_bursts;\n"
-        "    assign f_core = {push[0], entry[`AXL_ENTRY_X], accept[0], head[`AXL_ENTRY_X], busy[0], busy[3], load_address,\n"
+        "    input  wire                    i_bbad,\n    output wire [227:0] f_core\n);\n"
+        "    wire [36:0] f_fetch;\n    wire [38:0] f_load;\n    wire [44:0] f_store;\n    wire [4:0] f_bursts;\n"
+        "    assign f_core = {&quiet, stop, push[0], entry[`AXL_ENTRY_X], accept[0], head[`AXL_ENTRY_X], busy[0], busy[3], load_address,\n"
         "                     f_fetch, f_load, f_store, f_bursts};",
     ),
     Edit("axlora_core.v", ".o_count_halt(count_halt));", ".o_count_halt(count_halt), .f_fetch(f_fetch));"),
@@ -33,21 +40,21 @@ _PEEKS = (
     Edit(
         "fetch.v",
         "    output wire                       o_count_halt\n);",
-        "    output wire                       o_count_halt,\n    output wire [35:0] f_fetch\n);\n"
-        "    assign f_fetch = {legal && unit[1:0] == 2'd1, x, state};",
+        "    output wire                       o_count_halt,\n    output wire [36:0] f_fetch\n);\n"
+        "    assign f_fetch = {halt && chosen != 4'd0, legal && chosen[0], x, state};",
     ),
     Edit(
         "load.v",
         "    output wire [3:0]                 o_error\n);",
-        "    output wire [3:0]                 o_error,\n    output wire [37:0] f_load\n);\n"
-        "    wire [31:0] at_burst;\n    assign f_load = {at_burst, bursts, finish, left};",
+        "    output wire [3:0]                 o_error,\n    output wire [38:0] f_load\n);\n"
+        "    wire [31:0] at_burst;\n    assign f_load = {ready, at_burst, bursts, finish, left};",
     ),
     Edit("load.v", ".o_bad(bad_burst));", ".o_bad(bad_burst), .f_address(at_burst));"),
     Edit(
         "store.v",
         "    output wire [3:0]                 o_error\n);",
-        "    output wire [3:0]                 o_error,\n    output wire [43:0] f_store\n);\n"
-        "    wire [31:0] at_burst;\n    assign f_store = {at_burst, state, sent, left, todo};",
+        "    output wire [3:0]                 o_error,\n    output wire [44:0] f_store\n);\n"
+        "    wire [31:0] at_burst;\n    assign f_store = {ready, at_burst, state, sent, left, todo};",
     ),
     Edit("store.v", ".o_bad(bad_burst));", ".o_bad(bad_burst), .f_address(at_burst));"),
     Edit(
@@ -147,8 +154,8 @@ _LITE_FAULTS = (
     _lite("BVALID at reset", "o_start, o_reset} <= 7'd0;", "o_start, o_reset} <= 7'd16;", "valid_is_low_after_reset"),
     _lite(
         "an address of a write holds reads up",
-        "!o_arready && !o_rvalid && !writable;",
-        "!o_arready && !o_rvalid && !i_awvalid;",
+        "!o_arready && !o_rvalid && !writable && !o_awready;",
+        "!o_arready && !o_rvalid && !i_awvalid && !o_awready;",
         "read_is_taken_in_time",
     ),
     _lite(
@@ -161,9 +168,15 @@ _LITE_FAULTS = (
     _lite("an answer is lost", "o_rvalid  <= read ||", "o_rvalid  <= (read && i_rready) ||", "r_answers_a_read"),
     _lite(
         "a second read before R",
-        "!o_arready && !o_rvalid && !writable;",
-        "!o_arready && !writable;",
+        "!o_arready && !o_rvalid && !writable && !o_awready;",
+        "!o_arready && !writable && !o_awready;",
         "no_read_while_one_is_open",
+    ),
+    _lite(
+        "a register is looked up under a write",
+        "!o_arready && !o_rvalid && !writable && !o_awready;",
+        "!o_arready && !o_rvalid && !writable;",
+        "read_looks_its_register_up",
     ),
     _lite("RDATA of no register", "value = `AXL_MACHINE_ID;", "value = o_base;", "rdata_is_of_this_read"),
     _lite(
@@ -235,9 +248,7 @@ _MASTER_FAULTS = (
         "a base within a page", "control.v", "o_base <= {i_wdata[31:12], 12'd0};", "o_base <= i_wdata;", "base_is_of_pages", 12
     ),
     _bus("a base that changes under a burst", "control.v", "if (!i_running && !i_axi_active) o_base", "o_base", "aw_stays", 18),
-    _bus(
-        "a load off its beats is legal", "decode.v", "sub <= 6'd7 && aligned &&", "sub <= 6'd7 &&", "queued_load_is_aligned", 14
-    ),
+    _bus("a load off its beats is legal", "decode.v", "whole ? aligned :", "whole ? 1'b1 :", "queued_load_is_aligned", 14),
     _bus("a burst of load too many", "load.v", "ready && bursts < MOST;", "ready && bursts <= MOST;", "load_outstanding", 20),
     _bus("fetch asks again", "fetch.v", "REQ: if (i_grant) state", "REQ: if (i_beat) state", "fetch_outstanding", 14),
     _bus("AWVALID falls at an error", "store.v", "START && (sent || (", "START && ((", "aw_stays", 18),
@@ -273,20 +284,28 @@ _MASTER_FAULTS = (
         "w_follows_its_address",
         16,
     ),
-    _bus("WDATA runs on", "store.v", "o_read      = begun || move;", "o_read      = begun || state == DATA;", "w_stays", 16),
+    _bus("WDATA runs on", "store.v", "o_read      = begun || move;", "o_read      = begun || state == DATA;", "w_stays", 20),
     _bus(
         "a reset under a burst",
         "control.v",
-        "o_reset   <= reset_wanted && !i_axi_active;",
-        "o_reset   <= reset_wanted;",
+        "reset_wanted && drained && !i_axi_active;",
+        "reset_wanted && drained;",
+        "reset_finds_the_bus_empty",
+        18,
+    ),
+    _bus(
+        "a reset a cycle early",
+        "control.v",
+        "reset_wanted && drained && !i_axi_active;",
+        "reset_wanted && !i_axi_active;",
         "reset_finds_the_bus_empty",
         18,
     ),
     _bus(
         "units go on under a reset",
         "axlora_core.v",
-        "run = o_running && !stop;",
-        "run = o_running && !o_error;",
+        "run = !stop;",
+        "run = !o_error;",
         "reset_asks_for_nothing_new",
         18,
     ),
@@ -307,7 +326,9 @@ _MASTER_FAULTS = (
         "start_finds_the_bus_empty",
         20,
     ),
-    _bus("HALT does not wait", "fetch.v", "!full && !(halt && !i_all_quiet) &&", "!full &&", "halt_finds_the_bus_empty", 18),
+    _bus(
+        "HALT does not wait", "fetch.v", "issue && halt && i_all_quiet &&", "issue && halt &&", "halt_finds_the_bus_empty", 18
+    ),
     _bus("BREADY is low", "axlora_top.v", "o_m_axi_bready} = 3'b011;", "o_m_axi_bready} = 3'b010;", "always_accepts", 8),
 )
 FAULTS = _LITE_FAULTS + _MASTER_FAULTS

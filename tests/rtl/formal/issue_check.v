@@ -53,7 +53,7 @@ module issue_check #(
     always @* begin
         assume (past || i_rst);
         if (valid && !clear) assume (!fresh);
-        if (INDEX_ENTRIES == 128) for (integer n = 0; n < PORTS; n = n + 1) assume (!i_next_index[8*n + 7]);
+        if (INDEX_ENTRIES == 128) assume ((i_next_index & {PORTS{8'h80}}) == 0);
         if (past) begin
             started_is_the_same: assert (started == spec_started && (!started || (valid && !fresh)));
             if (!fresh) tags_are_the_same: assert (tags == spec_tags);
@@ -61,7 +61,7 @@ module issue_check #(
                 need_is_what_is_not_there: assert (need == spec_need);
                 same_is_equal_codes: assert (same == equal);
                 indexes_are_the_same: assert (pick_index == spec_index);
-                if (INDEX_ENTRIES == 128) for (integer n = 0; n < PORTS; n = n + 1) index_is_there: assert (!index[8*n + 7]);
+                if (INDEX_ENTRIES == 128) index_is_there: assert ((index & {PORTS{8'h80}}) == 0);
             end
             steps_are_the_same: assert ({first, more, leave, pick} == {spec_first, spec_more, spec_leave, spec_pick});
         end

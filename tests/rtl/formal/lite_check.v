@@ -39,6 +39,7 @@ module lite_check (
         .i_counter(i_counter));
 
     reg        past, was_reset, held_aw, held_w, held_ar, held_b, held_r, could_write, could_read, aw_due, w_due, r_due, is_id;
+    reg [4:0]  looked_up;
     reg [11:0] last_awaddr, last_araddr;
     reg [31:0] last_wdata, last_rdata;
     reg [2:0]  write_waits, read_waits;
@@ -50,8 +51,9 @@ module lite_check (
         {held_aw, held_w, held_ar} <= {i_awvalid && !awready, i_wvalid && !wready, i_arvalid && !arready} & {3{!i_rst}};
         {held_b, held_r} <= {bvalid && !i_bready, rvalid && !i_rready} & {2{!i_rst}};
         {last_awaddr, last_wdata, last_araddr, last_rdata} <= {i_awaddr, i_wdata, i_araddr, rdata};
+        looked_up   <= host_register;
         could_write <= i_awvalid && i_wvalid && !awready && !bvalid && !i_rst;
-        could_read  <= i_arvalid && !arready && !rvalid && !(i_awvalid && i_wvalid && !awready && !bvalid) && !i_rst;
+        could_read  <= i_arvalid && !arready && !rvalid && !awready && !(i_awvalid && i_wvalid && !bvalid) && !i_rst;
         aw_due <= !i_rst && (aw || (aw_due && !(bvalid && i_bready)));
         w_due  <= !i_rst && (w || (w_due && !(bvalid && i_bready)));
         r_due  <= !i_rst && (ar || (r_due && !(rvalid && i_rready)));
@@ -85,12 +87,13 @@ module lite_check (
         if (rvalid && is_id) rdata_is_of_this_read: assert (rdata == `AXL_MACHINE_ID);
         never_start_and_reset: assert (!(start && reset));
         write_is_taken_in_time: assert (write_waits <= 3'd2);
-        read_is_taken_in_time: assert (read_waits <= 3'd3);
+        read_is_taken_in_time: assert (read_waits <= 3'd4);
+        if (ar) read_looks_its_register_up: assert (looked_up == i_araddr[6:2]);
         // what the induction needs to know
         if (bvalid) write_waits_for_bready: assert (write_waits == 3'd0);
         if (!awready) write_has_waited: assert (write_waits <= 3'd1);
         if (rvalid) read_waits_for_rready: assert (read_waits == 3'd0);
-        if (!arready) read_has_waited: assert (read_waits <= (awready ? 3'd2 : 3'd1));
+        if (!arready) read_has_waited: assert (read_waits <= (awready ? 3'd2 : bvalid ? 3'd3 : 3'd1));
     end
 endmodule
 `default_nettype wire

@@ -44,9 +44,9 @@ module master_check #(
     wire [8*BEAT_BYTES-1:0] wdata;
     wire [BEAT_BYTES-1:0]   wstrb;
     // o_busy; inner state, see _PEEKS in axi_proofs.py
-    wire                    busy, start, reset, drain, running, axi_busy, halt, error;
+    wire                    reset_wanted, reset_waited, busy, start, reset, running, axi_busy, halt, error;
     wire [31:0]             base, load_address, load_next, store_next, queued, fetch_x, accepted;
-    wire                    pushed, taken, load_busy, store_busy, load_finish, load_left, sent, left, fetch_aim;
+    wire                    halt_queued, load_ready, store_ready, idle, stop, pushed, taken, load_busy, store_busy, load_finish, load_left, sent, left, fetch_aim;
     wire [2:0]              fetch_state, store_state;
     wire [3:0]              load_bursts;
     wire [4:0]              bursts;
@@ -64,9 +64,9 @@ module master_check #(
         .o_m_axi_awlen(awlen), .o_m_axi_awsize(awsize), .o_m_axi_awburst(awburst), .o_m_axi_wvalid(wvalid),
         .i_m_axi_wready(i_wready), .o_m_axi_wdata(wdata), .o_m_axi_wstrb(wstrb), .o_m_axi_wlast(wlast), .i_m_axi_bvalid(i_bvalid),
         .o_m_axi_bready(bready), .i_m_axi_bresp(i_bresp),
-        .f_top({start, reset, drain, running, axi_busy, halt, error, base}),
-        .f_core({pushed, queued, taken, accepted, load_busy, store_busy, load_address, fetch_aim, fetch_x, fetch_state,
-                 load_next, load_bursts, load_finish, load_left, store_next, store_state, sent, left, todo, bursts}));
+        .f_top({reset_wanted, reset_waited, start, reset, running, axi_busy, halt, error, base}),
+        .f_core({idle, stop, pushed, queued, taken, accepted, load_busy, store_busy, load_address, halt_queued, fetch_aim, fetch_x, fetch_state,
+                 load_ready, load_next, load_bursts, load_finish, load_left, store_ready, store_next, store_state, sent, left, todo, bursts}));
 
     // The slave: what it has accepted and not yet answered.
     reg        past, was_reset, was_drain, held_ar, held_aw, held_w, w_open, b_due;
@@ -82,7 +82,7 @@ module master_check #(
     always @(posedge i_clk) begin
         past      <= 1'b1;
         was_reset <= i_rst;
-        was_drain <= drain;
+        was_drain <= reset_wanted && reset_waited;
         {last_ar, last_aw, last_w} <= {ar, aw, w};
         {held_ar, held_aw, held_w} <= {arvalid && !i_arready, awvalid && !i_awready, wvalid && !i_wready} & {3{!i_rst}};
         reads_0 <= i_rst ? 5'd0 : reads_0 + {4'd0, take_ar && !arid} - {4'd0, end_0};
@@ -137,13 +137,19 @@ module master_check #(
     end
     // What the induction needs to know of the inner state.
     always @* if (past) begin
+        if (reset_wanted) drain_stops: assert (stop);
+        if (reset_wanted && reset_waited) drained_units_begin_nothing: assert (!load_ready && !store_ready);
+        if (fetch_state == ISSUE) halt_is_not_queued: assert (!halt_queued);
+        running_is_the_state: assert (running == (fetch_state != 3'd0) && fetch_state != 3'd7);
+        if (!running && stop) stopped_units_begin_nothing: assert (idle || (!load_ready && !store_ready));
+        if (!running && !stop) halted_units_are_idle: assert (idle);
         base_is_of_pages: assert (base[11:0] == 12'd0);
         arbiter_counts: assert (bursts == fetches + loads);
-        if (running) load_counts: assert (load_bursts == loads);
+        if (running || !stop) load_counts: assert (load_bursts == loads);
         if (running) fetch_waits: assert ((fetch_state == WAIT) == (fetches == 5'd1));
         if (fetch_state == ISSUE && fetch_aim) load_at_issue_is_aligned: assert (fetch_x[LOGB-1:0] == {LOGB{1'b0}});
         if (load_busy) load_is_aligned: assert (load_next[LOGB-1:0] == {LOGB{1'b0}});
-        if (!load_busy) idle_load_has_no_burst: assert (!running || load_bursts == 4'd0);
+        if (!load_busy) idle_load_has_no_burst: assert ((stop && !running) || load_bursts == 4'd0);
         if (load_finish && running) finished_load_is_done: assert (load_bursts == 4'd0 && !load_left);
         if (store_state != 3'd0) store_is_busy: assert (store_busy && store_next[LOGB-1:0] == {LOGB{1'b0}});
         data_is_open: assert ((store_state == DATA) == w_open);

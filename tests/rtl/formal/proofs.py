@@ -135,7 +135,7 @@ PEEKS = (
     ),
     Edit(
         "semaphores.v",
-        "    output wire [3:0]  o_overflow\n);",
+        "    output wire [3:0]  o_overflow   // a cycle late, by the unit that posted\n);",
         "    output wire [3:0]  o_overflow,\n    output wire [63:0] f_counts\n);\n    assign f_counts = counts;",
     ),
 )
@@ -222,8 +222,8 @@ def run(proof: Proof, folder: Path, fault: Fault | None = None) -> Verdict:
     return Verdict(status, failed, log)
 
 
-ISSUE_M1 = Proof("issue-m1", "issue_check", ("reuse_issue.v",), {"PORTS": 4, "MULTIPLIERS": 1}, 2, ("issue_spec.v",))
-ISSUE_M2 = Proof("issue-m2", "issue_check", ("reuse_issue.v",), {"PORTS": 4, "MULTIPLIERS": 2}, 2, ("issue_spec.v",))
+ISSUE_M1 = Proof("issue-m1", "issue_check", ("reuse_issue.v",), {"PORTS": 4, "MULTIPLIERS": 1}, 1, ("issue_spec.v",))
+ISSUE_M2 = Proof("issue-m2", "issue_check", ("reuse_issue.v",), {"PORTS": 4, "MULTIPLIERS": 2}, 1, ("issue_spec.v",))
 ISSUE_SMALL = Proof(
     "issue-small",
     "issue_check",
@@ -250,7 +250,13 @@ STAND_IN = (*PEEKS, Edit("engine_reuse.v", ".i_index(i_index),", ".i_index(i_ind
 
 def _reuse(name: str, latency: int, **parameters: int) -> Proof:
     return Proof(
-        f"reuse-{name}", "reuse_check", REUSE_FILES, parameters | {"LATENCY": latency}, latency + 2, REUSE_CHECKERS, peeks=STAND_IN
+        f"reuse-{name}",
+        "reuse_check",
+        REUSE_FILES,
+        parameters | {"LATENCY": latency},
+        latency + 2,
+        REUSE_CHECKERS,
+        peeks=STAND_IN,
     )
 
 
@@ -285,7 +291,20 @@ SEMAPHORES = Proof("semaphores", "semaphores_check", ("semaphores.v", "unit_port
 
 PRODUCT = Proof("product", "product_check", ("code_decode.v", "code_factor.v", "multiplier.v", "delay.v"), {}, 2)
 
-PROOFS = (ISSUE_M1, ISSUE_M2, ISSUE_SMALL, REUSE_M1, REUSE_M2, REUSE_SMALL, PRODUCT, FIFO_REUSE, FIFO_REUSE_SHORT, FIFO_MAC, FIFO_MAC_SHORT, SEMAPHORES)
+PROOFS = (
+    ISSUE_M1,
+    ISSUE_M2,
+    ISSUE_SMALL,
+    REUSE_M1,
+    REUSE_M2,
+    REUSE_SMALL,
+    PRODUCT,
+    FIFO_REUSE,
+    FIFO_REUSE_SHORT,
+    FIFO_MAC,
+    FIFO_MAC_SHORT,
+    SEMAPHORES,
+)
 
 
 def _fault(name: str, proof: Proof, file: str, old: str, new: str, depth: int = 8) -> Fault:
@@ -322,8 +341,15 @@ FAULTS = (
         "{6'd0, i_reserve} - {6'd0, i_pop}",
         "{6'd0, i_reserve || i_pop && i_push} - {6'd0, i_pop}",
     ),
-    _fault("credit while full", FIFO_MAC_SHORT, "product_fifo.v", "used < PLACES", "used <= PLACES", 20),
-    _fault("credit ignores groups in flight", FIFO_MAC_SHORT, "product_fifo.v", "used < PLACES", "filled < PLACES", 20),
+    _fault("credit while full", FIFO_MAC_SHORT, "product_fifo.v", "used < PLACES - 7'd1", "used < PLACES", 20),
+    _fault(
+        "credit ignores groups in flight",
+        FIFO_MAC_SHORT,
+        "product_fifo.v",
+        "used < PLACES - 7'd1",
+        "filled < PLACES - 7'd1",
+        20,
+    ),
     _fault("a group reserves in every cycle", FIFO_REUSE_SHORT, "reuse_issue.v", "issue && !started;", "issue;"),
     _fault("mac group reserves in every cycle", FIFO_MAC, "engine_mac.v", "issue && phase == 5'd0;", "issue;"),
     _fault("pushed onto the head", FIFO_REUSE_SHORT, "product_fifo.v", ".i_write_address(tail)", ".i_write_address(head)", 10),

@@ -5,7 +5,7 @@
 //   count     is posts so far less takes so far, 0..15: never negative, never above 15
 //   take      an accepted instruction takes exactly one of each semaphore it waits for, and only when one is there
 //   post      an instruction posts its semaphores exactly at its end
-//   error     overflow is raised for a unit exactly when one of its counts would become 16
+//   error     overflow is raised for a unit exactly in the cycle after one in which one of its counts would become 16
 `default_nettype none
 `include "axlora_isa.vh"
 module semaphores_check (
@@ -35,15 +35,16 @@ module semaphores_check (
         end
     endgenerate
     semaphores u_semaphores (
-        .i_clk(i_clk), .i_rst(i_rst), .i_post(post[15:0] | post[31:16] | post[47:32] | post[63:48]),
+        .i_clk(i_clk), .i_rst(i_rst), .i_post({post[63:60], post[43:40], post[23:20], post[3:0]}),
         .i_take(take[15:0] | take[31:16] | take[47:32] | take[63:48]), .o_ready(ready), .o_overflow(overflow),
         .f_counts(counts));
 
-    reg past, raised;
-    initial {past, raised} = 2'b00;
+    reg past, was_raised;
+    wire raised = was_raised || overflow != 4'd0;
+    initial {past, was_raised} = 2'b00;
     always @(posedge i_clk) begin
         past   <= 1'b1;
-        raised <= !i_rst && (raised || overflow != 4'd0);
+        was_raised <= !i_rst && raised;
     end
     always @* assume (past || i_rst);
 
@@ -90,13 +91,16 @@ module semaphores_check (
             always @* if (past && !raised) begin
                 assert (count <= 8'd15);
                 assert (counts[4*s +: 4] == count);
+                assert (ready[s] == (count != 8'd0));
                 assert (took <= count);
                 assert (took <= 3'd1 && gave <= 3'd1);
             end
         end
         for (u = 0; u < 4; u = u + 1) begin : g_error
             wire any = g_semaphore[4*u].more || g_semaphore[4*u+1].more || g_semaphore[4*u+2].more || g_semaphore[4*u+3].more;
-            always @* if (past && !raised) assert (overflow[u] == any);
+            reg  was_any;
+            always @(posedge i_clk) was_any <= any && !i_rst;
+            always @* if (past && !was_raised) assert (overflow[u] == was_any);
         end
     endgenerate
 endmodule
