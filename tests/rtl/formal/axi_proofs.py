@@ -22,7 +22,8 @@ _PEEKS = (
     Edit(
         "control.v",
         "    input  wire [63:0] i_counter\n);",
-        "    input  wire [63:0] i_counter,\n    output wire [1:0] f_control\n);\n    assign f_control = {reset_wanted, drained};",
+        "    input  wire [63:0] i_counter,\n    output wire [1:0] f_control\n);\n"
+        "    assign f_control = {reset_wanted, drained};",
     ),
     Edit("axlora_top.v", ".i_bbad(i_m_axi_bresp[1]));", ".i_bbad(i_m_axi_bresp[1]), .f_core(f_core));"),
     Edit(
@@ -30,7 +31,8 @@ _PEEKS = (
         "    input  wire                    i_bbad\n);",
         "    input  wire                    i_bbad,\n    output wire [227:0] f_core\n);\n"
         "    wire [36:0] f_fetch;\n    wire [38:0] f_load;\n    wire [44:0] f_store;\n    wire [4:0] f_bursts;\n"
-        "    assign f_core = {&quiet, stop, push[0], entry[`AXL_ENTRY_X], accept[0], head[`AXL_ENTRY_X], busy[0], busy[3], load_address,\n"
+        "    assign f_core = {&quiet, stop, push[0], entry[`AXL_ENTRY_X], accept[0], head[`AXL_ENTRY_X],\n"
+        "                     busy[0], busy[3], load_address,\n"
         "                     f_fetch, f_load, f_store, f_bursts};",
     ),
     Edit("axlora_core.v", ".o_count_halt(count_halt));", ".o_count_halt(count_halt), .f_fetch(f_fetch));"),
