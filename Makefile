@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 OUT := build/demo
 
-.PHONY: demo test test-fast lint mutation bench proofs clean
+.PHONY: demo test test-fast lint mutation bench proofs bitstream clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -48,6 +48,13 @@ mutation: .venv/ready
 
 proofs: .venv/ready
 	$(BIN)/python -m pytest -n 2 tests/rtl/formal
+
+# A MiniLM linear with LoRA on a ULX3S, once with each product engine: half an hour each.
+bitstream: .venv/ready
+	$(BIN)/python examples/minilm/build.py -o build/bitstream --layers 1 --tokens 16
+	$(BIN)/axlora compile build/bitstream/linear/model.onnx -o build/bitstream/linear.axl --target ulx3s-85f \
+	    --shape tokens=16 --adapter law=build/bitstream/linear/law
+	$(BIN)/axlora bitstream build/bitstream/linear.axl --board ulx3s -o build/bitstream --engines
 
 clean:
 	rm -rf build .venv

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 TARGET = TARGETS["test"]
 WORK = [c.name for c in COUNTERS if c.unit not in ("cycles", "lane-cycles") and c.name != "cycles"]
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (0, 1, 2, 3, 4, 9)
 NONE = (0.0,) * 5
 
 
@@ -63,9 +63,9 @@ def test_memory_stays_exact_and_time_moves(seed: int, outcomes: dict[int, list[A
 
 
 def test_one_slow_channel_alone_costs_time(outcomes: dict[int, list[AxiOutcome]]) -> None:
-    """AR, R, W and B; a slow AW may hide behind the other units."""
-    costs = {CHANNELS[s % 5]: o[2].counters["cycles"] - o[0].counters["cycles"] for s, o in outcomes.items()}
-    assert {name for name, cost in costs.items() if cost > 0} >= {"ar", "r", "w", "b"}
+    """AR, R, W and B, in one program at least; a slow AW may hide behind the other units."""
+    costly = {CHANNELS[s % 5] for s, o in outcomes.items() if o[2].counters["cycles"] > o[0].counters["cycles"]}
+    assert costly >= {"ar", "r", "w", "b"}
 
 
 @pytest.mark.parametrize("seed", SEEDS)

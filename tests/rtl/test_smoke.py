@@ -43,7 +43,7 @@ def _line_bytes(codes: np.ndarray, fmt: Format) -> bytes:
     return packed.transpose(1, 0, 2).tobytes()
 
 
-def test_control_instructions_take_three_cycles_and_a_miss_takes_the_latency() -> None:
+def test_control_instructions_take_four_cycles_and_a_miss_takes_the_latency() -> None:
     program = [
         Instruction(Opcode.SET, misc=1, x=5),
         Instruction(Opcode.LOOP, y=1, z=3),
@@ -60,7 +60,7 @@ def test_control_instructions_take_three_cycles_and_a_miss_takes_the_latency() -
     assert result.counters["instructions"] == executed
     assert result.counters["fetch_beats"] == misses * beats
     assert result.counters["fetch_miss"] == misses * miss
-    assert result.cycles == 3 * executed + misses * (1 + miss)
+    assert result.cycles == 4 * executed + misses * (1 + miss)
 
 
 def _linear(rng: np.random.Generator, fmt: Format, scaled: bool) -> tuple[list[Instruction], dict[int, bytes], np.ndarray]:
@@ -194,8 +194,8 @@ def test_block_quantize_takes_two_walks_a_token_and_feeds_the_next_matmul() -> N
     codes = np.clip(np.rint(value / 2.0 ** exponent[:, None]), -127, 127)
     found = _outputs(result, t.lanes)[:, 0]
     np.testing.assert_array_equal(found, np.rint(codes.sum(axis=1) / 2))
-    walk = acc.shape[1] // t.vector_lanes + 10
-    assert result.counters["vector_busy"] == 10 + t.tokens * 2 * walk - 1 + t.tokens * t.ports // t.vector_lanes + 23 - 1
+    walk = acc.shape[1] // t.vector_lanes + 23
+    assert result.counters["vector_busy"] == 23 + t.tokens * (1 + 2 * walk) - 1 + t.tokens * t.ports // t.vector_lanes + 23 - 1
 
 
 def test_empty_instructions_take_two_cycles_or_the_pipe() -> None:
@@ -210,6 +210,6 @@ def test_empty_instructions_take_two_cycles_or_the_pipe() -> None:
     counters = _run(TEST, program).counters
     assert counters["load_memory"] == 1
     assert counters["store_memory"] == 1
-    assert counters["vector_busy"] == (10 - 1) + (10 + 2 * 10 - 1)
-    assert counters["matrix_busy"] == 1 + 1 + 1 + 1 - 1
+    assert counters["vector_busy"] == (23 - 1) + (23 + 1 + 2 * 23 - 1)
+    assert counters["matrix_busy"] == 2 + 1 + 1 + 1 - 1
     assert counters["matrix_product"] == 0
