@@ -9,7 +9,7 @@ module multiply16 #(
     output reg  signed [63:0]      o_product
 );
     localparam LAST = WIDTH / 16 - 1;
-    reg         [31:0] low [0:LAST-1];
+    (* mem2reg *) reg [31:0] low [0:LAST-1];
     reg  signed [32:0] high;
     wire        [63:0] even, odd;
     wire               unused_high = &{1'b0, high};
