@@ -49,7 +49,7 @@ mutation: .venv/ready
 proofs: .venv/ready
 	$(BIN)/python -m pytest -n 2 tests/rtl/formal
 
-# A MiniLM linear with LoRA on a ULX3S, once with each product engine: half an hour each.
+# A MiniLM linear with LoRA on a ULX3S, once with each product engine: about 20 minutes each on a quiet machine.
 bitstream: .venv/ready
 	$(BIN)/python examples/minilm/build.py -o build/bitstream --layers 1 --tokens 16
 	$(BIN)/axlora compile build/bitstream/linear/model.onnx -o build/bitstream/linear.axl --target ulx3s-85f \
