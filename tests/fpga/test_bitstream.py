@@ -35,7 +35,6 @@ SMALL = dataclasses.replace(
     vbuf_words=256,
     table_entries=128,
     icache_lines=4,
-    clock_mhz=60,
 )
 """A machine that the tools place in a few minutes."""
 

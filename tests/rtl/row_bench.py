@@ -8,11 +8,13 @@ from row_programs import Chain
 
 from axlora.isa.assembly import encode_program
 from axlora.isa.legality import check_program
-from axlora.isa.opcodes import Buffer, Into, Map, Opcode
+from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode
 from axlora.isa.target import Target
 
 EVERY = 1 << 20
 """More elements than a row has."""
+OVERLAP_FIRST, OVERLAP_WORDS = 5, 24
+"""Of `overlapping_map`: the first word that is read, words a row."""
 
 
 class Program(Chain):
@@ -64,3 +66,23 @@ def random_words(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """s32 of every magnitude, both ends among them."""
     values = rng.integers(-(2**31), 2**31, shape) >> rng.integers(0, 31, shape)
     return np.where(rng.random(shape) < 0.05, rng.choice([-(2**31), 2**31 - 1, -(2**31) + 1], shape), values)
+
+
+def overlapping_map(target: Target, distance: int, rows: int) -> Program:
+    """VBUF word i + distance = VBUF word i + CBUF word, a word a cycle, so that later words read what earlier ones wrote.
+
+    VBUF is 1000 n in element n before; CBUF the same, but for ones in its first word.
+    """
+    lanes = target.vector_lanes
+    c = Program(target)
+    c.words(np.arange(128 * lanes).reshape(128, lanes) * 1000)
+    c.add(Opcode.VLEN, valid=EVERY)
+    c.add(Opcode.VCON, ca=1)
+    c.add(Opcode.VMAP, a=CBUF_BIT, words=128, into=Into.VBUF, size=2)
+    c.words(np.ones((1, lanes), int))
+    c.add(Opcode.VPITCH, a=OVERLAP_WORDS, b=0, to=OVERLAP_WORDS)
+    c.add(Opcode.VCON, ca=1, cb=1)
+    to = OVERLAP_FIRST + distance
+    c.add(Opcode.VMAP, a=OVERLAP_FIRST, b=CBUF_BIT, to=to, words=OVERLAP_WORDS, rows=rows, into=Into.VBUF, size=2)
+    c.vbuf(128)
+    return c

@@ -6,10 +6,11 @@ from collections import Counter
 
 import pytest
 from programs import SMALL, TARGETS
+from row_bench import overlapping_map
 from row_programs import row_case
 from test_random_programs import ROW_OPCODES, _compare
 
-from axlora.isa.opcodes import Into, Map, Opcode, Reduce, Row
+from axlora.isa.opcodes import READ_AFTER, Into, Map, Opcode, Reduce, Row
 
 PUSH_SEEDS = 6
 ALL_SEEDS = 40
@@ -18,6 +19,13 @@ ALL_SEEDS = 40
 @pytest.mark.parametrize("name", SMALL)
 def test_rows_in_verilog_equal_the_simulator(name: str) -> None:
     _compare([row_case(seed, TARGETS[name]) for seed in range(PUSH_SEEDS)])
+
+
+def test_a_vmap_reads_its_own_words_from_the_same_distance_on() -> None:
+    """READ_AFTER words and one less or more, within a row and over three."""
+    target = TARGETS["test"]
+    distances = (READ_AFTER - 1, READ_AFTER, READ_AFTER + 1)
+    _compare([overlapping_map(target, distance, rows).case() for distance in distances for rows in (1, 3)])
 
 
 @pytest.mark.slow

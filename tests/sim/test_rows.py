@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from row_bench import EVERY, Program, random_words
+from row_bench import EVERY, OVERLAP_FIRST, OVERLAP_WORDS, Program, overlapping_map, random_words
 
 from axlora.isa import numerics
 from axlora.isa.formats import Format
@@ -154,21 +154,10 @@ def test_codes_into_ubuf_are_what_the_matrix_unit_reads(rows: int, valid: int) -
 @pytest.mark.parametrize("rows", [1, 3])
 def test_overlapping_vmap_reads_what_words_seventeen_before_wrote(distance: int, rows: int) -> None:
     """VBUF word i + distance = VBUF word i + 1, a word a cycle: a chain of additions from 17 words on."""
-    words, first, pitch = 24, 5, 24
+    words, first, pitch = OVERLAP_WORDS, OVERLAP_FIRST, OVERLAP_WORDS
     start = np.arange(128 * V).reshape(128, V) * 1000
-    c = _program()
-    c.words(start)
-    c.add(Opcode.VLEN, valid=EVERY)
-    c.add(Opcode.VCON, ca=1)
-    c.add(Opcode.VMAP, a=CBUF_BIT, words=128, into=Into.VBUF, size=2)
-    c.words(np.ones((1, V), int))
-    c.add(Opcode.VPITCH, a=pitch, b=0, to=pitch)
-    c.add(Opcode.VCON, ca=1, cb=1)
     to = first + distance
-    one = CBUF_BIT  # b reads word 0 on: made of ones there, of the start behind it
-    c.add(Opcode.VMAP, a=first, b=one, to=to, words=words, rows=rows, into=Into.VBUF, size=2)
-    c.vbuf(128)
-    got = _run(c)[: 128 * WORD].view("<i4").reshape(128, V)
+    got = _run(overlapping_map(T, distance, rows))[: 128 * WORD].view("<i4").reshape(128, V)
 
     state, other = start.copy(), start.copy()
     other[0] = 1
