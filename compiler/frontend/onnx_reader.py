@@ -13,6 +13,7 @@ from axlora.compiler.frontend.cache import drop_caches
 from axlora.compiler.frontend.control import inline_conditionals
 from axlora.compiler.frontend.expand import expand
 from axlora.compiler.frontend.fold import fold, infer_shapes
+from axlora.compiler.frontend.gemm import plain_gemms
 from axlora.compiler.frontend.host_ops import prepare
 from axlora.compiler.frontend.operators import refuse_operators, refuse_unknown_shapes
 from axlora.compiler.frontend.precision import to_float32
@@ -154,6 +155,7 @@ def read(
     check_sizes(copy, where, aside.names)
     try:
         to_float32(copy)
+        plain_gemms(copy)
         copy = infer_shapes(copy)
         check_sizes(copy, where, aside.names)
         copy = optimizer.optimize(copy, output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)

@@ -26,7 +26,7 @@ from axlora.compiler.integer_graph import IntegerGraph
 from axlora.compiler.layer import TOKENS, Linear, Lowered, Tensor
 from axlora.compiler.passes.adapters import GRAPH, add_adapter, graph_branch
 from axlora.compiler.passes.layer_errors import layer_errors
-from axlora.compiler.passes.placement import place
+from axlora.compiler.passes.placement import no_linear, place
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import offset_rows, quantize_linear
 from axlora.compiler.passes.relax_linears import lower_to_relax
@@ -220,7 +220,7 @@ def lower(
     proto, where = onnx_reader.read(model, shapes, mode == "exact")
     g, found = recognise(proto, mode == "exact")
     if not found:
-        raise UnsupportedOperator("no linear with constant weights found", where, "MatMul and Gemm are taken")
+        raise UnsupportedOperator(no_linear(g), where, "MatMul and Gemm with a constant weight [K, N] on the right are taken")
     if activation in ("token8", "token16") and any(f.x is not None for f in found):
         g, found = recognise(without_scales(g))
     if merge:
