@@ -112,7 +112,7 @@ def _check_names(host: Host, arrivals: dict[str, int], stages: int) -> None:
 
 
 def check_values(model: onnx.ModelProto, where: str) -> None:
-    """Raise `BadModel` for NaN in a constant that is read, and for scales that are not finite, or of activations not positive."""
+    """Raise `BadModel` for NaN in a constant that is read, and for scales that are not finite (activations: positive)."""
     constants = {i.name: i for i in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].HasField("t"):
@@ -129,11 +129,8 @@ def check_values(model: onnx.ModelProto, where: str) -> None:
         if name in scales:
             bad = ~(np.isfinite(value) & (scales[name] | (value > 0)))
         if bad.any():
-            what = (
-                f"scale {name!r} holds {value[bad][0]}, must be finite, and positive for activations"
-                if name in scales
-                else f"tensor {name!r} holds NaN"
-            )
+            scale = f"scale {name!r} holds {value[bad][0]}, must be finite, and positive for activations"
+            what = scale if name in scales else f"tensor {name!r} holds NaN"
             reader = next(n for n in model.graph.node if name in n.input)
             raise BadModel(what, f"node {reader.name or reader.output[0]!r} of {where}", "export or quantize the model again")
 
