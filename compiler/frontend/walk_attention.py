@@ -97,7 +97,7 @@ class AttentionWalk(Values):
         """Scores of which only those `seen` [.., n, n] count."""
         kind = kind_of_mask(seen, self.masks)
         if kind is None or (kind is not Mask.NONE and scores.mask not in (Mask.NONE, kind)):
-            raise self.refuse(node, describe(seen))
+            raise self.refuse(node, ("not causal: " if self.causal else "") + describe(seen))
         return scores if kind is Mask.NONE else replace(scores, mask=kind)
 
     def chosen(self, node: onnx.NodeProto, inputs: Sequence[Symbol]) -> Symbol | None:
