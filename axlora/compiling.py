@@ -20,11 +20,12 @@ from axlora.isa.assembly import encode_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.target import Target
 
+from .choice import AdapterInfo
 from .generator import Generator
 from .layers import layer_info, layer_vectors
 from .machine import machine_fields
 from .package import ADAPTER_NAME
-from .program import AdapterInfo, InputInfo, OutputInfo, Program, TileInfo
+from .program import InputInfo, OutputInfo, Program, TileInfo
 from .proof import prove_generator, prove_program, prove_whole
 from .whole import Operator, Result, Whole
 
@@ -32,8 +33,6 @@ _LOG = logging.getLogger(__name__)
 
 
 OPERATORS = ("auto", "all", "linears")
-CONTEXT = 256
-"""Most tokens of a language model, unless a user says otherwise."""
 
 
 def compile(
@@ -103,8 +102,7 @@ def compile(
         asked += ["merge"] * merge + ["operators linears"] * (operators == "linears")
         if asked:
             raise BadModel(f"{asked[0]} with generate", asked[0].split()[0], "leave one of them out")
-        context = CONTEXT if max_context is None else max_context
-        generator = compile_generator(model, target, max_context=context, chunk=chunk, **common)  # type: ignore[arg-type]
+        generator = compile_generator(model, target, max_context=max_context, chunk=chunk, **common)  # type: ignore[arg-type]
         prove_generator(generator)
         return generator
     for name, value in (("chunk", chunk), ("max_context", max_context)):
@@ -192,7 +190,7 @@ def compile_whole(
     width = widths(whole, {li.name: li.n for li in found.lowered.linears})
     single, places = one_row(whole), output_numbers(whole)
     return Whole(
-        **machine_fields(found, target, _sources(model, adapters or {})),
+        **machine_fields(found, target, _sources(model, adapters or {}), max_loras),
         program=(image.addresses[found.tokens], INSTRUCTION_BYTES * len(image.programs[found.tokens])),
         tokens=found.tokens,
         batch=found.batch,
@@ -226,7 +224,7 @@ def compile_generator(
     model: str | Path | onnx.ModelProto,
     target: Target | str | Path,
     *,
-    max_context: int = CONTEXT,
+    max_context: int | None = None,
     chunk: int | None = None,
     adapters: Mapping[str, str | Path] | None = None,
     adapter_map: Mapping[str, str] | None = None,
@@ -241,7 +239,7 @@ def compile_generator(
     """Compile a plain export of a decoder (no caches) to prefill and decode programs; nothing but picking embeddings is left.
 
     Args:
-        max_context: most tokens of prompt and answer; the cache is made for it.
+        max_context: most tokens of prompt and answer; the cache is made for it. None: what the export is fixed to, else 256.
         chunk: most tokens of a prompt that a start takes, 32 if None; the target's T are always taken, and no more than fit.
         calibration: the input of token ids -> [samples, tokens]; None: random ids.
         others: as `compile_program`.
@@ -268,7 +266,7 @@ def compile_generator(
     )
     image, value = found.image, found.model.output
     return Generator(
-        **machine_fields(found, target, _sources(model, adapters or {})),
+        **machine_fields(found, target, _sources(model, adapters or {}), max_loras),
         programs={rows: (image.addresses[rows], INSTRUCTION_BYTES * len(p)) for rows, p in image.programs.items()},
         output_fraction=image.fractions[value],
         output_words=image.output_words[0],
