@@ -85,6 +85,7 @@ def compile(
         "max_loras": max_loras,
         "max_lora_rank": max_lora_rank,
         "base": base,
+        "dump_passes": dump_passes,
         "progress": progress,
     }
     target = target if isinstance(target, Target) else Target.load(target)
@@ -93,7 +94,6 @@ def compile(
         raise BadModel(f"operators is {operators!r}", "operators", f"one of {', '.join(OPERATORS)}")
     own = {
         "mode exact": mode != "fused",
-        "dump_passes": dump_passes is not None,
         f"activation {activation}": activation not in (None, f"token{target.activation_bits}"),
         f"lora_linears {lora_linears}": generate and lora_linears != "used",
     }
@@ -122,7 +122,7 @@ def compile(
         else:
             prove_whole(whole)
             return whole
-    more = {"activation": activation, "lora_linears": lora_linears, "merge": merge, "mode": mode, "dump_passes": dump_passes}
+    more = {"activation": activation, "lora_linears": lora_linears, "merge": merge, "mode": mode}
     try:
         program = compile_program(model, target, **common, **more)  # type: ignore[arg-type]
         if progress is not None:
@@ -161,6 +161,7 @@ def compile_whole(
     merge: bool = False,
     base: str | Path | None = None,
     drop_scales: bool = True,
+    dump_passes: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Whole:
     """Compile a transformer of token ids to one program that takes a sequence from its rows of embeddings to the outputs.
@@ -171,6 +172,7 @@ def compile_whole(
     Args:
         calibration: input -> [samples, batch, tokens]; None: random ids.
         drop_scales: take a file that carries static scales of activations; every row gets a scale of its own instead.
+        dump_passes: directory for the graph, its operators and the program as text.
         others: as `compile_program`.
 
     Raises:
@@ -183,7 +185,16 @@ def compile_whole(
     target = target if isinstance(target, Target) else Target.load(target)
     _check_names(adapters)
     options = Options(
-        adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base, merge, lora_linears, drop_scales
+        adapters or {},
+        adapter_map,
+        weight_bits,
+        max_loras,
+        max_lora_rank,
+        base,
+        merge,
+        lora_linears,
+        drop_scales,
+        dump=Path(dump_passes) if dump_passes is not None else None,
     )
     found = lower_whole(model, target, options, shapes=shapes, calibration=calibration, progress=progress)
     image, whole = found.image, found.model
@@ -234,6 +245,7 @@ def compile_generator(
     max_loras: int | None = None,
     max_lora_rank: int | None = None,
     base: str | Path | None = None,
+    dump_passes: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Generator:
     """Compile a plain export of a decoder (no caches) to prefill and decode programs; nothing but picking embeddings is left.
@@ -253,7 +265,8 @@ def compile_generator(
 
     target = target if isinstance(target, Target) else Target.load(target)
     _check_names(adapters)
-    options = Options(adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base)
+    dump = Path(dump_passes) if dump_passes is not None else None
+    options = Options(adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base, dump=dump)
     found = lower_generator(
         model,
         target,

@@ -56,6 +56,15 @@ def quantize_weight(weight: Float64, bits: int) -> tuple[Int64, Float64]:
     return np.clip(codes, -high, high), scale
 
 
+GROUP = 32
+"""Rows of the scale groups that float weights of 4 bits and less get."""
+
+
+def group_rows(target: Target, weight_bits: int) -> int:
+    """Rows of the scale groups of float weights: `GROUP` for 4 bits and less where the target has group scales, else 0."""
+    return GROUP if weight_bits <= 4 and target.group_scales and GROUP % target.lanes == 0 else 0
+
+
 def quantize_groups(weight: Float64, bits: int, rows: int) -> tuple[Codes, Float64]:
     """Symmetric per column and group of `rows` rows: codes, 8-bit group scales, and the column's scale [n].
 

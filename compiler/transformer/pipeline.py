@@ -27,11 +27,12 @@ from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import Linear, Lowered, Placement, Tensor
 from axlora.compiler.passes.adapters import GRAPH, add_adapter, graph_branch
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
-from axlora.compiler.passes.quantize_linear import quantize_linear
+from axlora.compiler.passes.quantize_linear import group_rows, quantize_linear
 from axlora.isa.opcodes import SLOTS
 from axlora.isa.target import Target
 
 from .build import PREFILL, Image, build, whole_context
+from .dump import dump_model, dump_operators, dump_programs
 from .errors import value_errors
 from .lower import HINT
 from .ops import Attention, Op, Transformer
@@ -47,8 +48,6 @@ CONTEXT = 256
 """Most tokens of a language model, unless a user says otherwise."""
 MOST_CONTEXT = 1 << 15
 """Largest context of a language model."""
-GROUP = 32
-"""Rows of a scale group, for weights of 4 bits and less."""
 SAMPLES, SAMPLE_TOKENS = 4, 64
 """Random token ids that stand in for calibration data."""
 UNCALIBRATED = "no calibration data: magnitudes come from random token ids"
@@ -91,6 +90,8 @@ class Options:
     lora_linears: str = "all"
     drop_scales: bool = True
     """Take a file that carries static scales of activations, and give every row a scale of its own instead."""
+    dump: Path | None = None
+    """Folder for the text of every phase."""
 
 
 def products(found: Sequence[FoundLinear]) -> dict[str, Product]:
@@ -140,12 +141,12 @@ def _quantized(
     found: Sequence[FoundLinear], target: Target, options: Options, tell: Callable[[str], None]
 ) -> tuple[list[Linear], list[Tensor]]:
     """The linears for inputs with a scale a row, and 32-bit outputs."""
-    grouped = options.weight_bits <= 4 and target.group_scales and GROUP % target.lanes == 0
+    group = group_rows(target, options.weight_bits)
     linears, inputs = [], []
     for each in found:
         tell(f"quantizing {each.name}")
         x = Activation(each.x_name, "", 1.0, 0, target.activation_bits, per_token=True)
-        linear, _ = quantize_linear(each, x, target, options.weight_bits, group=GROUP if grouped else 0)
+        linear, _ = quantize_linear(each, x, target, options.weight_bits, group=group)
         if each.loras:
             own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, x.bits)
             linear = replace(linear, adapters=(own,))
@@ -219,6 +220,7 @@ def _finished(
         chunk=chunk,
         adaptable=used if used and options.lora_linears == "used" else None,
     )
+    dump_programs(options.dump, image)
     blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings)) for n, r in ranks.items()}
     return Generated(model, lowered, largest, image, blocks, rows or context, batch)
 
@@ -298,8 +300,10 @@ def lower_generator(
     dimensions = {name: dims for name, dims in onnx_reader.dimensions(model).items() if not is_cache(name)}
     context, own = _context(dimensions, context, shapes or {})
     proto, where = onnx_reader.read(model, own, empty_caches=True)
+    dump_model(options.dump, proto)
     g, found = _recognised(proto)
     transformer = read_transformer(g, found, where)
+    dump_operators(options.dump, transformer)
     tell("calibrating")
     ids = _ids(transformer, calibration, context)
     sequences = [(embed(transformer, {transformer.tokens_input: i}), len(i)) for i in ids]
@@ -406,12 +410,14 @@ def lower_whole(
     tell("reading the model")
     own, batch = _one_sequence(onnx_reader.dimensions(model), shapes or {})
     proto, where = onnx_reader.read(model, own)
+    dump_model(options.dump, proto)
     g, found = recognise(proto)
     if any(f.x is not None for f in found):
         if not options.drop_scales:
             raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
         g, found = recognise(without_scales(g))
     transformer = read_whole(g, found, where)
+    dump_operators(options.dump, transformer)
     tokens = g.shape(transformer.tokens_input)[1]
     if options.merge:
         if len(options.adapters) > 1:
