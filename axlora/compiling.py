@@ -23,7 +23,7 @@ from .generator import Generator
 from .layers import layer_info, layer_vectors
 from .machine import machine_fields
 from .package import ADAPTER_NAME
-from .program import AdapterInfo, InputInfo, OutputInfo, Program, TileInfo
+from .program import InputInfo, OutputInfo, Program, TileInfo, adapter_infos
 from .whole import Operator, Result, Whole
 
 _LOG = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ def compile(
     max_context: int = 256,
     chunk: int | None = None,
     operators: str = "auto",
+    partial_adapters: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Program | Whole | Generator:
     """Compile an ONNX model, with LoRA adapters, for a target.
@@ -80,6 +81,7 @@ def compile(
         "max_loras": max_loras,
         "max_lora_rank": max_lora_rank,
         "base": base,
+        "partial_adapters": partial_adapters,
         "progress": progress,
     }
     target = target if isinstance(target, Target) else Target.load(target)
@@ -133,6 +135,7 @@ def compile_whole(
     merge: bool = False,
     base: str | Path | None = None,
     drop_scales: bool = True,
+    partial_adapters: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Whole:
     """Compile a transformer of token ids to one program that takes a sequence from its rows of embeddings to the outputs.
@@ -155,7 +158,16 @@ def compile_whole(
     target = target if isinstance(target, Target) else Target.load(target)
     _check_names(adapters)
     options = Options(
-        adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base, merge, lora_linears, drop_scales
+        adapters or {},
+        adapter_map,
+        weight_bits,
+        max_loras,
+        max_lora_rank,
+        base,
+        merge,
+        lora_linears,
+        drop_scales,
+        partial_adapters=partial_adapters,
     )
     found = lower_whole(model, target, options, shapes=shapes, calibration=calibration, progress=progress)
     image, whole = found.image, found.model
@@ -206,6 +218,7 @@ def compile_generator(
     max_loras: int | None = None,
     max_lora_rank: int | None = None,
     base: str | Path | None = None,
+    partial_adapters: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Generator:
     """Compile a plain export of a decoder (no caches) to prefill and decode programs; nothing but picking embeddings is left.
@@ -225,7 +238,9 @@ def compile_generator(
 
     target = target if isinstance(target, Target) else Target.load(target)
     _check_names(adapters)
-    options = Options(adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base)
+    options = Options(
+        adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base, partial_adapters=partial_adapters
+    )
     found = lower_generator(
         model,
         target,
@@ -264,6 +279,7 @@ def compile_program(
     mode: str = "fused",
     base: str | Path | None = None,
     dump_passes: str | Path | None = None,
+    partial_adapters: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Program:
     """Compile an ONNX model, with LoRA adapters, for a target.
@@ -287,6 +303,8 @@ def compile_program(
         mode: `fused` joins base and branches in one wide sum and rounds once; `exact` honours every Q/DQ pair of the file.
         merge: put the model's own branches, and the one adapter given, into the weights; the program has no adapter then.
         dump_passes: directory for the Relax module after every phase.
+        partial_adapters: take the part of an adapter that fits, with a notice of what is left out; by default modules that are
+            no linears of the model are refused.
         progress: called with the name of each linear as it is placed.
 
     Raises:
@@ -312,6 +330,7 @@ def compile_program(
         mode=mode,
         base=base,
         dump_passes=Path(dump_passes) if dump_passes is not None else None,
+        partial_adapters=partial_adapters,
     )
     if not lowered.linears:
         raise BadModel(
@@ -320,6 +339,8 @@ def compile_program(
     used = {li.name for li in lowered.linears if li.adapters}
     adaptable = used if used and lora_linears == "used" else None
     linked = link(target, lowered, slots=max_loras, rank=max_lora_rank or 0, adaptable=adaptable, progress=progress)
+    for notice in lowered.notices:
+        _LOG.warning("%s", notice)
     assert lowered.host is not None
     tensors = {t.name: t for t in lowered.inputs}
     outputs = {t.name: t for t in lowered.outputs}
@@ -346,7 +367,7 @@ def compile_program(
             )
             for o in linked.outputs
         ),
-        adapters=tuple(AdapterInfo(name, rank, block) for name, (rank, block) in linked.adapters.items()),
+        adapters=adapter_infos(linked.adapters, lowered),
         adapter_address=linked.adapter_address,
         adapter_size=linked.adapter_size,
         slots=linked.slots,

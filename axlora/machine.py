@@ -15,7 +15,7 @@ from axlora.isa.regions import slot_values, token_words
 from axlora.isa.target import Target
 
 from .layers import LayerInfo, layer_info, layer_vectors, read_arrays, stored_linear
-from .program import AdapterInfo
+from .program import AdapterInfo, adapter_infos
 
 if TYPE_CHECKING:
     from axlora.compiler.transformer.pipeline import Generated
@@ -122,7 +122,7 @@ def machine_fields(found: Generated, target: Target, sources: dict[str, str]) ->
         "target": target,
         "image": image.data,
         "regions": dict(image.regions),
-        "adapters": tuple(AdapterInfo(name, rank, block) for name, (rank, block) in found.blocks.items()),
+        "adapters": adapter_infos(found.blocks, found.lowered),
         "adapter_address": image.adapter_address,
         "adapter_size": image.adapter_size,
         "slots": image.slots,

@@ -14,7 +14,7 @@ import onnx
 
 from axlora.compiler.boundary import Quantized, token_rows
 from axlora.compiler.errors import BadAdapter, Error
-from axlora.compiler.layer import Host, Linear, Placement, Tensor
+from axlora.compiler.layer import Host, Linear, Lowered, ModuleMatch, Placement, Tensor
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.regions import region_bytes, region_codes, slot_values, token_words
 from axlora.isa.target import Target
@@ -71,6 +71,13 @@ class AdapterInfo:
     block: bytes
     pinned: bool = False
     """Keeps a slot in every run."""
+    modules: tuple[ModuleMatch, ...] = ()
+    """Its modules, the linears that they change and the evidence, sorted by module; empty in packages of earlier versions."""
+
+
+def adapter_infos(blocks: Mapping[str, tuple[int, bytes]], lowered: Lowered) -> tuple[AdapterInfo, ...]:
+    """The adapters of a compiled model: name -> (rank, block), with the linears that their modules change."""
+    return tuple(AdapterInfo(name, *block, modules=lowered.matches.get(name, ())) for name, block in blocks.items())
 
 
 @dataclass(frozen=True)
