@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from axlora.compiler.errors import BadAdapter
-from axlora.compiler.frontend.attach import ambiguous, candidates, check_map, mapped, module_path, nearest, paths_of
+from axlora.compiler.frontend.attach import ModulePath, ambiguous, candidates, check_map, mapped, module_path, nearest, paths_of
 from axlora.compiler.frontend.base_weights import BaseWeights
 from axlora.compiler.frontend.embeddings import Table
-from axlora.compiler.frontend.held import Candidate
+from axlora.compiler.frontend.held import Candidate, Held
 from axlora.compiler.frontend.peft import PeftLora, PeftModule, read_content
 from axlora.compiler.layer import By, ModuleMatch
 
@@ -111,16 +111,26 @@ class _Resolver:
         return None
 
     def packed(self, module: str) -> _Left | None:
-        """The module is a part of a linear that the model holds packed."""
+        """The module is a part of a linear that the model holds packed, or packs what the model holds apart."""
         wanted = module_path(module).renamed()
-        for name in PACKED.get(wanted.rest[-1] if wanted.rest else "", ()):
-            other = replace(wanted, rest=(*wanted.rest[:-1], name))
-            for x in self.linears:
-                if any(path.renamed().agrees(other) for _, path in paths_of(x)):
-                    why = f"of {name!r}, which the model holds packed as one linear"
-                    hint = "export the model with separate projections: parts of one are not adapted yet"
-                    return _Left(module, f"module {module!r} is a part {why} ({x.name})", f"parts {why}", hint)
+        before, last = wanted.rest[:-1], wanted.rest[-1] if wanted.rest else ""
+        for name in PACKED.get(last, ()):
+            linear = self.named(replace(wanted, rest=(*before, name)))
+            if linear is not None:
+                why = f"of {name!r}, which the model holds packed as one linear"
+                hint = "export the model with separate projections: parts of one are not adapted yet"
+                return _Left(module, f"module {module!r} is a part {why} ({linear.name})", f"parts {why}", hint)
+        parts = [
+            part for part, packed in PACKED.items() if last in packed and self.named(replace(wanted, rest=(*before, part)))
+        ]
+        if parts:
+            why = f"packed, and the model holds {', '.join(parts)} apart"
+            return _Left(module, f"module {module!r} is {why}", why, "train it on a base with separate projections")
         return None
+
+    def named(self, wanted: ModulePath) -> Candidate | None:
+        """A linear of that path."""
+        return next((x for x in self.linears if any(own.renamed().agrees(wanted) for _, own in paths_of(x))), None)
 
     def take(self, module: str, linear: Candidate, by: By) -> None:
         """Note that the module changes the linear."""
@@ -169,8 +179,10 @@ class _Resolver:
         before = len(self.left)
         found = self.find(module.module)
         if found is None:
-            if branched:
-                del self.left[before:]  # its branch is named
+            equal = self.is_base(module)
+            if branched or equal:
+                del self.left[before:]  # its branch is named, or nothing of it is left
+            self.equal += [module.module] if equal else []
             return None
         linear, by = found
         weight = module.weight
@@ -208,6 +220,11 @@ class _Resolver:
         what += " x ".join(map(str, linear.shape))
         raise BadAdapter(what, self.where, "this adapter belongs to another base")
 
+    def is_base(self, module: PeftModule) -> bool:
+        """The module's weight is that of the base's directory, if one is given."""
+        weight = self.base.of(module.module) if self.base is not None and module.bias is None else None
+        return weight is not None and module.weight is not None and Held(weight).equals(module.weight.T)
+
     def is_embedding(self, module: PeftModule) -> bool:
         """The module is an embedding of the model: equal to it, or `left` says why not. A linear of its path comes before."""
         assert module.weight is not None
@@ -218,14 +235,21 @@ class _Resolver:
             return False
         if not named and path.rest[-1] not in EMBEDDINGS:
             return False
-        for table in named or self.tables:
-            held = table.held() if table.shape == rows.shape else None
-            if held is not None and held.equals(rows):
-                self.equal.append(module.module)
-                return True
+        tied = [x.held for x in self.linears if x.shape == module.weight.shape and x.name.rsplit(".", 1)[-1] in HEADS]
+        same = [t.held for t in named or self.tables if t.shape == rows.shape]
+        if any((held := read()) is not None and held.equals(rows) for read in same):
+            self.equal.append(module.module)
+            return True
+        if not named and (any(read().equals(module.weight) for read in tied) or self.is_base(module)):
+            self.equal.append(module.module)
+            return True
         near = [t for t in named or self.tables if rows.ndim == 2 and t.shape[1] == rows.shape[1]]
         if len(near) == 1 and near[0].shape[0] != rows.shape[0]:
             self.left.append(self.resized(module.module, rows.shape[0], near[0].shape[0]))
+        elif not named and not near:
+            why = f"the embedding {module.module!r} is saved, and the model has none to compare it with"
+            hint = "save the adapter without it (save_embedding_layers=False), or give --base if it was not trained"
+            self.left.append(_Left(module.module, why, hint=hint))
         else:
             why = f"the embedding {module.module!r} was trained: it differs from the model's; only linears can be adapted"
             self.left.append(_Left(module.module, why, hint="put it into the base before exporting, or train linears alone"))

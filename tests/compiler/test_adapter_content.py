@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
 from test_adapters import pair
 
 import axlora
@@ -127,6 +128,26 @@ def test_a_trained_embedding_is_refused_by_name(target: Target, write_peft: Writ
         lower(language_model(), target, adapters={"a": folder})
     low, _ = lower(language_model(), target, adapters={"a": folder}, partial_adapters=True)
     assert low.notices == (f"adapter 'a': left out, as the model has no linears for them: {name}",)
+
+
+def test_an_embedding_of_a_model_without_one(target: Target, write_peft: Write, tmp_path: Path) -> None:
+    """Exports that begin behind the embedding: a copy of the base's, or of a tied head, is left out; nothing is guessed."""
+    model = language_model()
+    del model.graph.node[0], model.graph.input[:]
+    model.graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, [T, D]))
+    base = tmp_path / "base"
+    base.mkdir()
+    save_file({f"{TABLE}.weight": original(TABLE), "score.weight": original(UP)}, base / "model.safetensors")
+    folder = saved(write_peft, "a", {TABLE: original(TABLE), "score": original(UP)})
+    with pytest.raises(BadAdapter, match=r"'model\.embed_tokens' is saved, and the model has none to compare it with") as error:
+        lower(model, target, adapters={"a": folder})
+    assert "'score' is no linear" in error.value.message
+    low, _ = lower(model, target, adapters={"a": folder}, base=base)
+    assert low.notices == ("adapter 'a': model.embed_tokens, score equal the base's and are left out",)
+    low, _ = lower(model, target, adapters={"a": saved(write_peft, "tied", {TABLE: original(HEAD)})})
+    assert low.notices == ("adapter 'a': model.embed_tokens equals the base's and is left out",)
+    with pytest.raises(BadAdapter, match=r"'model\.embed_tokens' is saved"):
+        lower(model, target, adapters={"a": saved(write_peft, "other", {TABLE: 2 * original(TABLE)})}, base=base)
 
 
 def test_a_branch_of_an_embedding_is_refused_by_name(target: Target, write_peft: Write) -> None:

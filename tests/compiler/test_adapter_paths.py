@@ -231,6 +231,12 @@ def test_parts_of_a_packed_linear_are_called_so(write_peft: Write, packed: str, 
     assert "separate projections" in error.value.hint
 
 
+def test_a_packed_module_of_linears_that_the_model_holds_apart_is_called_so(write_peft: Write) -> None:
+    mine = linears([f"model.layers.0.self_attn.{part}_proj" for part in "qkv"])
+    with pytest.raises(BadAdapter, match="is packed, and the model holds q_proj, k_proj, v_proj apart"):
+        resolve("law", adapter(write_peft, ["model.layers.0.self_attn.qkv_proj"]), mine)
+
+
 def test_the_base_tells_by_paths_whose_components_all_agree(write_peft: Write, tmp_path: Path) -> None:
     """A module of another tower is not taken for the base's module whose path its own ends with."""
     mine = [linear("val_1", "scopes", 1), linear("val_2", "scopes", 2)]
