@@ -13,9 +13,11 @@ from axlora.compiler.layer import Linear
 
 Float64 = npt.NDArray[np.float64]
 _TINY = 2.0**-25
-"""Half of the smallest step of float16."""
+"""Half of the smallest step of float16, which small values are rounded by."""
 _FLOAT, _HALF, _BRAIN = 2.0**-23, 2.0**-11, 2.0**-8
 """Largest relative rounding of a float32 (twice), of a float16 and of a bfloat16."""
+_ROWS = 1 << 10
+"""Rows that are compared at a time: big matrices need no second copy."""
 _STEP = 0.51
 """Largest error of a code in steps: half of one, and a little for the rounding of the scale."""
 
@@ -33,28 +35,42 @@ class Held:
         """`saved` [k, n] is these values but for the rounding of the formats that both were stored in.
 
         A tensor whose values all fit in bfloat16, or in float16, may have been rounded to it; one that fits in neither was
-        not. Codes are within half a step of what they were made from by rounding to the nearest. A trained matrix whose every
-        element is that near to the base's is none of many elements: it would need a change of less than about 1 % of a step.
+        not; two of one format are the same to the bit. Codes are within half a step of what was rounded to them. No trained
+        matrix of many elements is that near in each of them: it would need a change of less than about 1 % of a step.
         """
         if saved.shape != self.values.shape:
             return False
-        own = _precision(saved)
-        if self.step is None:
-            slack = (own + _precision(self.values)) * np.abs(saved)
-        else:
-            slack = (own + _HALF) * np.abs(saved) + _STEP * self.step
-        return bool((np.abs(saved - self.values) <= slack + _TINY).all())
+        if self.step is not None:
+            return self._near(saved, _precision(saved) + _HALF)
+        if not self._near(saved, 2 * _BRAIN):  # the widest there is: most that differ end here
+            return False
+        own, other = _precision(saved), _precision(self.values)
+        return self._near(saved, _FLOAT if own == other else own + other)
+
+    def _near(self, saved: Float64, relative: float) -> bool:
+        """Every element is within a part of itself, and within a code's rounding."""
+        for first in range(0, len(saved), _ROWS):
+            rows = slice(first, first + _ROWS)
+            slack = relative * np.abs(saved[rows]) + _TINY
+            if self.step is not None:
+                slack += _STEP * self.step[rows]
+            if (np.abs(saved[rows] - self.values[rows]) > slack).any():
+                return False
+        return True
 
 
 def _precision(values: Float64) -> float:
     """Largest relative rounding of the narrowest float format that holds all the values."""
+    fits = {_BRAIN: True, _HALF: True}
     with np.errstate(over="ignore"):
-        narrow = values.astype(np.float32)
-        if not np.array_equal(narrow, values):
-            return _FLOAT
-        if not (narrow.view(np.uint32) & 0xFFFF).any():
-            return _BRAIN
-        return _HALF if np.array_equal(narrow.astype(np.float16).astype(np.float64), values) else _FLOAT
+        for first in range(0, len(values), _ROWS):
+            rows = values[first : first + _ROWS]
+            narrow = rows.astype(np.float32)
+            if not np.array_equal(narrow, rows):
+                return _FLOAT
+            fits[_BRAIN] &= not (narrow.view(np.uint32) & 0xFFFF).any()
+            fits[_HALF] &= np.array_equal(narrow.astype(np.float16), narrow)
+    return next((size for size, fit in fits.items() if fit), _FLOAT)
 
 
 @dataclass(frozen=True)

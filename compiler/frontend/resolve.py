@@ -107,8 +107,19 @@ class _Resolver:
             why = f"not in the base {self.base.folder}, and by name no linear of the model"
             self.left.append(_Left(module, f"module {module!r} is {why}", why, "give the base it was trained on"))
         else:
-            self.left.append(self.packed(module) or _plain(module, self.linears))
+            self.left.append(self.packed(module) or self.plain(module))
         return None
+
+    def plain(self, module: str) -> _Left:
+        """The module is no linear of the model; the first such one is told the nearest."""
+        many, hint = "no linears of the model", ""
+        if all(x.many != many for x in self.left):
+            close = nearest(module, self.linears)
+            near = (
+                f"nearest: {', '.join(close)}" if close else f"the model has: {', '.join([x.name for x in self.linears[:3]])}"
+            )
+            hint = f"every component of the path must agree; {near}; --adapter-map names the linear"
+        return _Left(module, f"module {module!r} is no linear of the model", many, hint)
 
     def packed(self, module: str) -> _Left | None:
         """The module is a part of a linear that the model holds packed, or packs what the model holds apart."""
@@ -254,13 +265,6 @@ class _Resolver:
             why = f"the embedding {module.module!r} was trained: it differs from the model's; only linears can be adapted"
             self.left.append(_Left(module.module, why, hint="put it into the base before exporting, or train linears alone"))
         return True
-
-
-def _plain(module: str, linears: Sequence[Candidate]) -> _Left:
-    close = nearest(module, linears)
-    near = f"nearest: {', '.join(close)}" if close else f"the model has: {', '.join([x.name for x in linears[:3]])}"
-    hint = f"every component of the path must agree; {near}; --adapter-map names the linear"
-    return _Left(module, f"module {module!r} is no linear of the model", "no linears of the model", hint)
 
 
 def _refused(left: Sequence[_Left], some: bool, where: str) -> BadAdapter:

@@ -61,11 +61,11 @@ def test_node_paths_and_branches_of_the_model() -> None:
     assert [m.linear for m in graph.modules] == [m.linear for m in script.adapters[0].modules]
 
 
-def rewrite(path: Path, change: Any) -> None:
+def rewrite(path: Path, change: Any, part: str = "adapters") -> None:
     """Edit the manifest and mend its hash."""
     data = json.loads((path / "manifest.json").read_text())
     data.pop("sha256")
-    change(data["adapters"][0])
+    change(data[part][0])
     data["sha256"] = digest(json.dumps(data, sort_keys=True).encode())
     (path / "manifest.json").write_text(json.dumps(data))
 
@@ -88,3 +88,8 @@ def test_a_damaged_table_is_refused_and_a_missing_one_is_empty(packages: dict[st
     program.save(tmp_path / "old.axl")
     rewrite(tmp_path / "old.axl", lambda adapter: adapter.pop("modules"))
     assert [a.modules for a in load_any(tmp_path / "old.axl").adapters] == [()]
+    for scopes in (-1, 9, "x"):
+        program.save(tmp_path / "scopes.axl")
+        rewrite(tmp_path / "scopes.axl", lambda layer, scopes=scopes: layer.update(scopes=scopes), "layers")
+        with pytest.raises(axlora.BadPackage, match="scopes"):
+            load_any(tmp_path / "scopes.axl")
