@@ -327,7 +327,5 @@ def resolve(
         what = "equals the base's and is" if len(r.equal) == 1 else "equal the base's and are"
         notices.append(f"adapter {name!r}: {listed(r.equal)} {what} left out")
     if r.left:
-        notices.append(
-            f"adapter {name!r}: left out, as the model has no linears for them: {listed([x.module for x in r.left])}"
-        )
+        notices.append(f"adapter {name!r}: left out, as no linear of the model fits: {listed([x.module for x in r.left])}")
     return Resolved(loras, modules, tuple(sorted(r.matches.values(), key=lambda m: m.module)), tuple(notices))

@@ -127,7 +127,7 @@ def test_a_trained_embedding_is_refused_by_name(target: Target, write_peft: Writ
     with pytest.raises(BadAdapter, match=f"embedding '{name}' was trained"):
         lower(language_model(), target, adapters={"a": folder})
     low, _ = lower(language_model(), target, adapters={"a": folder}, partial_adapters=True)
-    assert low.notices == (f"adapter 'a': left out, as the model has no linears for them: {name}",)
+    assert low.notices == (f"adapter 'a': left out, as no linear of the model fits: {name}",)
 
 
 def test_an_embedding_of_a_model_without_one(target: Target, write_peft: Write, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_partial_logs_what_is_left_out_once_all_went_well(
     with caplog.at_level(logging.WARNING):
         made = axlora.compile(model, target, adapters={"a": folder}, partial_adapters=True)
     assert [r.message for r in caplog.records if "vision.q_proj" in r.message] == [
-        "adapter 'a': left out, as the model has no linears for them: vision.q_proj"
+        "adapter 'a': left out, as no linear of the model fits: vision.q_proj"
     ]
     assert [m.module for m in made.adapters[0].modules] == ["layers.0.q_proj"]
     later = axlora.compile(model, target, max_loras=1, max_lora_rank=4)
