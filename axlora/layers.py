@@ -19,7 +19,7 @@ from axlora.isa.target import Target
 
 Arrays = dict[str, npt.NDArray[Any]]
 """`{number}/{part}` of linear `number`; parts bias s32 [n], m1 u16 [n], shift u8 [n], w_scale f64 [n], real_bias f64 [n],
-and where there are such smooth f64 [k - offset_rows], group_scale and group_zero s64 [groups, n]."""
+and where there are such smooth f64 [k - offset_rows], group_scale u8 and group_zero s8 [groups, n]."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,14 @@ class Linears:
     rank: int
 
 
+def _positive(values: np.ndarray) -> bool:
+    return bool((values > 0).all())
+
+
+def _any(_: np.ndarray) -> bool:
+    return True
+
+
 class LinearChecks:
     """What programs of both kinds are checked for: tilings, tiles and vectors of linears; `where` is the package."""
 
@@ -105,19 +113,12 @@ class LinearChecks:
             self.vector(arrays, f"{number}/shift", "u1", (info.n,), lambda v: bool(((v > 0) & (v < 63)).all()))
             self.vector(arrays, f"{number}/w_scale", "f8", (info.n,), lambda v: bool((v > 0).all()))
             self.vector(arrays, f"{number}/real_bias", "f8", (info.n,), lambda v: True)
-            for name, kind, shape in (("smooth", "f8", (info.k - info.offset_rows,)), ("group_scale", "i8", (rows, info.n)),
-                                      ("group_zero", "i8", (rows, info.n))):  # fmt: skip
+            for name, kind, shape in (("smooth", "f8", (info.k - info.offset_rows,)), ("group_scale", "u1", (rows, info.n)),
+                                      ("group_zero", "i1", (rows, info.n))):  # fmt: skip
                 if f"{number}/{name}" in arrays:
-                    self.vector(arrays, f"{number}/{name}", kind, shape, self._in_range(name))
+                    self.vector(arrays, f"{number}/{name}", kind, shape, _positive if name == "smooth" else _any)
             grouped = f"{number}/group_scale" in arrays
             self.need(grouped == bool(rows), f"linears.safetensors: {number}/group_scale", grouped, f"there: {bool(rows)}")
-
-    @staticmethod
-    def _in_range(name: str) -> Callable[[np.ndarray], bool]:
-        if name == "smooth":
-            return lambda v: bool((v > 0).all())
-        low, high = (0, 255) if name == "group_scale" else (-128, 127)
-        return lambda v: bool(((v >= low) & (v <= high)).all())
 
     def vector(self, arrays: Arrays, key: str, kind: str, shape: tuple[int, ...], good: Callable[[np.ndarray], bool]) -> None:
         """One vector."""

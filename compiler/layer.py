@@ -45,15 +45,19 @@ class Codes:
     """16 signed 8-bit entries, for CB4."""
     group: int = 0
     """Rows of a scale group; 0: none."""
-    scale: Int64 | None = None
+    scale: npt.NDArray[np.integer[Any]] | None = None
     """u8 [ceil(k/group), n]."""
-    zero: Int64 | None = None
+    zero: npt.NDArray[np.integer[Any]] | None = None
     """s8 zero points [ceil(k/group), n]."""
 
     def __post_init__(self) -> None:
         """Narrow the codes: a big model's would not fit in 64 bits each."""
         narrow = np.int8 if self.fmt.signed else np.uint8
         object.__setattr__(self, "stored", self.stored.astype(narrow, copy=False))
+        if self.scale is not None:
+            object.__setattr__(self, "scale", self.scale.astype(np.uint8, copy=False))
+        if self.zero is not None:
+            object.__setattr__(self, "zero", self.zero.astype(np.int8, copy=False))
 
     @property
     def codes(self) -> Int64:

@@ -139,7 +139,7 @@ def check_accumulators(target: Target, linear: Linear) -> None:
     values = np.abs(w.values()).astype(np.float64)
     if w.group and w.scale is not None:
         rows = np.arange(values.shape[0]) // w.group
-        zero = np.abs(w.zero).astype(np.float64) if w.zero is not None else np.zeros(w.scale.shape)
+        zero = np.abs(w.zero.astype(np.float64)) if w.zero is not None else np.zeros(w.scale.shape)
         bound = ((values + zero[rows]) * w.scale[rows]).sum(axis=0) * top
     else:
         bound = values.sum(axis=0) * top

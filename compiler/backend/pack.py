@@ -63,8 +63,8 @@ def scale_lines(target: Target, codes: Codes, shape: Shape, columns: tuple[int, 
     assert codes.scale is not None
     t = target
     groups = shape.blocks // shape.per_group
-    scale = padded(codes.scale, groups, shape.groups * t.ports)
-    zero = padded(codes.zero if codes.zero is not None else np.zeros_like(codes.scale), groups, shape.groups * t.ports)
+    zeros = np.zeros_like(codes.scale) if codes.zero is None else codes.zero
+    scale, zero = (padded(part.astype(np.int64), groups, shape.groups * t.ports) for part in (codes.scale, zeros))
     part = slice(rows[0] // shape.per_group, (rows[0] + rows[1]) // shape.per_group)
     out = np.zeros((part.stop - part.start, columns[1], t.sbuf_line_bytes), np.uint8)
     for place, values in ((0, scale), (t.ports, zero)):

@@ -19,7 +19,7 @@ Float64 = npt.NDArray[np.float64]
 
 def _zero(weight: Codes) -> Int64:
     """Zero point of each column, which is that of all its groups: int64 [n]."""
-    return np.zeros(weight.stored.shape[1], np.int64) if weight.zero is None else weight.zero[0]
+    return np.zeros(weight.stored.shape[1], np.int64) if weight.zero is None else weight.zero[0].astype(np.int64)
 
 
 def rows_needed(weight: Codes, bits: int) -> int:
