@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import tvm
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from axlora.compiler.frontend.cut import live, stages_after
-from axlora.compiler.frontend.tvm_import import compiled, import_onnx
+from axlora.compiler.frontend.tvm_import import compiled, import_onnx, merged, refused
 from axlora.compiler.layer import Host
 
 Values = dict[str, npt.NDArray[Any]]
@@ -29,20 +29,26 @@ class HostPart:
         """
         self.host = host
         graph = host.model.graph
+        read = {name for node in graph.node for name in node.input} - set(host.outputs)
+        self._constants: Values = {  # those that are outputs, or that a linear reads
+            i.name: np.asarray(numpy_helper.to_array(i)) for i in graph.initializer if i.name not in read
+        }
         arrivals = dict(host.arrivals)
         known = stages_after(graph.node, arrivals)
         self.last = max([0, *arrivals.values(), *known.values()])
         self._wanted: list[tuple[list[str], list[str]]] = []
-        functions = {}
+        modules = {}
         for stage in range(self.last + 1):
             part, needs, gives = _stage_model(host.model, known, stage)
             self._wanted.append((needs, gives))
             if gives:
-                main = import_onnx(part, f"host stage {stage}", constants=True)["main"]
-                functions[f"stage_{stage}"] = main.with_attr("global_symbol", f"stage_{stage}")
+                modules[f"stage_{stage}"] = import_onnx(part, constants=True)
         self._vm: Any = None
-        if functions:
-            self._vm = compiled(tvm.IRModule(functions))
+        if modules:
+            try:
+                self._vm = compiled(merged(modules))
+            except Exception as error:  # TVM and LLVM raise several types here
+                raise refused(host.model, error) from error
 
     def run_stage(self, stage: int, values: Values) -> None:
         """Add to `values` what can be computed once the results of the stages before have arrived in it."""
@@ -63,15 +69,11 @@ class HostPart:
         Returns:
             The model's outputs.
         """
-        values: Values = dict(inputs)
+        values = self._constants | dict(inputs)
         for stage in range(self.last + 1):
             self.run_stage(stage, values)
             if stage < self.last:
                 values.update(machine(stage, values))
-        constants = {i.name: i for i in self.host.model.graph.initializer}
-        for name in self.host.outputs:
-            if name not in values:
-                values[name] = np.asarray(onnx.numpy_helper.to_array(constants[name]))
         return {name: values[name] for name in self.host.outputs}
 
 

@@ -114,14 +114,14 @@ def cut(
     nodes, factors = _divided(nodes, divided)
     known = stages(nodes, results)
     constants |= {i.name for i in fixed}
-    made = {name for node in nodes for name in node.output} | set(inputs) | constants | given
+    computed = {name for node in nodes for name in node.output if name}
     read = list(dict.fromkeys(results.values()))
     for name in (*outputs, *read):
-        if name not in made:
+        if name not in computed | set(inputs) | constants | given:
             raise BadModel("tensor has no source", name, "check the model")
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
     kinds |= dict.fromkeys(divided, TensorProto.FLOAT)
-    used = {name for node in nodes for name in node.input} | set(outputs)
+    used = {name for node in nodes for name in node.input} | {*outputs, *read}
 
     def info(name: str) -> onnx.ValueInfoProto:
         if not kinds.get(name):
@@ -141,8 +141,9 @@ def cut(
         node.doc_string = ""
     model.graph.initializer.extend(i for i in (*graph.initializer, *fixed, *factors) if i.name in used)
     model.graph.input.extend(info(name) for name in (*inputs, *arrivals))
-    model.graph.output.extend(info(name) for name in dict.fromkeys((*outputs, *read)))
-    inner = {name for node in nodes for name in node.output if name} - {o.name for o in model.graph.output}
+    # ONNX lets a graph give back only what a node of it makes; inputs, constants and results of linears need no copy.
+    model.graph.output.extend(info(name) for name in dict.fromkeys((*outputs, *read)) if name in computed)
+    inner = computed - {o.name for o in model.graph.output}
     model.graph.value_info.extend(info(name) for name in sorted(inner) if kinds.get(name))
     host = Host(model, inputs, outputs, tuple((name, known[name]) for name in arrivals))
     return host, {name: known[name] - 1 for name in results}

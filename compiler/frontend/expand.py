@@ -1,4 +1,4 @@
-"""Replace operators that TVM does not take by the definition that ONNX itself gives of them (opset 23's fused ones)."""
+"""Replace operators that TVM does not take by the definition that ONNX itself gives of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import onnx
 from onnx import defs
 
 from axlora.compiler.frontend.fold import infer_shapes
+from axlora.compiler.frontend.operators import is_expanded, opset
 
-_EXPANDED = ("Attention", "RotaryEmbedding", "RMSNormalization")
+_DEPTH = 4
+"""Rounds: a definition may use operators that have definitions themselves."""
 
 
 def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
@@ -59,18 +61,20 @@ def _inlined(node: onnx.NodeProto, body: onnx.FunctionProto, index: int) -> list
 
 
 def expand(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without the operators of the list, as far as ONNX defines them by others."""
-    if not any(n.op_type in _EXPANDED and not n.domain for n in model.graph.node):
-        return model
-    model = infer_shapes(model)
-    version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    types = _types(model)
-    nodes: list[onnx.NodeProto] = []
-    for index, node in enumerate(model.graph.node):
-        body = _definition(node, version, types) if node.op_type in _EXPANDED and not node.domain else None
-        nodes += [node] if body is None else _inlined(node, body, index)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    del result.graph.node[:], result.graph.value_info[:]
-    result.graph.node.extend(nodes)
-    return result
+    """The model without the operators that `operators.is_expanded` names."""
+    version = opset(model)
+    for _ in range(_DEPTH):
+        if not any(is_expanded(node, version) for node in model.graph.node):
+            return model
+        model = infer_shapes(model)
+        types = _types(model)
+        nodes: list[onnx.NodeProto] = []
+        for index, node in enumerate(model.graph.node):
+            body = _definition(node, version, types) if is_expanded(node, version) else None
+            nodes += [node] if body is None else _inlined(node, body, index)
+        result = onnx.ModelProto()
+        result.CopyFrom(model)
+        del result.graph.node[:], result.graph.value_info[:]
+        result.graph.node.extend(nodes)
+        model = result
+    return model

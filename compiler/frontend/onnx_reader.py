@@ -8,20 +8,19 @@ from pathlib import Path
 import onnx
 from onnxscript import optimizer
 
-from axlora.compiler.errors import BadModel, UnsupportedOperator
+from axlora.compiler.errors import BadModel, Error
 from axlora.compiler.frontend.cache import drop_caches
+from axlora.compiler.frontend.control import inline_conditionals
 from axlora.compiler.frontend.expand import expand
 from axlora.compiler.frontend.fold import fold, infer_shapes
 from axlora.compiler.frontend.host_ops import prepare
+from axlora.compiler.frontend.operators import refuse_operators, refuse_unknown_shapes
 from axlora.compiler.frontend.precision import to_float32
 from axlora.compiler.frontend.scales import check_scales, drop_infinite, make_codes_signed
 from axlora.compiler.frontend.sizes import check_sizes, check_values
 from axlora.compiler.frontend.storage import Aside, check
 from axlora.compiler.frontend.unfuse import unfuse
 
-_STANDARD = ("", "ai.onnx")
-_REFUSED = ("QLinearMatMul", "Loop", "Scan")
-_HINT = "float models, QuantizeLinear/DequantizeLinear pairs and dynamic int8 are taken; export as one of them"
 _DIMENSION = 1 << 24
 _FOLD_LIMIT = 1 << 30
 """Elements of a constant that may be folded (a transposed weight)."""
@@ -125,17 +124,6 @@ def fix_dimensions(model: onnx.ModelProto, shapes: Mapping[str, int], where: str
     del model.graph.value_info[:]
 
 
-def refuse_operators(model: onnx.ModelProto) -> None:
-    """Raise `UnsupportedOperator` for the operators that have no path yet, by node and operator."""
-    own = {f.domain for f in model.functions}
-    for node in model.graph.node:
-        where = f"node {node.name or node.output[0]!r}"
-        if node.domain not in _STANDARD and node.domain not in own:
-            raise UnsupportedOperator(f"operator {node.domain}.{node.op_type}", where, _HINT)
-        if node.op_type in _REFUSED:
-            raise UnsupportedOperator(f"operator {node.op_type}", where, _HINT)
-
-
 def read(
     model: onnx.ModelProto | str | Path,
     shapes: Mapping[str, int] | None = None,
@@ -153,7 +141,7 @@ def read(
         the model, and its name for messages.
 
     Raises:
-        UnsupportedOperator: see `refuse_operators`.
+        UnsupportedOperator: see `refuse_operators`, `refuse_unknown_shapes` and `inline_conditionals`.
         BadModel: as `load` and `fix_dimensions`, or shapes that contradict each other.
     """
     aside, where = load(model)
@@ -169,16 +157,18 @@ def read(
         copy = infer_shapes(copy)
         check_sizes(copy, where, aside.names)
         copy = optimizer.optimize(copy, output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
+        copy = inline_conditionals(copy, where)
         if not exact:
             drop_infinite(copy, where)
         check_scales(copy, where)
         make_codes_signed(copy)
         copy = prepare(fold(expand(copy)))
-    except BadModel:
+    except Error:
         raise
     except Exception as error:
         raise BadModel(f"shapes do not fit: {_first_line(error)}", where, "check the model and --shape") from None
     aside.put_back(copy)
+    refuse_unknown_shapes(copy, where)
     check_sizes(copy, where)
     check_values(copy, where)
     return copy, where

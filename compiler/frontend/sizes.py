@@ -99,7 +99,8 @@ def check_host(host: Host, stages: int) -> dict[str, Value]:
 
 def _check_names(host: Host, arrivals: dict[str, int], stages: int) -> None:
     graph = host.model.graph
-    given, made = [v.name for v in graph.input], {v.name for v in graph.output} | {i.name for i in graph.initializer}
+    given = [v.name for v in graph.input]
+    made = {*given, *(v.name for v in graph.output), *(i.name for i in graph.initializer)}
     if sorted(given) != sorted({*host.inputs, *arrivals}) or len(given) != len(host.inputs) + len(host.arrivals):
         raise BadModel("its inputs are not those of the manifest", "host", _AGAIN)
     for name in host.outputs:

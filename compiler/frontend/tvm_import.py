@@ -1,37 +1,129 @@
-"""Hand a model of standard operators to TVM."""
+"""Hand a model of standard operators to TVM, and name the node if TVM does not take it."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
 import tvm
+from onnx import helper
 from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.relax.frontend.onnx import from_onnx
 
 from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.frontend.bounds import bound_indices
+from axlora.compiler.frontend.operators import named
 
 LLVM: dict[str, Any] = {"kind": "llvm"}
 """The baseline CPU."""
+_NAMED = 8
+"""Most nodes that a refusal names."""
 
 
-def import_onnx(model: onnx.ModelProto, where: str, *, constants: bool = False) -> tvm.IRModule:
+def import_onnx(model: onnx.ModelProto, *, constants: bool = False) -> tvm.IRModule:
     """The Relax module; initializers stay parameters unless `constants`, so that nothing folds codes back into floats.
 
     Raises:
-        UnsupportedOperator: TVM does not take an operator.
+        UnsupportedOperator: TVM does not take an operator; names the nodes.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return bound_indices(from_onnx(model, keep_params_in_input=not constants))
+        return _imported(model, constants)
     except Exception as error:  # TVM raises several types here
-        text = " ".join(str(error).split())[:160]
-        raise UnsupportedOperator(f"TVM does not take the model: {text}", where, "simplify the export") from None
+        raise refused(model, error) from error
+
+
+def _imported(model: onnx.ModelProto, constants: bool) -> tvm.IRModule:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return bound_indices(from_onnx(model, keep_params_in_input=not constants))
 
 
 def compiled(module: tvm.IRModule) -> Any:
     """The Relax VM over the module's functions, compiled by LLVM."""
     return relax.VirtualMachine(relax.build(module, target=tvm.target.Target(LLVM)), tvm.cpu())
+
+
+def refused(model: onnx.ModelProto, error: Exception) -> UnsupportedOperator:
+    """The error that names the nodes of a typed model which TVM does not import or compile alone; all of them at once."""
+    types = {v.name: v for v in (*model.graph.input, *model.graph.value_info, *model.graph.output)}
+    tensors = {i.name: i for i in model.graph.initializer}
+    bad: list[tuple[onnx.NodeProto, str]] = []
+    for node in model.graph.node:
+        if (reason := _fails(model, node, types, tensors)) is not None:
+            bad.append((node, reason))
+    if not bad:
+        text = _short(error)
+        return UnsupportedOperator(f"operators that cannot be compiled together: {text}", "host part", "simplify the export")
+    first, reason = bad[0]
+    more = ", ".join(f"{node.op_type} {named(node)}" for node, _ in bad[1:_NAMED])
+    more = f"; also {more}" if more else ""
+    more += f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+    what = f"operator {first.op_type} in this form ({reason}){more}"
+    return UnsupportedOperator(what, named(first), "replace it in the model, or export another form of it")
+
+
+def _short(error: Exception) -> str:
+    """The last line of an error, which in TVM's says what failed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join((lines[-1] if lines else type(error).__name__).split())[:160]
+
+
+def _fails(
+    model: onnx.ModelProto,
+    node: onnx.NodeProto,
+    types: Mapping[str, onnx.ValueInfoProto],
+    tensors: Mapping[str, onnx.TensorProto],
+) -> str | None:
+    """What TVM says of the node alone; None if it compiles."""
+    read = dict.fromkeys(name for name in node.input if name)
+    outputs = [types[name] for name in node.output if name in types]
+    graph = helper.make_graph(
+        [node],
+        "alone",
+        [types[name] for name in read if name in types and name not in tensors],
+        outputs,
+        [tensors[name] for name in read if name in tensors],
+    )
+    alone = helper.make_model(
+        graph, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions
+    )
+    try:
+        compiled(_imported(alone, constants=True))
+    except Exception as error:  # TVM raises several types here
+        return _short(error)
+    return None
+
+
+@mutator
+class _Renamed(PyExprMutator):  # type: ignore[misc]
+    """Rewrites a function so that it calls functions by other names."""
+
+    def __init__(self, names: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._names = names
+
+    def visit_global_var_(self, op: Any) -> Any:
+        """One name."""
+        return self._names.get(op.name_hint, op)
+
+
+def merged(modules: Mapping[str, tvm.IRModule]) -> tvm.IRModule:
+    """One module in which the `main` of each has the name that it stands under, with the functions that it calls.
+
+    Args:
+        modules: name -> module of `import_onnx`.
+    """
+    builder = relax.BlockBuilder()
+    for name, module in modules.items():
+        called: dict[str, Any] = {}
+        for variable, function in module.functions_items():
+            if not isinstance(function, relax.Function):
+                own = f"{name}_{variable.name_hint}"
+                called[variable.name_hint] = builder.add_func(function.with_attr("global_symbol", own), own)
+        main = module["main"]
+        main = _Renamed(called).visit_expr(main) if called else main
+        builder.add_func(main.with_attr("global_symbol", name), name)
+    return builder.finalize()

@@ -86,7 +86,7 @@ def lower_to_relax(lowered: Lowered, rank: int, bits: int, dump: Path | None = N
         ("partition", lambda m: partition(m, rank)),
         ("flatten", flatten),
     ]
-    module = import_onnx(canonical(lowered, rank), "linears")
+    module = import_onnx(canonical(lowered, rank))
     _dump(dump, 0, "import", module)
     for number, (name, phase) in enumerate(phases, 1):
         module = phase(module)

@@ -122,7 +122,7 @@ IMPORTED = [pair for pair in IMPORTED if pair not in MISTAKEN]
 @pytest.mark.parametrize(("file", "form"), marked(IMPORTED, (("bert-lora.script", "float"), ("llama-lora.dynamo", "float"))))
 def test_tvm_takes_the_model_and_computes_the_same(file: str, form: str, tmp_path: Path) -> None:
     model, _ = onnx_reader.read(path_of(file, form, tmp_path), FREE)
-    module = import_onnx(model, file)
+    module = import_onnx(model)
     weights = list(module["main"].attrs["params"]) if "params" in module["main"].attrs else []
     machine = compiled(module)
     feed = list(E.feeds())[1]
