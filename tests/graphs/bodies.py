@@ -59,21 +59,25 @@ def loop(s: Sketch) -> Value:
     return s.op("Loop", trips, go, x, outer=[x], body=body)
 
 
+def _refused(s: Sketch, word: str, y: Value) -> Value:
+    s.refusal, s.refused = word, [*s.refused, y]
+    return y
+
+
 def lstm(s: Sketch) -> Value:
     """An LSTM over the rows."""
     x = s.take(lambda v: v.real and len(v.shape) == 3)
     k, h = x.shape[-1], 4
-    s.refusal = "LSTM"
-    return s.op("LSTM", x, s.floats(1, 4 * h, k, spread=0.2), s.floats(1, 4 * h, h, spread=0.2), hidden_size=h)
+    y = s.op("LSTM", x, s.floats(1, 4 * h, k, spread=0.2), s.floats(1, 4 * h, h, spread=0.2), hidden_size=h)
+    return _refused(s, "LSTM", y)
 
 
 def unknown(s: Sketch) -> Value:
     """An operator of a domain that nobody knows."""
     x = s.real()
-    s.refusal = "Mystery"
     y = s.op("Identity", x)
     s.ops[-1] = type(s.ops[-1])("Mystery", (x.name,), (y.name,), (), "com.example")
-    return y
+    return _refused(s, "Mystery", y)
 
 
 def float8(s: Sketch) -> Value:
@@ -85,14 +89,13 @@ def float8(s: Sketch) -> Value:
     name = s.ops[-1].inputs[1]
     tensor = numpy_helper.from_array(s.constants[name], name)
     raw = helper.make_tensor(f"{name}.f8", TensorProto.FLOAT8E4M3FN, tensor.dims, s.constants[name].ravel().tolist())
-    value = s.constant(numpy_helper.to_array(raw), "float8")
+    value = s.constant(numpy_helper.to_array(raw), "weight")
     cast = s.name("cast")
     s.samples[cast] = s.constants[name]
     s.ops.insert(len(s.ops) - 1, type(s.ops[-1])("Cast", (value.name,), (cast,), (("to", TensorProto.FLOAT),)))
     last = s.ops[-1]
     s.ops[-1] = type(last)(last.kind, (x.name, cast), last.outputs)
-    s.refusal = "FLOAT8"
-    return y
+    return _refused(s, "FLOAT8", y)
 
 
 BODIES: tuple[Callable[[Sketch], Value], ...] = (if_, if_, loop)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from sketch import Array, session
+from sketch import Array, session, values_of
 
 GAIN, RUNS = 4.0, 16
 PRODUCTS = ("MatMul", "Gemm", "Einsum", "Conv")
@@ -135,11 +135,13 @@ def _known(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def noisy(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[str, tuple[int, ...]]]]:
+def noisy(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[onnx.ModelProto, list[tuple[str, tuple[int, ...]]]]:
     """The copy with noise, and the inputs that it has more: names and shapes."""
     copy = onnx.shape_inference.infer_shapes(model, data_prop=True)
     opset = next(o.version for o in model.opset_import if not o.domain)
-    work = _Noisy(opset, _known(copy.graph), set())
+    inside = [name for node in model.graph.node for name in node.output]
+    seen = {name: a.shape for name, a in values_of(model, inputs, inside).items()}
+    work = _Noisy(opset, _known(copy.graph) | seen, set())
     work.graph(copy.graph)
     del copy.graph.value_info[:]
     copy.graph.input.extend(work.inputs)
@@ -148,7 +150,7 @@ def noisy(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[str, tupl
 
 def noisy_runs(model: onnx.ModelProto, inputs: Mapping[str, Array], seed: int = 0) -> list[list[Array]]:
     """The model's outputs under `RUNS` draws of the noise; those of runs alone that stay finite."""
-    copy, more = noisy(model)
+    copy, more = noisy(model, inputs)
     runner, random = session(copy), np.random.default_rng(seed)
     names = {i.name for i in runner.get_inputs()}
     results = []

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import onnx
 from onnx import helper
-from sketch import Feed
+from sketch import values_of
 from strategy import Drawn
 
 
@@ -34,7 +34,9 @@ def _pruned(drawn: Drawn) -> Drawn:
         left = [x for x in part if x.name in needed]
         del part[:]
         part.extend(left)
-    return replace(drawn, feeds=tuple(f for f in drawn.feeds if f.name in needed))
+    words = {n.op_type for n in kept} | {onnx.TensorProto.DataType.Name(i.data_type) for i in graph.initializer}
+    refusal = drawn.refusal if any(drawn.refusal and word.startswith(drawn.refusal) for word in words) else ""
+    return replace(drawn, inputs={n: a for n, a in drawn.inputs.items() if n in needed}, refusal=refusal)
 
 
 def _copy(drawn: Drawn) -> Drawn:
@@ -73,18 +75,17 @@ def _with_input(drawn: Drawn) -> Iterator[Drawn]:
     """A result is an input instead."""
     shapes = _shapes(drawn.model)
     outputs = {o.name for o in drawn.model.graph.output}
+    values = values_of(drawn.model, drawn.inputs, [n for n in shapes if n not in outputs])
     for i, node in reversed(list(enumerate(drawn.model.graph.node))):
         name = node.output[0]
-        if name not in shapes or len(node.output) > 1 or name in outputs or not node.input:
+        if name not in values or len(node.output) > 1 or name in outputs or not node.input:
             continue
         kind = shapes[name].type.tensor_type
         if kind.elem_type == onnx.TensorProto.FLOAT:
             smaller = _copy(drawn)
             del smaller.model.graph.node[i]
             smaller.model.graph.input.append(shapes[name])
-            yield replace(
-                smaller, feeds=(*drawn.feeds, Feed(name, tuple(d.dim_value for d in kind.shape.dim), "float32"))
-            )
+            yield replace(smaller, inputs={**drawn.inputs, name: values[name]})
 
 
 def _bypassed(drawn: Drawn) -> Iterator[Drawn]:

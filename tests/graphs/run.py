@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -22,11 +23,11 @@ from pathlib import Path
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TVM_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+import numpy as np  # noqa: E402
 import onnx  # noqa: E402
 from check import Failed, check  # noqa: E402
 from hypothesis import HealthCheck, given, seed, settings  # noqa: E402
 from reduce import reduced  # noqa: E402
-from sketch import Feed  # noqa: E402
 from strategy import Drawn, models  # noqa: E402
 
 from axlora.compiler.frontend import tvm_import  # noqa: E402
@@ -49,17 +50,20 @@ def each(number: int, count: int, look: Callable[[Drawn], None]) -> None:
 
 
 def save(drawn: Drawn, path: Path) -> None:
-    """The model, and beside it as JSON what to feed it."""
+    """The model, and beside it its inputs."""
+    metadata = drawn.model.metadata_props
+    del metadata[:]
+    metadata.append(onnx.StringStringEntryProto(key="refusal", value=drawn.refusal))
     path.write_bytes(drawn.model.SerializeToString())
-    feeds = [vars(f) for f in drawn.feeds]
-    path.with_suffix(".json").write_text(json.dumps({"feeds": feeds, "refusal": drawn.refusal}))
+    np.savez(path.with_suffix(".npz"), **{name.replace("/", "|"): a for name, a in drawn.inputs.items()})
 
 
 def load(path: Path) -> Drawn:
     """What `save` wrote."""
-    told = json.loads(path.with_suffix(".json").read_text())
-    feeds = tuple(Feed(**{**f, "shape": tuple(f["shape"])}) for f in told["feeds"])
-    return Drawn(onnx.load(path), feeds, told["refusal"])
+    model = onnx.load(path)
+    refusal = next((p.value for p in model.metadata_props if p.key == "refusal"), "")
+    with np.load(path.with_suffix(".npz")) as data:
+        return Drawn(model, {name.replace("|", "/"): data[name] for name in data.files}, refusal)
 
 
 def outcome(drawn: Drawn, target: str) -> tuple[str, str, str]:
@@ -69,15 +73,21 @@ def outcome(drawn: Drawn, target: str) -> tuple[str, str, str]:
             found = check(drawn, Path(folder), target)
         except Failed as error:
             return "failed", error.kind, error.text
+        except Exception as error:  # ours: told like the others, so that the rest is still looked at
+            return "failed", f"the check itself: {error!r}"[:100], traceback.format_exc()
     return ("ran" if found.ran else "refused"), found.kind, ""
 
 
 def worker(number: int, count: int, folder: Path) -> None:
     """Check the models of one seed; a line of JSON each. The model at work is saved first, in case the process dies of it."""
-    target, known = TARGETS[number % 2], set()
+    target, known, left = TARGETS[number % 2], set(), count
     current = folder / f"crash-{number}.onnx"
 
     def look(drawn: Drawn) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            return
         save(drawn, current)
         what, kind, text = outcome(drawn, target)
         path = ""
@@ -92,7 +102,7 @@ def worker(number: int, count: int, folder: Path) -> None:
 
     each(number, count, look)
     current.unlink(missing_ok=True)
-    current.with_suffix(".json").unlink(missing_ok=True)
+    current.with_suffix(".npz").unlink(missing_ok=True)
 
 
 def _command(number: int, count: int, folder: Path) -> list[str]:

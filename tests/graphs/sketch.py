@@ -32,7 +32,7 @@ class Value:
     kind: str
     """Its NumPy dtype's name."""
     fixed: bool = False
-    """A constant."""
+    """A constant, or computed from constants alone."""
 
     @property
     def real(self) -> bool:
@@ -58,23 +58,6 @@ class Op:
         return helper.make_node(
             self.kind, list(self.inputs), list(self.outputs), name, domain=self.domain, **dict(self.attributes)
         )
-
-
-@dataclass(frozen=True)
-class Feed:
-    """What an input of the model is given: normal values of this spread, or integers below `high`."""
-
-    name: str
-    shape: tuple[int, ...]
-    kind: str
-    high: int = 2
-    spread: float = 1.0
-
-    def draw(self, random: np.random.Generator) -> Array:
-        """A random array."""
-        if self.kind == "float32":
-            return random.normal(0, self.spread, self.shape).astype(np.float32)
-        return random.integers(0, self.high, self.shape).astype(self.kind)
 
 
 def info(name: str, shape: Sequence[int], kind: str) -> onnx.ValueInfoProto:
@@ -108,7 +91,7 @@ class Sketch:
     widths: tuple[int, ...]
     """Features that linears give: few, so that results can be added."""
     values: list[Value] = field(default_factory=list)
-    feeds: list[Feed] = field(default_factory=list)
+    inputs: list[Value] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
     constant_nodes: bool = False
@@ -116,6 +99,8 @@ class Sketch:
     samples: dict[str, Array] = field(default_factory=dict)
     refusal: str = ""
     """What is in the model that must be refused."""
+    refused: list[Value] = field(default_factory=list)
+    """Its results: outputs of the model, so that it is needed."""
 
     def pick(self, options: Sequence[T]) -> T:
         """One of them."""
@@ -138,10 +123,13 @@ class Sketch:
         }[self.style]
 
     def feed(self, shape: Sequence[int], kind: str = "float32", high: int = 2, spread: float = 1.0) -> Value:
-        """A new input of the model."""
-        one = Feed(self.name("input"), tuple(shape), kind, high, spread)
-        self.feeds.append(one)
-        return self._put(one.name, one.draw(self.random))
+        """A new input of the model: normal values of this spread, or integers below `high`."""
+        if kind == "float32":
+            sample = self.random.normal(0, spread, shape).astype(np.float32)
+        else:
+            sample = np.asarray(self.random.integers(0, high, shape)).astype(kind)
+        self.inputs.append(self._put(self.name("input"), sample))
+        return self.inputs[-1]
 
     def constant(self, array: Array, what: str = "weight") -> Value:
         """A new constant."""
@@ -162,10 +150,11 @@ class Sketch:
         """A constant float32 scalar."""
         return self.constant(np.array(value, np.float32), "scalar")
 
-    def _put(self, name: str, sample: Array) -> Value:
+    def _put(self, name: str, sample: Array, fixed: bool = False) -> Value:
         self.samples[name] = sample
-        value = Value(name, sample.shape, str(sample.dtype))
-        self.values.append(value)
+        value = Value(name, sample.shape, str(sample.dtype), fixed)
+        if not fixed:
+            self.values.append(value)
         return value
 
     def ops_of(self, kind: str, *inputs: Value | None, count: int = 1, domain: str = "", outer: Sequence[Value] = (), **attributes: Any) -> list[Value]:
@@ -196,7 +185,8 @@ class Sketch:
             if not np.isfinite(big) or big > MOST or not result.size or result.size > 4096 or result.ndim > 5:
                 raise Unfit(f"{kind}: {big}, {result.shape}")
         self.ops.append(op)
-        return [self._put(name, np.asarray(result)) for name, result in zip(names, results, strict=True)]
+        fixed = all(v.fixed for v in given)
+        return [self._put(name, np.asarray(result), fixed) for name, result in zip(names, results, strict=True)]
 
     def op(self, kind: str, *inputs: Value | None, **attributes: Any) -> Value:
         """Add a node of one result; as `ops_of`."""
@@ -230,11 +220,11 @@ class Sketch:
 
     def try_step(self, step: Callable[[Sketch], object]) -> bool:
         """Take the step, or leave nothing of it."""
-        before = len(self.values), len(self.ops), set(self.constants), set(self.samples), len(self.feeds)
+        before = len(self.values), len(self.ops), set(self.constants), set(self.samples), len(self.inputs)
         try:
             step(self)
         except Unfit:
-            del self.values[before[0] :], self.ops[before[1] :], self.feeds[before[4] :]
+            del self.values[before[0] :], self.ops[before[1] :], self.inputs[before[4] :]
             self.constants = {n: a for n, a in self.constants.items() if n in before[2]}
             self.samples = {n: a for n, a in self.samples.items() if n in before[3]}
             return False
@@ -262,9 +252,30 @@ def assemble(sketch: Sketch, outputs: Sequence[Value]) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "drawn",
-        [info(f.name, f.shape, f.kind) for f in sketch.feeds],
+        [info(v.name, v.shape, v.kind) for v in sketch.inputs],
         [info(v.name, v.shape, v.kind) for v in outputs],
         initializers,
     )
     domains = sorted({op.domain for op in sketch.ops if op.domain})
     return helper.make_model(graph, opset_imports=opsets(sketch.opset, *domains), ir_version=ir_version(sketch.opset))
+
+
+def reference(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> list[Array]:
+    """The model's outputs by onnxruntime."""
+    runner = session(model)
+    names = {i.name for i in runner.get_inputs()}
+    return [np.asarray(r) for r in runner.run(None, {n: a for n, a in inputs.items() if n in names})]
+
+
+def values_of(model: onnx.ModelProto, inputs: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
+    """Values of tensors inside the model by onnxruntime; none if that does not take the model."""
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    inside = {name for node in model.graph.node for name in node.output}
+    wanted = [name for name in names if name in inside]
+    del shown.graph.output[:]
+    shown.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in wanted)
+    try:
+        return dict(zip(wanted, reference(shown, inputs), strict=True))
+    except Exception:  # an operator that is there to be refused
+        return {}

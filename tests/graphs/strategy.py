@@ -5,6 +5,7 @@ Every node is run by onnxruntime while the model is drawn, so shapes, types and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,23 +14,20 @@ from bodies import BODIES, REFUSED
 from hypothesis import strategies as st
 from linears import LINEARS
 from operators import OPERATORS
-from sketch import Array, Feed, Sketch, Value, assemble
+from sketch import Array, Sketch, Value, assemble
 
 OPSETS = (18, 17, 21, 13)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A model, what to feed it, and what it must be refused for."""
+    """A model, inputs for it, and what it must be refused for."""
 
     model: onnx.ModelProto
-    feeds: tuple[Feed, ...]
+    inputs: Mapping[str, Array]
+    """Those that scales of activations were chosen for: nothing saturates."""
     refusal: str = ""
-
-    def inputs(self, seed: int) -> dict[str, Array]:
-        """Random inputs."""
-        random = np.random.default_rng(seed)
-        return {feed.name: feed.draw(random) for feed in self.feeds}
+    """A word that the refusal must hold; empty: it need not be refused."""
 
     def __repr__(self) -> str:
         lines = [f"{n.op_type}({', '.join(n.input)}) -> {', '.join(n.output)}" for n in self.model.graph.node]
@@ -41,10 +39,10 @@ def _first_inputs(s: Sketch) -> None:
     for _ in range(s.pick([1, 1, 2, 3])):
         tokens, features = s.pick([4, 1, 2, 3, 8]), s.pick(s.widths)
         shape = s.pick([(tokens, features), (2, 3, features), (1, tokens, features), (tokens, features), (features,)])
-        if len(s.feeds) and s.chance(2):
-            shape = s.feeds[0].shape
+        if s.inputs and s.chance(2):
+            shape = s.inputs[0].shape
         s.feed(shape, spread=s.pick([1.0, 1.0, 0.05, 5.0]))
-    if all(len(f.shape) < 2 for f in s.feeds):
+    if all(len(f.shape) < 2 for f in s.inputs):
         s.feed((3, s.widths[0]))
 
 
@@ -52,14 +50,14 @@ def _outputs(s: Sketch, last: Value) -> list[Value]:
     """The last value; most of what nothing reads; some of what is read; now and then a constant or an input."""
     read = {name for op in s.ops for name in (*op.inputs, *op.outer)}
     made = {name for op in s.ops for name in op.outputs}
-    outputs = [last]
+    outputs = [last, *(s.refused if last not in s.refused else [])]
     for value in s.values:
-        if value.name in made and value != last and s.chance(8 if value.name in read else 2):
+        if value.name in made and value not in outputs and s.chance(8 if value.name in read else 2):
             outputs.append(value)
     if s.chance(14):
         outputs.append(s.constant(s.random.normal(0, 1, (3,)).astype(np.float32), "constant"))
     if s.chance(14):
-        outputs.append(s.take(lambda v: any(v.name == f.name for f in s.feeds)))
+        outputs.append(s.pick(s.inputs))
     return s.draw(st.permutations(outputs)) if len(outputs) > 1 else outputs
 
 
@@ -93,4 +91,5 @@ def models(draw: st.DrawFn) -> Drawn:
         s.feed((2, 3))  # read by nothing
     made = {name for op in s.ops for name in op.outputs}
     last = next(v for v in reversed(s.values) if v.name in made)
-    return Drawn(assemble(s, _outputs(s, last)), tuple(s.feeds), s.refusal)
+    outputs = _outputs(s, last)
+    return Drawn(assemble(s, outputs), {v.name: s.samples[v.name] for v in s.inputs}, s.refusal)
