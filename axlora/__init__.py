@@ -1,20 +1,47 @@
-"""AxLoRA: compile a quantized model with LoRA adapters, simulate it to the cycle, run the same bytes in Verilog."""
+"""AxLoRA: compile a quantized model with LoRA adapters, simulate it to the cycle, run the same bytes in Verilog.
+
+What stands in `__all__` is imported when it is first used: TVM, ONNX and numba take seconds.
+"""
 
 from __future__ import annotations
 
-from axlora.compiler.errors import BadAdapter, BadModel, BadPackage, Error, UnsupportedOperator
-from axlora.isa.target import BadTarget, Target
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .api import run_rtl, simulate
-from .compiling import compile
-from .generator import Generator, Session, Token, generate
-from .on_hls import run_hls
-from .package import load_any as load
-from .program import BadInput, Program
-from .run import Layer, Run
-from .whole import Whole
+_ROOT = Path(__file__).resolve().parent.parent
+if (_ROOT / "pyproject.toml").is_file() and (_ROOT / "isa").is_dir():
+    __path__.append(str(_ROOT))  # in a checkout the houses lie beside this folder, installed they lie in it
+
+if TYPE_CHECKING:
+    from axlora.compiler.errors import BadAdapter, BadModel, BadPackage, DoesNotFit, Error, UnsupportedOperator
+    from axlora.isa.target import BadTarget, Target
+
+    from .api import run_rtl, simulate
+    from .compiling import compile
+    from .generator import Generator, Session, Token, generate
+    from .on_hls import run_hls
+    from .package import load_any as load
+    from .program import BadInput, Program
+    from .run import Layer, Run
+    from .whole import Whole
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "axlora.compiler.errors": ("BadAdapter", "BadModel", "BadPackage", "DoesNotFit", "Error", "UnsupportedOperator"),
+    "axlora.isa.target": ("BadTarget", "Target"),
+    "axlora.api": ("run_rtl", "simulate"),
+    "axlora.compiling": ("compile",),
+    "axlora.generator": ("Generator", "Session", "Token", "generate"),
+    "axlora.on_hls": ("run_hls",),
+    "axlora.package": ("load",),
+    "axlora.program": ("BadInput", "Program"),
+    "axlora.run": ("Layer", "Run"),
+    "axlora.whole": ("Whole",),
+}
+_RENAMED = {"load": "load_any"}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BadAdapter",
@@ -22,6 +49,7 @@ __all__ = [
     "BadModel",
     "BadPackage",
     "BadTarget",
+    "DoesNotFit",
     "Error",
     "Generator",
     "Layer",
@@ -39,3 +67,15 @@ __all__ = [
     "run_rtl",
     "simulate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'axlora' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), _RENAMED.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

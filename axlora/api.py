@@ -14,6 +14,7 @@ from axlora.sim.timeline import Event
 
 from .execute import AdapterChoice, Memory, StageResult, execute
 from .execute_whole import execute_whole
+from .extras import need
 from .generator import Generator
 from .program import BadInput, Program
 from .run import Run, Step
@@ -80,6 +81,8 @@ def run_rtl(
         progress: as `simulate`.
     """
     from axlora.isa.image import Image
+
+    need("rtl")
     from axlora.rtl.runner import run_images
 
     def run(memory: Memory, at: int, registers: dict[int, int]) -> StageResult:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import onnx
 
 from axlora.compiler.backend.link import link
-from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
+from axlora.compiler.errors import BadAdapter, BadModel, DoesNotFit, UnsupportedOperator
+from axlora.compiler.passes.placement import computes_on_host
 from axlora.compiler.transformer.lower import one_row, output_numbers
 from axlora.compiler.transformer.ops import Linear
 from axlora.isa.assembly import encode_program
@@ -24,12 +25,15 @@ from .layers import layer_info, layer_vectors
 from .machine import machine_fields
 from .package import ADAPTER_NAME
 from .program import AdapterInfo, InputInfo, OutputInfo, Program, TileInfo
+from .proof import prove_generator, prove_program, prove_whole
 from .whole import Operator, Result, Whole
 
 _LOG = logging.getLogger(__name__)
 
 
 OPERATORS = ("auto", "all", "linears")
+CONTEXT = 256
+"""Most tokens of a language model, unless a user says otherwise."""
 
 
 def compile(
@@ -50,20 +54,22 @@ def compile(
     base: str | Path | None = None,
     dump_passes: str | Path | None = None,
     generate: bool = False,
-    max_context: int = 256,
+    max_context: int | None = None,
     chunk: int | None = None,
     operators: str = "auto",
     progress: Callable[[str], None] | None = None,
 ) -> Program | Whole | Generator:
     """Compile an ONNX model, with LoRA adapters, for a target.
 
+    What comes back has been proved to run: its host part is built and has run on a sample.
+
     Args:
         activation: as `compile_program`; `auto`: a scale a token and the target's bits. Values between linears have 32 bits
             everywhere, so nothing else is to be chosen; with calibration data each operator's error is measured and reported.
-        generate: a decoder as prefill and decode programs: `compile_generator`.
+        generate: a decoder as prefill and decode programs: `compile_generator`; `max_context` and `chunk` go with it.
         operators: what the accelerator runs. `all`: every operator between the rows of embeddings and the outputs
             (`compile_whole`); `linears`: the linears, and the host the rest (`compile_program`); `auto`: all where the model
-            and the target allow it and no option asks for something else, with a notice where they don't.
+            and the target allow it and no option asks for something else, with a notice that says why where they don't.
         others: as those functions.
 
     Raises:
@@ -97,25 +103,49 @@ def compile(
         asked += ["merge"] * merge + ["operators linears"] * (operators == "linears")
         if asked:
             raise BadModel(f"{asked[0]} with generate", asked[0].split()[0], "leave one of them out")
-        return compile_generator(model, target, max_context=max_context, chunk=chunk, **common)  # type: ignore[arg-type]
-    if chunk is not None:
-        raise BadModel("chunk without generate", "chunk", "it is of prefill")
+        context = CONTEXT if max_context is None else max_context
+        generator = compile_generator(model, target, max_context=context, chunk=chunk, **common)  # type: ignore[arg-type]
+        prove_generator(generator)
+        return generator
+    for name, value in (("chunk", chunk), ("max_context", max_context)):
+        if value is not None:
+            raise BadModel(f"{name} without generate", name, "it is of language models: generate=True, --generate")
     if operators == "all" and asked:
         raise BadModel(f"{asked[0]} with operators all", asked[0].split()[0], "leave one of them out")
     why = ""
     if operators == "all" or (operators == "auto" and not asked and takes_ids(model)):
         try:
             keep = {"merge": merge, "lora_linears": lora_linears, "drop_scales": operators == "all"}
-            return compile_whole(model, target, **keep, **common)  # type: ignore[arg-type]
-        except (UnsupportedOperator, BadModel) as error:
+            whole = compile_whole(model, target, **keep, **common)  # type: ignore[arg-type]
+        except (UnsupportedOperator, DoesNotFit) as error:  # what the user got wrong is no reason to do less
             if operators == "all":
                 raise
             why = f"{error.message} ({error.where})"
+        else:
+            prove_whole(whole)
+            return whole
     more = {"activation": activation, "lora_linears": lora_linears, "merge": merge, "mode": mode, "dump_passes": dump_passes}
-    program = compile_program(model, target, **common, **more)  # type: ignore[arg-type]
-    if why:  # not before: an error is one line
-        _LOG.warning("only the linears run on the accelerator: %s", why)
+    try:
+        program = compile_program(model, target, **common, **more)  # type: ignore[arg-type]
+        if progress is not None:
+            progress("building the host part")
+        prove_program(program)
+    except (UnsupportedOperator, BadModel) as error:
+        if not why or why == f"{error.message} ({error.where})":
+            raise
+        raise type(error)(f"{error.message}; and not as a whole: {why}", error.where, error.hint) from None
+    if operators == "auto":  # not before: an error is one line
+        _notice(program, why or (f"{asked[0]} is asked for" if asked else "no input of token ids"))
     return program
+
+
+def _notice(program: Program, why: str) -> None:
+    """Say what runs on the host, and why."""
+    rows = computes_on_host(program.placement)
+    if rows:
+        count = f"{len(rows)} operators" if len(rows) > 1 else "1 operator"
+        first = f"first {rows[0].operator}: {rows[0].reason}"
+        _LOG.warning("only the linears run on the accelerator (%s); %s on the host, %s", why, count, first)
 
 
 def compile_whole(
@@ -196,7 +226,7 @@ def compile_generator(
     model: str | Path | onnx.ModelProto,
     target: Target | str | Path,
     *,
-    max_context: int = 256,
+    max_context: int = CONTEXT,
     chunk: int | None = None,
     adapters: Mapping[str, str | Path] | None = None,
     adapter_map: Mapping[str, str] | None = None,

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.isa.numerics import to_fixed
+from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.positions import position_registers
 from axlora.isa.target import Target
 from axlora.sim.run import run_image
 
 from .machine import Bytes, Int64, Machine
-from .program import BadInput
+from .program import BadInput, Listed
 
 
 class Token(NamedTuple):
@@ -48,6 +49,19 @@ class Generator(Machine):
     vocabulary: int
     embedding: npt.NDArray[np.float32]
     """[vocabulary, features]."""
+
+    @property
+    def summary(self) -> str:
+        """Sizes, in words."""
+        sizes = ", ".join(f"{size // INSTRUCTION_BYTES} for {rows}" for rows, (_, size) in sorted(self.programs.items()))
+        return f"instructions: {sizes} tokens a start, {len(self.image) / 1024:.0f} KiB of weights"
+
+    def listing(self) -> list[Listed]:
+        """The programs, for a disassembly."""
+        return [
+            (f"start of {rows} tokens", self.image[first : first + size], {})
+            for rows, (first, size) in sorted(self.programs.items())
+        ]
 
     def rows(self, ids: Sequence[int], first: int) -> Int64:
         """Embeddings of tokens at positions `first` ..., as the machine takes them: s32 [tokens, features]."""

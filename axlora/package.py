@@ -101,6 +101,7 @@ def write_package(path: Path, manifest: dict[str, Any], files: Mapping[str, byte
             (folder / name).write_bytes(data)
         manifest["sha256"] = digest(json.dumps(manifest, sort_keys=True).encode())
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        _proved(folder)
         os.chmod(folder, 0o755)
         if path.exists():
             shutil.rmtree(path)
@@ -108,6 +109,14 @@ def write_package(path: Path, manifest: dict[str, Any], files: Mapping[str, byte
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _proved(folder: Path) -> None:
+    """Read a package that was just written: what does not load is a fault of ours, and is never put in place."""
+    try:
+        load_any(folder)
+    except BadPackage as error:
+        raise RuntimeError(f"the package that was made does not load: {error.message}") from error
 
 
 def _bytes(path: Path, name: str) -> bytes:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 Int64 = npt.NDArray[np.int64]
 
 
+Listed = tuple[str, bytes, dict[int, str]]
+"""Title of a program (empty for the only one), its bytes, and instruction -> what begins there."""
+
+
 class BadInput(Error):
     """An input array is missing, unknown, or has the wrong shape or type."""
 
@@ -114,6 +118,15 @@ class Program:
         from .package import save
 
         save(self, Path(path))
+
+    @property
+    def summary(self) -> str:
+        """Sizes, in words."""
+        return f"{len(self.program) // INSTRUCTION_BYTES} instructions, {len(self.weights) / 1024:.0f} KiB of weights"
+
+    def listing(self) -> list[Listed]:
+        """The program, for a disassembly."""
+        return [("", self.program, {layer.first: layer.name for layer in self.layers})]
 
     @property
     def host_macs(self) -> int:

@@ -12,11 +12,12 @@ import numpy.typing as npt
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.transformer.pipeline import order_of
 from axlora.isa.numerics import to_fixed
+from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.positions import position_registers
 
 from .execute import AdapterChoice
 from .machine import Bytes, Int64, Machine, put
-from .program import BadInput
+from .program import BadInput, Listed
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,17 @@ class Whole(Machine):
     operators: tuple[Operator, ...]
     owners: npt.NDArray[np.int32]
     """Operator of each instruction."""
+
+    @property
+    def summary(self) -> str:
+        """Sizes, in words."""
+        return f"{self.program[1] // INSTRUCTION_BYTES} instructions, {len(self.image) / 1024:.0f} KiB of weights"
+
+    def listing(self) -> list[Listed]:
+        """The program, for a disassembly."""
+        first, size = self.program
+        changes = np.flatnonzero(np.diff(self.owners, prepend=-1))
+        return [("", self.image[first : first + size], {int(n): self.operators[self.owners[n]].name for n in changes})]
 
     @property
     def inputs_info(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:

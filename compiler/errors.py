@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from axlora.isa.errors import Error
 
-__all__ = ["BadAdapter", "BadModel", "BadPackage", "Error", "UnsupportedOperator"]
+__all__ = ["BadAdapter", "BadModel", "BadPackage", "DoesNotFit", "Error", "UnsupportedOperator"]
 
 
 class UnsupportedOperator(Error):
@@ -13,6 +13,10 @@ class UnsupportedOperator(Error):
 
 class BadModel(Error):
     """The file is not a model, or its values cannot be run exactly on the target."""
+
+
+class DoesNotFit(BadModel):
+    """The model is understood, and a limit of the target (buffers, widths, slots) is too small for it."""
 
 
 class BadAdapter(Error):

@@ -17,7 +17,7 @@ from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS, Opcode
 from axlora.isa.regions import padded, slot_values
 from axlora.isa.target import Target
 
-from ..errors import BadModel
+from ..errors import BadModel, DoesNotFit
 from ..layer import Adapter, Int64, Linear, Lowered
 from .emit import Emitter, Places
 from .pack import adapter_bytes, adapter_offsets, base_records, ones_line, scale_lines, weight_codes, weight_lines
@@ -145,7 +145,7 @@ def check_accumulators(target: Target, linear: Linear) -> None:
         bound = values.sum(axis=0) * top
     worst = int(bound.argmax())
     if bound[worst] >= limit:
-        raise BadModel(
+        raise DoesNotFit(
             f"{linear.name}: column {worst} of the accumulator could overflow: bound {bound[worst]:.3g}, "
             f"{target.accumulator_bits} bits hold {limit:.3g}",
             linear.name,

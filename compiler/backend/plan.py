@@ -17,7 +17,7 @@ from axlora.isa.formats import Format
 from axlora.isa.target import Target
 from axlora.timing.matrix import cache_index, matmul_setup, matmul_timing
 
-from ..errors import BadModel
+from ..errors import DoesNotFit
 from ..layer import Linear
 
 MAX_CHUNK = 7
@@ -53,7 +53,7 @@ class Shape:
         t = target
         per = linear.weight.group // t.lanes if linear.weight.group else 0
         if linear.weight.group and (linear.weight.group % t.lanes or not t.group_scales):
-            raise BadModel(
+            raise DoesNotFit(
                 f"{linear.name}: scale groups of {linear.weight.group} rows do not fit target {t.name}",
                 linear.name,
                 "a target with group_scales and lanes that divide the group",
@@ -232,7 +232,7 @@ def make_plan(target: Target, halves: WeightHalves, linear: Linear, shape: Shape
             if found == 3:
                 break
     if best is None:
-        raise BadModel(
+        raise DoesNotFit(
             f"{linear.name}: {linear.k}x{linear.n} with {shape.tokens} tokens does not fit the buffers of target {target.name}",
             linear.name,
             "fewer tokens, a smaller max LoRA rank, or larger buffers",

@@ -199,6 +199,8 @@ class Graph:
     def codes(self, name: str, scale: npt.NDArray[Any], zero_name: str, axis: int) -> WeightCodes | None:
         """Constant integer weights with one scale, or one a column; None if they are not constant.
 
+        A negative scale is legal; its column's codes are mirrored, so that the scale is positive and the values are the same.
+
         Args:
             axis: dimension of the columns in the file; the result is [k, n].
         """
@@ -214,12 +216,16 @@ class Graph:
         wide = raw.astype(np.int16)
         columns = np.broadcast_to(scale.astype(np.float64).reshape(-1), (n,)).copy()
         zeros = np.broadcast_to(zero.astype(np.int64).reshape(-1), (n,)).copy()
-        centred = wide - (zeros if axis == 1 else zeros[:, None]).astype(np.int16)
+        zero_of = zeros if axis == 1 else zeros[:, None]
+        sign = np.where(columns < 0, -1, 1).astype(np.int16)  # (code - zero) * -scale = (zero - code) * scale
+        signs, columns = sign if axis == 1 else sign[:, None], np.abs(columns)
+        centred = (wide - zero_of.astype(np.int16)) * signs
         if centred.min(initial=0) >= low and centred.max(initial=0) <= high:
             stored, offset = centred.astype(np.int8), None
         else:
-            shift = 0 if "uint" in str(raw.dtype) else -low
-            stored, offset = (wide + shift).astype(np.uint8), zeros + shift
+            shift, top = 0 if "uint" in str(raw.dtype) else -low, (1 << bits) - 1
+            stored = np.where(signs < 0, top - (wide + shift), wide + shift).astype(np.uint8)
+            offset = np.where(sign < 0, top - (zeros + shift), zeros + shift)
         return WeightCodes(stored if axis == 1 else stored.T, columns, bits, offset)
 
     def activation(self, codes: str) -> Activation | None:

@@ -20,6 +20,24 @@ class Mask(Enum):
     """All that are no padding."""
 
 
+def describe(seen: Sequence[npt.NDArray[np.bool_]]) -> str:
+    """What a mask that `kind_of_mask` does not know lets a token see, in words.
+
+    Args:
+        seen: [.., n, n], as there.
+    """
+    n = seen[0].shape[-1]
+    distance = np.arange(n)[:, None] - np.arange(n)[None, :]
+    for one in (m for s in seen for m in s.reshape(-1, n, n)):
+        before, after = (int(np.max(side[one], initial=0)) for side in (distance, -distance))
+        if np.array_equal(one, (distance <= before) & (distance >= -after)) and before < n - 1:
+            window = f"{before + 1} tokens" if not after else f"{before} tokens before and {after} after"
+            return f"attention in a sliding window of {window}"
+    if not any(np.triu(m, 1).any() for s in seen for m in s.reshape(-1, n, n)):
+        return "a mask of attention that hides some of the tokens before, by no padding"
+    return "a mask of attention that is neither causal nor of padding"
+
+
 def kind_of_mask(seen: Sequence[npt.NDArray[np.bool_]], masks: Sequence[npt.NDArray[np.int64]]) -> Mask | None:
     """The kind, or None if it is another.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -13,9 +14,10 @@ from axlora.compiler.frontend.cache import drop_caches
 from axlora.compiler.frontend.control import inline_conditionals
 from axlora.compiler.frontend.expand import expand
 from axlora.compiler.frontend.fold import fold, infer_shapes
+from axlora.compiler.frontend.gemm import plain_gemms
 from axlora.compiler.frontend.host_ops import prepare
 from axlora.compiler.frontend.operators import refuse_operators, refuse_unknown_shapes
-from axlora.compiler.frontend.precision import to_float32
+from axlora.compiler.frontend.precision import in_float32, to_float32
 from axlora.compiler.frontend.scales import check_scales, drop_infinite, make_codes_signed
 from axlora.compiler.frontend.sizes import check_sizes, check_values
 from axlora.compiler.frontend.storage import Aside, check
@@ -124,6 +126,51 @@ def fix_dimensions(model: onnx.ModelProto, shapes: Mapping[str, int], where: str
     del model.graph.value_info[:]
 
 
+@dataclass(frozen=True)
+class _Passed:
+    """Outputs of a model that are inputs or constants of it: tools rename them, so they are set aside meanwhile."""
+
+    outputs: tuple[onnx.ValueInfoProto, ...]
+    """All of the model's, in order."""
+    given: dict[str, onnx.ValueInfoProto | onnx.TensorProto]
+    """The inputs and constants among them by name."""
+
+    def put_back(self, model: onnx.ModelProto) -> None:
+        """Make them outputs of `model` again, in place, in the model's order."""
+        if not self.given:
+            return
+        graph = model.graph
+        there = {o.name: o for o in graph.output}
+        every = [onnx.ValueInfoProto.FromString(there.get(o.name, o).SerializeToString()) for o in self.outputs]
+        constants = {i.name for i in graph.initializer}
+        for output in every:
+            found = self.given.get(output.name)
+            if isinstance(found, onnx.ValueInfoProto):
+                output.CopyFrom(next(i for i in graph.input if i.name == output.name))
+            elif found is not None and output.name not in constants:
+                graph.initializer.append(found)
+            if isinstance(found, onnx.TensorProto):
+                output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, found.data_type, list(found.dims)))
+        del graph.output[:]
+        graph.output.extend(every)
+
+
+def _take_passed(model: onnx.ModelProto) -> _Passed:
+    """Take the outputs that are inputs or constants out of a model, in place."""
+    graph = model.graph
+    outputs = [onnx.ValueInfoProto.FromString(o.SerializeToString()) for o in graph.output]
+    names = {o.name for o in outputs}
+    made = {name for node in graph.node for name in node.output}
+    given: dict[str, onnx.ValueInfoProto | onnx.TensorProto] = {v.name: v for v in graph.input if v.name in names - made}
+    for tensor in graph.initializer:
+        if tensor.name in names - made:
+            given[tensor.name] = in_float32(onnx.TensorProto.FromString(tensor.SerializeToString()))
+    for i in reversed(range(len(graph.output))):
+        if graph.output[i].name in given:
+            del graph.output[i]
+    return _Passed(tuple(outputs), given)
+
+
 def read(
     model: onnx.ModelProto | str | Path,
     shapes: Mapping[str, int] | None = None,
@@ -152,8 +199,10 @@ def read(
     refuse_operators(copy)
     fix_dimensions(copy, shapes or {}, where)
     check_sizes(copy, where, aside.names)
+    passed = _take_passed(copy)
     try:
         to_float32(copy)
+        plain_gemms(copy)
         copy = infer_shapes(copy)
         check_sizes(copy, where, aside.names)
         copy = optimizer.optimize(copy, output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
@@ -168,6 +217,7 @@ def read(
     except Exception as error:
         raise BadModel(f"shapes do not fit: {_first_line(error)}", where, "check the model and --shape") from None
     aside.put_back(copy)
+    passed.put_back(copy)
     refuse_unknown_shapes(copy, where)
     check_sizes(copy, where)
     check_values(copy, where)

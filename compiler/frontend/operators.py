@@ -16,6 +16,7 @@ _HINT = "float models, QuantizeLinear/DequantizeLinear pairs and dynamic int8 ar
 _CONTROL = ("Loop", "Scan")
 _CONTROL_HINT = "export the model with the loop unrolled"
 _RECURRENT = ("LSTM", "GRU", "RNN")
+_BLOCKED = ("QuantizeLinear", "DequantizeLinear")
 _NAMED = 8
 """Most nodes that a refusal names."""
 _REDEFINED = ("Attention", "RotaryEmbedding", "RMSNormalization", "GroupNormalization")
@@ -97,6 +98,8 @@ def refuse_operators(model: onnx.ModelProto) -> None:
             bad.append((node, f"operator {node.domain}.{node.op_type}"))
         elif node.op_type != "If" and node.op_type not in host_operators() and not is_expanded(node, version):
             bad.append((node, f"operator {node.op_type}"))
+        elif (block := next((a.i for a in node.attribute if a.name == "block_size"), 0)) and node.op_type in _BLOCKED:
+            bad.append((node, f"operator {node.op_type} with a scale for each block of {block}"))
     if not bad:
         return
     kinds = {node.op_type for node, _ in bad}

@@ -112,13 +112,13 @@ def _check_names(host: Host, arrivals: dict[str, int], stages: int) -> None:
 
 
 def check_values(model: onnx.ModelProto, where: str) -> None:
-    """Raise `BadModel` for NaN in a constant that is read, and for Q/DQ scales that are not positive and finite."""
+    """Raise `BadModel` for NaN in a constant that is read, and for scales that are not finite (activations: positive)."""
     constants = {i.name: i for i in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].HasField("t"):
             constants[node.output[0]] = node.attribute[0].t
     codes = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear") and len(n.input) > 1]
-    scales = {n.input[1]: n.input[0] in constants for n in codes}  # a dead column of a weight may have the scale 0
+    scales = {n.input[1]: n.input[0] in constants for n in codes}  # of a weight it may be 0 or negative
     _check_axes(model, where)
     used = {name for node in model.graph.node for name in node.input}
     for name in sorted(used & constants.keys()):
@@ -127,9 +127,10 @@ def check_values(model: onnx.ModelProto, where: str) -> None:
         value = numpy_helper.to_array(constants[name]).astype(np.float32)
         bad = np.isnan(value)
         if name in scales:
-            bad = ~(np.isfinite(value) & ((value >= 0) if scales[name] else (value > 0)))
+            bad = ~(np.isfinite(value) & (scales[name] | (value > 0)))
         if bad.any():
-            what = f"scale {name!r} holds {value[bad][0]}, must be positive" if name in scales else f"tensor {name!r} holds NaN"
+            scale = f"scale {name!r} holds {value[bad][0]}, must be finite, and positive for activations"
+            what = scale if name in scales else f"tensor {name!r} holds NaN"
             reader = next(n for n in model.graph.node if name in n.input)
             raise BadModel(what, f"node {reader.name or reader.output[0]!r} of {where}", "export or quantize the model again")
 

@@ -64,6 +64,9 @@ def check_data(tensor: onnx.TensorProto, where: str) -> None:
     if tensor.data_type not in helper.get_all_tensor_dtypes() or any(d < 0 for d in tensor.dims):
         what = f"weights of {tensor.name!r} have type {tensor.data_type} and dimensions {list(tensor.dims)}"
         raise BadModel(what, where, again)
+    if tensor.data_type not in (*_BITS, *_COMPLEX, TensorProto.STRING):
+        what = f"weights of {tensor.name!r} have type {TensorProto.DataType.Name(tensor.data_type)}, which is not taken"
+        raise BadModel(what, where, "float, float16, bfloat16 and integers of 4 to 64 bits are")
     if tensor.data_location == TensorProto.EXTERNAL:
         return
     if tensor.HasField("raw_data"):

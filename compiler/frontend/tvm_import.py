@@ -87,9 +87,7 @@ def _fails(
         outputs,
         [tensors[name] for name in read if name in tensors],
     )
-    alone = helper.make_model(
-        graph, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions
-    )
+    alone = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions)
     try:
         compiled(_imported(alone, constants=True))
     except Exception as error:  # TVM raises several types here

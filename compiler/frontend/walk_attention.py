@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from axlora.compiler.frontend.masks import Mask, kind_of_mask
+from axlora.compiler.frontend.masks import Mask, describe, kind_of_mask
 from axlora.compiler.frontend.views import Constant, HeadView, Probed, View, heads
 from axlora.compiler.frontend.walk_values import Scores, Symbol, Values
 from axlora.compiler.transformer.ops import (
@@ -90,14 +90,14 @@ class AttentionWalk(Values):
             spread = np.broadcast_to(mask, (*np.broadcast_shapes(mask.shape[:-2], (1, 1)), self.tokens, self.tokens))
             seen.append(spread > _MASKED)
             if (spread[seen[-1]] != 0).any():
-                raise self.refuse(node, "not causal: the mask weighs what a token sees")
+                raise self.refuse(node, "attention with a bias on its scores (relative positions, ALiBi)")
         return self.seeing(node, scores, seen)
 
     def seeing(self, node: onnx.NodeProto, scores: Scores, seen: Sequence[npt.NDArray[np.bool_]]) -> Scores:
         """Scores of which only those `seen` [.., n, n] count."""
         kind = kind_of_mask(seen, self.masks)
         if kind is None or (kind is not Mask.NONE and scores.mask not in (Mask.NONE, kind)):
-            raise self.refuse(node, "not causal: the mask lets a token see later ones, or is no padding's")
+            raise self.refuse(node, ("not causal: " if self.causal else "") + describe(seen))
         return scores if kind is Mask.NONE else replace(scores, mask=kind)
 
     def chosen(self, node: onnx.NodeProto, inputs: Sequence[Symbol]) -> Symbol | None:

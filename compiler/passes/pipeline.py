@@ -26,7 +26,7 @@ from axlora.compiler.integer_graph import IntegerGraph
 from axlora.compiler.layer import TOKENS, Linear, Lowered, Tensor
 from axlora.compiler.passes.adapters import GRAPH, add_adapter, graph_branch
 from axlora.compiler.passes.layer_errors import layer_errors
-from axlora.compiler.passes.placement import place
+from axlora.compiler.passes.placement import no_linear, place
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import offset_rows, quantize_linear
 from axlora.compiler.passes.relax_linears import lower_to_relax
@@ -86,6 +86,24 @@ def _activations(g: Graph, found: tuple[FoundLinear, ...], options: Options, whe
             result.append(replace(_with_float_output(g, each), x=Activation(each.x_name, "", 1.0, 0, bits, per_token=True)))
         else:
             raise BadModel(f"input of linear {each.name!r} has no static scale", where, "give calibration data")
+    return _named_apart(result)
+
+
+def _named_apart(found: list[FoundLinear]) -> tuple[FoundLinear, ...]:
+    """The linears with one name for each form in which a tensor is read: by the file's static scale, and by one a token."""
+    names: dict[Activation, str] = {}
+    taken: set[str] = set()
+    result = []
+    for each in found:
+        assert each.x is not None
+        if each.x not in names:
+            name, count = each.x.tensor, 1
+            while name in taken:
+                count += 1
+                name = f"{each.x.tensor}#{count}"
+            names[each.x] = name
+            taken.add(name)
+        result.append(replace(each, x=replace(each.x, tensor=names[each.x])))
     return tuple(result)
 
 
@@ -110,7 +128,7 @@ def _source(g: Graph, found: FoundLinear, results: set[str]) -> str:
     """Tensor of the host graph that a linear reads: the float behind its codes, or the codes that another linear gives."""
     assert found.x is not None
     if not found.x.codes:
-        return found.x.tensor
+        return found.x.tensor if found.smooth is not None else found.x_name
     return found.x.codes if found.x.codes in results else str(g.nodes[g.producer[found.x.codes]].input[0])
 
 
@@ -220,7 +238,7 @@ def lower(
     proto, where = onnx_reader.read(model, shapes, mode == "exact")
     g, found = recognise(proto, mode == "exact")
     if not found:
-        raise UnsupportedOperator("no linear with constant weights found", where, "MatMul and Gemm are taken")
+        raise UnsupportedOperator(no_linear(g), where, "MatMul and Gemm with a constant weight [K, N] on the right are taken")
     if activation in ("token8", "token16") and any(f.x is not None for f in found):
         g, found = recognise(without_scales(g))
     if merge:

@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
-from math import prod
+import onnx
 
 from axlora.compiler.frontend.found import FoundLinear
 from axlora.compiler.frontend.graph import Graph
+from axlora.compiler.frontend.macs import MULTIPLYING, macs
 from axlora.compiler.layer import Placement
 
 _MOVES = {"QuantizeLinear": "float to codes at the boundary", "DequantizeLinear": "codes to float at the boundary"}
+CONSTANT = "a constant"
+_NAMED = 6
+"""Most operators that a message names."""
 
 
-def _macs(g: Graph, index: int) -> int:
-    """Multiply-accumulates of a MatMul or Gemm: result elements times K; 0 of others."""
-    node = g.nodes[index]
-    if node.op_type not in ("MatMul", "Gemm"):
-        return 0
-    return prod(g.shape(node.output[0])) * g.shape(node.input[0])[-1]
+def _is_constant(g: Graph, name: str) -> bool:
+    """Whether a tensor is a constant, codes of one, or a turned one."""
+    while g.constant(name) is None:
+        node = g.node_of(name)
+        if node is None or node.op_type not in (
+            "DequantizeLinear",
+            "QuantizeLinear",
+            "Transpose",
+            "Cast",
+            "Identity",
+            "Reshape",
+        ):
+            return False
+        name = node.input[0]
+    return True
+
+
+def reason(g: Graph, node: onnx.NodeProto) -> str:
+    """Why the host runs an operator."""
+    if node.op_type not in MULTIPLYING:
+        return "no integer form of this operator yet"
+    constant = [_is_constant(g, name) for name in node.input[:2]]
+    if not any(constant):
+        return "both operands are activations"
+    if node.op_type in ("Conv", "ConvInteger", "ConvTranspose"):
+        return "convolutions have no path to the accelerator yet"
+    if all(constant):
+        return "both operands are constant"
+    if node.op_type == "Einsum":
+        return "Einsum with a constant operand has no path to the accelerator yet"
+    if constant[0]:
+        return "its constant is on the left; linears have it on the right"
+    shape = g.shape(node.input[1])
+    if len(shape) != 2:
+        return f"its constant has shape {shape}; the weight of a linear has two dimensions"
+    if node.op_type == "MatMulInteger":
+        return "its codes and scales are not those of DynamicQuantizeLinear, Cast and Mul"
+    if node.op_type == "Gemm" and len(node.input) > 2 and node.input[2]:
+        return f"its C of shape {g.shape(node.input[2])} is no constant row"
+    return "its constant is in a form that is not understood"
 
 
 def place(g: Graph, found: tuple[FoundLinear, ...]) -> tuple[Placement, ...]:
@@ -28,14 +66,29 @@ def place(g: Graph, found: tuple[FoundLinear, ...]) -> tuple[Placement, ...]:
         constant = node.op_type == "DequantizeLinear" and g.constant(node.input[0]) is not None
         feeds = {owner[i] for i in g.readers.get(node.output[0], []) if i in owner}
         if index in owner:
-            row = Placement(name, "accelerator", f"part of linear {owner[index]}", _macs(g, index))
+            row = Placement(name, "accelerator", f"part of linear {owner[index]}", macs(node, g.shape))
         elif constant and feeds:
             row = Placement(name, "accelerator", f"weight codes of linear {min(feeds)}", 0)
+        elif node.op_type == "Constant":
+            row = Placement(name, "host", CONSTANT, 0)
         elif node.op_type in _MOVES:
             row = Placement(name, "host", _MOVES[node.op_type], 0)
-        elif node.op_type in ("MatMul", "Gemm"):
-            row = Placement(name, "host", "both operands are activations", _macs(g, index))
         else:
-            row = Placement(name, "host", "no integer form of this operator yet", 0)
+            row = Placement(name, "host", reason(g, node), macs(node, g.shape))
         rows.append(row)
     return tuple(rows)
+
+
+def no_linear(g: Graph) -> str:
+    """What to say of a model without a linear: which operators multiply, and why none of them is one."""
+    found = [f"{n.op_type} {n.name or n.output[0]!r}: {reason(g, n)}" for n in g.nodes if n.op_type in MULTIPLYING]
+    if not found:
+        return "no linear found: no operator of the model multiplies matrices"
+    more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return f"no linear with a constant weight found ({'; '.join(found[:_NAMED])}{more})"
+
+
+def computes_on_host(rows: tuple[Placement, ...]) -> list[Placement]:
+    """The rows of operators that the host computes, without moves between codes and floats, and without constants."""
+    idle = {*_MOVES.values(), CONSTANT}
+    return [row for row in rows if row.where == "host" and row.reason not in idle]

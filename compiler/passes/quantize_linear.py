@@ -15,7 +15,7 @@ import logging
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.errors import BadModel
+from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.layer import Codes, Grid, Int64, Linear, Records
 from axlora.compiler.passes.offsets import rows_needed, with_offset_rows
@@ -86,7 +86,7 @@ def prove_accumulator(codes: Int64, x_bits: int, target: Target, where: str) -> 
     worst = int(np.argmax(total))
     bound = code_bound(x_bits) * int(total[worst])
     if bound >= 1 << (target.accumulator_bits - 1):
-        raise BadModel(
+        raise DoesNotFit(
             f"accumulator could overflow: column {worst} reaches {bound}, {target.accumulator_bits} bits hold "
             f"{(1 << (target.accumulator_bits - 1)) - 1}",
             where,
@@ -135,7 +135,7 @@ def quantize_linear(
     where = found.name
     if x.bits > target.activation_bits:
         hint = "use a target with activation_bits = 16"
-        raise BadModel(f"activations have {x.bits} bits, the target takes {target.activation_bits}", where, hint)
+        raise DoesNotFit(f"activations have {x.bits} bits, the target takes {target.activation_bits}", where, hint)
     weight, w_scale = _weight(found, target, weight_bits, group)
     if rows:
         weight = with_offset_rows(weight, rows)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from axlora.compiler.backend.link import Tiling, check_accumulators, weights_of
 from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import Plan, Shape
-from axlora.compiler.errors import BadModel
+from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.layer import Linear
 from axlora.isa.assembly import encode_program
 from axlora.isa.instruction import Instruction
@@ -87,7 +87,7 @@ def _plan(target: Target, linear: Linear, shape: Shape, fixed: int, groups: int)
     columns = min(*limits, s.groups) // s.column_unit * s.column_unit
     if columns <= 0:
         hint = "a target with larger buffers, or a smaller max LoRA rank"
-        raise BadModel(f"{linear.k} x {linear.n} does not fit the buffers of target {t.name}", linear.name, hint)
+        raise DoesNotFit(f"{linear.k} x {linear.n} does not fit the buffers of target {t.name}", linear.name, hint)
     if groups == 1:
         return Plan(columns, s.blocks, 1, 0)
     columns = _even(s.groups, columns, s.column_unit)

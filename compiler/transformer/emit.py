@@ -15,7 +15,7 @@ import numpy.typing as npt
 from axlora.compiler import layer
 from axlora.compiler.backend.plan import Plan, Shape, u_lines
 from axlora.compiler.backend.schedule import AREA_BITS, Schedule, Span
-from axlora.compiler.errors import BadModel
+from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
 from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
 from axlora.isa.positions import SLOTS, Position
 from axlora.isa.target import Target
@@ -100,13 +100,13 @@ class RowEmit:
         self.dim = self.half = self.slack = 0
         self.output_words: dict[int, int] = {}
         if need > t.ubuf_lines:
-            raise BadModel(f"needs {need} lines of UBUF, {t.ubuf_lines} are there", f"target {t.name}", "more ubuf_lines")
+            raise DoesNotFit(f"needs {need} lines of UBUF, {t.ubuf_lines} are there", f"target {t.name}", "more ubuf_lines")
         if self.most > t.tbuf_tokens:
-            raise BadModel(f"{self.most} rows at once, TBUF has {t.tbuf_tokens}", f"target {t.name}", "more tbuf_tokens")
+            raise DoesNotFit(f"{self.most} rows at once, TBUF has {t.tbuf_tokens}", f"target {t.name}", "more tbuf_tokens")
         self.heads_ubuf = Ring("UBUF", min(t.ubuf_lines, self.heads_first + 2 * own), self.heads_first)
         slots = max((p.shape.slots for p in placed.values()), default=0)
         if slots > SLOTS:
-            raise BadModel(f"{slots} adapter slots beside the registers of positions", "max-loras", f"at most {SLOTS}")
+            raise DoesNotFit(f"{slots} adapter slots beside the registers of positions", "max-loras", f"at most {SLOTS}")
         padded = -(-self.most * 4 // t.beat_bytes) * t.beat_bytes
         words = memory.room("token words", padded)
         self._load(Buffer.TBUF, ROOM + words, Span("TBUF", 0, self.most), 0, padded // t.beat_bytes)
@@ -198,7 +198,7 @@ class RowEmit:
         cells = self._constant(name, values, True)
         half = self.constants[name][1] * self.target.vector_lanes
         if self.half not in (0, half):
-            raise BadModel("rotary tables of different widths", name, "not supported yet")
+            raise UnsupportedOperator("rotary tables of different widths", name, "not supported yet")
         self.half = half
         return cells
 
@@ -213,7 +213,7 @@ class RowEmit:
         t = self.target
         if cells.first % t.vector_lanes:
             what = f"{cells.name!r} is cut at feature {cells.first}, words have {t.vector_lanes}"
-            raise BadModel(what, f"target {t.name}", "heads, and halves of what turns in them, must be whole words")
+            raise DoesNotFit(what, f"target {t.name}", "heads, and halves of what turns in them, must be whole words")
         if cells.name not in self.constants:
             pitch = self.pitch[cells.name]
             row = self.at * pitch if self.whole[cells.name] else 0

@@ -7,7 +7,7 @@ import numpy as np
 from axlora.compiler import layer
 from axlora.compiler.backend.pack import base_records
 from axlora.compiler.backend.schedule import Span
-from axlora.compiler.errors import BadModel
+from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
 from axlora.isa.formats import Format
 from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
 from axlora.isa.positions import Position
@@ -24,7 +24,7 @@ class Emit(LinearEmit):
         t, d = self.target, heads.dim
         if t.ports > t.beat_bytes or t.beat_bytes > t.lanes or t.tokens > t.lanes:
             what = f"beats of {t.beat_bytes} bytes, {t.tokens} tokens, {t.lanes} lanes and {t.ports} ports do not go together"
-            raise BadModel(what, f"target {t.name}", "attention needs ports <= beat_bytes <= lanes and tokens <= lanes")
+            raise DoesNotFit(what, f"target {t.name}", "attention needs ports <= beat_bytes <= lanes and tokens <= lanes")
         wide = self._wide(heads)
         self.dim, self.slack = wide, wide - d
         for cells, kind, stride in ((k, "K", heads.k_stride), (v, "V", heads.v_stride)):
@@ -74,7 +74,7 @@ class Emit(LinearEmit):
             same = layer.Records(np.zeros(n, np.int64), np.full(n, m1), np.full(n, shift))
             place = Span("PBUF", self.fixed_records, self.fixed_records + count)
             if place.stop > self.pbuf.first:
-                raise BadModel("more than two kinds of attention heads", "attention", "not supported yet")
+                raise UnsupportedOperator("more than two kinds of attention heads", "attention", "not supported yet")
             offset = self.memory.put(base_records(same, n))
             self._load(Buffer.PBUF, offset, place, place.first * t.ports * 8 // t.beat_bytes, n * 8 // t.beat_bytes)
             self.records[m1, shift] = self.fixed_records

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import u_lines
 from axlora.compiler.backend.schedule import Span
-from axlora.compiler.errors import BadModel
+from axlora.compiler.errors import UnsupportedOperator
 from axlora.isa.formats import Format
 from axlora.isa.opcodes import UBUF_BIT, Buffer, Opcode
 from axlora.isa.regions import slot_registers
@@ -172,7 +172,7 @@ class LinearEmit(MemoryEmit):
         tile, scales = held
         reads = [tile]
         if p.linear.weight.codebook is not None:
-            raise BadModel("codebook weights", p.linear.name, "4-bit integers are taken")
+            raise UnsupportedOperator("codebook weights", p.linear.name, "4-bit integers are taken")
         if s.per_group:
             self._segment(0, {"format": Format.S8, "line": tile.stop - 1, "groups": 1}, {"scaled": 1, "sums": 1})
             number = 1

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.backend.schedule import Span
-from axlora.compiler.errors import BadModel
+from axlora.compiler.errors import DoesNotFit
 from axlora.isa.target import Target
 
 Int64 = npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ class Ring:
         if start + count > self.size:
             start = -(-self.first // unit) * unit
         if start + count > self.size:
-            raise BadModel(
+            raise DoesNotFit(
                 f"needs {count} places of {self.name}, {self.size - self.first} are there", "target", "larger buffers"
             )
         self.next = start + count
@@ -65,7 +65,7 @@ class Pool:
             start = max(start, stop)
         if start + count > self.size:
             held = sum(stop - first for first, stop in self.taken.values())
-            raise BadModel(
+            raise DoesNotFit(
                 f"{name!r} needs {count} words of VBUF, {self.size - held} of {self.size} are free",
                 "target",
                 "a target with more vbuf_words or fewer tokens",
@@ -80,7 +80,7 @@ class Pool:
             BadModel: no such room.
         """
         if self.taken or count > self.size:
-            raise BadModel(f"{name!r} needs {count} words of VBUF, {self.size} are there", "target", "more vbuf_words")
+            raise DoesNotFit(f"{name!r} needs {count} words of VBUF, {self.size} are there", "target", "more vbuf_words")
         self.size -= count
         return self.size
 

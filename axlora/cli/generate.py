@@ -10,16 +10,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
-from .fpga_commands import open_board
-from .generator import Token
-from .generator import generate as tokens
-from .on_board import board_start
-from .package import load_generator
-from .program import BadInput
+from .given import bad, board_options, write
+from .terminal import progress
+
+if TYPE_CHECKING:
+    from axlora.generator import Token
 
 
 class Tokenizer(Protocol):
@@ -52,11 +51,11 @@ class Json:
         try:
             from tokenizers import Tokenizer as Loaded
         except ModuleNotFoundError:
-            raise BadInput("the package 'tokenizers' is not installed", "--tokenizer", "pip install tokenizers") from None
+            raise bad("the package 'tokenizers' is not installed", "--tokenizer", "pip install tokenizers") from None
         try:
             self._tokenizer = Loaded.from_file(path)
         except Exception as error:  # the library raises plain Exception
-            raise BadInput(f"{path} is not a tokenizer.json: {str(error)[:100]}", "--tokenizer", "give the file") from None
+            raise bad(f"{path} is not a tokenizer.json: {str(error)[:100]}", "--tokenizer", "give the file") from None
         self._ids: list[int] = []
         self._text = ""
 
@@ -75,15 +74,32 @@ def _prompt(given: str) -> str:
     try:
         return Path(given[1:]).read_text()
     except UnicodeDecodeError:
-        raise BadInput(f"{given[1:]} is not text", "--prompt", "UTF-8 text") from None
+        raise bad(f"{given[1:]} is not text", "--prompt", "UTF-8 text") from None
 
 
-def generate(options: argparse.Namespace) -> int:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """A package, a prompt, what ends the answer."""
+    add = parser.add_argument
+    add("package", metavar="OUT.axl")
+    add("--prompt", required=True, metavar="TEXT|@FILE")
+    add("--tokenizer", default="bytes", metavar="FILE|bytes", help="tokenizer.json, or bytes (default)")
+    add("--max-new-tokens", type=int, default=64, metavar="N")
+    add("--eos", type=int, metavar="ID", help="stop after this token")
+    add("--adapter", metavar="NAME", help="adapter; default the base")
+    add("--cycles", action="store_true", help="a line a token: its id, its cycles, its text")
+    add("--json", metavar="RUN.json", help="write tokens and their cycles")
+    board_options(parser, required=False)
+
+
+def run(options: argparse.Namespace) -> int:
     """Print the answer as it comes, then cycles a token."""
     if options.max_new_tokens < 1:
-        raise BadInput(f"--max-new-tokens {options.max_new_tokens}", "--max-new-tokens", "at least 1")
+        raise bad(f"--max-new-tokens {options.max_new_tokens}", "--max-new-tokens", "at least 1")
     if options.json and not Path(options.json).resolve().parent.is_dir():
-        raise BadInput(f"no folder for {options.json}", "--json", "give a path in a folder that is there")
+        raise bad(f"no folder for {options.json}", "--json", "give a path in a folder that is there")
+    from axlora.generator import generate as tokens
+    from axlora.package import load_generator
+
     program = load_generator(options.package)
     tokenizer: Tokenizer = Bytes() if options.tokenizer == "bytes" else Json(options.tokenizer)
     prompt = tokenizer.encode(_prompt(options.prompt))
@@ -94,15 +110,22 @@ def generate(options: argparse.Namespace) -> int:
         start = None
         if options.board or options.port:
             if not (options.board and options.port):
-                raise BadInput("--board and --port go together", "--port", "give both")
-            start = board_start(program, stack.enter_context(open_board(options, program.target)))
+                raise bad("--board and --port go together", "--port", "give both")
+            from axlora.extras import need
+            from axlora.on_board import board_start
+
+            need("fpga", "pyserial")
+            from .boards import open_board
+
+            shown = stack.enter_context(progress())
+            start = board_start(program, stack.enter_context(open_board(options, program.target, shown)))
         _show(tokens(program, prompt, **arguments, start=start), tokenizer, options.cycles, found)
     sys.stdout.write("" if options.cycles else "\n")
     _summary(found, len(prompt), program.target.clock_mhz, time.monotonic() - began)
     if options.json:
         rows = [{"token": t.token, "cycles": t.cycles} for t in found]
         data = {"schema": 1, "target": program.target.name, "clock_mhz": program.target.clock_mhz, "tokens": rows}
-        Path(options.json).write_text(json.dumps(data, indent=1) + "\n")
+        write(options.json, (json.dumps(data, indent=1) + "\n").encode())
     return 0
 
 

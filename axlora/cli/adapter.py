@@ -1,0 +1,57 @@
+"""`axlora adapter`."""
+
+from __future__ import annotations
+
+import argparse
+
+from .given import adapter_map, pairs
+from .terminal import progress, show
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The actions and their options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        one = actions.add_parser(name, help=text, description=text)
+        one.set_defaults(own_parser=one)
+        one.add_argument("package", metavar="OUT.axl")
+        return one
+
+    one = action("add", "add adapters from PEFT directories")
+    one.add_argument("adapters", nargs="+", metavar="NAME=DIR")
+    one.add_argument("--adapter-map", metavar="FILE", help="JSON: adapter module to ONNX node")
+    one.add_argument("--base", metavar="HF_DIR", help="the base of the adapter: matches its modules by equal weights")
+    one.add_argument("--partial-adapters", action="store_true", help="take the part of an adapter that fits, and name the rest")
+    action("list", "the adapters, their ranks and sizes")
+    action("remove", "remove an adapter").add_argument("name", metavar="NAME")
+    one = action("pin", "keep an adapter in a slot in every run")
+    one.add_argument("name", metavar="NAME")
+    one.add_argument("--off", action="store_true", help="give the slot back")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Add, list, remove or pin adapters of a package."""
+    from axlora.adapters import add_adapter, pin_adapter, remove_adapter
+    from axlora.package import load_any
+    from axlora.report.tables import adapter_table
+
+    with progress() as shown:
+        shown.phase("reading the package")
+        program = load_any(options.package)
+        if options.action == "add":
+            for name, path in pairs(options.adapters, "adapter").items():
+                shown.phase(f"adding {name}")
+                program = add_adapter(program, name, path, adapter_map(options.adapter_map), options.base)
+            done = f"added {', '.join(pairs(options.adapters, 'adapter'))}"
+        elif options.action == "remove":
+            program, done = remove_adapter(program, options.name), f"removed {options.name}"
+        elif options.action == "pin":
+            program = pin_adapter(program, options.name, not options.off)
+            done = f"{'unpinned' if options.off else 'pinned'} {options.name}"
+    if options.action == "list":
+        show(adapter_table(program.adapters, program.slots, program.rank))
+        return 0
+    program.save(options.package)
+    show(f"{options.package}: {done}")
+    return 0

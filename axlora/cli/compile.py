@@ -1,0 +1,104 @@
+"""`axlora compile`."""
+
+from __future__ import annotations
+
+import argparse
+
+from .given import adapter_map, bad, pairs
+from .terminal import progress, show
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The model and every option of `axlora.compile`."""
+    add = parser.add_argument
+    add("model", metavar="MODEL.onnx")
+    add("-o", "--output", required=True, metavar="OUT.axl")
+    add("--target", required=True, metavar="T", help="preset or TOML file")
+    add("--adapter", action="append", default=[], metavar="NAME=DIR", help="PEFT directory; may be repeated")
+    add("--adapter-map", metavar="FILE", help="JSON: adapter module to ONNX node")
+    add("--base", metavar="HF_DIR", help="the base of the adapters: matches their modules by equal weights")
+    add("--partial-adapters", action="store_true", help="take the part of an adapter that fits the model, and name the rest")
+    add("--calibration", metavar="DATA.npz", help="input samples [samples, *input shape], or one sample of the input's shape")
+    add("--shape", action="append", default=[], metavar="DIM=N", help="value of a symbolic dimension; may be repeated")
+    add(
+        "--activation",
+        choices=["auto", "token8", "static8", "token16", "static16"],
+        help="input codes of linears: a scale a token (auto: with the target's bits), or static (default: the file's scales "
+        "where it has them, else token8)",
+    )
+    add("--weight-bits", type=int, default=8, choices=[2, 3, 4, 8], help="for weights that the file holds as floats")
+    add("--max-loras", type=int, metavar="N", help="different adapters in one batch, 0 to 8")
+    add("--max-lora-rank", type=int, metavar="R", help="largest rank the program takes")
+    add(
+        "--lora-linears",
+        default="used",
+        choices=["used", "all"],
+        help="linears that adapters may change: those that the given ones do (all, if none are given), or all",
+    )
+    add(
+        "--operators",
+        default="auto",
+        choices=["auto", "all", "linears"],
+        help="what the accelerator runs: all between embeddings and outputs, the linears alone, or all where it can (auto)",
+    )
+    add(
+        "--mode",
+        default="fused",
+        choices=["fused", "exact"],
+        help="fused: base and LoRA are rounded once (default); exact: every Q/DQ pair of the file counts",
+    )
+    add("--merge", action="store_true", help="put the LoRA, the model's own or one adapter, into the weights")
+    add("--dump-passes", metavar="DIR", help="write the Relax module after every phase")
+    add("--generate", action="store_true", help="a language model: prefill and decode programs around a cache")
+    add("--max-context", type=int, metavar="N", help="with --generate: most tokens (default 256)")
+    add("--chunk", type=int, metavar="C", help="with --generate: most tokens of a prompt at once (32)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compile, prove and save; prints the placement."""
+    import axlora
+    from axlora.arrays import read_arrays
+    from axlora.report.tables import placement_table
+
+    shapes = {}
+    for name, value in pairs(options.shape, "--shape").items():
+        if not value.isdigit() or int(value) == 0:
+            raise bad(f"--shape {name}={value}: not a positive number", "--shape", "DIM=N")
+        shapes[name] = int(value)
+    with progress() as shown:
+
+        def tell(text: str) -> None:
+            if " " in text:
+                shown.phase(text)
+            else:
+                shown.detail(text)
+
+        shown.phase("reading the model")
+        program = axlora.compile(  # the keywords are the options
+            options.model,
+            options.target,
+            adapters=pairs(options.adapter, "--adapter"),
+            adapter_map=adapter_map(options.adapter_map),
+            shapes=shapes,
+            calibration=read_arrays(options.calibration) if options.calibration else None,
+            activation=options.activation,
+            weight_bits=options.weight_bits,
+            max_loras=options.max_loras,
+            max_lora_rank=options.max_lora_rank,
+            lora_linears=options.lora_linears,
+            merge=options.merge,
+            mode=options.mode,
+            base=options.base,
+            dump_passes=options.dump_passes,
+            generate=options.generate,
+            operators=options.operators,
+            max_context=options.max_context,
+            chunk=options.chunk,
+            progress=tell,
+        )
+        shown.phase("writing the package")
+        program.save(options.output)
+    show(placement_table(program.placement))
+    names = ", ".join(f"{a.name} (rank {a.rank})" for a in program.adapters) or "none"
+    show(f"{options.output}: {program.summary}, adapters: {names}")
+    return 0

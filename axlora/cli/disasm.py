@@ -1,0 +1,31 @@
+"""`axlora disasm`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """A package."""
+    parser.add_argument("package", metavar="OUT.axl")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the program with the linears or operators as comments."""
+    from axlora.isa.assembly import disassemble
+    from axlora.isa.instruction import decode
+    from axlora.isa.opcodes import INSTRUCTION_BYTES
+    from axlora.package import load_any
+
+    for title, code, names in load_any(options.package).listing():
+        if title:
+            sys.stdout.write(f"## {title}\n")
+        for place in range(0, len(code), INSTRUCTION_BYTES):
+            index = place // INSTRUCTION_BYTES
+            if index in names:
+                sys.stdout.write(f"# {names[index]}\n")
+            data = code[place : place + INSTRUCTION_BYTES]
+            if any(data):
+                sys.stdout.write(disassemble(decode(data)) + "\n")
+    return 0

@@ -1,0 +1,148 @@
+"""What options say: pairs, files of JSON, inputs, adapters; and the files that runs are written to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from axlora.isa.errors import Error
+
+if TYPE_CHECKING:
+    from axlora import Program, Run, Whole
+
+RUN_SCHEMA = 1
+
+
+def bad(what: str, where: str, hint: str) -> Error:
+    """The error of an option or of an input."""
+    from axlora import BadInput
+
+    return BadInput(what, where, hint)
+
+
+def run_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the commands that run a package."""
+    parser.add_argument("package", metavar="OUT.axl")
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--input", metavar="IN.npz", help="input name to array")
+    group.add_argument("--random", type=int, metavar="SEED", help="random inputs over the calibrated range")
+    parser.add_argument("--adapter", metavar="NAME[,NAME...]", help="adapter, or one for each batch row ('-' for none)")
+    parser.add_argument("--output", metavar="OUT.npz", help="write the outputs")
+    parser.add_argument("--json", metavar="RUN.json", help="write the report")
+
+
+def board_options(parser: argparse.ArgumentParser, required: bool) -> None:
+    """Options of the commands that run on a board."""
+    parser.add_argument("--board", required=required, metavar="NAME", help="run on a board: ulx3s")
+    parser.add_argument("--port", required=required, metavar="DEV", help="its serial port, or sim: the board in Verilator")
+    parser.add_argument("--baud", type=int, metavar="N", help="bits a second; default the bitstream's")
+    parser.add_argument("--bitstream", metavar="DIR", help="what the board was loaded with: its baud rate, area and clock")
+    parser.add_argument("--patience", type=float, default=1.0, metavar="S", help="seconds to wait for an answer (1)")
+
+
+def pairs(texts: Sequence[str], what: str) -> dict[str, str]:
+    """NAME=VALUE texts as a dict.
+
+    Raises:
+        BadInput: no such pair, or a name twice.
+    """
+    out = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name or not value:
+            raise bad(f"{what} {text!r} is not NAME=VALUE", what, f"for example {what} name=value")
+        if name in out:
+            raise bad(f"{what} {name!r} is given twice", what, "give each name once")
+        out[name] = value
+    return out
+
+
+def adapter_map(path: str | None) -> dict[str, str] | None:
+    """The file of --adapter-map.
+
+    Raises:
+        BadInput: no JSON object of strings.
+    """
+    if not path:
+        return None
+    try:
+        found = json.loads(Path(path).read_text())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise bad(f"{path} is not a JSON object of strings", "--adapter-map", '{"module": "node"}')
+    return found
+
+
+def inputs(program: Program | Whole, options: argparse.Namespace) -> dict[str, Any]:
+    """What --input or --random says."""
+    from axlora.arrays import read_arrays
+    from axlora.inputs import random_inputs
+
+    if options.input:
+        return read_arrays(options.input)
+    if options.random < 0:
+        raise bad(f"--random {options.random}: a seed is not negative", "--random", "0 or more")
+    return random_inputs(program, options.random)
+
+
+def adapters(text: str | None) -> str | list[str | None] | None:
+    """What --adapter says: a name, or one a batch row."""
+    if text is None:
+        return None
+    names = [None if name == "-" else name for name in text.split(",")]
+    return names[0] if len(names) == 1 else names
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    folder = Path(path).resolve().parent
+    if Path(path).is_dir():
+        raise bad(f"{path} is a folder", path, "give the name of a file")
+    if not folder.is_dir():
+        raise bad(f"no folder for {path}", path, "give a path in a folder that is there")
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        file.write(data)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def save_run(run: Run, options: argparse.Namespace) -> None:
+    """--output and --json."""
+    import io
+
+    import numpy as np
+
+    if options.output:
+        buffer = io.BytesIO()
+        np.savez(buffer, **run.outputs)  # type: ignore[arg-type]
+        write(options.output, buffer.getvalue())
+    if options.json:
+        write(options.json, (json.dumps(run.to_json(), indent=1) + "\n").encode())
+
+
+def run_json(path: str) -> dict[str, Any]:
+    """A RUN.json.
+
+    Raises:
+        BadInput: a folder, no such file, or something else than a RUN.json of this schema.
+    """
+    hint = "axlora simulate ... --json writes one"
+    place = Path(path)
+    if place.is_dir():
+        package = (place / "manifest.json").is_file()
+        raise bad(f"{path} is a {'package' if package else 'folder'}, not a RUN.json", path, hint)
+    if not place.is_file():
+        raise bad(f"no such file: {path}", path, hint)
+    try:
+        data = json.loads(place.read_text())
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict) or "counters" not in data or data.get("schema") != RUN_SCHEMA:
+        raise bad(f"{path} is not a RUN.json of schema {RUN_SCHEMA}", path, hint)
+    return data

@@ -1,0 +1,53 @@
+"""`axlora run`."""
+
+from __future__ import annotations
+
+import argparse
+
+from .given import adapters, board_options, inputs, run_options, save_run
+from .terminal import progress, show
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """A package, its inputs, a board."""
+    run_options(parser)
+    board_options(parser, required=True)
+    parser.add_argument("--no-check", action="store_true", help="do not simulate the run to compare")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run on a board and compare with the simulator; 1 if they differ."""
+    import axlora
+    from axlora.extras import need
+    from axlora.on_bitstream import on_bitstream
+    from axlora.on_board import TIMED, difference, run_board
+    from axlora.package import load
+
+    need("fpga", "pyserial")
+    from .boards import open_board
+
+    program = load(options.package)
+    given, adapter = inputs(program, options), adapters(options.adapter)
+    with progress() as shown, open_board(options, program.target, shown) as board:
+        found = run_board(program, given, board, adapter, progress=shown.counted("sending"))
+        resent = board.link.resent
+    if options.bitstream:
+        found = on_bitstream(found, options.bitstream)
+    save_run(found, options)
+    count = sum(v.size for v in found.codes.values())
+    ms = found.cycles / board.clock_mhz / 1000
+    show(f"{count} output codes, {found.cycles} cycles, {ms:.3f} ms at {board.clock_mhz:g} MHz")
+    if resent:
+        show(f"{resent} requests were sent again: the line loses bytes")
+    if options.no_check:
+        return 0
+    with progress() as shown:
+        wanted = axlora.simulate(program, given, adapter, progress=shown.counted("simulating"))
+    parted = difference(wanted, found)
+    if parted:
+        show(f"[bold red]board and simulator differ:[/] {parted}")
+        return 1
+    counted = len(found.counters) - (0 if found.view == "board" else len(TIMED))
+    memory = "on-chip memory" if found.view == "board" else "SDRAM, where cycles are its own"
+    show(f"board = simulator: all codes and {counted} counters equal; {memory}")
+    return 0

@@ -1,0 +1,169 @@
+"""What every command does with the terminal: tables, progress, notices, errors."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from axlora.isa.errors import Error
+
+UNWRAPPED = 1 << 14
+"""Columns of a table that goes to a file or a pipe without COLUMNS: no cell is broken."""
+
+
+def _console(stream: IO[str]) -> Console:
+    given = os.environ.get("COLUMNS", "")
+    width = int(given) if given.isdigit() and int(given) else None if stream.isatty() else UNWRAPPED
+    return Console(file=stream, width=width, highlight=False)
+
+
+def show(*items: str | Table) -> None:
+    """Print tables and lines on standard output: boxes and colours on a terminal, plain columns anywhere else."""
+    console = _console(sys.stdout)
+    for item in items:
+        if isinstance(item, Table) and not console.is_terminal:
+            item.box, item.pad_edge, item.title_justify = None, False, "left"
+        console.print(item, soft_wrap=isinstance(item, str))
+
+
+class Phases:
+    """Progress: a bar on a terminal; elsewhere one line on standard output for each phase."""
+
+    def __init__(self, bar: Progress, quiet: bool) -> None:
+        self._bar, self._quiet = bar, quiet
+        self._task = bar.add_task("", total=None)
+        self._shown = ""
+
+    def phase(self, text: str) -> None:
+        """A phase begins."""
+        self._bar.update(self._task, description=text, completed=0, total=None)
+        if self._quiet and text != self._shown:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+        self._shown = text
+
+    def detail(self, text: str) -> None:
+        """What the phase is at; only a terminal shows it."""
+        self._bar.update(self._task, description=f"{self._shown}: {text}" if self._shown else text)
+
+    def counted(self, text: str) -> Callable[[int, int], None]:
+        """A phase begins; the callback of (done, total) moves its bar."""
+        self.phase(text)
+        return lambda done, total: self._bar.update(self._task, completed=done, total=total)
+
+
+@contextmanager
+def progress() -> Iterator[Phases]:
+    """Progress of work that may take over a second."""
+    terminal = sys.stderr.isatty()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal) as bar:
+        yield Phases(bar, quiet=not terminal)
+
+
+class _Notices(logging.Handler):
+    """Keeps what axlora logs for the user, to be said once the command has succeeded: an error is one line alone."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = " ".join(record.getMessage().split())
+        if record.name.split(".")[0] == "axlora" and text not in self.lines:
+            self.lines.append(text)
+
+
+@contextmanager
+def _third_parties_quiet() -> Iterator[str]:
+    """Send what libraries write on file descriptor 2 to a file; yields its path. sys.stderr still reaches the terminal."""
+    file, path = tempfile.mkstemp(prefix="axlora-", suffix=".log")
+    sys.stderr.flush()
+    try:
+        real = sys.stderr.fileno() == 2
+    except (io.UnsupportedOperation, ValueError):
+        real = False
+    if not real:  # a test, or a program that calls us, has its own
+        os.close(file)
+        yield path
+        return
+    before, kept = sys.stderr, os.dup(2)
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(file, 2)
+    os.close(file)
+    try:
+        yield path
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        sys.stderr.close()
+        sys.stderr = before
+
+
+def _say(name: str, text: str) -> None:
+    sys.stderr.write(f"axlora {name}: {' '.join(text.split())}\n")
+
+
+def guarded(name: str, run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """Run a command; returns the exit code, and writes one line for what went wrong."""
+    notices = _Notices()
+    logger = logging.getLogger()
+    level = os.environ.get("AXLORA_LOG", "")
+    handlers, before = logger.handlers[:], logger.level
+    logger.addHandler(notices)
+    if level:
+        logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", force=False)
+        logger.setLevel(level)
+    with warnings.catch_warnings(), _third_parties_quiet() as log:
+        warnings.simplefilter("ignore")
+        try:
+            code = _run(name, run, options, log)
+        finally:
+            logger.handlers[:], logger.level = handlers, before
+        if code in (0, 1):
+            for line in notices.lines:
+                _say(name, f"notice: {line}")
+    if code != 3:
+        os.unlink(log)
+    return code
+
+
+def _run(name: str, run: Callable[[argparse.Namespace], int], options: argparse.Namespace, log: str) -> int:
+    from axlora.isa.instruction import BadInstruction
+    from axlora.isa.legality import IllegalProgram
+    from axlora.sim.errors import MachineError
+
+    try:
+        return int(run(options))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        _say(name, "interrupted")
+        return 130
+    except (Error, BadInstruction, IllegalProgram, OSError) as error:
+        _say(name, str(error))
+        return 2
+    except MachineError as error:
+        _say(name, str(error))
+        return 1
+    except Exception as error:
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(traceback.format_exc())
+        what = (str(error).strip().splitlines() or [""])[0][:200]
+        _say(name, f"a fault of axlora, not of the input: {type(error).__name__}: {what} (details: {log})")
+        return 3
