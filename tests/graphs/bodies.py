@@ -98,5 +98,5 @@ def float8(s: Sketch) -> Value:
     return _refused(s, "FLOAT8", y)
 
 
-BODIES: tuple[Callable[[Sketch], Value], ...] = (if_, if_, loop)
+BODIES: tuple[Callable[[Sketch], Value], ...] = (if_, if_, if_, if_, loop)
 REFUSED: tuple[Callable[[Sketch], Value], ...] = (lstm, unknown, float8)

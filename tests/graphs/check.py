@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 from noise import noisy_runs
 from sketch import Array, reference
 from strategy import Drawn
@@ -19,7 +18,7 @@ import axlora
 
 INTERNAL = ("TVM", "tvm", "Traceback", "InternalError", "shape of the tensor is not known", "has no source", "KeyError")
 """Texts that tell a user nothing."""
-NO_PATH = ("operator Loop", "operator LSTM", "Mystery", "FLOAT8", "no linear with constant weights")
+NO_PATH = ("operator Loop", "operator LSTM", "Mystery", "FLOAT8", "no linear")
 """What a refusal may name (one of them): everything else that is drawn runs."""
 RELATIVE, ABSOLUTE = 2e-3, 1e-5
 """What is allowed beside the noise: other kernels than onnxruntime's compute the host part."""
@@ -54,7 +53,9 @@ def _crash(stage: str, error: BaseException) -> Failed:
     own = [f for f in traceback.extract_tb(error.__traceback__) if "/site-packages/" not in f.filename]
     at = f"{Path(own[-1].filename).name}:{own[-1].name}" if own else ""
     text = next((line for line in reversed(str(error).splitlines()) if "Error" in line), str(error))
-    return Failed(f"{stage} {type(error).__name__} at {at}: {kind_of(text)}", "".join(traceback.format_exception(error))[-3000:])
+    return Failed(
+        f"{stage} {type(error).__name__} at {at}: {kind_of(text)}", "".join(traceback.format_exception(error))[-3000:]
+    )
 
 
 def _refusal(error: axlora.Error, drawn: Drawn, folder: Path) -> Outcome:

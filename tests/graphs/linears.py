@@ -288,8 +288,6 @@ def conv(s: Sketch) -> Value:
     return s.op("Conv", x, weight, *bias, kernel_shape=[size, size], pads=[size // 2] * 4)
 
 
-
-
 _NUMBER = st.integers(0, 15)
 
 LINEARS: tuple[Callable[[Sketch], Value], ...] = (

@@ -53,10 +53,10 @@ class _Noisy:
         return name
 
     def reduced(self, nodes: list[onnx.NodeProto], kind: str, x: str, axes: list[int] | None) -> str:
-        """A reduction that keeps the axes; over all without `axes`."""
+        """A reduction that keeps the axes; over all to a scalar without `axes`."""
         y = self._new(kind)
         if axes is None:
-            nodes.append(helper.make_node(kind, [x], [y]))
+            nodes.append(helper.make_node(kind, [x], [y], keepdims=0))
         elif self.opset < 18:
             nodes.append(helper.make_node(kind, [x], [y], axes=axes))
         else:

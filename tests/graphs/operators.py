@@ -187,7 +187,9 @@ def slices(s: Sketch) -> Value:
     """A stretch, with a step, backwards, up to far beyond the end."""
     x = s.real()
     axis = _axis(s, x)
-    first, last, step = s.pick([(0, 2, 1), (1, 1 << 31, 1), (0, -1, 1), (-2, 1 << 62, 1), (0, 1 << 31, 2), (-1, -(1 << 31), -1)])
+    first, last, step = s.pick(
+        [(0, 2, 1), (1, 1 << 31, 1), (0, -1, 1), (-2, 1 << 62, 1), (0, 1 << 31, 2), (-1, -(1 << 31), -1)]
+    )
     return s.op("Slice", x, s.integers(first), s.integers(last), s.integers(axis), s.integers(step))
 
 

@@ -157,7 +157,9 @@ class Sketch:
             self.values.append(value)
         return value
 
-    def ops_of(self, kind: str, *inputs: Value | None, count: int = 1, domain: str = "", outer: Sequence[Value] = (), **attributes: Any) -> list[Value]:
+    def ops_of(
+        self, kind: str, *inputs: Value | None, count: int = 1, domain: str = "", outer: Sequence[Value] = (), **attributes: Any
+    ) -> list[Value]:
         """Add a node of `count` results.
 
         Args:

@@ -74,7 +74,7 @@ def models(draw: st.DrawFn) -> Drawn:
     )
     _first_inputs(s)
     most, linear_at = draw(st.integers(2, 15)), draw(st.integers(0, 3))
-    refused_at = draw(st.integers(0, 47))
+    refused_at = draw(st.integers(0, 99))
     step, done = 0, False
     while len(s.ops) < most and step < 16:
         if step == refused_at:
@@ -85,7 +85,7 @@ def models(draw: st.DrawFn) -> Drawn:
             groups = [OPERATORS, OPERATORS, LINEARS, OPERATORS, LINEARS] + ([BODIES] if s.chance(5) else [])
             s.try_step(s.pick(s.pick(groups)))
         step += 1
-    if not done:
+    if not done or s.chance(2):
         s.try_step(LINEARS[0])
     if s.chance(10):
         s.feed((2, 3))  # read by nothing
