@@ -10,9 +10,10 @@ from typing import TypeVar
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.errors import BadAdapter
 
+from .choice import AdapterInfo
 from .machine import Machine
 from .package import ADAPTER_NAME
-from .program import AdapterInfo, Program
+from .program import Program
 
 Compiled = TypeVar("Compiled", bound=Program | Machine)
 
@@ -82,6 +83,8 @@ def pin_adapter(program: Compiled, name: str, pinned: bool = True) -> Compiled:
     """
     _find(program, name)
     changed = tuple(replace(a, pinned=pinned) if a.name == name else a for a in program.adapters)
-    if sum(a.pinned for a in changed) > program.slots:
-        raise BadAdapter(f"all {program.slots} slots are pinned", "adapter", "unpin one, or compile with a larger --max-loras")
+    if sum(a.pinned for a in changed) > program.max_loras:
+        raise BadAdapter(
+            f"all {program.max_loras} slots are pinned", "adapter", "unpin one, or compile with a larger --max-loras"
+        )
     return replace(program, adapters=changed)

@@ -12,7 +12,8 @@ from axlora.isa.opcodes import INSTRUCTION_BYTES, Unit
 from axlora.sim.run import SimResult, run_image
 from axlora.sim.timeline import Event
 
-from .execute import AdapterChoice, Memory, StageResult, execute
+from .choice import AdapterChoice
+from .execute import Memory, StageResult, execute
 from .execute_whole import execute_whole
 from .extras import need
 from .generator import Generator

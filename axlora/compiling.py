@@ -20,11 +20,12 @@ from axlora.isa.assembly import encode_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.target import Target
 
+from .choice import AdapterInfo
 from .generator import Generator
 from .layers import layer_info, layer_vectors
 from .machine import machine_fields
 from .package import ADAPTER_NAME
-from .program import AdapterInfo, InputInfo, OutputInfo, Program, TileInfo
+from .program import InputInfo, OutputInfo, Program, TileInfo
 from .proof import prove_generator, prove_program, prove_whole
 from .whole import Operator, Result, Whole
 
@@ -32,8 +33,6 @@ _LOG = logging.getLogger(__name__)
 
 
 OPERATORS = ("auto", "all", "linears")
-CONTEXT = 256
-"""Most tokens of a language model, unless a user says otherwise."""
 
 
 def compile(
@@ -86,6 +85,7 @@ def compile(
         "max_loras": max_loras,
         "max_lora_rank": max_lora_rank,
         "base": base,
+        "dump_passes": dump_passes,
         "progress": progress,
     }
     target = target if isinstance(target, Target) else Target.load(target)
@@ -94,7 +94,6 @@ def compile(
         raise BadModel(f"operators is {operators!r}", "operators", f"one of {', '.join(OPERATORS)}")
     own = {
         "mode exact": mode != "fused",
-        "dump_passes": dump_passes is not None,
         f"activation {activation}": activation not in (None, f"token{target.activation_bits}"),
         f"lora_linears {lora_linears}": generate and lora_linears != "used",
     }
@@ -103,8 +102,7 @@ def compile(
         asked += ["merge"] * merge + ["operators linears"] * (operators == "linears")
         if asked:
             raise BadModel(f"{asked[0]} with generate", asked[0].split()[0], "leave one of them out")
-        context = CONTEXT if max_context is None else max_context
-        generator = compile_generator(model, target, max_context=context, chunk=chunk, **common)  # type: ignore[arg-type]
+        generator = compile_generator(model, target, max_context=max_context, chunk=chunk, **common)  # type: ignore[arg-type]
         prove_generator(generator)
         return generator
     for name, value in (("chunk", chunk), ("max_context", max_context)):
@@ -124,7 +122,7 @@ def compile(
         else:
             prove_whole(whole)
             return whole
-    more = {"activation": activation, "lora_linears": lora_linears, "merge": merge, "mode": mode, "dump_passes": dump_passes}
+    more = {"activation": activation, "lora_linears": lora_linears, "merge": merge, "mode": mode}
     try:
         program = compile_program(model, target, **common, **more)  # type: ignore[arg-type]
         if progress is not None:
@@ -163,6 +161,7 @@ def compile_whole(
     merge: bool = False,
     base: str | Path | None = None,
     drop_scales: bool = True,
+    dump_passes: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Whole:
     """Compile a transformer of token ids to one program that takes a sequence from its rows of embeddings to the outputs.
@@ -173,6 +172,7 @@ def compile_whole(
     Args:
         calibration: input -> [samples, batch, tokens]; None: random ids.
         drop_scales: take a file that carries static scales of activations; every row gets a scale of its own instead.
+        dump_passes: directory for the graph, its operators and the program as text.
         others: as `compile_program`.
 
     Raises:
@@ -185,14 +185,23 @@ def compile_whole(
     target = target if isinstance(target, Target) else Target.load(target)
     _check_names(adapters)
     options = Options(
-        adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base, merge, lora_linears, drop_scales
+        adapters or {},
+        adapter_map,
+        weight_bits,
+        max_loras,
+        max_lora_rank,
+        base,
+        merge,
+        lora_linears,
+        drop_scales,
+        dump=Path(dump_passes) if dump_passes is not None else None,
     )
     found = lower_whole(model, target, options, shapes=shapes, calibration=calibration, progress=progress)
     image, whole = found.image, found.model
     width = widths(whole, {li.name: li.n for li in found.lowered.linears})
     single, places = one_row(whole), output_numbers(whole)
     return Whole(
-        **machine_fields(found, target, _sources(model, adapters or {})),
+        **machine_fields(found, target, _sources(model, adapters or {}), max_loras),
         program=(image.addresses[found.tokens], INSTRUCTION_BYTES * len(image.programs[found.tokens])),
         tokens=found.tokens,
         batch=found.batch,
@@ -226,7 +235,7 @@ def compile_generator(
     model: str | Path | onnx.ModelProto,
     target: Target | str | Path,
     *,
-    max_context: int = CONTEXT,
+    max_context: int | None = None,
     chunk: int | None = None,
     adapters: Mapping[str, str | Path] | None = None,
     adapter_map: Mapping[str, str] | None = None,
@@ -236,12 +245,13 @@ def compile_generator(
     max_loras: int | None = None,
     max_lora_rank: int | None = None,
     base: str | Path | None = None,
+    dump_passes: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Generator:
     """Compile a plain export of a decoder (no caches) to prefill and decode programs; nothing but picking embeddings is left.
 
     Args:
-        max_context: most tokens of prompt and answer; the cache is made for it.
+        max_context: most tokens of prompt and answer; the cache is made for it. None: what the export is fixed to, else 256.
         chunk: most tokens of a prompt that a start takes, 32 if None; the target's T are always taken, and no more than fit.
         calibration: the input of token ids -> [samples, tokens]; None: random ids.
         others: as `compile_program`.
@@ -255,7 +265,8 @@ def compile_generator(
 
     target = target if isinstance(target, Target) else Target.load(target)
     _check_names(adapters)
-    options = Options(adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base)
+    dump = Path(dump_passes) if dump_passes is not None else None
+    options = Options(adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base, dump=dump)
     found = lower_generator(
         model,
         target,
@@ -268,7 +279,7 @@ def compile_generator(
     )
     image, value = found.image, found.model.output
     return Generator(
-        **machine_fields(found, target, _sources(model, adapters or {})),
+        **machine_fields(found, target, _sources(model, adapters or {}), max_loras),
         programs={rows: (image.addresses[rows], INSTRUCTION_BYTES * len(p)) for rows, p in image.programs.items()},
         output_fraction=image.fractions[value],
         output_words=image.output_words[0],

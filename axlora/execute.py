@@ -12,10 +12,10 @@ import numpy.typing as npt
 from axlora.compiler.boundary import quantize, restore
 from axlora.compiler.errors import BadModel
 
+from .choice import AdapterChoice
 from .program import Program
 from .run import Layer, Run, Step
 
-AdapterChoice = str | None | Sequence[str | None]
 Memory = npt.NDArray[np.uint8]
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from .execute import AdapterChoice, StageResult, joined
+from .choice import AdapterChoice
+from .execute import StageResult, joined
 from .machine import Bytes, Int64
 from .run import Run
 from .shares import added

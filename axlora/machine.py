@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.layer import Linear, Placement
+from axlora.isa.opcodes import SLOTS
 from axlora.isa.regions import slot_values, token_words
 from axlora.isa.target import Target
 
+from .choice import AdapterInfo
 from .layers import LayerInfo, layer_info, layer_vectors, read_arrays, stored_linear
-from .program import AdapterInfo
 
 if TYPE_CHECKING:
     from axlora.compiler.transformer.pipeline import Generated
@@ -38,6 +39,9 @@ class Machine:
     adapter_address: int
     adapter_size: int
     slots: int
+    """Adapters in one start: 1, or 0 for a program without adapters."""
+    max_loras: int
+    """Most different adapters in one batch, whose sequences are starts of their own."""
     rank: int
     context: int
     """Most tokens of a sequence."""
@@ -114,7 +118,7 @@ def put(memory: Bytes, address: int, data: bytes) -> None:
     memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
 
 
-def machine_fields(found: Generated, target: Target, sources: dict[str, str]) -> dict[str, Any]:
+def machine_fields(found: Generated, target: Target, sources: dict[str, str], max_loras: int | None) -> dict[str, Any]:
     """The fields of `Machine` for what the compiler found."""
     image, linears = found.image, found.lowered.linears
     positions = found.model.positions
@@ -126,6 +130,7 @@ def machine_fields(found: Generated, target: Target, sources: dict[str, str]) ->
         "adapter_address": image.adapter_address,
         "adapter_size": image.adapter_size,
         "slots": image.slots,
+        "max_loras": (SLOTS if max_loras is None else max_loras) if image.slots else 0,
         "rank": image.rank,
         "context": found.tokens,
         "dim": image.dim,

@@ -16,7 +16,7 @@ from safetensors.numpy import save as save_tensors
 from axlora.compiler.errors import BadPackage
 from axlora.compiler.layer import Placement
 from axlora.isa.instruction import BadInstruction, decode
-from axlora.isa.opcodes import INSTRUCTION_BYTES, Opcode
+from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS, Opcode
 from axlora.isa.target import BadTarget, Target
 
 from .generator import Generator
@@ -27,7 +27,18 @@ from .package import SCHEMA, digest, read_adapter, read_file, write_package
 from .validate_linears import Linears, validate_linears
 from .whole import Operator, Result, Whole
 
-_NUMBERS = ("adapter_address", "adapter_size", "slots", "rank", "context", "dim", "half", "input_fraction", "input_words")
+_NUMBERS = (
+    "adapter_address",
+    "adapter_size",
+    "slots",
+    "max_loras",
+    "rank",
+    "context",
+    "dim",
+    "half",
+    "input_fraction",
+    "input_words",
+)
 _GENERATOR = ("output_fraction", "output_words", "vocabulary")
 _WHOLE = ("tokens", "batch")
 _OPERATORS = 1 << 20
@@ -190,6 +201,10 @@ def _check(g: Machine, programs: dict[int, tuple[int, int]], outputs: dict[int, 
         raise _refuse("more memory than the machine addresses", path)
     if any(len(a.block) != g.adapter_size or a.rank > g.rank for a in g.adapters):
         raise _refuse("an adapter block of another size", path)
+    if g.slots > 1 or g.max_loras > SLOTS or bool(g.slots) != bool(g.max_loras):
+        raise _refuse("numbers of adapter slots that do not fit each other", path)
+    if sum(a.pinned for a in g.adapters) > g.max_loras:
+        raise _refuse("more adapters pinned than a batch may have", path)
     if abs(g.input_fraction) > 62:
         raise _refuse("sizes that do not fit each other", path)
     validate_linears(Linears(t, g.layers, g.vectors, g.image, g.slots, g.rank), str(path))

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from axlora.isa.opcodes import COUNTERS
 
-from .execute import AdapterChoice, Memory, StageResult, execute
+from .choice import AdapterChoice
+from .execute import Memory, StageResult, execute
 from .execute_whole import execute_whole
 from .generator import Generator, Started
 from .generator import Start as GeneratorStart

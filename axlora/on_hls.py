@@ -14,7 +14,8 @@ from axlora.isa.opcodes import ADAPTER_COUNTERS, COUNTERS, UNTIMED
 from axlora.isa.target import Target
 from axlora.sim.run import SimResult, run_image
 
-from .execute import AdapterChoice, Memory, StageResult, execute
+from .choice import AdapterChoice
+from .execute import Memory, StageResult, execute
 from .execute_whole import execute_whole
 from .generator import Generator
 from .program import BadInput, Program

@@ -19,10 +19,11 @@ from axlora.compiler.errors import BadPackage
 from axlora.compiler.layer import Host, Placement
 from axlora.isa.target import BadTarget, Target
 
+from .choice import AdapterInfo
 from .generator import Generator
 from .layers import LayerInfo
 from .manifest import Manifest
-from .program import AdapterInfo, InputInfo, OutputInfo, Program
+from .program import InputInfo, OutputInfo, Program
 from .validate import validate
 from .validate_linears import MEMORY_LIMIT
 from .whole import Whole

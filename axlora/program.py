@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.regions import region_bytes, region_codes, slot_values, token_words
 from axlora.isa.target import Target
 
+from .choice import AdapterChoice, AdapterInfo, chosen
 from .layers import LayerInfo, read_arrays, stored_linear
 
 if TYPE_CHECKING:
@@ -64,17 +65,6 @@ class OutputInfo:
     element: int
     tiles: tuple[TileInfo, ...]
     stage: int
-
-
-@dataclass(frozen=True)
-class AdapterInfo:
-    """An adapter's block for the machine."""
-
-    name: str
-    rank: int
-    block: bytes
-    pinned: bool = False
-    """Keeps a slot in every run."""
 
 
 @dataclass(frozen=True)
@@ -139,31 +129,14 @@ class Program:
         rows = enumerate(self.layers)
         return tuple(stored_linear(self.target, layer, i, arrays, self.weights) for i, layer in rows)
 
-    def slot_of(self, adapter: str | Sequence[str | None] | None) -> tuple[list[str], list[str | None]]:
-        """(adapters by slot, adapter of each batch row) for an `adapter` argument.
+    def slot_of(self, adapter: AdapterChoice) -> tuple[list[str], list[str | None]]:
+        """(adapters by slot, adapter of each batch row) for an `adapter` argument; errors as `choice.chosen`."""
+        return chosen(self.adapters, self.default_adapter, self.slots, adapter)
 
-        Raises:
-            BadAdapter: no such adapter, or more different ones than slots.
-        """
-        if adapter is None:
-            adapter = self.default_adapter
-        rows = [adapter] if adapter is None or isinstance(adapter, str) else list(adapter)
-        known = {a.name for a in self.adapters}
-        for name in rows:
-            if name is not None and name not in known:
-                raise BadAdapter(
-                    f"no adapter {name!r} in the package", "adapter", f"it has: {', '.join(sorted(known)) or 'none'}"
-                )
-        pinned = [a.name for a in self.adapters if a.pinned]
-        used = list(dict.fromkeys([*pinned, *(name for name in rows if name is not None)]))
-        if len(used) > self.slots:
-            note = f" ({len(pinned)} of them pinned)" if pinned else ""
-            raise BadAdapter(
-                f"{len(used)} different adapters in one batch{note}, the package has {self.slots} slots",
-                "adapter",
-                "compile with a larger --max-loras, or unpin one" if pinned else "compile with a larger --max-loras",
-            )
-        return used, rows
+    @property
+    def max_loras(self) -> int:
+        """Most different adapters in one batch."""
+        return self.slots
 
     @property
     def inputs_info(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -223,7 +196,7 @@ class Program:
         memory: npt.NDArray[np.uint8],
         stage: int,
         codes: Mapping[str, Quantized],
-        adapter: str | Sequence[str | None] | None,
+        adapter: AdapterChoice,
     ) -> None:
         """Write a stage's codes and token words into the memory."""
         t = self.target
@@ -242,7 +215,7 @@ class Program:
             words = token_words(np.repeat(slots, each), *scale)
             _put(memory, info.token_words, words + bytes(4 * groups * t.tokens - len(words)))
 
-    def registers(self, adapter: str | Sequence[str | None] | None = None) -> dict[int, int]:
+    def registers(self, adapter: AdapterChoice = None) -> dict[int, int]:
         """What the host writes so that slots name the adapters of a run."""
         registers: dict[int, int] = {}
         names = [a.name for a in self.adapters]

@@ -21,8 +21,9 @@ from axlora.isa.legality import IllegalProgram, executed
 from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS, Opcode
 from axlora.isa.regions import slot_values
 
+from .choice import AdapterInfo
 from .layers import LayerInfo, read_arrays
-from .program import AdapterInfo, InputInfo, OutputInfo, Program
+from .program import InputInfo, OutputInfo, Program
 from .validate_linears import MEMORY_LIMIT, LinearChecks
 
 EXECUTED = 256

@@ -15,7 +15,7 @@ from axlora.isa.numerics import to_fixed
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.positions import position_registers
 
-from .execute import AdapterChoice
+from .choice import AdapterChoice, chosen
 from .machine import Bytes, Int64, Machine, put
 from .program import BadInput, Listed
 
@@ -129,20 +129,13 @@ class Whole(Machine):
         """The adapter of each sequence.
 
         Raises:
-            BadAdapter: no such adapter, or not one for each.
+            BadAdapter: no such adapter, more different ones than `max_loras`, or not one for each.
         """
+        _, names = chosen(self.adapters, self.default_adapter, self.max_loras, adapter)
         if adapter is None or isinstance(adapter, str):
-            names = [self.default_adapter if adapter is None else adapter] * self.batch
-        else:
-            names = list(adapter)
+            names *= self.batch
         if len(names) != self.batch:
             raise BadAdapter(f"{len(names)} adapters named for {self.batch} batch rows", "adapter", "one, or one per batch row")
-        known = {a.name for a in self.adapters}
-        for name in names:
-            if name is not None and name not in known:
-                raise BadAdapter(
-                    f"no adapter {name!r} in the package", "adapter", f"it has: {', '.join(sorted(known)) or 'none'}"
-                )
         return names
 
     def rows(self, values: Mapping[str, npt.NDArray[Any]]) -> tuple[Int64, Int64, int]:

@@ -12,6 +12,8 @@ from types import ModuleType
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TVM_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+os.environ.pop("COLUMNS", None)  # xdist's 80: tables are tested as a pipe gets them
+
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 

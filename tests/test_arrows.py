@@ -45,5 +45,5 @@ def test_the_wheel_holds_every_package() -> None:
     """Each folder of a house with an __init__.py is one of pyproject.toml: an editable install would hide a missing one."""
     packages = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {p.parent.relative_to(ROOT) for house in ALLOWED for p in (ROOT / house).rglob("__init__.py")}
-    named = {"axlora" if str(f) == "axlora" else "axlora." + ".".join(f.parts) for f in folders}
+    named = {".".join(f.parts if f.parts[0] == "axlora" else ("axlora", *f.parts)) for f in folders}
     assert named == packages

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
             program = pin_adapter(program, options.name, not options.off)
             done = f"{'unpinned' if options.off else 'pinned'} {options.name}"
     if options.action == "list":
-        show(adapter_table(program.adapters, program.slots, program.rank))
+        show(adapter_table(program.adapters, program.max_loras, program.rank))
         return 0
     program.save(options.package)
     show(f"{options.package}: {done}")

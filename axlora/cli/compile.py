@@ -48,7 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="fused: base and LoRA are rounded once (default); exact: every Q/DQ pair of the file counts",
     )
     add("--merge", action="store_true", help="put the LoRA, the model's own or one adapter, into the weights")
-    add("--dump-passes", metavar="DIR", help="write the Relax module after every phase")
+    add("--dump-passes", metavar="DIR", help="write the text of every phase")
     add("--generate", action="store_true", help="a language model: prefill and decode programs around a cache")
     add("--max-context", type=int, metavar="N", help="with --generate: most tokens (default 256)")
     add("--chunk", type=int, metavar="C", help="with --generate: most tokens of a prompt at once (32)")

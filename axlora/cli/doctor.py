@@ -20,18 +20,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(_: argparse.Namespace) -> int:
-    """List packages and tools; 0 when all are there, 1 when something is missing."""
+    """List packages and tools; 1 when one is missing of what is installed: an extra of which nothing is there is a choice."""
     table = Table("what", "package", "version", "how to get it")
-    missing = False
+    missing, chosen = False, {name for name, packages in EXTRAS.items() if any(map(version, packages))}
     for what, packages in {"": _BASE, **EXTRAS}.items():
         for name in packages:
             found = version(name)
-            missing |= found is None
+            missing |= found is None and (not what or what in chosen)
+            absent = "missing" if not what or what in chosen else "not installed"
             fix = "" if found else f"pip install 'axlora{f'[{what}]' if what else ''}'"
-            table.add_row(what or "compiler and simulator", name, found or "missing", fix)
+            table.add_row(what or "compiler and simulator", name, found or absent, fix)
     for tool in _TOOLS:
         path = shutil.which(tool)
-        missing |= path is None
+        missing |= path is None and "rtl" in chosen
         table.add_row("rtl", tool, "found" if path else "missing", "" if path else f"install {tool} with the system's packages")
     show(table)
     return 1 if missing else 0

@@ -35,7 +35,9 @@ def show(*items: str | Table) -> None:
     console = _console(sys.stdout)
     for item in items:
         if isinstance(item, Table) and not console.is_terminal:
-            item.box, item.pad_edge, item.title_justify = None, False, "left"
+            item.box, item.pad_edge, title, item.title = None, False, item.title, None
+            if title:
+                console.print(title, soft_wrap=True)
         console.print(item, soft_wrap=isinstance(item, str))
 
 

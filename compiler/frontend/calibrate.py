@@ -28,6 +28,34 @@ STRENGTH = 0.65
 """a: how much of a channel's range goes into the weights; docs/decisions/0005."""
 
 
+def stacked(name: str, given: npt.NDArray[Any], shape: tuple[int, ...], where: str) -> npt.NDArray[Any]:
+    """Calibration data of one input as [samples, *shape].
+
+    Args:
+        name: the input.
+        given: that; or one sample of exactly `shape`; or samples without the batch axis, where a batch is one row.
+        shape: the input's own, as compiled.
+        where: the model, for messages.
+
+    Raises:
+        BadModel: another shape, with the one that is expected; no samples; NaN or infinity.
+    """
+    given = np.asarray(given)
+    if given.shape == shape:
+        given = given[None]
+    elif shape[:1] == (1,) and given.shape[1:] == shape[1:]:
+        given = given[:, None]
+    if given.shape[1:] != shape or not len(given):
+        wanted = f"[samples, {', '.join(map(str, shape))}]"
+        hint = f"expected {wanted}, or one sample of shape {shape}"
+        raise BadModel(f"calibration data of {name!r} has shape {np.shape(given)}", where, hint)
+    if given.dtype.kind not in "fiub":
+        raise BadModel(f"calibration data of {name!r} has type {given.dtype}, must be numbers", where, "numbers")
+    if not np.isfinite(given).all():
+        raise BadModel(f"calibration data of {name!r} holds NaN or infinity", where, "clean the data")
+    return given
+
+
 def samples(model: onnx.ModelProto, data: Mapping[str, npt.NDArray[Any]], where: str) -> list[dict[str, npt.NDArray[Any]]]:
     """The samples, each an array an input.
 
@@ -43,13 +71,11 @@ def samples(model: onnx.ModelProto, data: Mapping[str, npt.NDArray[Any]], where:
         shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
         if value.name not in data:
             raise BadModel(f"calibration data lacks input {value.name!r}", where, "add it to the .npz")
-        given = np.asarray(data[value.name])
+        given = stacked(value.name, data[value.name], shape, where)
         dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        if given.shape[1:] != shape or (count is not None and len(given) != count) or not len(given):
-            hint = f"first axis samples (the same for all), then {shape}"
-            raise BadModel(f"calibration data of {value.name!r} has shape {given.shape}", where, hint)
-        if not np.isfinite(given).all():
-            raise BadModel(f"calibration data of {value.name!r} holds NaN or infinity", where, "clean the data")
+        if count is not None and len(given) != count:
+            what = f"calibration data of {value.name!r} has {len(given)} samples, that of other inputs {count}"
+            raise BadModel(what, where, "as many samples of each input")
         count = len(given)
         rows[value.name] = given.astype(dtype)
     return [{name: np.ascontiguousarray(row[i]) for name, row in rows.items()} for i in range(count or 0)]

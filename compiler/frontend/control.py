@@ -13,6 +13,7 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from axlora.compiler.errors import UnsupportedOperator
+from axlora.compiler.frontend.expand import expand
 from axlora.compiler.frontend.fold import fold, infer_shapes, known_shapes
 
 _LOG = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ _DEPTH = 16
 
 
 def _branch(node: onnx.NodeProto, name: str) -> onnx.GraphProto:
-    found = next((a.g for a in node.attribute if a.name == name), None)
+    found: onnx.GraphProto | None = next((a.g for a in node.attribute if a.name == name), None)
     if found is None:
         raise UnsupportedOperator(f"If without {name}", f"node {node.name or node.output[0]!r}", "export the model again")
     return found
@@ -133,7 +134,7 @@ class _Inliner:
 
     def check_shapes(self) -> None:
         """Raise `UnsupportedOperator` unless both branches give results of one known shape, once they are part of the graph."""
-        shapes = known_shapes(shape_inference.infer_shapes(self.result))
+        shapes = known_shapes(shape_inference.infer_shapes(expand(self.result)))
         for node, then, other in self.picked:
             if then not in shapes or shapes[then] != shapes.get(other):
                 found = " and ".join(str(shapes.get(name, "unknown")) for name in (then, other))
@@ -151,7 +152,7 @@ def inline_conditionals(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     for _ in range(_DEPTH):
         if not any(n.op_type == "If" and n.domain in ("", "ai.onnx") for n in model.graph.node):
             return model
-        model = fold(model)
+        model = fold(expand(model))
         inliner = _Inliner(model)
         model = inliner.run()
         inliner.check_shapes()

@@ -29,7 +29,11 @@ _PASSES = ("Identity", "Dropout")
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with the shape of every tensor inferred anew; raises onnx's errors if shapes contradict each other."""
     del model.graph.value_info[:]
-    return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    try:
+        return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except shape_inference.InferenceError:
+        # onnx 1.23 takes an unsqueezed float vector for a shape, and then finds that such shapes contradict each other
+        return shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
 
 
 def known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -21,7 +23,7 @@ class _Rewriter:
         self.constants = {i.name: i for i in graph.initializer}
         self.nodes: list[onnx.NodeProto] = []
 
-    def add(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = f"{self.node.output[0]}.{kind}.{len(self.nodes)}"
         own = self.node.name or self.node.output[0]
         made = helper.make_node(kind, inputs, [name], name=own if kind == "MatMul" else f"{own}/{kind}", **attributes)

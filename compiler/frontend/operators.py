@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import onnx
 from onnx import defs
@@ -35,7 +36,7 @@ def host_operators() -> frozenset[str]:
 def _has_definition(kind: str, version: int) -> bool:
     """Whether ONNX defines the operator by others."""
     try:
-        schema = defs.get_schema(kind, version, "")
+        schema: Any = defs.get_schema(kind, version, "")
     except defs.SchemaError:
         return False
     return bool(schema.has_function or schema.has_context_dependent_function)

@@ -28,7 +28,7 @@ from axlora.compiler.passes.adapters import GRAPH, add_adapter, graph_branch
 from axlora.compiler.passes.layer_errors import layer_errors
 from axlora.compiler.passes.placement import no_linear, place
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
-from axlora.compiler.passes.quantize_linear import offset_rows, quantize_linear
+from axlora.compiler.passes.quantize_linear import group_rows, offset_rows, quantize_linear
 from axlora.compiler.passes.relax_linears import lower_to_relax
 from axlora.isa.target import Target
 
@@ -141,10 +141,12 @@ def _lowered(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bi
     linears: list[Linear] = []
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
-    rows = _offset_rows(g, found, target, weight_bits)
+    group = group_rows(target, weight_bits)
+    rows = {} if group else _offset_rows(g, found, target, weight_bits)  # rows of offsets have no room for scale groups
     for each in found:
         assert each.x is not None
-        linear, y = quantize_linear(each, each.x, target, weight_bits, rows.get(each.x.tensor, 0))
+        offset = rows.get(each.x.tensor, 0)
+        linear, y = quantize_linear(each, each.x, target, weight_bits, offset, 0 if offset else group)
         linear = replace(linear, stage=stage[each.result])
         if each.loras:
             own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, each.x.bits)

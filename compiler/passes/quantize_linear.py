@@ -56,6 +56,15 @@ def quantize_weight(weight: Float64, bits: int) -> tuple[Int64, Float64]:
     return np.clip(codes, -high, high), scale
 
 
+GROUP = 32
+"""Rows of the scale groups that float weights of 4 bits and less get."""
+
+
+def group_rows(target: Target, weight_bits: int) -> int:
+    """Rows of the scale groups of float weights: `GROUP` for 4 bits and less where the target has group scales, else 0."""
+    return GROUP if weight_bits <= 4 and target.group_scales and GROUP % target.lanes == 0 else 0
+
+
 def quantize_groups(weight: Float64, bits: int, rows: int) -> tuple[Codes, Float64]:
     """Symmetric per column and group of `rows` rows: codes, 8-bit group scales, and the column's scale [n].
 
@@ -143,7 +152,7 @@ def quantize_linear(
     empty = ~codes.any(axis=0)
     if not np.isfinite(w_scale).all() or (w_scale[~empty] <= 0).any() or not np.isfinite(found.bias).all():
         raise BadModel("weight scale or bias is not finite, or a scale is not positive", where, "export the model again")
-    w_scale = np.where(empty, w_scale[~empty].max(initial=0) or 1.0, w_scale)
+    w_scale = np.where(empty, w_scale[~empty].max(initial=0) or _of_bias(found.bias, x.scale), w_scale)
     prove_accumulator(codes, x.bits, target, where)
     if x.per_token:
         return _per_token(found, x, weight, w_scale, rows)
@@ -167,6 +176,12 @@ def quantize_linear(
         modules=found.modules,
     )
     return linear, y
+
+
+def _of_bias(bias: Float64, x_scale: float) -> float:
+    """Scale of a weight of zeros alone, which only sets the step in which the bias is held: 2^-20 of the largest."""
+    most = float(np.abs(bias).max(initial=0))
+    return most / x_scale / (1 << 20) if most else 1.0
 
 
 def _weight(found: FoundLinear, target: Target, weight_bits: int, group: int) -> tuple[Codes, Float64]:

@@ -16,7 +16,7 @@ from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.cache import is_cache
-from axlora.compiler.frontend.calibrate import smoothing
+from axlora.compiler.frontend.calibrate import smoothing, stacked
 from axlora.compiler.frontend.cut import without_scales
 from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.frontend.graph import Graph
@@ -27,10 +27,12 @@ from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import Linear, Lowered, Placement, Tensor
 from axlora.compiler.passes.adapters import GRAPH, add_adapter, graph_branch
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
-from axlora.compiler.passes.quantize_linear import quantize_linear
+from axlora.compiler.passes.quantize_linear import group_rows, quantize_linear
+from axlora.isa.opcodes import SLOTS
 from axlora.isa.target import Target
 
 from .build import PREFILL, Image, build, whole_context
+from .dump import dump_model, dump_operators, dump_programs
 from .errors import value_errors
 from .lower import HINT
 from .ops import Attention, Op, Transformer
@@ -42,9 +44,10 @@ Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 Found = tuple[FoundLinear, ...]
 Data = Mapping[str, npt.NDArray[np.generic]]
-CONTEXT = 1 << 15
-GROUP = 32
-"""Rows of a scale group, for weights of 4 bits and less."""
+CONTEXT = 256
+"""Most tokens of a language model, unless a user says otherwise."""
+MOST_CONTEXT = 1 << 15
+"""Largest context of a language model."""
 SAMPLES, SAMPLE_TOKENS = 4, 64
 """Random token ids that stand in for calibration data."""
 UNCALIBRATED = "no calibration data: magnitudes come from random token ids"
@@ -87,6 +90,8 @@ class Options:
     lora_linears: str = "all"
     drop_scales: bool = True
     """Take a file that carries static scales of activations, and give every row a scale of its own instead."""
+    dump: Path | None = None
+    """Folder for the text of every phase."""
 
 
 def products(found: Sequence[FoundLinear]) -> dict[str, Product]:
@@ -136,12 +141,12 @@ def _quantized(
     found: Sequence[FoundLinear], target: Target, options: Options, tell: Callable[[str], None]
 ) -> tuple[list[Linear], list[Tensor]]:
     """The linears for inputs with a scale a row, and 32-bit outputs."""
-    grouped = options.weight_bits <= 4 and target.group_scales and GROUP % target.lanes == 0
+    group = group_rows(target, options.weight_bits)
     linears, inputs = [], []
     for each in found:
         tell(f"quantizing {each.name}")
         x = Activation(each.x_name, "", 1.0, 0, target.activation_bits, per_token=True)
-        linear, _ = quantize_linear(each, x, target, options.weight_bits, group=GROUP if grouped else 0)
+        linear, _ = quantize_linear(each, x, target, options.weight_bits, group=group)
         if each.loras:
             own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, x.bits)
             linear = replace(linear, adapters=(own,))
@@ -198,8 +203,9 @@ def _finished(
     ranks = {n: max(a.rank for li in lowered.linears for a in li.adapters if a.name == n) for n in lowered.adapters}
     rank = max([options.max_lora_rank or 0, *ranks.values()])
     slots = (1 if rank else 0) if options.max_loras is None else options.max_loras
-    if rows is not None:
-        slots = min(slots, 1)  # a start runs one sequence, with its one adapter
+    if not 0 <= slots <= SLOTS:
+        raise BadModel(f"{slots} adapter slots asked for, the machine has {SLOTS}", "max-loras", f"0 to {SLOTS}")
+    slots = min(slots, 1)  # a start runs one sequence, with its one adapter
     tell("placing")
     used = {li.name for li in lowered.linears if li.adapters}
     image = build(
@@ -214,6 +220,7 @@ def _finished(
         chunk=chunk,
         adaptable=used if used and options.lora_linears == "used" else None,
     )
+    dump_programs(options.dump, image)
     blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings)) for n, r in ranks.items()}
     return Generated(model, lowered, largest, image, blocks, rows or context, batch)
 
@@ -221,14 +228,26 @@ def _finished(
 # Language models
 
 
-def _context_shapes(dimensions: onnx_reader.Dimensions, context: int, given: Mapping[str, int] | None) -> dict[str, int]:
-    """Values of the free dimensions: the first of an input is one sequence, the others are `context` tokens."""
+def _context(dimensions: onnx_reader.Dimensions, context: int | None, given: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+    """The context, and the values of the free dimensions: the first of an input is one sequence, the others are its tokens.
+
+    Raises:
+        BadModel: the export is fixed to another number of tokens or sequences, or --shape says another.
+    """
+    fixed = {d for dims in dimensions.values() for d in dims[1:] if not isinstance(d, str)}
+    if context is None:
+        context = min(fixed, default=CONTEXT)
     found: dict[str, int] = {}
-    for dims in dimensions.values():
+    for name, dims in dimensions.items():
         for axis, d in enumerate(dims):
+            wanted, what = (1, "sequences") if axis == 0 else (context, "tokens")
+            value = given.get(d, wanted) if isinstance(d, str) else d
+            if value != wanted:
+                hint = f"--max-context {value}, or export a free dimension" if axis else "a language model takes one"
+                raise BadModel(f"input {name!r} has {value} {what}, generation asks for {wanted}", name, hint)
             if isinstance(d, str):
-                found.setdefault(d, 1 if axis == 0 else context)
-    return found | dict(given or {})
+                found[d] = value
+    return context, dict(given) | found
 
 
 def _ids(model: Transformer, data: Data | None, context: int) -> Int64:
@@ -256,7 +275,7 @@ def lower_generator(
     target: Target,
     options: Options,
     *,
-    context: int,
+    context: int | None,
     chunk: int = PREFILL,
     shapes: Mapping[str, int] | None = None,
     calibration: Data | None = None,
@@ -265,22 +284,26 @@ def lower_generator(
     """An export of a decoder, plain or with caches, as prefill and decode programs with a cache of `context` tokens.
 
     Args:
+        context: most tokens; None: what the export is fixed to, else `CONTEXT`.
         chunk: most rows of a prefill start; T at least are taken.
         calibration: the input of token ids -> [samples, tokens].
 
     Raises:
         UnsupportedOperator: a node that is not understood, or is not causal. BadModel, BadAdapter: as `passes.pipeline.lower`.
     """
-    if not 1 <= context <= CONTEXT:
-        raise BadModel(f"context of {context} tokens", "max_context", f"1 to {CONTEXT}")
+    if context is not None and not 1 <= context <= MOST_CONTEXT:
+        raise BadModel(f"context of {context} tokens", "max_context", f"1 to {MOST_CONTEXT}")
     if chunk < 1:
         raise BadModel(f"chunk of {chunk} tokens", "chunk", "1 or more")
     tell = progress or (lambda _: None)
     tell("reading the model")
     dimensions = {name: dims for name, dims in onnx_reader.dimensions(model).items() if not is_cache(name)}
-    proto, where = onnx_reader.read(model, _context_shapes(dimensions, context, shapes), empty_caches=True)
+    context, own = _context(dimensions, context, shapes or {})
+    proto, where = onnx_reader.read(model, own, empty_caches=True)
+    dump_model(options.dump, proto)
     g, found = _recognised(proto)
     transformer = read_transformer(g, found, where)
+    dump_operators(options.dump, transformer)
     tell("calibrating")
     ids = _ids(transformer, calibration, context)
     sequences = [(embed(transformer, {transformer.tokens_input: i}), len(i)) for i in ids]
@@ -331,8 +354,13 @@ def order_of(mask: npt.NDArray[Any] | None, tokens: int) -> tuple[Int64, int]:
     return np.argsort(mask == 0, kind="stable"), int((mask != 0).sum())
 
 
-def _sequences(model: Transformer, data: Data | None, tokens: int) -> list[tuple[npt.NDArray[np.float64], int]]:
+def _sequences(
+    model: Transformer, data: Data | None, batch: int, tokens: int, where: str
+) -> list[tuple[npt.NDArray[np.float64], int]]:
     """Rows of embeddings of calibration data, and how many of each are no padding.
+
+    Args:
+        data: input -> samples of [batch, tokens], see `calibrate.stacked`.
 
     Raises:
         BadModel: an input is missing, of another length, or holds ids outside its table.
@@ -343,11 +371,11 @@ def _sequences(model: Transformer, data: Data | None, tokens: int) -> list[tuple
         return [(embed(model, {name: value[n] for name, value in ids.items()}), tokens) for n in range(SAMPLES)]
     given: dict[str, npt.NDArray[Any]] = {}
     for name in (*(x.input for x in model.lookups), *([model.mask] if model.mask else [])):
-        value = np.asarray(data[name]) if name in data else None
-        if value is None or value.ndim < 2 or value.shape[-1] != tokens or value.dtype.kind not in "iub":
-            raise BadModel(
-                f"input {name!r} is missing or not integers [.., {tokens}]", "calibration", "[samples, batch, tokens]"
-            )
+        if name not in data:
+            raise BadModel(f"calibration data lacks input {name!r}", where, "add it to the .npz")
+        value = stacked(name, data[name], (batch, tokens), where)
+        if value.dtype.kind not in "iub":
+            raise BadModel(f"calibration data of {name!r} has type {value.dtype}, must be integers", where, "token ids")
         given[name] = value.reshape(-1, tokens)[:SEQUENCES]
     for x in model.lookups:
         if given[x.input].min() < 0 or given[x.input].max() >= len(x.table):
@@ -382,12 +410,14 @@ def lower_whole(
     tell("reading the model")
     own, batch = _one_sequence(onnx_reader.dimensions(model), shapes or {})
     proto, where = onnx_reader.read(model, own)
+    dump_model(options.dump, proto)
     g, found = recognise(proto)
     if any(f.x is not None for f in found):
         if not options.drop_scales:
             raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
         g, found = recognise(without_scales(g))
     transformer = read_whole(g, found, where)
+    dump_operators(options.dump, transformer)
     tokens = g.shape(transformer.tokens_input)[1]
     if options.merge:
         if len(options.adapters) > 1:
@@ -397,7 +427,7 @@ def lower_whole(
             found = merge_peft(found, name, path, options.adapter_map)
         options = replace(options, adapters={})
     tell("calibrating")
-    sequences = _sequences(transformer, calibration, tokens)
+    sequences = _sequences(transformer, calibration, batch, tokens, where)
     peaks = _peaks(transformer, sequences, found, options)
     given = calibration is not None
     made = _finished(transformer, found, target, options, peaks, tell, context=tokens, rows=tokens, batch=batch, smooth=given)

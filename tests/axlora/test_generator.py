@@ -368,7 +368,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Path:
 WRONG: dict[str, tuple[list[str], str]] = {
     "simulate a generator": (["simulate", "PACKAGE", "--random", "1"], "this package generates text"),
     "rtl-test a generator": (["rtl-test", "PACKAGE", "--random", "1"], "this package generates text"),
-    "disassemble a generator": (["disasm", "PACKAGE"], "this package generates text"),
     "generate with another package": (["generate", "PLAIN", "--prompt", "AB"], "does not generate"),
     "no package": (["generate", "none.axl", "--prompt", "AB"], "not a package"),
     "empty prompt": (["generate", "PACKAGE", "--prompt", ""], "the prompt is empty"),

@@ -230,7 +230,7 @@ def test_static_scales_of_a_float_model_need_calibration(build: Any, target: Tar
     with pytest.raises(BadModel, match="lacks input"):
         lower(model, target, activation="static8", calibration={"z": np.zeros((1, T, K), np.float32)})
     with pytest.raises(BadModel, match="shape"):
-        lower(model, target, activation="static8", calibration={"x": np.zeros((T, K), np.float32)})
+        lower(model, target, activation="static8", calibration={"x": np.zeros((2, T + 1, K), np.float32)})
 
 
 def test_weights_that_are_not_finite(build: Any, target: Target) -> None:

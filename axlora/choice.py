@@ -1,0 +1,54 @@
+"""Which adapter each row of a batch runs with: the same rules for every kind of program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from axlora.compiler.errors import BadAdapter
+
+AdapterChoice = str | None | Sequence[str | None]
+"""An adapter for all batch rows, None for the base or the model's own LoRA, or one of these for each row."""
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """An adapter's block for the machine."""
+
+    name: str
+    rank: int
+    block: bytes
+    pinned: bool = False
+    """Counts among the different adapters of every batch, used or not."""
+
+
+def chosen(
+    adapters: Sequence[AdapterInfo], default: str | None, limit: int, choice: AdapterChoice
+) -> tuple[list[str], list[str | None]]:
+    """(different adapters of a batch, pinned ones first; adapter of each row).
+
+    Args:
+        adapters: of the package.
+        default: what None means.
+        limit: most different adapters in one batch.
+        choice: what the user names.
+
+    Raises:
+        BadAdapter: no such adapter, or more different ones than `limit`.
+    """
+    if choice is None:
+        choice = default
+    rows = [choice] if choice is None or isinstance(choice, str) else list(choice)
+    known = {a.name for a in adapters}
+    for name in rows:
+        if name is not None and name not in known:
+            held = ", ".join(sorted(known)) or "none"
+            raise BadAdapter(f"no adapter {name!r} in the package", "adapter", f"it has: {held}")
+    pinned = [a.name for a in adapters if a.pinned]
+    used = list(dict.fromkeys([*pinned, *(name for name in rows if name is not None)]))
+    if len(used) > limit:
+        note = f" ({len(pinned)} of them pinned)" if pinned else ""
+        what = f"{len(used)} different adapters in one batch{note}, the package has {limit} slots"
+        hint = "compile with a larger --max-loras" + (", or unpin one" if pinned else "")
+        raise BadAdapter(what, "adapter", hint)
+    return used, rows
