@@ -26,10 +26,7 @@ def _body(s: Sketch, name: str, x: Value, kind: str, weight: Value | None) -> on
 def if_(s: Sketch) -> Value:
     """If on an input or a constant; the bodies read outer tensors, and may hold linears."""
     x = s.take(lambda v: v.real and len(v.shape) in (2, 3) and v.shape[-1] <= 48)
-    if s.chance(3):
-        condition = s.constant(np.array(bool(s.random.integers(2))), "condition")
-    else:
-        condition = s.feed((), "bool")
+    condition = s.constant(np.array(bool(s.random.integers(2))), "condition") if s.chance(3) else s.feed((), "bool")
     linear, k = s.chance(2), x.shape[-1]
     outer, bodies, kinds = [x], [], [s.pick(["Relu", "Tanh", "Neg"]) for _ in range(2)]
     for number, kind in enumerate(kinds):

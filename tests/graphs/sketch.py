@@ -178,8 +178,7 @@ class Sketch:
             tuple(v.name if v is not None else "" for v in inputs),
             tuple(names),
             tuple((k, v) for k, v in attributes.items() if v is not None),
-            domain,
-            tuple(v.name for v in outer),
+            outer=tuple(v.name for v in outer),
         )
         results = self._run(op, {v.name: self.samples[v.name] for v in given})
         for result in results:
