@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.errors import BadAdapter
 
 from .choice import AdapterInfo
+from .generator import Generator
 from .machine import Machine
 from .package import ADAPTER_NAME
 from .program import Program
+from .whole import Whole
 
+if TYPE_CHECKING:
+    from axlora.compiler.frontend.embeddings import Table
+
+_LOG = logging.getLogger(__name__)
 Compiled = TypeVar("Compiled", bound=Program | Machine)
 
 
@@ -32,13 +39,18 @@ def add_adapter(
     path: str | Path,
     adapter_map: Mapping[str, str] | None = None,
     base: str | Path | None = None,
+    partial_adapters: bool = False,
 ) -> Compiled:
     """The program with one more adapter from a PEFT directory.
+
+    Args:
+        adapter_map, base, partial_adapters: as `axlora.compile`.
 
     Raises:
         BadAdapter: the name is taken or no file name; the program has no slots; the rank is over its limit; as `compile`.
     """
-    from axlora.compiler.passes.adapters import peft_adapters
+    from axlora.compiler.frontend.resolve import Matching
+    from axlora.compiler.passes.adapters import Origin, peft_adapters
 
     if not ADAPTER_NAME.fullmatch(name):
         raise BadAdapter(f"adapter name {name!r} cannot be a file name", "adapter", "letters, digits, '_', '.', '-'")
@@ -48,7 +60,9 @@ def add_adapter(
         raise BadAdapter("the package has no adapter slots", "adapter", "compile with --max-loras and --max-lora-rank")
     linears = program.linears()
     bits = {layer.input: layer.x_bits for layer in program.layers}
-    found = peft_adapters(linears, bits, name, path, program.target, adapter_map, program.rank, base)
+    matching, origin = Matching(adapter_map, base, partial_adapters), Origin(tables=_tables(program))
+    made = peft_adapters(linears, bits, name, path, program.target, matching, program.rank, origin)
+    found = made.adapters
     without = [layer.name for layer in program.layers if layer.name in found and not layer.tiling.shape.slots]
     if without:
         raise BadAdapter(
@@ -60,7 +74,30 @@ def add_adapter(
     own = tuple(replace(x, adapters=(found[x.name],)) if x.name in found else x for x in linears)
     tilings = {layer.name: layer.tiling for layer in program.layers}
     block = adapter_block(program.target, own, name, rank, tilings)
-    return replace(program, adapters=(*program.adapters, AdapterInfo(name, rank, block)))
+    for notice in made.resolved.notices:
+        _LOG.warning("%s", notice)
+    return replace(program, adapters=(*program.adapters, AdapterInfo(name, rank, block, modules=made.resolved.matches)))
+
+
+def _tables(program: Program | Machine) -> tuple[Table, ...]:
+    """The embeddings of a package."""
+    from axlora.compiler.frontend.embeddings import of_array, tables_of
+    from axlora.compiler.frontend.graph import Graph
+
+    match program:
+        case Program():
+            return tables_of(Graph(program.host.model))
+        case Whole():
+            return tuple(of_array(table) for table in program.tables.values())
+        case Generator():
+            return (of_array(program.embedding),)
+        case _:
+            return ()
+
+
+def module_rows(adapter: AdapterInfo) -> list[tuple[str, str, str]]:
+    """(module, linear, evidence) of each module of an adapter, sorted by module: the table that is printed."""
+    return [(match.module, match.linear, match.by.value) for match in adapter.modules]
 
 
 def remove_adapter(program: Compiled, name: str) -> Compiled:

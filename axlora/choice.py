@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from axlora.compiler.errors import BadAdapter
+from axlora.compiler.layer import Lowered, ModuleMatch
 
 AdapterChoice = str | None | Sequence[str | None]
 """An adapter for all batch rows, None for the base or the model's own LoRA, or one of these for each row."""
@@ -20,6 +21,13 @@ class AdapterInfo:
     block: bytes
     pinned: bool = False
     """Counts among the different adapters of every batch, used or not."""
+    modules: tuple[ModuleMatch, ...] = ()
+    """Its modules, the linears that they change and the evidence, sorted by module; empty in packages of earlier versions."""
+
+
+def adapter_infos(blocks: Mapping[str, tuple[int, bytes]], lowered: Lowered) -> tuple[AdapterInfo, ...]:
+    """The adapters of a compiled model: name -> (rank, block), with the linears that their modules change."""
+    return tuple(AdapterInfo(name, *block, modules=lowered.matches.get(name, ())) for name, block in blocks.items())
 
 
 def chosen(

@@ -20,7 +20,7 @@ from axlora.isa.assembly import encode_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.target import Target
 
-from .choice import AdapterInfo
+from .choice import adapter_infos
 from .generator import Generator
 from .layers import layer_info, layer_vectors
 from .machine import machine_fields
@@ -56,6 +56,7 @@ def compile(
     max_context: int | None = None,
     chunk: int | None = None,
     operators: str = "auto",
+    partial_adapters: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Program | Whole | Generator:
     """Compile an ONNX model, with LoRA adapters, for a target.
@@ -86,6 +87,7 @@ def compile(
         "max_lora_rank": max_lora_rank,
         "base": base,
         "dump_passes": dump_passes,
+        "partial_adapters": partial_adapters,
         "progress": progress,
     }
     target = target if isinstance(target, Target) else Target.load(target)
@@ -162,6 +164,7 @@ def compile_whole(
     base: str | Path | None = None,
     drop_scales: bool = True,
     dump_passes: str | Path | None = None,
+    partial_adapters: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Whole:
     """Compile a transformer of token ids to one program that takes a sequence from its rows of embeddings to the outputs.
@@ -195,6 +198,7 @@ def compile_whole(
         lora_linears,
         drop_scales,
         dump=Path(dump_passes) if dump_passes is not None else None,
+        partial_adapters=partial_adapters,
     )
     found = lower_whole(model, target, options, shapes=shapes, calibration=calibration, progress=progress)
     image, whole = found.image, found.model
@@ -246,6 +250,7 @@ def compile_generator(
     max_lora_rank: int | None = None,
     base: str | Path | None = None,
     dump_passes: str | Path | None = None,
+    partial_adapters: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Generator:
     """Compile a plain export of a decoder (no caches) to prefill and decode programs; nothing but picking embeddings is left.
@@ -265,8 +270,16 @@ def compile_generator(
 
     target = target if isinstance(target, Target) else Target.load(target)
     _check_names(adapters)
-    dump = Path(dump_passes) if dump_passes is not None else None
-    options = Options(adapters or {}, adapter_map, weight_bits, max_loras, max_lora_rank, base, dump=dump)
+    options = Options(
+        adapters or {},
+        adapter_map,
+        weight_bits,
+        max_loras,
+        max_lora_rank,
+        base,
+        dump=Path(dump_passes) if dump_passes is not None else None,
+        partial_adapters=partial_adapters,
+    )
     found = lower_generator(
         model,
         target,
@@ -305,6 +318,7 @@ def compile_program(
     mode: str = "fused",
     base: str | Path | None = None,
     dump_passes: str | Path | None = None,
+    partial_adapters: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Program:
     """Compile an ONNX model, with LoRA adapters, for a target.
@@ -328,6 +342,8 @@ def compile_program(
         mode: `fused` joins base and branches in one wide sum and rounds once; `exact` honours every Q/DQ pair of the file.
         merge: put the model's own branches, and the one adapter given, into the weights; the program has no adapter then.
         dump_passes: directory for the Relax module after every phase.
+        partial_adapters: take the part of an adapter that fits, with a notice of what is left out; by default modules that are
+            no linears of the model are refused.
         progress: called with the name of each linear as it is placed.
 
     Raises:
@@ -353,6 +369,7 @@ def compile_program(
         mode=mode,
         base=base,
         dump_passes=Path(dump_passes) if dump_passes is not None else None,
+        partial_adapters=partial_adapters,
     )
     if not lowered.linears:
         raise BadModel(
@@ -361,6 +378,8 @@ def compile_program(
     used = {li.name for li in lowered.linears if li.adapters}
     adaptable = used if used and lora_linears == "used" else None
     linked = link(target, lowered, slots=max_loras, rank=max_lora_rank or 0, adaptable=adaptable, progress=progress)
+    for notice in lowered.notices:
+        _LOG.warning("%s", notice)
     assert lowered.host is not None
     tensors = {t.name: t for t in lowered.inputs}
     outputs = {t.name: t for t in lowered.outputs}
@@ -387,7 +406,7 @@ def compile_program(
             )
             for o in linked.outputs
         ),
-        adapters=tuple(AdapterInfo(name, rank, block) for name, (rank, block) in linked.adapters.items()),
+        adapters=adapter_infos(linked.adapters, lowered),
         adapter_address=linked.adapter_address,
         adapter_size=linked.adapter_size,
         slots=linked.slots,

@@ -54,6 +54,8 @@ class LayerInfo:
     error: float | None = None
     """See `axlora.run.Layer`."""
     offset_rows: int = 0
+    scopes: int = 0
+    """See `Linear`."""
 
 
 def layer_info(linear: Linear, x_bits: int, first: int, tiling: Tiling, error: float | None) -> LayerInfo:
@@ -86,6 +88,7 @@ def layer_info(linear: Linear, x_bits: int, first: int, tiling: Tiling, error: f
         tiling,
         error,
         linear.offset_rows,
+        linear.scopes,
     )
 
 
@@ -157,4 +160,5 @@ def stored_linear(target: Target, info: LayerInfo, number: int, arrays: Mapping[
         modules=info.modules,
         stage=info.stage,
         offset_rows=info.offset_rows,
+        scopes=info.scopes,
     )

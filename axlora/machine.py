@@ -15,7 +15,7 @@ from axlora.isa.opcodes import SLOTS
 from axlora.isa.regions import slot_values, token_words
 from axlora.isa.target import Target
 
-from .choice import AdapterInfo
+from .choice import AdapterInfo, adapter_infos
 from .layers import LayerInfo, layer_info, layer_vectors, read_arrays, stored_linear
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def machine_fields(found: Generated, target: Target, sources: dict[str, str], ma
         "target": target,
         "image": image.data,
         "regions": dict(image.regions),
-        "adapters": tuple(AdapterInfo(name, rank, block) for name, (rank, block) in found.blocks.items()),
+        "adapters": adapter_infos(found.blocks, found.lowered),
         "adapter_address": image.adapter_address,
         "adapter_size": image.adapter_size,
         "slots": image.slots,

@@ -23,7 +23,7 @@ from .generator import Generator
 from .layers import LayerInfo
 from .machine import Machine
 from .manifest import Manifest
-from .package import SCHEMA, digest, read_adapter, read_file, write_package
+from .package import SCHEMA, adapter_entry, digest, read_adapter, read_file, write_package
 from .validate_linears import Linears, validate_linears
 from .whole import Operator, Result, Whole
 
@@ -70,10 +70,7 @@ def save(g: Machine, path: Path) -> None:
         "arrays": {"file": "arrays.safetensors", "sha256": digest(arrays)},
         "linears": {"file": "linears.safetensors", "sha256": digest(g.vectors)},
         "regions": [[name, *place] for name, place in g.regions.items()],
-        "adapters": [
-            {"name": a.name, "rank": a.rank, "pinned": a.pinned, "file": f"adapters/{a.name}.bin", "sha256": digest(a.block)}
-            for a in g.adapters
-        ],
+        "adapters": [adapter_entry(a) for a in g.adapters],
         **{name: getattr(g, name) for name in _NUMBERS},
         "layers": [dataclasses.asdict(layer) for layer in g.layers],
         "placement": [dataclasses.asdict(p) for p in g.placement],
@@ -109,14 +106,15 @@ def read(path: Path, m: Manifest) -> Generator | Whole:
     except (SafetensorError, KeyError, TypeError, ValueError):
         raise BadPackage("arrays.safetensors is damaged", str(path), "compile again") from None
     adapters = m.get(tuple[dict[str, Any], ...], "adapters")
+    layers = m.get(tuple[LayerInfo, ...], "layers")
     programs = {rows: (address, size) for rows, address, size in m.get(tuple[tuple[int, int, int], ...], "programs")}
     fields: dict[str, Any] = {
         "target": target,
         "image": read_file(path, m, "memory.bin", "memory"),
         "regions": {name: (address, size) for name, address, size in m.get(tuple[tuple[str, int, int], ...], "regions")},
-        "adapters": tuple(read_adapter(path, number, a) for number, a in enumerate(adapters)),
+        "adapters": tuple(read_adapter(path, number, a, layers) for number, a in enumerate(adapters)),
         "positions": arrays.get("positions"),
-        "layers": m.get(tuple[LayerInfo, ...], "layers"),
+        "layers": layers,
         "vectors": read_file(path, m, "linears.safetensors", "linears"),
         "placement": m.get(tuple[Placement, ...], "placement"),
         "default_adapter": m.get(str | None, "default_adapter"),

@@ -9,14 +9,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from axlora.compiler.errors import BadPackage
-from axlora.compiler.layer import Host, Placement
+from axlora.compiler.layer import By, Host, ModuleMatch, Placement
 from axlora.isa.target import BadTarget, Target
 
 from .choice import AdapterInfo
@@ -59,10 +59,7 @@ def _manifest(program: Program) -> dict[str, Any]:
         "weights": {"file": "weights.bin", "sha256": digest(program.weights), "address": program.weights_address},
         "inputs": [dataclasses.asdict(i) for i in program.inputs],
         "outputs": [dataclasses.asdict(o) for o in program.outputs],
-        "adapters": [
-            {"name": a.name, "rank": a.rank, "pinned": a.pinned, "file": f"adapters/{a.name}.bin", "sha256": digest(a.block)}
-            for a in program.adapters
-        ],
+        "adapters": [adapter_entry(a) for a in program.adapters],
         "adapter_address": program.adapter_address,
         "adapter_size": program.adapter_size,
         "slots": program.slots,
@@ -155,13 +152,39 @@ def _host(path: Path, manifest: Manifest) -> Host:
     return Host(model, inputs, outputs, manifest.get(tuple[tuple[str, int], ...], "host", "arrivals"))
 
 
-def read_adapter(path: Path, number: int, data: dict[str, Any]) -> AdapterInfo:
+def adapter_entry(a: AdapterInfo) -> dict[str, Any]:
+    """What the manifest says of an adapter."""
+    found = {"name": a.name, "rank": a.rank, "pinned": a.pinned, "file": f"adapters/{a.name}.bin", "sha256": digest(a.block)}
+    return found | {"modules": [[m.module, m.linear, m.by.value] for m in a.modules]}
+
+
+def _matches(one: Manifest, number: int, layers: Sequence[LayerInfo]) -> tuple[ModuleMatch, ...]:
+    """The linears of an adapter's modules; a package of an earlier version has none."""
+    field, known = f"adapters[{number}].modules", {layer.name for layer in layers}
+    found = []
+    for module, linear, by in one.get(tuple[tuple[str, str, str], ...], "modules") if one.has("modules") else ():
+        if linear not in known:
+            raise one.refuse(field, linear, "linears of the package")
+        if by not in tuple(By):
+            raise one.refuse(field, by, f"one of {', '.join(By)}")
+        found.append(ModuleMatch(module, linear, By(by)))
+    if len({m.linear for m in found}) != len(found):
+        raise one.refuse(field, "a linear twice", "each linear once")
+    return tuple(found)
+
+
+def read_adapter(path: Path, number: int, data: dict[str, Any], layers: Sequence[LayerInfo]) -> AdapterInfo:
+    """An adapter of the manifest.
+
+    Raises:
+        BadPackage: a field or the file is damaged, or it names linears that are not among `layers`.
+    """
     one = Manifest(data, str(path))
     name = one.get(str, "name")
     if not ADAPTER_NAME.fullmatch(name):
         raise one.refuse(f"adapters[{number}].name", name, "a file name")
     block = read_file(path, Manifest({"adapter": data}, str(path)), f"adapters/{name}.bin", "adapter")
-    return AdapterInfo(name, one.get(int, "rank"), block, one.get(bool, "pinned"))
+    return AdapterInfo(name, one.get(int, "rank"), block, one.get(bool, "pinned"), _matches(one, number, layers))
 
 
 def _open(path: Path) -> Manifest:
@@ -225,6 +248,7 @@ def load_any(path: str | Path) -> Program | Whole | Generator:
     except BadTarget as error:
         raise BadPackage(f"manifest.json: {error.message}", str(path), "compile again") from None
     adapters = m.get(tuple[dict[str, Any], ...], "adapters")
+    layers = m.get(tuple[LayerInfo, ...], "layers")
     program = Program(
         target=target,
         program=read_file(path, m, "program.bin", "program"),
@@ -234,12 +258,12 @@ def load_any(path: str | Path) -> Program | Whole | Generator:
         weights=read_file(path, m, "weights.bin", "weights"),
         inputs=m.get(tuple[InputInfo, ...], "inputs"),
         outputs=m.get(tuple[OutputInfo, ...], "outputs"),
-        adapters=tuple(read_adapter(path, number, a) for number, a in enumerate(adapters)),
+        adapters=tuple(read_adapter(path, number, a, layers) for number, a in enumerate(adapters)),
         adapter_address=m.get(int, "adapter_address"),
         adapter_size=m.get(int, "adapter_size"),
         slots=m.get(int, "slots"),
         rank=m.get(int, "rank"),
-        layers=m.get(tuple[LayerInfo, ...], "layers"),
+        layers=layers,
         vectors=read_file(path, m, "linears.safetensors", "linears"),
         placement=m.get(tuple[Placement, ...], "placement"),
         default_adapter=m.get(str | None, "default_adapter"),

@@ -98,6 +98,7 @@ class LinearChecks:
     def vectors(self, arrays: Arrays) -> None:
         """Vectors of each linear: there, of its columns, in range."""
         for number, info in enumerate(self.held.layers):
+            self.within(info.scopes, 0, len(info.modules), f"layers[{number}].scopes")
             rows = -(-info.tiling.shape.blocks // info.tiling.shape.per_group) if info.tiling.shape.per_group else 0
             self.vector(arrays, f"{number}/bias", "i4", (info.n,), lambda v: True)
             self.vector(arrays, f"{number}/m1", "u2", (info.n,), lambda v: True)

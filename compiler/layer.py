@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,8 @@ class Linear:
     """Name of the model's MatMul or Gemm node."""
     modules: tuple[str, ...] = ()
     """Dotted module paths that the model's metadata and names give it, the surest first."""
+    scopes: int = 0
+    """How many of `modules`, from the first, are of scope metadata; the others are names of the node and of the weight."""
     stage: int = 0
     """Start of the machine in which it runs: linears of one stage depend on no other linear of it."""
     offset_rows: int = 0
@@ -221,6 +224,28 @@ class Host:
     """Result of a linear (tensor of the graph) and the stage that reads it first: one after the linear's own."""
 
 
+class By(StrEnum):
+    """Evidence by which a module of an adapter is a linear of the model."""
+
+    SCOPE = "scope metadata"
+    NODE = "node path"
+    WEIGHT = "weight name"
+    VALUES = "equal weights"
+    MAP = "adapter map"
+    GRAPH = "branch in the model"
+
+
+@dataclass(frozen=True)
+class ModuleMatch:
+    """One module of an adapter and the linear that it changes."""
+
+    module: str
+    """Dotted path in the model that the adapter was trained on."""
+    linear: str
+    """Name of the linear."""
+    by: By
+
+
 @dataclass(frozen=True)
 class Lowered:
     """The result of the Relax passes."""
@@ -238,3 +263,7 @@ class Lowered:
     """None for linears made by hand."""
     errors: Mapping[str, float] = field(default_factory=dict)
     """Linear's name -> root mean square of (result - float result) over that of the float result, where it was measured."""
+    matches: Mapping[str, tuple[ModuleMatch, ...]] = field(default_factory=dict)
+    """Adapter -> its modules and their linears, sorted by module."""
+    notices: tuple[str, ...] = ()
+    """What adapters hold and the program leaves out, a line each: to be said when all else went well."""

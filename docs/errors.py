@@ -1,7 +1,7 @@
 """Write docs/errors.md: every error that the code can raise at a user, with its cause and its remedy, read from the code.
 
-    python docs/errors.py            # writes it
-    python docs/errors.py --check    # exits 1 if it is not what the code says (a test does this)
+python docs/errors.py            # writes it
+python docs/errors.py --check    # exits 1 if it is not what the code says (a test does this)
 """
 
 from __future__ import annotations

@@ -47,6 +47,14 @@ def placement_table(rows: Sequence[PlacementRow]) -> Table:
     return table
 
 
+def module_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
+    """Which linear each module of each adapter changes, and by what evidence: (adapter, module, linear, evidence)."""
+    table = Table("adapter", "module", "linear", "found by", title="modules of adapters")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 class AdapterRow(Protocol):
     """An adapter of a package."""
 

@@ -32,18 +32,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Add, list, remove or pin adapters of a package."""
-    from axlora.adapters import add_adapter, pin_adapter, remove_adapter
+    from axlora.adapters import add_adapter, module_rows, pin_adapter, remove_adapter
     from axlora.package import load_any
-    from axlora.report.tables import adapter_table
+    from axlora.report.tables import adapter_table, module_table
 
+    added: list[str] = []
     with progress() as shown:
         shown.phase("reading the package")
         program = load_any(options.package)
         if options.action == "add":
             for name, path in pairs(options.adapters, "adapter").items():
                 shown.phase(f"adding {name}")
-                program = add_adapter(program, name, path, adapter_map(options.adapter_map), options.base)
-            done = f"added {', '.join(pairs(options.adapters, 'adapter'))}"
+                given = adapter_map(options.adapter_map)
+                program = add_adapter(program, name, path, given, options.base, options.partial_adapters)
+                added.append(name)
+            done = f"added {', '.join(added)}"
         elif options.action == "remove":
             program, done = remove_adapter(program, options.name), f"removed {options.name}"
         elif options.action == "pin":
@@ -51,7 +54,10 @@ def run(options: argparse.Namespace) -> int:
             done = f"{'unpinned' if options.off else 'pinned'} {options.name}"
     if options.action == "list":
         show(adapter_table(program.adapters, program.max_loras, program.rank))
+        show(module_table([(a.name, *row) for a in program.adapters for row in module_rows(a)]))
         return 0
     program.save(options.package)
+    if options.action == "add":
+        show(module_table([(a.name, *row) for a in program.adapters if a.name in added for row in module_rows(a)]))
     show(f"{options.package}: {done}")
     return 0

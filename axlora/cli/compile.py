@@ -57,8 +57,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compile, prove and save; prints the placement."""
     import axlora
+    from axlora.adapters import module_rows
     from axlora.arrays import read_arrays
-    from axlora.report.tables import placement_table
+    from axlora.report.tables import module_table, placement_table
 
     shapes = {}
     for name, value in pairs(options.shape, "--shape").items():
@@ -89,6 +90,7 @@ def run(options: argparse.Namespace) -> int:
             merge=options.merge,
             mode=options.mode,
             base=options.base,
+            partial_adapters=options.partial_adapters,
             dump_passes=options.dump_passes,
             generate=options.generate,
             operators=options.operators,
@@ -99,6 +101,8 @@ def run(options: argparse.Namespace) -> int:
         shown.phase("writing the package")
         program.save(options.output)
     show(placement_table(program.placement))
+    if any(a.modules for a in program.adapters):
+        show(module_table([(a.name, *row) for a in program.adapters for row in module_rows(a)]))
     names = ", ".join(f"{a.name} (rank {a.rank})" for a in program.adapters) or "none"
     show(f"{options.output}: {program.summary}, adapters: {names}")
     return 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.errors import BadAdapter
-from axlora.compiler.layer import Linear
+from axlora.compiler.frontend.attach import module_path
 
 Float64 = npt.NDArray[np.float64]
 _KINDS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
@@ -50,8 +49,10 @@ class BaseWeights:
 
     def of(self, module: str) -> Float64 | None:
         """The weight matrix of a module [out, in] ([in, out] of a Conv1D), or None if there is not exactly one."""
-        wanted = f"{module}.weight"
-        names = [n for n in self._places if n == wanted or n.endswith(f".{wanted}") or wanted.endswith(f".{n}")]
+        wanted = module_path(module)
+        own = {n: module_path(n.removesuffix(".weight")) for n in self._places if n.endswith(".weight")}
+        exact = [n for n, path in own.items() if path.parts == wanted.parts]
+        names = exact or [n for n, path in own.items() if path.agrees(wanted)]
         if len(names) != 1:
             return None
         file, kind, shape, start, end = self._places[names[0]]
@@ -63,29 +64,3 @@ class BaseWeights:
         raw = np.frombuffer(data, _KINDS[kind]).reshape(shape)
         value = (raw.astype(np.uint32) << 16).view(np.float32) if kind == "BF16" else raw
         return value.astype(np.float64)
-
-
-def linear_of_weights(module: str, linears: Sequence[Linear], base: BaseWeights, where: str) -> Linear:
-    """The one linear whose codes are what the base's weight rounds to.
-
-    Raises:
-        BadAdapter: the base has no such module; none or several linears hold its weights.
-    """
-    weight = base.of(module)
-    if weight is None:
-        raise BadAdapter(f"module {module!r} is not in the base {base.folder}", where, "give the base it was trained on")
-    found = [linear for linear in linears if any(_holds(linear, w) for w in (weight.T, weight))]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(x.node for x in found[:8]) or "none"
-    raise BadAdapter(f"weights of module {module!r} are those of {len(found)} linears: {names}", where, "give --adapter-map")
-
-
-def _holds(linear: Linear, weight: Float64) -> bool:
-    """Every element is within half a code's step, and a little for a cast to half precision."""
-    grid = linear.grid
-    if grid is None or weight.shape != (linear.inputs, linear.n):
-        return False
-    scaled = weight if grid.smooth is None else weight * grid.smooth[:, None]
-    near = np.abs(linear.matrix() * grid.w_scale - scaled) <= 0.51 * grid.w_scale + np.abs(scaled) * 2.0**-9
-    return bool(near.all())

@@ -101,6 +101,8 @@ class FoundLinear:
     """x is quantized at run time, per tensor (DynamicQuantizeLinear -> MatMulInteger); `x` is then None."""
     shape: tuple[int, int] = (0, 0)
     """(k, n), known without reading the weights."""
+    scopes: int = 0
+    """How many of `modules`, from the first, are of scope metadata; the others are names of the node and of the weight."""
 
     @property
     def weight(self) -> Float64:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.errors import BadAdapter
-from axlora.compiler.frontend.attach import find_linear
+from axlora.compiler.frontend.embeddings import Table
 from axlora.compiler.frontend.found import FoundLinear
-from axlora.compiler.frontend.peft import PeftLora, read_peft, read_peft_modules
+from axlora.compiler.frontend.held import of_found
+from axlora.compiler.frontend.peft import PeftLora
+from axlora.compiler.frontend.resolve import Matching, resolve
 
 Float64 = npt.NDArray[np.float64]
 
@@ -41,33 +42,25 @@ def _with_peft(found: FoundLinear, lora: PeftLora) -> FoundLinear:
 
 
 def merge_peft(
-    found: tuple[FoundLinear, ...], name: str, path: str | Path, adapter_map: Mapping[str, str] | None
-) -> tuple[FoundLinear, ...]:
-    """The linears with a PEFT directory merged into their weights.
+    found: tuple[FoundLinear, ...],
+    name: str,
+    path: str | Path,
+    matching: Matching | None = None,
+    tables: Sequence[Table] = (),
+) -> tuple[tuple[FoundLinear, ...], tuple[str, ...]]:
+    """(the linears with a PEFT directory merged into their weights, notices of what is left out).
 
     Raises:
-        BadAdapter: as `read_peft` and `find_linear`; shapes that do not fit.
+        BadAdapter: as `resolve`.
     """
-    where = f"adapter {name!r} ({path})"
+    resolved = resolve(name, path, [of_found(f) for f in found], tables, matching)
     result = {f.name: f for f in found}
-
-    def linear(module: str, shape: tuple[int, ...]) -> FoundLinear:
-        chosen = result[find_linear(module, tuple(result.values()), adapter_map, where).name]
-        if shape not in (chosen.shape, ()):
-            what = f"module {module!r} is {' to '.join(map(str, shape))}, linear {chosen.name!r} is {chosen.shape[0]} to "
-            what += str(chosen.shape[1])
-            raise BadAdapter(what, where, "this adapter belongs to another base")
-        return chosen
-
-    for lora in read_peft(path):
-        chosen = linear(lora.module, (lora.a.shape[0], lora.b.shape[1]))
-        result[chosen.name] = _with_peft(chosen, lora)
-    for whole in read_peft_modules(path):
-        chosen = linear(whole.module, ())
+    for lora, own in resolved.loras:
+        result[own] = _with_peft(result[own], lora)
+    for whole, own in resolved.modules:
+        chosen = result[own]
         if whole.weight is not None:
             weight = whole.weight if whole.weight.shape == chosen.shape else whole.weight.T
-            if weight.shape != chosen.shape:
-                raise BadAdapter(f"module {whole.module!r} does not have the shape of {chosen.name!r}", where, "another base")
             chosen = replace(chosen, reals=weight, codes=None)
-        result[chosen.name] = chosen if whole.bias is None else replace(chosen, bias=whole.bias)
-    return tuple(result.values())
+        result[own] = chosen if whole.bias is None else replace(chosen, bias=whole.bias)
+    return tuple(result.values()), resolved.notices

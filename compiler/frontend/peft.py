@@ -1,4 +1,4 @@
-"""Read a PEFT LoRA directory: adapter_config.json and adapter_model.safetensors."""
+"""Read a PEFT LoRA directory: adapter_config.json and adapter_model.safetensors, whose names `peft_keys` takes apart."""
 
 from __future__ import annotations
 
@@ -14,16 +14,11 @@ import numpy.typing as npt
 from safetensors import SafetensorError, deserialize
 
 from axlora.compiler.errors import BadAdapter
+from axlora.compiler.frontend.adapter_formats import refuse_path, refuse_type
+from axlora.compiler.frontend.peft_keys import Part, sorted_keys
 
 Float64 = npt.NDArray[np.float64]
 
-_KEY = re.compile(
-    r"^(?:base_model\.model\.)?(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)"
-    r"(?:\.default)?(?:\.(?P<kind>weight|bias))?$"
-)
-_WHOLE = re.compile(
-    r"^(?:base_model\.model\.)?(?P<module>.+?)(?:\.modules_to_save(?:\.default)?|\.base_layer)?\.(?P<kind>weight|bias)$"
-)
 _REFUSED = {
     "layer_replication": "replicated layers",
     "trainable_token_indices": "trained tokens",
@@ -40,8 +35,6 @@ FILE_LIMIT = 1 << 30
 """Bytes of a file of an adapter; reading it takes about four times as much."""
 _MOST = 1e30
 """Largest magnitude of a number in the configuration."""
-_NAME = 400
-"""Most characters of a tensor's name."""
 _REPEATS = 3
 _PATH = 160
 """Most repetitions in a key of rank_pattern or alpha_pattern, and characters of a path that it is matched with: the time of a
@@ -76,7 +69,10 @@ class PeftLora:
 
 @dataclass(frozen=True)
 class PeftModule:
-    """A module that was trained whole (modules_to_save), or only its bias (bias='all'): both replace the base's."""
+    """A module that was saved whole, or only its bias: both replace the base's.
+
+    The configuration lists some (modules_to_save, bias='all'); PEFT saves heads and embeddings unasked too.
+    """
 
     module: str
     """Dotted path in the base model."""
@@ -85,6 +81,19 @@ class PeftModule:
     base's own."""
     bias: Float64 | None
     """[out]; None: the base's own."""
+    listed: bool = True
+    """The configuration says that it was trained."""
+
+
+@dataclass(frozen=True)
+class PeftContent:
+    """All that an adapter's directory holds, by module and sorted by name."""
+
+    loras: tuple[PeftLora, ...]
+    modules: tuple[PeftModule, ...]
+    """Without biases of modules that have a branch: `PeftLora.base_bias` holds them."""
+    embeddings: tuple[str, ...]
+    """Modules that have a branch of an embedding (lora_embedding_A), which no linear takes."""
 
 
 def _is_inside(path: Path) -> bool:
@@ -106,8 +115,7 @@ def _bytes(path: Path) -> bytes:
 def _tensors(path: Path) -> dict[str, Float64]:
     where = str(path)
     if not path.is_file():
-        hint = "save with safe_serialization=True" if path.with_suffix(".bin").is_file() else "give a PEFT directory"
-        raise BadAdapter("no adapter_model.safetensors", str(path.parent), hint)
+        raise BadAdapter("no adapter_model.safetensors", str(path.parent), "give a PEFT directory")
     kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
     values = {}
     try:
@@ -135,7 +143,7 @@ def _config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise BadAdapter("not a JSON object", str(path), "save the adapter again")
     if config.get("peft_type") != "LORA":
-        raise BadAdapter(f"peft_type is {config.get('peft_type')!r}", str(path), "LORA is supported; convert_to_lora may help")
+        refuse_type(config, str(path))
     for field, meaning in _REFUSED.items():
         if config.get(field) and meaning:
             raise BadAdapter(f"{field} is set ({meaning}), which is not supported", str(path), "merge it into the base")
@@ -192,68 +200,53 @@ def _saved_whole(module: str, kind: str, config: dict[str, Any]) -> bool:
     return listed or (kind == "bias" and config.get("bias", "none") != "none")
 
 
-def _parse(path: str | Path) -> tuple[dict[str, Any], Parts, Parts]:
-    """The configuration; tensors of branches by module and part; weights and biases that replace the base's, by module."""
-    folder = Path(path)
-    if not folder.is_dir():
-        raise BadAdapter("no such directory", str(path), "give the directory that PEFT's save_pretrained wrote")
-    config = _config(folder / "adapter_config.json")
-    branches: Parts = {}
-    whole: Parts = {}
-    for key, value in _tensors(folder / "adapter_model.safetensors").items():
-        if len(key) > _NAME:
-            raise BadAdapter(f"a tensor's name has {len(key)} characters", str(folder), f"at most {_NAME}")
-        match, other = _KEY.match(key), _WHOLE.match(key)
-        if match is not None and "lora_embedding" not in key and (match["part"] != "lora_A" or match["kind"] == "weight"):
-            part = "bias" if match["kind"] == "bias" else match["part"]
-            branches.setdefault(match["module"], {})[part] = value
-        elif match is None and other is not None and _saved_whole(other["module"], other["kind"], config):
-            whole.setdefault(other["module"], {})[other["kind"]] = value
-        else:
-            raise BadAdapter(f"tensor {key!r} is of a kind that is not supported", str(folder), "linear LoRA layers are")
-    if not branches and not whole:
-        raise BadAdapter("it holds no tensors", str(folder), "save the adapter again")
-    return config, branches, whole
-
-
-def read_peft(path: str | Path, max_lora_rank: int | None = None) -> tuple[PeftLora, ...]:
-    """The adapter's branches by module, sorted by name; `read_peft_modules` reads what else it holds.
+def read_content(path: str | Path, max_lora_rank: int | None = None) -> PeftContent:
+    """All that a PEFT LoRA directory holds.
 
     Raises:
-        BadAdapter: missing or damaged files, a kind that is not supported (by its field), NaN, shapes that do not pair, a
-            rank that differs from the configuration or passes `max_lora_rank`.
+        BadAdapter: missing or damaged files, another format or kind of adapter (by its name), several adapters in one file,
+            NaN, shapes that do not pair, a rank that differs from the configuration or passes `max_lora_rank`, no tensors.
     """
-    config, parts, whole = _parse(path)
-    where = str(Path(path))
-    result = []
-    for module in sorted(parts):
-        lora = _branch(module, parts[module], config, where, max_lora_rank)
+    folder, where = Path(path), str(Path(path))
+    refuse_path(folder)
+    config = _config(folder / "adapter_config.json")
+    tensors = _tensors(folder / "adapter_model.safetensors")
+    keys = sorted_keys(tensors, where)
+    parts: Parts = {}
+    whole: Parts = {}
+    for key, found in keys.items():
+        into = whole if found.part is Part.WHOLE else parts
+        into.setdefault(found.module, {})[found.name] = tensors[key]
+    embeddings = tuple(sorted({found.module for found in keys.values() if found.part is Part.EMBEDDING}))
+    branches = {module: part for module, part in sorted(parts.items()) if module not in embeddings}
+    loras = []
+    for module, part in branches.items():
+        lora = _branch(module, part, config, where, max_lora_rank)
         bias = whole.get(module, {}).get("bias")
         if bias is not None and bias.shape != (lora.b.shape[1],):
             raise BadAdapter(f"module {module!r}: bias {bias.shape} does not fit lora_B", where, "save the adapter again")
-        result.append(replace(lora, base_bias=bias))
-    return tuple(result)
+        loras.append(replace(lora, base_bias=bias))
+    own = {m: v for m, v in sorted(whole.items()) if "weight" in v or m not in branches}
+    modules = tuple(_module(module, values, config, where) for module, values in own.items())
+    if not loras and not embeddings and not any(m.listed for m in modules):
+        what = f"it holds {len(modules)} whole weights and no branch (lora_A, lora_B)" if modules else "it holds no tensors"
+        raise BadAdapter(what, where, "save the adapter, not the model" if modules else "save the adapter again")
+    return PeftContent(tuple(loras), modules, embeddings)
 
 
-def read_peft_modules(path: str | Path) -> tuple[PeftModule, ...]:
-    """Modules without a branch whose weight or bias the adapter replaces, sorted by name; most adapters have none.
+def _module(module: str, values: dict[str, Float64], config: dict[str, Any], where: str) -> PeftModule:
+    weight, bias = values.get("weight"), values.get("bias")
+    if weight is not None and weight.ndim not in (1, 2):
+        raise BadAdapter(f"module {module!r}: weight of shape {weight.shape}", where, "linears can be replaced")
+    if bias is not None and (bias.ndim != 1 or (weight is not None and bias.size != weight.shape[0])):
+        raise BadAdapter(f"module {module!r}: bias of shape {bias.shape} does not fit", where, "save the adapter again")
+    listed = any(_saved_whole(module, kind, config) for kind in values)
+    return PeftModule(module, None if weight is None else weight.T, bias, listed)
 
-    Raises:
-        BadAdapter: as `read_peft`; a weight that is neither a matrix nor a vector, a bias that does not fit it.
-    """
-    _, parts, whole = _parse(path)
-    where = str(Path(path))
-    result = []
-    for module in sorted(whole):
-        weight, bias = whole[module].get("weight"), whole[module].get("bias")
-        if weight is None and module in parts:
-            continue
-        if weight is not None and (weight.ndim not in (1, 2) or module in parts):
-            raise BadAdapter(f"module {module!r}: weight of shape {weight.shape}", where, "linears can be replaced")
-        if bias is not None and (bias.ndim != 1 or (weight is not None and bias.size != weight.shape[0])):
-            raise BadAdapter(f"module {module!r}: bias of shape {bias.shape} does not fit", where, "save the adapter again")
-        result.append(PeftModule(module, None if weight is None else weight.T, bias))
-    return tuple(result)
+
+def read_peft(path: str | Path, max_lora_rank: int | None = None) -> tuple[PeftLora, ...]:
+    """The adapter's branches by module, sorted by name; `read_content` reads what else it holds, and may raise as that."""
+    return read_content(path, max_lora_rank).loras
 
 
 def _branch(module: str, part: dict[str, Float64], config: dict[str, Any], where: str, limit: int | None) -> PeftLora:

@@ -64,7 +64,7 @@ _ENDINGS = (
 )  # fmt: skip
 
 
-def _scopes(node: onnx.NodeProto) -> list[str]:
+def scope_of(node: onnx.NodeProto) -> list[str]:
     """The module that PyTorch's scope metadata names: the innermost but the operator's own."""
     for entry in node.metadata_props:
         if entry.key == "pkg.torch.onnx.name_scopes":
@@ -80,16 +80,22 @@ def _bare(path: str) -> str:
     return path
 
 
-def _modules(g: Graph, product: Product, nodes: list[int]) -> tuple[str, ...]:
-    """Dotted module paths: scope metadata of the product, or of its bias; then the weight's name, then the node's."""
+def _modules(g: Graph, product: Product, nodes: list[int]) -> tuple[tuple[str, ...], int]:
+    """Dotted module paths: scope metadata of the product, or of its bias; then the weight's name, then the node's.
+
+    Returns:
+        The paths, and how many of them, from the first, are of scope metadata.
+    """
     core = g.nodes[product.core]
-    paths = _scopes(core) or next((found for i in nodes if (found := _scopes(g.nodes[i]))), [])
+    scopes = scope_of(core) or next((found for i in nodes if (found := scope_of(g.nodes[i]))), [])
+    scopes = [bare for path in scopes if (bare := _bare(path))]
+    paths = []
     name = product.weight_name
     while (source := g.node_of(name)) is not None and source.input:
         paths.append(name)
         name = source.input[0]
     paths += [name, core.name.strip("/").replace("/", ".")]
-    return tuple(dict.fromkeys(bare for p in paths if (bare := _bare(p))))
+    return tuple(dict.fromkeys(scopes + [bare for p in paths if (bare := _bare(p))])), len(scopes)
 
 
 def _join(c: _Context, product: Product, index: int, name: str) -> tuple[Delta | None, Float64 | None]:
@@ -126,7 +132,7 @@ def _linear(c: _Context, product: Product, names: set[str]) -> FoundLinear:
             nodes.append(readers[0])
             result = output.codes
     core = g.nodes[product.core]
-    modules = _modules(g, product, nodes)
+    modules, scopes = _modules(g, product, nodes)
     label = _unique(max(modules, key=lambda path: path.count("."), default=core.output[0]), names)
     codes = None if product.dynamic else g.codes_of(product.x) or _codes_behind(g, product.x)
     return FoundLinear(
@@ -146,6 +152,7 @@ def _linear(c: _Context, product: Product, names: set[str]) -> FoundLinear:
         result=result,
         dynamic=product.dynamic,
         shape=product.shape,
+        scopes=scopes,
     )
 
 

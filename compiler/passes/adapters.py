@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from axlora.compiler.errors import BadAdapter, UnsupportedOperator
-from axlora.compiler.frontend.attach import find_linear
-from axlora.compiler.frontend.base_weights import BaseWeights, linear_of_weights
-from axlora.compiler.frontend.found import GraphLora
-from axlora.compiler.frontend.peft import PeftModule, read_peft, read_peft_modules
-from axlora.compiler.layer import Adapter, Linear, Lowered
+from axlora.compiler.frontend.embeddings import Table
+from axlora.compiler.frontend.found import FoundLinear, GraphLora
+from axlora.compiler.frontend.held import of_found, of_linear
+from axlora.compiler.frontend.peft import PeftModule
+from axlora.compiler.frontend.resolve import Matching, Resolved, resolve
+from axlora.compiler.layer import Adapter, By, Linear, Lowered, ModuleMatch
 from axlora.compiler.passes.quantize_adapter import Branch, quantize_adapter
 from axlora.isa.target import Target
 
@@ -40,65 +41,65 @@ def input_bits(lowered: Lowered) -> dict[str, int]:
     return {t.name: t.bits for t in lowered.inputs}
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What an adapter is compared with besides codes: the file's own weights, at compile time, and the model's embeddings."""
+
+    found: Sequence[FoundLinear] = ()
+    """The linears of the graph; without them the codes of the quantized ones are taken."""
+    tables: Sequence[Table] = ()
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A PEFT directory quantized for linears."""
+
+    adapters: Mapping[str, Adapter]
+    """Linear's name -> its adapter."""
+    resolved: Resolved
+
+
+def graph_matches(linears: Sequence[Linear]) -> tuple[ModuleMatch, ...]:
+    """The linears that the model's own branches change."""
+    return tuple(sorted((ModuleMatch(x.name, x.name, By.GRAPH) for x in linears if x.adapters), key=lambda m: m.module))
+
+
 def peft_adapters(
     linears: tuple[Linear, ...],
     bits: Mapping[str, int],
     name: str,
     path: str | Path,
     target: Target,
-    adapter_map: Mapping[str, str] | None = None,
+    matching: Matching | None = None,
     max_lora_rank: int | None = None,
-    base: str | Path | None = None,
-) -> dict[str, Adapter]:
-    """Quantize a PEFT directory for `linears`: linear's name -> its adapter.
+    origin: Origin | None = None,
+) -> Attached:
+    """Quantize a PEFT directory for `linears`.
 
     Args:
         bits: of the codes of every tensor that a linear reads.
-        adapter_map: module -> node, where names do not tell.
+        matching: how its modules find their linears.
         max_lora_rank: refuse wider ones.
-        base: directory of the model it was trained on: where names do not tell, equal weights do.
 
     Raises:
-        BadAdapter: see `read_peft`, `find_linear`, `quantize_adapter`; also shapes that do not fit, two modules for one linear.
+        BadAdapter: see `resolve`, `quantize_adapter`.
     """
-    result: dict[str, Adapter] = {}
+    origin = origin or Origin()
+    choice = [of_found(f) for f in origin.found] or [of_linear(linear) for linear in linears]
+    resolved = resolve(name, path, choice, origin.tables, matching, max_lora_rank)
     where = f"adapter {name!r} ({path})"
+    by_name = {linear.name: linear for linear in linears}
+    branches = {
+        own: Branch(x.a, x.b, x.scale, x.bias, x.magnitude, base_bias=x.base_bias) for x, own in resolved.loras
+    }  # fmt: skip
+    branches |= {own: whole_branch(by_name[own], x, max_lora_rank, where) for x, own in resolved.modules}
 
-    def add(module: str, linear: Linear, branch: Branch) -> None:
-        if linear.name in result:
-            raise BadAdapter(f"two modules mean the linear {linear.name!r}", where, "give --adapter-map")
-        if (branch.a.shape[0], branch.b.shape[1]) != (linear.inputs, linear.n):
-            raise BadAdapter(
-                f"module {module!r} is {branch.a.shape[0]} to {branch.b.shape[1]}, linear {linear.name!r} is "
-                f"{linear.inputs} to {linear.n}",
-                where,
-                "this adapter belongs to another base",
-            )
+    def quantized(linear: Linear, branch: Branch) -> Adapter:
         smooth = linear.grid.smooth if linear.grid is not None else None
         scaled = branch if smooth is None else replace(branch, a=branch.a * smooth[:, None])
-        result[linear.name] = quantize_adapter(linear, name, scaled, target, bits[linear.input])
+        return quantize_adapter(linear, name, scaled, target, bits[linear.input])
 
-    weights = BaseWeights(base) if base is not None else None
-
-    def find(module: str) -> Linear:
-        try:
-            return find_linear(module, linears, adapter_map, where)
-        except BadAdapter:
-            if weights is None:
-                raise
-        return linear_of_weights(module, linears, weights, where)
-
-    known = {x.node for x in linears} | {x.name for x in linears}
-    for module, node in (adapter_map or {}).items():
-        if node not in known:
-            raise BadAdapter(f"adapter map sends {module[:80]!r} to {node[:80]!r}, no linear", where, "fix the map")
-    for lora in read_peft(path, max_lora_rank):
-        linear = find(lora.module)
-        add(lora.module, linear, Branch(lora.a, lora.b, lora.scale, lora.bias, lora.magnitude, base_bias=lora.base_bias))
-    for whole in read_peft_modules(path):
-        linear = find(whole.module)
-        add(whole.module, linear, whole_branch(linear, whole, max_lora_rank, where))
-    return result
+    return Attached({own: quantized(by_name[own], branch) for own, branch in branches.items()}, resolved)
 
 
 def whole_branch(linear: Linear, module: PeftModule, max_lora_rank: int | None, where: str) -> Branch:
@@ -135,9 +136,9 @@ def add_adapter(
     name: str,
     path: str | Path,
     target: Target,
-    adapter_map: Mapping[str, str] | None = None,
+    matching: Matching | None = None,
     max_lora_rank: int | None = None,
-    base: str | Path | None = None,
+    origin: Origin | None = None,
 ) -> Lowered:
     """`lowered` with one more adapter, read from a PEFT directory; nothing else changes.
 
@@ -146,6 +147,13 @@ def add_adapter(
     """
     if name in lowered.adapters or not name:
         raise BadAdapter(f"adapter name {name!r} is taken or empty", str(path), "choose another name")
-    found = peft_adapters(lowered.linears, input_bits(lowered), name, path, target, adapter_map, max_lora_rank, base)
+    made = peft_adapters(lowered.linears, input_bits(lowered), name, path, target, matching, max_lora_rank, origin)
+    found = made.adapters
     linears = tuple(replace(x, adapters=(*x.adapters, found[x.name])) if x.name in found else x for x in lowered.linears)
-    return replace(lowered, linears=linears, adapters=(*lowered.adapters, name))
+    return replace(
+        lowered,
+        linears=linears,
+        adapters=(*lowered.adapters, name),
+        matches={**lowered.matches, name: made.resolved.matches},
+        notices=(*lowered.notices, *made.resolved.notices),
+    )

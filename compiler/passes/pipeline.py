@@ -14,17 +14,20 @@ import onnx
 
 from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.frontend.attach import check_map
 from axlora.compiler.frontend.calibrate import calibrate, samples
 from axlora.compiler.frontend.cut import cut, without_scales
+from axlora.compiler.frontend.embeddings import tables_of
 from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.merge import merge_graph, merge_peft
 from axlora.compiler.frontend.one_sided import one_sided
 from axlora.compiler.frontend.recognise import recognise
+from axlora.compiler.frontend.resolve import Matching
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.integer_graph import IntegerGraph
 from axlora.compiler.layer import TOKENS, Linear, Lowered, Tensor
-from axlora.compiler.passes.adapters import GRAPH, add_adapter, graph_branch
+from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
 from axlora.compiler.passes.layer_errors import layer_errors
 from axlora.compiler.passes.placement import no_linear, place
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
@@ -45,7 +48,6 @@ class Options:
     """What a user may choose; see `axlora.compile`."""
 
     adapters: Mapping[str, str | Path]
-    adapter_map: Mapping[str, str] | None
     shapes: Mapping[str, int]
     calibration: Mapping[str, npt.NDArray[np.generic]] | None
     activation: str | None
@@ -165,6 +167,7 @@ def _lowered(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bi
         (GRAPH,) if own_name else (),
         own_name,
         host,
+        matches={GRAPH: graph_matches(linears)} if own_name else {},
     )
 
 
@@ -211,6 +214,7 @@ def lower(
     mode: str = "fused",
     base: str | Path | None = None,
     dump_passes: Path | None = None,
+    partial_adapters: bool = False,
 ) -> tuple[Lowered, IntegerGraph]:
     """Lower a model to integer linears, the host graph, and the integer graph.
 
@@ -229,13 +233,13 @@ def lower(
         mode: `fused` joins base and branches in one wide sum and rounds once; `exact` honours every Q/DQ pair of the file.
         merge: put the branches of the graph, and the one adapter given, into the weights: the result has no adapter.
         dump_passes: directory for the text of every phase.
+        partial_adapters: take the part of an adapter that fits; `Lowered.notices` names what is left out.
 
     Raises:
         BadModel, BadAdapter, UnsupportedOperator: one line that says what, where and what to do.
     """
-    options = Options(
-        adapters or {}, adapter_map, shapes or {}, calibration, activation, weight_bits, max_lora_rank, merge, mode
-    )
+    options = Options(adapters or {}, shapes or {}, calibration, activation, weight_bits, max_lora_rank, merge, mode)
+    matching = Matching(adapter_map, base, partial_adapters)
     options.check()
     proto, where = onnx_reader.read(model, shapes, mode == "exact")
     g, found = recognise(proto, mode == "exact")
@@ -243,12 +247,14 @@ def lower(
         raise UnsupportedOperator(no_linear(g), where, "MatMul and Gemm with a constant weight [K, N] on the right are taken")
     if activation in ("token8", "token16") and any(f.x is not None for f in found):
         g, found = recognise(without_scales(g))
+    tables = tables_of(g) if options.adapters else ()
+    notices: tuple[str, ...] = ()
     if merge:
         if len(options.adapters) > 1:
             raise BadAdapter(f"{len(options.adapters)} adapters to merge", "--merge", "give one")
         found = merge_graph(found)
         for name, path in options.adapters.items():
-            found = merge_peft(found, name, path, adapter_map)
+            found, notices = merge_peft(found, name, path, matching, tables)
     if calibration is not None:
         without = tuple(f for f in found if f.x is None)
         if not without:
@@ -256,24 +262,16 @@ def lower(
         else:
             bits = 16 if activation in ("static16", "token16") else 8
             floats = tuple(_with_float_output(g, f) for f in found)
-            seen = [floats] if merge else variants(floats, options.adapters, adapter_map, base is not None)
+            seen = [floats] if merge else variants(floats, options.adapters, matching, tables)
             scales = calibrate(g, seen, without, calibration, bits, activation not in ("static8", "static16"), where)
             found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
     found = _activations(g, found, options, where)
-    lowered = _lowered(g, found, target, weight_bits)
+    lowered = replace(_lowered(g, found, target, weight_bits), notices=notices)
     if calibration is not None:
         lowered = replace(lowered, errors=layer_errors(lowered, found, target, samples(proto, calibration, where)[0]))
     for name, path in () if merge else options.adapters.items():
-        lowered = add_adapter(lowered, name, path, target, adapter_map, max_lora_rank, base)
-    if adapter_map:
-        _check_map(adapter_map, lowered, where)
+        lowered = add_adapter(lowered, name, path, target, matching, max_lora_rank, Origin(found, tables))
+    check_map(adapter_map, lowered.linears, where)
     graph = IntegerGraph.build(lowered, target, max_lora_rank)
     lower_to_relax(lowered, graph.rank, target.activation_bits, dump_passes)
     return lowered, graph
-
-
-def _check_map(adapter_map: Mapping[str, str], lowered: Lowered, where: str) -> None:
-    known = {x.node for x in lowered.linears} | {x.name for x in lowered.linears}
-    for module, node in adapter_map.items():
-        if node not in known:
-            raise BadAdapter(f"adapter map sends {module!r} to {node!r}, no linear of {where}", where, "fix the map")

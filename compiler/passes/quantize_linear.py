@@ -174,6 +174,7 @@ def quantize_linear(
         grid=Grid(x.scale, x.zero_point, w_scale, y.scale, found.bias, smooth=found.smooth),
         node=found.node,
         modules=found.modules,
+        scopes=found.scopes,
     )
     return linear, y
 
@@ -241,6 +242,7 @@ def _per_token(found: FoundLinear, x: Activation, weight: Codes, w_scale: Float6
         grid=Grid(1.0, 0, w_scale, unit, found.bias, step, found.smooth),
         node=found.node,
         modules=found.modules,
+        scopes=found.scopes,
         offset_rows=rows,
     )
     return linear, y

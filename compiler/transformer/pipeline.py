@@ -18,14 +18,16 @@ from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.calibrate import smoothing, stacked
 from axlora.compiler.frontend.cut import without_scales
+from axlora.compiler.frontend.embeddings import Table, tables_of
 from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.merge import merge_graph, merge_peft
 from axlora.compiler.frontend.recognise import recognise
+from axlora.compiler.frontend.resolve import Matching
 from axlora.compiler.frontend.transformer import read_transformer, read_whole
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import Linear, Lowered, Placement, Tensor
-from axlora.compiler.passes.adapters import GRAPH, add_adapter, graph_branch
+from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import group_rows, quantize_linear
 from axlora.isa.opcodes import SLOTS
@@ -92,6 +94,12 @@ class Options:
     """Take a file that carries static scales of activations, and give every row a scale of its own instead."""
     dump: Path | None = None
     """Folder for the text of every phase."""
+    partial_adapters: bool = False
+
+    @property
+    def matching(self) -> Matching:
+        """How adapters find their linears."""
+        return Matching(self.adapter_map, self.base, self.partial_adapters)
 
 
 def products(found: Sequence[FoundLinear]) -> dict[str, Product]:
@@ -109,10 +117,12 @@ def _recognised(proto: onnx.ModelProto) -> tuple[Graph, tuple[FoundLinear, ...]]
     return recognise(without_scales(g)) if any(f.x is not None for f in found) else (g, found)
 
 
-def _peaks(model: Transformer, sequences: Sequence[Any], found: Found, options: Options) -> dict[str, Float64]:
+def _peaks(
+    model: Transformer, sequences: Sequence[Any], found: Found, options: Options, tables: Sequence[Table]
+) -> dict[str, Float64]:
     """Largest magnitude of every feature of every value over the sequences, under the base and under each adapter."""
     most: dict[str, Float64] = {}
-    for one in variants(found, options.adapters, options.adapter_map, options.base is not None):
+    for one in variants(found, options.adapters, options.matching, tables):
         for name, value in magnitudes(model, sequences, products(one)).items():
             most[name] = np.maximum(most.get(name, 0.0), value)
     return most
@@ -181,6 +191,7 @@ def _finished(
     peaks: Mapping[str, Float64],
     tell: Callable[[str], None],
     *,
+    tables: Sequence[Table],
     context: int,
     rows: int | None,
     batch: int,
@@ -197,9 +208,11 @@ def _finished(
     keys = whole_context(target, context)
     placement = _placement(model, linears, keys, 1) if rows is None else _placement(model, linears, rows, rows * batch)
     names = (GRAPH,) if own_name else ()
-    lowered = Lowered(tuple(linears), tuple(inputs), (), placement, names, own_name)
+    own = {GRAPH: graph_matches(linears)} if own_name else {}
+    lowered = Lowered(tuple(linears), tuple(inputs), (), placement, names, own_name, matches=own)
+    origin = Origin(found, tables)
     for name, path in () if options.merge else options.adapters.items():
-        lowered = add_adapter(lowered, name, path, target, options.adapter_map, options.max_lora_rank, options.base)
+        lowered = add_adapter(lowered, name, path, target, options.matching, options.max_lora_rank, origin)
     ranks = {n: max(a.rank for li in lowered.linears for a in li.adapters if a.name == n) for n in lowered.adapters}
     rank = max([options.max_lora_rank or 0, *ranks.values()])
     slots = (1 if rank else 0) if options.max_loras is None else options.max_loras
@@ -304,14 +317,28 @@ def lower_generator(
     g, found = _recognised(proto)
     transformer = read_transformer(g, found, where)
     dump_operators(options.dump, transformer)
+    tables = tables_of(g) if options.adapters else ()
     tell("calibrating")
     ids = _ids(transformer, calibration, context)
     sequences = [(embed(transformer, {transformer.tokens_input: i}), len(i)) for i in ids]
-    peaks = _peaks(transformer, sequences, found, options)
+    peaks = _peaks(transformer, sequences, found, options, tables)
     given = calibration is not None
     made = _finished(
-        transformer, found, target, options, peaks, tell, context=context, rows=None, batch=1, smooth=given, chunk=chunk
+        transformer,
+        found,
+        target,
+        options,
+        peaks,
+        tell,
+        tables=tables,
+        context=context,
+        rows=None,
+        batch=1,
+        smooth=given,
+        chunk=chunk,
     )
+    for notice in made.lowered.notices:
+        _LOG.warning("%s", notice)
     if not given:
         _LOG.warning(UNCALIBRATED)
     return made
@@ -419,18 +446,34 @@ def lower_whole(
     transformer = read_whole(g, found, where)
     dump_operators(options.dump, transformer)
     tokens = g.shape(transformer.tokens_input)[1]
+    tables = tables_of(g) if options.adapters else ()
+    notices: tuple[str, ...] = ()
     if options.merge:
         if len(options.adapters) > 1:
             raise BadAdapter(f"{len(options.adapters)} adapters to merge", "--merge", "give one")
         found = merge_graph(found)
         for name, path in options.adapters.items():
-            found = merge_peft(found, name, path, options.adapter_map)
+            found, notices = merge_peft(found, name, path, options.matching, tables)
         options = replace(options, adapters={})
     tell("calibrating")
     sequences = _sequences(transformer, calibration, batch, tokens, where)
-    peaks = _peaks(transformer, sequences, found, options)
+    peaks = _peaks(transformer, sequences, found, options, tables)
     given = calibration is not None
-    made = _finished(transformer, found, target, options, peaks, tell, context=tokens, rows=tokens, batch=batch, smooth=given)
+    made = _finished(
+        transformer,
+        found,
+        target,
+        options,
+        peaks,
+        tell,
+        tables=tables,
+        context=tokens,
+        rows=tokens,
+        batch=batch,
+        smooth=given,
+    )
+    for notice in (*notices, *made.lowered.notices):
+        _LOG.warning("%s", notice)
     if not given:
         _LOG.warning(UNCALIBRATED)
         return made

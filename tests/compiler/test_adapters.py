@@ -14,8 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from axlora.compiler.errors import BadAdapter
+from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.found import Activation, FoundLinear
-from axlora.compiler.frontend.peft import read_peft, read_peft_modules
+from axlora.compiler.frontend.held import Candidate, of_found
+from axlora.compiler.frontend.peft import read_content, read_peft
+from axlora.compiler.frontend.recognise import recognise
+from axlora.compiler.frontend.resolve import resolve
 from axlora.compiler.layer import Linear
 from axlora.compiler.passes.adapters import add_adapter
 from axlora.compiler.passes.pipeline import lower
@@ -53,6 +57,11 @@ def named_model(b: Any, paths: list[str], scopes: bool = False) -> onnx.ModelPro
     return b.model({"x": [T, K]}, outputs)
 
 
+def of(model: onnx.ModelProto) -> list[Candidate]:
+    """The linears of a model, for `resolve`."""
+    return [of_found(f) for f in recognise(onnx_reader.read(model)[0])[1]]
+
+
 PATHS = ["model.layers.0.attn.q_proj", "model.layers.0.attn.v_proj", "model.layers.1.attn.q_proj"]
 
 
@@ -65,9 +74,14 @@ def test_module_finds_its_linear(build: Any, target: Target, write_peft: Write, 
     assert [len(x.adapters) for x in low.linears] == [0, 0, 1]
 
 
-def test_ambiguous_module_names_the_candidates(build: Any, target: Target, write_peft: Write) -> None:
-    with pytest.raises(BadAdapter, match=r"layers/0/attn/q_proj.*layers/1/attn/q_proj"):
-        lower(named_model(build, PATHS), target, adapters={"a": write_peft(pair("q_proj"))})
+@pytest.mark.parametrize("scopes", [True, False])
+def test_ambiguous_module_names_the_candidates(build: Any, target: Target, write_peft: Write, scopes: bool) -> None:
+    """The same path from two wrappers, and a module that the graph holds twice."""
+    for paths in (["bert.up.q", "roberta.up.q"], ["model.up.q", "module.model.up.q"], ["up.q", "up.q"]):
+        model = named_model(type(build)(), paths, scopes)
+        first, second = (n.name for n in model.graph.node if n.op_type == "MatMul")
+        with pytest.raises(BadAdapter, match=rf"could be 2 linears: {first}, {second}.*--adapter-map"):
+            resolve("a", write_peft(pair("up.q"), "_".join(paths)), of(model))
 
 
 def test_unknown_module_names_the_linears(build: Any, target: Target, write_peft: Write) -> None:
@@ -129,7 +143,7 @@ def test_modules_that_were_trained_whole(write_peft: Write) -> None:
     (lora,) = read_peft(folder)
     assert lora.base_bias is not None
     assert np.array_equal(lora.base_bias, tensors[name("bert.q.base_layer.bias")])
-    norm, head, score = read_peft_modules(folder)
+    norm, head, score = read_content(folder).modules
     assert (norm.module, head.module, score.module) == ("bert.norm", "head", "score")
     assert norm.weight is None
     assert norm.bias is not None
@@ -138,9 +152,11 @@ def test_modules_that_were_trained_whole(write_peft: Write) -> None:
     assert score.weight is not None
     assert score.weight.shape == (K, 2)
     assert score.bias is None
-    assert read_peft_modules(write_peft(pair("q"), "plain")) == ()
-    with pytest.raises(BadAdapter, match=r"head.weight.*not supported"):
-        read_peft(write_peft(pair("bert.q") | {name("head.weight"): tensors[name("head.weight")]}, "unexplained"))
+    assert norm.listed
+    assert head.listed
+    assert read_content(write_peft(pair("q"), "plain")).modules == ()
+    saved = read_content(write_peft(pair("bert.q") | {name("head.weight"): tensors[name("head.weight")]}, "unasked")).modules
+    assert [(m.module, m.listed) for m in saved] == [("head", False)]
 
 
 def test_refused_by_tensor(write_peft: Write) -> None:
@@ -152,8 +168,6 @@ def test_refused_by_tensor(write_peft: Write) -> None:
         read_peft(write_peft({a: good[a], b: good[b][:, :3]}, "2"))
     with pytest.raises(BadAdapter, match="NaN"):
         read_peft(write_peft({a: good[a] * np.float32(np.inf), b: good[b]}, "3"))
-    with pytest.raises(BadAdapter, match="lora_embedding"):
-        read_peft(write_peft(good | {"base_model.model.wte.lora_embedding_A": good[a]}, "4"))
     with pytest.raises(BadAdapter, match="over the limit 3"):
         read_peft(write_peft(good, "5"), max_lora_rank=3)
 

@@ -11,13 +11,14 @@ import numpy as np
 import onnx
 import pytest
 from exported_runs import FREE, run
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.calibrate import ranges
 from axlora.compiler.frontend.merge import merge_graph
 from axlora.compiler.frontend.recognise import recognise
+from axlora.compiler.frontend.resolve import Matching
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.passes.pipeline import lower
 from axlora.compiler.reference import Reference
@@ -78,9 +79,7 @@ def test_ranges_are_those_of_the_float_model_under_each_variant(file: str) -> No
     g, found = recognise(model)
     names = {f.x_name for f in found}
     folder = E.MODELS / file.split(".")[0]
-    seen = [
-        ranges(g, [each], names, DATA, where) for each in variants(found, {"a": folder} if folder.is_dir() else {}, None, False)
-    ]
+    seen = [ranges(g, [each], names, DATA, where) for each in variants(found, {"a": folder} if folder.is_dir() else {})]
     assert len(seen) == 2 + folder.is_dir()
     real = [run(model, sorted(names), i) for i in range(len(FEEDS))]
     for name in names:
@@ -88,18 +87,26 @@ def test_ranges_are_those_of_the_float_model_under_each_variant(file: str) -> No
         for own in seen[1:]:
             assert np.allclose(own[name], (np.minimum(rows.min(axis=0), 0), np.maximum(rows.max(axis=0), 0)), atol=1e-4)
     assert any(not np.allclose(seen[0][name], seen[1][name], atol=0.02) for name in names)
-    together = ranges(g, variants(found, {}, None, False), names, DATA, where)
+    together = ranges(g, variants(found, {}), names, DATA, where)
     for name in names:
         assert np.array_equal(together[name][0], np.minimum(seen[0][name][0], seen[1][name][0]))
         assert np.array_equal(together[name][1], np.maximum(seen[0][name][1], seen[1][name][1]))
 
 
-def test_an_adapter_matched_by_weights_is_left_out_of_calibration(build: Any, write_peft: Callable[..., Path]) -> None:
-    model, where = onnx_reader.read(two_linears(build))
-    _, found = recognise(model)
-    path = "base_model.model.elsewhere"
-    folder = write_peft({f"{path}.lora_A.weight": np.ones((4, K)), f"{path}.lora_B.weight": np.ones((M, 4))}, name="b")
+def test_calibration_sees_an_adapter_matched_by_weights(build: Any, write_peft: Callable[..., Path], tmp_path: Path) -> None:
+    """Names do not tell, the base's weights do: the samples are run under the adapter too."""
+    proto = two_linears(build)
+    weights = [onnx.numpy_helper.to_array(i) for i in proto.graph.initializer if len(i.dims) == 2]
+    _, found = recognise(onnx_reader.read(proto)[0])
+    base, path = tmp_path / "base", "base_model.model.elsewhere"
+    base.mkdir()
+    save_file({"elsewhere.weight": np.ascontiguousarray(weights[0].T)}, base / "model.safetensors")
+    a, b = np.ones((4, K), np.float32), np.ones((M, 4), np.float32)
+    folder = write_peft({f"{path}.lora_A.weight": a, f"{path}.lora_B.weight": b}, name="b")
     with pytest.raises(BadAdapter, match="no linear"):
-        variants(found, {"b": folder}, None, False)
-    assert variants(found, {"b": folder}, None, True) == [found], where
+        variants(found, {"b": folder})
+    plain, merged = variants(found, {"b": folder}, Matching(base=base))
+    assert plain == found
+    assert np.allclose(merged[0].weight, found[0].weight + 2 * (a.T @ b.T))
+    assert merged[1] == found[1]
     assert merge_graph(found) == found

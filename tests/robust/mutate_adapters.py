@@ -145,6 +145,49 @@ def names(tensors: Tensors, rng: Random) -> str:
     return f"{name} -> {new[:60]}"
 
 
+def _keys(tensors: Tensors, change: Callable[[str], str]) -> None:
+    for name in sorted(tensors):
+        tensors[change(name)] = tensors.pop(name)
+
+
+def wrapped(tensors: Tensors, rng: Random) -> str:
+    """What DDP, torch.compile and PEFT's named adapters put into names changes nothing."""
+    name = str(_pick(("law", "default", "0", "a_b-c"), rng))
+    how = int(rng.integers(4))
+    changes: tuple[Callable[[str], str], ...] = (
+        lambda key: key.replace(".weight", f".{name}.weight"),
+        lambda key: f"module.{key}",
+        lambda key: key.replace("base_model.model.", "base_model.model._orig_mod.model."),
+        lambda key: key.removeprefix("base_model.model."),
+    )
+    _keys(tensors, changes[how])
+    return f"wrapped {how} {name}"
+
+
+def moved(tensors: Tensors, rng: Random) -> str:
+    """Modules of another tower, or with a component more, less or other: no linear is theirs."""
+    prefix = "base_model.model."
+    module = str(_pick(sorted({key.rsplit(".lora_", 1)[0] for key in tensors}), rng)).removeprefix(prefix)
+    parts = module.split(".")
+    tower = str(_pick(("vision_tower", "audio", "encoder_2", "x"), rng))
+    ways = ([tower, *parts], [*parts, tower], [*parts[:-1], tower, parts[-1]], [*parts[:-1], tower], [*parts[:-2], parts[-1]])
+    new = ".".join(_pick(ways, rng))
+    _keys(tensors, lambda key: key.replace(f"{prefix}{module}.lora_", f"{prefix}{new}.lora_"))
+    return f"{module} -> {new}"
+
+
+def foreign(tensors: Tensors, rng: Random) -> str:
+    """Names of other formats, all or one."""
+    ends = (
+        ("lora_down.weight", "lora_up.weight"), ("processor.to_q_lora.down.weight", "processor.to_q_lora.up.weight"),
+        ("hada_w1_a", "hada_w1_b"), ("lokr_w1", "lokr_w2"), ("lora_a", "lora_b"), ("oft_R.weight", "oft_s"),
+    )  # fmt: skip
+    a, b = _pick(ends, rng)
+    only = str(_pick(sorted(tensors), rng)) if rng.integers(2) else ""
+    _keys(tensors, lambda key: key.replace("lora_A.weight", a).replace("lora_B.weight", b) if only in ("", key) else key)
+    return f"{a}, {b}"
+
+
 def none(tensors: Tensors, rng: Random) -> str:
     """No tensors at all, or only one."""
     for name in sorted(tensors)[int(rng.integers(2)) :]:
@@ -219,6 +262,9 @@ ADAPTER = [
     Mutation("kinds", _tensors(kinds)),
     Mutation("names", _tensors(names)),
     Mutation("none", _tensors(none)),
+    Mutation("wrapped", _tensors(wrapped), SAME),
+    *[Mutation("moved", _tensors(moved), REFUSED)] * 2,
+    Mutation("foreign", _tensors(foreign), REFUSED),
     *[Mutation("header", _header)] * 3,
     Mutation("files", _files, REFUSED),
     Mutation("link", _link, REFUSED),

@@ -1,0 +1,331 @@
+"""Every module of an adapter by the linear that it changes; what is left over is named, and refused unless asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from axlora.compiler.errors import BadAdapter
+from axlora.compiler.frontend.attach import ModulePath, ambiguous, candidates, check_map, mapped, module_path, nearest, paths_of
+from axlora.compiler.frontend.base_weights import BaseWeights
+from axlora.compiler.frontend.embeddings import Table
+from axlora.compiler.frontend.held import Candidate, Held
+from axlora.compiler.frontend.peft import PeftLora, PeftModule, read_content
+from axlora.compiler.layer import By, ModuleMatch
+
+HEADS = ("lm_head", "embed_out", "output_layer", "lm_head_proj")
+"""Last components of linears whose outputs are the vocabulary."""
+EMBEDDINGS = (
+    "embed_tokens", "word_embeddings", "wte", "embed_in", "tok_embeddings", "embedding", "embeddings", "shared", "wpe",
+    "position_embeddings", "token_type_embeddings", "embed_positions",
+)  # fmt: skip
+"""Last components of embeddings, where the model's own names are gone."""
+PACKED = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), ("qkv_proj", "qkv", "W_pack", "Wqkv", "in_proj")),
+    **dict.fromkeys(("query", "key", "value"), ("qkv", "qkv_proj", "query_key_value")),
+    **dict.fromkeys(("wq", "wk", "wv"), ("wqkv", "qkv_proj")),
+    **dict.fromkeys(("gate_proj", "up_proj"), ("gate_up_proj",)),
+}
+"""Module -> linears that models hold it in together with others."""
+LISTED = 8
+"""Most names in a message."""
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How adapters find their linears."""
+
+    adapter_map: Mapping[str, str] | None = None
+    """Module -> name of a node or linear: goes first."""
+    base: str | Path | None = None
+    """Directory of the model that the adapters were trained on: equal weights tell where names do not."""
+    partial: bool = False
+    """Take the part of an adapter that fits, and say what is left out."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An adapter by the linears of the model."""
+
+    loras: tuple[tuple[PeftLora, str], ...]
+    """Branches with the names of their linears."""
+    modules: tuple[tuple[PeftModule, str], ...]
+    """Modules that were trained whole with the names of their linears; none that equals the base's."""
+    matches: tuple[ModuleMatch, ...]
+    """Sorted by module."""
+    notices: tuple[str, ...]
+    """What is left out and why, a line each."""
+
+
+@dataclass(frozen=True)
+class _Left:
+    """A module that no linear takes."""
+
+    module: str
+    one: str
+    """The sentence that says why."""
+    many: str = ""
+    """What several of the kind are; empty: each has a sentence of its own."""
+    hint: str = ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+
+
+class _Resolver:
+    def __init__(self, linears: Sequence[Candidate], tables: Sequence[Table], matching: Matching, where: str) -> None:
+        self.linears, self.tables, self.matching, self.where = linears, tables, matching, where
+        self.base = None if matching.base is None else BaseWeights(matching.base)
+        self.matches: dict[str, ModuleMatch] = {}
+        """By linear."""
+        self.left: list[_Left] = []
+        self.equal: list[str] = []
+        check_map(matching.adapter_map, linears, where)
+
+    def find(self, module: str) -> tuple[Candidate, By] | None:
+        """The linear of a module and the evidence; None: there is none, and `left` says why."""
+        if self.matching.adapter_map and module in self.matching.adapter_map:
+            return mapped(module, self.linears, self.matching.adapter_map, self.where), By.MAP
+        found, by = candidates(module, self.linears)
+        if len(found) == 1:
+            return found[0], by
+        weight = self.base.of(module) if self.base is not None else None
+        if weight is not None:
+            equal = [x for x in self.linears if any(w.shape == x.shape and x.held().equals(w) for w in (weight.T, weight))]
+            if len(equal) == 1:
+                return equal[0], By.VALUES
+            if equal:
+                names = ", ".join(x.node for x in equal[:LISTED])
+                what = f"weights of module {module!r} are those of {len(equal)} linears: {names}"
+                raise BadAdapter(what, self.where, "give --adapter-map")
+        if found:
+            raise ambiguous(module, found, self.where)
+        if self.base is not None and weight is None:
+            why = f"not in the base {self.base.folder}, and by name no linear of the model"
+            self.left.append(_Left(module, f"module {module!r} is {why}", why, "give the base it was trained on"))
+        else:
+            self.left.append(self.packed(module) or self.plain(module))
+        return None
+
+    def plain(self, module: str) -> _Left:
+        """The module is no linear of the model; the first such one is told the nearest."""
+        many, hint = "no linears of the model", ""
+        if all(x.many != many for x in self.left):
+            close = nearest(module, self.linears)
+            near = (
+                f"nearest: {', '.join(close)}" if close else f"the model has: {', '.join([x.name for x in self.linears[:3]])}"
+            )
+            hint = f"every component of the path must agree; {near}; --adapter-map names the linear"
+        return _Left(module, f"module {module!r} is no linear of the model", many, hint)
+
+    def packed(self, module: str) -> _Left | None:
+        """The module is a part of a linear that the model holds packed, or packs what the model holds apart."""
+        wanted = module_path(module).renamed()
+        before, last = wanted.rest[:-1], wanted.rest[-1] if wanted.rest else ""
+        for name in PACKED.get(last, ()):
+            linear = self.named(replace(wanted, rest=(*before, name)))
+            if linear is not None:
+                why = f"of {name!r}, which the model holds packed as one linear"
+                hint = "export the model with separate projections: parts of one are not adapted yet"
+                return _Left(module, f"module {module!r} is a part {why} ({linear.name})", f"parts {why}", hint)
+        parts = [
+            part for part, packed in PACKED.items() if last in packed and self.named(replace(wanted, rest=(*before, part)))
+        ]
+        if parts:
+            why = f"packed, and the model holds {', '.join(parts)} apart"
+            return _Left(module, f"module {module!r} is {why}", why, "train it on a base with separate projections")
+        return None
+
+    def named(self, wanted: ModulePath) -> Candidate | None:
+        """A linear of that path."""
+        return next((x for x in self.linears if any(own.renamed().agrees(wanted) for _, own in paths_of(x))), None)
+
+    def take(self, module: str, linear: Candidate, by: By) -> None:
+        """Note that the module changes the linear."""
+        if linear.name in self.matches:
+            other = self.matches[linear.name].module
+            what = f"two modules mean the linear {linear.name!r}: {other!r} and {module!r}"
+            raise BadAdapter(what, self.where, "give --adapter-map")
+        self.matches[linear.name] = ModuleMatch(module, linear.name, by)
+
+    def resized(self, module: str, rows: int, base_rows: int) -> _Left:
+        """The module has other rows than the model's: a resized vocabulary, or other labels."""
+        last = module.rsplit(".", 1)[-1]
+        if last in (*HEADS, *EMBEDDINGS):
+            why = f"{module} has {rows} rows, the base {base_rows}: the adapter was saved with a resized vocabulary"
+            hint = (
+                f"resize the base to {rows} tokens (resize_token_embeddings) and export it again, or save the adapter without"
+            )
+            return _Left(module, why, hint=f"{hint} (save_embedding_layers=False)")
+        why = f"{module} has {rows} rows, the base {base_rows}: the adapter was trained with another number of outputs"
+        return _Left(module, why, hint=f"export the base with {rows} outputs")
+
+    def lora(self, lora: PeftLora) -> str | None:
+        """The linear of a branch."""
+        found = self.find(lora.module)
+        if found is None:
+            return None
+        linear, by = found
+        k, n = lora.a.shape[0], lora.b.shape[1]
+        if (k, n) != linear.shape:
+            if k == linear.shape[0] and lora.module.rsplit(".", 1)[-1] in HEADS:
+                self.left.append(self.resized(lora.module, n, linear.shape[1]))
+                return None
+            what = f"module {lora.module!r} is {k} to {n}, linear {linear.name!r} is {linear.shape[0]} to {linear.shape[1]}"
+            raise BadAdapter(what, self.where, "this adapter belongs to another base")
+        self.take(lora.module, linear, by)
+        return linear.name
+
+    def whole(self, module: PeftModule, branched: bool) -> tuple[PeftModule, str] | None:
+        """The linear of a module that was saved whole, and what of it differs from the base.
+
+        Args:
+            branched: the module has a branch too.
+        """
+        if module.weight is not None and self.is_embedding(module):
+            return None
+        before = len(self.left)
+        found = self.find(module.module)
+        if found is None:
+            equal = self.is_base(module)
+            if branched or equal:
+                del self.left[before:]  # its branch is named, or nothing of it is left
+            self.equal += [module.module] if equal else []
+            return None
+        linear, by = found
+        weight = module.weight
+        if weight is not None:
+            forms = [w for w in (weight, weight.T) if w.shape == linear.shape]
+            if not forms:
+                self.other_shape(module, linear)
+                return None
+            held = linear.held()
+            if any(held.equals(w) for w in forms):
+                self.equal.append(module.module)
+                weight = None
+            elif branched:
+                what = f"module {module.module!r} has a branch, and a weight of its own that differs from the model's"
+                raise BadAdapter(what, self.where, "merge the weight into the base before exporting it")
+        bias = module.bias
+        if weight is None and (bias is None or (module.weight is not None and abs(bias - linear.bias).max() <= 1e-6)):
+            return None
+        if bias is not None and bias.size != linear.shape[1]:
+            what = f"module {module.module!r}: bias of {bias.size} values, linear {linear.name!r} has {linear.shape[1]}"
+            raise BadAdapter(what, self.where, "this adapter belongs to another base")
+        if branched:
+            return None  # its bias is the branch's
+        self.take(module.module, linear, by)
+        return replace(module, weight=weight), linear.name
+
+    def other_shape(self, module: PeftModule, linear: Candidate) -> None:
+        """The weight fits in no direction: rows that differ alone are named, anything else is refused."""
+        weight = module.weight
+        assert weight is not None
+        if weight.ndim == 2 and weight.shape[0] == linear.shape[0]:
+            self.left.append(self.resized(module.module, weight.shape[1], linear.shape[1]))
+            return
+        what = f"module {module.module!r} is {' x '.join(map(str, weight.shape))}, linear {linear.name!r} is "
+        what += " x ".join(map(str, linear.shape))
+        raise BadAdapter(what, self.where, "this adapter belongs to another base")
+
+    def is_base(self, module: PeftModule) -> bool:
+        """The module's weight is that of the base's directory, if one is given."""
+        weight = self.base.of(module.module) if self.base is not None and module.bias is None else None
+        return weight is not None and module.weight is not None and Held(weight).equals(module.weight.T)
+
+    def is_embedding(self, module: PeftModule) -> bool:
+        """The module is an embedding of the model: equal to it, or `left` says why not. A linear of its path comes before."""
+        assert module.weight is not None
+        path, rows = module_path(module.module), module.weight.T
+        named = [t for t in self.tables if t.path is not None and t.path.agrees(path)]
+        found, by = candidates(module.module, self.linears)
+        if module.module in (self.matching.adapter_map or {}) or (found and not (named and by is By.WEIGHT)):
+            return False
+        if not named and path.rest[-1] not in EMBEDDINGS:
+            return False
+        tied = [x.held for x in self.linears if x.shape == module.weight.shape and x.name.rsplit(".", 1)[-1] in HEADS]
+        same = [t.held for t in named or self.tables if t.shape == rows.shape]
+        if any((held := read()) is not None and held.equals(rows) for read in same):
+            self.equal.append(module.module)
+            return True
+        if not named and (any(read().equals(module.weight) for read in tied) or self.is_base(module)):
+            self.equal.append(module.module)
+            return True
+        near = [t for t in named or self.tables if rows.ndim == 2 and t.shape[1] == rows.shape[1]]
+        if len(near) == 1 and near[0].shape[0] != rows.shape[0]:
+            self.left.append(self.resized(module.module, rows.shape[0], near[0].shape[0]))
+        elif not named and not near:
+            why = f"the embedding {module.module!r} is saved, and the model has none to compare it with"
+            hint = "save the adapter without it (save_embedding_layers=False), or give --base if it was not trained"
+            self.left.append(_Left(module.module, why, hint=hint))
+        else:
+            why = f"the embedding {module.module!r} was trained: it differs from the model's; only linears can be adapted"
+            self.left.append(_Left(module.module, why, hint="put it into the base before exporting, or train linears alone"))
+        return True
+
+
+def _refused(left: Sequence[_Left], some: bool, where: str) -> BadAdapter:
+    """The error that names all that is left over.
+
+    Args:
+        some: a part of the adapter fits.
+    """
+    groups: dict[str, list[_Left]] = {}
+    for x in left:
+        groups.setdefault(x.many or x.one, []).append(x)
+    parts = [
+        g[0].one if len(g) == 1 else f"{len(g)} modules are {many}: {listed([x.module for x in g])}"
+        for many, g in groups.items()
+    ]
+    parts = [*parts[:LISTED], *([f"{len(parts) - LISTED} more like these"] if len(parts) > LISTED else [])]
+    hints = list(dict.fromkeys(group[0].hint for group in groups.values()))[:2]
+    hints += ["--partial-adapters takes the part that fits"] if some else []
+    return BadAdapter("; ".join(parts), where, "; ".join(hints))
+
+
+def resolve(
+    name: str,
+    path: str | Path,
+    linears: Sequence[Candidate],
+    tables: Sequence[Table] = (),
+    matching: Matching | None = None,
+    max_lora_rank: int | None = None,
+) -> Resolved:
+    """Read a PEFT directory and find the linear of each of its modules.
+
+    Args:
+        name: of the adapter, for messages.
+        tables: embeddings of the model, which adapters may hold copies of.
+        max_lora_rank: refuse wider branches.
+
+    Raises:
+        BadAdapter: as `read_content`; a module that several linears may be, that two modules mean, or of another shape; unless
+            `matching.partial`, a module that is no linear; nothing that changes the model.
+    """
+    matching = matching or Matching()
+    where = f"adapter {name!r} ({path})"
+    content = read_content(path, max_lora_rank)
+    r = _Resolver(linears, tables, matching, where)
+    loras = tuple((lora, linear) for lora in content.loras if (linear := r.lora(lora)) is not None)
+    branched = {lora.module for lora in content.loras}
+    saved = [module for module in content.modules if module.module not in content.embeddings]
+    found = (r.whole(module, module.module in branched) for module in saved)
+    modules = tuple(one for one in found if one is not None)
+    for module in content.embeddings:
+        why = f"module {module!r} has a branch of an embedding (lora_embedding_A); only linears can be adapted"
+        r.left.append(_Left(module, why, hint="merge it into the base, or train linears alone"))
+    some = bool(loras or modules)
+    if r.left and not (matching.partial and some):
+        raise _refused(r.left, some, where)
+    if not some:
+        raise BadAdapter("nothing in it differs from the base", where, "train or save the adapter again")
+    notices = []
+    if r.equal:
+        what = "equals the base's and is" if len(r.equal) == 1 else "equal the base's and are"
+        notices.append(f"adapter {name!r}: {listed(r.equal)} {what} left out")
+    if r.left:
+        notices.append(f"adapter {name!r}: left out, as no linear of the model fits: {listed([x.module for x in r.left])}")
+    return Resolved(loras, modules, tuple(sorted(r.matches.values(), key=lambda m: m.module)), tuple(notices))
