@@ -74,7 +74,7 @@ def models(draw: st.DrawFn) -> Drawn:
     )
     _first_inputs(s)
     most, linear_at = draw(st.integers(2, 15)), draw(st.integers(0, 3))
-    refused_at = draw(st.integers(0, 99))
+    refused_at = draw(st.integers(0, 255))
     step, done = 0, False
     while len(s.ops) < most and step < 16:
         if step == refused_at:
