@@ -57,6 +57,7 @@ def compile(
     chunk: int | None = None,
     operators: str = "auto",
     partial_adapters: bool = False,
+    fixed_inputs: Mapping[str, float] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Program | Whole | Generator:
     """Compile an ONNX model, with LoRA adapters, for a target.
@@ -70,13 +71,17 @@ def compile(
         operators: what the accelerator runs. `all`: every operator between the rows of embeddings and the outputs
             (`compile_whole`); `linears`: the linears, and the host the rest (`compile_program`); `auto`: all where the model
             and the target allow it and no option asks for something else, with a notice that says why where they don't.
+        fixed_inputs: inputs of the model that become constants, and the value of all their elements: the condition of a
+            merged decoder, for example, which picks a branch.
         others: as those functions.
 
     Raises:
         axlora.Error: as those functions.
     """
-    from axlora.compiler.frontend.onnx_reader import takes_ids
+    from axlora.compiler.frontend.onnx_reader import takes_ids, with_fixed_inputs
 
+    if fixed_inputs:
+        model = with_fixed_inputs(model, fixed_inputs)
     common = {
         "adapters": adapters,
         "adapter_map": adapter_map,

@@ -20,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--partial-adapters", action="store_true", help="take the part of an adapter that fits the model, and name the rest")
     add("--calibration", metavar="DATA.npz", help="input samples [samples, *input shape], or one sample of the input's shape")
     add("--shape", action="append", default=[], metavar="DIM=N", help="value of a symbolic dimension; may be repeated")
+    add("--fix-input", action="append", default=[], metavar="NAME=VALUE", help="make an input a constant; may be repeated")
     add(
         "--activation",
         choices=["auto", "token8", "static8", "token16", "static16"],
@@ -66,6 +67,12 @@ def run(options: argparse.Namespace) -> int:
         if not value.isdigit() or int(value) == 0:
             raise bad(f"--shape {name}={value}: not a positive number", "--shape", "DIM=N")
         shapes[name] = int(value)
+    fixed = {}
+    for name, value in pairs(options.fix_input, "--fix-input").items():
+        try:
+            fixed[name] = float({"true": "1", "false": "0"}.get(value.lower(), value))
+        except ValueError:
+            raise bad(f"--fix-input {name}={value}: not a number", "--fix-input", "INPUT=VALUE, true or false") from None
     with progress() as shown:
 
         def tell(text: str) -> None:
@@ -91,6 +98,7 @@ def run(options: argparse.Namespace) -> int:
             mode=options.mode,
             base=options.base,
             partial_adapters=options.partial_adapters,
+            fixed_inputs=fixed,
             dump_passes=options.dump_passes,
             generate=options.generate,
             operators=options.operators,

@@ -9,16 +9,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
 from .given import bad, board_options, write
-from .terminal import progress
+from .terminal import Phases, progress
 
 if TYPE_CHECKING:
-    from axlora.generator import Token
+    from axlora.generator import Generator, Start, Token
 
 
 class Tokenizer(Protocol):
@@ -97,29 +98,25 @@ def run(options: argparse.Namespace) -> int:
         raise bad(f"--max-new-tokens {options.max_new_tokens}", "--max-new-tokens", "at least 1")
     if options.json and not Path(options.json).resolve().parent.is_dir():
         raise bad(f"no folder for {options.json}", "--json", "give a path in a folder that is there")
+    if bool(options.board) != bool(options.port):
+        raise bad("--board and --port go together", "--port", "give both")
     from axlora.generator import generate as tokens
     from axlora.package import load_generator
 
-    program = load_generator(options.package)
-    tokenizer: Tokenizer = Bytes() if options.tokenizer == "bytes" else Json(options.tokenizer)
-    prompt = tokenizer.encode(_prompt(options.prompt))
     began = time.monotonic()
     found: list[Token] = []
     arguments = {"max_new_tokens": options.max_new_tokens, "adapter": options.adapter, "eos": options.eos}
     with ExitStack() as stack:
-        start = None
-        if options.board or options.port:
-            if not (options.board and options.port):
-                raise bad("--board and --port go together", "--port", "give both")
-            from axlora.extras import need
-            from axlora.on_board import board_start
-
-            need("fpga", "pyserial")
-            from .boards import open_board
-
-            shown = stack.enter_context(progress())
-            start = board_start(program, stack.enter_context(open_board(options, program.target, shown)))
-        _show(tokens(program, prompt, **arguments, start=start), tokenizer, options.cycles, found)
+        with progress(piped=False) as shown:
+            shown.phase("reading the package")
+            program = load_generator(options.package)
+            tokenizer: Tokenizer = Bytes() if options.tokenizer == "bytes" else Json(options.tokenizer)
+            prompt = tokenizer.encode(_prompt(options.prompt))
+            start = _start(options, program, stack, shown)
+            shown.phase(f"prompt of {len(prompt)} tokens")
+            stream = tokens(program, prompt, **arguments, start=start)
+            first = [token for token in (next(stream, None),) if token is not None]
+        _show(chain(first, stream), tokenizer, options.cycles, found)
     sys.stdout.write("" if options.cycles else "\n")
     _summary(found, len(prompt), program.target.clock_mhz, time.monotonic() - began)
     if options.json:
@@ -127,6 +124,19 @@ def run(options: argparse.Namespace) -> int:
         data = {"schema": 1, "target": program.target.name, "clock_mhz": program.target.clock_mhz, "tokens": rows}
         write(options.json, (json.dumps(data, indent=1) + "\n").encode())
     return 0
+
+
+def _start(options: argparse.Namespace, program: Generator, stack: ExitStack, shown: Phases) -> Start | None:
+    """Starts of the machine on the board that the options name; None for the simulator."""
+    if not options.board:
+        return None
+    from axlora.extras import need
+    from axlora.on_board import board_start
+
+    need("fpga", "pyserial")
+    from .boards import open_board
+
+    return board_start(program, stack.enter_context(open_board(options, program.target, shown)))
 
 
 def _show(stream: Iterator[Token], tokenizer: Tokenizer, cycles: bool, found: list[Token]) -> None:

@@ -44,15 +44,15 @@ def show(*items: str | Table) -> None:
 class Phases:
     """Progress: a bar on a terminal; elsewhere one line on standard output for each phase."""
 
-    def __init__(self, bar: Progress, quiet: bool) -> None:
-        self._bar, self._quiet = bar, quiet
+    def __init__(self, bar: Progress, lines: bool) -> None:
+        self._bar, self._lines = bar, lines
         self._task = bar.add_task("", total=None)
         self._shown = ""
 
     def phase(self, text: str) -> None:
         """A phase begins."""
         self._bar.update(self._task, description=text, completed=0, total=None)
-        if self._quiet and text != self._shown:
+        if self._lines and text != self._shown:
             sys.stdout.write(f"{text}\n")
             sys.stdout.flush()
         self._shown = text
@@ -68,12 +68,16 @@ class Phases:
 
 
 @contextmanager
-def progress() -> Iterator[Phases]:
-    """Progress of work that may take over a second."""
+def progress(piped: bool = True) -> Iterator[Phases]:
+    """Progress of work that may take over a second.
+
+    Args:
+        piped: say phases on standard output where there is no terminal; False for commands whose output is not a report.
+    """
     terminal = sys.stderr.isatty()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal) as bar:
-        yield Phases(bar, quiet=not terminal)
+        yield Phases(bar, lines=piped and not terminal)
 
 
 class _Notices(logging.Handler):

@@ -13,6 +13,7 @@ from axlora.compiler.errors import BadModel, Error
 from axlora.compiler.frontend.cache import drop_caches
 from axlora.compiler.frontend.control import inline_conditionals
 from axlora.compiler.frontend.expand import expand
+from axlora.compiler.frontend.fixed_inputs import fix_inputs
 from axlora.compiler.frontend.fold import fold, infer_shapes
 from axlora.compiler.frontend.gemm import plain_gemms
 from axlora.compiler.frontend.host_ops import prepare
@@ -40,6 +41,16 @@ def _open(path: Path) -> onnx.ModelProto:
         return onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf, onnx and OS errors have no common base
         raise BadModel(f"not an ONNX file, or damaged: {_first_line(error)}", str(path), "export the model again") from None
+
+
+def with_fixed_inputs(model: onnx.ModelProto | str | Path, values: Mapping[str, float]) -> onnx.ModelProto:
+    """The model in memory, weights included, with inputs made constants; errors as `fix_inputs` and `load`."""
+    if isinstance(model, onnx.ModelProto):
+        return fix_inputs(model, values, "model")
+    path, proto = Path(model), _open(Path(model))
+    check(proto, path.parent, str(path))
+    onnx.load_external_data_for_model(proto, str(path.parent))
+    return fix_inputs(proto, values, str(path))
 
 
 Dimensions = dict[str, tuple[int | str, ...]]
