@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shutil
 import traceback
@@ -15,6 +17,7 @@ from sketch import Array, reference
 from strategy import Drawn
 
 import axlora
+from axlora.cli import main
 
 INTERNAL = ("TVM", "tvm", "Traceback", "InternalError", "shape of the tensor is not known", "has no source", "KeyError")
 """Texts that tell a user nothing."""
@@ -58,7 +61,7 @@ def _crash(stage: str, error: BaseException) -> Failed:
     )
 
 
-def _refusal(error: axlora.Error, drawn: Drawn, folder: Path) -> Outcome:
+def _refusal(error: axlora.Error, drawn: Drawn, folder: Path, target: str) -> Outcome:
     """The refusal's kind, if it is one that a user can use."""
     text = f"{error.where}: {error.message} ({error.hint})"
     kind = f"{type(error).__name__}: {kind_of(error.message)}"
@@ -72,9 +75,22 @@ def _refusal(error: axlora.Error, drawn: Drawn, folder: Path) -> Outcome:
         raise Failed(f"refusal that does not name {drawn.refusal}: {kind}", text)
     if not any(word.lower() in text.lower() for word in NO_PATH):
         raise Failed(f"refused without need: {kind}", text)
+    _command_line(drawn, folder, target)
     if left := sorted(p.name for p in folder.iterdir()):
         raise Failed("files of a refused model", str(left))
     return Outcome(False, kind)
+
+
+def _command_line(drawn: Drawn, folder: Path, target: str) -> None:
+    """`axlora compile` refuses the model too: in one line, with exit code 2."""
+    path = folder / "drawn.onnx"
+    path.write_bytes(drawn.model.SerializeToString())
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        code = main(["compile", str(path), "-o", str(folder / "model.axl"), "--target", target])
+    path.unlink()
+    if code != 2 or not said.getvalue().strip() or "Traceback" in said.getvalue():
+        raise Failed("command line", f"exit code {code}, {said.getvalue()[-500:]!r}")
 
 
 def compare(names: Sequence[str], expected: Sequence[Array], found: Sequence[Array], runs: Sequence[Sequence[Array]]) -> None:
@@ -112,7 +128,7 @@ def compiled(drawn: Drawn, folder: Path, target: str) -> Outcome | axlora.Progra
     try:
         program = axlora.compile(drawn.model, target)
     except axlora.Error as error:
-        return _refusal(error, drawn, folder)
+        return _refusal(error, drawn, folder, target)
     except Exception as error:  # whatever it is: it is a failure
         raise _crash("compile", error) from error
     if drawn.refusal:
