@@ -138,3 +138,29 @@ def _prove(linear: Linear, adapter: Adapter, x_bits: int, target: Target, where:
         prove_wide(reach_base, [int(m) for m in adapter.m1], side, where)
     except BadModel as error:
         raise BadAdapter(error.message, where, "check lora_alpha and the adapter's values") from None
+    if linear.output_bits == 32:
+        wide = [r * int(m) + s for r, m, s in zip(reach_base, adapter.m1, side, strict=True)]
+        if any(w >> int(s) >= 1 << 31 for w, s in zip(wide, linear.records.shift, strict=True)):
+            _prove_value(linear, adapter, x_bits, reach_base, where)
+
+
+def _prove_value(linear: Linear, adapter: Adapter, x_bits: int, reach_base: list[int], where: str) -> None:
+    """A result of 32 bits, which saturates, holds base and branch together for every x.
+
+    max over x of |x.(W m1 + A c B m2)| is code_bound times the sum of magnitudes in a column, c what the records of A multiply
+    with: tighter than the bound of each step, which assumes the worst of x.A in every component at once.
+
+    Raises:
+        BadAdapter: a column that could saturate.
+    """
+    a, b = adapter.a.values().astype(np.float64), adapter.b.values().astype(np.float64)
+    middle = np.ldexp(adapter.a_records.m1.astype(np.float64), -adapter.a_records.shift)
+    base = linear.weight.weights()
+    full = base * adapter.m1 + (a * middle) @ b * adapter.m2
+    alone = np.array(reach_base, np.float64) - code_bound(x_bits) * np.abs(base).sum(axis=0)  # of the bias
+    value = np.ldexp(code_bound(x_bits) * np.abs(full).sum(axis=0) + alone * adapter.m1, -linear.records.shift)
+    worst = int(np.argmax(value))
+    if value[worst] >= 2.0**31:
+        times = value[worst] / 2.0**31
+        what = f"column {worst}: base and adapter together could be {times:.1f} times what the result's 32 bits hold"
+        raise BadAdapter(what, where, "the adapter is far larger than its base: check lora_alpha, or compile with --merge")

@@ -159,7 +159,7 @@ def quantize_linear(
     step = x.scale * w_scale
     bias, bias_shift = integer_bias(found.bias, step, x.zero_point * codes.sum(axis=0), where)
     reach = code_bound(x.bits) * np.abs(codes).sum(axis=0) + (np.abs(bias) << bias_shift)
-    y = _output(found, step, step * np.maximum(reach, 1))
+    y = _output(found, step, np.maximum(step * np.maximum(reach, 1), x.scale * _own_reach(found, x.bits) / 4))
     m1, shift = multiplier(step / y.scale, where)
     prove_wide([int(v) for v in reach], [int(v) for v in m1], [0] * len(m1), where)
     linear = Linear(
@@ -225,6 +225,7 @@ def _per_token(found: FoundLinear, x: Activation, weight: Codes, w_scale: Float6
         int(np.ceil(np.log2((w_scale * np.maximum(reach, 1)).max()))) - 28,
         int(np.ceil(np.log2(w_scale.max()))) - 12,
         int(np.ceil(np.log2(max(np.abs(found.bias).max(initial=0), 2.0**-90)))) - 30 + guard,
+        int(np.ceil(np.log2(max(_own_reach(found, x.bits), 2.0**-90)))) - 30,
     )
     unit, step = float(2.0**exponent), float(2.0 ** (exponent - guard))
     m1, shift = multiplier(w_scale / unit, where)
@@ -246,6 +247,17 @@ def _per_token(found: FoundLinear, x: Activation, weight: Codes, w_scale: Float6
         offset_rows=rows,
     )
     return linear, y
+
+
+def _own_reach(found: FoundLinear, bits: int) -> float:
+    """Largest magnitude of x.(W + the model's own branches) for codes of x of `bits` bits and a token scale of 1; 0 without."""
+    if not found.loras:
+        return 0.0
+    full = found.weight
+    for lora in found.loras:
+        gain = 1.0 if lora.gain is None else lora.gain
+        full = full * gain + lora.scale * (lora.a @ lora.b) * gain
+    return float(code_bound(bits) * np.abs(full).sum(axis=0).max())
 
 
 def prove_wide(reach: list[int], m1: list[int], branch: list[int], where: str) -> None:
