@@ -11,9 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from reduce import reduced  # noqa: E402
-from sketch import Sketch, Unfit, assemble  # noqa: E402
-from strategy import Drawn  # noqa: E402
+from reduce import reduced
+from sketch import Sketch, Unfit, assemble
+from strategy import Drawn
 
 RUN = Path(__file__).parent / "run.py"
 
