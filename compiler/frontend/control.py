@@ -147,7 +147,7 @@ class _Inliner:
             if then not in shapes or shapes[then] != shapes.get(other):
                 found = " and ".join(str(shapes.get(name, "unknown")) for name in (then, other))
                 what = f"operator If whose branches give results of shapes {found}"
-                hint = f"--fix-input {node.input[0]}=0 or =1 picks a branch if its condition is an input of the model"
+                hint = "export the branch that is wanted, or make both results of one shape"
                 raise UnsupportedOperator(what, f"node {node.name or node.output[0]!r}", hint)
 
 
