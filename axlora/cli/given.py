@@ -80,10 +80,16 @@ def adapter_map(path: str | None) -> dict[str, str] | None:
 
 
 def inputs(program: Program | Whole, options: argparse.Namespace) -> dict[str, Any]:
-    """What --input or --random says."""
+    """What --input or --random says; results that cannot be written are refused here, before anything runs.
+
+    Raises:
+        BadInput: a seed, a file of inputs, or a place of --output or --json.
+    """
     from axlora.arrays import read_arrays
     from axlora.inputs import random_inputs
 
+    for path in filter(None, (options.output, options.json)):
+        _folder(path)
     if options.input:
         return read_arrays(options.input)
     if options.random < 0:
@@ -99,14 +105,27 @@ def adapters(text: str | None) -> str | list[str | None] | None:
     return names[0] if len(names) == 1 else names
 
 
-def write(path: str, data: bytes) -> None:
-    """Write a file whole or not at all."""
+def _folder(path: str) -> Path:
+    """The folder of a file that is to be written.
+
+    Raises:
+        BadInput: it is not there, or a folder has the file's name.
+    """
     folder = Path(path).resolve().parent
     if Path(path).is_dir():
         raise bad(f"{path} is a folder", path, "give the name of a file")
     if not folder.is_dir():
         raise bad(f"no folder for {path}", path, "give a path in a folder that is there")
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+    return folder
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        BadInput: as `_folder`.
+    """
+    with tempfile.NamedTemporaryFile(dir=_folder(path), delete=False) as file:
         file.write(data)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)

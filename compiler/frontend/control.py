@@ -87,6 +87,7 @@ class _Inliner:
         self.result = onnx.ModelProto()
         self.picked: list[tuple[onnx.NodeProto, str, str]] = []
         """An If whose branches are both computed, and a result of each branch."""
+        self.names = {node.name for node in model.graph.node}
 
     def run(self) -> onnx.ModelProto:
         """The model with every If of the outermost level replaced."""
@@ -101,13 +102,20 @@ class _Inliner:
         return result
 
     def _inline(self, graph: onnx.GraphProto, prefix: str) -> list[str]:
-        """Append the nodes and constants of a branch; returns the names of its results."""
+        """Append the nodes and constants of a branch; returns the names of its results.
+
+        A node whose name another node has gets the prefix: tools name the nodes of each graph from one on.
+        """
         for tensor in graph.initializer:
             copy = onnx.TensorProto()
             copy.CopyFrom(tensor)
             copy.name = prefix + tensor.name
             self.result.graph.initializer.append(copy)
-        self.result.graph.node.extend(_renamed(graph, {}, prefix))
+        for node in _renamed(graph, {}, prefix):
+            if node.name in self.names:
+                node.name = prefix + node.name
+            self.names.add(node.name)
+            self.result.graph.node.append(node)
         own = {value.name for value in graph.initializer}.union(*(node.output for node in graph.node))
         return [prefix + o.name if o.name in own else o.name for o in graph.output]
 
@@ -139,7 +147,7 @@ class _Inliner:
             if then not in shapes or shapes[then] != shapes.get(other):
                 found = " and ".join(str(shapes.get(name, "unknown")) for name in (then, other))
                 what = f"operator If whose branches give results of shapes {found}"
-                hint = f"--fix-input {node.input[0]}=0 or =1 picks a branch if its condition is an input of the model"
+                hint = "export the branch that is wanted, or make both results of one shape"
                 raise UnsupportedOperator(what, f"node {node.name or node.output[0]!r}", hint)
 
 

@@ -41,8 +41,9 @@ class _Rewriter:
         tensor = self.constants.get(name)
         if tensor is not None and tensor.data_type == onnx.TensorProto.FLOAT:
             value = numpy_helper.to_array(tensor) * np.float32(factor)
-            self.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), f"{self.node.output[0]}.{name}"))
-            return f"{self.node.output[0]}.{name}"
+            made = f"{self.node.output[0]}.{name}.{len(self.nodes)}"  # B and C may be one constant
+            self.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), made))
+            return made
         scale = f"{self.node.output[0]}.factor.{len(self.nodes)}"
         self.graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float32), scale))
         return self.add("Mul", name, scale)
