@@ -147,7 +147,8 @@ class _Inliner:
             if then not in shapes or shapes[then] != shapes.get(other):
                 found = " and ".join(str(shapes.get(name, "unknown")) for name in (then, other))
                 what = f"operator If whose branches give results of shapes {found}"
-                hint = "export the branch that is wanted, or make both results of one shape"
+                given = node.input[0] in {v.name for v in self.model.graph.input}
+                hint = f"--fix-input {node.input[0]}=0 (or =1) picks one" if given else "export the branch that is wanted"
                 raise UnsupportedOperator(what, f"node {node.name or node.output[0]!r}", hint)
 
 
