@@ -8,6 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.boundary import restore
+from axlora.compiler.errors import UnsupportedOperator
+from axlora.compiler.frontend.operators import named
+from axlora.compiler.frontend.tvm_import import refused
 
 from .generator import Generator
 from .inputs import random_inputs
@@ -26,18 +29,22 @@ def prove_program(program: Program) -> None:
     """
     rng = np.random.default_rng(0)
 
-    def machine(stage: int, values: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        for info in program.read_stage(stage):
-            if values[info.tensor.source].size != info.tensor.tokens * info.tensor.values:
-                raise RuntimeError(f"the host part gives {info.tensor.source!r} in another size than its linears read")
+    def machine(stage: int, _: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         found = [info.tensor for info in program.outputs if info.stage == stage]
         return {t.source: restore(t, rng.integers(-_NOISE, _NOISE, (t.tokens, t.columns))) for t in found}
 
-    outputs = program.host_part.run(random_inputs(program, 0), machine)
-    for value in program.host.model.graph.output:
+    part, graph = program.host_part, program.host.model.graph
+    try:
+        outputs = part.run(random_inputs(program, 0), machine)
+    except Exception as error:  # TVM raises several types here
+        raise refused(program.host.model, error) from error
+    for value in graph.output:
         shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
-        if value.name in outputs and outputs[value.name].shape != shape:
-            raise RuntimeError(f"the host part gives {value.name!r} of shape {outputs[value.name].shape}, not {shape}")
+        found = outputs[value.name].shape if value.name in outputs else shape
+        if found != shape:
+            node = next(n for n in graph.node if value.name in n.output)
+            what = f"operator {node.op_type} in this form (TVM gives {value.name!r} the shape {found}, ONNX {shape})"
+            raise UnsupportedOperator(what, named(node), "replace it in the model, or leave that result out")
 
 
 def prove_whole(whole: Whole) -> None:

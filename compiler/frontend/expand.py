@@ -27,16 +27,35 @@ def _definition(node: onnx.NodeProto, version: int, types: dict[str, onnx.TypePr
     schema: Any = defs.get_schema(node.op_type, version, "")
     if schema.has_context_dependent_function:
         given = [types.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
-        text = schema.get_context_dependent_function(node.SerializeToString(), given)
+        known = [v for v in schema.context_dependent_function_opset_versions if v <= version]
+        one, made = node.SerializeToString(), schema.get_context_dependent_function_with_opset_version
+        text = made(max(known), one, given) if known else schema.get_context_dependent_function(one, given)
         return onnx.FunctionProto.FromString(text) if text else None
-    return schema.function_body if schema.has_function else None
+    if not schema.has_function:
+        return None
+    known = [v for v in schema.function_opset_versions if v <= version]
+    text = schema.get_function_with_opset_version(max(known)) if known else None
+    return onnx.FunctionProto.FromString(text) if text else schema.function_body
 
 
-def _inlined(node: onnx.NodeProto, body: onnx.FunctionProto, index: int) -> list[onnx.NodeProto]:
+def _needs_types(node: onnx.NodeProto, version: int) -> bool:
+    """Whether the definition depends on the types of what the node reads."""
+    schema: Any = defs.get_schema(node.op_type, version, "")
+    return bool(schema.has_context_dependent_function)
+
+
+def _defaults(node: onnx.NodeProto, version: int) -> dict[str, onnx.AttributeProto]:
+    """Attributes that have a value where the node gives none."""
+    schema: Any = defs.get_schema(node.op_type, version, "")
+    values = {name: a.default_value for name, a in schema.attributes.items()}
+    return {name: value for name, value in values.items() if value.type != onnx.AttributeProto.UNDEFINED}
+
+
+def _inlined(node: onnx.NodeProto, body: onnx.FunctionProto, index: int, version: int) -> list[onnx.NodeProto]:
     """The body's nodes on the node's tensors; inner tensors get names of their own."""
     names = dict(zip(body.input, [*node.input, *[""] * (len(body.input) - len(node.input))], strict=True))
     names |= {inner: outer for inner, outer in zip(body.output, node.output, strict=False) if outer}
-    given = {a.name: a for a in (*body.attribute_proto, *node.attribute)}
+    given = _defaults(node, version) | {a.name: a for a in (*body.attribute_proto, *node.attribute)}
     result: list[onnx.NodeProto] = []
     for inner in body.node:
         copy = onnx.NodeProto()
@@ -66,12 +85,13 @@ def expand(model: onnx.ModelProto) -> onnx.ModelProto:
     for _ in range(_DEPTH):
         if not any(is_expanded(node, version) for node in model.graph.node):
             return model
-        model = infer_shapes(model)
+        if any(is_expanded(node, version) and _needs_types(node, version) for node in model.graph.node):
+            model = infer_shapes(model)
         types = _types(model)
         nodes: list[onnx.NodeProto] = []
         for index, node in enumerate(model.graph.node):
             body = _definition(node, version, types) if is_expanded(node, version) else None
-            nodes += [node] if body is None else _inlined(node, body, index)
+            nodes += [node] if body is None else _inlined(node, body, index, version)
         result = onnx.ModelProto()
         result.CopyFrom(model)
         del result.graph.node[:], result.graph.value_info[:]

@@ -214,6 +214,8 @@ def read(
     try:
         to_float32(copy)
         plain_gemms(copy)
+        copy = expand(copy)
+        refuse_operators(copy)  # definitions may use operators without a path
         copy = infer_shapes(copy)
         check_sizes(copy, where, aside.names)
         copy = optimizer.optimize(copy, output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)

@@ -20,8 +20,8 @@ _RECURRENT = ("LSTM", "GRU", "RNN")
 _BLOCKED = ("QuantizeLinear", "DequantizeLinear")
 _NAMED = 8
 """Most nodes that a refusal names."""
-_REDEFINED = ("Attention", "RotaryEmbedding", "RMSNormalization", "GroupNormalization")
-"""Operators that TVM 0.27 lists and does not take as ONNX defines them: see `host_ops`."""
+_REDEFINED = ("Attention", "RotaryEmbedding", "RMSNormalization", "GroupNormalization", "MeanVarianceNormalization")
+"""Operators that TVM 0.27 or shape inference lists and does not take as ONNX defines them: see `host_ops`."""
 
 
 @cache

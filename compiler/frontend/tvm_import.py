@@ -1,11 +1,14 @@
-"""Hand a model of standard operators to TVM, and name the node if TVM does not take it."""
+"""Hand a model of standard operators to TVM, and name the nodes that TVM does not take."""
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from typing import Any
 
+import numpy as np
 import onnx
 import tvm
 from onnx import helper
@@ -36,7 +39,7 @@ def import_onnx(model: onnx.ModelProto, *, constants: bool = False) -> tvm.IRMod
 
 
 def _imported(model: onnx.ModelProto, constants: bool) -> tvm.IRModule:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it prints what it cannot convert
         warnings.simplefilter("ignore")
         return bound_indices(from_onnx(model, keep_params_in_input=not constants))
 
@@ -47,7 +50,7 @@ def compiled(module: tvm.IRModule) -> Any:
 
 
 def refused(model: onnx.ModelProto, error: Exception) -> UnsupportedOperator:
-    """The error that names the nodes of a typed model which TVM does not import or compile alone; all of them at once."""
+    """The error that names the nodes of a typed model which TVM does not import, compile or run alone; all of them at once."""
     types = {v.name: v for v in (*model.graph.input, *model.graph.value_info, *model.graph.output)}
     tensors = {i.name: i for i in model.graph.initializer}
     bad: list[tuple[onnx.NodeProto, str]] = []
@@ -88,8 +91,12 @@ def _fails(
         [tensors[name] for name in read if name in tensors],
     )
     alone = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions)
+    inputs = [value.type.tensor_type for value in graph.input]
     try:
-        compiled(_imported(alone, constants=True))
+        function = compiled(_imported(alone, constants=True))["main"]
+        shapes = [tuple(d.dim_value for d in kind.shape.dim) for kind in inputs]
+        dtypes = [helper.tensor_dtype_to_np_dtype(kind.elem_type) for kind in inputs]
+        function(*[tvm.runtime.tensor(np.ones(s, d)) for s, d in zip(shapes, dtypes, strict=True)])
     except Exception as error:  # TVM raises several types here
         return _short(error)
     return None
