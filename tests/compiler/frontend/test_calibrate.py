@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axlora.compiler.errors import BadModel
@@ -17,12 +17,14 @@ def _numbered(shape: tuple[int, ...]) -> np.ndarray:
     return np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(np.float32)
 
 
+@settings(deadline=None)
 @given(SHAPES, st.integers(1, 4))
 def test_samples_are_taken_as_they_are(shape: tuple[int, ...], count: int) -> None:
     data = _numbered((count, *shape))
     assert np.array_equal(stacked("x", data, shape, "model"), data)
 
 
+@settings(deadline=None)
 @given(SHAPES)
 def test_one_sample_needs_no_axis(shape: tuple[int, ...]) -> None:
     data = _numbered(shape)
@@ -31,6 +33,7 @@ def test_one_sample_needs_no_axis(shape: tuple[int, ...]) -> None:
     assert np.array_equal(found[0], data)
 
 
+@settings(deadline=None)
 @given(SHAPES, st.integers(1, 4))
 def test_where_a_batch_is_one_row_it_needs_no_axis(rest: tuple[int, ...], count: int) -> None:
     data = _numbered((count, *rest))
@@ -39,6 +42,7 @@ def test_where_a_batch_is_one_row_it_needs_no_axis(rest: tuple[int, ...], count:
     assert np.array_equal(found[:, 0], data)
 
 
+@settings(deadline=None)
 @given(SHAPES, SHAPES)
 def test_every_other_shape_is_refused_with_the_one_that_is_expected(shape: tuple[int, ...], given_: tuple[int, ...]) -> None:
     taken = given_ == shape or (given_[1:] == shape and len(given_) > 0)
