@@ -43,10 +43,10 @@ def stacked(name: str, given: npt.NDArray[Any], shape: tuple[int, ...], where: s
     given = np.asarray(given)
     if given.shape == shape:
         given = given[None]
-    elif shape[:1] == (1,) and given.shape[1:] == shape[1:]:
+    elif shape[:1] == (1,) and given.ndim and given.shape[1:] == shape[1:]:
         given = given[:, None]
-    if given.shape[1:] != shape or not len(given):
-        wanted = f"[samples, {', '.join(map(str, shape))}]"
+    if not given.ndim or given.shape[1:] != shape or not len(given):
+        wanted = f"[{', '.join(map(str, ('samples', *shape)))}]"
         hint = f"expected {wanted}, or one sample of shape {shape}"
         raise BadModel(f"calibration data of {name!r} has shape {np.shape(given)}", where, hint)
     if given.dtype.kind not in "fiub":

@@ -219,6 +219,7 @@ def read(
         copy = infer_shapes(copy)
         check_sizes(copy, where, aside.names)
         copy = optimizer.optimize(copy, output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
+        refuse_operators(copy)  # functions are part of the graph now
         copy = inline_conditionals(copy, where)
         if not exact:
             drop_infinite(copy, where)

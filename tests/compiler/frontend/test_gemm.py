@@ -69,7 +69,7 @@ def gemm(form: Form) -> tuple[onnx.ModelProto, dict[str, np.ndarray], np.ndarray
     return model, free, alpha * (a @ b) + (beta * c if has_c else 0)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(FORMS)
 def test_every_form_computes_what_it_says(form: Form) -> None:
     """What is left of Gemm is plain: alpha and beta 1, nothing but B transposed."""
@@ -86,6 +86,7 @@ def test_every_form_computes_what_it_says(form: Form) -> None:
         assert node.name == "it" if node.op_type in ("Gemm", "MatMul") else node.name.startswith("it/")
 
 
+@settings(deadline=None)
 @given(FORMS)
 def test_a_plain_gemm_is_left_alone(form: Form) -> None:
     model, _, _ = gemm(form)

@@ -69,7 +69,7 @@ def reals(codes: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, axis: i
     return (wide - (0 if zero is None else zero.astype(np.float64))) * scale.astype(np.float64)
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(weights())
 def test_codes_of_any_type_and_sign_of_scale_are_the_values_of_the_file(case: tuple[Any, ...]) -> None:
     codes, scale, zero, axis = case
@@ -86,6 +86,7 @@ def test_codes_of_any_type_and_sign_of_scale_are_the_values_of_the_file(case: tu
         assert found.zero.max() <= most
 
 
+@settings(deadline=None)
 @given(weights(), st.booleans())
 def test_a_matrix_behind_a_transpose_is_read_the_same(case: tuple[Any, ...], signed: bool) -> None:
     """As MatMul reads it, before and after the reader has made unsigned codes signed."""

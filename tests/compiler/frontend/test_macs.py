@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
@@ -40,6 +40,7 @@ def counted(kind: str, *shapes: Shape, dtype: type = np.float32, read: int = 2, 
     return macs(node, (given | {"y": np.shape(result)}).__getitem__), int(np.asarray(result, np.float64).sum())
 
 
+@settings(deadline=None)
 @given(st.lists(SIZES, max_size=2), SIZES, SIZES, SIZES, st.booleans(), st.booleans())
 def test_matmul(batch: list[int], m: int, k: int, n: int, shared: bool, integer: bool) -> None:
     """With batches, one shared by the other operand or each its own."""
@@ -49,12 +50,14 @@ def test_matmul(batch: list[int], m: int, k: int, n: int, shared: bool, integer:
     assert said == found
 
 
+@settings(deadline=None)
 @given(SIZES, SIZES, st.booleans(), st.booleans())
 def test_matmul_of_vectors(k: int, n: int, left: bool, right: bool) -> None:
     said, found = counted("MatMul", (k,) if left else (n, k), (k,) if right else (k, n))
     assert said == found
 
 
+@settings(deadline=None)
 @given(SIZES, SIZES, SIZES, st.booleans(), st.booleans(), st.booleans())
 def test_gemm(m: int, k: int, n: int, left: bool, right: bool, bias: bool) -> None:
     """C is added, not multiplied."""
@@ -76,6 +79,7 @@ def convolutions(draw: st.DrawFn) -> tuple[Shape, Shape, dict[str, Any], int]:
     return (draw(st.integers(1, 2)), group * each, *extents), (out, each, *kernel), more, group
 
 
+@settings(deadline=None)
 @given(convolutions(), st.booleans())
 def test_conv(given_: tuple[Shape, Shape, dict[str, Any], int], bias: bool) -> None:
     x, weight, attributes, _ = given_
@@ -83,6 +87,7 @@ def test_conv(given_: tuple[Shape, Shape, dict[str, Any], int], bias: bool) -> N
     assert said == found
 
 
+@settings(deadline=None)
 @given(convolutions())
 def test_conv_transpose(given_: tuple[Shape, Shape, dict[str, Any], int]) -> None:
     """Its weight is [in, out / group, *kernel]; every input meets every weight of its group once."""
@@ -116,6 +121,7 @@ def einsums(draw: st.DrawFn) -> tuple[str, list[Shape]]:
     return f"{terms[0]},{blank}{terms[1]}{blank}->{head}{''.join(kept)}", shapes
 
 
+@settings(deadline=None)
 @given(einsums())
 def test_einsum(case: tuple[str, list[Shape]]) -> None:
     equation, shapes = case

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from axlora.compiler.frontend.masks import Mask, describe, kind_of_mask
@@ -19,6 +19,7 @@ def window(n: int, before: int, after: int) -> np.ndarray:
     return np.array([[-after <= row - column <= before for column in range(n)] for row in range(n)])
 
 
+@settings(deadline=None)
 @given(N, st.data(), st.sampled_from(((), (1,), (1, 1), (2, 3))))
 def test_a_causal_window_of_any_size(n: int, data: st.DataObject, lead: tuple[int, ...]) -> None:
     size = data.draw(st.integers(1, n - 1))
@@ -27,6 +28,7 @@ def test_a_causal_window_of_any_size(n: int, data: st.DataObject, lead: tuple[in
     assert describe(seen) == f"attention in a sliding window of {size} tokens"
 
 
+@settings(deadline=None)
 @given(N, st.data())
 def test_a_window_to_both_sides(n: int, data: st.DataObject) -> None:
     before, after = data.draw(st.integers(0, n - 2)), data.draw(st.integers(1, n - 1))
@@ -35,6 +37,7 @@ def test_a_window_to_both_sides(n: int, data: st.DataObject) -> None:
     assert describe(seen) == f"attention in a sliding window of {before} tokens before and {after} after"
 
 
+@settings(deadline=None)
 @given(N, st.data())
 def test_a_window_with_padding_is_still_a_window(n: int, data: st.DataObject) -> None:
     """One of the probed masks shows it."""
@@ -47,6 +50,7 @@ def test_a_window_with_padding_is_still_a_window(n: int, data: st.DataObject) ->
     assert describe([plain, padded]) == f"attention in a sliding window of {size} tokens"
 
 
+@settings(deadline=None)
 @given(st.integers(2, 24), st.data())
 def test_a_causal_mask_with_a_hole_hides_tokens_before(n: int, data: st.DataObject) -> None:
     assume(n > 2)
@@ -59,6 +63,7 @@ def test_a_causal_mask_with_a_hole_hides_tokens_before(n: int, data: st.DataObje
     assert describe([seen]) == BEFORE
 
 
+@settings(deadline=None)
 @given(st.integers(3, 16), st.data())
 def test_one_later_token_is_neither_causal_nor_padding(n: int, data: st.DataObject) -> None:
     row = data.draw(st.integers(0, n - 2))
@@ -69,6 +74,7 @@ def test_one_later_token_is_neither_causal_nor_padding(n: int, data: st.DataObje
     assert describe([seen]) == OTHER
 
 
+@settings(deadline=None)
 @given(N)
 def test_what_is_known_keeps_its_kind(n: int) -> None:
     assert kind_of_mask([np.ones((n, n), bool)], []) is Mask.NONE

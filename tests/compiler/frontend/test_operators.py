@@ -15,7 +15,7 @@ from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.operators import is_expanded
 
-HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.example" : 1]>'
+HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.example" : 1, "local" : 1]>'
 
 
 def refused(
@@ -78,6 +78,14 @@ def test_operators_in_branches_are_named_with_those_outside() -> None:
     }""")
     for words in ("'outside'", "'inside'", "'deep'", "com.example.Fancy", "com.example.Other"):
         assert words in line
+
+
+def test_operators_in_functions_are_named() -> None:
+    """Of the model's own functions, whose nodes have their names; a call alone says nothing."""
+    line = refused("""g (float[2,2] x) => (float[2,2] y) { [call] y = local.f (x) }
+        <domain: "local", opset_import: ["" : 21, "com.example" : 1]> f (a) => (b) { [inside] b = com.example.Fancy (a) }""")
+    assert "operator com.example.Fancy" in line
+    assert "'inside'" in line
 
 
 @pytest.mark.parametrize("kind", ["Loop", "Scan"])
