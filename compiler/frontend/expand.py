@@ -30,12 +30,21 @@ def _definition(node: onnx.NodeProto, version: int, types: dict[str, onnx.TypePr
         known = [v for v in schema.context_dependent_function_opset_versions if v <= version]
         one, made = node.SerializeToString(), schema.get_context_dependent_function_with_opset_version
         text = made(max(known), one, given) if known else schema.get_context_dependent_function(one, given)
-        return onnx.FunctionProto.FromString(text) if text else None
+        return _parsed(text)
     if not schema.has_function:
         return None
     known = [v for v in schema.function_opset_versions if v <= version]
     text = schema.get_function_with_opset_version(max(known)) if known else None
-    return onnx.FunctionProto.FromString(text) if text else schema.function_body
+    return _parsed(text or schema.function_body.SerializeToString())
+
+
+def _parsed(text: bytes) -> onnx.FunctionProto | None:
+    """A definition as onnx serializes it; None where it has none."""
+    if not text:
+        return None
+    body = onnx.FunctionProto()
+    body.ParseFromString(text)
+    return body
 
 
 def _needs_types(node: onnx.NodeProto, version: int) -> bool:
