@@ -149,24 +149,41 @@ def cut(
     return host, {name: known[name] - 1 for name in results}
 
 
-def without_scales(g: Graph) -> onnx.ModelProto:
-    """A copy of the model without its static activation scales: Q/DQ pairs go, weights keep theirs."""
-    behind = {}
-    for node in g.nodes:
-        if node.op_type == "DequantizeLinear" and (codes := g.codes_of(node.output[0])) is not None:
-            behind[node.output[0]] = g.nodes[g.producer[codes]].input[0]
+def without_scales(g: Graph, clips: bool = True) -> onnx.ModelProto:
+    """A copy of the model without its static activation scales: Q/DQ pairs go, weights keep theirs.
+
+    A pair that stands for a ReLU or ReLU6, which onnxruntime's quantizer folds into it, becomes a Clip.
+
+    Args:
+        clips: False: where zero is the lower end, a Relu, which loses what a ReLU6 cuts off and what calibration did not see.
+    """
+    behind: dict[str, str] = {}
+    clamped: dict[str, onnx.NodeProto] = {}
     model = onnx.ModelProto()
     model.CopyFrom(g.model)
-    for node in model.graph.node:
+    for node in g.nodes:
+        if node.op_type != "DequantizeLinear" or (codes := g.codes_of(node.output[0])) is None:
+            continue
+        source, limits = str(g.nodes[g.producer[codes]].input[0]), g.clamp(codes)
+        if limits is None:
+            behind[node.output[0]] = source
+        elif limits[0] == 0 and not clips:
+            clamped[node.output[0]] = helper.make_node("Relu", [source], [node.output[0]], name=f"{node.name}/Relu")
+        else:
+            bounds = [f"{node.output[0]}.{end}" for end in ("least", "most")]
+            values = (np.array(limit, np.float32) for limit in limits)
+            model.graph.initializer.extend(map(numpy_helper.from_array, values, bounds))
+            clamped[node.output[0]] = helper.make_node("Clip", [source, *bounds], [node.output[0]], name=f"{node.name}/Clip")
+    for node in (*model.graph.node, *clamped.values()):
         for i, name in enumerate(node.input):
             while name in behind:
                 name = behind[name]
             node.input[i] = name
+    nodes = [clamped.get(n.output[0], n) for n in model.graph.node if n.output[0] not in behind]
     for output in model.graph.output:
         if output.name in behind:
-            model.graph.node.append(helper.make_node("Identity", [behind[output.name]], [output.name], name=output.name))
-    nodes = [n for n in model.graph.node if n.op_type == "Identity" or n.output[0] not in behind]
-    kept = live(nodes, {o.name for o in model.graph.output}, set())
+            nodes.append(helper.make_node("Identity", [behind[output.name]], [output.name], name=output.name))
+    kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in live(nodes, {o.name for o in model.graph.output}, set())]
     del model.graph.node[:]
     model.graph.node.extend(kept)
     return model

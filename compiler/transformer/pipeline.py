@@ -114,7 +114,7 @@ def products(found: Sequence[FoundLinear]) -> dict[str, Product]:
 def _recognised(proto: onnx.ModelProto) -> tuple[Graph, tuple[FoundLinear, ...]]:
     """The linears without the file's scales of activations: every row gets its own."""
     g, found = recognise(proto)
-    return recognise(without_scales(g)) if any(f.x is not None for f in found) else (g, found)
+    return recognise(without_scales(g, clips=False)) if any(f.x is not None for f in found) else (g, found)
 
 
 def _peaks(
@@ -442,7 +442,7 @@ def lower_whole(
     if any(f.x is not None for f in found):
         if not options.drop_scales:
             raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
-        g, found = recognise(without_scales(g))
+        g, found = recognise(without_scales(g, clips=False))
     transformer = read_whole(g, found, where)
     dump_operators(options.dump, transformer)
     tokens = g.shape(transformer.tokens_input)[1]
