@@ -72,11 +72,11 @@ SEVERAL = """g (float[4,32] x, bool c) => (float[4,24] y, float[4] z) {
 SHADOW = """g (float[4,32] x, bool c) => (float[4,24] y) {
     h = MatMul (x, w)
     a = Relu (h)
-    r = If (c) <then_branch = t () => (float[4,24] p) { k = Neg (a) p = Mul (k, u) },
-                else_branch = e () => (float[4,24] p) { k = Abs (h) p = Add (k, a) }>
+    r = If (c) <then_branch = t () => (float[4,24] p) { [twin] k = Neg (a) p = Mul (k, u) },
+                else_branch = e () => (float[4,24] p) { [twin] k = Abs (h) p = Add (k, a) }>
     k = Sigmoid (r)
     y = Add (k, a) }"""
-"""Both branches and the outer graph use one name for tensors of their own."""
+"""Both branches and the outer graph use one name for tensors of their own, and both branches one for a node."""
 
 ONE = {"one": np.array([1], np.int64)}
 CASES = {"outer": (OUTER, {}), "nested": (NESTED, {}), "several": (SEVERAL, ONE), "shadow": (SHADOW, {})}
