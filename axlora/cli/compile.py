@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
             raise bad(f"--fix-input {name}={value}: not a number", "--fix-input", "INPUT=VALUE, true or false") from None
     with progress() as shown:
 
-        def tell(text: str) -> None:
+        def tell(text: str) -> None:  # a phase has words, a linear has a name
             if " " in text:
                 shown.phase(text)
             else:

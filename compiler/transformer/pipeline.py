@@ -153,8 +153,9 @@ def _quantized(
     """The linears for inputs with a scale a row, and 32-bit outputs."""
     group = group_rows(target, options.weight_bits)
     linears, inputs = [], []
+    tell("quantizing linears")
     for each in found:
-        tell(f"quantizing {each.name}")
+        tell(each.name)
         x = Activation(each.x_name, "", 1.0, 0, target.activation_bits, per_token=True)
         linear, _ = quantize_linear(each, x, target, options.weight_bits, group=group)
         if each.loras:
@@ -219,7 +220,7 @@ def _finished(
     if not 0 <= slots <= SLOTS:
         raise BadModel(f"{slots} adapter slots asked for, the machine has {SLOTS}", "max-loras", f"0 to {SLOTS}")
     slots = min(slots, 1)  # a start runs one sequence, with its one adapter
-    tell("placing")
+    tell("placing the program")
     used = {li.name for li in lowered.linears if li.adapters}
     image = build(
         target,
@@ -318,7 +319,7 @@ def lower_generator(
     transformer = read_transformer(g, found, where)
     dump_operators(options.dump, transformer)
     tables = tables_of(g) if options.adapters else ()
-    tell("calibrating")
+    tell("looking at magnitudes")
     ids = _ids(transformer, calibration, context)
     sequences = [(embed(transformer, {transformer.tokens_input: i}), len(i)) for i in ids]
     peaks = _peaks(transformer, sequences, found, options, tables)
@@ -455,7 +456,7 @@ def lower_whole(
         for name, path in options.adapters.items():
             found, notices = merge_peft(found, name, path, options.matching, tables)
         options = replace(options, adapters={})
-    tell("calibrating")
+    tell("looking at magnitudes")
     sequences = _sequences(transformer, calibration, batch, tokens, where)
     peaks = _peaks(transformer, sequences, found, options, tables)
     given = calibration is not None
