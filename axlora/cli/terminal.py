@@ -96,7 +96,10 @@ class _Notices(logging.Handler):
 @contextmanager
 def _third_parties_quiet() -> Iterator[str]:
     """Send what libraries write on file descriptor 2 to a file; yields its path. sys.stderr still reaches the terminal."""
-    file, path = tempfile.mkstemp(prefix="axlora-", suffix=".log")
+    try:
+        file, path = tempfile.mkstemp(prefix="axlora-", suffix=".log")
+    except OSError:  # no place for it
+        file, path = os.open(os.devnull, os.O_WRONLY), os.devnull
     sys.stderr.flush()
     try:
         real = sys.stderr.fileno() == 2
@@ -131,11 +134,13 @@ def guarded(name: str, run: Callable[[argparse.Namespace], int], options: argpar
     level = os.environ.get("AXLORA_LOG", "")
     handlers, before = logger.handlers[:], logger.level
     logger.addHandler(notices)
-    if level:
-        logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", force=False)
-        logger.setLevel(level)
     with warnings.catch_warnings(), _third_parties_quiet() as log:
         warnings.simplefilter("ignore")
+        if level:  # to the terminal, where sys.stderr leads by now
+            shown = logging.StreamHandler(sys.stderr)
+            shown.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+            logger.addHandler(shown)
+            logger.setLevel(level)
         try:
             code = _run(name, run, options, log)
         finally:
@@ -143,7 +148,7 @@ def guarded(name: str, run: Callable[[argparse.Namespace], int], options: argpar
         if code in (0, 1):
             for line in notices.lines:
                 _say(name, f"notice: {line}")
-    if code != 3:
+    if code != 3 and log != os.devnull:
         os.unlink(log)
     return code
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 
 from axlora.compiler.backend.link import adapter_block
-from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
+from axlora.compiler.errors import BadAdapter, BadModel, DoesNotFit, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.calibrate import smoothing, stacked
@@ -222,18 +222,22 @@ def _finished(
     slots = min(slots, 1)  # a start runs one sequence, with its one adapter
     tell("placing the program")
     used = {li.name for li in lowered.linears if li.adapters}
-    image = build(
-        target,
-        model,
-        lowered.linears,
-        largest,
-        context=context,
-        rows=rows,
-        slots=slots,
-        rank=rank,
-        chunk=chunk,
-        adaptable=used if used and options.lora_linears == "used" else None,
-    )
+    try:
+        image = build(
+            target,
+            model,
+            lowered.linears,
+            largest,
+            context=context,
+            rows=rows,
+            slots=slots,
+            rank=rank,
+            chunk=chunk,
+            adaptable=used if used and options.lora_linears == "used" else None,
+        )
+    except DoesNotFit as error:
+        where = f"target {target.name}" if error.where == "target" else error.where
+        raise DoesNotFit(error.message, where, error.hint) from None
     dump_programs(options.dump, image)
     blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings)) for n, r in ranks.items()}
     return Generated(model, lowered, largest, image, blocks, rows or context, batch)
