@@ -22,6 +22,7 @@ from axlora.compiler.frontend.precision import in_float32, to_float32
 from axlora.compiler.frontend.scales import check_scales, drop_infinite, make_codes_signed
 from axlora.compiler.frontend.sizes import check_sizes, check_values
 from axlora.compiler.frontend.storage import Aside, check
+from axlora.compiler.frontend.tensors import check_inputs
 from axlora.compiler.frontend.unfuse import unfuse
 
 _DIMENSION = 1 << 24
@@ -100,6 +101,7 @@ def load(model: onnx.ModelProto | str | Path) -> tuple[Aside, str]:
     if not source.graph.node or not source.opset_import:
         raise BadModel("not an ONNX file, or damaged: it holds no operators", name, "export the model again")
     check(source, folder, name)
+    check_inputs(source, name)
     aside = Aside(source, folder, name)
     try:
         onnx.checker.check_model(aside.model)

@@ -67,7 +67,9 @@ def _product(g: Graph, index: int) -> Product | None:
     match node.op_type:
         case "MatMul":
             matrix = g.matrix(node.input[1])
-            return None if matrix is None or g.constant(node.input[0]) is not None else _plain(node, index, matrix, None)
+            if matrix is None or 0 in matrix.shape or g.constant(node.input[0]) is not None:
+                return None
+            return _plain(node, index, matrix, None)
         case "Gemm":
             return _gemm(g, node, index)
         case "Mul":
@@ -81,7 +83,7 @@ def _plain(node: onnx.NodeProto, index: int, matrix: Matrix, bias: Float64 | Non
 
 def _gemm(g: Graph, node: onnx.NodeProto, index: int) -> Product | None:
     matrix = g.matrix(node.input[1], axis=0 if attribute(node, "transB") else 1)
-    if matrix is None or g.constant(node.input[0]) is not None:
+    if matrix is None or 0 in matrix.shape or g.constant(node.input[0]) is not None:
         return None
     if attribute(node, "alpha", 1) != 1 or attribute(node, "beta", 1) != 1 or attribute(node, "transA"):
         return None

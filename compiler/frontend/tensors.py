@@ -10,12 +10,27 @@ from onnx import TensorProto, helper
 
 from axlora.compiler.errors import BadModel
 
-_COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 _BITS: dict[int, int] = {
     TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16, TensorProto.FLOAT: 32,
     TensorProto.DOUBLE: 64, TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16, TensorProto.UINT16: 16,
     TensorProto.INT32: 32, TensorProto.UINT32: 32, TensorProto.INT64: 64, TensorProto.UINT64: 64, TensorProto.BOOL: 8,
 }  # fmt: skip
+
+
+TAKEN = "floats of 16, 32 and 64 bits, bfloat16 and integers of 4 to 64 bits are"
+"""What to say of another type."""
+
+
+def check_inputs(model: onnx.ModelProto, where: str) -> None:
+    """Raise `BadModel` for an input of the graph that is no tensor of numbers of a type that is taken."""
+    for value in model.graph.input:
+        kind = value.type.WhichOneof("value")
+        if kind != "tensor_type":
+            raise BadModel(f"input {value.name!r} is of type {kind}, not a tensor", where, "export with tensors")
+        element = value.type.tensor_type.elem_type
+        if element not in _BITS:
+            what = f"input {value.name!r} has type {TensorProto.DataType.Name(element)}, which is not taken"
+            raise BadModel(what, where, TAKEN)
 
 
 def size(tensor: onnx.TensorProto) -> int:
@@ -64,9 +79,9 @@ def check_data(tensor: onnx.TensorProto, where: str) -> None:
     if tensor.data_type not in helper.get_all_tensor_dtypes() or any(d < 0 for d in tensor.dims):
         what = f"weights of {tensor.name!r} have type {tensor.data_type} and dimensions {list(tensor.dims)}"
         raise BadModel(what, where, again)
-    if tensor.data_type not in (*_BITS, *_COMPLEX, TensorProto.STRING):
+    if tensor.data_type not in (*_BITS, TensorProto.STRING):
         what = f"weights of {tensor.name!r} have type {TensorProto.DataType.Name(tensor.data_type)}, which is not taken"
-        raise BadModel(what, where, "float, float16, bfloat16 and integers of 4 to 64 bits are")
+        raise BadModel(what, where, TAKEN)
     if tensor.data_location == TensorProto.EXTERNAL:
         return
     if tensor.HasField("raw_data"):
@@ -74,7 +89,7 @@ def check_data(tensor: onnx.TensorProto, where: str) -> None:
     else:
         fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
         found, needed = max(len(tensor.string_data), *map(len, fields)), prod(tensor.dims)
-        if _BITS.get(tensor.data_type, 0) == 4 or tensor.data_type in _COMPLEX:  # packed by two, or two a number
+        if _BITS.get(tensor.data_type, 0) == 4:  # packed by two
             found, needed = min(found, needed), min(found, needed) if needed <= 2 * found else needed
     if found != needed:
         raise BadModel(f"weights of {tensor.name!r} have {found} bytes or elements, need {needed}", where, again)

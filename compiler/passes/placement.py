@@ -32,6 +32,17 @@ def _is_constant(g: Graph, name: str) -> bool:
     return True
 
 
+def _form(g: Graph, name: str) -> str:
+    """What is wrong with a constant matrix on the right."""
+    while g.constant(name) is None:
+        name = g.nodes[g.producer[name]].input[0]
+    value = g.constant(name)
+    assert value is not None
+    if not value.size:
+        return "its constant has no elements"
+    return f"its constant of type {value.dtype} is in a form that is not understood; floats and codes of 4 and 8 bits are taken"
+
+
 def reason(g: Graph, node: onnx.NodeProto) -> str:
     """Why the host runs an operator."""
     if node.op_type not in MULTIPLYING:
@@ -48,13 +59,13 @@ def reason(g: Graph, node: onnx.NodeProto) -> str:
     if constant[0]:
         return "its constant is on the left; linears have it on the right"
     shape = g.shape(node.input[1])
-    if len(shape) != 2:
+    if len(shape) != 2 and 0 not in shape:
         return f"its constant has shape {shape}; the weight of a linear has two dimensions"
     if node.op_type == "MatMulInteger":
         return "its codes and scales are not those of DynamicQuantizeLinear, Cast and Mul"
     if node.op_type == "Gemm" and len(node.input) > 2 and node.input[2]:
         return f"its C of shape {g.shape(node.input[2])} is no constant row"
-    return "its constant is in a form that is not understood"
+    return _form(g, node.input[1])
 
 
 def place(g: Graph, found: tuple[FoundLinear, ...]) -> tuple[Placement, ...]:
