@@ -69,10 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     name, rest = given[0], given[1:]
     module, text = COMMANDS[name]
-    command: ModuleType = importlib.import_module(f"axlora.cli.{module}")
+    try:
+        command: ModuleType = importlib.import_module(f"axlora.cli.{module}")
+        guarded = importlib.import_module("axlora.cli.terminal").guarded
+    except ModuleNotFoundError as error:  # a checkout run where nothing was installed
+        sys.stderr.write(f"axlora {name}: the package {error.name!r} is not installed (pip install axlora, or make demo)\n")
+        return 2
     parser = argparse.ArgumentParser(prog=f"axlora {name}", description=text, epilog=_CODES)
     command.arguments(parser)
     options = _options(parser, rest)
-    from .terminal import guarded
-
-    return guarded(name, command.run, options)
+    return int(guarded(name, command.run, options))

@@ -172,9 +172,19 @@ def _run(name: str, run: Callable[[argparse.Namespace], int], options: argparse.
     except MachineError as error:
         _say(name, str(error))
         return 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "axlora":
+            _say(name, f"the package {error.name!r} is not installed (pip install axlora; axlora doctor lists what is missing)")
+            return 2
+        return _fault(name, error, log)
     except Exception as error:
-        with open(log, "a", encoding="utf-8") as file:
-            file.write(traceback.format_exc())
-        what = (str(error).strip().splitlines() or [""])[0][:200]
-        _say(name, f"a fault of axlora, not of the input: {type(error).__name__}: {what} (details: {log})")
-        return 3
+        return _fault(name, error, log)
+
+
+def _fault(name: str, error: Exception, log: str) -> int:
+    """Exit code of a fault of ours: the traceback goes behind what libraries wrote."""
+    with open(log, "a", encoding="utf-8") as file:
+        file.write("".join(traceback.format_exception(error)))
+    what = (str(error).strip().splitlines() or [""])[0][:200]
+    _say(name, f"a fault of axlora, not of the input: {type(error).__name__}: {what} (details: {log})")
+    return 3

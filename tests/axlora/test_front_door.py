@@ -123,3 +123,14 @@ def test_a_checkout_imports_its_own_files(checkout: Path) -> None:
     assert len(files) > len(houses)
     for file in files:
         assert file.resolve().is_relative_to(checkout.resolve()), file
+
+
+def test_a_checkout_without_the_dependencies_says_what_is_missing() -> None:
+    """`-S` leaves site-packages out: the version is known, and a command names the package that it lacks in one line."""
+    line = [sys.executable, "-S", "-m", "axlora"]
+    shown = subprocess.run([*line, "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("axlora ")
+    done = subprocess.run([*line, "targets"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "'rich' is not installed" in done.stderr
