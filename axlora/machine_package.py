@@ -240,6 +240,8 @@ def _check_whole(g: Whole, path: Path) -> None:
     for kind in g.inputs.values():
         if kind not in ("int8", "int16", "int32", "int64", "uint8", "bool", "float32"):
             raise _refuse(f"an input of type {kind!r}", path)
+    if len({r.name for r in g.results}) != len(g.results):
+        raise _refuse("two outputs of one name", path)
     for r in g.results:
         size = int(np.prod([max(0, n) for n in r.shape], dtype=np.int64))
         index = g.indices.get(r.name)

@@ -20,6 +20,8 @@ from rich.table import Table
 
 from axlora.isa.errors import Error
 
+_LOG_BYTES = 1 << 20
+"""Most of what libraries wrote that goes to the file of a fault."""
 UNWRAPPED = 1 << 14
 """Columns of a table that goes to a file or a pipe without COLUMNS: no cell is broken."""
 
@@ -94,31 +96,28 @@ class _Notices(logging.Handler):
 
 
 @contextmanager
-def _third_parties_quiet() -> Iterator[str]:
-    """Send what libraries write on file descriptor 2 to a file; yields its path. sys.stderr still reaches the terminal."""
-    try:
-        file, path = tempfile.mkstemp(prefix="axlora-", suffix=".log")
-    except OSError:  # no place for it
-        file, path = os.open(os.devnull, os.O_WRONLY), os.devnull
+def _third_parties_quiet() -> Iterator[int]:
+    """Keep what libraries write on file descriptor 2 in memory; yields its descriptor. sys.stderr stays the terminal."""
+    memory = os.memfd_create("axlora") if hasattr(os, "memfd_create") else os.open(os.devnull, os.O_RDWR)
     sys.stderr.flush()
     try:
         real = sys.stderr.fileno() == 2
     except (io.UnsupportedOperation, ValueError):
         real = False
     if not real:  # a test, or a program that calls us, has its own
-        os.close(file)
-        yield path
+        yield memory
+        os.close(memory)
         return
     before, kept = sys.stderr, os.dup(2)
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    os.dup2(file, 2)
-    os.close(file)
+    os.dup2(memory, 2)
     try:
-        yield path
+        yield memory
     finally:
         sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
+        os.close(memory)
         sys.stderr.close()
         sys.stderr = before
 
@@ -148,12 +147,10 @@ def guarded(name: str, run: Callable[[argparse.Namespace], int], options: argpar
         if code in (0, 1):
             for line in notices.lines:
                 _say(name, f"notice: {line}")
-    if code != 3 and log != os.devnull:
-        os.unlink(log)
     return code
 
 
-def _run(name: str, run: Callable[[argparse.Namespace], int], options: argparse.Namespace, log: str) -> int:
+def _run(name: str, run: Callable[[argparse.Namespace], int], options: argparse.Namespace, log: int) -> int:
     from axlora.isa.instruction import BadInstruction
     from axlora.isa.legality import IllegalProgram
     from axlora.sim.errors import MachineError
@@ -181,10 +178,12 @@ def _run(name: str, run: Callable[[argparse.Namespace], int], options: argparse.
         return _fault(name, error, log)
 
 
-def _fault(name: str, error: Exception, log: str) -> int:
-    """Exit code of a fault of ours: the traceback goes behind what libraries wrote."""
-    with open(log, "a", encoding="utf-8") as file:
-        file.write("".join(traceback.format_exception(error)))
+def _fault(name: str, error: Exception, log: int) -> int:
+    """Exit code of a fault of ours; the traceback goes to a file, behind what libraries wrote."""
+    os.lseek(log, 0, os.SEEK_SET)
+    text = os.read(log, _LOG_BYTES).decode(errors="replace") + "".join(traceback.format_exception(error))
+    with tempfile.NamedTemporaryFile("w", prefix="axlora-", suffix=".log", delete=False) as file:
+        file.write(text)
     what = (str(error).strip().splitlines() or [""])[0][:200]
-    _say(name, f"a fault of axlora, not of the input: {type(error).__name__}: {what} (details: {log})")
+    _say(name, f"a fault of axlora, not of the input: {type(error).__name__}: {what} (details: {file.name})")
     return 3

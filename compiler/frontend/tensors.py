@@ -29,7 +29,9 @@ def check_inputs(model: onnx.ModelProto, where: str) -> None:
             raise BadModel(f"input {value.name!r} is of type {kind}, not a tensor", where, "export with tensors")
         element = value.type.tensor_type.elem_type
         if element not in _BITS:
-            what = f"input {value.name!r} has type {TensorProto.DataType.Name(element)}, which is not taken"
+            known = element in TensorProto.DataType.values()
+            kind = TensorProto.DataType.Name(element) if known else str(element)
+            what = f"input {value.name!r} has type {kind}, which is not taken"
             raise BadModel(what, where, TAKEN)
 
 
