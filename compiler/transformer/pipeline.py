@@ -18,6 +18,7 @@ from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.calibrate import smoothing, stacked
 from axlora.compiler.frontend.cut import without_scales
+from axlora.compiler.frontend.dataflow import Dataflow
 from axlora.compiler.frontend.embeddings import Table, tables_of
 from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.frontend.graph import Graph
@@ -111,10 +112,10 @@ def products(found: Sequence[FoundLinear]) -> dict[str, Product]:
     return {one.name: product(one) for one in found}
 
 
-def _recognised(proto: onnx.ModelProto) -> tuple[Graph, tuple[FoundLinear, ...]]:
+def _recognised(proto: onnx.ModelProto) -> tuple[Dataflow, tuple[FoundLinear, ...]]:
     """The linears without the file's scales of activations: every row gets its own."""
     g, found = recognise(proto)
-    return recognise(without_scales(g, clips=False)) if any(f.x is not None for f in found) else (g, found)
+    return recognise(without_scales(Graph(proto), clips=False)) if any(f.x is not None for f in found) else (g, found)
 
 
 def _peaks(
@@ -322,7 +323,7 @@ def lower_generator(
     g, found = _recognised(proto)
     transformer = read_transformer(g, found, where)
     dump_operators(options.dump, transformer)
-    tables = tables_of(g) if options.adapters else ()
+    tables = tables_of(Graph(g.model)) if options.adapters else ()
     tell("looking at magnitudes")
     ids = _ids(transformer, calibration, context)
     sequences = [(embed(transformer, {transformer.tokens_input: i}), len(i)) for i in ids]
@@ -447,11 +448,11 @@ def lower_whole(
     if any(f.x is not None for f in found):
         if not options.drop_scales:
             raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
-        g, found = recognise(without_scales(g, clips=False))
+        g, found = recognise(without_scales(Graph(proto), clips=False))
     transformer = read_whole(g, found, where)
     dump_operators(options.dump, transformer)
     tokens = g.shape(transformer.tokens_input)[1]
-    tables = tables_of(g) if options.adapters else ()
+    tables = tables_of(Graph(g.model)) if options.adapters else ()
     notices: tuple[str, ...] = ()
     if options.merge:
         if len(options.adapters) > 1:
