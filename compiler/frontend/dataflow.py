@@ -151,10 +151,8 @@ class Dataflow:
             self._known(variable, proto.name)
         bindings = [b for block in function.body.blocks for b in block.bindings]
         last = bindings[-1]
-        if isinstance(last.value, relax.Tuple) and len(names) > 1:
-            returned = list(bindings.pop().value.fields)
-        else:
-            returned = [last.var]
+        several = isinstance(last.value, relax.Tuple) and len(names) > 1
+        returned = list(bindings.pop().value.fields) if several else [last.var]
         for name, value in zip(names, returned, strict=True):
             if isinstance(value, relax.Var):
                 if value in self._variables:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from axlora.compiler.frontend.dataflow import Node
 from axlora.compiler.frontend.views import Constant, Curve, Length, Looked, Probed, View, Weighted, probes
 from axlora.compiler.frontend.walk_values import PASS, SHAPED, Symbol, Values
 from axlora.compiler.transformer.ops import (
