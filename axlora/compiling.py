@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 
 from axlora.compiler.backend.link import link
+from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadAdapter, BadModel, DoesNotFit, UnsupportedOperator
 from axlora.compiler.passes.placement import computes_on_host
 from axlora.compiler.transformer.lower import one_row, output_numbers
@@ -202,7 +203,7 @@ def compile_whole(
         merge,
         lora_linears,
         drop_scales,
-        dump=Path(dump_passes) if dump_passes is not None else None,
+        dump=Dump(Path(dump_passes) if dump_passes is not None else None),
         partial_adapters=partial_adapters,
     )
     found = lower_whole(model, target, options, shapes=shapes, calibration=calibration, progress=progress)
@@ -282,7 +283,7 @@ def compile_generator(
         max_loras,
         max_lora_rank,
         base,
-        dump=Path(dump_passes) if dump_passes is not None else None,
+        dump=Dump(Path(dump_passes) if dump_passes is not None else None),
         partial_adapters=partial_adapters,
     )
     found = lower_generator(

@@ -126,8 +126,8 @@ class Dataflow:
 
     model: onnx.ModelProto
     """The normalised ONNX model."""
-    module: tvm.IRModule = field(init=False)
-    """What `from_onnx` gives: `main` returns every tensor."""
+    phases: tuple[tuple[str, tvm.IRModule], ...] = field(init=False)
+    """What `from_onnx` gives, and what each pass makes of it: `main` returns every tensor."""
     nodes: list[Node] = field(init=False, default_factory=list)
     producer: dict[str, int] = field(init=False, default_factory=dict)
     """Index of the node that writes a tensor."""
@@ -143,7 +143,8 @@ class Dataflow:
 
     def __post_init__(self) -> None:
         every, names = _with_all_tensors(self.model)
-        self.module = plain_indices(import_to_read(every))
+        module = import_to_read(every)
+        self.phases = (("import", module), ("plain_indices", plain_indices(module)))
         function = self.module["main"]
         self._named = {*names, *(v.name for v in every.graph.input)}
         self._values |= {i.name: i for i in self.model.graph.initializer}
@@ -251,6 +252,11 @@ class Dataflow:
             self._values[name] = self._constant_value(value)
             return name
         return ""
+
+    @property
+    def module(self) -> tvm.IRModule:
+        """The module that is read."""
+        return self.phases[-1][1]
 
     # Questions
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -124,10 +125,8 @@ def _dynamic(g: Dataflow, node: Node, index: int) -> Product | None:
         codes = g.codes(right[0], scale, right[1], axis=1)
         if codes is None:
             continue
-        at = g.producer
+        at, (k, n) = g.producer, codes.stored.shape
         own = (index, at[accumulator], at[cast.inputs[0]], at[scales])
-        k, n = codes.stored.shape
-        return Product(
-            index, own[2], quantize.inputs[0], core.inputs[1], (k, n), codes, lambda held=codes: held.reals, own, dynamic=True
-        )  # fmt: skip
+        read = partial(getattr, codes, "reals")
+        return Product(index, own[2], quantize.inputs[0], core.inputs[1], (k, n), codes, read, own, dynamic=True)
     return None

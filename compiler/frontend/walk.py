@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,7 +33,7 @@ _UNARY: dict[str, Callable[[Float64], Float64]] = {
     "sigmoid": partial(tables.real, Function.SIGMOID),
     "tanh": np.tanh,
     "nn.relu": partial(tables.real, Function.RELU),
-    "erf": np.vectorize(math.erf, otypes=[np.float64]),
+    "erf": tables.erf,
     "exp": np.exp,
     "sqrt": np.sqrt,
     "nn.silu": partial(tables.real, Function.SILU),

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.attach import check_map
@@ -242,6 +243,8 @@ def lower(
     matching = Matching(adapter_map, base, partial_adapters)
     options.check()
     proto, where = onnx_reader.read(model, shapes, mode == "exact")
+    dump = Dump(dump_passes)
+    dump.model(proto)
     seen, found = recognise(proto, mode == "exact")
     g = Graph(seen.model)
     if not found:
@@ -249,6 +252,8 @@ def lower(
     if activation in ("token8", "token16") and any(f.x is not None for f in found):
         seen, found = recognise(without_scales(g))
         g = Graph(seen.model)
+    dump.modules(seen.phases)
+    dump.recognised(found)
     tables = tables_of(g) if options.adapters else ()
     notices: tuple[str, ...] = ()
     if merge:
@@ -275,5 +280,5 @@ def lower(
         lowered = add_adapter(lowered, name, path, target, matching, max_lora_rank, Origin(found, tables))
     check_map(adapter_map, lowered.linears, where)
     graph = IntegerGraph.build(lowered, target, max_lora_rank)
-    lower_to_relax(lowered, graph.rank, target.activation_bits, dump_passes)
+    lower_to_relax(lowered, graph.rank, target.activation_bits, dump)
     return lowered, graph
