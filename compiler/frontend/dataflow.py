@@ -143,7 +143,7 @@ class Dataflow:
 
     def __post_init__(self) -> None:
         every, names = _with_all_tensors(self.model)
-        module = import_to_read(every)
+        module = import_to_read(self.model, every)
         self.phases = (("import", module), ("plain_indices", plain_indices(module)))
         function = self.module["main"]
         self._named = {*names, *(v.name for v in every.graph.input)}

@@ -32,21 +32,24 @@ def import_onnx(model: onnx.ModelProto, *, constants: bool = False) -> tvm.IRMod
     Raises:
         UnsupportedOperator: TVM does not take an operator; names the nodes.
     """
-    return bound_indices(_imported_or_refused(model, constants))
+    try:
+        return bound_indices(_imported(model, constants))
+    except Exception as error:  # TVM raises several types here
+        raise refused(model, error) from error
 
 
-def import_to_read(model: onnx.ModelProto) -> tvm.IRModule:
+def import_to_read(model: onnx.ModelProto, form: onnx.ModelProto) -> tvm.IRModule:
     """The Relax module as recognition reads it: initializers are constants, and no index is bounded.
+
+    Args:
+        model: with the types of its tensors, for messages.
+        form: the form of it that is imported.
 
     Raises:
         UnsupportedOperator: as `import_onnx`.
     """
-    return _imported_or_refused(model, True)
-
-
-def _imported_or_refused(model: onnx.ModelProto, constants: bool) -> tvm.IRModule:
     try:
-        return _imported(model, constants)
+        return _imported(form, True)
     except Exception as error:  # TVM raises several types here
         raise refused(model, error) from error
 
@@ -65,7 +68,7 @@ def compiled(module: tvm.IRModule) -> Any:
 def refused(model: onnx.ModelProto, error: Exception) -> UnsupportedOperator:
     """The error that names the nodes of a typed model which TVM does not import, compile or run alone; all of them at once."""
     types = {v.name: v for v in (*model.graph.input, *model.graph.value_info, *model.graph.output)}
-    tensors = {i.name: i for i in model.graph.initializer}
+    tensors = {i.name: i for i in model.graph.initializer} | _constants(model)
     bad: list[tuple[onnx.NodeProto, str]] = []
     for node in model.graph.node:
         if (reason := _fails(model, node, types, tensors)) is not None:
@@ -79,6 +82,17 @@ def refused(model: onnx.ModelProto, error: Exception) -> UnsupportedOperator:
     more += f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
     what = f"operator {first.op_type} in this form ({reason}){more}"
     return UnsupportedOperator(what, named(first), "replace it in the model, or export another form of it")
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """What Constant nodes give, by name: an operator alone needs its shapes and axes as constants."""
+    found = {}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            found[node.output[0]] = own = onnx.TensorProto()
+            own.CopyFrom(node.attribute[0].t)
+            own.name = node.output[0]
+    return found
 
 
 def _short(error: Exception) -> str:

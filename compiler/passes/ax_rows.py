@@ -7,7 +7,8 @@ shifts stay in 0..63.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 from tvm import te, tirx
 from tvm.script import tirx as T
@@ -29,7 +30,7 @@ def _valid(places: Expr, causal: bool, i: Expr, j: Expr) -> Expr:
     return widened(j) < (places[0] + i + 1 if causal else places[1])
 
 
-def _reduced(reduce: Reduce, y: Expr, m: int, n: int, valid: Any) -> Expr:
+def _reduced(reduce: Reduce, y: Expr, m: int, n: int, valid: Callable[[Expr, Expr], Expr] | None) -> Expr:
     """int64 [m]: the reduction of the valid elements of each row."""
     axis = te.reduce_axis((0, n), "j")
 
@@ -75,11 +76,11 @@ def ax_map(
     if less:
         off = te.placeholder((m,), "int64", "less")
         args.append(off)
-    valid = None
+    valid: Callable[[Expr, Expr], Expr] | None = None
     if keys is not None:
         places = te.placeholder((2,), "int64", "places")
         args.append(places)
-        valid = lambda i, j: _valid(places, keys, i, j)  # noqa: E731
+        valid = partial(_valid, places, keys)
     if entries:
         table = te.placeholder((entries, 2), "int32", "table")
         args.append(table)
@@ -165,9 +166,9 @@ def ax_scalar(function: Row, m: int) -> Expr:
     results = []
     if function is Row.TOKEN:
         rounded = te.compute((m,), lambda i: (n[i] + i64(1 << 15)) >> i64(16), "rounded")
-        carry = lambda i: rounded[i] == i64(1 << 16)  # noqa: E731
-        mantissa = te.compute((m,), lambda i: tirx.Select(carry(i), i64(1 << 15), rounded[i]), "held")
-        own = te.compute((m,), lambda i: tirx.Select(carry(i), k[i] - 1, k[i]), "own")
+        most = i64(1 << 16)
+        mantissa = te.compute((m,), lambda i: tirx.Select(rounded[i] == most, i64(1 << 15), rounded[i]), "held")
+        own = te.compute((m,), lambda i: tirx.Select(rounded[i] == most, k[i] - 1, k[i]), "own")
         k, n = own, te.compute((m,), lambda i: mantissa[i] << i64(16), "divisor")
         results.append(te.compute((m, 1), lambda i, z: mantissa[i].astype("uint16"), "mantissa"))
         results.append(te.compute((m, 1), lambda i, z: clamp(own[i] + (token - 16), 1, 62).astype("uint8"), "token_shift"))
@@ -247,9 +248,7 @@ def ax_weigh(m: int, n: int, causal: bool, reduce: Reduce) -> Expr:
     product = te.compute((m, n), lambda i, j: widened(x[i, j]) * widened(scales[j, 0]), "product")
     y = te.compute((m, n), lambda i, j: _sat32(rounding_shift(product[i, j], numbers[0])).astype("int32"), "y")
 
-    def valid(i: Expr, j: Expr) -> Expr:
-        return _valid(places, causal, i, j)
-
+    valid = partial(_valid, places, causal)
     kept = te.compute((m, n), lambda i, j: tirx.Select(valid(i, j), y[i, j], tirx.const(0, "int32")), "kept")
     return finish([numbers, x, scales, places, kept, _reduced(reduce, y, m, n, valid)], "ax_weigh")
 
@@ -258,8 +257,12 @@ def ax_gather(m: int, n: int, shift: int) -> Expr:
     """(x [m, n], places) -> [1, n]: total = sat32(rne(row + total 2**shift, shift)), over the rows that are no padding."""
     half = 1 << (shift - 1) if shift else 1
 
-    @T.prim_func(s_tir=True)
-    def gather(x: T.Buffer((m, n), "int32"), places: T.Buffer((2,), "int64"), y: T.Buffer((1, n), "int32")) -> None:
+    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
+    def gather(
+        x: T.Buffer((m, n), "int32"),  # type: ignore[valid-type]
+        places: T.Buffer((2,), "int64"),  # type: ignore[valid-type]
+        y: T.Buffer((1, n), "int32"),  # type: ignore[valid-type]
+    ) -> None:
         for j in range(n):
             y[0, j] = 0
         for i, j in T.grid(m, n):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from typing import Any
 
 import tvm
@@ -21,18 +23,22 @@ def _is_integer(context: Any) -> bool:
 
 
 def patterns(rank: int) -> list[tuple[str, Any, dict[str, Any], Any]]:
-    """What `emit_linear` makes: a product (grouped or not), the adapter branch if rank > 0, the requantization."""
+    """What `emit_linear` makes: a product (grouped or not), the adapter branch if rank > 0, the requantization.
+
+    The requantization may have a scale a token: its mantissa and shift.
+    """
     forms: list[tuple[str, Any, dict[str, Any], Any]] = []
-    for grouped in (True, False):
+    for grouped, token_scale in itertools.product((True, False), (True, False)):
         x = wildcard()
-        product = _call(x, *([wildcard()] * (3 if grouped else 1)))
+        product = _call(x, *(wildcard() for _ in range(3 if grouped else 1)))
         records = [wildcard(), wildcard(), wildcard()]
+        tokens = [wildcard(), wildcard()] if token_scale else []
         if rank:
             both = _call(_call(x, wildcard()), wildcard(), wildcard(), wildcard())
             u, e = is_tuple_get_item(both, 0), is_tuple_get_item(both, 1)
-            root = _call(product, *records, _call(u, wildcard()), wildcard(), e)
+            root = _call(product, *records, _call(u, wildcard()), wildcard(), e, *tokens)
         else:
-            root = _call(product, *records)
+            root = _call(product, *records, *tokens)
         forms.append((COMPOSITE, root, {}, _is_integer))
     return forms
 
@@ -41,6 +47,27 @@ def partition(module: tvm.IRModule, rank: int) -> tvm.IRModule:
     """`FuseOpsByPattern`, then `MergeCompositeFunctions`: regions carry the attribute `Codegen = axlora`."""
     fused = relax.transform.FuseOpsByPattern(patterns(rank), bind_constants=False)(module)
     return relax.transform.MergeCompositeFunctions()(fused)
+
+
+def linears_of(module: tvm.IRModule) -> tuple[int, ...]:
+    """The linears inside the accelerator's regions, ascending: what the backend gets.
+
+    A linear is known by the variable of its weight, `wN_weight`, as `LinearVars.declare` names it.
+    """
+    regions = {
+        variable.name_hint
+        for variable, function in module.functions_items()
+        if isinstance(function, relax.Function) and (function.attrs or {}).get("Codegen") == "axlora"
+    }
+    found: set[int] = set()
+
+    def visit(value: Any) -> None:
+        if isinstance(value, relax.Call) and getattr(value.op, "name_hint", "") in regions:
+            names = (re.fullmatch(r"w(\d+)_weight", str(getattr(a, "name", ""))) for a in value.args)
+            found.update(int(name[1]) for name in names if name is not None)
+
+    relax.analysis.post_order_visit(module["main"], visit)
+    return tuple(sorted(found))
 
 
 def flatten(module: tvm.IRModule) -> tvm.IRModule:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tvm
-from tvm import relax
 
 from axlora.compiler.dump import Dump
 from axlora.compiler.frontend.canonical import canonical
@@ -18,15 +17,7 @@ from axlora.compiler.frontend.tvm_import import compiled, import_onnx
 from axlora.compiler.integer_graph import parameters
 from axlora.compiler.layer import Int64, Lowered
 from axlora.compiler.passes.lower_linears import lower_linears
-from axlora.compiler.passes.partition import flatten, partition
-
-
-def bind_constants(module: tvm.IRModule) -> tvm.IRModule:
-    """Bind the parameters that belong to no linear: scales and zero points of activations."""
-    function = module["main"]
-    count = int(function.attrs["num_input"])
-    values = function.attrs.get("params", [])
-    return relax.transform.BindParams("main", dict(zip(function.params[count:], values, strict=True)))(module)
+from axlora.compiler.passes.partition import flatten, linears_of, partition
 
 
 @dataclass(frozen=True)
@@ -42,7 +33,7 @@ class RelaxLinears:
 
     @cached_property
     def _vm(self) -> Any:
-        return compiled(self.module)
+        return compiled(flatten(self.module))
 
     def run(
         self,
@@ -81,10 +72,8 @@ def lower_to_relax(lowered: Lowered, rank: int, bits: int, dump: Dump | None = N
         return result
 
     phases: list[tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]] = [
-        ("bind_constants", bind_constants),
         ("lower_linears", integers),
         ("partition", lambda m: partition(m, rank)),
-        ("flatten", flatten),
     ]
     module = import_onnx(canonical(lowered, rank))
     made = [("linears", module)]
@@ -93,5 +82,7 @@ def lower_to_relax(lowered: Lowered, rank: int, bits: int, dump: Dump | None = N
         made.append((name, module))
     if dump is not None:
         dump.modules(made)
-    assert sorted(order) == list(range(len(lowered.linears))), "the canonical form of a linear did not match"
+    on_accelerator = linears_of(module)
+    lost = [linear.name for i, linear in enumerate(lowered.linears) if i not in on_accelerator]
+    assert not lost, f"the passes put these linears into no region of the accelerator: {', '.join(lost)}"
     return RelaxLinears(lowered, rank, tuple(order), module)

@@ -218,7 +218,7 @@ class RelaxRows:
     def _scalar(self, function: Row, reduced: Expr, *numbers: int) -> list[Expr]:
         """factor, shift, value; of TOKEN also mantissa and its shift."""
         m = self.tokens
-        results = [((m,), "int64")] * 3
+        results: list[tuple[tuple[int, ...], str]] = [((m,), "int64")] * 3
         if function is Row.TOKEN:
             results += [((m, 1), "uint16"), ((m, 1), "uint8")]
         return self._several(ax_rows.ax_scalar, (function, m), [_numbers(*numbers), reduced], results)

@@ -19,7 +19,7 @@ EXP_LOW = -16.0
 """exp(-16) is 1.1e-7: below half a code of 8 bits, and of 16."""
 
 
-@numba.vectorize(["float64(float64)"], cache=True)  # type: ignore[untyped-decorator]
+@numba.vectorize(["float64(float64)"], cache=True)  # type: ignore[no-untyped-call,untyped-decorator]
 def erf(x: float) -> float:
     """The error function, of an array element by element."""
     return math.erf(x)

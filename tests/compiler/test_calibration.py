@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.calibrate import ranges
+from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.merge import merge_graph
 from axlora.compiler.frontend.recognise import recognise
 from axlora.compiler.frontend.resolve import Matching
@@ -76,7 +77,7 @@ def test_a_static_scale_holds_an_adapters_values(build: Any, target: Target, wri
 def test_ranges_are_those_of_the_float_model_under_each_variant(file: str) -> None:
     """The graph's own branches: what onnxruntime sees there; the same adapter from its directory: the same; the base: not."""
     model, where = onnx_reader.read(E.MODELS / f"{file}.onnx", FREE)
-    g, found = recognise(model)
+    g, (_, found) = Graph(model), recognise(model)
     names = {f.x_name for f in found}
     folder = E.MODELS / file.split(".")[0]
     seen = [ranges(g, [each], names, DATA, where) for each in variants(found, {"a": folder} if folder.is_dir() else {})]
