@@ -14,7 +14,7 @@ from axlora.compiler.errors import BadAdapter
 from .choice import AdapterInfo
 from .generator import Generator
 from .machine import Machine
-from .package import ADAPTER_NAME
+from .options import check_adapter_name
 from .program import Program
 from .whole import Whole
 
@@ -52,8 +52,7 @@ def add_adapter(
     from axlora.compiler.frontend.resolve import Matching
     from axlora.compiler.passes.adapters import Origin, peft_adapters
 
-    if not ADAPTER_NAME.fullmatch(name):
-        raise BadAdapter(f"adapter name {name!r} cannot be a file name", "adapter", "letters, digits, '_', '.', '-'")
+    check_adapter_name(name)
     if any(a.name == name for a in program.adapters):
         raise BadAdapter(f"the package has an adapter {name!r}", "adapter", "remove it first, or choose another name")
     if not program.slots:

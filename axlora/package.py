@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from axlora.compiler.errors import BadPackage
 from axlora.compiler.layer import By, Host, ModuleMatch, Placement
 from axlora.isa.target import BadTarget, Target
 
-from .choice import AdapterInfo
+from .choice import ADAPTER_NAME, AdapterInfo
 from .generator import Generator
 from .layers import LayerInfo
 from .manifest import Manifest
@@ -29,8 +28,6 @@ from .validate_linears import MEMORY_LIMIT
 from .whole import Whole
 
 SCHEMA = 1
-ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-"""What an adapter may be called: it becomes a file name."""
 
 
 def digest(data: bytes) -> str:

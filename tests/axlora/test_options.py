@@ -244,7 +244,7 @@ def test_an_export_of_fixed_length_has_that_context(decoder: Path) -> None:
 def test_options_of_language_models_are_refused_without_generate(
     option: str, value: int, decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for operators in axlora.compiling.OPERATORS:
+    for operators in axlora.options.OPERATORS:
         with pytest.raises(BadModel, match=f"{option} without generate"):
             axlora.compile(decoder, "test", operators=operators, **{option: value})  # type: ignore[arg-type]
     arguments = ["compile", decoder, "-o", tmp_path / "m.axl", "--target", "test", f"--{option.replace('_', '-')}", value]
