@@ -53,7 +53,7 @@ def chosen(
     known = {a.name for a in adapters}
     for name in rows:
         if name is not None and name not in known:
-            held = ", ".join(sorted(known)) or "none"
+            held = ", ".join(a.name for a in adapters) or "none"
             raise BadAdapter(f"no adapter {name!r} in the package", "adapter", f"it has: {held}")
     pinned = [a.name for a in adapters if a.pinned]
     used = list(dict.fromkeys([*pinned, *(name for name in rows if name is not None)]))

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import types
 import typing
+from enum import Enum
 from typing import Any, TypeVar
 
 from axlora.compiler.errors import BadPackage
@@ -78,6 +79,10 @@ class Manifest:
     def _plain(self, value: object, kind: Any, field: str) -> Any:
         if kind is Any:
             return value
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            if value not in tuple(kind):
+                raise self.refuse(field, value, f"one of {', '.join(map(str, kind))}")
+            return kind(value)
         if kind is float:
             if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e300:
                 raise self.refuse(field, value, "a finite number")

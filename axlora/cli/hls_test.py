@@ -16,21 +16,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run a package in the C simulation and compare with the simulator; 1 if they differ."""
     import axlora
+    from axlora.comparing import difference
     from axlora.extras import need
     from axlora.fpga.hls_run import headers
     from axlora.isa.opcodes import UNTIMED
-    from axlora.on_hls import hls_difference
-    from axlora.package import load
 
     need("fpga", "hls4ml")
     headers()
-    program = load(options.package)
+    program = axlora.load(options.package)
     given, adapter = inputs(program, options), adapters(options.adapter)
     with progress() as shown:
         wanted = axlora.simulate(program, given, adapter, progress=shown.counted("simulating"))
         found = axlora.run_hls(program, given, adapter, progress=shown.counted("C simulation"))
     save_run(found, options)
-    parted = hls_difference(wanted, found)
+    parted = difference(wanted, found)
     if parted:
         show(f"[bold red]C++ and simulator differ:[/] {parted}")
         return 1

@@ -18,11 +18,10 @@ def run(options: argparse.Namespace) -> int:
     """Run in Verilator and compare with the simulator; 1 if they differ."""
     import axlora
     from axlora.extras import need
-    from axlora.package import load
     from axlora.report.compare import first_difference
 
     need("rtl")
-    program = load(options.package)
+    program = axlora.load(options.package)
     given, adapter = inputs(program, options), adapters(options.adapter)
     with progress() as shown:
         wanted = axlora.simulate(program, given, adapter, progress=shown.counted("simulating"))

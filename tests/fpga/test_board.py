@@ -17,13 +17,13 @@ from tiny_onnx import write_onnx, write_peft
 
 import axlora
 from axlora.cli import main
+from axlora.comparing import TIMED
 from axlora.fpga.host import SDRAM_BASE, Board
 from axlora.fpga.link import TRIES, BoardError, Link, Operation, crc16
 from axlora.fpga.simulated import SimulatedBoard
-from axlora.generator import Generator, generate
+from axlora.generator import generate
 from axlora.isa.opcodes import COUNTERS
 from axlora.isa.target import Target
-from axlora.on_board import TIMED, board_start
 from axlora.sim.run import run_image
 
 TARGET = TARGETS["test"]
@@ -245,16 +245,15 @@ def test_a_llama_layer_with_lora_decodes_eight_tokens_from_sdram(tmp_path: Path)
     program = axlora.compile(
         write_onnx(decoder, tmp_path / "m.onnx"), TARGET, adapters=adapters, generate=True, max_context=16, weight_bits=4
     )
-    assert isinstance(program, Generator)
+    assert program.kind == "generator"
     prompt = [3, 1, 4]
     wanted = [t.token for t in generate(program, prompt, max_new_tokens=8, adapter="a")]
     simulated = SimulatedBoard(TARGET, onchip_bytes=16384)
     with simulated, Link(simulated.port, simulated.baud, PATIENCE) as link:
         board = Board(link, TARGET)
-        start = board_start(program, board)
-        found = list(generate(program, prompt, max_new_tokens=8, adapter="a", start=start))
+        found = list(generate(program, prompt, max_new_tokens=8, adapter="a", engine=board))
         assert [t.token for t in found] == wanted
-        session = program.session("a", board_start(program, board))
+        session = program.session("a", engine=board)
         model = program.session("a")
         for ids in (prompt, wanted[:1]):
             assert (session.feed(ids) == model.feed(ids)).all()

@@ -17,7 +17,6 @@ from safetensors.numpy import save_file
 
 import axlora
 from axlora.adapters import add_adapter
-from axlora.inputs import random_inputs
 
 MODELS = Path(__file__).parents[1] / "compiler" / "models"
 TOKENS, K, N, RANK = 4, 16, 12, 3
@@ -136,7 +135,7 @@ def build(folder: Path) -> None:
     files = folder / "files"
     files.mkdir()
     for name, file in (("tiny", "in.npz"), ("bert", "bert.npz")):
-        np.savez(files / file, **random_inputs(axlora.load(folder / "packages" / f"{name}.axl"), 1))
+        np.savez(files / file, **axlora.load(folder / "packages" / f"{name}.axl").random_inputs(1))
     (files / "map.json").write_text(json.dumps({m: f"/{m.replace('.', '/')}/MatMul" for m in MODULES}))
     (files / "target.toml").write_text(axlora.Target.load("test").to_toml())
 

@@ -39,7 +39,6 @@ import axlora
 import axlora.compiler.host as host_module
 from axlora import cli
 from axlora.adapters import add_adapter
-from axlora.inputs import random_inputs
 from axlora.sim.errors import MachineError
 
 SECONDS = 60
@@ -67,7 +66,7 @@ class _HostParts:
 
 
 def _simulate(program: axlora.Program, adapter: str | None = None, inputs: Any = None) -> Outputs:
-    given = random_inputs(program, 1) if inputs is None else inputs
+    given = program.random_inputs(1) if inputs is None else inputs
     return axlora.simulate(program, given, adapter, timing=False).outputs
 
 
