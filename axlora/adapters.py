@@ -12,19 +12,11 @@ from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend.resolve import Matching
 from axlora.compiler.passes.adapters import Origin, peft_adapters
 
-from .choice import AdapterInfo
+from .choice import AdapterInfo, find
 from .options import check_adapter_name
 from .program import Program
 
 _LOG = logging.getLogger(__name__)
-
-
-def _find(program: Program, name: str) -> AdapterInfo:
-    found = next((a for a in program.adapters if a.name == name), None)
-    if found is None:
-        known = ", ".join(a.name for a in program.adapters) or "none"
-        raise BadAdapter(f"no adapter {name!r} in the package", "adapter", f"it has: {known}")
-    return found
 
 
 def add_adapter(
@@ -80,7 +72,7 @@ def remove_adapter(program: Program, name: str) -> Program:
     Raises:
         BadAdapter: there is none of that name, or it is pinned.
     """
-    if _find(program, name).pinned:
+    if find(program.adapters, name).pinned:
         raise BadAdapter(f"adapter {name!r} is pinned", "adapter", "axlora adapter pin --off OUT.axl NAME")
     kept = tuple(a for a in program.adapters if a.name != name)
     return replace(program, adapters=kept, default_adapter=None if program.default_adapter == name else program.default_adapter)
@@ -92,7 +84,7 @@ def pin_adapter(program: Program, name: str, pinned: bool = True) -> Program:
     Raises:
         BadAdapter: there is none of that name, or the slots are all pinned.
     """
-    _find(program, name)
+    find(program.adapters, name)
     changed = tuple(replace(a, pinned=pinned) if a.name == name else a for a in program.adapters)
     if sum(a.pinned for a in changed) > program.max_loras:
         raise BadAdapter(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-
-import numpy.typing as npt
 
 from .choice import AdapterChoice
 from .engines import Progress, Simulator, Verilator
+from .inputs import Inputs
 from .program import Program, load
 from .run import Run
-
-Inputs = Mapping[str, npt.ArrayLike]
 
 
 def open(package: str | Path | Program) -> Program:

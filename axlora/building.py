@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from axlora.compiler.backend.link import Linked, Tiling
+from axlora.compiler.backend.link import Linked, OutputPlace, Tiling
 from axlora.compiler.layer import Lowered
 from axlora.compiler.transformer.lower import one_row, output_numbers, widths
-from axlora.compiler.transformer.ops import Linear
+from axlora.compiler.transformer.ops import Linear, Output
 from axlora.compiler.transformer.pipeline import Generated
 from axlora.isa.assembly import encode_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS
@@ -34,7 +34,6 @@ Sources = dict[str, str]
 def _transformer(found: Generated, target: Target, sources: Sources, max_loras: int | None) -> dict[str, Any]:
     """The fields of `Machine`."""
     image, linears = found.image, found.lowered.linears
-    rows = sorted(image.programs)
 
     def function(n: int) -> Function:
         name = "decode" if n == 1 else f"prefill {n}"
@@ -43,7 +42,7 @@ def _transformer(found: Generated, target: Target, sources: Sources, max_loras: 
     return {
         "target": target,
         "image": image.data,
-        "functions": tuple(function(n) for n in rows),
+        "functions": tuple(function(n) for n in sorted(image.programs)),
         "regions": dict(image.regions),
         "adapters": adapter_infos(found.blocks, found.lowered),
         "adapter_address": image.adapter_address,
@@ -60,7 +59,7 @@ def _transformer(found: Generated, target: Target, sources: Sources, max_loras: 
     }
 
 
-def _rows(found: Generated) -> dict[str, Any]:
+def _rows(found: Generated, functions: Sequence[Function]) -> dict[str, Any]:
     """The fields of `Rows` but for the tables."""
     image, model, positions = found.image, found.model, found.model.positions
     return {
@@ -69,6 +68,7 @@ def _rows(found: Generated) -> dict[str, Any]:
         "half": image.half,
         "input_fraction": image.input_fraction,
         "input_words": image.input_words,
+        "owners": {f.name: np.array(image.owners[f.rows], np.int32) for f in functions},
         "positions": None if positions is None else positions[: found.tokens].astype(np.float32),
         "operators": tuple(
             Operator(op.name if isinstance(op, Linear) else op.y, type(op).__name__, found.errors.get(op.y))
@@ -84,30 +84,22 @@ def whole_program(
     image, whole = found.image, found.model
     width = widths(whole, {li.name: li.n for li in found.lowered.linears})
     single, places = one_row(whole), output_numbers(whole)
+
+    def result(o: Output) -> Result:
+        place, rows = places[o.value], 1 if o.value in single else found.tokens
+        words, fraction = image.output_words[place], image.fractions[o.value]
+        return Result(o.name, o.shape, place, rows, width[o.value], words, fraction, o.index is not None)
+
     fields = _transformer(found, target, sources, max_loras)
-    (function,) = fields["functions"]
-    fields["functions"] = (replace(function, name="main"),)
+    fields["functions"] = tuple(replace(f, name="main") for f in fields["functions"])
     interface = Sequences(
-        **_rows(found),
-        owners={"main": np.array(image.owners[found.tokens], np.int32)},
+        **_rows(found, fields["functions"]),
         tables={x.input: x.table.astype(np.float32) for x in whole.lookups},
         batch=found.batch,
         inputs=dict(inputs),
         mask=whole.mask,
         fixed=dict(whole.fixed),
-        results=tuple(
-            Result(
-                o.name,
-                o.shape,
-                places[o.value],
-                1 if o.value in single else found.tokens,
-                width[o.value],
-                image.output_words[places[o.value]],
-                image.fractions[o.value],
-                o.index is not None,
-            )
-            for o in whole.outputs
-        ),
+        results=tuple(result(o) for o in whole.outputs),
         indices={o.name: o.index for o in whole.outputs if o.index is not None},
     )
     return Program(**fields, interface=interface)
@@ -118,8 +110,7 @@ def generator_program(found: Generated, target: Target, sources: Sources, max_lo
     image, model = found.image, found.model
     fields = _transformer(found, target, sources, max_loras)
     interface = Decoder(
-        **_rows(found),
-        owners={f.name: np.array(image.owners[f.rows], np.int32) for f in fields["functions"]},
+        **_rows(found, fields["functions"]),
         tables={model.tokens_input: model.embedding.astype(np.float32)},
         output=model.outputs[0].name,
         output_fraction=image.fractions[model.output],
@@ -157,6 +148,9 @@ def linears_program(target: Target, lowered: Lowered, linked: Linked, sources: S
         found = linked.tilings[name]
         return replace(found, weights=tuple(weights + place for place in found.weights))
 
+    def tiles(o: OutputPlace) -> tuple[TileInfo, ...]:
+        return tuple(TileInfo(t.first, t.groups, t.stride) for t in o.tiles)
+
     ends = pairwise([*linked.starts, len(linked.program)])
     return Program(
         target=target,
@@ -180,14 +174,6 @@ def linears_program(target: Target, lowered: Lowered, linked: Linked, sources: S
         host=lowered.host,
         interface=Stages(
             found_inputs,
-            tuple(
-                OutputInfo(
-                    outputs[o.name],
-                    o.element,
-                    tuple(TileInfo(t.first, t.groups, t.stride) for t in o.tiles),
-                    stages[f"out {o.name}"],
-                )
-                for o in linked.outputs
-            ),
+            tuple(OutputInfo(outputs[o.name], o.element, tiles(o), stages[f"out {o.name}"]) for o in linked.outputs),
         ),
     )

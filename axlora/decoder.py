@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.positions import position_registers
 
 from .choice import AdapterChoice
-from .engines import Engine, Left, Progress
-from .execute import run_of
-from .inputs import BadInput, InputsInfo, Kind, Values, checked
+from .engines import Engine, Left, Progress, Start
+from .inputs import BadInput, Inputs, InputsInfo, Kind, Values, checked
 from .machine import Function, Int64, Machine
 from .rows import Rows
-from .run import Run
+from .run import Run, run_of
 from .validate import Check
 
 
@@ -43,14 +41,11 @@ class Decoder(Rows):
         """One sequence as long as the context; a run takes any number of sequences, and shorter ones."""
         return {self.ids: ((1, self.context), np.dtype(np.int64))}
 
-    def check_inputs(self, m: Machine, inputs: Mapping[str, npt.ArrayLike]) -> Values:
-        """As `Interface.check_inputs`: ids [sequences, tokens]."""
+    def check_inputs(self, m: Machine, inputs: Inputs) -> Values:
+        """As `Stages.check_inputs`: ids [sequences, tokens]."""
         given = np.asarray(inputs.get(self.ids, 0))
-        if given.ndim != 2 or not 1 <= given.shape[1] <= self.context or not given.size:
-            shapes: InputsInfo = self.inputs_info(m)
-        else:
-            shapes = {self.ids: (given.shape, np.dtype(np.int64))}
-        ids = checked(inputs, shapes)[self.ids]
+        taken = given.ndim == 2 and given.size and given.shape[1] <= self.context
+        ids = checked(inputs, {self.ids: (given.shape, np.dtype(np.int64))} if taken else self.inputs_info(m))[self.ids]
         if ids.dtype.kind not in "iu":
             raise BadInput(f"input {self.ids!r} has type {ids.dtype}, must be integers", "input", "token ids")
         for row in ids:
@@ -74,27 +69,20 @@ class Decoder(Rows):
         return {self.ids: rng.integers(0, len(self.tables[self.ids]), (1, tokens))}
 
     def summary(self, m: Machine) -> str:
-        """As `Interface.summary`."""
+        """As `Stages.summary`."""
         sizes = ", ".join(f"{f.size // INSTRUCTION_BYTES} for {f.rows}" for f in m.functions)
         return f"instructions: {sizes} tokens a start, {len(m.image) / 1024:.0f} KiB of weights"
 
     def prove(self, _: Machine) -> None:
         """Pick a row of embeddings."""
-        self.fixed_point(self.embed({self.ids: [0]}))
+        self.embed({self.ids: [0]})
 
     def sequence(self, m: Machine, engine: Engine, adapter: str | None, shared: bool = False) -> Context:
-        """As `Interface.sequence`."""
+        """As `Stages.sequence`."""
         return Context(m, self, engine, adapter, shared=shared)
 
-    def run(
-        self,
-        m: Machine,
-        engine: Engine,
-        inputs: Mapping[str, npt.ArrayLike],
-        adapter: AdapterChoice,
-        progress: Progress | None,
-    ) -> Run:
-        """As `Interface.run`: prefill and decode starts of every sequence; the logits after each token."""
+    def run(self, m: Machine, engine: Engine, inputs: Inputs, adapter: AdapterChoice, progress: Progress | None) -> Run:
+        """As `Stages.run`: prefill and decode starts of every sequence; the logits after each token."""
         ids = self.check_inputs(m, inputs)[self.ids]
         found, starts = [], []
         for n, name in enumerate(m.adapters_of(adapter, len(ids))):
@@ -109,7 +97,7 @@ class Decoder(Rows):
         return run_of(m, engine, outputs, {self.output: rows}, lefts, self.layers(m, starts))
 
     def validate(self, c: Check) -> None:
-        """As `Interface.validate`."""
+        """As `Stages.validate`."""
         rows = [f.rows for f in c.m.functions]
         c.need(1 in rows and len(set(rows)) == len(rows), "functions", rows, "one of one row, others of more")
         c.need(len(self.tables) == 1, "tables", list(self.tables), "one, of token ids")
@@ -138,7 +126,8 @@ class Context:
         self.starts: list[tuple[Function, Left]] = []
         """With `trace`: the functions that started, and what they left but for the memory."""
         self._machine, self._decoder, self._engine, self._trace = m, decoder, engine, trace
-        self._results = list(m.regions) if shared else ["output 0"]
+        self._written = list(m.regions.values())
+        self._results = self._written if shared else [m.regions["output 0"]]
         self._memory, self._registers = decoder.begin(m, adapter)
 
     @property
@@ -178,9 +167,10 @@ class Context:
 
     def _start(self, function: Function, ids: Sequence[int]) -> Int64:
         m, d, count = self._machine, self._decoder, len(ids)
-        rows = d.fixed_point(d.embed({d.ids: ids}, self.length))
+        d.put(m, self._memory, d.embed({d.ids: ids}, self.length))
         places = {int(k): v for k, v in position_registers(m.target, self.length, count, d.dim, d.half).items()}
-        left = d.start(m, self._engine, function, self._memory, rows, places | self._registers, self._results, self._trace)
+        start = Start(function, self._memory, places | self._registers, self._results, self._written, self._trace)
+        left = self._engine.start(m.target, start)
         self._memory, self.length = left.memory, self.length + count
         self.counters = {name: self.counters.get(name, 0) + value for name, value in left.counters.items()}
         if self._trace:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from axlora.sim.timeline import Event
 
 from .extras import need
 from .machine import Bytes, Function
-from .run import Step
 
 if TYPE_CHECKING:
     from axlora.fpga.host import Board
@@ -39,6 +38,16 @@ class Start:
     """(address, bytes) that the program may write."""
     trace: bool = True
     """Whether `Left.steps` and `Left.events` are wanted; they take memory and time."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One instruction's execution, for `axlora diff`."""
+
+    index: int
+    unit: str
+    accept: int
+    done: int
 
 
 @dataclass(frozen=True)
@@ -171,23 +180,15 @@ class OnBoard:
         return Left(found.memory, found.counters)
 
 
-class Results(Protocol):
-    """What a function that runs starts gives back: the machine's memory, and counters by name."""
-
-    @property
-    def memory(self) -> Bytes:
-        """Whole, from address 0."""
-
-    @property
-    def counters(self) -> dict[str, int]:
-        """All of `COUNTERS`."""
+OwnStart = Callable[[Bytes, int, dict[int, int]], Any]
+"""(memory, program's address, registers) -> what is left, with `memory` whole and all `counters` by name: a PYNQ driver's."""
 
 
 @dataclass(frozen=True)
 class Called:
-    """A function that runs starts: (memory, program's address, registers) -> what is left; a PYNQ driver, for example."""
+    """A function that runs starts."""
 
-    call: Callable[[Bytes, int, dict[int, int]], Results]
+    call: OwnStart
     view: str = "own"
     clock_mhz = None
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack, cast, overload
 
 import numpy as np
 
 from .choice import AdapterChoice
-from .engines import Called, Engine
+from .decoder import Context
+from .engines import Called, Engine, OwnStart
 from .inputs import BadInput
-from .program import OwnStart, Program
+from .program import Program
 from .session import engine_of
 
 if TYPE_CHECKING:
@@ -34,30 +35,22 @@ class SequenceToken(NamedTuple):
     cycles: int
 
 
-@overload
-def generate(
-    program: Program,
-    prompt: Prompt,
-    *,
-    max_new_tokens: int = 64,
-    adapter: AdapterChoice = None,
-    eos: int | None = None,
-    start: OwnStart | None = None,
-    engine: str | Engine | Board = "sim",
-) -> Iterator[Token]: ...
+class _Options(TypedDict, total=False):
+    """The keywords of `generate`."""
+
+    max_new_tokens: int
+    adapter: AdapterChoice
+    eos: int | None
+    start: OwnStart | None
+    engine: str | Engine | Board
 
 
 @overload
-def generate(
-    program: Program,
-    prompt: Sequence[Prompt],
-    *,
-    max_new_tokens: int = 64,
-    adapter: AdapterChoice = None,
-    eos: int | None = None,
-    start: OwnStart | None = None,
-    engine: str | Engine | Board = "sim",
-) -> Iterator[SequenceToken]: ...
+def generate(program: Program, prompt: Prompt, **options: Unpack[_Options]) -> Iterator[Token]: ...
+
+
+@overload
+def generate(program: Program, prompt: Sequence[Prompt], **options: Unpack[_Options]) -> Iterator[SequenceToken]: ...
 
 
 def generate(
@@ -88,38 +81,27 @@ def generate(
         BadInput: no language model, an empty prompt, ids outside the vocabulary, or a context that is too short. BadAdapter: no
             such adapter, more different ones than the package's `max_loras`, or not one for each prompt.
     """
-    if len(prompt) and isinstance(prompt[0], int | np.integer):
-        found = _tokens(program, [cast(Prompt, prompt)], max_new_tokens, adapter, eos, start, engine)
-        return (Token(token, cycles) for _, token, cycles in found)
-    if not len(prompt):
+    alone = len(prompt) and isinstance(prompt[0], int | np.integer)
+    prompts = [cast(Prompt, prompt)] if alone else cast(Sequence[Prompt], prompt)
+    if not len(prompt) or not all(map(len, prompts)):
         raise BadInput("the prompt is empty", "prompt", "at least one token")
-    return _tokens(program, cast(Sequence[Prompt], prompt), max_new_tokens, adapter, eos, start, engine)
-
-
-def _tokens(
-    program: Program,
-    prompts: Sequence[Prompt],
-    most: int,
-    adapter: AdapterChoice,
-    eos: int | None,
-    start: OwnStart | None,
-    engine: str | Engine | Board,
-) -> Iterator[SequenceToken]:
-    """One token of each sequence in turn, until all have ended."""
-    names, many = program.adapters_of(adapter, len(prompts)), len(prompts) > 1
     used = engine_of(engine) if start is None else Called(start)
-    sequences = [program.interface.sequence(program, used, name, many) for name in names]
+    names = program.adapters_of(adapter, len(prompts))
+    sequences = [program.interface.sequence(program, used, name, len(names) > 1) for name in names]
+    for sequence, ids in zip(sequences, prompts, strict=True):
+        sequence.check_room(len(ids), max_new_tokens)
+    found = _tokens(sequences, prompts, max_new_tokens, eos)
+    return (Token(token, cycles) for _, token, cycles in found) if alone else found
+
+
+def _tokens(sequences: Sequence[Context], prompts: Sequence[Prompt], most: int, eos: int | None) -> Iterator[SequenceToken]:
+    """One token of each sequence in turn, until all have ended."""
     waiting: dict[int, Prompt] = dict(enumerate(prompts))
-    for number, prompt in waiting.items():
-        if not len(prompt):
-            raise BadInput("the prompt is empty", "prompt", "at least one token")
-        sequences[number].check_room(len(prompt), most)
     for _ in range(most):
         for number, ids in list(waiting.items()):
-            sequence = sequences[number]
-            before = sequence.cycles
-            token = int(np.argmax(sequence.feed(ids)[-1]))
-            yield SequenceToken(number, token, sequence.cycles - before)
+            before = sequences[number].cycles
+            token = int(np.argmax(sequences[number].feed(ids)[-1]))
+            yield SequenceToken(number, token, sequences[number].cycles - before)
             waiting[number] = [token]
             if token == eos:
                 del waiting[number]

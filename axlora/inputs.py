@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from axlora.compiler.errors import Error
 
+Inputs = Mapping[str, npt.ArrayLike]
+"""What a user gives: input -> array."""
 Values = dict[str, npt.NDArray[Any]]
 InputsInfo = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """Input -> (shape, type)."""
@@ -40,7 +42,7 @@ def no_sequence() -> NoReturn:
     raise BadInput("this package does not generate", "session", "compile with --generate, or run axlora simulate")
 
 
-def checked(inputs: Mapping[str, npt.ArrayLike], known: InputsInfo) -> Values:
+def checked(inputs: Inputs, known: InputsInfo) -> Values:
     """The inputs as arrays.
 
     Raises:

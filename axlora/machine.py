@@ -126,10 +126,8 @@ class Machine:
 
     def registers(self, names: Sequence[str]) -> dict[int, int]:
         """What the host writes so that slots 1, 2 .. hold these adapters."""
-        registers: dict[int, int] = {}
-        numbers = {a.name: n for n, a in enumerate(self.adapters)}
-        for slot, name in enumerate(names, 1):
-            number = numbers[name]
+        registers, known = dict[int, int](), [a.name for a in self.adapters]
+        for slot, number in enumerate(map(known.index, names), 1):
             address = self.adapter_address + number * self.adapter_size
             registers |= slot_values(self.target, slot, address, self.adapters[number].rank)
         return registers

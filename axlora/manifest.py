@@ -40,10 +40,6 @@ class Manifest:
             "compile again",
         )
 
-    def has(self, field: str) -> bool:
-        """The manifest has a field of that name."""
-        return field in self._data
-
     def get(self, kind: type[T] | Any, *path: str) -> Any:
         """The value at a path of fields, as `kind`: int, float, str, bool, a tuple, dict or union of them, or a dataclass.
 

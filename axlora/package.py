@@ -6,6 +6,7 @@ Only a model with a host part has host.onnx. No file holds native code.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -17,10 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from axlora.compiler.errors import BadPackage
@@ -28,24 +26,22 @@ from axlora.compiler.layer import By, Host, ModuleMatch
 from axlora.isa.target import BadTarget, Target
 
 from .choice import ADAPTER_NAME, AdapterInfo
-from .decoder import Decoder
 from .inputs import Kind
-from .interface import Interface
-from .layers import LayerInfo
+from .interface import KINDS, Interface
+from .layers import Arrays, LayerInfo, read_arrays
 from .machine import Machine
 from .manifest import Manifest
-from .sequences import Sequences
-from .stages import Stages
 from .validate import FILE_LIMIT, Check
 
 SCHEMA = 2
-INTERFACES: dict[Kind, type[Stages] | type[Sequences] | type[Decoder]] = {cls.kind: cls for cls in (Stages, Sequences, Decoder)}
 _OWN = {"target", "image", "adapters", "vectors", "host"}
 """Fields of `Machine` that are not in the manifest as they are."""
 _PLAIN = {f.name: f for f in dataclasses.fields(Machine) if f.name not in _OWN}
 _SCALARS = "iubf"
 """Kinds of NumPy types of arrays that may be any numbers."""
-Arrays = dict[str, npt.NDArray[Any]]
+
+
+_dumps = functools.partial(json.dumps, default=dataclasses.asdict)
 
 
 def digest(data: bytes) -> str:
@@ -76,6 +72,10 @@ def write(machine: Machine, interface: Interface, path: Path) -> None:
 
 def _fill(machine: Machine, interface: Interface, folder: Path) -> None:
     """Write manifest and files, and read them again: what does not load is a fault of ours, and is never put in place."""
+
+    def modules(a: AdapterInfo) -> tuple[tuple[str, str, By], ...]:
+        return tuple((m.module, m.linear, m.by) for m in a.modules)
+
     plain, arrays = _split(interface)
     files = {
         "memory.bin": machine.image,
@@ -90,9 +90,9 @@ def _fill(machine: Machine, interface: Interface, folder: Path) -> None:
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": interface.kind,
-        "target": dataclasses.asdict(machine.target),
-        **{name: _plain(getattr(machine, name)) for name in _PLAIN},
-        "adapters": [_adapter_entry(a) for a in machine.adapters],
+        "target": machine.target,
+        **{name: getattr(machine, name) for name in _PLAIN},
+        "adapters": [_Adapter(a.name, a.rank, a.pinned, modules(a)) for a in machine.adapters],
         "host": host,
         **plain,
         "arrays": list(arrays),
@@ -102,7 +102,7 @@ def _fill(machine: Machine, interface: Interface, folder: Path) -> None:
     for name, data in files.items():
         (folder / name).write_bytes(data)
     manifest["sha256"] = seal(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    (folder / "manifest.json").write_text(_dumps(manifest, indent=1) + "\n")
     try:
         read(folder)
     except BadPackage as error:
@@ -111,19 +111,17 @@ def _fill(machine: Machine, interface: Interface, folder: Path) -> None:
 
 def seal(manifest: Mapping[str, Any]) -> str:
     """The hash of a manifest without one, in whatever order its fields are."""
-    return digest(json.dumps(manifest, sort_keys=True).encode())
+    return digest(_dumps(manifest, sort_keys=True).encode())
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses and tuples of them as JSON's objects."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+@dataclasses.dataclass(frozen=True)
+class _Adapter:
+    """What the manifest says of an adapter; its block is a file. A table of modules that is missing is empty."""
 
-
-def _adapter_entry(a: AdapterInfo) -> dict[str, Any]:
-    modules = [[m.module, m.linear, m.by.value] for m in a.modules]
-    return {"name": a.name, "rank": a.rank, "pinned": a.pinned, "modules": modules}
+    name: str
+    rank: int
+    pinned: bool
+    modules: tuple[tuple[str, str, By], ...] = ()
 
 
 # Fields of interfaces: arrays, dicts of arrays, and the rest
@@ -148,7 +146,7 @@ def _split(interface: Interface) -> tuple[dict[str, Any], Arrays]:
     found, arrays, plain = _array_fields(type(interface)), Arrays(), {}
     for name, value in vars(interface).items():
         if name not in found:
-            plain[name] = _plain(value)
+            plain[name] = value
         elif found[name][1]:
             arrays |= {f"{name}/{key}": np.ascontiguousarray(one) for key, one in value.items()}
         elif value is not None:
@@ -202,21 +200,17 @@ def read(path: Path) -> tuple[Machine, Interface]:
         raise BadPackage(f"manifest.json: {error.message}", where, "compile again") from None
     hints = typing.get_type_hints(Machine)
     fields = {name: m.get(hints[name], name) for name in _PLAIN}
-    rows = enumerate(m.get(tuple[dict[str, Any], ...], "adapters"))
-    adapters = tuple(_read_adapter(path, m, number, data, fields["layers"]) for number, data in rows)
+    adapters = enumerate(m.get(tuple[_Adapter, ...], "adapters"))
     machine = Machine(
         target=target,
         image=_read_file(path, m, "memory.bin"),
-        adapters=adapters,
+        adapters=tuple(_read_adapter(path, m, number, one, fields["layers"]) for number, one in adapters),
         vectors=_read_file(path, m, "linears.safetensors"),
         host=_read_host(path, m),
         **fields,
     )
-    try:
-        arrays = dict(load_tensors(_read_file(path, m, "arrays.safetensors")))
-    except (SafetensorError, KeyError, TypeError, ValueError):
-        raise BadPackage("arrays.safetensors is damaged", where, "compile again") from None
-    interface = _joined(INTERFACES[m.get(Kind, "kind")], m, arrays)
+    arrays = read_arrays(_read_file(path, m, "arrays.safetensors"), "arrays.safetensors")
+    interface = _joined(KINDS[m.get(Kind, "kind")], m, arrays)
     check = Check(machine, where)
     check.machine()
     interface.validate(check)
@@ -278,22 +272,18 @@ def _read_host(path: Path, m: Manifest) -> Host | None:
     return Host(model, inputs, outputs, m.get(tuple[tuple[str, int], ...], "host", "arrivals"))
 
 
-def _read_adapter(path: Path, m: Manifest, number: int, data: dict[str, Any], layers: Sequence[LayerInfo]) -> AdapterInfo:
-    """An adapter of the manifest; a table of modules that is missing is empty.
+def _read_adapter(path: Path, m: Manifest, number: int, one: _Adapter, layers: Sequence[LayerInfo]) -> AdapterInfo:
+    """An adapter with its block.
 
     Raises:
-        BadPackage: a field or the file is damaged, or it names linears that are not among `layers`.
+        BadPackage: the name or the file is damaged, or it names linears that are not among `layers`.
     """
-    one, field, known = Manifest(data, str(path)), f"adapters[{number}].modules", {layer.name for layer in layers}
-    name = one.get(str, "name")
-    if not ADAPTER_NAME.fullmatch(name):
-        raise one.refuse(f"adapters[{number}].name", name, "a file name")
-    rows = one.get(tuple[tuple[str, str, By], ...], "modules") if one.has("modules") else ()
-    modules = tuple(ModuleMatch(*row) for row in rows)
-    wrong = next((m.linear for m in modules if m.linear not in known), None)
-    if wrong is not None:
-        raise one.refuse(field, wrong, "linears of the package")
-    if len({m.linear for m in modules}) != len(modules):
-        raise one.refuse(field, "a linear twice", "each linear once")
-    block = _read_file(path, m, f"adapters/{name}.bin")
-    return AdapterInfo(name, one.get(int, "rank"), block, one.get(bool, "pinned"), modules)
+    field, linears = f"adapters[{number}].modules", [linear for _, linear, _ in one.modules]
+    if not ADAPTER_NAME.fullmatch(one.name):
+        raise m.refuse(f"adapters[{number}].name", one.name, "a file name")
+    if not {*linears} <= {layer.name for layer in layers}:
+        raise m.refuse(field, linears, "linears of the package")
+    if len({*linears}) != len(linears):
+        raise m.refuse(field, "a linear twice", "each linear once")
+    block = _read_file(path, m, f"adapters/{one.name}.bin")
+    return AdapterInfo(one.name, one.rank, block, one.pinned, tuple(ModuleMatch(*row) for row in one.modules))

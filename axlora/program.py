@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .choice import AdapterChoice
-from .engines import Called, Engine, Results
+from .engines import Called, Engine, OwnStart
 from .inputs import InputsInfo, Kind, Values
 from .interface import Interface
-from .machine import Bytes, Machine
+from .machine import Machine
 from .package import read, write
 from .session import Session, engine_of
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 Listed = tuple[str, bytes, dict[int, str]]
 """Title of a function (empty for the only one), its bytes, and instruction -> what begins there."""
-OwnStart = Callable[[Bytes, int, dict[int, int]], Results]
-"""See `engines.Called`."""
 
 
 @dataclass(frozen=True)

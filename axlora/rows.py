@@ -15,7 +15,7 @@ from axlora.isa.numerics import to_fixed
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.regions import token_words
 
-from .engines import Engine, Left, Start
+from .engines import Left
 from .machine import Bytes, Function, Int64, Machine
 from .run import Layer
 from .shares import Operator, added, operator_shares
@@ -48,23 +48,19 @@ class Rows:
     """Function -> operator of each of its instructions."""
 
     def embeddings(self, _: Machine) -> tuple[Table, ...]:
-        """As `Interface.embeddings`."""
+        """As `Stages.embeddings`."""
         return tuple(of_array(table) for table in self.tables.values())
 
     def marks(self, m: Machine, number: int) -> dict[int, str]:
-        """As `Interface.marks`."""
+        """As `Stages.marks`."""
         owners = self.owners[m.functions[number].name]
         return {int(n): self.operators[owners[n]].name for n in np.flatnonzero(np.diff(owners, prepend=-1))}
 
-    def embed(self, ids: Mapping[str, Sequence[int] | npt.NDArray[Any]], first: int = 0) -> npt.NDArray[np.float64]:
-        """Rows [tokens, features] of tokens at positions `first` ...; `ids` by input."""
-        rows = sum(self.tables[name][list(ids[name])].astype(np.float64) for name in self.tables)
-        found = np.asarray(rows, np.float64)
-        return found if self.positions is None else found + self.positions[first : first + len(found)]
-
-    def fixed_point(self, rows: npt.NDArray[np.float64]) -> Int64:
-        """Rows as the machine takes them."""
-        return to_fixed(rows, self.input_fraction)
+    def embed(self, ids: Mapping[str, Sequence[int] | npt.NDArray[Any]], first: int = 0) -> Int64:
+        """Rows [tokens, features] in fixed point of tokens at positions `first` ...; `ids` by input."""
+        rows = np.sum([table[list(ids[name])].astype(np.float64) for name, table in self.tables.items()], axis=0)
+        places = 0.0 if self.positions is None else self.positions[first : first + len(rows)]
+        return to_fixed(rows + places, self.input_fraction)
 
     def begin(self, m: Machine, adapter: str | None) -> tuple[Bytes, dict[int, int]]:
         """Memory and registers before the first start of a sequence."""
@@ -73,23 +69,11 @@ class Rows:
         m.put(memory, "token words", token_words(np.full(count, int(adapter is not None))))
         return memory, m.registers([] if adapter is None else [adapter])
 
-    def start(
-        self,
-        m: Machine,
-        engine: Engine,
-        function: Function,
-        memory: Bytes,
-        rows: Int64,
-        registers: dict[int, int],
-        results: Sequence[str],
-        trace: bool = True,
-    ) -> Left:
-        """One start with rows in fixed point; `results` are the regions that are read afterwards, `trace` as `Start.trace`."""
+    def put(self, m: Machine, memory: Bytes, rows: Int64) -> None:
+        """Rows in fixed point into the region `input`."""
         words = np.zeros((len(rows), self.input_words * m.target.vector_lanes), "<i4")
         words[:, : rows.shape[1]] = rows
         m.put(memory, "input", words.tobytes())
-        wanted = [m.regions[name] for name in results]
-        return engine.start(m.target, Start(function, memory, registers, wanted, list(m.regions.values()), trace))
 
     def read(self, m: Machine, memory: Bytes, region: str, rows: int, words: int) -> Int64:
         """Rows of a result [rows, padded features]."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
@@ -14,12 +13,11 @@ from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.positions import position_registers
 
 from .choice import AdapterChoice
-from .engines import Engine, Left, Progress
-from .execute import run_of
-from .inputs import BadInput, InputsInfo, Kind, Values, checked, no_sequence
+from .engines import Engine, Left, Progress, Start
+from .inputs import BadInput, Inputs, InputsInfo, Kind, Values, checked, no_sequence
 from .machine import Bytes, Int64, Machine
 from .rows import Rows
-from .run import Run
+from .run import Run, run_of
 from .validate import Check
 
 
@@ -63,11 +61,11 @@ class Sequences(Rows):
     indices: dict[str, npt.NDArray[np.int64]]
 
     def inputs_info(self, _: Machine) -> InputsInfo:
-        """As `Interface.inputs_info`."""
+        """As `Stages.inputs_info`."""
         return {name: ((self.batch, self.context), np.dtype(kind)) for name, kind in self.inputs.items()}
 
-    def check_inputs(self, m: Machine, inputs: Mapping[str, npt.ArrayLike]) -> Values:
-        """As `Interface.check_inputs`; ids outside their table and padding where none is taken are refused too."""
+    def check_inputs(self, m: Machine, inputs: Inputs) -> Values:
+        """As `Stages.check_inputs`; ids outside their table and padding where none is taken are refused too."""
         found = checked(inputs, self.inputs_info(m))
         for name, value in found.items():
             kind = self.inputs[name]
@@ -97,7 +95,7 @@ class Sequences(Rows):
         return out
 
     def summary(self, m: Machine) -> str:
-        """As `Interface.summary`."""
+        """As `Stages.summary`."""
         return f"{m.functions[0].size // INSTRUCTION_BYTES} instructions, {len(m.image) / 1024:.0f} KiB of weights"
 
     def prove(self, m: Machine) -> None:
@@ -106,26 +104,19 @@ class Sequences(Rows):
         self._begin(m, {name: value[0] for name, value in values.items()}, None)
 
     def sequence(self, m: Machine, engine: Engine, adapter: str | None, shared: bool = False) -> NoReturn:
-        """As `Interface.sequence`."""
+        """As `Stages.sequence`."""
         no_sequence()
 
-    def run(
-        self,
-        m: Machine,
-        engine: Engine,
-        inputs: Mapping[str, npt.ArrayLike],
-        adapter: AdapterChoice,
-        progress: Progress | None,
-    ) -> Run:
-        """As `Interface.run`."""
+    def run(self, m: Machine, engine: Engine, inputs: Inputs, adapter: AdapterChoice, progress: Progress | None) -> Run:
+        """As `Stages.run`."""
         given = self.check_inputs(m, inputs)
         names, (function,) = m.adapters_of(adapter, self.batch), m.functions
-        regions = sorted({f"output {r.region}" for r in self.results})
+        wanted, written = [m.regions[f"output {n}"] for n in sorted({r.region for r in self.results})], list(m.regions.values())
         lefts: list[Left] = []
         found: dict[str, list[Int64]] = {r.name: [] for r in self.results}
         for n, name in enumerate(names):
-            memory, rows, registers, order = self._begin(m, {key: value[n] for key, value in given.items()}, name)
-            lefts.append(self.start(m, engine, function, memory, rows, registers, regions))
+            memory, registers, order = self._begin(m, {key: value[n] for key, value in given.items()}, name)
+            lefts.append(engine.start(m.target, Start(function, memory, registers, wanted, written)))
             for r in self.results:
                 values = self.read(m, lefts[-1].memory, f"output {r.region}", r.rows, r.words)[:, : r.width]
                 back = np.empty_like(values)
@@ -144,23 +135,24 @@ class Sequences(Rows):
             values: input -> [context].
         """
         order, keys = order_of(values[self.mask] if self.mask else None, self.context)
-        return self.fixed_point(self.embed(values)[order]), order, keys
+        return self.embed(values)[order], order, keys
 
-    def _begin(self, m: Machine, values: Values, adapter: str | None) -> tuple[Bytes, Int64, dict[int, int], Int64]:
-        """Memory, rows, registers of one sequence, and the places of its tokens in the order of rows.
+    def _begin(self, m: Machine, values: Values, adapter: str | None) -> tuple[Bytes, dict[int, int], Int64]:
+        """Memory and registers before the start of one sequence, and the places of its tokens in the order of rows.
 
         Args:
             values: input -> [context].
         """
         rows, order, keys = self.rows(values)
         memory, registers = self.begin(m, adapter)
+        self.put(m, memory, rows)
         if "row weights" in m.regions:
             weights = np.zeros((self.context, m.regions["row count"][1] // 4), "<i4")
             weights[:keys, 0] = 1
             m.put(memory, "row weights", weights.tobytes())
             m.put(memory, "row count", np.array([keys], "<i4").tobytes())
         places = position_registers(m.target, 0, keys, self.dim, self.half)
-        return memory, rows, {int(k): v for k, v in places.items()} | registers, order
+        return memory, {int(k): v for k, v in places.items()} | registers, order
 
     def _output(self, r: Result, rows: Int64) -> npt.NDArray[np.float32]:
         """An output from integers [batch, rows, width]."""
@@ -169,7 +161,7 @@ class Sequences(Rows):
         return values.reshape(self.batch, *r.shape[1:])
 
     def validate(self, c: Check) -> None:
-        """As `Interface.validate`."""
+        """As `Stages.validate`."""
         t = c.t
         regions = {f"output {r.region}": r.words * t.vector_word_bytes * r.rows for r in self.results}
         c.within(self.batch, 1, 1 << 15, "batch")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-import numpy.typing as npt
 
 from .choice import AdapterChoice
 from .decoder import Context
 from .engines import NAMED, Engine, OnBoard, Progress
-from .inputs import BadInput
+from .inputs import BadInput, Inputs
 from .interface import Interface
 from .machine import Int64, Machine
 from .run import Run
@@ -46,14 +44,9 @@ class Session:
         self.engine, self.adapter = engine, adapter
         self._machine, self._interface = machine, interface
         self._context: Context | None = None
+        machine.slot_of(adapter)  # what it does not have is told at once
 
-    def run(
-        self,
-        inputs: Mapping[str, npt.ArrayLike],
-        adapter: AdapterChoice = None,
-        *,
-        progress: Progress | None = None,
-    ) -> Run:
+    def run(self, inputs: Inputs, adapter: AdapterChoice = None, *, progress: Progress | None = None) -> Run:
         """Run the model; a language model gives the logits after each token of the sequences of its ids [sequences, tokens].
 
         Args:
@@ -79,11 +72,6 @@ class Session:
             (name,) = self._machine.adapters_of(self.adapter, 1)
             self._context = self._interface.sequence(self._machine, self.engine, name)
         return self._context
-
-    @property
-    def length(self) -> int:
-        """Tokens in the sequence."""
-        return 0 if self._context is None else self._context.length
 
     @property
     def counters(self) -> dict[str, int]:

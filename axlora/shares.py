@@ -129,15 +129,7 @@ def added(runs: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:
 
     def total(layers: tuple[Layer, ...]) -> Layer:
         first = layers[0]
-        numbers = (
-            "macs",
-            "multiplications",
-            "cycles",
-            "adapter_macs",
-            "adapter_multiplications",
-            "bytes_read",
-            "bytes_written",
-        )
+        numbers = [name for name, value in vars(first).items() if isinstance(value, int)]
         found: dict[str, Any] = {name: sum(getattr(layer, name) for layer in layers) for name in numbers}
         found["reuse_rate"] = 1 - found["multiplications"] / found["macs"] if found["macs"] else 0.0
         found["stalls"] = {

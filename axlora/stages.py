@@ -21,10 +21,9 @@ from axlora.isa.regions import region_bytes, region_codes, token_words
 
 from .choice import AdapterChoice
 from .engines import Engine, Left, Progress, Start
-from .execute import run_of
-from .inputs import BadInput, InputsInfo, Kind, Values, checked, no_sequence
+from .inputs import BadInput, Inputs, InputsInfo, Kind, Values, checked, no_sequence
 from .machine import Bytes, Int64, Machine
-from .run import Run
+from .run import Run, run_of
 from .shares import layer_shares
 from .tensors import InputInfo, OutputInfo, TensorChecks
 from .validate import Check
@@ -42,7 +41,7 @@ class Stages:
     outputs: tuple[OutputInfo, ...]
 
     def inputs_info(self, m: Machine) -> InputsInfo:
-        """As `Interface.inputs_info`."""
+        """Shape and type of each of the model's inputs."""
         assert m.host is not None
         found = {}
         for value in m.host.model.graph.input:
@@ -52,14 +51,21 @@ class Stages:
                 found[value.name] = (tuple(d.dim_value for d in kind.shape.dim), np.dtype(dtype))
         return found
 
-    def check_inputs(self, m: Machine, inputs: Mapping[str, npt.ArrayLike]) -> Values:
-        """As `Interface.check_inputs`."""
+    def check_inputs(self, m: Machine, inputs: Inputs) -> Values:
+        """The inputs in the model's types.
+
+        Raises:
+            BadInput: missing, unknown, wrong shape, not numbers, not finite, out of the type's range.
+        """
         known = self.inputs_info(m)
         return {name: _cast(name, value, known[name][1]) for name, value in checked(inputs, known).items()}
 
     def random_inputs(self, m: Machine, rng: np.random.Generator) -> Values:
-        """Floats are normal, over the range of the static scale where a linear reads the input itself; integers index their
-        table; a mask (an input with `mask` in its name) is all ones."""
+        """Inputs that a run takes.
+
+        Floats are normal, over the range of the static scale where a linear reads the input itself; integers index their table;
+        a mask (an input with `mask` in its name) is all ones.
+        """
         scales = {i.tensor.source: i.tensor for i in self.inputs if not i.tensor.per_token}
         out: Values = {}
         for name, (shape, dtype) in self.inputs_info(m).items():
@@ -77,22 +83,22 @@ class Stages:
         return out
 
     def summary(self, m: Machine) -> str:
-        """As `Interface.summary`."""
+        """Sizes, in words."""
         size = sum(f.size for f in m.functions)
         return f"{size // INSTRUCTION_BYTES} instructions, {(len(m.image) - size) / 1024:.0f} KiB of weights"
 
     def marks(self, m: Machine, number: int) -> dict[int, str]:
-        """As `Interface.marks`."""
+        """Instruction of a function -> the layer or operator that begins there."""
         first = m.functions[number].address // INSTRUCTION_BYTES
         return {layer.first - first: layer.name for layer in m.layers if layer.stage == number}
 
     def embeddings(self, m: Machine) -> tuple[Table, ...]:
-        """As `Interface.embeddings`."""
+        """Tables of token ids, by which files of adapters that hold embeddings are checked."""
         assert m.host is not None
         return tables_of(Graph(m.host.model))
 
     def prove(self, m: Machine) -> None:
-        """Build the host part and run it on random inputs, with noise for what the machine gives back.
+        """Try what the host does in a run: build the host part, run it on random inputs, with noise for the machine's results.
 
         Raises:
             UnsupportedOperator: operators of the host part that TVM does not compile, by node.
@@ -118,18 +124,19 @@ class Stages:
                 raise UnsupportedOperator(what, named(node), "replace it in the model, or leave that result out")
 
     def sequence(self, m: Machine, engine: Engine, adapter: str | None, shared: bool = False) -> NoReturn:
-        """As `Interface.sequence`."""
+        """An empty sequence of a language model, which this is not; `shared`: other sequences run in between.
+
+        Raises:
+            BadInput: always.
+        """
         no_sequence()
 
-    def run(
-        self,
-        m: Machine,
-        engine: Engine,
-        inputs: Mapping[str, npt.ArrayLike],
-        adapter: AdapterChoice,
-        progress: Progress | None,
-    ) -> Run:
-        """As `Interface.run`."""
+    def run(self, m: Machine, engine: Engine, inputs: Inputs, adapter: AdapterChoice, progress: Progress | None) -> Run:
+        """Run the model; `progress` is called with (done, in all) after each start, or sequence of a language model.
+
+        Raises:
+            BadInput: as `check_inputs`. BadAdapter: as `choice.chosen`, or not one for each batch row.
+        """
         given = self.check_inputs(m, inputs)
         used, rows = m.slot_of(adapter)
         registers, slots = m.registers(used), [0 if name is None else used.index(name) + 1 for name in rows]
@@ -166,7 +173,11 @@ class Stages:
         return run_of(m, engine, outputs, codes, lefts, layers, saturated)
 
     def validate(self, c: Check) -> None:
-        """As `Interface.validate`."""
+        """Check what was read from a package, after `Check.machine`.
+
+        Raises:
+            BadPackage: names the field, what it holds, and what it must be.
+        """
         TensorChecks(c, self.inputs, self.outputs).all()
 
     def _put(self, m: Machine, memory: Bytes, stage: int, codes: Mapping[str, Quantized], slots: list[int]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -24,16 +24,6 @@ if TYPE_CHECKING:
     from axlora.program import Program
 
 
-class Tokenizer(Protocol):
-    """Text to ids, and ids one by one to text."""
-
-    def encode(self, text: str) -> Sequence[int]:
-        """Ids of a prompt."""
-
-    def decode(self, token: int) -> str:
-        """What this token adds to the text."""
-
-
 class Bytes:
     """Each byte of UTF-8 is a token."""
 
@@ -41,9 +31,11 @@ class Bytes:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def encode(self, text: str) -> Sequence[int]:
+        """Ids of a prompt."""
         return text.encode()
 
     def decode(self, token: int) -> str:
+        """What this token adds to the text."""
         return self._decoder.decode(bytes([token])) if token < 256 else "\N{REPLACEMENT CHARACTER}"
 
 
@@ -137,7 +129,7 @@ class _Text:
     """A prompt, and what a tokenizer makes of it and of its answer."""
 
     def __init__(self, tokenizer: str, prompt: str) -> None:
-        self.tokenizer: Tokenizer = Bytes() if tokenizer == "bytes" else Json(tokenizer)
+        self.tokenizer = Bytes() if tokenizer == "bytes" else Json(tokenizer)
         self.prompt = self.tokenizer.encode(_prompt(prompt))
         self.answer = ""
 

@@ -72,9 +72,7 @@ def _greedy(lowered: Generated, program: axlora.Program, prompt: Sequence[int], 
     outputs = {name: linear.n for name, linear in linears.items()}
     ids, host = list(prompt), program.interface
     for _ in range(count):
-        rows = reference.Reference(
-            linears, [adapter] * len(ids), reference.Cache(), 8, host.fixed_point(host.embed({host.ids: ids}))
-        )
+        rows = reference.Reference(linears, [adapter] * len(ids), reference.Cache(), 8, host.embed({host.ids: ids}))
         lower(lowered.model, rows, lowered.largest, steps, outputs, 8, lowered.image.context)
         ids.append(int(np.argmax(rows.output[-1])))
     return ids[len(prompt) :]
