@@ -261,6 +261,7 @@ def _edit(package: Path, **changes: object) -> None:
         ("input_fraction", 1000),
         ("target", {}),
         ("kind", "linears"),
+        ("schema", 1),
         ("schema", 99),
     ],
     ids=str,

@@ -8,6 +8,7 @@ import pty
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -223,17 +224,24 @@ def test_a_port_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.Cap
     assert "boards: ulx3s" in capsys.readouterr().err
 
 
-def _linear(folder: Path) -> Path:
+def _linear(folder: Path, generate: bool = False) -> Path:
     decoder = random_decoder(Sizes(layers=1, context=8), seed=3)
     model = write_onnx(decoder, folder / "m.onnx")
-    program = axlora.compile(model, TARGET, operators="linears", shapes={"batch": 1, "sequence": 4})
+    options: dict[str, Any] = {"operators": "linears", "shapes": {"batch": 1, "sequence": 4}}
+    program = axlora.compile(model, TARGET, **({"generate": True, "max_context": 3} if generate else options))
     program.save(folder / "m.axl")
     return folder / "m.axl"
 
 
-def test_run_says_that_board_and_simulator_are_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", str(_linear(tmp_path)), "--board", "ulx3s", "--port", "sim", "--random", "1"]) == 0
-    assert f"board = simulator: all codes and {len(COUNTERS)} counters equal; on-chip memory" in capsys.readouterr().out
+@pytest.mark.parametrize("generate", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["linears", "generator"])
+def test_run_says_that_board_and_simulator_are_equal(
+    generate: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a language model a prefill start and a decode start."""
+    assert main(["run", str(_linear(tmp_path, generate)), "--board", "ulx3s", "--port", "sim", "--random", "1"]) == 0
+    memory = "SDRAM, where cycles are its own" if generate else "on-chip memory"
+    count = len(COUNTERS) - (len(TIMED) if generate else 0)
+    assert f"board = simulator: all codes and {count} counters equal; {memory}" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Mutations of packages: model.axl in the case's folder. Those that say `rehashed` pass the hash check on purpose."""
+"""Mutations of packages of every kind: model.axl in the case's folder. Those that say `rehashed` pass the hash check."""
 
 from __future__ import annotations
 
@@ -94,7 +94,8 @@ def _numbers(folder: Path, rng: Random) -> str:
         return found
 
     def change(m: Manifest) -> str:
-        part = _pick((*_ROWS, "regions", "regions", "adapter", "host", "target"), rng)
+        parts = (*_ROWS, "results", "regions", "regions", "host", "target")
+        part = _pick(["adapter", *(name for name in parts if m.get(name))], rng)
         if part == "adapter":
             within, key = m, _pick(("adapter_address", "adapter_size", "slots", "max_loras", "rank"), rng)
             where = key
@@ -196,8 +197,8 @@ def _program(folder: Path, rng: Random) -> str:
 
 
 def _vectors(folder: Path, rng: Random) -> str:
-    """Vectors of the linears: NaN, other shapes, other types, missing."""
-    path = folder / "model.axl" / "linears.safetensors"
+    """Vectors of the linears, arrays of the host: NaN, other shapes, other types, missing."""
+    path = folder / "model.axl" / _pick(("linears.safetensors", "linears.safetensors", "arrays.safetensors"), rng)
     arrays = load(path.read_bytes())
     name = _pick(sorted(arrays), rng)
     value, how = arrays.pop(name), int(rng.integers(5))
