@@ -20,7 +20,7 @@ def open(package: str | Path | Program) -> Program:
     Raises:
         BadPackage: as `axlora.load`.
     """
-    return package if isinstance(package, Program) else load(package)
+    return load(package) if isinstance(package, str | Path) else package
 
 
 def simulate(

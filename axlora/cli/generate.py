@@ -76,11 +76,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """A package, a prompt, what ends the answer."""
     add = parser.add_argument
     add("package", metavar="OUT.axl")
-    add("--prompt", required=True, nargs="+", metavar="TEXT|@FILE", help="several are the sequences of one batch")
+    several = {"action": "extend", "nargs": "+"}
+    add("--prompt", required=True, metavar="TEXT|@FILE", help="several are the sequences of one batch", **several)
     add("--tokenizer", default="bytes", metavar="FILE|bytes", help="tokenizer.json, or bytes (default)")
     add("--max-new-tokens", type=int, default=64, metavar="N")
     add("--eos", type=int, metavar="ID", help="stop after this token")
-    add("--adapter", metavar="NAME[,NAME...]", help="adapter, or one for each prompt ('-' for none); default the base")
+    add("--adapter", metavar="NAME", help="adapter, or one for each prompt ('-' for none); default the base", **several)
     add("--cycles", action="store_true", help="a line a token: its id, its cycles, its text")
     add("--json", metavar="RUN.json", help="write tokens and their cycles")
     board_options(parser, required=False)
@@ -110,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
                 program,
                 prompts,
                 max_new_tokens=options.max_new_tokens,
-                adapter=adapters(options.adapter),
+                adapter=adapters(",".join(options.adapter) if options.adapter else None),
                 eos=options.eos,
                 engine=engine,
             )

@@ -406,24 +406,15 @@ def test_the_command_prints_the_text_and_a_summary(
         assert (data["schema"], data["target"], data["clock_mhz"]) == (1, "test", 50)
 
 
+@pytest.mark.parametrize("adapter", [("a4", "-"), ("a4,-",)])
 def test_the_command_takes_several_prompts(
-    made: Made, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    adapter: tuple[str, ...], made: Made, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An answer a line, each with its adapter."""
     prompts = ["A!BC", "B"]
     wanted = list(generate(made.program, [list(p.encode()) for p in prompts], max_new_tokens=3, adapter=["a4", None]))
-    run = [
-        "generate",
-        package,
-        "--prompt",
-        *prompts,
-        "--max-new-tokens",
-        3,
-        "--adapter",
-        "a4,-",
-        "--json",
-        tmp_path / "run.json",
-    ]
+    run = ["generate", package, "--prompt", *prompts, "--adapter", *adapter, "--max-new-tokens", 3]
+    run += ["--json", tmp_path / "run.json"]
     code, out, err = _run(capsys, *run)
     assert code == 0, err
     texts = [bytes(t.token for t in wanted if t.sequence == n).decode(errors="replace") for n in (0, 1)]
