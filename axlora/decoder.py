@@ -69,7 +69,6 @@ class Decoder(Rows):
         return {self.ids: rng.integers(0, len(self.tables[self.ids]), (1, tokens))}
 
     def summary(self, m: Machine) -> str:
-        """As `Stages.summary`."""
         sizes = ", ".join(f"{f.size // INSTRUCTION_BYTES} for {f.rows}" for f in m.functions)
         return f"instructions: {sizes} tokens a start, {len(m.image) / 1024:.0f} KiB of weights"
 
@@ -78,7 +77,6 @@ class Decoder(Rows):
         self.embed({self.ids: [0]})
 
     def sequence(self, m: Machine, engine: Engine, adapter: str | None, shared: bool = False) -> Context:
-        """As `Stages.sequence`."""
         return Context(m, self, engine, adapter, shared=shared)
 
     def run(self, m: Machine, engine: Engine, inputs: Inputs, adapter: AdapterChoice, progress: Progress | None) -> Run:
@@ -97,7 +95,6 @@ class Decoder(Rows):
         return run_of(m, engine, outputs, {self.output: rows}, lefts, self.layers(m, starts))
 
     def validate(self, c: Check) -> None:
-        """As `Stages.validate`."""
         rows = [f.rows for f in c.m.functions]
         c.need(1 in rows and len(set(rows)) == len(rows), "functions", rows, "one of one row, others of more")
         c.need(len(self.tables) == 1, "tables", list(self.tables), "one, of token ids")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from axlora.isa.image import Image
+from axlora.isa.image import Image, ImageResult
 from axlora.isa.opcodes import COUNTERS, INSTRUCTION_BYTES, Unit
 from axlora.isa.target import Target
 from axlora.sim.run import run_image
@@ -38,6 +38,11 @@ class Start:
     """(address, bytes) that the program may write."""
     trace: bool = True
     """Whether `Left.steps` and `Left.events` are wanted; they take memory and time."""
+
+    @property
+    def image(self) -> Image:
+        """For what runs images."""
+        return Image(self.memory.tobytes(), self.function.address, self.registers, self.memory.size, trace=self.trace)
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,6 @@ class Simulator:
     clock_mhz = None
 
     def start(self, target: Target, start: Start) -> Left:
-        """As `Engine.start`."""
         at, trace = start.function.address, start.trace and self.timing
         found = run_image(target, start.memory, at, start.registers, keep_events=trace, timing=self.timing)
         ordered = sorted(found.events, key=lambda e: (e.accept, e.work.instruction.unit))
@@ -112,14 +116,10 @@ class Verilator:
         need("rtl")
         from axlora.rtl.runner import run_images  # of an extra
 
-        memory, waves = start.memory, None if self.waves is None else Path(self.waves)
-        image = Image(memory.tobytes(), start.function.address, start.registers, memory.size, trace=start.trace)
-        (found,) = run_images(target, [image], waves=waves)
-        if found.error:
-            raise RuntimeError(f"the Verilog stopped with error {found.error} at instruction {found.error_address:#x}")
+        (found,) = run_images(target, [start.image], waves=None if self.waves is None else Path(self.waves))
         events = sorted(found.events, key=lambda e: (e[2], e[0]))
         steps = tuple(_step(address, Unit(unit), accept, done) for unit, address, accept, done in events)
-        return Left(np.frombuffer(found.memory, np.uint8).copy(), found.counters, steps)
+        return Left(_memory(found, "Verilog"), found.counters, steps)
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,9 @@ class Hls:
         """
         from axlora.fpga.hls_run import run_images  # of an extra
 
-        memory = start.memory
-        (found,) = run_images(target, [Image(memory.tobytes(), start.function.address, start.registers, memory.size)])
-        if found.error:
-            raise RuntimeError(f"the C++ stopped with error {found.error} at instruction {found.error_address:#x}")
+        (found,) = run_images(target, [replace(start, trace=False).image])
         counters = {c.name: found.counters.get(c.name, 0) for c in COUNTERS}
-        return Left(np.frombuffer(found.memory, np.uint8).copy(), counters)
+        return Left(_memory(found, "C++"), counters)
 
 
 @dataclass
@@ -193,7 +190,6 @@ class Called:
     clock_mhz = None
 
     def start(self, target: Target, start: Start) -> Left:
-        """As `Engine.start`."""
         found = self.call(start.memory, start.function.address, start.registers)
         return Left(found.memory, dict(found.counters))
 
@@ -203,3 +199,9 @@ NAMED: dict[str, type[Simulator] | type[Verilator] | type[Hls]] = {"sim": Simula
 
 def _step(address: int, unit: Unit, accept: int, done: int) -> Step:
     return Step(address // INSTRUCTION_BYTES, unit.name.lower(), accept, done)
+
+
+def _memory(found: ImageResult, what: str) -> Bytes:
+    if found.error:
+        raise RuntimeError(f"the {what} stopped with error {found.error} at instruction {found.error_address:#x}")
+    return np.frombuffer(found.memory, np.uint8).copy()

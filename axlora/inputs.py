@@ -34,11 +34,7 @@ class Kind(StrEnum):
 
 
 def no_sequence() -> NoReturn:
-    """What a session says that is asked to go on with a sequence, and whose model is no language model.
-
-    Raises:
-        BadInput: always.
-    """
+    """Raise the `BadInput` of a session that is to go on with a sequence, and whose model is no language model."""
     raise BadInput("this package does not generate", "session", "compile with --generate, or run axlora simulate")
 
 

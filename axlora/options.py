@@ -84,11 +84,6 @@ class CompileOptions:
                 raise BadModel(f"{name} without generate", name, "it is of language models: generate=True, --generate")
 
     @property
-    def dump(self) -> Path | None:
-        """The directory of `dump_passes`."""
-        return None if self.dump_passes is None else Path(self.dump_passes)
-
-    @property
     def whole(self) -> Options:
         """What the compiler of whole transformers is told."""
         return Options(
@@ -101,7 +96,7 @@ class CompileOptions:
             self.merge,
             "all" if self.generate else self.lora_linears,
             self.generate or self.operators == "all",
-            self.dump,
+            None if self.dump_passes is None else Path(self.dump_passes),
             self.partial_adapters,
         )
 

@@ -48,11 +48,9 @@ class Rows:
     """Function -> operator of each of its instructions."""
 
     def embeddings(self, _: Machine) -> tuple[Table, ...]:
-        """As `Stages.embeddings`."""
         return tuple(of_array(table) for table in self.tables.values())
 
     def marks(self, m: Machine, number: int) -> dict[int, str]:
-        """As `Stages.marks`."""
         owners = self.owners[m.functions[number].name]
         return {int(n): self.operators[owners[n]].name for n in np.flatnonzero(np.diff(owners, prepend=-1))}
 

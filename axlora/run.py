@@ -125,8 +125,8 @@ def fingerprint(codes: npt.NDArray[np.int64]) -> str:
 def run_of(
     m: Machine,
     engine: Engine,
-    outputs: Mapping[str, npt.NDArray[Any]],
-    codes: Mapping[str, Int64],
+    outputs: dict[str, npt.NDArray[Any]],
+    codes: dict[str, Int64],
     lefts: Sequence[Left],
     layers: tuple[Layer, ...],
     saturated: int = 0,
@@ -139,15 +139,5 @@ def run_of(
         steps += [replace(s, accept=s.accept + base, done=s.done + base) for s in left.steps]
         base += left.counters["cycles"]
     target = m.target if engine.clock_mhz is None else replace(m.target, clock_mhz=engine.clock_mhz)
-    return Run(
-        target,
-        engine.view,
-        dict(outputs),
-        dict(codes),
-        counters["cycles"],
-        counters,
-        layers,
-        tuple(steps),
-        m.host_macs,
-        saturated,
-    )
+    cycles = counters["cycles"]
+    return Run(target, engine.view, outputs, codes, cycles, counters, layers, tuple(steps), m.host_macs, saturated)

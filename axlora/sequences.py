@@ -61,7 +61,6 @@ class Sequences(Rows):
     indices: dict[str, npt.NDArray[np.int64]]
 
     def inputs_info(self, _: Machine) -> InputsInfo:
-        """As `Stages.inputs_info`."""
         return {name: ((self.batch, self.context), np.dtype(kind)) for name, kind in self.inputs.items()}
 
     def check_inputs(self, m: Machine, inputs: Inputs) -> Values:
@@ -86,16 +85,15 @@ class Sequences(Rows):
 
     def random_inputs(self, m: Machine, rng: np.random.Generator) -> Values:
         """Ids that index their tables, no padding."""
-        out: Values = {}
-        for name, (shape, dtype) in self.inputs_info(m).items():
+
+        def values(name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
             if name in self.tables:
-                out[name] = rng.integers(0, len(self.tables[name]), shape).astype(dtype)
-            else:
-                out[name] = np.broadcast_to(self.fixed.get(name, np.array(1)), shape).astype(dtype)
-        return out
+                return rng.integers(0, len(self.tables[name]), shape)
+            return np.broadcast_to(self.fixed.get(name, np.array(1)), shape)
+
+        return {name: values(name, shape).astype(dtype) for name, (shape, dtype) in self.inputs_info(m).items()}
 
     def summary(self, m: Machine) -> str:
-        """As `Stages.summary`."""
         return f"{m.functions[0].size // INSTRUCTION_BYTES} instructions, {len(m.image) / 1024:.0f} KiB of weights"
 
     def prove(self, m: Machine) -> None:
@@ -104,11 +102,9 @@ class Sequences(Rows):
         self._begin(m, {name: value[0] for name, value in values.items()}, None)
 
     def sequence(self, m: Machine, engine: Engine, adapter: str | None, shared: bool = False) -> NoReturn:
-        """As `Stages.sequence`."""
         no_sequence()
 
     def run(self, m: Machine, engine: Engine, inputs: Inputs, adapter: AdapterChoice, progress: Progress | None) -> Run:
-        """As `Stages.run`."""
         given = self.check_inputs(m, inputs)
         names, (function,) = m.adapters_of(adapter, self.batch), m.functions
         wanted, written = [m.regions[f"output {n}"] for n in sorted({r.region for r in self.results})], list(m.regions.values())
@@ -161,7 +157,6 @@ class Sequences(Rows):
         return values.reshape(self.batch, *r.shape[1:])
 
     def validate(self, c: Check) -> None:
-        """As `Stages.validate`."""
         t = c.t
         regions = {f"output {r.region}": r.words * t.vector_word_bytes * r.rows for r in self.results}
         c.within(self.batch, 1, 1 << 15, "batch")

@@ -98,5 +98,4 @@ class Session:
 
     def decode(self, token: int) -> Int64:
         """Append a token; the logits after it [vocabulary]; as `feed`."""
-        found: Int64 = self.feed([token])[-1]
-        return found
+        return self.feed([token]).reshape(-1)

@@ -124,11 +124,7 @@ class Stages:
                 raise UnsupportedOperator(what, named(node), "replace it in the model, or leave that result out")
 
     def sequence(self, m: Machine, engine: Engine, adapter: str | None, shared: bool = False) -> NoReturn:
-        """An empty sequence of a language model, which this is not; `shared`: other sequences run in between.
-
-        Raises:
-            BadInput: always.
-        """
+        """An empty sequence of a language model, which this is not; `shared`: other sequences run in between."""
         no_sequence()
 
     def run(self, m: Machine, engine: Engine, inputs: Inputs, adapter: AdapterChoice, progress: Progress | None) -> Run:

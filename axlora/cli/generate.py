@@ -76,12 +76,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """A package, a prompt, what ends the answer."""
     add = parser.add_argument
     add("package", metavar="OUT.axl")
-    several = {"action": "extend", "nargs": "+"}
-    add("--prompt", required=True, metavar="TEXT|@FILE", help="several are the sequences of one batch", **several)
+    many = "several are the sequences of one batch"
+    add("--prompt", required=True, action="extend", nargs="+", metavar="TEXT|@FILE", help=many)
     add("--tokenizer", default="bytes", metavar="FILE|bytes", help="tokenizer.json, or bytes (default)")
     add("--max-new-tokens", type=int, default=64, metavar="N")
     add("--eos", type=int, metavar="ID", help="stop after this token")
-    add("--adapter", metavar="NAME", help="adapter, or one for each prompt ('-' for none); default the base", **several)
+    one = "adapter, or one for each prompt ('-' for none); default the base"
+    add("--adapter", action="extend", nargs="+", metavar="NAME", help=one)
     add("--cycles", action="store_true", help="a line a token: its id, its cycles, its text")
     add("--json", metavar="RUN.json", help="write tokens and their cycles")
     board_options(parser, required=False)
