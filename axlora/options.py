@@ -41,7 +41,7 @@ class CompileOptions:
     weight_bits: int = 8
     """2, 3, 4 or 8, for weights that the file holds as floats."""
     max_loras: int | None = None
-    """Most different adapters in one batch, 0 to 8; None: 1 if there are adapters."""
+    """Most different adapters in one batch, 0 to 8. None, with adapters: 1 of linears, which have columns for each; else 8."""
     max_lora_rank: int | None = None
     """Largest rank that the package takes; None: that of the adapters given."""
     lora_linears: str = "used"
