@@ -12,10 +12,7 @@ from .run import Run
 
 
 def open(package: str | Path | Program) -> Program:
-    """A package to run: `axlora.open("m.axl").session(engine="rtl").run(inputs)`.
-
-    Args:
-        package: the path of one, or what `axlora.compile` gave.
+    """A package, by its path or as `axlora.compile` gave it, to run: `axlora.open("m.axl").session(engine="rtl").run(inputs)`.
 
     Raises:
         BadPackage: as `axlora.load`.

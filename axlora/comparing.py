@@ -9,13 +9,12 @@ from .run import Run
 
 TIMED = frozenset(c.name for c in COUNTERS if c.unit in ("cycles", "lane-cycles"))
 """Counters that depend on the memory's timing, which a board's SDRAM does not share with the simulator."""
-_ALL = tuple(c.name for c in COUNTERS)
-_COMPARED = {"hls": tuple(UNTIMED), "board-sdram": tuple(name for name in _ALL if name not in TIMED)}
+_COMPARED = {"hls": tuple(UNTIMED), "board-sdram": tuple(c.name for c in COUNTERS if c.name not in TIMED)}
 
 
 def compared(view: str) -> tuple[str, ...]:
     """The counters of a view that must be the simulator's."""
-    return _COMPARED.get(view, _ALL)
+    return _COMPARED.get(view, tuple(c.name for c in COUNTERS))
 
 
 def difference(wanted: Run, found: Run) -> str:

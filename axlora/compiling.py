@@ -141,7 +141,7 @@ def compile_program(model: Model, target: Target, options: CompileOptions) -> Pr
         merge=options.merge,
         mode=options.mode,
         base=options.base,
-        dump_passes=options.whole.dump,
+        dump_passes=options.dump,
         partial_adapters=options.partial_adapters,
     )
     if not lowered.linears:

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadAdapter, BadModel
 from axlora.compiler.transformer.pipeline import Options
 
 from .choice import ADAPTER_NAME
 
 OPERATORS = ("auto", "all", "linears")
-LORA_LINEARS = ("used", "all")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class CompileOptions:
     """Called with the name of each phase, and of each linear as it is placed."""
 
     def __post_init__(self) -> None:
-        for name, value, known in (("operators", self.operators, OPERATORS), ("lora_linears", self.lora_linears, LORA_LINEARS)):
+        chosen = ("operators", self.operators, OPERATORS), ("lora_linears", self.lora_linears, ("used", "all"))
+        for name, value, known in chosen:
             if value not in known:
                 raise BadModel(f"{name} is {value!r}", name, f"one of {', '.join(known)}")
         for name in self.adapters or {}:
@@ -82,6 +83,11 @@ class CompileOptions:
         for name, given in (("chunk", self.chunk), ("max_context", self.max_context)):
             if given is not None and not self.generate:
                 raise BadModel(f"{name} without generate", name, "it is of language models: generate=True, --generate")
+
+    @property
+    def dump(self) -> Path | None:
+        """The directory of `dump_passes`."""
+        return None if self.dump_passes is None else Path(self.dump_passes)
 
     @property
     def whole(self) -> Options:
@@ -96,7 +102,7 @@ class CompileOptions:
             self.merge,
             "all" if self.generate else self.lora_linears,
             self.generate or self.operators == "all",
-            None if self.dump_passes is None else Path(self.dump_passes),
+            Dump(self.dump),
             self.partial_adapters,
         )
 

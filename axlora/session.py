@@ -58,8 +58,8 @@ class Session:
         Raises:
             BadInput: wrong names, shapes or values. BadAdapter: no such adapter, too many for the slots.
         """
-        choice = self.adapter if adapter is None else adapter
-        return self._interface.run(self._machine, self.engine, inputs, choice, progress)
+        adapter = self.adapter if adapter is None else adapter
+        return self._interface.run(self._machine, self.engine, inputs, adapter, progress)
 
     @property
     def sequence(self) -> Context:

@@ -33,7 +33,6 @@ MEMORY_LIMIT = 1 << 32
 """Bytes of the machine's memory, which it addresses."""
 REGIONS_LIMIT = 1 << 30
 """Bytes of all that a start may write."""
-RANK_LIMIT = 1 << 16
 LINE = 64
 """Bytes of an instruction cache line, at which functions begin."""
 
@@ -86,7 +85,7 @@ class Check:
         m = self.m
         self.within(m.slots, 0, SLOTS, "slots")
         self.within(m.max_loras, m.slots, SLOTS if m.slots else 0, "max_loras")
-        self.within(m.rank, 0, RANK_LIMIT, "rank")
+        self.within(m.rank, 0, 1 << 16, "rank")
         self.within(m.adapter_address, len(m.image), len(m.image) + REGIONS_LIMIT, "adapter_address")
         self.need(m.adapter_address % ALIGN == 0, "adapter_address", m.adapter_address, f"a multiple of {ALIGN}")
         for name, (address, size) in m.regions.items():

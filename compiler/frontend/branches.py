@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from axlora.compiler.frontend.dataflow import Dataflow
 from axlora.compiler.frontend.found import GraphLora
-from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.products import Product, Products
 
 Float64 = npt.NDArray[np.float64]
@@ -54,7 +54,7 @@ class _Walk:
     def lora(self, first: Product) -> GraphLora | None:
         """The branch with A = `first`; None if it is not of low rank."""
         second = self.second
-        if second is None or first.bias is not None or first.shape[1] >= min(first.shape[0], second.shape[1]):
+        if second is None or first.shape[1] >= min(first.shape[0], second.shape[1]):
             return None
         if first.shape[1] != second.shape[0]:
             return None
@@ -63,37 +63,37 @@ class _Walk:
         return GraphLora(a, b if self.columns is None else b * self.columns, self.scale, self.bias)
 
 
-def _skipped(g: Graph, name: str) -> tuple[str, list[int]]:
+def _skipped(g: Dataflow, name: str) -> tuple[str, list[int]]:
     """`name` behind Q/DQ, Cast and reshapes, and the nodes passed."""
     behind, nodes = g.strip(name), []
     while name != behind:
         nodes.append(g.producer[name])
-        name = g.nodes[nodes[-1]].input[0]
+        name = g.nodes[nodes[-1]].inputs[0]
     return name, nodes
 
 
-def _step(g: Graph, walk: _Walk, name: str) -> str | None:
+def _step(g: Dataflow, walk: _Walk, name: str) -> str | None:
     """Take the constant operand of a Mul, Div or Add into the walk; returns the other, None if there is none."""
     node = g.nodes[g.producer[name]]
-    if node.op_type not in ("Mul", "Div", "Add") or (node.op_type == "Add" and walk.second is not None):
+    if node.op not in ("multiply", "divide", "add") or (node.op == "add" and walk.second is not None):
         return None
     n = g.shape(name)[-1] if g.shape(name) else 1
-    for side in (1, 0) if node.op_type != "Div" else (1,):
-        vector = g.vector(node.input[side], n)
+    for side in (1, 0) if node.op != "divide" else (1,):
+        vector = g.vector(node.inputs[side], n)
         if vector is None:
             continue
-        scalar = g.scalar(node.input[side])
-        if node.op_type == "Add":
+        scalar = g.scalar(node.inputs[side])
+        if node.op == "add":
             walk.add(vector)
         elif scalar is not None:
-            walk.scale = walk.scale * scalar if node.op_type == "Mul" else walk.scale / scalar
+            walk.scale = walk.scale * scalar if node.op == "multiply" else walk.scale / scalar
         else:
-            walk.multiply(vector if node.op_type == "Mul" else 1 / vector)
-        return str(node.input[1 - side])
+            walk.multiply(vector if node.op == "multiply" else 1 / vector)
+        return str(node.inputs[1 - side])
     return None
 
 
-def _delta(g: Graph, products: Products, name: str) -> Delta | None:
+def _delta(g: Dataflow, products: Products, name: str) -> Delta | None:
     """Read `name` backwards as s (x.A).B + bias; None if it is anything else."""
     walk, nodes = _Walk(), []
     for _ in range(_DEPTH):
@@ -109,8 +109,6 @@ def _delta(g: Graph, products: Products, name: str) -> Delta | None:
                 return None
             name = other
         elif walk.second is None:
-            if product.bias is not None:
-                walk.add(product.bias)
             walk.second, name = product, product.x
             nodes += product.nodes
         else:
@@ -119,29 +117,29 @@ def _delta(g: Graph, products: Products, name: str) -> Delta | None:
     return None
 
 
-def _without_constant(g: Graph, name: str, n: int) -> str | None:
+def _without_constant(g: Dataflow, name: str, n: int) -> str | None:
     """The other operand of an Add or Sub of a constant vector, or None."""
     node = g.node_of(name)
-    if node is None or node.op_type not in ("Add", "Sub"):
+    if node is None or node.op not in ("add", "subtract"):
         return None
-    if g.vector(node.input[1], n) is not None:
-        return str(node.input[0])
-    return str(node.input[1]) if node.op_type == "Add" and g.vector(node.input[0], n) is not None else None
+    if g.vector(node.inputs[1], n) is not None:
+        return str(node.inputs[0])
+    return str(node.inputs[1]) if node.op == "add" and g.vector(node.inputs[0], n) is not None else None
 
 
-def _gained(g: Graph, products: Products, name: str) -> tuple[Product, Float64, list[int]] | None:
+def _gained(g: Dataflow, products: Products, name: str) -> tuple[Product, Float64, list[int]] | None:
     """Read `name` as (g - 1) (x.W + constants): the product, g [n], and the nodes before the product."""
     name, nodes = _skipped(g, name)
     node = g.node_of(name)
-    if node is None or node.op_type != "Mul" or products.of(name) is not None:
+    if node is None or node.op != "multiply" or products.of(name) is not None:
         return None
     n = g.shape(name)[-1]
     for side in (0, 1):
-        less = g.vector(node.input[side], n)
+        less = g.vector(node.inputs[side], n)
         if less is None:
             continue
         nodes.append(g.producer[name])
-        name = node.input[1 - side]
+        name = node.inputs[1 - side]
         for _ in range(_DEPTH):
             name, passed = _skipped(g, name)
             nodes += passed
@@ -155,14 +153,14 @@ def _gained(g: Graph, products: Products, name: str) -> tuple[Product, Float64, 
     return None
 
 
-def _dora(g: Graph, products: Products, name: str) -> Delta | None:
+def _dora(g: Dataflow, products: Products, name: str) -> Delta | None:
     """Read `name` as (g - 1) x.W + g s (x.A).B: PEFT's DoRA beside its base."""
     name, nodes = _skipped(g, name)
     node = g.node_of(name)
-    if node is None or node.op_type != "Add":
+    if node is None or node.op != "add":
         return None
     for side in (0, 1):
-        gained, delta = _gained(g, products, node.input[side]), _delta(g, products, node.input[1 - side])
+        gained, delta = _gained(g, products, node.inputs[side]), _delta(g, products, node.inputs[1 - side])
         if gained is None or delta is None or g.strip(gained[0].x) != delta.x or delta.lora.bias is not None:
             continue
         product, gain, passed = gained
@@ -174,16 +172,16 @@ def _dora(g: Graph, products: Products, name: str) -> Delta | None:
     return None
 
 
-def _exclusive(g: Graph, own: list[int], path: list[int]) -> list[int]:
+def _exclusive(g: Dataflow, own: list[int], path: list[int]) -> list[int]:
     """`own` and the nodes of the path back to the base that only they read: the base's bias Add is not the branch's."""
     for index in path:
-        if not set(g.readers.get(g.nodes[index].output[0], [])) <= set(own):
+        if not set(g.readers.get(g.nodes[index].outputs[0], [])) <= set(own):
             break
         own = [*own, index]
     return own
 
 
-def _bases(g: Graph, products: Products, name: str, depth: int = 0) -> Iterator[str]:
+def _bases(g: Dataflow, products: Products, name: str, depth: int = 0) -> Iterator[str]:
     """The x of every product that reaches `name` through Adds, Q/DQ and reshapes."""
     name = g.strip(name)
     node = g.node_of(name)
@@ -192,20 +190,20 @@ def _bases(g: Graph, products: Products, name: str, depth: int = 0) -> Iterator[
     product = products.of(name)
     if product is not None:
         yield g.strip(product.x)
-    elif node.op_type == "Add":
-        yield from _bases(g, products, node.input[0], depth + 1)
-        yield from _bases(g, products, node.input[1], depth + 1)
+    elif node.op == "add":
+        yield from _bases(g, products, node.inputs[0], depth + 1)
+        yield from _bases(g, products, node.inputs[1], depth + 1)
 
 
-def branches(g: Graph, products: Products) -> dict[int, tuple[int, Delta]]:
+def branches(g: Dataflow, products: Products) -> dict[int, tuple[int, Delta]]:
     """Add node -> which operand is a branch, and the branch."""
     found = {}
     for index, node in enumerate(g.nodes):
-        if node.op_type != "Add":
+        if node.op != "add":
             continue
         for side in (1, 0):
-            delta = _delta(g, products, node.input[side]) or _dora(g, products, node.input[side])
-            if delta is not None and delta.x in _bases(g, products, node.input[1 - side]):
+            delta = _delta(g, products, node.inputs[side]) or _dora(g, products, node.inputs[side])
+            if delta is not None and delta.x in _bases(g, products, node.inputs[1 - side]):
                 found[index] = (side, delta)
                 break
     return found

@@ -76,8 +76,6 @@ class FoundLinear:
     """Name of its MatMul or Gemm."""
     modules: tuple[str, ...]
     """Dotted module paths that name it, the surest first."""
-    product: str
-    """Float tensor x.W that the MatMul or Gemm itself writes; dynamic: that the Mul by both scales writes."""
     x_name: str
     """Float tensor that it reads; dynamic: that DynamicQuantizeLinear reads."""
     x: Activation | None
@@ -92,7 +90,7 @@ class FoundLinear:
     output: Activation | None
     loras: tuple[GraphLora, ...]
     nodes: tuple[int, ...]
-    """Indices of the nodes that it stands for, in no order."""
+    """Indices of the ONNX nodes that it stands for, in no order."""
     result: str
     """ONNX tensor to replace: the codes if the output is quantized, else the float output."""
     smooth: Float64 | None = None

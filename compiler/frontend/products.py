@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
+from axlora.compiler.frontend.dataflow import RESHAPES, Dataflow, Node
 from axlora.compiler.frontend.found import WeightCodes
-from axlora.compiler.frontend.graph import Graph, Matrix, attribute
 
 Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Product:
-    """x.W, and the bias of a Gemm."""
+    """x.W."""
 
     index: int
-    """The node that writes it: MatMul, Gemm, or the Mul by the scales after a MatMulInteger."""
+    """The node that writes it: a matmul, or the multiply by the scales after one of dynamic codes."""
     core: int
-    """The MatMul, Gemm or MatMulInteger."""
+    """The matmul."""
     x: str
     """Float tensor that it reads."""
     weight_name: str
@@ -31,7 +31,6 @@ class Product:
     codes: WeightCodes | None
     read: Callable[[], Float64]
     """The weights [k, n]."""
-    bias: Float64 | None
     nodes: tuple[int, ...]
     """All nodes that belong to it alone."""
     dynamic: bool = False
@@ -40,7 +39,7 @@ class Product:
 class Products:
     """The products of a graph, each looked at once."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Dataflow) -> None:
         self._graph = graph
         self._known: dict[int, Product | None] = {}
 
@@ -60,65 +59,74 @@ class Products:
         return None if index is None else self.at(index)
 
 
-def _product(g: Graph, index: int) -> Product | None:
+def _product(g: Dataflow, index: int) -> Product | None:
     node = g.nodes[index]
-    if node.domain not in ("", "ai.onnx"):
+    if node.op == "multiply":
+        return _dynamic(g, node, index)
+    matrix = g.matrix(node.inputs[1]) if node.op == "matmul" else None
+    if matrix is None or 0 in matrix.shape or g.constant(node.inputs[0]) is not None:
         return None
-    match node.op_type:
-        case "MatMul":
-            matrix = g.matrix(node.input[1])
-            if matrix is None or 0 in matrix.shape or g.constant(node.input[0]) is not None:
-                return None
-            return _plain(node, index, matrix, None)
-        case "Gemm":
-            return _gemm(g, node, index)
-        case "Mul":
-            return _dynamic(g, node, index)
-    return None
-
-
-def _plain(node: onnx.NodeProto, index: int, matrix: Matrix, bias: Float64 | None) -> Product:
-    return Product(index, index, node.input[0], node.input[1], matrix.shape, matrix.codes, matrix.read, bias, (index,))
-
-
-def _gemm(g: Graph, node: onnx.NodeProto, index: int) -> Product | None:
-    matrix = g.matrix(node.input[1], axis=0 if attribute(node, "transB") else 1)
-    if matrix is None or 0 in matrix.shape or g.constant(node.input[0]) is not None:
+    if node.source.op_type == "Gemm" and not _adds_row(g, node, matrix.shape[1]):
         return None
-    if attribute(node, "alpha", 1) != 1 or attribute(node, "beta", 1) != 1 or attribute(node, "transA"):
-        return None
-    bias = None
-    if len(node.input) > 2 and node.input[2]:
-        bias = g.vector(node.input[2], matrix.shape[1])
-        if bias is None:
-            return None
-    return _plain(node, index, matrix, bias)
+    return Product(index, index, node.inputs[0], node.inputs[1], matrix.shape, matrix.codes, matrix.read, (index,))
 
 
-def _of_codes(index: int, core: int, x: str, weight: str, codes: WeightCodes, own: tuple[int, ...]) -> Product:
-    k, n = codes.stored.shape
-    return Product(index, core, x, weight, (k, n), codes, lambda: codes.reals, None, own, dynamic=True)
+def _adds_row(g: Dataflow, node: Node, n: int) -> bool:
+    """What the rest of a Gemm adds to its product is a constant row, or nothing: the Gemm can be taken as a whole."""
+    added = [x for i in g.readers.get(node.outputs[0], []) if (x := g.nodes[i]).origin == node.origin]
+    return all(any(g.vector(name, n) is not None for name in x.inputs) for x in added)
 
 
-def _dynamic(g: Graph, node: onnx.NodeProto, index: int) -> Product | None:
-    """Mul(Cast(MatMulInteger(codes of x, W, zero of x, zeros of W)), Mul(scale of x, scales of W)), either side."""
-    for accumulator, scales in (node.input, reversed(node.input)):
+def _centred(g: Dataflow, name: str) -> tuple[str, str]:
+    """(codes, zero point or "") of a tensor that is codes less their zero point, widened."""
+    node = g.node_of(name)
+    if node is not None and node.op == "subtract":
+        return _widened(g, node.inputs[0]), _widened(g, node.inputs[1])
+    return _widened(g, name), ""
+
+
+def _widened(g: Dataflow, name: str) -> str:
+    """The codes behind a cast to int32 and reshapes."""
+    while (node := g.node_of(name)) is not None and (node.op in RESHAPES or (node.op == "astype" and g.dtype(name) == "int32")):
+        name = node.inputs[0]
+    return name
+
+
+def _is_range(g: Dataflow, scale: str, x: str) -> bool:
+    """Whether `scale` is (max(x, 0) - min(x, 0)) / 255: DynamicQuantizeLinear's."""
+    step = g.node_of(scale)
+    width = g.node_of(step.inputs[0]) if step is not None and step.op == "divide" else None
+    if step is None or width is None or width.op != "subtract" or g.scalar(step.inputs[1]) != 255:
+        return False
+    for name, outer, inner in zip(width.inputs, ("maximum", "minimum"), ("max", "min"), strict=True):
+        end = g.node_of(name)
+        if end is None or end.op != outer or not any(g.scalar(each) == 0 for each in end.inputs):
+            return False
+        if not any((e := g.node_of(each)) is not None and e.op == inner and e.inputs == (x,) for each in end.inputs):
+            return False
+    return True
+
+
+def _dynamic(g: Dataflow, node: Node, index: int) -> Product | None:
+    """(codes of x - zero of x) . (W - zeros of W), times both scales: DynamicQuantizeLinear and MatMulInteger, either side."""
+    for accumulator, scales in (node.inputs, reversed(node.inputs)):
         cast, both = g.node_of(accumulator), g.node_of(scales)
-        core = g.node_of(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
-        if cast is None or both is None or both.op_type != "Mul" or core is None or core.op_type != "MatMulInteger":
+        core = g.node_of(cast.inputs[0]) if cast is not None and cast.op == "astype" else None
+        if cast is None or both is None or both.op != "multiply" or core is None or core.op != "matmul":
             continue
-        quantize = g.node_of(core.input[0])
-        if quantize is None or quantize.op_type != "DynamicQuantizeLinear":
+        left, right = _centred(g, core.inputs[0]), _centred(g, core.inputs[1])
+        quantize = g.node_of(left[0])
+        if quantize is None or quantize.op != "quantize" or not _is_range(g, quantize.inputs[1], quantize.inputs[0]):
             continue
-        step = next((s for s in both.input if s != quantize.output[1]), "")
+        step = next((s for s in both.inputs if s != quantize.inputs[1]), "")
         scale = g.constant(step)
-        zeros = [*core.input[2:], "", ""]
-        if quantize.output[1] not in both.input or scale is None or zeros[0] != quantize.output[2]:
+        if quantize.inputs[1] not in both.inputs or scale is None or left[1] != quantize.inputs[2]:
             continue
-        codes = g.codes(core.input[1], scale, zeros[1], axis=1)
+        codes = g.codes(right[0], scale, right[1], axis=1)
         if codes is None:
             continue
-        at = g.producer
-        own = (index, at[accumulator], at[cast.input[0]], at[scales])
-        return _of_codes(index, at[cast.input[0]], quantize.input[0], core.input[1], codes, own)
+        at, (k, n) = g.producer, codes.stored.shape
+        own = (index, at[accumulator], at[cast.inputs[0]], at[scales])
+        read = partial(getattr, codes, "reals")
+        return Product(index, own[2], quantize.inputs[0], core.inputs[1], (k, n), codes, read, own, dynamic=True)
     return None

@@ -6,7 +6,7 @@ with or without Q/DQ pairs between, and the Q/DQ after it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,8 @@ import onnx
 
 from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend.branches import Delta, branches
+from axlora.compiler.frontend.dataflow import PASSIVE, RESHAPES, Dataflow, Node
 from axlora.compiler.frontend.found import FoundLinear
-from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.products import Product, Products
 
 Float64 = npt.NDArray[np.float64]
@@ -23,7 +23,7 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Context:
-    g: Graph
+    g: Dataflow
     products: Products
     branches: dict[int, tuple[int, Delta]]
     inside: set[int]
@@ -36,11 +36,11 @@ class _Context:
         return [i for i in self.g.readers.get(name, []) if i not in self.inside]
 
 
-def _passive(g: Graph, node: onnx.NodeProto) -> bool:
+def _passive(g: Dataflow, node: Node) -> bool:
     """Q, DQ, or a reshape or Cast that `strip` passes."""
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+    if node.op in ("quantize", "dequantize"):
         return True
-    return node.op_type in _RESHAPES and g.strip(node.output[0]) == g.strip(node.input[0])
+    return node.op in (*RESHAPES, *PASSIVE) and g.strip(node.outputs[0]) == g.strip(node.inputs[0])
 
 
 def _next_join(c: _Context, product: Product, name: str) -> tuple[str, list[int]] | None:
@@ -48,16 +48,15 @@ def _next_join(c: _Context, product: Product, name: str) -> tuple[str, list[int]
     nodes: list[int] = []
     while name not in c.g.outputs and len(readers := c.readers(name)) == 1:
         node = c.g.nodes[readers[0]]
-        if node.op_type == "Add":
+        if node.op == "add":
             return (name, nodes) if any(x is not None for x in _join(c, product, readers[0], name)) else None
         if not _passive(c.g, node):
             return None
         nodes.append(readers[0])
-        name = node.output[0]
+        name = node.outputs[0]
     return None
 
 
-_RESHAPES = ("Reshape", "Flatten", "Unsqueeze", "Squeeze", "Cast", "Identity")
 _ENDINGS = (
     ".weight", "_quantized", "_DequantizeLinear_Output", ".base_layer", ".MatMul", ".Gemm", ".matmul", ".default", "_quant",
     "_MatMul", ".modules_to_save",
@@ -80,27 +79,27 @@ def _bare(path: str) -> str:
     return path
 
 
-def _modules(g: Graph, product: Product, nodes: list[int]) -> tuple[tuple[str, ...], int]:
+def _modules(g: Dataflow, product: Product, nodes: list[int]) -> tuple[tuple[str, ...], int]:
     """Dotted module paths: scope metadata of the product, or of its bias; then the weight's name, then the node's.
 
     Returns:
         The paths, and how many of them, from the first, are of scope metadata.
     """
     core = g.nodes[product.core]
-    scopes = scope_of(core) or next((found for i in nodes if (found := scope_of(g.nodes[i]))), [])
+    scopes = scope_of(core.source) or next((found for i in nodes if (found := scope_of(g.nodes[i].source))), [])
     scopes = [bare for path in scopes if (bare := _bare(path))]
     paths = []
     name = product.weight_name
-    while (source := g.node_of(name)) is not None and source.input:
-        paths.append(name)
-        name = source.input[0]
-    paths += [name, core.name.strip("/").replace("/", ".")]
+    while (source := g.node_of(name)) is not None and source.inputs:
+        paths += [name] if g.is_named(name) else []
+        name = source.inputs[0]
+    paths += [name, core.source.name.strip("/").replace("/", ".")]
     return tuple(dict.fromkeys(scopes + [bare for p in paths if (bare := _bare(p))])), len(scopes)
 
 
 def _join(c: _Context, product: Product, index: int, name: str) -> tuple[Delta | None, Float64 | None]:
     """What the Add `index` puts on `name`: a branch, a bias, or neither."""
-    inputs = list(c.g.nodes[index].input)
+    inputs = list(c.g.nodes[index].inputs)
     side = inputs.index(name)
     found = c.branches.get(index)
     if found is not None and found[0] != side and found[1].x == c.g.strip(product.x):
@@ -110,9 +109,9 @@ def _join(c: _Context, product: Product, index: int, name: str) -> tuple[Delta |
 
 def _linear(c: _Context, product: Product, names: set[str]) -> FoundLinear:
     g, n = c.g, product.shape[1]
-    bias = np.zeros(n) if product.bias is None else product.bias
-    nodes, loras = list(product.nodes), []
-    name = g.nodes[product.index].output[0]
+    bias, loras = np.zeros(n), []
+    nodes = list(product.nodes)
+    name = g.nodes[product.index].outputs[0]
     while (ahead := _next_join(c, product, name)) is not None and not (c.exact and ahead[1]):
         name, passed = ahead
         (index,) = c.readers(name)
@@ -123,23 +122,22 @@ def _linear(c: _Context, product: Product, names: set[str]) -> FoundLinear:
         elif vector is not None:
             bias = bias + vector
         nodes += [*passed, index]
-        name = g.nodes[index].output[0]
+        name = g.nodes[index].outputs[0]
     output, result = None, name
     readers = g.readers.get(name, [])
-    if len(readers) == 1 and name not in g.outputs and g.nodes[readers[0]].op_type == "QuantizeLinear":
-        output = g.activation(g.nodes[readers[0]].output[0])
+    if len(readers) == 1 and name not in g.outputs and g.nodes[readers[0]].op == "quantize":
+        output = g.activation(g.nodes[readers[0]].outputs[0])
         if output is not None:
             nodes.append(readers[0])
             result = output.codes
     core = g.nodes[product.core]
     modules, scopes = _modules(g, product, nodes)
-    label = _unique(max(modules, key=lambda path: path.count("."), default=core.output[0]), names)
+    label = _unique(max(modules, key=lambda path: path.count("."), default=core.source.output[0]), names)
     codes = None if product.dynamic else g.codes_of(product.x) or _codes_behind(g, product.x)
     return FoundLinear(
         name=label,
-        node=core.name or core.output[0],
+        node=core.source.name or core.source.output[0],
         modules=modules,
-        product=g.nodes[product.index].output[0],
         x_name=product.x,
         x=g.activation(codes) if codes is not None else None,
         reals=product.read,
@@ -156,7 +154,7 @@ def _linear(c: _Context, product: Product, names: set[str]) -> FoundLinear:
     )
 
 
-def _codes_behind(g: Graph, name: str) -> str | None:
+def _codes_behind(g: Dataflow, name: str) -> str | None:
     """Codes behind a reshape that keeps the last dimension."""
     while True:
         node = g.node_of(name)
@@ -165,7 +163,7 @@ def _codes_behind(g: Graph, name: str) -> str | None:
         codes = g.codes_of(name)
         if codes is not None:
             return codes
-        name = node.input[0]
+        name = node.inputs[0]
 
 
 def _unique(name: str, taken: set[str]) -> str:
@@ -177,7 +175,7 @@ def _unique(name: str, taken: set[str]) -> str:
     return label
 
 
-def recognise(model: onnx.ModelProto, exact: bool = False) -> tuple[Graph, tuple[FoundLinear, ...]]:
+def recognise(model: onnx.ModelProto, exact: bool = False) -> tuple[Dataflow, tuple[FoundLinear, ...]]:
     """The linears of a model read by `onnx_reader.read`, in the graph's order.
 
     Args:
@@ -186,7 +184,7 @@ def recognise(model: onnx.ModelProto, exact: bool = False) -> tuple[Graph, tuple
     Raises:
         BadModel: weights or biases that are not finite.
     """
-    g = Graph(model)
+    g = Dataflow(model)
     products = Products(g)
     joined = {} if exact else branches(g, products)
     while True:
@@ -199,10 +197,10 @@ def recognise(model: onnx.ModelProto, exact: bool = False) -> tuple[Graph, tuple
     for linear in found:
         if not np.isfinite(linear.weight).all() or not np.isfinite(linear.bias).all():
             raise BadModel("weights or bias hold NaN or infinity", linear.name, "export the model again")
-    return g, found
+    return g, tuple(replace(linear, nodes=g.origins(linear.nodes)) for linear in found)
 
 
-def _all(g: Graph, products: Products, joined: dict[int, tuple[int, Delta]], exact: bool) -> tuple[FoundLinear, ...]:
+def _all(g: Dataflow, products: Products, joined: dict[int, tuple[int, Delta]], exact: bool) -> tuple[FoundLinear, ...]:
     """Every linear of the graph, given its branches."""
     context = _Context(g, products, joined, {index for _, delta in joined.values() for index in delta.nodes}, exact)
     names: set[str] = set()

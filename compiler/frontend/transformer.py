@@ -13,8 +13,8 @@ import numpy.typing as npt
 import onnx
 
 from axlora.compiler.errors import UnsupportedOperator
+from axlora.compiler.frontend.dataflow import Dataflow
 from axlora.compiler.frontend.found import FoundLinear
-from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.masks import Mask
 from axlora.compiler.frontend.views import Constant, Curve, Ids, Probed, View, Weighted, probes
 from axlora.compiler.frontend.walk import Walk
@@ -28,7 +28,7 @@ from axlora.compiler.transformer.ops import (
 )
 
 
-def _inputs(g: Graph) -> list[tuple[str, tuple[int, ...], np.dtype[Any]]]:
+def _inputs(g: Dataflow) -> list[tuple[str, tuple[int, ...], np.dtype[Any]]]:
     """(name, shape, type) of every input."""
     constant = {i.name for i in g.model.graph.initializer}
     return [
@@ -38,15 +38,15 @@ def _inputs(g: Graph) -> list[tuple[str, tuple[int, ...], np.dtype[Any]]]:
     ]
 
 
-def _token_input(g: Graph, where: str) -> str:
+def _token_input(g: Dataflow, where: str) -> str:
     """The input of token ids: the one that the first embedding's Gather reads, reshaped or not."""
     names = {name for name, _, kind in _inputs(g) if kind.kind in "iu"}
     for node in g.nodes:
-        if node.op_type != "Gather" or g.constant(node.input[0]) is None:
+        if node.op != "take" or g.constant(node.inputs[0]) is None:
             continue
-        name = str(node.input[1])
-        while name not in names and (before := g.node_of(name)) is not None and before.op_type in (*PASS, *SHAPED):
-            name = str(before.input[0])
+        name = str(node.inputs[1])
+        while name not in names and (before := g.node_of(name)) is not None and before.op in (*PASS, *SHAPED):
+            name = str(before.inputs[0])
         if name in names:
             return name
     raise UnsupportedOperator("no embedding of token ids", where, "a language model with an input of token ids")
@@ -61,7 +61,7 @@ def _usual(name: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> npt.NDArra
     return np.zeros(shape, kind) if "type" in name else None
 
 
-def read_transformer(g: Graph, found: Sequence[FoundLinear], where: str) -> Transformer:
+def read_transformer(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transformer:
     """The whole model as a decoder.
 
     Other inputs than the token ids mean: a mask of ones (no padding), positions 0, 1, .., token types 0.
@@ -81,7 +81,7 @@ def read_transformer(g: Graph, found: Sequence[FoundLinear], where: str) -> Tran
     return _read(g, found, where, [ids], fixed, "", "compile without --generate")
 
 
-def read_whole(g: Graph, found: Sequence[FoundLinear], where: str) -> Transformer:
+def read_whole(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transformer:
     """The whole model for whole sequences: attention may be causal, see all tokens, or all that are no padding.
 
     An input that the model does not heed as ids or as a mask of padding is fixed to its usual value (`Transformer.fixed`).
@@ -117,7 +117,7 @@ def read_whole(g: Graph, found: Sequence[FoundLinear], where: str) -> Transforme
 
 
 def _read(
-    g: Graph,
+    g: Dataflow,
     found: Sequence[FoundLinear],
     where: str,
     ids: Sequence[str],
@@ -155,14 +155,14 @@ def _read(
 
 def _output(walk: Walk, name: str, where: str) -> Output:
     """What an output of the graph is."""
-    symbol = walk.symbol(name)
-    node = walk.g.node_of(name)
+    known = walk.g.canonical(name)
+    symbol, node, shape = walk.symbol(known), walk.g.node_of(known), walk.g.shape(known)
     if node is not None and isinstance(symbol, Curve | Weighted):
-        return Output(name, walk.rows(node, name), walk.g.shape(name))
+        return Output(name, walk.rows(node, known), shape)
     if isinstance(symbol, View) and symbol.factor() == 1:
-        return Output(name, symbol.value, walk.g.shape(name))
+        return Output(name, symbol.value, shape)
     if isinstance(symbol, View) and not walk.causal and len(symbol.terms) == 1 and (symbol.terms[0][1] == 1).all():
-        return Output(name, symbol.value, walk.g.shape(name), symbol.terms[0][0])
+        return Output(name, symbol.value, shape, symbol.terms[0][0])
     raise UnsupportedOperator(f"output {name!r} is not rows of logits", where, "a language model that ends with its logits")
 
 

@@ -32,6 +32,19 @@ def import_onnx(model: onnx.ModelProto, *, constants: bool = False) -> tvm.IRMod
     Raises:
         UnsupportedOperator: TVM does not take an operator; names the nodes.
     """
+    return bound_indices(_imported_or_refused(model, constants))
+
+
+def import_to_read(model: onnx.ModelProto) -> tvm.IRModule:
+    """The Relax module as recognition reads it: initializers are constants, and no index is bounded.
+
+    Raises:
+        UnsupportedOperator: as `import_onnx`.
+    """
+    return _imported_or_refused(model, True)
+
+
+def _imported_or_refused(model: onnx.ModelProto, constants: bool) -> tvm.IRModule:
     try:
         return _imported(model, constants)
     except Exception as error:  # TVM raises several types here
@@ -41,7 +54,7 @@ def import_onnx(model: onnx.ModelProto, *, constants: bool = False) -> tvm.IRMod
 def _imported(model: onnx.ModelProto, constants: bool) -> tvm.IRModule:
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it prints what it cannot convert
         warnings.simplefilter("ignore")
-        return bound_indices(from_onnx(model, keep_params_in_input=not constants))
+        return from_onnx(model, keep_params_in_input=not constants)
 
 
 def compiled(module: tvm.IRModule) -> Any:
@@ -93,7 +106,7 @@ def _fails(
     alone = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions)
     inputs = [value.type.tensor_type for value in graph.input]
     try:
-        function = compiled(_imported(alone, constants=True))["main"]
+        function = compiled(bound_indices(_imported(alone, constants=True)))["main"]
         shapes = [tuple(d.dim_value for d in kind.shape.dim) for kind in inputs]
         dtypes = [helper.tensor_dtype_to_np_dtype(kind.elem_type) for kind in inputs]
         function(*[tvm.runtime.tensor(np.ones(s, d)) for s, d in zip(shapes, dtypes, strict=True)])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
+from axlora.compiler.frontend.dataflow import RESHAPES, Node
 from axlora.compiler.frontend.found import FoundLinear
-from axlora.compiler.frontend.graph import attribute
 from axlora.compiler.frontend.norms import FoundNorm, norms
 from axlora.compiler.frontend.views import Constant, Curve, Ids, Length, Looked, Probed, View, Weighted
 from axlora.compiler.frontend.walk_attention import AttentionWalk
@@ -32,13 +30,15 @@ from axlora.compiler.transformer.ops import (
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 _UNARY: dict[str, Callable[[Float64], Float64]] = {
-    "Sigmoid": partial(tables.real, Function.SIGMOID),
-    "Tanh": np.tanh,
-    "Relu": partial(tables.real, Function.RELU),
-    "Erf": np.vectorize(math.erf, otypes=[np.float64]),
-    "Exp": np.exp,
-    "Sqrt": np.sqrt,
-    "Reciprocal": lambda x: 1 / x,
+    "sigmoid": partial(tables.real, Function.SIGMOID),
+    "tanh": np.tanh,
+    "nn.relu": partial(tables.real, Function.RELU),
+    "erf": tables.erf,
+    "exp": np.exp,
+    "sqrt": np.sqrt,
+    "nn.silu": partial(tables.real, Function.SILU),
+    "nn.gelu": partial(tables.real, Function.GELU),
+    "nn.gelu_tanh": partial(tables.real, Function.GELU_TANH),
 }
 
 
@@ -51,17 +51,20 @@ class Walk(AttentionWalk, PoolWalk):
         linears = {self.g.producer[f.result]: f for f in self.found}
         by_last: dict[int, FoundNorm] = {n.nodes[-1]: n for n in norms(self.g)}
         needed: set[int] = set()
-        todo = [o.name for o in self.g.model.graph.output]
+        todo = sorted(self.g.outputs)
         while todo:
             index = self.g.producer.get(todo.pop(), -1)
             if index < 0 or index in needed:
                 continue
             needed.add(index)
             own = [linears[index].x_name] if index in linears else [by_last[index].x] if index in by_last else None
-            todo += own or [name for name in self.g.nodes[index].input if name]
+            todo += own or [name for name in self.g.nodes[index].inputs if name]
+        fixed = self.fixed(needed - linears.keys() - by_last.keys())
         for index in sorted(needed):
             node = self.g.nodes[index]
-            self.used |= set(node.input)
+            self.used |= set(node.inputs)
+            if index in fixed:
+                continue
             if index in linears:
                 self.linear(node, linears[index])
             elif index in by_last:
@@ -69,156 +72,164 @@ class Walk(AttentionWalk, PoolWalk):
             else:
                 self.node(node)
 
-    def linear(self, node: onnx.NodeProto, found: FoundLinear) -> None:
+    def linear(self, node: Node, found: FoundLinear) -> None:
         x = self.rows(node, found.x_name)
         self.value(found.result, found.shape[1], x)
         self.operators.append(Linear(x, found.result, found.name))
 
-    def norm(self, node: onnx.NodeProto, found: FoundNorm) -> None:
+    def norm(self, node: Node, found: FoundNorm) -> None:
         x = self.rows(node, found.x)
         self.value(found.y, self.features[x], x)
         kind = NormKind.LAYER if found.centred else NormKind.RMS
         self.operators.append(Norm(x, found.y, kind, found.gain, found.bias, found.eps))
 
-    def node(self, node: onnx.NodeProto) -> None:
+    def node(self, node: Node) -> None:
         """One node that is neither of a linear nor of a norm."""
-        inputs = [self.symbol(name) for name in node.input if name]
-        fixed = [s for s in inputs if isinstance(s, Constant | Probed)]
-        if len(fixed) == len(inputs):
-            self.evaluated(node, fixed)
-            return
-        kind = node.op_type
+        inputs = [self.symbol(name) for name in node.inputs if name]
+        kind = node.op
         result: Symbol | dict[str, Symbol] | None
         if isinstance(inputs[0], Weighted | Length):
             result = self.reduced(node, inputs)
         elif isinstance(inputs[0], Ids):
             result = inputs[0] if kind in (*PASS, *SHAPED) else None
         elif kind in PASS:
-            # `read` made all floats float32: a Cast that is left is to integers and back, which rounds.
-            whole = kind == "Cast" and int(attribute(node, "to")) != onnx.TensorProto.FLOAT
-            result = None if whole else inputs[0]
-        elif kind == "Gather" and isinstance(inputs[1], Ids):
+            # `read` made all floats float32: a cast that is left is to integers and back, which rounds.
+            result = inputs[0] if self.g.dtype(node.outputs[0]) == "float32" else None
+        elif kind == "take" and isinstance(inputs[1], Ids):
             result = self.embed(node, inputs[0], inputs[1])
-        elif kind in ("Add", "Sub", "Mul", "Div", "Pow", "Where") and len(inputs) >= 2:
+        elif kind in ("add", "subtract", "multiply", "divide", "power", "where") and len(inputs) >= 2:
             result = self.joined(node, kind, inputs)
-        elif kind == "MatMul":
+        elif kind == "matmul":
             result = self.product(node, inputs[0], inputs[1])
-        elif kind == "Softmax" and isinstance(inputs[0], Scores):
-            if int(attribute(node, "axis", -1)) not in (-1, len(self.g.shape(node.input[0])) - 1):
+        elif kind == "nn.softmax" and isinstance(inputs[0], Scores):
+            if int(node.number("axis", -1)) not in (-1, len(self.g.shape(node.inputs[0])) - 1):
                 raise self.refuse(node, "softmax over anything but the keys")
             result = replace(inputs[0], done=True)
-        elif kind == "IsNaN" and isinstance(inputs[0], Scores) and inputs[0].done:
+        elif kind == "isnan" and isinstance(inputs[0], Scores) and inputs[0].done:
             result = Constant(np.zeros((1, 1, 1, 1), bool))  # a row sees itself, or a token: no softmax is empty
-        elif kind in _UNARY or kind in ("Gelu", "Neg"):
+        elif kind in _UNARY or kind == "negative":
             result = self.unary(node, inputs[0])
-        elif kind == "Concat" and len(full := [x for x in inputs if not (isinstance(x, Constant) and x.value.size == 0)]) == 1:
+        elif kind == "concat" and len(full := [x for x in inputs if not (isinstance(x, Constant) and x.value.size == 0)]) == 1:
             result = full[0]  # keys behind an empty cache
-        elif kind in ("ReduceSum", "ReduceMean", "ReduceL2") and isinstance(inputs[0], View | Curve):
+        elif kind in ("sum", "mean") and isinstance(inputs[0], View | Curve):
             result = self.reduction(node, inputs[0])
         elif isinstance(inputs[0], View | Curve | Looked):
-            result = self.moved(node, [self.viewed(node, node.input[0]), *inputs[1:]])
+            result = self.moved(node, [self.viewed(node, node.inputs[0]), *inputs[1:]])
         else:
             result = None
         if result is None:
             raise self.refuse(node, "is not understood between embeddings and logits")
-        self.symbols |= result if isinstance(result, dict) else {node.output[0]: result}
+        self.symbols |= result if isinstance(result, dict) else {node.outputs[0]: result}
 
-    def joined(self, node: onnx.NodeProto, kind: str, inputs: Sequence[Symbol]) -> Symbol | None:
+    def joined(self, node: Node, kind: str, inputs: Sequence[Symbol]) -> Symbol | None:
         """Arithmetic of two tensors."""
-        if kind == "Where":
+        if kind == "where":
             return self.chosen(node, inputs)
         a, b = inputs
-        if isinstance(a, Constant | Probed) and kind in ("Add", "Mul"):
+        if isinstance(a, Constant | Probed) and kind in ("add", "multiply"):
             a, b = b, a
+        if isinstance(a, Constant) and kind in ("subtract", "divide"):
+            return self.from_constant(kind, a.value.astype(np.float64), b)
         if isinstance(b, Probed) and isinstance(a, Scores):
-            return self.masked(node, a, b.values) if kind == "Add" and not a.done else None
+            return self.masked(node, a, b.values) if kind == "add" and not a.done else None
         if isinstance(b, Probed):
             return self.with_mask(node, kind, a, b)
         if isinstance(b, Constant):
             return self.with_constant(node, kind, a, b.value.astype(np.float64))
         if isinstance(a, Looked) and isinstance(b, Looked):
-            return a.plus(b) if kind == "Add" else None
+            return a.plus(b) if kind == "add" else None
         if isinstance(b, Length):
-            x = self.rows(node, node.input[0]) if kind == "Div" and not isinstance(a, Weighted) else None
+            x = self.rows(node, node.inputs[0]) if kind == "divide" and not isinstance(a, Weighted) else None
             return self.unit(node, x, b) if x == b.of and b.stage == "root" else None
-        if kind in ("Add", "Sub") and isinstance(a, View) and isinstance(b, View) and a.value == b.value and a.factor() is None:
-            return a.plus(b.times(np.float64(1 if kind == "Add" else -1)))
+        if (
+            kind in ("add", "subtract")
+            and isinstance(a, View)
+            and isinstance(b, View)
+            and a.value == b.value
+            and a.factor() is None
+        ):
+            return a.plus(b.times(np.float64(1 if kind == "add" else -1)))
         curve = _both_curves(kind, a, b)
         if curve is not None and (curve.function() is not None or not _rows(a, b)):
             return curve
-        if kind not in ("Add", "Mul") or not all(isinstance(s, View | Curve | Looked) for s in (a, b)):
+        if kind not in ("add", "multiply") or not all(isinstance(s, View | Curve | Looked) for s in (a, b)):
             return None
-        x, y = (self.rows(node, name) for name in node.input)
-        if x == y and kind == "Mul":
+        x, y = (self.rows(node, name) for name in node.inputs)
+        if x == y and kind == "multiply":
             return Length(x, "squares")
         if (x in self.single) != (y in self.single):
             raise self.refuse(node, "rows of all tokens meet one row of all")
-        out = node.output[0]
+        out = node.outputs[0]
         self.value(out, self.features[x], x)
-        self.operators.append(Add(x, y, out) if kind == "Add" else Mul(x, y, out))
+        self.operators.append(Add(x, y, out) if kind == "add" else Mul(x, y, out))
         return self.symbols[out]
 
-    def with_constant(self, node: onnx.NodeProto, kind: str, a: Symbol, c: Float64) -> Symbol | None:
+    def with_constant(self, node: Node, kind: str, a: Symbol, c: Float64) -> Symbol | None:
         if isinstance(a, Scores) and not a.done:
-            if kind in ("Mul", "Div") and c.size == 1:
-                return replace(a, scale=a.scale * float(c.reshape(-1)[0]) ** (1 if kind == "Mul" else -1))
-            return self.masked(node, a, (c,)) if kind == "Add" else None
+            if kind in ("multiply", "divide") and c.size == 1:
+                return replace(a, scale=a.scale * float(c.reshape(-1)[0]) ** (1 if kind == "multiply" else -1))
+            return self.masked(node, a, (c,)) if kind == "add" else None
         if isinstance(a, Looked):
-            if kind in ("Mul", "Div") and c.size == 1:
-                return a.times(float(c.reshape(-1)[0]) ** (1 if kind == "Mul" else -1))
+            if kind in ("multiply", "divide") and c.size == 1:
+                return a.times(float(c.reshape(-1)[0]) ** (1 if kind == "multiply" else -1))
             # Positions and token types, added to the rows of embeddings before anything reads them.
             n = a.tables[0][1].shape[1]
-            return a.plus(Looked((), np.broadcast_to(c, (1, self.tokens, n)).reshape(-1, n))) if kind == "Add" else None
-        if isinstance(a, View) and kind in ("Mul", "Div"):
-            return a.times(c if kind == "Mul" else 1 / c)
+            return a.plus(Looked((), np.broadcast_to(c, (1, self.tokens, n)).reshape(-1, n))) if kind == "add" else None
+        if isinstance(a, View) and kind in ("multiply", "divide"):
+            return a.times(c if kind == "multiply" else 1 / c)
         if c.size == 1 and (curve := _as_curve(a)) is not None:
             return Curve(curve.value, curve.shape, _scalar(kind, curve.of, float(c.reshape(-1)[0])))
         return None
 
-    def unary(self, node: onnx.NodeProto, x: Symbol) -> Symbol | None:
-        if node.op_type == "Neg":
+    def from_constant(self, kind: str, c: Float64, b: Symbol) -> Symbol | None:
+        """c - b or c / b, for one number."""
+        curve = _as_curve(b)
+        if curve is None or c.size != 1:
+            return None
+        number, of = float(c.reshape(-1)[0]), curve.of
+        join = np.subtract if kind == "subtract" else np.divide
+        return Curve(curve.value, curve.shape, lambda t: join(number, of(t)))
+
+    def unary(self, node: Node, x: Symbol) -> Symbol | None:
+        if node.op == "negative":
             return x.times(np.float64(-1)) if isinstance(x, View) else None
         curve = _as_curve(x)
         if curve is None:
             return None
-        inner = curve.of
-        if node.op_type == "Gelu":
-            tanh = next((a.s for a in node.attribute if a.name == "approximate"), b"none") == b"tanh"
-            own: Callable[[Float64], Float64] = partial(tables.real, Function.GELU_TANH if tanh else Function.GELU)
-        else:
-            own = _UNARY[node.op_type]
+        inner, own = curve.of, _UNARY[node.op]
         return Curve(curve.value, curve.shape, lambda t: own(inner(t)))
 
-    def moved(self, node: onnx.NodeProto, inputs: Sequence[Symbol]) -> View | dict[str, Symbol] | None:
+    def moved(self, node: Node, inputs: Sequence[Symbol]) -> View | dict[str, Symbol] | None:
         """Operators that only move elements."""
         x = inputs[0]
         assert isinstance(x, View)
-        kind = node.op_type
-        if kind in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
-            return x.moved(lambda v: v.reshape(self.g.shape(node.output[0])))
-        if kind == "Expand":
-            return x.moved(lambda v: np.broadcast_to(v, self.g.shape(node.output[0])))
-        if kind == "Transpose":
-            perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
-            return x.moved(lambda v: np.transpose(v, perm))
-        if kind == "Split":
-            axis = int(attribute(node, "axis", 0))
-            sizes = [self.g.shape(out)[axis] for out in node.output]
+        kind = node.op
+        if kind in RESHAPES:
+            return x.moved(lambda v: v.reshape(self.g.shape(node.outputs[0])))
+        if kind == "broadcast_to":
+            return x.moved(lambda v: np.broadcast_to(v, self.g.shape(node.outputs[0])))
+        if kind == "permute_dims":
+            axes = node.numbers("axes")
+            return x.moved(lambda v: np.transpose(v, axes))
+        if kind == "split":
+            axis = int(node.number("axis"))
+            if "" in node.outputs:
+                return None
+            sizes = [self.g.shape(out)[axis] for out in node.outputs]
             cuts = np.cumsum(sizes)[:-1].tolist()
             parts = [x.moved(lambda v, n=n: np.split(v, cuts, axis)[n]) for n in range(len(sizes))]  # type: ignore[misc]
-            return dict(zip(node.output, parts, strict=True))
+            return dict(zip(node.outputs, parts, strict=True))
         constants = [s.value for s in inputs[1:] if isinstance(s, Constant)]
-        if kind == "Slice" and len(constants) == len(inputs) - 1:
-            return self.picked(x.moved(lambda v: v[_slices(v.ndim, [c.reshape(-1).tolist() for c in constants])]))
-        if kind == "Gather" and len(constants) == 1:
-            return self.picked(
-                x.moved(lambda v: np.take(v, constants[0].astype(np.int64), axis=int(attribute(node, "axis", 0))))
-            )
-        if kind == "Concat" and all(isinstance(s, View) and s.value == x.value for s in inputs):
+        if kind == "strided_slice" and len(inputs) == 1:
+            return self.picked(x.moved(lambda v: v[_slices(v.ndim, node.static)]))
+        if kind == "take" and len(constants) == 1:
+            axis = int(node.number("axis"))
+            return self.picked(x.moved(lambda v: np.take(v, constants[0].astype(np.int64), axis)))
+        if kind == "concat" and all(isinstance(s, View) and s.value == x.value for s in inputs):
             views = [s for s in inputs if isinstance(s, View) and 0 not in s.shape]
             most = max(len(v.terms) for v in views)
             views = [v.padded(most) for v in views]
-            axis = int(attribute(node, "axis", 0))
+            axis = int(node.number("axis"))
             joined = [tuple(np.concatenate([v.terms[n][part] for v in views], axis) for part in (0, 1)) for n in range(most)]
             return replace(x, terms=tuple((i.astype(np.int64), c.astype(np.float64)) for i, c in joined))
         return None
@@ -247,21 +258,21 @@ def _as_curve(x: Symbol) -> Curve | None:
 def _both_curves(kind: str, a: Symbol, b: Symbol) -> Curve | None:
     """Two functions of the same value as one."""
     f, g = _as_curve(a), _as_curve(b)
-    if f is None or g is None or f.value != g.value or kind not in ("Add", "Sub", "Mul", "Div"):
+    if f is None or g is None or f.value != g.value or kind not in ("add", "subtract", "multiply", "divide"):
         return None
     own, other = f.of, g.of
-    join = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}[kind]
+    join = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide}[kind]
     return Curve(f.value, f.shape, lambda t: join(own(t), other(t)))
 
 
 def _scalar(kind: str, f: Callable[[Float64], Float64], c: float) -> Callable[[Float64], Float64]:
-    join = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power}[kind]
+    join = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide, "power": np.power}[kind]
     return lambda t: join(f(t), c)
 
 
 def _slices(rank: int, parts: Sequence[Sequence[int]]) -> tuple[slice, ...]:
-    starts, ends = parts[0], parts[1]
-    axes = parts[2] if len(parts) > 2 else range(len(starts))
+    """What a strided_slice takes: axes, begins, ends, and strides or none."""
+    axes, starts, ends = parts[:3]
     steps = parts[3] if len(parts) > 3 else [1] * len(starts)
     out = [slice(None)] * rank
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
+from axlora.compiler.frontend.dataflow import Node
 from axlora.compiler.frontend.masks import Mask, describe, kind_of_mask
 from axlora.compiler.frontend.views import Constant, HeadView, Probed, View, heads
 from axlora.compiler.frontend.walk_values import Scores, Symbol, Values
@@ -28,7 +28,7 @@ _MASKED = -1e4
 class AttentionWalk(Values):
     """Adds attention."""
 
-    def product(self, node: onnx.NodeProto, a: Symbol, b: Symbol) -> Symbol | None:
+    def product(self, node: Node, a: Symbol, b: Symbol) -> Symbol | None:
         """q.k, or weights of the values times v."""
         if isinstance(a, Scores) and a.done and isinstance(b, View):
             v = heads(b, self.features[b.value])
@@ -43,7 +43,7 @@ class AttentionWalk(Values):
             return None
         return Scores(q, k, q.scale * k.scale)
 
-    def attention(self, node: onnx.NodeProto, s: Scores, v: HeadView) -> Symbol:
+    def attention(self, node: Node, s: Scores, v: HeadView) -> Symbol:
         if self.causal and s.mask is not Mask.CAUSAL:
             raise self.refuse(node, "not causal: attention without a causal mask")
         self.kinds.add(s.mask)
@@ -56,7 +56,7 @@ class AttentionWalk(Values):
         strides = [_stride(own) for own in order]
         if not all(strides):
             raise self.refuse(node, "heads that are not evenly spaced")
-        out = node.output[0]
+        out = node.outputs[0]
         parts = [
             self.rotated(x, n, stride * x.dim) for x, n, stride in zip((s.q, s.k, v), (count, kv, kv), strides, strict=True)
         ]
@@ -83,7 +83,7 @@ class AttentionWalk(Values):
             self.operators.append(Rotary(view.value, name, count, view.dim, view.cos, view.sin, view.first, stride))
         return self.turned[key], 0, view.dim
 
-    def masked(self, node: onnx.NodeProto, scores: Scores, masks: Sequence[npt.NDArray[np.generic]]) -> Scores:
+    def masked(self, node: Node, scores: Scores, masks: Sequence[npt.NDArray[np.generic]]) -> Scores:
         """Scores plus a mask that is proved causal, or that of padding, or nothing."""
         seen = []
         for mask in masks:
@@ -93,14 +93,14 @@ class AttentionWalk(Values):
                 raise self.refuse(node, "attention with a bias on its scores (relative positions, ALiBi)")
         return self.seeing(node, scores, seen)
 
-    def seeing(self, node: onnx.NodeProto, scores: Scores, seen: Sequence[npt.NDArray[np.bool_]]) -> Scores:
+    def seeing(self, node: Node, scores: Scores, seen: Sequence[npt.NDArray[np.bool_]]) -> Scores:
         """Scores of which only those `seen` [.., n, n] count."""
         kind = kind_of_mask(seen, self.masks)
         if kind is None or (kind is not Mask.NONE and scores.mask not in (Mask.NONE, kind)):
             raise self.refuse(node, ("not causal: " if self.causal else "") + describe(seen))
         return scores if kind is Mask.NONE else replace(scores, mask=kind)
 
-    def chosen(self, node: onnx.NodeProto, inputs: Sequence[Symbol]) -> Symbol | None:
+    def chosen(self, node: Node, inputs: Sequence[Symbol]) -> Symbol | None:
         """Where(mask, scores, -inf), Where(masked, -inf, scores), and Where(never, 0, weights)."""
         condition, yes, no = inputs
         if not isinstance(condition, Constant | Probed):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
+from axlora.compiler.frontend.dataflow import Node
 from axlora.compiler.frontend.views import Constant, Curve, Length, Looked, Probed, View, Weighted, probes
 from axlora.compiler.frontend.walk_values import PASS, SHAPED, Symbol, Values
 from axlora.compiler.transformer.ops import (
@@ -27,12 +27,12 @@ _NORMAL = 1e-6
 class PoolWalk(Values):
     """Adds pools."""
 
-    def with_mask(self, node: onnx.NodeProto, kind: str, a: Symbol, b: Probed) -> Symbol | None:
+    def with_mask(self, node: Node, kind: str, a: Symbol, b: Probed) -> Symbol | None:
         """What only the mask changes weighs rows of a value."""
-        if kind != "Mul" or not isinstance(a, View | Curve | Looked):
+        if kind != "multiply" or not isinstance(a, View | Curve | Looked):
             return None
-        x = self.rows(node, node.input[0 if self.symbol(node.input[0]) is a else 1])
-        shape = self.g.shape(node.output[0])
+        x = self.rows(node, node.inputs[0 if self.symbol(node.inputs[0]) is a else 1])
+        shape = self.g.shape(node.outputs[0])
         weights = []
         for value in b.values:
             spread = np.broadcast_to(value, shape).astype(np.float64).reshape(-1, shape[-1])
@@ -41,69 +41,64 @@ class PoolWalk(Values):
             weights.append(spread[:, 0])
         return Weighted(x, tuple(weights))
 
-    def reduction(self, node: onnx.NodeProto, x: View | Curve) -> Symbol | None:
+    def reduction(self, node: Node, x: View | Curve) -> Symbol | None:
         """The mean over tokens without a mask, or the length of rows."""
-        rank = len(self.g.shape(node.input[0]))
+        rank = len(self.g.shape(node.inputs[0]))
         axes = self.axes(node, rank)
-        kind = node.op_type
-        if kind == "ReduceL2" and axes == [rank - 1]:
-            return Length(self.rows(node, node.input[0]), "root")
-        if kind == "ReduceMean" and rank == 3 and axes == [1]:
+        kind = node.op
+        if kind == "mean" and rank == 3 and axes == [1]:
             return Weighted(
-                self.rows(node, node.input[0]), (np.full(self.tokens, 1 / self.tokens),) * max(1, len(self.masks)), True
+                self.rows(node, node.inputs[0]), (np.full(self.tokens, 1 / self.tokens),) * max(1, len(self.masks)), True
             )
-        if kind == "ReduceSum" and axes == [rank - 1] and isinstance(x, Curve):
+        if kind == "sum" and axes == [rank - 1] and isinstance(x, Curve):
             probe = np.linspace(-3, 3, 7)
             return Length(x.value, "sum") if np.allclose(x.of(probe), probe**2) else None
         return None
 
-    def axes(self, node: onnx.NodeProto, rank: int) -> list[int]:
+    def axes(self, node: Node, rank: int) -> list[int]:
         """The axes of a reduction, from 0 on."""
-        axes = next((list(a.ints) for a in node.attribute if a.name == "axes"), None)
-        if axes is None and len(node.input) > 1 and (value := self.g.constant(node.input[1])) is not None:
-            axes = [int(v) for v in value.reshape(-1)]
-        return [a % rank for a in axes or ()]
+        return [a % rank for a in node.numbers("axis") or ()]
 
-    def reduced(self, node: onnx.NodeProto, inputs: Sequence[Symbol]) -> Symbol | None:
+    def reduced(self, node: Node, inputs: Sequence[Symbol]) -> Symbol | None:
         """What is done to weighted rows and their sum, and to the length of rows."""
-        x, kind = inputs[0], node.op_type
+        x, kind = inputs[0], node.op
         if kind in (*PASS, *SHAPED):
             return x
         other = inputs[1] if len(inputs) > 1 else None
         if isinstance(x, Length):
-            rank = len(self.g.shape(node.input[0]))
-            if kind == "ReduceSum" and x.stage == "squares" and self.axes(node, rank) == [rank - 1]:
+            rank = len(self.g.shape(node.inputs[0]))
+            if kind == "sum" and x.stage == "squares" and self.axes(node, rank) == [rank - 1]:
                 return replace(x, stage="sum")
-            if kind == "Sqrt" and x.stage == "sum":
+            if kind == "sqrt" and x.stage == "sum":
                 return replace(x, stage="root")
             limits = [s.value for s in inputs[1:] if isinstance(s, Constant)]
             small = len(limits) == len(inputs) - 1 and bool(limits) and all(np.size(v) == 1 for v in limits)
-            if kind in ("Clip", "Max", "Add") and small and float(np.ravel(limits[0])[0]) <= _NORMAL:
+            if kind in ("maximum", "add") and small and float(np.ravel(limits[0])[0]) <= _NORMAL:
                 return x
             return None
         assert isinstance(x, Weighted)
-        if kind == "ReduceSum" and not x.summed and self.axes(node, len(self.g.shape(node.input[0]))) == [1]:
+        if kind == "sum" and not x.summed and self.axes(node, len(self.g.shape(node.inputs[0]))) == [1]:
             return replace(x, summed=True)
         if not x.summed:
             return None
-        if kind in ("Div", "Mul") and isinstance(other, Constant | Probed):
+        if kind in ("divide", "multiply") and isinstance(other, Constant | Probed):
             values = other.values if isinstance(other, Probed) else (other.value,) * len(x.weights)
-            return x.scaled([1 / v if kind == "Div" else v for v in (np.asarray(v, np.float64) for v in values)])
+            return x.scaled([1 / v if kind == "divide" else v for v in (np.asarray(v, np.float64) for v in values)])
         if not x.sums(self.masks or probes(self.tokens)[:1]):
             return None
         # A row's length takes any factor with it: the mean stands for the sum.
-        if (kind == "Mul" and other == x) or (kind == "Pow" and isinstance(other, Constant) and np.all(other.value == 2)):
+        if (kind == "multiply" and other == x) or (
+            kind == "power" and isinstance(other, Constant) and np.all(other.value == 2)
+        ):
             return Length(self.pooled(x.value, PoolKind.MEAN), "squares")
-        if kind == "ReduceL2":
-            return Length(self.pooled(x.value, PoolKind.MEAN), "root")
-        if kind == "Div" and isinstance(other, Length) and other.stage == "root":
+        if kind == "divide" and isinstance(other, Length) and other.stage == "root":
             mean = self.pooled(x.value, PoolKind.MEAN)
             return self.unit(node, mean, other) if other.of == mean else None
         return None
 
-    def unit(self, node: onnx.NodeProto, x: str, length: Length) -> Symbol:
+    def unit(self, node: Node, x: str, length: Length) -> Symbol:
         """Rows over their length."""
-        out, n = node.output[0], self.features[x]
+        out, n = node.outputs[0], self.features[x]
         self.value(out, n, x)
         self.operators.append(Norm(x, out, NormKind.UNIT, np.ones(n), None, 1e-24))
         return self.symbols[out]

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
-from axlora.compiler.frontend import fold
+from axlora.compiler.frontend.dataflow import PASSIVE, RESHAPES, Dataflow, Node
 from axlora.compiler.frontend.found import FoundLinear
-from axlora.compiler.frontend.graph import Graph, attribute
 from axlora.compiler.frontend.masks import Mask
 from axlora.compiler.frontend.views import Constant, Curve, HeadView, Ids, Length, Looked, Probed, View, Weighted, probes
 from axlora.compiler.transformer.ops import (
@@ -24,8 +22,8 @@ from axlora.compiler.transformer.ops import (
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
-PASS = ("Identity", "Cast", "CastLike", "Dropout")
-SHAPED = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand")
+PASS = ("identity", *PASSIVE)
+SHAPED = (*RESHAPES, "broadcast_to")
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ Symbol = Constant | Probed | Ids | Looked | View | Curve | Weighted | Length | S
 class Values:
     """The tensors, the values and the operators that have been found."""
 
-    g: Graph
+    g: Dataflow
     found: Sequence[FoundLinear]
     tokens: int
     hint: str
@@ -67,9 +65,11 @@ class Values:
     input: str = ""
     turned: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
 
-    def refuse(self, node: onnx.NodeProto, what: str) -> UnsupportedOperator:
+    def refuse(self, node: Node, what: str) -> UnsupportedOperator:
         """An error that names the node."""
-        return UnsupportedOperator(what, f"node {node.name or node.output[0]!r} ({node.op_type})", self.hint)
+        return UnsupportedOperator(
+            what, f"node {node.source.name or node.source.output[0]!r} ({node.source.op_type})", self.hint
+        )
 
     def value(self, name: str, features: int, *of: str) -> None:
         """A tensor that is rows of a new value of its own name; it has one row where what it is made `of` has."""
@@ -87,7 +87,7 @@ class Values:
             self.symbols[name] = Constant(value)
         return self.symbols[name]
 
-    def rows(self, node: onnx.NodeProto, name: str) -> str:
+    def rows(self, node: Node, name: str) -> str:
         """The value that a tensor is, all of it and in order.
 
         Raises:
@@ -104,7 +104,7 @@ class Values:
             return symbol.value
         raise self.refuse(node, "reads a tensor that is not rows of features, one a token")
 
-    def first(self, node: onnx.NodeProto, looked: Looked) -> str:
+    def first(self, node: Node, looked: Looked) -> str:
         """The value of the rows that were looked up."""
         if self.looked is not None and self.looked is not looked:
             raise self.refuse(node, "a second embedding of the token ids")
@@ -123,7 +123,7 @@ class Values:
             self.operators.append(Pool(value, name, kind))
         return name
 
-    def applied(self, node: onnx.NodeProto, curve: Curve) -> str:
+    def applied(self, node: Node, curve: Curve) -> str:
         """The value of an activation function."""
         function = curve.function()
         if function is None:
@@ -136,33 +136,49 @@ class Values:
             self.operators.append(Apply(curve.value, name, function))
         return name
 
-    def viewed(self, node: onnx.NodeProto, name: str) -> View:
+    def viewed(self, node: Node, name: str) -> View:
         """The elements of a tensor; functions and rows that were looked up become values."""
         symbol = self.symbol(name)
         if isinstance(symbol, View):
             return symbol
         return View.rows(self.rows(node, name), self.g.shape(name))
 
-    def evaluated(self, node: onnx.NodeProto, inputs: Sequence[Constant | Probed]) -> None:
-        """A node that no ids change: its value, or one for each probe of the mask."""
-        if node.op_type == "Constant":
-            self.symbols[node.output[0]] = Constant(np.asarray(self.g.constant(node.output[0])))
-            return
-        most = max(len(s.values) if isinstance(s, Probed) else 1 for s in inputs)
-        found = []
-        for n in range(most):
-            values = fold.evaluate(self.g.model, node, [s.values[n] if isinstance(s, Probed) else s.value for s in inputs])
-            if values is None:
-                raise self.refuse(node, "is not understood between embeddings and logits")
-            found.append(values)
-        for place, name in enumerate(node.output):
-            own = tuple(values[place] for values in found)
-            alike = all(np.array_equal(own[0], other) for other in own[1:])
-            self.symbols[name] = Constant(own[0]) if alike else Probed(own)
+    def fixed(self, nodes: set[int]) -> set[int]:
+        """Evaluate what no ids change: nodes that constants alone lead to, or the mask too, once for each probe of it.
 
-    def embed(self, node: onnx.NodeProto, table: Symbol, ids: Ids) -> Looked:
+        Args:
+            nodes: that are looked at.
+
+        Returns:
+            the nodes that were, and those that only they need.
+        """
+        done: set[int] = set()
+        known = {name for name, symbol in self.symbols.items() if isinstance(symbol, Constant | Probed)}
+        for index in sorted(nodes):
+            node = self.g.nodes[index]
+            if all(name in known or self.g.constant(name) is not None for name in node.inputs):
+                done.add(index)
+                known |= set(node.outputs)
+        read = {name for i, node in enumerate(self.g.nodes) if i in nodes - done for name in node.inputs} | self.g.outputs
+        wanted = [name for i in sorted(done) for name in self.g.nodes[i].outputs if name in read]
+        if wanted:
+            most = max((len(s.values) for s in self.symbols.values() if isinstance(s, Probed)), default=1)
+            given = [
+                {
+                    name: symbol.values[n] if isinstance(symbol, Probed) else symbol.value
+                    for name, symbol in self.symbols.items()
+                    if isinstance(symbol, Constant | Probed)
+                }
+                for n in range(most)
+            ]
+            for name, *own in zip(wanted, *self.g.evaluate(wanted, given), strict=True):
+                alike = all(np.array_equal(own[0], other) for other in own[1:])
+                self.symbols[name] = Constant(own[0]) if alike else Probed(tuple(own))
+        return done
+
+    def embed(self, node: Node, table: Symbol, ids: Ids) -> Looked:
         if not isinstance(table, Constant) or table.value.ndim != 2:
             raise self.refuse(node, "rows of what is no table")
-        if int(attribute(node, "axis", 0)) != 0:
+        if int(node.number("axis")) != 0:
             raise self.refuse(node, "picks features, not tokens, by the token ids")
         return Looked(((ids.input, table.value.astype(np.float64)),))

@@ -33,33 +33,33 @@ class Requantize:
     """With an adapter's accumulator, multiplier and exponents."""
 
 
-def _i64(value: int) -> Expr:
+def i64(value: int) -> Expr:
     return tirx.const(value, "int64")
 
 
-def _wide(value: Expr) -> Expr:
+def widened(value: Expr) -> Expr:
     return value.astype("int64")
 
 
-def _rounding_shift(value: Expr, shift: Expr) -> Expr:
+def rounding_shift(value: Expr, shift: Expr) -> Expr:
     """`isa.numerics.rounding_shift`: half to even; at shift 0 the rest is 0 and never reaches a half."""
     floor = value >> shift
     rest = value - (floor << shift)
-    half = _i64(1) << te.max(shift - 1, _i64(0))
-    odd = floor & _i64(1)
+    half = i64(1) << te.max(shift - 1, i64(0))
+    odd = floor & i64(1)
     up = tirx.Or(rest > half, tirx.And(rest == half, odd == 1))
-    return floor + tirx.Select(up, _i64(1), _i64(0))
+    return floor + tirx.Select(up, i64(1), i64(0))
 
 
-def _clamp(value: Expr, low: int, high: int) -> Expr:
-    return te.max(te.min(value, _i64(high)), _i64(low))
+def clamp(value: Expr, low: int, high: int) -> Expr:
+    return te.max(te.min(value, i64(high)), i64(low))
 
 
-def _finish(args: list[Expr], name: str) -> Expr:
+def finish(args: list[Expr], name: str) -> Expr:
     return te.create_prim_func(args).with_attr({"global_symbol": name, "tirx.noalias": True})
 
 
-def _row_order(func: Expr, block: str) -> Expr:
+def row_order(func: Expr, block: str) -> Expr:
     """Loop order token, k, column: the inner loop runs along memory, so that LLVM makes vectors of it."""
     schedule = s_tir.Schedule(func)
     name = schedule.get_sblock(block)
@@ -74,7 +74,7 @@ def ax_matmul(m: int, k: int, n: int, x_type: str, w_type: str, acc_type: str) -
     x, w = te.placeholder((m, k), x_type, "x"), te.placeholder((k, n), w_type, "w")
     axis = te.reduce_axis((0, k), "k")
     acc = te.compute((m, n), lambda i, j: te.sum(x[i, axis].astype(acc_type) * w[axis, j].astype(acc_type), axis), "acc")
-    return _row_order(_finish([x, w, acc], "ax_matmul"), "acc")
+    return row_order(finish([x, w, acc], "ax_matmul"), "acc")
 
 
 def ax_grouped_matmul(m: int, k: int, n: int, rows: int, x_type: str, w_type: str) -> Expr:
@@ -86,10 +86,12 @@ def ax_grouped_matmul(m: int, k: int, n: int, rows: int, x_type: str, w_type: st
     groups = -(-k // rows)
     x, w = te.placeholder((m, k), x_type, "x"), te.placeholder((k, n), w_type, "w")
     scale, zero = te.placeholder((groups, n), "uint8", "scale"), te.placeholder((groups, n), "int8", "zero")
-    row = te.compute((k, n), lambda r, j: (_wide(w[r, j]) - _wide(zero[r // rows, j])) * _wide(scale[r // rows, j]), "row")
+    row = te.compute(
+        (k, n), lambda r, j: (widened(w[r, j]) - widened(zero[r // rows, j])) * widened(scale[r // rows, j]), "row"
+    )
     axis = te.reduce_axis((0, k), "k")
-    acc = te.compute((m, n), lambda i, j: te.sum(_wide(x[i, axis]) * row[axis, j], axis), "acc")
-    return _row_order(_finish([x, w, scale, zero, acc], "ax_grouped_matmul"), "acc")
+    acc = te.compute((m, n), lambda i, j: te.sum(widened(x[i, axis]) * row[axis, j], axis), "acc")
+    return row_order(finish([x, w, scale, zero, acc], "ax_grouped_matmul"), "acc")
 
 
 def ax_requantize(m: int, n: int, acc_type: str, spec: Requantize, acc2_type: str = "int64") -> Expr:
@@ -114,29 +116,29 @@ def ax_requantize(m: int, n: int, acc_type: str, spec: Requantize, acc2_type: st
         return te.compute((m, n), element, name)  # a buffer a step: nested, the expression grows by x5 a rounding
 
     def shifted(j: Expr) -> Expr:
-        return _wide(bias[j]) << _i64(spec.bias_shift)
+        return widened(bias[j]) << i64(spec.bias_shift)
 
     def front(i: Expr, j: Expr) -> Expr:
-        value = (_wide(acc[i, j]) + (_i64(0) if spec.bias_end else shifted(j))) * _wide(m1[j])
+        value = (widened(acc[i, j]) + (i64(0) if spec.bias_end else shifted(j))) * widened(m1[j])
         if spec.lora:
-            value = value + ((_wide(acc2[i, j]) * _wide(m2[j])) << _wide(exponent[i, 0]))
+            value = value + ((widened(acc2[i, j]) * widened(m2[j])) << widened(exponent[i, 0]))
         return value
 
     wide = stage("wide", front)
-    value = stage("value", lambda i, j: _clamp(_rounding_shift(wide[i, j], _wide(shift[j])), -SAT32, SAT32))
+    value = stage("value", lambda i, j: clamp(rounding_shift(wide[i, j], widened(shift[j])), -SAT32, SAT32))
     if spec.token_scale:
-        product = stage("product", lambda i, j: value[i, j] * _wide(mantissa[i, 0]))
-        whole = stage("scaled", lambda i, j: _clamp(_rounding_shift(product[i, j], _wide(token_shift[i, 0])), -SAT32, SAT32))
+        product = stage("product", lambda i, j: value[i, j] * widened(mantissa[i, 0]))
+        whole = stage("scaled", lambda i, j: clamp(rounding_shift(product[i, j], widened(token_shift[i, 0])), -SAT32, SAT32))
     else:
         whole = value
     biased = stage("biased", lambda i, j: whole[i, j] + shifted(j)) if spec.bias_end else whole
     high = (1 << (spec.bits - 1)) - 1
 
     def last(i: Expr, j: Expr) -> Expr:
-        rounded = _rounding_shift(biased[i, j], _i64(spec.guard)) if spec.guard else biased[i, j]
-        return _clamp(rounded + _i64(spec.zero_point), -high - 1, high).astype(f"int{spec.bits}")
+        rounded = rounding_shift(biased[i, j], i64(spec.guard)) if spec.guard else biased[i, j]
+        return clamp(rounded + i64(spec.zero_point), -high - 1, high).astype(f"int{spec.bits}")
 
-    return _finish([*args, stage("codes", last)], "ax_requantize_lora" if spec.lora else "ax_requantize")
+    return finish([*args, stage("codes", last)], "ax_requantize_lora" if spec.lora else "ax_requantize")
 
 
 def ax_block_quantize(m: int, n: int, acc_type: str, bias_shift: int, bits: int) -> Expr:
@@ -146,23 +148,23 @@ def ax_block_quantize(m: int, n: int, acc_type: str, bias_shift: int, bits: int)
     shift = te.placeholder((n,), "uint8", "shift")
 
     def front(i: Expr, j: Expr) -> Expr:
-        return (_wide(acc[i, j]) + (_wide(bias[j]) << _i64(bias_shift))) * _wide(m1[j])
+        return (widened(acc[i, j]) + (widened(bias[j]) << i64(bias_shift))) * widened(m1[j])
 
     wide = te.compute((m, n), front, "wide")
-    value = te.compute((m, n), lambda i, j: _clamp(_rounding_shift(wide[i, j], _wide(shift[j])), -SAT32, SAT32), "value")
+    value = te.compute((m, n), lambda i, j: clamp(rounding_shift(wide[i, j], widened(shift[j])), -SAT32, SAT32), "value")
     axis = te.reduce_axis((0, n), "j")
     peak = te.compute((m,), lambda i: te.max(te.abs(value[i, axis]), axis), "peak")
     bit = te.reduce_axis((0, 31), "bit")
     length = te.compute(
         (m,),
-        lambda i: te.sum(tirx.Select(peak[i] >= (_i64(1) << _wide(bit)), _i64(1), _i64(0)), bit),
+        lambda i: te.sum(tirx.Select(peak[i] >= (i64(1) << widened(bit)), i64(1), i64(0)), bit),
         "length",
     )
     high = (1 << (bits - 1)) - 1
-    exponent = te.compute((m, 1), lambda i, z: te.max(length[i] - (bits - 1), _i64(0)).astype("uint8"), "exponent")
+    exponent = te.compute((m, 1), lambda i, z: te.max(length[i] - (bits - 1), i64(0)).astype("uint8"), "exponent")
     codes = te.compute(
         (m, n),
-        lambda i, j: _clamp(_rounding_shift(value[i, j], _wide(exponent[i, 0])), -high, high).astype(f"int{bits}"),
+        lambda i, j: clamp(rounding_shift(value[i, j], widened(exponent[i, 0])), -high, high).astype(f"int{bits}"),
         "codes",
     )
-    return _finish([acc, bias, m1, shift, codes, exponent], "ax_block_quantize")
+    return finish([acc, bias, m1, shift, codes, exponent], "ax_block_quantize")

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.attach import check_map
@@ -242,11 +243,17 @@ def lower(
     matching = Matching(adapter_map, base, partial_adapters)
     options.check()
     proto, where = onnx_reader.read(model, shapes, mode == "exact")
-    g, found = recognise(proto, mode == "exact")
+    dump = Dump(dump_passes)
+    dump.model(proto)
+    seen, found = recognise(proto, mode == "exact")
+    g = Graph(seen.model)
     if not found:
         raise UnsupportedOperator(no_linear(g), where, "MatMul and Gemm with a constant weight [K, N] on the right are taken")
     if activation in ("token8", "token16") and any(f.x is not None for f in found):
-        g, found = recognise(without_scales(g))
+        seen, found = recognise(without_scales(g))
+        g = Graph(seen.model)
+    dump.modules(seen.phases)
+    dump.recognised(found)
     tables = tables_of(g) if options.adapters else ()
     notices: tuple[str, ...] = ()
     if merge:
@@ -262,8 +269,8 @@ def lower(
         else:
             bits = 16 if activation in ("static16", "token16") else 8
             floats = tuple(_with_float_output(g, f) for f in found)
-            seen = [floats] if merge else variants(floats, options.adapters, matching, tables)
-            scales = calibrate(g, seen, without, calibration, bits, activation not in ("static8", "static16"), where)
+            several = [floats] if merge else variants(floats, options.adapters, matching, tables)
+            scales = calibrate(g, several, without, calibration, bits, activation not in ("static8", "static16"), where)
             found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
     found = _activations(g, found, options, where)
     lowered = replace(_lowered(g, found, target, weight_bits), notices=notices)
@@ -273,5 +280,5 @@ def lower(
         lowered = add_adapter(lowered, name, path, target, matching, max_lora_rank, Origin(found, tables))
     check_map(adapter_map, lowered.linears, where)
     graph = IntegerGraph.build(lowered, target, max_lora_rank)
-    lower_to_relax(lowered, graph.rank, target.activation_bits, dump_passes)
+    lower_to_relax(lowered, graph.rank, target.activation_bits, dump)
     return lowered, graph

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
+from axlora.compiler.dump import Dump
 from axlora.compiler.frontend.canonical import canonical
 from axlora.compiler.frontend.tvm_import import compiled, import_onnx
 from axlora.compiler.integer_graph import parameters
@@ -66,7 +66,7 @@ class RelaxLinears:
         return {linear.output: value.numpy() for linear, value in zip(self.lowered.linears, values, strict=True)}
 
 
-def lower_to_relax(lowered: Lowered, rank: int, bits: int, dump: Path | None = None) -> RelaxLinears:
+def lower_to_relax(lowered: Lowered, rank: int, bits: int, dump: Dump | None = None) -> RelaxLinears:
     """Run the phases; each phase's text goes to `dump` if given.
 
     Args:
@@ -87,15 +87,11 @@ def lower_to_relax(lowered: Lowered, rank: int, bits: int, dump: Path | None = N
         ("flatten", flatten),
     ]
     module = import_onnx(canonical(lowered, rank))
-    _dump(dump, 0, "import", module)
-    for number, (name, phase) in enumerate(phases, 1):
+    made = [("linears", module)]
+    for name, phase in phases:
         module = phase(module)
-        _dump(dump, number, name, module)
+        made.append((name, module))
+    if dump is not None:
+        dump.modules(made)
     assert sorted(order) == list(range(len(lowered.linears))), "the canonical form of a linear did not match"
     return RelaxLinears(lowered, rank, tuple(order), module)
-
-
-def _dump(folder: Path | None, number: int, name: str, module: tvm.IRModule) -> None:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number}_{name}.py").write_text(module.script())

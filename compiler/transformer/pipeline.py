@@ -13,11 +13,13 @@ import numpy.typing as npt
 import onnx
 
 from axlora.compiler.backend.link import adapter_block
+from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadAdapter, BadModel, DoesNotFit, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.calibrate import smoothing, stacked
 from axlora.compiler.frontend.cut import without_scales
+from axlora.compiler.frontend.dataflow import Dataflow
 from axlora.compiler.frontend.embeddings import Table, tables_of
 from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.frontend.graph import Graph
@@ -34,12 +36,12 @@ from axlora.isa.opcodes import SLOTS
 from axlora.isa.target import Target
 
 from .build import PREFILL, Image, build, whole_context
-from .dump import dump_model, dump_operators, dump_programs
 from .errors import value_errors
 from .lower import HINT
 from .ops import Attention, Op, Transformer
 from .ops import Linear as LinearOp
 from .real import Product, embed, magnitudes
+from .relax_rows import IntegerModule
 
 _LOG = logging.getLogger(__name__)
 Int64 = npt.NDArray[np.int64]
@@ -77,6 +79,13 @@ class Generated:
     errors: Mapping[str, float] = field(default_factory=dict)
     """Value -> its error on the first calibration sample (`value_errors`), where there is one."""
 
+    def integers(self, bits: int) -> IntegerModule:
+        """The integer module: a function for each start of the machine. `bits`: of activations."""
+        starts, context, rank = tuple(self.image.programs), self.image.context, self.image.rank
+        return IntegerModule(
+            self.model, self.lowered.linears, self.largest, bits=bits, context=context, starts=starts, rank=rank
+        )
+
 
 @dataclass(frozen=True)
 class Options:
@@ -92,8 +101,8 @@ class Options:
     lora_linears: str = "all"
     drop_scales: bool = True
     """Take a file that carries static scales of activations, and give every row a scale of its own instead."""
-    dump: Path | None = None
-    """Folder for the text of every phase."""
+    dump: Dump = field(default_factory=lambda: Dump(None))
+    """Of every phase as text."""
     partial_adapters: bool = False
 
     @property
@@ -111,10 +120,10 @@ def products(found: Sequence[FoundLinear]) -> dict[str, Product]:
     return {one.name: product(one) for one in found}
 
 
-def _recognised(proto: onnx.ModelProto) -> tuple[Graph, tuple[FoundLinear, ...]]:
+def _recognised(proto: onnx.ModelProto) -> tuple[Dataflow, tuple[FoundLinear, ...]]:
     """The linears without the file's scales of activations: every row gets its own."""
     g, found = recognise(proto)
-    return recognise(without_scales(g, clips=False)) if any(f.x is not None for f in found) else (g, found)
+    return recognise(without_scales(Graph(proto), clips=False)) if any(f.x is not None for f in found) else (g, found)
 
 
 def _peaks(
@@ -238,9 +247,12 @@ def _finished(
     except DoesNotFit as error:
         where = f"target {target.name}" if error.where == "target" else error.where
         raise DoesNotFit(error.message, where, error.hint) from None
-    dump_programs(options.dump, image)
+    made = Generated(model, lowered, largest, image, {}, rows or context, batch)
+    if options.dump.wanted:
+        options.dump.modules([("integers", made.integers(target.activation_bits).module)])
+    options.dump.programs(image.programs)
     blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings)) for n, r in ranks.items()}
-    return Generated(model, lowered, largest, image, blocks, rows or context, batch)
+    return replace(made, blocks=blocks)
 
 
 # Language models
@@ -318,11 +330,12 @@ def lower_generator(
     dimensions = {name: dims for name, dims in onnx_reader.dimensions(model).items() if not is_cache(name)}
     context, own = _context(dimensions, context, shapes or {})
     proto, where = onnx_reader.read(model, own, empty_caches=True)
-    dump_model(options.dump, proto)
+    options.dump.model(proto)
     g, found = _recognised(proto)
+    options.dump.modules(g.phases)
     transformer = read_transformer(g, found, where)
-    dump_operators(options.dump, transformer)
-    tables = tables_of(g) if options.adapters else ()
+    options.dump.recognised(transformer.operators)
+    tables = tables_of(Graph(g.model)) if options.adapters else ()
     tell("looking at magnitudes")
     ids = _ids(transformer, calibration, context)
     sequences = [(embed(transformer, {transformer.tokens_input: i}), len(i)) for i in ids]
@@ -442,16 +455,17 @@ def lower_whole(
     tell("reading the model")
     own, batch = _one_sequence(onnx_reader.dimensions(model), shapes or {})
     proto, where = onnx_reader.read(model, own)
-    dump_model(options.dump, proto)
+    options.dump.model(proto)
     g, found = recognise(proto)
     if any(f.x is not None for f in found):
         if not options.drop_scales:
             raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
-        g, found = recognise(without_scales(g, clips=False))
+        g, found = recognise(without_scales(Graph(proto), clips=False))
+    options.dump.modules(g.phases)
     transformer = read_whole(g, found, where)
-    dump_operators(options.dump, transformer)
+    options.dump.recognised(transformer.operators)
     tokens = g.shape(transformer.tokens_input)[1]
-    tables = tables_of(g) if options.adapters else ()
+    tables = tables_of(Graph(g.model)) if options.adapters else ()
     notices: tuple[str, ...] = ()
     if options.merge:
         if len(options.adapters) > 1:

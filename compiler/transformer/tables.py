@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -17,7 +18,11 @@ EXP_INTERVALS = 256
 EXP_LOW = -16.0
 """exp(-16) is 1.1e-7: below half a code of 8 bits, and of 16."""
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+@numba.vectorize(["float64(float64)"], cache=True)  # type: ignore[untyped-decorator]
+def erf(x: float) -> float:
+    """The error function, of an array element by element."""
+    return math.erf(x)
 
 
 def _sigmoid(x: Float64) -> Float64:
@@ -25,7 +30,7 @@ def _sigmoid(x: Float64) -> Float64:
 
 
 _REALS: dict[Function, tuple[Callable[[Float64], Float64], float]] = {
-    Function.GELU: (lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2))), 8.0),
+    Function.GELU: (lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))), 8.0),
     Function.GELU_TANH: (lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))), 8.0),
     Function.SILU: (lambda x: x * _sigmoid(x), 16.0),
     Function.SIGMOID: (_sigmoid, 16.0),

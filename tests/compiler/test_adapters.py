@@ -207,7 +207,7 @@ def some_linear(target: Target, seed: int, spread: float, quantized: bool = True
     x = Activation("x", "xq", 0.03, int(random.integers(-128, 128)), 8)
     y = Activation("y", "yq", 0.05, 4, 8) if quantized else None
     found = FoundLinear(
-        "q", "q", ("q",), "p", "x", x, random.normal(0, 0.05, (K, N)) * spread, None, random.normal(0, 0.5, N), "y", y, (),
+        "q", "q", ("q",), "x", x, random.normal(0, 0.05, (K, N)) * spread, None, random.normal(0, 0.5, N), "y", y, (),
         (), "y",
     )  # fmt: skip
     return quantize_linear(found, x, target, 8)[0], found

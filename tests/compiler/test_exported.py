@@ -15,8 +15,8 @@ from exported_runs import FREE, path_of, run
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.attach import find_linear
+from axlora.compiler.frontend.dataflow import Dataflow
 from axlora.compiler.frontend.found import FoundLinear
-from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.peft import read_peft
 from axlora.compiler.frontend.recognise import recognise
 from axlora.compiler.frontend.tvm_import import compiled, import_onnx
@@ -37,7 +37,7 @@ def marked(pairs: list[tuple[str, str]], quick: tuple[tuple[str, str], ...]) -> 
     return [pytest.param(*p, marks=() if p in quick else pytest.mark.slow) for p in pairs]
 
 
-def read(path: Path) -> tuple[onnx.ModelProto, Graph, tuple[FoundLinear, ...]]:
+def read(path: Path) -> tuple[onnx.ModelProto, Dataflow, tuple[FoundLinear, ...]]:
     model, _ = onnx_reader.read(path, FREE)
     return model, *recognise(model)
 
@@ -58,9 +58,9 @@ def by_hand(f: FoundLinear, x: np.ndarray) -> np.ndarray:
     return np.asarray(y + f.bias)
 
 
-def compared(model: onnx.ModelProto, g: Graph, found: tuple[FoundLinear, ...], steps: float) -> None:
+def compared(model: onnx.ModelProto, g: Dataflow, found: tuple[FoundLinear, ...], steps: float) -> None:
     """Each linear by hand is what the graph computes, up to `steps` of its greatest magnitude."""
-    ends = {f.name: f.result if f.output is None else g.nodes[g.producer[f.result]].input[0] for f in found}
+    ends = {f.name: f.result if f.output is None else g.nodes[g.producer[f.result]].inputs[0] for f in found}
     values = run(model, [*(f.x_name for f in found), *ends.values()])
     for f in found:
         expected = values[ends[f.name]].astype(np.float64)

@@ -20,6 +20,7 @@ import axlora
 import axlora.compiling
 from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.macs import macs
 from axlora.compiler.frontend.recognise import recognise
 from axlora.compiler.passes.pipeline import lower
@@ -288,7 +289,8 @@ def test_the_model_of_every_product_computes_them() -> None:
 def test_totals_are_those_of_the_graph(file: str, form: str, tmp_path: Path) -> None:
     """No product is lost between the two sides, and none counted twice."""
     proto, _ = onnx_reader.read(path_of(file, form, tmp_path), FREE)
-    g, found = recognise(proto)
+    _, found = recognise(proto)
+    g = Graph(proto)
     rows = place(g, found)
     assert len(rows) == len(g.nodes)
     assert sum(row.macs for row in rows) == sum(macs(node, g.shape) for node in g.nodes) > 0

@@ -168,9 +168,10 @@ def test_accelerator_regions_hold_no_float(lowered: Pair, tmp_path_factory: pyte
     """Every region of the partitioned module takes and gives integers, and every linear is inside one."""
     folder = tmp_path_factory.getbasetemp() / "passes"
     assert [p.name for p in sorted(folder.iterdir())] == [
-        "0_import.py", "1_bind_constants.py", "2_lower_linears.py", "3_partition.py", "4_flatten.py",
+        "0_normalised.txt", "1_import.py", "2_plain_indices.py", "3_recognised.txt", "4_linears.py", "5_bind_constants.py",
+        "6_lower_linears.py", "7_partition.py", "8_flatten.py",
     ]  # fmt: skip
-    text = (folder / "3_partition.py").read_text()
+    text = (folder / "7_partition.py").read_text()
     regions = [part for part in text.split("@R.function")[1:] if '"Codegen": "axlora"' in part]
     assert regions
     for region in regions:

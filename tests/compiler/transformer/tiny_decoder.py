@@ -91,7 +91,7 @@ class Decoder:
         """Linears as integers; `branches`: adapter -> linear -> LoRA."""
         out = {}
         for name, (w, bias) in self.weights.items():
-            found = FoundLinear(name, name, (), name, name, None, w, None, bias, name, None, (), (), name, shape=w.shape)
+            found = FoundLinear(name, name, (), name, None, w, None, bias, name, None, (), (), name, shape=w.shape)
             one, _ = quantize_linear(found, Activation(name, "", 1.0, 0, target.activation_bits, True), target, 8)
             own = [
                 quantize_adapter(one, adapter, of[name], target, target.activation_bits)
