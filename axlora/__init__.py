@@ -17,30 +17,33 @@ if TYPE_CHECKING:
     from axlora.compiler.errors import BadAdapter, BadModel, BadPackage, DoesNotFit, Error, UnsupportedOperator
     from axlora.isa.target import BadTarget, Target
 
-    from .api import run_rtl, simulate
+    from .api import open, run_hls, run_rtl, simulate
     from .compiling import compile
-    from .generator import Generator, Session, Token, generate
-    from .on_hls import run_hls
-    from .package import load_any as load
-    from .program import BadInput, Program
+    from .generator import Token, generate
+    from .inputs import BadInput
+    from .options import CompileOptions
+    from .program import Program, load
     from .run import Layer, Run
-    from .whole import Whole
+    from .session import Session
+
+    Whole = Generator = Program
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "axlora.compiler.errors": ("BadAdapter", "BadModel", "BadPackage", "DoesNotFit", "Error", "UnsupportedOperator"),
     "axlora.isa.target": ("BadTarget", "Target"),
-    "axlora.api": ("run_rtl", "simulate"),
+    "axlora.api": ("open", "run_hls", "run_rtl", "simulate"),
     "axlora.compiling": ("compile",),
-    "axlora.generator": ("Generator", "Session", "Token", "generate"),
-    "axlora.on_hls": ("run_hls",),
-    "axlora.package": ("load",),
-    "axlora.program": ("BadInput", "Program"),
+    "axlora.generator": ("Token", "generate"),
+    "axlora.inputs": ("BadInput",),
+    "axlora.options": ("CompileOptions",),
+    "axlora.program": ("Generator", "Program", "Whole", "load"),
     "axlora.run": ("Layer", "Run"),
-    "axlora.whole": ("Whole",),
+    "axlora.session": ("Session",),
 }
-_RENAMED = {"load": "load_any"}
+_RENAMED = {"Generator": "Program", "Whole": "Program"}
+"""Names of when packages were of three classes."""
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -49,6 +52,7 @@ __all__ = [
     "BadModel",
     "BadPackage",
     "BadTarget",
+    "CompileOptions",
     "DoesNotFit",
     "Error",
     "Generator",
@@ -63,6 +67,7 @@ __all__ = [
     "compile",
     "generate",
     "load",
+    "open",
     "run_hls",
     "run_rtl",
     "simulate",

@@ -6,41 +6,27 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.errors import BadAdapter
+from axlora.compiler.frontend.resolve import Matching
+from axlora.compiler.passes.adapters import Origin, peft_adapters
 
-from .choice import AdapterInfo
-from .generator import Generator
-from .machine import Machine
-from .package import ADAPTER_NAME
+from .choice import AdapterInfo, find
+from .options import check_adapter_name
 from .program import Program
-from .whole import Whole
-
-if TYPE_CHECKING:
-    from axlora.compiler.frontend.embeddings import Table
 
 _LOG = logging.getLogger(__name__)
-Compiled = TypeVar("Compiled", bound=Program | Machine)
-
-
-def _find(program: Program | Machine, name: str) -> AdapterInfo:
-    found = next((a for a in program.adapters if a.name == name), None)
-    if found is None:
-        known = ", ".join(a.name for a in program.adapters) or "none"
-        raise BadAdapter(f"no adapter {name!r} in the package", "adapter", f"it has: {known}")
-    return found
 
 
 def add_adapter(
-    program: Compiled,
+    program: Program,
     name: str,
     path: str | Path,
     adapter_map: Mapping[str, str] | None = None,
     base: str | Path | None = None,
     partial_adapters: bool = False,
-) -> Compiled:
+) -> Program:
     """The program with one more adapter from a PEFT directory.
 
     Args:
@@ -49,18 +35,14 @@ def add_adapter(
     Raises:
         BadAdapter: the name is taken or no file name; the program has no slots; the rank is over its limit; as `compile`.
     """
-    from axlora.compiler.frontend.resolve import Matching
-    from axlora.compiler.passes.adapters import Origin, peft_adapters
-
-    if not ADAPTER_NAME.fullmatch(name):
-        raise BadAdapter(f"adapter name {name!r} cannot be a file name", "adapter", "letters, digits, '_', '.', '-'")
+    check_adapter_name(name)
     if any(a.name == name for a in program.adapters):
         raise BadAdapter(f"the package has an adapter {name!r}", "adapter", "remove it first, or choose another name")
     if not program.slots:
         raise BadAdapter("the package has no adapter slots", "adapter", "compile with --max-loras and --max-lora-rank")
     linears = program.linears()
     bits = {layer.input: layer.x_bits for layer in program.layers}
-    matching, origin = Matching(adapter_map, base, partial_adapters), Origin(tables=_tables(program))
+    matching, origin = Matching(adapter_map, base, partial_adapters), Origin(tables=program.interface.embeddings(program))
     made = peft_adapters(linears, bits, name, path, program.target, matching, program.rank, origin)
     found = made.adapters
     without = [layer.name for layer in program.layers if layer.name in found and not layer.tiling.shape.slots]
@@ -79,46 +61,30 @@ def add_adapter(
     return replace(program, adapters=(*program.adapters, AdapterInfo(name, rank, block, modules=made.resolved.matches)))
 
 
-def _tables(program: Program | Machine) -> tuple[Table, ...]:
-    """The embeddings of a package."""
-    from axlora.compiler.frontend.embeddings import of_array, tables_of
-    from axlora.compiler.frontend.graph import Graph
-
-    match program:
-        case Program():
-            return tables_of(Graph(program.host.model))
-        case Whole():
-            return tuple(of_array(table) for table in program.tables.values())
-        case Generator():
-            return (of_array(program.embedding),)
-        case _:
-            return ()
-
-
 def module_rows(adapter: AdapterInfo) -> list[tuple[str, str, str]]:
     """(module, linear, evidence) of each module of an adapter, sorted by module: the table that is printed."""
     return [(match.module, match.linear, match.by.value) for match in adapter.modules]
 
 
-def remove_adapter(program: Compiled, name: str) -> Compiled:
+def remove_adapter(program: Program, name: str) -> Program:
     """The program without an adapter.
 
     Raises:
         BadAdapter: there is none of that name, or it is pinned.
     """
-    if _find(program, name).pinned:
+    if find(program.adapters, name).pinned:
         raise BadAdapter(f"adapter {name!r} is pinned", "adapter", "axlora adapter pin --off OUT.axl NAME")
     kept = tuple(a for a in program.adapters if a.name != name)
     return replace(program, adapters=kept, default_adapter=None if program.default_adapter == name else program.default_adapter)
 
 
-def pin_adapter(program: Compiled, name: str, pinned: bool = True) -> Compiled:
+def pin_adapter(program: Program, name: str, pinned: bool = True) -> Program:
     """The program with an adapter that keeps a slot in every run, or gives it back.
 
     Raises:
         BadAdapter: there is none of that name, or the slots are all pinned.
     """
-    _find(program, name)
+    find(program.adapters, name)
     changed = tuple(replace(a, pinned=pinned) if a.name == name else a for a in program.adapters)
     if sum(a.pinned for a in changed) > program.max_loras:
         raise BadAdapter(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from .program import BadInput
+from .inputs import BadInput
 
 LIMIT = 1 << 30
 """Bytes of all arrays of a file, unpacked."""

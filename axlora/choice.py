@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.layer import Lowered, ModuleMatch
 
+ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""What an adapter may be called: it becomes a file name."""
 AdapterChoice = str | None | Sequence[str | None]
 """An adapter for all batch rows, None for the base or the model's own LoRA, or one of these for each row."""
 
@@ -30,6 +33,19 @@ def adapter_infos(blocks: Mapping[str, tuple[int, bytes]], lowered: Lowered) -> 
     return tuple(AdapterInfo(name, *block, modules=lowered.matches.get(name, ())) for name, block in blocks.items())
 
 
+def find(adapters: Sequence[AdapterInfo], name: str) -> AdapterInfo:
+    """The adapter of that name.
+
+    Raises:
+        BadAdapter: there is none.
+    """
+    found = next((a for a in adapters if a.name == name), None)
+    if found is None:
+        held = ", ".join(a.name for a in adapters) or "none"
+        raise BadAdapter(f"no adapter {name!r} in the package", "adapter", f"it has: {held}")
+    return found
+
+
 def chosen(
     adapters: Sequence[AdapterInfo], default: str | None, limit: int, choice: AdapterChoice
 ) -> tuple[list[str], list[str | None]]:
@@ -47,11 +63,8 @@ def chosen(
     if choice is None:
         choice = default
     rows = [choice] if choice is None or isinstance(choice, str) else list(choice)
-    known = {a.name for a in adapters}
-    for name in rows:
-        if name is not None and name not in known:
-            held = ", ".join(sorted(known)) or "none"
-            raise BadAdapter(f"no adapter {name!r} in the package", "adapter", f"it has: {held}")
+    for name in filter(None, rows):
+        find(adapters, name)
     pinned = [a.name for a in adapters if a.pinned]
     used = list(dict.fromkeys([*pinned, *(name for name in rows if name is not None)]))
     if len(used) > limit:

@@ -1,63 +1,58 @@
-"""Random inputs for a program, for a first look without data."""
+"""What a model takes: the kinds of models, names and shapes of inputs, and the error of a wrong one."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from .program import Program
-from .whole import Whole
+from axlora.compiler.errors import Error
+
+Inputs = Mapping[str, npt.ArrayLike]
+"""What a user gives: input -> array."""
+Values = dict[str, npt.NDArray[Any]]
+InputsInfo = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+"""Input -> (shape, type)."""
 
 
-def _rows_of(program: Program, name: str) -> int:
-    """Smallest table that an integer input indexes (Gather along axis 0), or 2 if it indexes none."""
-    graph = program.host.model.graph
-    sizes = {i.name: i.dims[0] for i in graph.initializer if len(i.dims)}
-    names, rows = {name}, []
-    for node in graph.node:
-        if node.op_type == "Gather" and node.input[1] in names and node.input[0] in sizes:
-            rows.append(int(sizes[node.input[0]]))
-        elif names & set(node.input) and node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze"):
-            names |= set(node.output)
-    return min(rows, default=2)
+class BadInput(Error):
+    """An input array is missing, unknown, or has the wrong shape or type."""
 
 
-def _of_whole(program: Whole, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
-    """Ids that index their tables, no padding."""
-    shape, out = (program.batch, program.tokens), {}
-    for name, kind in program.inputs.items():
-        if name in program.tables:
-            out[name] = rng.integers(0, len(program.tables[name]), shape).astype(kind)
-        else:
-            out[name] = np.broadcast_to(program.fixed.get(name, np.array(1)), shape).astype(kind)
-    return out
+class Kind(StrEnum):
+    """How a model's inputs become starts of the machine."""
+
+    LINEARS = "linears"
+    """Linears run in stages, the rest on the host between them."""
+    WHOLE = "whole"
+    """A start takes a whole sequence."""
+    GENERATOR = "generator"
+    """Starts take one token, or a few, and go on where the last one ended."""
 
 
-def random_inputs(program: Program | Whole, seed: int) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of the program's shapes and types.
+def no_sequence() -> NoReturn:
+    """Raise the `BadInput` of a session that is to go on with a sequence, and whose model is no language model."""
+    raise BadInput("this package does not generate", "session", "compile with --generate, or run axlora simulate")
 
-    Floats are normal, over the range of the static scale where a linear reads the input itself; integers index their table;
-    a mask (an input with `mask` in its name) is all ones.
+
+def checked(inputs: Inputs, known: InputsInfo) -> Values:
+    """The inputs as arrays.
+
+    Raises:
+        BadInput: a name that is not known or missing, or another shape.
     """
-    rng = np.random.default_rng(seed)
-    if isinstance(program, Whole):
-        return _of_whole(program, rng)
-    scales = {i.tensor.source: i.tensor for i in program.inputs if not i.tensor.per_token}
-    out: dict[str, npt.NDArray[Any]] = {}
-    for name, (shape, dtype) in program.inputs_info.items():
-        if "mask" in name.lower():
-            out[name] = np.ones(shape, dtype)
-        elif dtype.kind in "iu":
-            out[name] = rng.integers(0, _rows_of(program, name), shape).astype(dtype)
-        elif dtype.kind == "b":
-            out[name] = np.ones(shape, dtype)
-        elif name in scales:
-            t = scales[name]
-            top = 1 << (t.bits - 1)
-            codes = np.clip(rng.normal(t.zero_point, top / 4, shape), -top, top - 1)
-            out[name] = ((codes - t.zero_point) * t.scale).astype(dtype)
-        else:
-            out[name] = rng.normal(0, 1, shape).astype(dtype)
-    return out
+    for name in inputs:
+        if name not in known:
+            raise BadInput(f"unknown input {name!r}", "input", f"the model has: {', '.join(known)}")
+    found: Values = {}
+    for name, (shape, dtype) in known.items():
+        if name not in inputs:
+            raise BadInput(f"input {name!r} is missing", "input", f"shape {shape}, type {dtype}")
+        found[name] = np.asarray(inputs[name])
+        if found[name].shape != shape:
+            what = f"input {name!r} has shape {found[name].shape}, compiled for {shape}"
+            raise BadInput(what, "input", "--shape at compile time sets it")
+    return found

@@ -98,8 +98,8 @@ def layer_vectors(linears: Sequence[Linear]) -> bytes:
     return bytes(save(arrays))
 
 
-def read_arrays(data: bytes) -> Arrays:
-    """Inverse of `layer_vectors`.
+def read_arrays(data: bytes, file: str = "linears.safetensors") -> Arrays:
+    """Arrays of a safetensors file; inverse of `layer_vectors`.
 
     Raises:
         BadPackage: not a safetensors file.
@@ -107,7 +107,7 @@ def read_arrays(data: bytes) -> Arrays:
     try:
         return dict(load(data))
     except (SafetensorError, KeyError, TypeError, ValueError):  # numpy's names and shapes come after the header's check
-        raise BadPackage("linears.safetensors is damaged", "linears.safetensors", "compile again") from None
+        raise BadPackage(f"{file} is damaged", file, "compile again") from None
 
 
 def _vectors(number: int, linear: Linear) -> Arrays:

@@ -1,25 +1,25 @@
-"""What every program of a whole transformer holds: the machine's memory, the adapters' blocks, the linears."""
+"""What the machine holds of a compiled model: memory, functions, regions, adapters, linears; and the host part beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.errors import BadAdapter
-from axlora.compiler.layer import Linear, Placement
-from axlora.isa.opcodes import SLOTS
-from axlora.isa.regions import slot_values, token_words
+from axlora.compiler.layer import Host, Linear, Placement
+from axlora.isa.regions import slot_values
 from axlora.isa.target import Target
 
-from .choice import AdapterInfo, adapter_infos
-from .layers import LayerInfo, layer_info, layer_vectors, read_arrays, stored_linear
+from .choice import AdapterChoice, AdapterInfo, chosen
+from .layers import LayerInfo, read_arrays, stored_linear
 
 if TYPE_CHECKING:
-    from axlora.compiler.transformer.pipeline import Generated
+    from axlora.compiler.host import HostPart
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
@@ -27,43 +27,47 @@ PAGE = 4096
 
 
 @dataclass(frozen=True)
+class Function:
+    """A program in the machine's memory, which one start runs from its first instruction to HALT."""
+
+    name: str
+    rows: int
+    """Tokens that a start takes."""
+    address: int
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
 class Machine:
-    """A transformer in the machine's memory for one target. `save` writes the package, `axlora.load` reads it."""
+    """Everything of a package but how inputs become starts and results become outputs (`interface.Interface`)."""
 
     target: Target
     image: bytes
-    """Read-only data and the programs, from address 0."""
+    """Programs and read-only data, from address 0."""
+    functions: tuple[Function, ...]
     regions: dict[str, tuple[int, int]]
-    """What runs write: name -> (address, bytes)."""
+    """What starts and the host write: name -> (address, bytes)."""
     adapters: tuple[AdapterInfo, ...]
     adapter_address: int
+    """Of the first adapter's block; blocks follow each other."""
     adapter_size: int
     slots: int
-    """Adapters in one start: 1, or 0 for a program without adapters."""
+    """Adapters in one start."""
     max_loras: int
-    """Most different adapters in one batch, whose sequences are starts of their own."""
+    """Most different adapters in one batch."""
     rank: int
-    context: int
-    """Most tokens of a sequence."""
-    dim: int
-    """Features of a head."""
-    half: int
-    """Elements of a row of the tables by position; 0 without."""
-    input_fraction: int
-    input_words: int
-    positions: npt.NDArray[np.float32] | None
-    """[tokens, features], added to the rows."""
+    """Largest of an adapter."""
     layers: tuple[LayerInfo, ...]
     vectors: bytes
+    """Vectors of the linears as safetensors, see `axlora.layers.Arrays`."""
     placement: tuple[Placement, ...]
     default_adapter: str | None
+    """The adapter that the model itself contains: what a run means when no adapter is named."""
     sources: dict[str, str]
-
-    def save(self, path: str | Path) -> None:
-        """Write the package directory; replaces a package of that name, leaves nothing half-written."""
-        from .machine_package import save
-
-        save(self, Path(path))
+    """SHA-256 of the model and adapter files that the package was made from."""
+    host: Host | None
+    """The operators that run on the host between starts; None: nothing but picking embeddings is left to it."""
 
     @property
     def host_macs(self) -> int:
@@ -75,72 +79,55 @@ class Machine:
         arrays = read_arrays(self.vectors)
         return tuple(stored_linear(self.target, layer, i, arrays, self.image) for i, layer in enumerate(self.layers))
 
+    @cached_property
+    def host_part(self) -> HostPart:
+        """The compiled host graph; compiled at the first use."""
+        from axlora.compiler.host import HostPart  # TVM takes seconds, and most packages have no host part
+
+        assert self.host is not None
+        return HostPart(self.host)
+
     @property
     def memory_bytes(self) -> int:
         """Of the machine's memory."""
         size = self.adapter_address + max(1, len(self.adapters)) * self.adapter_size
         return -(-size // PAGE) * PAGE
 
-    def memory(self, adapter: str | None, rows: int) -> tuple[Bytes, dict[int, int]]:
-        """Memory before a start, and the registers that name the adapter of all `rows` rows.
+    def memory(self) -> Bytes:
+        """The machine's memory before the first start, with every adapter."""
+        memory = np.zeros(self.memory_bytes, np.uint8)
+        memory[: len(self.image)] = np.frombuffer(self.image, np.uint8)
+        for number, one in enumerate(self.adapters):
+            at = self.adapter_address + number * self.adapter_size
+            memory[at : at + len(one.block)] = np.frombuffer(one.block, np.uint8)
+        return memory
+
+    def put(self, memory: Bytes, region: str, data: bytes) -> None:
+        """Bytes to the begin of a region."""
+        address = self.regions[region][0]
+        memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
+
+    def slot_of(self, adapter: AdapterChoice) -> tuple[list[str], list[str | None]]:
+        """(different adapters of a batch, pinned ones first; adapter of each row that is named); errors as `choice.chosen`."""
+        return chosen(self.adapters, self.default_adapter, self.max_loras, adapter)
+
+    def adapters_of(self, adapter: AdapterChoice, batch: int) -> list[str | None]:
+        """The adapter of each sequence of a batch whose sequences are starts of their own.
 
         Raises:
-            BadAdapter: no such adapter.
+            BadAdapter: no such adapter, more different ones than `max_loras`, or not one for each.
         """
-        memory = np.zeros(self.memory_bytes, np.uint8)
-        put(memory, 0, self.image)
-        registers: dict[int, int] = {}
-        if adapter is not None:
-            number = next((n for n, a in enumerate(self.adapters) if a.name == adapter), None)
-            if number is None:
-                known = ", ".join(a.name for a in self.adapters) or "none"
-                raise BadAdapter(f"no adapter {adapter!r} in the package", "adapter", f"it has: {known}")
+        _, names = self.slot_of(adapter)
+        if adapter is None or isinstance(adapter, str):
+            names *= batch
+        if len(names) != batch:
+            raise BadAdapter(f"{len(names)} adapters named for {batch} batch rows", "adapter", "one, or one per batch row")
+        return names
+
+    def registers(self, names: Sequence[str]) -> dict[int, int]:
+        """What the host writes so that slots 1, 2 .. hold these adapters."""
+        registers, known = dict[int, int](), [a.name for a in self.adapters]
+        for slot, number in enumerate(map(known.index, names), 1):
             address = self.adapter_address + number * self.adapter_size
-            put(memory, address, self.adapters[number].block)
-            registers = slot_values(self.target, 1, address, self.adapters[number].rank)
-        put(memory, self.regions["token words"][0], token_words(np.full(rows, int(adapter is not None))))
-        return memory, registers
-
-    def put_rows(self, memory: Bytes, rows: Int64) -> None:
-        """Rows of embeddings, fixed point, into the input's region."""
-        words = np.zeros((len(rows), self.input_words * self.target.vector_lanes), "<i4")
-        words[:, : rows.shape[1]] = rows
-        put(memory, self.regions["input"][0], words.tobytes())
-
-    def read_rows(self, memory: Bytes, output: int, rows: int, words: int) -> Int64:
-        """Rows of an output, s32 [rows, padded features]."""
-        address, width = self.regions[f"output {output}"][0], words * self.target.vector_lanes
-        return memory[address : address + 4 * width * rows].view("<i4").reshape(rows, width).astype(np.int64)
-
-
-def put(memory: Bytes, address: int, data: bytes) -> None:
-    """Bytes into memory."""
-    memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
-
-
-def machine_fields(found: Generated, target: Target, sources: dict[str, str], max_loras: int | None) -> dict[str, Any]:
-    """The fields of `Machine` for what the compiler found."""
-    image, linears = found.image, found.lowered.linears
-    positions = found.model.positions
-    return {
-        "target": target,
-        "image": image.data,
-        "regions": dict(image.regions),
-        "adapters": adapter_infos(found.blocks, found.lowered),
-        "adapter_address": image.adapter_address,
-        "adapter_size": image.adapter_size,
-        "slots": image.slots,
-        "max_loras": (SLOTS if max_loras is None else max_loras) if image.slots else 0,
-        "rank": image.rank,
-        "context": found.tokens,
-        "dim": image.dim,
-        "half": image.half,
-        "input_fraction": image.input_fraction,
-        "input_words": image.input_words,
-        "positions": None if positions is None else positions[: found.tokens].astype(np.float32),
-        "layers": tuple(layer_info(li, target.activation_bits, 0, image.tilings[li.name], None) for li in linears),
-        "vectors": layer_vectors(linears),
-        "placement": found.lowered.placement,
-        "default_adapter": found.lowered.default_adapter,
-        "sources": sources,
-    }
+            registers |= slot_values(self.target, slot, address, self.adapters[number].rank)
+        return registers

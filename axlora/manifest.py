@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import types
 import typing
+from enum import Enum
 from typing import Any, TypeVar
 
 from axlora.compiler.errors import BadPackage
@@ -38,10 +39,6 @@ class Manifest:
             self.where,
             "compile again",
         )
-
-    def has(self, field: str) -> bool:
-        """The manifest has a field of that name."""
-        return field in self._data
 
     def get(self, kind: type[T] | Any, *path: str) -> Any:
         """The value at a path of fields, as `kind`: int, float, str, bool, a tuple, dict or union of them, or a dataclass.
@@ -78,6 +75,10 @@ class Manifest:
     def _plain(self, value: object, kind: Any, field: str) -> Any:
         if kind is Any:
             return value
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            if value not in tuple(kind):
+                raise self.refuse(field, value, f"one of {', '.join(map(str, kind))}")
+            return kind(value)
         if kind is float:
             if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e300:
                 raise self.refuse(field, value, "a finite number")

@@ -8,7 +8,7 @@ from pathlib import Path
 from axlora.fpga.bitstream import read_result
 from axlora.fpga.identity import target_id
 
-from .program import BadInput
+from .inputs import BadInput
 from .run import Run
 
 

@@ -1,71 +1,15 @@
-"""Run packages in the C simulation of the HLS C++, and the self-test of an HLS project."""
+"""The self-test of an HLS project."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
-import numpy.typing as npt
 
 from axlora.isa.assembly import assemble, encode_program
 from axlora.isa.image import Image
 from axlora.isa.legality import check_program
-from axlora.isa.opcodes import ADAPTER_COUNTERS, COUNTERS, UNTIMED
+from axlora.isa.opcodes import ADAPTER_COUNTERS, UNTIMED
 from axlora.isa.target import Target
 from axlora.sim.run import SimResult, run_image
-
-from .choice import AdapterChoice
-from .execute import Memory, StageResult, execute
-from .execute_whole import execute_whole
-from .generator import Generator
-from .program import BadInput, Program
-from .run import Run
-from .whole import Whole
-
-
-def run_hls(
-    program: Program | Whole,
-    inputs: Mapping[str, npt.ArrayLike],
-    adapter: AdapterChoice = None,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> Run:
-    """The same run in the HLS C++, from the same bytes, without time; needs g++ and the extra `fpga`.
-
-    `Run.cycles` is 0, as are the counters that depend on time (all but `UNTIMED`).
-
-    Raises:
-        HlsFailed: g++ or the ap_int headers are missing. BadInput, BadAdapter: as `simulate`.
-    """
-    from axlora.fpga.hls_run import run_images
-
-    def run(memory: Memory, at: int, registers: dict[int, int]) -> StageResult:
-        (result,) = run_images(program.target, [Image(memory.tobytes(), at, registers, memory.size)])
-        if result.error:
-            raise RuntimeError(f"the C++ stopped with error {result.error} at instruction {result.error_address:#x}")
-        counters = {c.name: result.counters.get(c.name, 0) for c in COUNTERS}
-        return StageResult(np.frombuffer(result.memory, np.uint8).copy(), counters)
-
-    if isinstance(program, Generator):
-        raise BadInput("a language model generates", "run_hls", "compile without generate")
-    if isinstance(program, Whole):
-        at = program.program[0]
-        return execute_whole(program, "hls", inputs, adapter, lambda m, r: run(m, at, r), progress)
-    own = program
-    return execute(own, "hls", inputs, adapter, lambda stage, m, r: run(m, own.start_address(stage), r), progress)
-
-
-def hls_difference(wanted: Run, found: Run) -> str:
-    """One line that names the first output or counter in which the C++ is not the simulator; empty if none."""
-    for name, codes in wanted.codes.items():
-        other = found.codes[name]
-        if codes.shape != other.shape or (codes != other).any():
-            return f"output {name}: {int((codes != other).sum())} of {codes.size} codes differ"
-    for name in UNTIMED:
-        if wanted.counters[name] != found.counters[name]:
-            return f"counter {name}: {wanted.counters[name]} in the simulator, {found.counters[name]} in the C++"
-    return ""
-
 
 _DATA = 3904
 """Bytes from one buffer's data to the next; no power of two, so that no two buffers hold the same."""

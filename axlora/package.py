@@ -1,36 +1,47 @@
-"""The package NAME.axl: a directory of manifest.json, program.bin, weights.bin, host.onnx, adapters/; no native code."""
+"""The package NAME.axl: a directory of manifest.json, memory.bin, arrays and linears.safetensors, host.onnx, adapters/.
+
+Only a model with a host part has host.onnx. No file holds native code.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from safetensors.numpy import save as save_tensors
 
 from axlora.compiler.errors import BadPackage
-from axlora.compiler.layer import By, Host, ModuleMatch, Placement
+from axlora.compiler.layer import By, Host, ModuleMatch
 from axlora.isa.target import BadTarget, Target
 
-from .choice import AdapterInfo
-from .generator import Generator
-from .layers import LayerInfo
+from .choice import ADAPTER_NAME, AdapterInfo
+from .inputs import Kind
+from .interface import KINDS, Interface
+from .layers import Arrays, LayerInfo, read_arrays
+from .machine import Machine
 from .manifest import Manifest
-from .program import InputInfo, OutputInfo, Program
-from .validate import validate
-from .validate_linears import MEMORY_LIMIT
-from .whole import Whole
+from .validate import FILE_LIMIT, Check
 
-SCHEMA = 1
-ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-"""What an adapter may be called: it becomes a file name."""
+SCHEMA = 2
+_OWN = {"target", "image", "adapters", "vectors", "host"}
+"""Fields of `Machine` that are not in the manifest as they are."""
+_PLAIN = {f.name: f for f in dataclasses.fields(Machine) if f.name not in _OWN}
+_SCALARS = "iubf"
+"""Kinds of NumPy types of arrays that may be any numbers."""
+
+
+_dumps = functools.partial(json.dumps, default=dataclasses.asdict)
 
 
 def digest(data: bytes) -> str:
@@ -38,53 +49,8 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _host_bytes(program: Program) -> bytes:
-    return bytes(program.host.model.SerializeToString(deterministic=True))
-
-
-def _manifest(program: Program) -> dict[str, Any]:
-    host = program.host
-    return {
-        "schema": SCHEMA,
-        "kind": "program",
-        "target": dataclasses.asdict(program.target),
-        "program": {"file": "program.bin", "sha256": digest(program.program), "starts": program.starts},
-        "host": {
-            "file": "host.onnx",
-            "sha256": digest(_host_bytes(program)),
-            "inputs": host.inputs,
-            "outputs": host.outputs,
-            "arrivals": host.arrivals,
-        },
-        "weights": {"file": "weights.bin", "sha256": digest(program.weights), "address": program.weights_address},
-        "inputs": [dataclasses.asdict(i) for i in program.inputs],
-        "outputs": [dataclasses.asdict(o) for o in program.outputs],
-        "adapters": [adapter_entry(a) for a in program.adapters],
-        "adapter_address": program.adapter_address,
-        "adapter_size": program.adapter_size,
-        "slots": program.slots,
-        "rank": program.rank,
-        "layers": [dataclasses.asdict(layer) for layer in program.layers],
-        "linears": {"file": "linears.safetensors", "sha256": digest(program.vectors)},
-        "placement": [dataclasses.asdict(p) for p in program.placement],
-        "default_adapter": program.default_adapter,
-        "sources": program.sources,
-    }
-
-
-def save(program: Program, path: Path) -> None:
+def write(machine: Machine, interface: Interface, path: Path) -> None:
     """Write the package: into a temporary folder beside it first, then renamed.
-
-    Raises:
-        BadPackage: something that is not a package is in the way.
-    """
-    adapters = {f"adapters/{a.name}.bin": a.block for a in program.adapters}
-    files = {"program.bin": program.program, "weights.bin": program.weights, "linears.safetensors": program.vectors}
-    write_package(path, _manifest(program), files | {"host.onnx": _host_bytes(program)} | adapters)
-
-
-def write_package(path: Path, manifest: dict[str, Any], files: Mapping[str, bytes]) -> None:
-    """Write manifest and files: into a temporary folder beside it first, then renamed.
 
     Raises:
         BadPackage: something that is not a package is in the way.
@@ -94,12 +60,7 @@ def write_package(path: Path, manifest: dict[str, Any], files: Mapping[str, byte
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        (folder / "adapters").mkdir()
-        for name, data in files.items():
-            (folder / name).write_bytes(data)
-        manifest["sha256"] = digest(json.dumps(manifest, sort_keys=True).encode())
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-        _proved(folder)
+        _fill(machine, interface, folder)
         os.chmod(folder, 0o755)
         if path.exists():
             shutil.rmtree(path)
@@ -109,82 +70,163 @@ def write_package(path: Path, manifest: dict[str, Any], files: Mapping[str, byte
         raise
 
 
-def _proved(folder: Path) -> None:
-    """Read a package that was just written: what does not load is a fault of ours, and is never put in place."""
+def _fill(machine: Machine, interface: Interface, folder: Path) -> None:
+    """Write manifest and files, and read them again: what does not load is a fault of ours, and is never put in place."""
+
+    def modules(a: AdapterInfo) -> tuple[tuple[str, str, By], ...]:
+        return tuple((m.module, m.linear, m.by) for m in a.modules)
+
+    plain, arrays = _split(interface)
+    files = {
+        "memory.bin": machine.image,
+        "arrays.safetensors": bytes(save_tensors(arrays)),
+        "linears.safetensors": machine.vectors,
+        **{f"adapters/{a.name}.bin": a.block for a in machine.adapters},
+    }
+    host = None
+    if machine.host is not None:
+        files["host.onnx"] = bytes(machine.host.model.SerializeToString(deterministic=True))
+        host = {name: getattr(machine.host, name) for name in ("inputs", "outputs", "arrivals")}
+    manifest: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": interface.kind,
+        "target": machine.target,
+        **{name: getattr(machine, name) for name in _PLAIN},
+        "adapters": [_Adapter(a.name, a.rank, a.pinned, modules(a)) for a in machine.adapters],
+        "host": host,
+        **plain,
+        "arrays": list(arrays),
+        "files": {name: digest(data) for name, data in files.items()},
+    }
+    (folder / "adapters").mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    manifest["sha256"] = seal(manifest)
+    (folder / "manifest.json").write_text(_dumps(manifest, indent=1) + "\n")
     try:
-        load_any(folder)
+        read(folder)
     except BadPackage as error:
         raise RuntimeError(f"the package that was made does not load: {error.message}") from error
+
+
+def seal(manifest: Mapping[str, Any]) -> str:
+    """The hash of a manifest without one, in whatever order its fields are."""
+    return digest(_dumps(manifest, sort_keys=True).encode())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adapter:
+    """What the manifest says of an adapter; its block is a file. A table of modules that is missing is empty."""
+
+    name: str
+    rank: int
+    pinned: bool
+    modules: tuple[tuple[str, str, By], ...] = ()
+
+
+# Fields of interfaces: arrays, dicts of arrays, and the rest
+
+
+def _scalar(hint: Any) -> Any:
+    """The NumPy type of an array's type; None if a field holds no array. `Any`: any number."""
+    found = next((kind for kind in typing.get_args(hint) or () if typing.get_origin(kind) is np.ndarray), hint)
+    if typing.get_origin(found) is not np.ndarray:
+        return None
+    return typing.get_args(typing.get_args(found)[1])[0]
+
+
+def _array_fields(cls: type[Any]) -> dict[str, tuple[Any, bool]]:
+    """Field -> (NumPy type, whether it is a dict of arrays)."""
+    hints = {name: hint for name, hint in typing.get_type_hints(cls).items() if name != "kind"}
+    return {n: (_scalar(h), typing.get_origin(h) is dict) for n, h in hints.items() if _scalar(h) is not None}
+
+
+def _split(interface: Interface) -> tuple[dict[str, Any], Arrays]:
+    """The fields for the manifest, and the arrays; those of a dict are named `field/key`."""
+    found, arrays, plain = _array_fields(type(interface)), Arrays(), {}
+    for name, value in vars(interface).items():
+        if name not in found:
+            plain[name] = value
+        elif found[name][1]:
+            arrays |= {f"{name}/{key}": np.ascontiguousarray(one) for key, one in value.items()}
+        elif value is not None:
+            arrays[name] = np.ascontiguousarray(value)
+    return plain, arrays
+
+
+def _joined(cls: type[Any], m: Manifest, arrays: Arrays) -> Interface:
+    """Inverse of `_split`.
+
+    Raises:
+        BadPackage: a field or array is missing, of another type, or not known.
+    """
+    groups = _array_fields(cls)
+    fields: dict[str, Any] = {name: {} if group else None for name, (_, group) in groups.items()}
+    names = m.get(tuple[str, ...], "arrays")
+    if sorted(names) != sorted(arrays):
+        raise m.refuse("arrays", names, "the names of arrays.safetensors")
+    for name in names:  # dicts keep their order: that of inputs, of sums
+        value = arrays[name]
+        field, _, key = name.partition("/")
+        scalar, group = groups.get(field, (None, False))
+        good = value.dtype.kind in _SCALARS if scalar is Any else scalar is not None and value.dtype == np.dtype(scalar)
+        if not good or group != bool(key):
+            what = f"arrays.safetensors: {name[:80]!r} of type {value.dtype} is no array of this package"
+            raise BadPackage(what, m.where, "compile again")
+        if group:
+            fields[field][key] = value
+        else:
+            fields[field] = value
+    hints = typing.get_type_hints(cls)
+    fields |= {f.name: m.get(hints[f.name], f.name) for f in dataclasses.fields(cls) if f.name not in groups}
+    made: Interface = cls(**fields)
+    return made
+
+
+# Reading
+
+
+def read(path: Path) -> tuple[Machine, Interface]:
+    """Read and check a package.
+
+    Raises:
+        BadPackage: not a package, another schema version, a file missing, truncated or edited, values that do not fit.
+    """
+    m = _open(path)
+    where = str(path)
+    try:
+        target = Target.from_mapping(m.get(dict[str, Any], "target"), where)
+    except BadTarget as error:
+        raise BadPackage(f"manifest.json: {error.message}", where, "compile again") from None
+    hints = typing.get_type_hints(Machine)
+    fields = {name: m.get(hints[name], name) for name in _PLAIN}
+    adapters = enumerate(m.get(tuple[_Adapter, ...], "adapters"))
+    machine = Machine(
+        target=target,
+        image=_read_file(path, m, "memory.bin"),
+        adapters=tuple(_read_adapter(path, m, number, one, fields["layers"]) for number, one in adapters),
+        vectors=_read_file(path, m, "linears.safetensors"),
+        host=_read_host(path, m),
+        **fields,
+    )
+    arrays = read_arrays(_read_file(path, m, "arrays.safetensors"), "arrays.safetensors")
+    interface = _joined(KINDS[m.get(Kind, "kind")], m, arrays)
+    check = Check(machine, where)
+    check.machine()
+    interface.validate(check)
+    return machine, interface
 
 
 def _bytes(path: Path, name: str) -> bytes:
     """A file of the package; never one outside it."""
     file = path / name
-    if ".." in Path(name).parts or Path(name).is_absolute() or not file.resolve().is_relative_to(path.resolve()):
+    if not file.resolve().is_relative_to(path.resolve()):
         raise BadPackage(f"{name} leaves the package's folder", str(path), "compile again")
     if not file.is_file():
         raise BadPackage(f"{name} is missing", str(path), "compile again")
-    if file.stat().st_size > MEMORY_LIMIT:
-        raise BadPackage(f"{name} has {file.stat().st_size} bytes, the limit is {MEMORY_LIMIT}", str(path), "compile again")
+    if file.stat().st_size > FILE_LIMIT:
+        raise BadPackage(f"{name} has {file.stat().st_size} bytes, the limit is {FILE_LIMIT}", str(path), "compile again")
     return file.read_bytes()
-
-
-def read_file(path: Path, manifest: Manifest, name: str, *field: str) -> bytes:
-    """The file that the manifest names in `field`, which must be `name`, if its hash holds."""
-    found = manifest.get(str, *field, "file")
-    if found != name:
-        leaves = ".." in Path(found).parts or Path(found).is_absolute()
-        what = f"{found} leaves the package's folder" if leaves else f"{'.'.join(field)}.file is {found[:80]!r}, must be {name}"
-        raise BadPackage(what, str(path), "compile again")
-    data = _bytes(path, name)
-    if digest(data) != manifest.get(str, *field, "sha256"):
-        raise BadPackage(f"{name} was changed or truncated: its SHA-256 is not the manifest's", str(path), "compile again")
-    return data
-
-
-def _host(path: Path, manifest: Manifest) -> Host:
-    data = read_file(path, manifest, "host.onnx", "host")
-    try:
-        model = onnx.load_model_from_string(data)
-    except Exception:  # protobuf's own error has no typed home
-        raise BadPackage("host.onnx is not an ONNX file", str(path), "compile again") from None
-    inputs, outputs = (manifest.get(tuple[str, ...], "host", field) for field in ("inputs", "outputs"))
-    return Host(model, inputs, outputs, manifest.get(tuple[tuple[str, int], ...], "host", "arrivals"))
-
-
-def adapter_entry(a: AdapterInfo) -> dict[str, Any]:
-    """What the manifest says of an adapter."""
-    found = {"name": a.name, "rank": a.rank, "pinned": a.pinned, "file": f"adapters/{a.name}.bin", "sha256": digest(a.block)}
-    return found | {"modules": [[m.module, m.linear, m.by.value] for m in a.modules]}
-
-
-def _matches(one: Manifest, number: int, layers: Sequence[LayerInfo]) -> tuple[ModuleMatch, ...]:
-    """The linears of an adapter's modules; a package of an earlier version has none."""
-    field, known = f"adapters[{number}].modules", {layer.name for layer in layers}
-    found = []
-    for module, linear, by in one.get(tuple[tuple[str, str, str], ...], "modules") if one.has("modules") else ():
-        if linear not in known:
-            raise one.refuse(field, linear, "linears of the package")
-        if by not in tuple(By):
-            raise one.refuse(field, by, f"one of {', '.join(By)}")
-        found.append(ModuleMatch(module, linear, By(by)))
-    if len({m.linear for m in found}) != len(found):
-        raise one.refuse(field, "a linear twice", "each linear once")
-    return tuple(found)
-
-
-def read_adapter(path: Path, number: int, data: dict[str, Any], layers: Sequence[LayerInfo]) -> AdapterInfo:
-    """An adapter of the manifest.
-
-    Raises:
-        BadPackage: a field or the file is damaged, or it names linears that are not among `layers`.
-    """
-    one = Manifest(data, str(path))
-    name = one.get(str, "name")
-    if not ADAPTER_NAME.fullmatch(name):
-        raise one.refuse(f"adapters[{number}].name", name, "a file name")
-    block = read_file(path, Manifest({"adapter": data}, str(path)), f"adapters/{name}.bin", "adapter")
-    return AdapterInfo(name, one.get(int, "rank"), block, one.get(bool, "pinned"), _matches(one, number, layers))
 
 
 def _open(path: Path) -> Manifest:
@@ -201,73 +243,47 @@ def _open(path: Path) -> Manifest:
         found = data.get("schema") if isinstance(data, dict) else None
         raise BadPackage(f"schema version {str(found)[:40]!r}, this version reads {SCHEMA}", str(path), "compile again")
     found = data.pop("sha256", None)
-    if found != digest(json.dumps(data, sort_keys=True).encode()):
+    if found != seal(data):
         raise BadPackage("manifest.json was edited: its SHA-256 does not hold", str(path), "compile again")
     return Manifest(data, str(path))
 
 
-def load(path: str | Path) -> Program | Whole:
-    """Read a package of a model that takes inputs and gives outputs.
-
-    Raises:
-        BadPackage: as `load_any`; also the package of a language model.
-    """
-    found = load_any(path)
-    if isinstance(found, Generator):
-        raise BadPackage("this package generates text", str(path), "axlora generate runs it")
-    return found
-
-
-def load_generator(path: str | Path) -> Generator:
-    """Read a package of a language model (`axlora.compile` with `generate`).
-
-    Raises:
-        BadPackage: as `load_any`; also another model's package.
-    """
-    found = load_any(path)
-    if not isinstance(found, Generator):
-        raise BadPackage("this package does not generate", str(path), "compile with --generate, or run axlora simulate")
-    return found
+def _read_file(path: Path, m: Manifest, name: str) -> bytes:
+    """A file whose hash is the manifest's."""
+    files = m.get(dict[str, str], "files")
+    if name not in files:
+        raise BadPackage(f"manifest.json: files has no {name}", str(path), "compile again")
+    data = _bytes(path, name)
+    if digest(data) != files[name]:
+        raise BadPackage(f"{name} was changed or truncated: its SHA-256 is not the manifest's", str(path), "compile again")
+    return data
 
 
-def load_any(path: str | Path) -> Program | Whole | Generator:
-    """Read a package.
-
-    Raises:
-        BadPackage: not a package, another schema version, a file missing, truncated or edited, values that do not fit
-            (`axlora.validate`).
-    """
-    path = Path(path)
-    m = _open(path)
-    if m.get(str, "kind") in ("generator", "whole"):
-        from .machine_package import read
-
-        return read(path, m)
+def _read_host(path: Path, m: Manifest) -> Host | None:
+    if m.get(dict[str, Any] | None, "host") is None:
+        return None
     try:
-        target = Target.from_mapping(m.get(dict[str, Any], "target"), str(path))
-    except BadTarget as error:
-        raise BadPackage(f"manifest.json: {error.message}", str(path), "compile again") from None
-    adapters = m.get(tuple[dict[str, Any], ...], "adapters")
-    layers = m.get(tuple[LayerInfo, ...], "layers")
-    program = Program(
-        target=target,
-        program=read_file(path, m, "program.bin", "program"),
-        starts=m.get(tuple[int, ...], "program", "starts"),
-        host=_host(path, m),
-        weights_address=m.get(int, "weights", "address"),
-        weights=read_file(path, m, "weights.bin", "weights"),
-        inputs=m.get(tuple[InputInfo, ...], "inputs"),
-        outputs=m.get(tuple[OutputInfo, ...], "outputs"),
-        adapters=tuple(read_adapter(path, number, a, layers) for number, a in enumerate(adapters)),
-        adapter_address=m.get(int, "adapter_address"),
-        adapter_size=m.get(int, "adapter_size"),
-        slots=m.get(int, "slots"),
-        rank=m.get(int, "rank"),
-        layers=layers,
-        vectors=read_file(path, m, "linears.safetensors", "linears"),
-        placement=m.get(tuple[Placement, ...], "placement"),
-        default_adapter=m.get(str | None, "default_adapter"),
-        sources=m.get(dict[str, str], "sources"),
-    )
-    validate(program, str(path))
-    return program
+        model = onnx.load_model_from_string(_read_file(path, m, "host.onnx"))
+    except BadPackage:
+        raise
+    except Exception:  # protobuf's own error has no typed home
+        raise BadPackage("host.onnx is not an ONNX file", str(path), "compile again") from None
+    inputs, outputs = (m.get(tuple[str, ...], "host", field) for field in ("inputs", "outputs"))
+    return Host(model, inputs, outputs, m.get(tuple[tuple[str, int], ...], "host", "arrivals"))
+
+
+def _read_adapter(path: Path, m: Manifest, number: int, one: _Adapter, layers: Sequence[LayerInfo]) -> AdapterInfo:
+    """An adapter with its block.
+
+    Raises:
+        BadPackage: the name or the file is damaged, or it names linears that are not among `layers`.
+    """
+    field, linears = f"adapters[{number}].modules", [linear for _, linear, _ in one.modules]
+    if not ADAPTER_NAME.fullmatch(one.name):
+        raise m.refuse(f"adapters[{number}].name", one.name, "a file name")
+    if not {*linears} <= {layer.name for layer in layers}:
+        raise m.refuse(field, linears, "linears of the package")
+    if len({*linears}) != len(linears):
+        raise m.refuse(field, "a linear twice", "each linear once")
+    block = _read_file(path, m, f"adapters/{one.name}.bin")
+    return AdapterInfo(one.name, one.rank, block, one.pinned, tuple(ModuleMatch(*row) for row in one.modules))

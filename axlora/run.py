@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 from axlora.isa.opcodes import UNIT_COUNTERS
 from axlora.isa.target import Target
+
+from .engines import Engine, Left, Step
+from .machine import Int64, Machine
 
 SCHEMA = 1
 
@@ -41,16 +44,6 @@ class Layer:
     error: float | None = None
     """Root mean square of (result - float result) over that of the float result, on the first calibration sample: of a linear
     on the same input, of an operator of a whole model after all that came before it."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One instruction's execution, for `axlora diff`."""
-
-    index: int
-    unit: str
-    accept: int
-    done: int
 
 
 @dataclass(frozen=True)
@@ -127,3 +120,24 @@ class Run:
 def fingerprint(codes: npt.NDArray[np.int64]) -> str:
     """SHA-256 of a code array and its shape."""
     return hashlib.sha256(repr(codes.shape).encode() + np.ascontiguousarray(codes, "<i8").tobytes()).hexdigest()
+
+
+def run_of(
+    m: Machine,
+    engine: Engine,
+    outputs: dict[str, npt.NDArray[Any]],
+    codes: dict[str, Int64],
+    lefts: Sequence[Left],
+    layers: tuple[Layer, ...],
+    saturated: int = 0,
+) -> Run:
+    """The run: cycles and counters are sums over the starts; each start's steps come after those before."""
+    counters = {name: sum(left.counters[name] for left in lefts) for name in lefts[0].counters}
+    steps: list[Step] = []
+    base = 0
+    for left in lefts:
+        steps += [replace(s, accept=s.accept + base, done=s.done + base) for s in left.steps]
+        base += left.counters["cycles"]
+    target = m.target if engine.clock_mhz is None else replace(m.target, clock_mhz=engine.clock_mhz)
+    cycles = counters["cycles"]
+    return Run(target, engine.view, outputs, codes, cycles, counters, layers, tuple(steps), m.host_macs, saturated)

@@ -1,286 +1,228 @@
-"""What must hold between the parts of a package, beyond its hashes: sizes, addresses, names, stages and values.
+"""What must hold between the parts of a package, beyond its hashes: sizes, addresses, names and values.
 
 A package that passes can be simulated without reading or writing outside its memory and without hanging. What the machine
-itself refuses (an illegal instruction, a local address) it still refuses when it runs: `MachineError`.
+itself refuses (a local address out of range) it still refuses when it runs: `MachineError`. Here stands what every package is
+checked for; each kind of interface adds its own in `validate`.
 """
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+import struct
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
-from axlora.compiler.backend.link import ALIGN, LINE
+import numpy as np
+import numpy.typing as npt
+
+from axlora.compiler.backend.link import ALIGN
 from axlora.compiler.backend.pack import adapter_offsets
-from axlora.compiler.backend.plan import output_bytes
-from axlora.compiler.errors import BadModel, BadPackage
-from axlora.compiler.frontend.sizes import check_host
-from axlora.compiler.layer import TOKENS, Tensor
+from axlora.compiler.backend.plan import Shape
+from axlora.compiler.errors import BadPackage
 from axlora.isa.formats import Format
 from axlora.isa.instruction import BadInstruction, Instruction, decode
 from axlora.isa.legality import IllegalProgram, executed
 from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS, Opcode
 from axlora.isa.regions import slot_values
 
-from .choice import AdapterInfo
-from .layers import LayerInfo, read_arrays
-from .program import InputInfo, OutputInfo, Program
-from .validate_linears import MEMORY_LIMIT, LinearChecks
+from .layers import Arrays, LayerInfo, read_arrays
+from .machine import Function, Machine
 
-EXECUTED = 256
-"""Most instructions that a weight tile and token group costs; the backend emits about 30."""
-
-
-_FLOW = (Opcode.HALT, Opcode.LOOP, Opcode.ENDLOOP)
-_OTHER = Instruction(Opcode.SET)
-
-
-@dataclass(frozen=True)
-class _Region:
-    """Bytes of memory that are in use from one stage to another."""
-
-    name: str
-    address: int
-    size: int
-    first: int
-    last: int
+FILE_LIMIT = 2 << 30
+"""Bytes of a file."""
+MEMORY_LIMIT = 1 << 32
+"""Bytes of the machine's memory, which it addresses."""
+REGIONS_LIMIT = 1 << 30
+"""Bytes of all that a start may write."""
+LINE = 64
+"""Bytes of an instruction cache line, at which functions begin."""
 
 
-class _Check(LinearChecks):
-    """The checks of one program; `where` is the package."""
+def _positive(values: np.ndarray) -> bool:
+    return bool((values > 0).all())
 
-    def __init__(self, program: Program, where: str) -> None:
-        super().__init__(program, where)
-        self.p = program
-        self.stages = len(program.starts)
 
-    def all(self) -> None:
-        """Every check, the cheap ones first."""
-        self.numbers()
-        self.tensors()
-        for number, layer in enumerate(self.p.layers):
-            self.layer(layer, f"layers[{number}]")
-        self.tiles()
-        self.adapters()
-        self.memory()
-        self.vectors(read_arrays(self.p.vectors))
-        self.program()
-        self.host()
+def _any(_: np.ndarray) -> bool:
+    return True
 
-    def numbers(self) -> None:
-        """Counts and addresses of the whole program."""
-        p = self.p
-        count = len(p.program) // INSTRUCTION_BYTES
-        self.need(len(p.program) % (LINE * INSTRUCTION_BYTES) == 0, "program", len(p.program), "whole cache lines")
-        self.need(bool(p.starts) and p.starts[0] == 0, "program.starts", p.starts[:1], "a list from 0")
-        good = all(a < b and b % LINE == 0 for a, b in itertools.pairwise(p.starts)) and p.starts[-1] < count
-        self.need(good, "program.starts", p.starts, f"rising, below {count}")
-        self.within(p.slots, 0, SLOTS, "slots")
-        self.within(p.rank, 0, 1 << 16, "rank")
-        self.within(p.weights_address, len(p.program), MEMORY_LIMIT, "weights.address")
-        self.within(p.adapter_address, p.weights_address + len(p.weights), MEMORY_LIMIT, "adapter_address")
-        self.within(p.adapter_size, 0, MEMORY_LIMIT, "adapter_size")
-        total = p.adapter_address + p.adapter_size * max(1, len(p.adapters))
-        self.within(total, 0, MEMORY_LIMIT, "memory of program, weights and adapters")
-        for value, field in ((p.weights_address, "weights.address"), (p.adapter_address, "adapter_address")):
-            self.need(value % ALIGN == 0, field, value, f"a multiple of {ALIGN}")
 
-    def tensor(self, t: Tensor, bits: tuple[int, ...], field: str) -> None:
-        """Sizes and scale of a tensor."""
-        self.need(bool(t.shape) and all(d > 0 for d in t.shape), f"{field}.shape", t.shape, "positive")
-        self.within(t.tokens, 1, TOKENS, f"{field}.tokens")
-        self.within(t.columns, 1, MEMORY_LIMIT, f"{field}.columns")
-        self.within(t.offset_columns, 0, (t.columns - 1) * t.per_token, f"{field}.offset_columns")
-        size, wanted = 1, t.tokens * t.values
-        for d in t.shape:
-            size = min(size * d, MEMORY_LIMIT)
-        self.need(size == wanted and t.shape[-1] == t.values, f"{field}.shape", t.shape, f"{t.tokens} x {t.values}")
-        self.need(t.bits in bits, f"{field}.bits", t.bits, f"one of {bits}")
-        self.need(t.scale > 0, f"{field}.scale", t.scale, "positive")
-        top = 1 << (t.bits - 1)
-        self.within(t.zero_point, -top, top - 1, f"{field}.zero_point")
+class Check:
+    """The checks of one package; `where` is its path."""
 
-    def tensors(self) -> None:
-        """Inputs and outputs of the machine."""
-        p, t = self.p, self.t
-        self.unique([i.tensor.name for i in p.inputs], "inputs")
-        self.unique([o.tensor.name for o in p.outputs], "outputs")
-        for n, i in enumerate(p.inputs):
-            field = f"inputs[{n}]"
-            self.tensor(i.tensor, (8, 16) if t.activation_bits == 16 else (8,), f"{field}.tensor")
-            self.within(i.stage, 0, self.stages - 1, f"{field}.stage")
-            self.within(i.blocks, -(-i.tensor.columns // t.lanes), MEMORY_LIMIT // t.abuf_line_bytes, f"{field}.blocks")
-            read = max((layer.tiling.shape.blocks for layer in p.layers if layer.input == i.tensor.name), default=0)
-            self.need(i.blocks == read, f"{field}.blocks", i.blocks, f"{read}, as its layers read")
-        for n, o in enumerate(p.outputs):
-            field = f"outputs[{n}]"
-            self.tensor(o.tensor, (8, 16, 32), f"{field}.tensor")
-            self.within(o.stage, 0, self.stages - 1, f"{field}.stage")
-            self.need(o.element * 8 == o.tensor.bits, f"{field}.element", o.element, f"{o.tensor.bits // 8}")
+    def __init__(self, machine: Machine, where: str) -> None:
+        self.m, self.t, self.where = machine, machine.target, where
 
-    def layer(self, info: LayerInfo, field: str) -> None:
-        """A linear's numbers, and that they are those of its input, its output and its tiling."""
-        p = self.p
-        read: InputInfo | None = next((i for i in p.inputs if i.tensor.name == info.input), None)
-        written: OutputInfo | None = next((o for o in p.outputs if o.tensor.name == info.output), None)
-        if read is None or written is None:
-            name, kind = (info.output, "output") if read is not None else (info.input, "input")
-            self.need(False, f"{field}.{kind}", name, f"an {kind} of the package")
-        assert read is not None
-        assert written is not None
-        self.need(info.format in Format.__members__, f"{field}.format", info.format, f"one of {', '.join(Format.__members__)}")
-        same: tuple[tuple[str, int, int], ...] = (
-            ("k", info.k, read.tensor.columns),
-            ("offset_rows", info.offset_rows, read.tensor.offset_columns),
-            ("n", info.n, written.tensor.columns),
-            ("x_bits", info.x_bits, read.tensor.bits),
-            ("output_bits", info.output_bits, written.tensor.bits),
-            ("zero_point", info.zero_point, written.tensor.zero_point),
-            ("stage", info.stage, written.stage),
-            ("token_scale", info.token_scale, read.tensor.per_token),
-            ("input's tokens", read.tensor.tokens, written.tensor.tokens),
-        )
-        for name, found, wanted in same:
-            self.need(found == wanted, f"{field}.{name}", found, f"{wanted}")
-        self.scales(info, read.tensor, written.tensor, field)
-        self.within(info.stage, read.stage, self.stages - 1, f"{field}.stage")
-        self.within(info.first, p.starts[info.stage], len(p.program) // INSTRUCTION_BYTES - 1, f"{field}.first")
+    def need(self, good: bool, field: str, found: object, wanted: str) -> None:
+        """Raise `BadPackage` unless `good`."""
+        if not good:
+            raise BadPackage(f"manifest.json: {field} is {str(found)[:80]}, must be {wanted}", self.where, "compile again")
+
+    def within(self, value: float, low: float, high: float, field: str) -> None:
+        """`low` <= value <= `high`."""
+        self.need(low <= value <= high, field, value, f"{low} to {high}")
+
+    def unique(self, names: Sequence[str], field: str) -> None:
+        """No name twice."""
+        twice = next((n for n in names if names.count(n) > 1), None)
+        self.need(twice is None, field, twice, "a name used once")
+
+    def array(
+        self,
+        key: str,
+        value: npt.NDArray[Any] | None,
+        kind: str,
+        shape: tuple[int, ...],
+        good: Callable[[np.ndarray], bool] = _any,
+    ) -> None:
+        """An array of a file: there, of this type and shape, finite, `good`."""
+        if value is None or value.dtype != np.dtype(kind) or value.shape != shape:
+            found = "missing" if value is None else f"{value.dtype} {value.shape}"
+            self.need(False, key, found, f"{np.dtype(kind)} {shape}")
+            return
+        self.need(bool(np.isfinite(value).all()) and good(value), key, "out of range", "finite and in range")
+
+    def machine(self) -> None:
+        """What every package has: places in memory, functions, adapters."""
+        m = self.m
+        self.within(m.slots, 0, SLOTS, "slots")
+        self.within(m.max_loras, m.slots, SLOTS if m.slots else 0, "max_loras")
+        self.within(m.rank, 0, 1 << 16, "rank")
+        self.within(m.adapter_address, len(m.image), len(m.image) + REGIONS_LIMIT, "adapter_address")
+        self.need(m.adapter_address % ALIGN == 0, "adapter_address", m.adapter_address, f"a multiple of {ALIGN}")
+        for name, (address, size) in m.regions.items():
+            self.within(size, 0, REGIONS_LIMIT, f"bytes of region {name!r}")
+            self.within(address, len(m.image), m.adapter_address - size, f"address of region {name!r}")
+            good = address % self.t.beat_bytes == 0
+            self.need(good, f"address of region {name!r}", address, f"a multiple of {self.t.beat_bytes}")
+        self.unique([f.name for f in m.functions], "functions")
+        self.need(bool(m.functions), "functions", "empty", "one or more")
+        for n, f in enumerate(m.functions):
+            self.within(f.address, 0, len(m.image) - f.size, f"functions[{n}].address")
+            self.need(f.address % LINE == 0, f"functions[{n}].address", f.address, f"a multiple of {LINE}")
+            self.need(f.size > 0 and f.size % INSTRUCTION_BYTES == 0, f"functions[{n}].size", f.size, "whole instructions")
+            self.within(f.rows, 1, FILE_LIMIT, f"functions[{n}].rows")
+
+    def region(self, name: str, least: int) -> None:
+        """A region is there and has at least these many bytes."""
+        size = self.m.regions.get(name, (0, 0))[1]
+        self.need(size >= least, f"bytes of region {name!r}", size, f"{least} or more")
+
+    def ends(self, function: Function, limit: int) -> None:
+        """A function is of legal instructions and ends after at most `limit` of them, whatever a start sets registers to."""
+        first, end = function.address, function.address + function.size
+        words = [self.m.image[at : at + INSTRUCTION_BYTES] for at in range(first, end, INSTRUCTION_BYTES)]
+        registers: dict[int, int] = {}
+        for slot in range(1, self.m.slots + 1):
+            registers |= slot_values(self.t, slot, self.m.adapter_address, self.m.rank)
+        try:
+            executed([_decoded(word) for word in words], registers, limit)
+        except (BadInstruction, IllegalProgram, struct.error) as error:
+            raise BadPackage(f"memory.bin: {function.name}: {error}", self.where, "compile again") from None
+
+    # Adapters, once the layers are checked
+
+    def adapters(self) -> None:
+        """Names, ranks, pins and blocks."""
+        m, names = self.m, [a.name for a in self.m.adapters]
+        self.unique(names, "adapters")
+        self.need(m.default_adapter is None or m.default_adapter in names, "default_adapter", m.default_adapter, "an adapter")
+        self.need(bool(m.slots) or not names, "slots", m.slots, "1 or more: the package has adapters")
+        self.need(sum(a.pinned for a in m.adapters) <= m.max_loras, "adapters", "all pinned", f"{m.max_loras} pinned at most")
+        tilings = [layer.tiling for layer in m.layers if layer.tiling.shape.slots]
+        pieces = sum(adapter_offsets(self.t, tiling.shape, tiling.plan)[1] for tiling in tilings)
+        size = -(-pieces // ALIGN) * ALIGN
+        self.need(m.adapter_size == size, "adapter_size", m.adapter_size, f"{size}")
+        for number, a in enumerate(m.adapters):
+            self.within(a.rank, 1, m.rank, f"adapters[{number}].rank")
+            self.need(len(a.block) == m.adapter_size, f"adapters[{number}]: bytes", len(a.block), f"{m.adapter_size}")
+        total = m.adapter_address + m.adapter_size * max(1, len(names))
+        self.within(total, 0, MEMORY_LIMIT, "memory of image, regions and adapters")
+
+    # Layers
+
+    def layer(self, info: LayerInfo, field: str, tokens: int, wanted: Mapping[str, object]) -> None:
+        """A linear's numbers, those of `wanted` as the interface has them; its tiling is for at most `tokens` tokens."""
+        known = info.format in Format.__members__
+        self.need(known, f"{field}.format", info.format, f"one of {', '.join(Format.__members__)}")
+        for name, value in wanted.items():
+            self.need(getattr(info, name) == value, f"{field}.{name}", getattr(info, name), f"{value}")
+        self.within(info.k, 1, FILE_LIMIT, f"{field}.k")
+        self.within(info.n, 1, FILE_LIMIT, f"{field}.n")
         self.within(info.guard, 0, 31, f"{field}.guard")
         self.within(info.bias_shift, 0, 15, f"{field}.bias_shift")
         self.need(info.error is None or info.error >= 0, f"{field}.error", info.error, "not negative")
-        self.tiling(info, read.tensor.tokens, f"{field}.tiling")
+        self.within(info.scopes, 0, len(info.modules), f"{field}.scopes")
+        self._tiling(info, tokens, f"{field}.tiling")
 
-    def scales(self, info: LayerInfo, x: Tensor, y: Tensor, field: str) -> None:
-        """A linear's scales are those of its tensors."""
-        step = info.bias_step if info.token_scale else info.y_scale
-        for name, found, wanted in (
-            ("x_scale", info.x_scale, x.scale),
-            ("x_zero", info.x_zero, x.zero_point),
-            ("bias_step" if info.token_scale else "y_scale", step, y.scale),
-        ):
-            self.need(found == wanted, f"{field}.{name}", found, f"{wanted}")
-        self.need(info.y_scale > 0, f"{field}.y_scale", info.y_scale, "positive")
-        self.need(info.bias_end == info.token_scale, f"{field}.bias_end", info.bias_end, f"{info.token_scale}")
-        self.need(not x.per_token or (x.scale, x.zero_point) == (1.0, 0), f"{field}.x_scale", x.scale, "1")
+    def _tiling(self, info: LayerInfo, tokens: int, field: str) -> None:
+        """The shape follows from the linear; the plan cuts it."""
+        m, t, s = self.m, self.t, info.tiling.shape
+        uses = m.slots if m.rank and s.slots else 0
+        per = s.per_group
+        self.within(s.tokens, 1, tokens, f"{field}.shape.tokens")
+        self.within(per, 0, s.blocks if t.group_scales else 0, f"{field}.shape.per_group")
+        fmt = Format[info.format]
+        blocks = max(-(-info.k // t.lanes), s.blocks)
+        wanted = Shape.sized(t, info.n, blocks, fmt, info.output_bits, per, s.tokens, uses, m.rank)
+        unit = wanted.column_unit
+        for name, value in vars(wanted).items():
+            self.need(getattr(s, name) == value, f"{field}.shape.{name}", getattr(s, name), f"{value}")
+        plan = info.tiling.plan
+        self.within(plan.columns, 1, s.groups, f"{field}.plan.columns")
+        self.within(plan.rows, 1, s.blocks, f"{field}.plan.rows")
+        self.within(plan.chunk, 1, s.token_groups, f"{field}.plan.chunk")
+        self.need(plan.columns % unit == 0, f"{field}.plan.columns", plan.columns, f"a multiple of {unit}")
+        self.need(not per or plan.rows % per == 0, f"{field}.plan.rows", plan.rows, f"a multiple of {per}")
+        size = s.groups * s.blocks * t.wbuf_line_bytes * s.storage // 8
+        self.within(size, 0, len(m.image), f"{field}: bytes of weights")
 
-    def adapters(self) -> None:
-        """Names, ranks and blocks of adapters."""
-        p = self.p
-        names = [a.name for a in p.adapters]
-        self.unique(names, "adapters")
-        self.need(p.default_adapter is None or p.default_adapter in names, "default_adapter", p.default_adapter, "an adapter")
-        self.need(bool(p.slots) or not names, "slots", p.slots, "1 or more: the package has adapters")
-        self.need(sum(a.pinned for a in p.adapters) <= p.slots, "adapters", "all pinned", f"pinned in {p.slots} at most")
-        tilings = [layer.tiling for layer in p.layers if layer.tiling.shape.slots]
-        pieces = sum(adapter_offsets(self.t, tiling.shape, tiling.plan)[1] for tiling in tilings)
-        size = -(-pieces // ALIGN) * ALIGN
-        self.need(p.adapter_size == size, "adapter_size", p.adapter_size, f"{size}")
-        for number, a in enumerate(p.adapters):
-            self.adapter(a, f"adapters[{number}]")
-
-    def adapter(self, a: AdapterInfo, field: str) -> None:
-        """One adapter's block."""
-        self.within(a.rank, 1, self.p.rank, f"{field}.rank")
-        self.need(len(a.block) == self.p.adapter_size, f"{field}: bytes", len(a.block), f"{self.p.adapter_size}")
-
-    def regions(self) -> list[_Region]:
-        """Where activations and results lie, and in which stages they are in use."""
-        p, t = self.p, self.t
-        found = []
-        for i in p.inputs:
-            groups = -(-i.tensor.tokens // t.tokens)
-            last = max((layer.stage for layer in p.layers if layer.input == i.tensor.name), default=i.stage)
-            words = groups * t.tokens * 4
-            found.append(_Region(f"input {i.tensor.name}", i.address, groups * i.blocks * t.abuf_line_bytes, i.stage, last))
-            found.append(_Region(f"token words of {i.tensor.name}", i.token_words, words, i.stage, last))
-        for o in p.outputs:
-            groups = -(-o.tensor.tokens // t.tokens)
-            found += [_Region(f"output {o.tensor.name}", x.address, x.stride * groups, o.stage, o.stage) for x in o.tiles]
-        return found
-
-    def memory(self) -> None:
-        """Regions lie between weights and adapters, and those of one stage do not overlap."""
-        p = self.p
-        regions = self.regions()
-        low, end = p.weights_address + len(p.weights), max((r.address + r.size for r in regions), default=0)
-        first = p.weights_address + -(-len(p.weights) // ALIGN) * ALIGN
-        least = min((r.address for r in regions), default=first)
-        self.need(least == first, "weights.address", p.weights_address, f"{p.weights_address + least - first}")
-        for r in regions:
-            self.within(r.address, low, p.adapter_address - r.size, f"address of {r.name}")
-            good = r.address % self.t.beat_bytes == 0
-            self.need(good, f"address of {r.name}", r.address, f"a multiple of {self.t.beat_bytes}")
-        self.within(p.adapter_address, low, end + 2 * ALIGN, "adapter_address")
-        for stage in range(self.stages):
-            live = sorted((r for r in regions if r.first <= stage <= r.last), key=lambda r: r.address)
-            for a, b in itertools.pairwise(live):
-                self.need(a.address + a.size <= b.address, f"address of {b.name}", b.address, f"behind {a.name}")
-
-    def program(self) -> None:
-        """Every stage ends, after about as many instructions as its tiles need."""
-        p = self.p
-        data = [p.program[at : at + INSTRUCTION_BYTES] for at in range(0, len(p.program), INSTRUCTION_BYTES)]
-        registers: dict[int, int] = {}
-        for slot in range(1, p.slots + 1):
-            registers |= slot_values(self.t, slot, p.adapter_address, p.rank)
-        work = len(p.layers)
-        for info in p.layers:
+    def tiles(self) -> None:
+        """Weight tiles lie in the image, one after the other."""
+        end, size = 0, len(self.m.image)
+        for number, info in enumerate(self.m.layers):
             s, plan = info.tiling.shape, info.tiling.plan
-            groups = -(-next(i.tensor.tokens for i in p.inputs if i.tensor.name == info.input) // self.t.tokens)
-            work += len(plan.column_tiles(s)) * len(plan.row_tiles(s)) * groups
-        for stage, (first, following) in enumerate(itertools.pairwise([*p.starts, len(data)])):
-            try:
-                part = [_flow(d) for d in data[first:following]]
-                executed(part, registers, EXECUTED * work)
-            except (BadInstruction, IllegalProgram) as error:
-                raise BadPackage(f"program.bin: stage {stage}: {error}", self.where, "compile again") from None
+            field = f"layers[{number}].tiling.weights"
+            cut = [(h, w) for _, w in plan.column_tiles(s) for _, h in plan.row_tiles(s)]
+            self.need(len(cut) == len(info.tiling.weights), field, len(info.tiling.weights), f"{len(cut)} places")
+            for (height, width), place in zip(cut, info.tiling.weights, strict=True):
+                self.within(place, end, size, field)
+                self.need(place % ALIGN == 0, field, place, f"a multiple of {ALIGN}")
+                end = place + height * width * self.t.wbuf_line_bytes * s.storage // 8
+                self.within(end, 0, size, f"{field}: end of a tile")
 
-    def host(self) -> None:
-        """The host graph takes and gives what the machine's stages give and take."""
-        try:
-            known = check_host(self.p.host, self.stages)
-        except BadModel as error:
-            raise BadPackage(f"host.onnx: {error.message}", f"{self.where}, {error.where}", "compile again") from None
-        given = {o.tensor.source: (o, o.stage + 1) for o in self.p.outputs}
-        self.unique([o.tensor.source for o in self.p.outputs], "outputs: source")
-        for name, stage in self.p.host.arrivals:
-            found = given.get(name)
-            good = found is not None and found[1] == stage
-            self.need(good, "host.arrivals", name, "the result of a linear of the stage before")
-        tensors = [(i.tensor, i.stage, True) for i in self.p.inputs]
-        tensors += [(o.tensor, o.stage + 1, False) for o, _ in given.values() if o.tensor.source in known]
-        for tensor, stage, reads in tensors:
-            value = known.get(tensor.source)
-            good = value is not None and value.stage <= stage and value.shape == tensor.shape
-            self.need(good, f"source of tensor {tensor.name}", tensor.source, f"a tensor {tensor.shape} of host.onnx")
-            assert value is not None
-            floats = tensor.bits == 32 or (reads and value.dtype == "float32")
-            kind = "float32" if floats else f"int{tensor.bits}"
-            self.need(value.dtype == kind, f"source of tensor {tensor.name}", f"{value.dtype}", kind)
+    def vectors(self) -> None:
+        """Vectors of each linear: there, of its columns, in range."""
+        arrays: Arrays = read_arrays(self.m.vectors)
+        for number, info in enumerate(self.m.layers):
+            per = info.tiling.shape.per_group
+            rows = -(-info.tiling.shape.blocks // per) if per else 0
 
-    def output(self, info: LayerInfo, number: int) -> None:
-        """The places of a linear's result are its column tiles."""
-        place = next(n for n, o in enumerate(self.p.outputs) if o.tensor.name == info.output)
-        found = [(tile.first, tile.groups, tile.stride) for tile in self.p.outputs[place].tiles]
-        s = info.tiling.shape
-        wanted = [(first, count, output_bytes(self.t, s, count)) for first, count in info.tiling.plan.column_tiles(s)]
-        self.need(found == wanted, f"outputs[{place}].tiles", found, f"{wanted}")
+            def vector(name: str, kind: str, shape: tuple[int, ...], good: Callable[[np.ndarray], bool] = _any) -> None:
+                key = f"{number}/{name}"  # noqa: B023  (called at once)
+                self.array(f"linears.safetensors: {key}", arrays.get(key), kind, shape, good)
+
+            vector("bias", "i4", (info.n,))
+            vector("m1", "u2", (info.n,))
+            vector("shift", "u1", (info.n,), lambda v: bool(((v > 0) & (v < 63)).all()))
+            vector("w_scale", "f8", (info.n,), _positive)
+            vector("real_bias", "f8", (info.n,))
+            if f"{number}/smooth" in arrays:
+                vector("smooth", "f8", (info.k - info.offset_rows,), _positive)
+            for name, kind in (("group_scale", "u1"), ("group_zero", "i1")):
+                if f"{number}/{name}" in arrays:
+                    vector(name, kind, (rows, info.n))
+            grouped = f"{number}/group_scale" in arrays
+            self.need(grouped == bool(rows), f"linears.safetensors: {number}/group_scale", grouped, f"there: {bool(rows)}")
+
+    def named(self, names: Collection[str], known: Collection[str], field: str) -> None:
+        """Every name is known."""
+        odd = next((n for n in names if n not in known), None)
+        self.need(odd is None, field, odd, "a name of the package")
 
 
-def _flow(data: bytes) -> Instruction:
-    """An instruction that steers the program; any other stands as SET, the machine judges it when it runs.
+def _decoded(data: bytes) -> Instruction:
+    """An instruction; zeros, which pad a function, count as HALT.
 
     Raises:
         BadInstruction: as `decode`.
     """
-    if not any(data):
-        return Instruction(Opcode.HALT)
-    return decode(data) if data[0] & 0x3F in _FLOW else _OTHER
-
-
-def validate(program: Program, where: str) -> None:
-    """Check a program that was read from a package.
-
-    Raises:
-        BadPackage: names the field, what it holds, and what it must be.
-    """
-    _Check(program, where).all()
+    return decode(data) if any(data) else Instruction(Opcode.HALT)

@@ -90,7 +90,7 @@ def main() -> None:
     parameters = sum(layer.k * layer.n for layer in program.layers)
     sys.stdout.write(
         f"{parameters / 1e9:.2f} B parameters in {len(program.layers)} linears: compiled in {compiled - start:.0f} s, "
-        f"saved in {saved - compiled:.0f} s, peak {peak:.1f} GiB, weights {len(program.weights) / (1 << 20):.0f} MiB\n"
+        f"saved in {saved - compiled:.0f} s, peak {peak:.1f} GiB, image {len(program.image) / (1 << 20):.0f} MiB\n"
     )
 
 

@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "errors.md"
 HOUSES = ("axlora", "compiler", "fpga", "isa", "report", "rtl", "sim", "timing")
 BASE = "Error"
-HELPERS = {"bad": "BadInput", "_refuse": "BadPackage", "refuse": "UnsupportedOperator"}
+HELPERS = {"bad": "BadInput", "refuse": "UnsupportedOperator"}
 """Functions that make an error from (message, ...) -> its class."""
-_LOCAL = {"_refuse": ("message", "path"), "refuse": ("node", "message")}
+_LOCAL = {"refuse": ("node", "message")}
 """Their parameters, where they are not (message, where, hint)."""
 HEAD = """# Errors
 
@@ -109,7 +109,7 @@ def rows(trees: dict[Path, ast.Module], known: dict[str, str]) -> list[Row]:
             given = dict(zip(order, call.args, strict=False)) | {k.arg: k.value for k in call.keywords if k.arg}
             message = text(given.get("message"), scope)
             if message:
-                remedy = text(given.get("hint"), scope) or ("compile again" if name == "_refuse" else "")
+                remedy = text(given.get("hint"), scope) or ""
                 found.add(Row(kind, message, remedy, path.relative_to(ROOT).as_posix()))
     return sorted(found)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
-def first_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+def first_difference(a: Mapping[str, Any], b: Mapping[str, Any], counters: Collection[str] | None = None) -> str:
     """One line that names the first difference of two RUN.json contents, empty if they are equal.
 
     Args:
         a, b: RUN.json (schema 1) of any two views of the same run.
+        counters: those that are compared; None: all.
     """
     for key in ("target", "engine"):
         if a[key] != b[key]:
@@ -18,7 +19,7 @@ def first_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     for name in sorted({*a["outputs"], *b["outputs"]}):
         if a["outputs"].get(name) != b["outputs"].get(name):
             return f"output {name} differs" + _first_step(a, b)
-    for name in a["counters"]:
+    for name in a["counters"] if counters is None else counters:
         if a["counters"][name] != b["counters"].get(name):
             return f"counter {name}: {a['counters'][name]} and {b['counters'].get(name)}" + _first_step(a, b)
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import tomllib
 from pathlib import Path
 
@@ -47,3 +48,34 @@ def test_the_wheel_holds_every_package() -> None:
     folders = {p.parent.relative_to(ROOT) for house in ALLOWED for p in (ROOT / house).rglob("__init__.py")}
     named = {".".join(f.parts if f.parts[0] == "axlora" else ("axlora", *f.parts)) for f in folders}
     assert named == packages
+
+
+def _front_door() -> dict[str, set[str]]:
+    """Module of the front door -> the ones that it imports anywhere in its file, in functions and for types too."""
+    files = {p.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): p for p in (ROOT / "axlora").rglob("*.py")}
+    found: dict[str, set[str]] = {}
+    for name, path in files.items():
+        parts = name.split(".")[:-1]
+        found[name] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.ImportFrom):
+                home = (
+                    ".".join([*parts[: len(parts) + 1 - node.level], *filter(None, [node.module])])
+                    if node.level
+                    else node.module
+                )
+                names = [str(home)] + [f"{home}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            found[name] |= {n for n in names if n in files} - {name}
+    return found
+
+
+def test_the_front_door_has_no_import_circles() -> None:
+    """Not even through imports inside functions; the command line's lazy table of names is no import."""
+    imports, order = _front_door(), graphlib.TopologicalSorter[str]()
+    assert "axlora.machine" in imports["axlora.program"] | imports["axlora.stages"]
+    for name, needed in imports.items():
+        order.add(name, *needed)
+    order.prepare()

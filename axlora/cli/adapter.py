@@ -33,13 +33,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Add, list, remove or pin adapters of a package."""
     from axlora.adapters import add_adapter, module_rows, pin_adapter, remove_adapter
-    from axlora.package import load_any
+    from axlora.program import load
     from axlora.report.tables import adapter_table, module_table
 
     added: list[str] = []
     with progress() as shown:
         shown.phase("reading the package")
-        program = load_any(options.package)
+        program = load(options.package)
         if options.action == "add":
             for name, path in pairs(options.adapters, "adapter").items():
                 shown.phase(f"adding {name}")

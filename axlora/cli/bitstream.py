@@ -69,10 +69,10 @@ def run(options: argparse.Namespace) -> int:
 def _machine(text: str) -> tuple[Target, int]:
     """The target, and the bytes of memory that a package needs (0: only a target is given)."""
     from axlora.isa.target import Target
-    from axlora.package import load_any
+    from axlora.program import load
 
     if (Path(text) / "manifest.json").is_file():
-        program = load_any(text)
+        program = load(text)
         return program.target, program.memory_bytes
     return Target.load(text), 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 
 from .given import adapter_map, bad, pairs
 from .terminal import progress, show
@@ -82,30 +83,16 @@ def run(options: argparse.Namespace) -> int:
                 shown.detail(text)
 
         shown.phase("reading the model")
-        program = axlora.compile(  # the keywords are the options
-            options.model,
-            options.target,
-            adapters=pairs(options.adapter, "--adapter"),
-            adapter_map=adapter_map(options.adapter_map),
-            shapes=shapes,
-            calibration=read_arrays(options.calibration) if options.calibration else None,
-            activation=options.activation,
-            weight_bits=options.weight_bits,
-            max_loras=options.max_loras,
-            max_lora_rank=options.max_lora_rank,
-            lora_linears=options.lora_linears,
-            merge=options.merge,
-            mode=options.mode,
-            base=options.base,
-            partial_adapters=options.partial_adapters,
-            fixed_inputs=fixed,
-            dump_passes=options.dump_passes,
-            generate=options.generate,
-            operators=options.operators,
-            max_context=options.max_context,
-            chunk=options.chunk,
-            progress=tell,
-        )
+        given = {
+            "adapters": pairs(options.adapter, "--adapter"),
+            "adapter_map": adapter_map(options.adapter_map),
+            "shapes": shapes,
+            "calibration": read_arrays(options.calibration) if options.calibration else None,
+            "fixed_inputs": fixed,
+            "progress": tell,
+        }
+        same = {f.name: vars(options)[f.name] for f in fields(axlora.CompileOptions) if f.name in vars(options)}
+        program = axlora.compile(options.model, options.target, **(same | given))
         shown.phase("writing the package")
         program.save(options.output)
     show(placement_table(program.placement))

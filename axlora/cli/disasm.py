@@ -16,9 +16,9 @@ def run(options: argparse.Namespace) -> int:
     from axlora.isa.assembly import disassemble
     from axlora.isa.instruction import decode
     from axlora.isa.opcodes import INSTRUCTION_BYTES
-    from axlora.package import load_any
+    from axlora.program import load
 
-    for title, code, names in load_any(options.package).listing():
+    for title, code, names in load(options.package).listing():
         if title:
             sys.stdout.write(f"## {title}\n")
         for place in range(0, len(code), INSTRUCTION_BYTES):

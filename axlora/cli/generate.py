@@ -11,25 +11,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from .given import bad, board_options, write
+from .given import adapters, bad, board_options, write
 from .terminal import Phases, progress
 
 if TYPE_CHECKING:
-    from axlora.generator import Generator, Start, Token
-
-
-class Tokenizer(Protocol):
-    """Text to ids, and ids one by one to text."""
-
-    def encode(self, text: str) -> Sequence[int]:
-        """Ids of a prompt."""
-
-    def decode(self, token: int) -> str:
-        """What this token adds to the text."""
+    from axlora.engines import Engine
+    from axlora.generator import SequenceToken
+    from axlora.program import Program
 
 
 class Bytes:
@@ -39,9 +31,11 @@ class Bytes:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def encode(self, text: str) -> Sequence[int]:
+        """Ids of a prompt."""
         return text.encode()
 
     def decode(self, token: int) -> str:
+        """What this token adds to the text."""
         return self._decoder.decode(bytes([token])) if token < 256 else "\N{REPLACEMENT CHARACTER}"
 
 
@@ -82,11 +76,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """A package, a prompt, what ends the answer."""
     add = parser.add_argument
     add("package", metavar="OUT.axl")
-    add("--prompt", required=True, metavar="TEXT|@FILE")
+    many = "several are the sequences of one batch"
+    add("--prompt", required=True, action="extend", nargs="+", metavar="TEXT|@FILE", help=many)
     add("--tokenizer", default="bytes", metavar="FILE|bytes", help="tokenizer.json, or bytes (default)")
     add("--max-new-tokens", type=int, default=64, metavar="N")
     add("--eos", type=int, metavar="ID", help="stop after this token")
-    add("--adapter", metavar="NAME", help="adapter; default the base")
+    one = "adapter, or one for each prompt ('-' for none); default the base"
+    add("--adapter", action="extend", nargs="+", metavar="NAME", help=one)
     add("--cycles", action="store_true", help="a line a token: its id, its cycles, its text")
     add("--json", metavar="RUN.json", help="write tokens and their cycles")
     board_options(parser, required=False)
@@ -100,60 +96,83 @@ def run(options: argparse.Namespace) -> int:
         raise bad(f"no folder for {options.json}", "--json", "give a path in a folder that is there")
     if bool(options.board) != bool(options.port):
         raise bad("--board and --port go together", "--port", "give both")
-    from axlora.generator import generate as tokens
-    from axlora.package import load_generator
+    import axlora
 
     began = time.monotonic()
-    found: list[Token] = []
-    arguments = {"max_new_tokens": options.max_new_tokens, "adapter": options.adapter, "eos": options.eos}
+    found: list[SequenceToken] = []
     with ExitStack() as stack:
         with progress(piped=False) as shown:
             shown.phase("reading the package")
-            program = load_generator(options.package)
-            tokenizer: Tokenizer = Bytes() if options.tokenizer == "bytes" else Json(options.tokenizer)
-            prompt = tokenizer.encode(_prompt(options.prompt))
-            start = _start(options, program, stack, shown)
-            shown.phase(f"prompt of {len(prompt)} tokens")
-            stream = tokens(program, prompt, **arguments, start=start)
+            program = axlora.load(options.package)
+            texts = [_Text(options.tokenizer, prompt) for prompt in options.prompt]
+            engine = _engine(options, program, stack, shown)
+            prompts = [text.prompt for text in texts]
+            shown.phase(f"prompt of {' + '.join(str(len(prompt)) for prompt in prompts)} tokens")
+            stream = axlora.generate(
+                program,
+                prompts,
+                max_new_tokens=options.max_new_tokens,
+                adapter=adapters(",".join(options.adapter) if options.adapter else None),
+                eos=options.eos,
+                engine=engine,
+            )
             first = [token for token in (next(stream, None),) if token is not None]
-        _show(chain(first, stream), tokenizer, options.cycles, found)
-    sys.stdout.write("" if options.cycles else "\n")
-    _summary(found, len(prompt), program.target.clock_mhz, time.monotonic() - began)
+        _show(chain(first, stream), texts, options.cycles, found)
+    _summary(found, prompts, program.target.clock_mhz, time.monotonic() - began)
     if options.json:
-        rows = [{"token": t.token, "cycles": t.cycles} for t in found]
+        many = len(texts) > 1
+        rows = [({"sequence": t.sequence} if many else {}) | {"token": t.token, "cycles": t.cycles} for t in found]
         data = {"schema": 1, "target": program.target.name, "clock_mhz": program.target.clock_mhz, "tokens": rows}
         write(options.json, (json.dumps(data, indent=1) + "\n").encode())
     return 0
 
 
-def _start(options: argparse.Namespace, program: Generator, stack: ExitStack, shown: Phases) -> Start | None:
-    """Starts of the machine on the board that the options name; None for the simulator."""
+class _Text:
+    """A prompt, and what a tokenizer makes of it and of its answer."""
+
+    def __init__(self, tokenizer: str, prompt: str) -> None:
+        self.tokenizer = Bytes() if tokenizer == "bytes" else Json(tokenizer)
+        self.prompt = self.tokenizer.encode(_prompt(prompt))
+        self.answer = ""
+
+
+def _engine(options: argparse.Namespace, program: Program, stack: ExitStack, shown: Phases) -> str | Engine:
+    """The board that the options name; else the simulator."""
     if not options.board:
-        return None
+        return "sim"
+    from axlora.engines import OnBoard
     from axlora.extras import need
-    from axlora.on_board import board_start
 
     need("fpga", "pyserial")
     from .boards import open_board
 
-    return board_start(program, stack.enter_context(open_board(options, program.target, shown)))
+    return OnBoard(stack.enter_context(open_board(options, program.target, shown)))
 
 
-def _show(stream: Iterator[Token], tokenizer: Tokenizer, cycles: bool, found: list[Token]) -> None:
-    """Print tokens as they come, and keep them."""
+def _show(stream: Iterator[SequenceToken], texts: Sequence[_Text], cycles: bool, found: list[SequenceToken]) -> None:
+    """Keep tokens, and print them as they come; answers of several prompts when all are there, a line each."""
+    many = len(texts) > 1
     for each in stream:
         found.append(each)
-        shown = tokenizer.decode(each.token)
-        sys.stdout.write(f"{each.token:8} {each.cycles:12,} cycles  {shown!r}\n" if cycles else shown)
+        shown = texts[each.sequence].tokenizer.decode(each.token)
+        texts[each.sequence].answer += shown
+        if cycles:
+            sequence = f"{each.sequence:4} " if many else ""
+            sys.stdout.write(f"{sequence}{each.token:8} {each.cycles:12,} cycles  {shown!r}\n")
+        elif not many:
+            sys.stdout.write(shown)
         sys.stdout.flush()
+    if not cycles:
+        sys.stdout.write("".join(f"{number}: {text.answer}\n" for number, text in enumerate(texts)) if many else "\n")
 
 
-def _summary(found: Sequence[Token], prompt: int, clock_mhz: int, seconds: float) -> None:
+def _summary(found: Sequence[SequenceToken], prompts: Sequence[Sequence[int]], clock_mhz: int, seconds: float) -> None:
     console = Console(stderr=True, highlight=False)
-    console.print(f"prompt: {prompt} tokens and the first new one, {found[0].cycles:,} cycles")
-    if len(found) > 1:
-        cycles = sum(t.cycles for t in found[1:])
-        each = cycles / (len(found) - 1)
-        rate = clock_mhz * 1e6 / each
-        console.print(f"decode: {len(found) - 1} tokens, {each:,.0f} cycles a token, {rate:,.1f} tokens/s at {clock_mhz} MHz")
+    begins = [next(t.cycles for t in found if t.sequence == number) for number in range(len(prompts))]
+    tokens, news = sum(map(len, prompts)), "the first new one" if len(prompts) == 1 else f"{len(prompts)} first new ones"
+    console.print(f"prompt: {tokens} tokens and {news}, {sum(begins):,} cycles")
+    count, cycles = len(found) - len(prompts), sum(t.cycles for t in found) - sum(begins)
+    if count:
+        rate = clock_mhz * 1e6 * count / cycles
+        console.print(f"decode: {count} tokens, {cycles / count:,.0f} cycles a token, {rate:,.1f} tokens/s at {clock_mhz} MHz")
     console.print(f"simulated in {seconds:.1f} s")

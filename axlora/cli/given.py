@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from axlora.isa.errors import Error
 
 if TYPE_CHECKING:
-    from axlora import Program, Run, Whole
+    from axlora import Program, Run
 
 RUN_SCHEMA = 1
 
@@ -79,14 +79,13 @@ def adapter_map(path: str | None) -> dict[str, str] | None:
     return found
 
 
-def inputs(program: Program | Whole, options: argparse.Namespace) -> dict[str, Any]:
+def inputs(program: Program, options: argparse.Namespace) -> dict[str, Any]:
     """What --input or --random says; results that cannot be written are refused here, before anything runs.
 
     Raises:
         BadInput: a seed, a file of inputs, or a place of --output or --json.
     """
     from axlora.arrays import read_arrays
-    from axlora.inputs import random_inputs
 
     for path in filter(None, (options.output, options.json)):
         _folder(path)
@@ -94,7 +93,7 @@ def inputs(program: Program | Whole, options: argparse.Namespace) -> dict[str, A
         return read_arrays(options.input)
     if options.random < 0:
         raise bad(f"--random {options.random}: a seed is not negative", "--random", "0 or more")
-    return random_inputs(program, options.random)
+    return program.random_inputs(options.random)
 
 
 def adapters(text: str | None) -> str | list[str | None] | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .given import adapters, inputs, run_options, save_run
-from .terminal import progress, show
+from .given import run_options
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,22 +15,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run in Verilator and compare with the simulator; 1 if they differ."""
-    import axlora
+    from axlora.engines import Verilator
     from axlora.extras import need
-    from axlora.package import load
-    from axlora.report.compare import first_difference
+
+    from .comparing import compare
 
     need("rtl")
-    program = load(options.package)
-    given, adapter = inputs(program, options), adapters(options.adapter)
-    with progress() as shown:
-        wanted = axlora.simulate(program, given, adapter, progress=shown.counted("simulating"))
-        found = axlora.run_rtl(program, given, adapter, waves=options.waves, progress=shown.counted("Verilog"))
-    save_run(found, options)
-    difference = first_difference(wanted.to_json(), found.to_json())
-    if difference:
-        show(f"[bold red]Verilog and simulator differ:[/] {difference}")
-        return 1
-    count = sum(v.size for v in found.codes.values())
-    show(f"Verilog = simulator: {count} output codes, {found.cycles} cycles, all {len(found.counters)} counters equal")
-    return 0
+    return compare(options, "Verilog", Verilator(options.waves))

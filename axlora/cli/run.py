@@ -18,18 +18,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run on a board and compare with the simulator; 1 if they differ."""
     import axlora
+    from axlora.comparing import compared, difference
+    from axlora.engines import OnBoard
     from axlora.extras import need
     from axlora.on_bitstream import on_bitstream
-    from axlora.on_board import TIMED, difference, run_board
-    from axlora.package import load
 
     need("fpga", "pyserial")
     from .boards import open_board
 
-    program = load(options.package)
+    program = axlora.load(options.package)
     given, adapter = inputs(program, options), adapters(options.adapter)
     with progress() as shown, open_board(options, program.target, shown) as board:
-        found = run_board(program, given, board, adapter, progress=shown.counted("sending"))
+        engine = OnBoard(board, shown.counted("sending"))
+        found = program.session(engine=engine).run(given, adapter)
         resent = board.link.resent
     if options.bitstream:
         found = on_bitstream(found, options.bitstream)
@@ -47,7 +48,6 @@ def run(options: argparse.Namespace) -> int:
     if parted:
         show(f"[bold red]board and simulator differ:[/] {parted}")
         return 1
-    counted = len(found.counters) - (0 if found.view == "board" else len(TIMED))
     memory = "on-chip memory" if found.view == "board" else "SDRAM, where cycles are its own"
-    show(f"board = simulator: all codes and {counted} counters equal; {memory}")
+    show(f"board = simulator: all codes and {len(compared(found.view))} counters equal; {memory}")
     return 0

@@ -18,14 +18,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Simulate and print the report."""
     import axlora
-    from axlora.package import load
     from axlora.report.tables import run_tables
 
     if options.no_timing and options.json:
         raise bad("--json needs timing", "--no-timing", "leave one of them out")
     with progress() as shown:
         shown.phase("reading the package")
-        program = load(options.package)
+        program = axlora.load(options.package)
         given = inputs(program, options)
         found = axlora.simulate(
             program, given, adapters(options.adapter), timing=not options.no_timing, progress=shown.counted("simulating")

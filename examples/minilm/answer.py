@@ -32,7 +32,7 @@ def feed(texts: list[str], length: int) -> list[tuple[str, dict[str, Int]]]:
     return found
 
 
-def answer(program: axlora.Whole, task: str, adapter: str | None, inputs: dict[str, Int]) -> tuple[str, int]:
+def answer(program: axlora.Program, task: str, adapter: str | None, inputs: dict[str, Int]) -> tuple[str, int]:
     """Class and cycles under an adapter or the base."""
     run = axlora.simulate(program, inputs, adapter)
     of = load_prototypes(task)["adapter" if adapter else "base"]

@@ -386,7 +386,7 @@ def test_a_package_that_would_not_load_is_never_put_in_place(
     def refuse(path: object) -> None:
         raise BadPackage("it is odd", str(path), "compile again")
 
-    monkeypatch.setattr(axlora.package, "load_any", refuse)
+    monkeypatch.setattr(axlora.package, "read", refuse)
     for name in ("m.axl", "new.axl"):
         code, _, err = run("compile", model, "-o", tmp_path / name, "--target", "test")
         assert code == 3

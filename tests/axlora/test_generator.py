@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from same import assert_same
 from tiny_decoder import VOCABULARY, Sizes, random_branches, random_decoder
 from tiny_onnx import write_onnx, write_peft
 
 import axlora
-from axlora.adapters import add_adapter, remove_adapter
+from axlora.adapters import add_adapter, pin_adapter, remove_adapter
 from axlora.cli import main
 from axlora.compiler.layer import Linear
 from axlora.compiler.transformer import reference
 from axlora.compiler.transformer.lower import lower
 from axlora.compiler.transformer.ops import Function, NormKind
 from axlora.compiler.transformer.pipeline import Generated, Options, lower_generator
-from axlora.generator import Generator, generate
-from axlora.package import load_generator
-from axlora.program import BadInput
+from axlora.generator import generate
+from axlora.inputs import BadInput
 
 CONTEXT = 22
 PROMPT = [65, 20, 33, 7, 90]
@@ -37,7 +37,7 @@ NEW = 8
 class Made:
     """A compiled model, and the files it came from."""
 
-    program: Generator
+    program: axlora.Program
     onnx: Path
     adapters: dict[str, Path]
 
@@ -55,7 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     model = write_onnx(decoder, folder / "model.onnx")
     adapters = {f"a{rank}": write_peft(random_branches(decoder, rank, rank), folder / f"a{rank}") for rank in (4, 11)}
     program = axlora.compile(model, "test", adapters=adapters, generate=True, max_context=CONTEXT)
-    assert isinstance(program, Generator)
+    assert program.kind == "generator"
     return Made(program, model, adapters)
 
 
@@ -65,14 +65,14 @@ def package(made: Made, tmp_path: Path) -> Path:
     return tmp_path / "m.axl"
 
 
-def _greedy(lowered: Generated, program: Generator, prompt: Sequence[int], count: int, adapter: str | None) -> list[int]:
+def _greedy(lowered: Generated, program: axlora.Program, prompt: Sequence[int], count: int, adapter: str | None) -> list[int]:
     """The integer reference's tokens, all of the context anew at every step; no cache, no chunks."""
     linears: dict[str, Linear] = {linear.name: linear for linear in lowered.lowered.linears}
     steps = {name: linear.output_step for name, linear in linears.items()}
     outputs = {name: linear.n for name, linear in linears.items()}
-    ids = list(prompt)
+    ids, host = list(prompt), program.interface
     for _ in range(count):
-        rows = reference.Reference(linears, [adapter] * len(ids), reference.Cache(), 8, program.rows(ids, 0))
+        rows = reference.Reference(linears, [adapter] * len(ids), reference.Cache(), 8, host.embed({host.ids: ids}))
         lower(lowered.model, rows, lowered.largest, steps, outputs, 8, lowered.image.context)
         ids.append(int(np.argmax(rows.output[-1])))
     return ids[len(prompt) :]
@@ -93,9 +93,10 @@ def test_learned_positions_and_a_packed_projection(target: str, tmp_path: Path) 
     model = write_onnx(random_decoder(sizes, seed=3), tmp_path / "model.onnx")
     compiled = axlora.compile(model, target, generate=True, max_context=CONTEXT)
     compiled.save(tmp_path / "m.axl")
-    program = load_generator(tmp_path / "m.axl")
-    assert program.positions is not None
-    assert program.positions.shape == (CONTEXT, sizes.features)
+    program = axlora.load(tmp_path / "m.axl")
+    positions = program.interface.positions
+    assert positions is not None
+    assert positions.shape == (CONTEXT, sizes.features)
     lowered = lower_generator(model, program.target, Options(), context=CONTEXT)
     found = [t.token for t in generate(program, PROMPT, max_new_tokens=NEW)]
     assert found == _greedy(lowered, program, PROMPT, NEW, None)
@@ -113,10 +114,10 @@ def test_an_export_with_caches_is_the_one_without(packed: bool, tmp_path: Path) 
     assert len(feed) == 5
     wanted = session.run(["logits"], feed)[0][0]
     a, b = (axlora.compile(model, "test", generate=True, max_context=CONTEXT) for model in (plain, past))
-    assert isinstance(a, Generator)
-    assert isinstance(b, Generator)
+    assert a.kind == "generator"
+    assert b.kind == "generator"
     assert a.image == b.image
-    got = np.ldexp(b.session().feed(PROMPT).astype(float), -b.output_fraction)
+    got = np.ldexp(b.session().feed(PROMPT).astype(float), -b.interface.output_fraction)
     assert np.linalg.norm(got - wanted) < 0.05 * np.linalg.norm(wanted)
 
 
@@ -124,8 +125,8 @@ def test_an_export_with_caches_is_the_one_without(packed: bool, tmp_path: Path) 
 def test_chunk_is_the_most_of_a_prefill_start(made: Made, chunk: int | None, rows: set[int]) -> None:
     """And the tokens are the same."""
     program = axlora.compile(made.onnx, "test", adapters=made.adapters, generate=True, max_context=CONTEXT, chunk=chunk)
-    assert isinstance(program, Generator)
-    assert set(program.programs) == {n for n in rows if n <= CONTEXT}
+    assert program.kind == "generator"
+    assert {f.rows for f in program.functions} == {n for n in rows if n <= CONTEXT}
     wanted, got = ([t.token for t in generate(p, PROMPT, max_new_tokens=3)] for p in (made.program, program))
     assert wanted == got
 
@@ -136,11 +137,9 @@ def test_the_adapters_and_the_base_generate_different_text(made: Made) -> None:
 
 
 def test_save_load_gives_the_same_package_and_tokens(made: Made, package: Path) -> None:
-    again = load_generator(package)
-    for field in dataclasses.fields(Generator):
-        a, b = getattr(made.program, field.name), getattr(again, field.name)
-        assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b, field.name
-    assert isinstance(axlora.load(package), Generator)
+    again = axlora.load(package)
+    assert_same(made.program, again)
+    assert axlora.load(package).kind == "generator"
     wanted, got = (list(generate(p, PROMPT, max_new_tokens=NEW, adapter="a4")) for p in (made.program, again))
     assert wanted == got
     again.save(package.with_name("b.axl"))
@@ -151,7 +150,7 @@ def test_save_load_gives_the_same_package_and_tokens(made: Made, package: Path) 
 def test_more_slots_than_adapters_change_no_token(made: Made) -> None:
     """A slot that no register names takes no part."""
     program = axlora.compile(made.onnx, "test", adapters=made.adapters, generate=True, max_context=CONTEXT, max_loras=3)
-    assert isinstance(program, Generator)
+    assert program.kind == "generator"
     for adapter in (None, "a11"):
         wanted, got = (
             [t.token for t in generate(p, PROMPT, max_new_tokens=3, adapter=adapter)] for p in (made.program, program)
@@ -224,7 +223,11 @@ def test_damage_is_refused(package: Path, file: str, damage: str) -> None:
     else:
         (package / file).unlink()
     with pytest.raises(axlora.BadPackage):
-        load_generator(package)
+        axlora.load(package)
+
+
+def _function(rows: int, address: int) -> dict[str, object]:
+    return {"name": f"of {rows}", "rows": rows, "address": address, "size": 64}
 
 
 def _edit(package: Path, **changes: object) -> None:
@@ -248,14 +251,17 @@ def _edit(package: Path, **changes: object) -> None:
         ("output_words", 1),
         ("input_words", 1 << 20),
         ("vocabulary", 1 << 20),
-        ("programs", [[1, 0, 64]]),
-        ("programs", [[1, 0, 64], [2, 1 << 30, 64]]),
-        ("programs", [[1, 3, 64], [2, 64, 64]]),
+        ("functions", []),
+        ("functions", [_function(1, 0)]),
+        ("functions", [_function(1, 0), _function(2, 1 << 30)]),
+        ("functions", [_function(1, 3), _function(2, 64)]),
         ("regions", []),
-        ("regions", [["input", 0, 4096], ["output", 0, 4096], ["token words", 0, 64]]),
+        ("regions", {}),
+        ("regions", {"input": [0, 4096], "output": [0, 4096], "token words": [0, 64]}),
         ("input_fraction", 1000),
         ("target", {}),
         ("kind", "linears"),
+        ("schema", 1),
         ("schema", 99),
     ],
     ids=str,
@@ -263,18 +269,102 @@ def _edit(package: Path, **changes: object) -> None:
 def test_a_signed_manifest_with_sizes_that_do_not_fit_is_refused(package: Path, field: str, value: object) -> None:
     _edit(package, **{field: value})
     with pytest.raises(axlora.BadPackage):
-        load_generator(package)
+        axlora.load(package)
 
 
 def test_adapters_added_later_have_the_bytes_of_those_compiled_in(made: Made, package: Path) -> None:
     """Weights are read back from the package, so nothing of the model is needed."""
-    program: Generator = load_generator(package)
+    program: axlora.Program = axlora.load(package)
     for name in made.adapters:
         program = remove_adapter(program, name)
     assert not program.adapters
     for name, path in made.adapters.items():
         program = add_adapter(program, name, path)
     assert program.adapters == made.program.adapters
+
+
+# Every package runs on every engine, and adapters mean the same
+
+
+def test_a_run_is_prefill_and_decode_of_each_sequence(made: Made) -> None:
+    """Logits of a session, whatever is fed at once; layers and steps add up; a batch is its sequences one by one."""
+    inputs = made.program.random_inputs(1)
+    ((name, ids),) = inputs.items()
+    assert ids.shape == (1, CONTEXT)
+    both = {name: np.vstack([ids, ids[:, ::-1]])}
+    run = axlora.simulate(made.program, both, ["a4", None])
+    assert run.to_json()["cycles"] == sum(layer.cycles for layer in run.layers) > 0
+    (codes,) = run.codes.values()
+    assert codes.shape == (2, CONTEXT, VOCABULARY)
+    for row, adapter in enumerate(("a4", None)):
+        session = made.program.session([adapter])
+        assert np.array_equal(np.vstack([session.decode(int(i)) for i in both[name][row]]), codes[row])
+    assert session.counters["macs"] < run.counters["macs"]
+    (fed,) = axlora.simulate(made.program, {name: ids[:, :5]}).codes.values()
+    assert np.array_equal(session.prefill(ids[0, :5].tolist()), fed[0])
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (np.zeros((1, CONTEXT + 1), int), r"has shape \(1, 23\), compiled for \(1, 22\)"),
+        (np.zeros(3, int), r"has shape \(3,\)"),
+        (np.zeros((0, 3), int), r"has shape \(0, 3\)"),
+        (np.full((1, 2), VOCABULARY), "not in the vocabulary"),
+        (np.zeros((1, 2)), "must be integers"),
+    ],
+)
+def test_wrong_ids_of_a_run_are_refused(made: Made, ids: np.ndarray, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        axlora.simulate(made.program, {next(iter(made.program.inputs_info)): ids})
+
+
+def test_several_prompts_are_generated_in_turn(made: Made) -> None:
+    """Each as if it were alone, with its own adapter; one that ends leaves the others."""
+    prompts, adapters = [PROMPT, [9], PROMPT[::-1]], ["a4", None, "a11"]
+    found = list(generate(made.program, prompts, max_new_tokens=4, adapter=adapters))
+    assert [t.sequence for t in found] == [0, 1, 2] * 4
+    for number, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True)):
+        alone = [(t.token, t.cycles) for t in generate(made.program, prompt, max_new_tokens=4, adapter=adapter)]
+        assert [(t.token, t.cycles) for t in found if t.sequence == number] == alone
+    eos = next(t.token for t in found if t.sequence == 1)
+    ended = [t.sequence for t in generate(made.program, prompts, max_new_tokens=2, adapter=adapters, eos=eos)]
+    assert ended.count(1) == 1
+    with pytest.raises(axlora.BadAdapter, match="2 adapters named for 3"):
+        next(generate(made.program, prompts, adapter=["a4", None]))
+    with pytest.raises(BadInput, match="the prompt is empty"):
+        next(generate(made.program, [PROMPT, []], max_new_tokens=2))
+
+
+def test_pins_and_limits_hold_for_generation(made: Made) -> None:
+    """As for every package: more different adapters than `max_loras`, pinned ones among them, are refused."""
+    one = dataclasses.replace(made.program, max_loras=1)
+    assert len(list(generate(one, [[1], [2]], max_new_tokens=1, adapter=["a4", None]))) == 2
+    with pytest.raises(axlora.BadAdapter, match="2 different adapters in one batch, the package has 1 slots"):
+        next(generate(one, [[1], [2]], max_new_tokens=1, adapter=["a4", "a11"]))
+    with pytest.raises(axlora.BadAdapter, match=r"\(1 of them pinned\)"):
+        next(generate(pin_adapter(one, "a11"), [1], max_new_tokens=1, adapter="a4"))
+
+
+@pytest.mark.parametrize(("command", "words"), [("hls-test", "HLS C++ = simulator"), ("rtl-test", "Verilog = simulator")])
+def test_prefill_and_decode_are_the_simulators_elsewhere(
+    command: str, words: str, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two sequences of three tokens: a start of two rows and one of one each, with an adapter and without."""
+    np.savez(tmp_path / "in.npz", input_ids=np.array([PROMPT[:3], PROMPT[1:4]]))
+    code, out, err = _run(capsys, command, package, "--input", tmp_path / "in.npz", "--adapter", "a4,-")
+    assert code == 0, out + err
+    assert f"{words}: {2 * 3 * VOCABULARY} output codes" in out
+
+
+def test_a_session_names_what_it_does_not_have(made: Made, plain: Path) -> None:
+    with pytest.raises(BadInput, match=r"no engine 'gpu'.*sim, rtl, hls"):
+        made.program.session(engine="gpu")
+    session = axlora.open(plain).session()
+    with pytest.raises(BadInput, match="does not generate"):
+        session.feed([1])
+    inputs = axlora.open(plain).random_inputs(2)
+    assert session.run(inputs).counters == axlora.simulate(axlora.load(plain), inputs).counters
 
 
 # The command line
@@ -314,6 +404,23 @@ def test_the_command_prints_the_text_and_a_summary(
         data = json.loads((tmp_path / "run.json").read_text())
         assert data["tokens"] == [{"token": t.token, "cycles": t.cycles} for t in wanted]
         assert (data["schema"], data["target"], data["clock_mhz"]) == (1, "test", 50)
+
+
+@pytest.mark.parametrize("adapter", [("a4", "-"), ("a4,-",)])
+def test_the_command_takes_several_prompts(
+    adapter: tuple[str, ...], made: Made, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An answer a line, each with its adapter."""
+    prompts = ["A!BC", "B"]
+    wanted = list(generate(made.program, [list(p.encode()) for p in prompts], max_new_tokens=3, adapter=["a4", None]))
+    run = ["generate", package, "--prompt", *prompts, "--adapter", *adapter, "--max-new-tokens", 3]
+    run += ["--json", tmp_path / "run.json"]
+    code, out, err = _run(capsys, *run)
+    assert code == 0, err
+    texts = [bytes(t.token for t in wanted if t.sequence == n).decode(errors="replace") for n in (0, 1)]
+    assert out == f"0: {texts[0]}\n1: {texts[1]}\n"
+    assert "prompt: 5 tokens and 2 first new ones" in err
+    assert json.loads((tmp_path / "run.json").read_text())["tokens"] == [t._asdict() for t in wanted]
 
 
 def test_compile_on_the_command_line_gives_the_apis_package(
@@ -366,8 +473,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Path:
 
 
 WRONG: dict[str, tuple[list[str], str]] = {
-    "simulate a generator": (["simulate", "PACKAGE", "--random", "1"], "this package generates text"),
-    "rtl-test a generator": (["rtl-test", "PACKAGE", "--random", "1"], "this package generates text"),
     "generate with another package": (["generate", "PLAIN", "--prompt", "AB"], "does not generate"),
     "no package": (["generate", "none.axl", "--prompt", "AB"], "not a package"),
     "empty prompt": (["generate", "PACKAGE", "--prompt", ""], "the prompt is empty"),

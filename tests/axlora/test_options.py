@@ -13,7 +13,7 @@ from tiny_decoder import Sizes, random_decoder
 from tiny_onnx import write_onnx
 
 import axlora
-from axlora import BadAdapter, BadModel, Generator, Program, Whole
+from axlora import BadAdapter, BadModel, Program
 from axlora.adapters import pin_adapter
 from axlora.cli import main
 from axlora.compiler.frontend import tvm_import
@@ -24,7 +24,8 @@ MODELS = Path(__file__).parents[1] / "compiler" / "models"
 BERT, LORA = MODELS / "bert.dynamo.onnx", MODELS / "bert-lora"
 TOKENS, CONTEXT = 8, 12
 FREE = {"batch": 1, "sequence": TOKENS}
-KINDS = {"linears": Program, "all": Whole}
+KINDS = {"linears": "linears", "all": "whole"}
+"""`operators` -> kind of the program."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,12 +43,12 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compiled(decoder: Path) -> dict[str, Program | Whole | Generator]:
+def compiled(decoder: Path) -> dict[str, Program]:
     """One of each kind, without options."""
     return {kind: _compile(kind, decoder) for kind in ("linears", "all", "generate")}
 
 
-def _compile(kind: str, decoder: Path, **options: Any) -> Program | Whole | Generator:
+def _compile(kind: str, decoder: Path, **options: Any) -> Program:
     if kind == "generate":
         return axlora.compile(decoder, "test", generate=True, max_context=CONTEXT, **options)
     return axlora.compile(BERT, "test", shapes=FREE, operators=kind, **options)
@@ -73,7 +74,7 @@ def test_dumped_phases_change_no_byte_of_the_package(
     if kind == "linears":
         wanted += ["4_linears.py", "5_lower_linears.py", "6_partition.py"]
     else:
-        rows = sorted(compiled[kind].programs) if kind == "generate" else [TOKENS]
+        rows = sorted(f.rows for f in compiled[kind].functions)
         wanted += ["4_integers.py", *(f"5_program_{n}.asm" for n in rows)]
     assert {file.name for file in files} == set(wanted)
 
@@ -82,16 +83,16 @@ def test_a_dumped_program_assembles_to_that_of_the_package(compiled: Mapping[str
     """For each number of rows of a start."""
     _compile("generate", decoder, dump_passes=tmp_path)
     program = compiled["generate"]
-    for rows, (first, size) in program.programs.items():
-        text = (tmp_path / f"5_program_{rows}.asm").read_text()
-        assert b"".join(i.encode() for i in assemble(text)) == program.image[first : first + size]
+    for f in program.functions:
+        text = (tmp_path / f"5_program_{f.rows}.asm").read_text()
+        assert b"".join(i.encode() for i in assemble(text)) == program.image[f.address : f.address + f.size]
 
 
 # --max-loras, pins
 
 
 @pytest.fixture(scope="module")
-def adapted() -> dict[str, Program | Whole]:
+def adapted() -> dict[str, Program]:
     """Two adapters, one slot, a batch of two."""
     options = {"shapes": FREE | {"batch": 2}, "adapters": {"a": LORA, "b": LORA}, "max_loras": 1}
     return {kind: axlora.compile(BERT, "test", operators=kind, **options) for kind in KINDS}
@@ -102,14 +103,14 @@ def _feed(batch: int = 2) -> dict[str, np.ndarray]:
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
-def _refused(program: Program | Whole, choice: Any) -> str:
+def _refused(program: Program, choice: Any) -> str:
     with pytest.raises(BadAdapter) as error:
         axlora.simulate(program, _feed(), choice, timing=False)
     return str(error.value)
 
 
 def test_more_different_adapters_than_slots_are_refused_with_one_message(adapted: Mapping[str, Any]) -> None:
-    assert [type(adapted[kind]) for kind in KINDS] == list(KINDS.values())
+    assert [adapted[kind].kind for kind in KINDS] == list(KINDS.values())
     assert all(p.max_loras == 1 for p in adapted.values())
     (message,) = {_refused(p, ["a", "b"]) for p in adapted.values()}
     assert "2 different adapters in one batch, the package has 1 slots" in message
@@ -232,9 +233,9 @@ def test_an_export_of_fixed_length_has_that_context(decoder: Path) -> None:
     for d, n in zip(proto.graph.input[0].type.tensor_type.shape.dim, (1, CONTEXT), strict=True):
         d.dim_value = n
     program = axlora.compile(proto, "test", generate=True)
-    assert isinstance(program, Generator)
-    assert program.context == CONTEXT
-    assert axlora.compile(proto, "test", generate=True, max_context=CONTEXT).context == CONTEXT  # type: ignore[union-attr]
+    assert program.kind == "generator"
+    assert program.interface.context == CONTEXT
+    assert axlora.compile(proto, "test", generate=True, max_context=CONTEXT).interface.context == CONTEXT
     with pytest.raises(BadModel, match=f"has {CONTEXT} tokens, generation asks for 20"):
         axlora.compile(proto, "test", generate=True, max_context=20)
 
@@ -243,7 +244,7 @@ def test_an_export_of_fixed_length_has_that_context(decoder: Path) -> None:
 def test_options_of_language_models_are_refused_without_generate(
     option: str, value: int, decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for operators in axlora.compiling.OPERATORS:
+    for operators in axlora.options.OPERATORS:
         with pytest.raises(BadModel, match=f"{option} without generate"):
             axlora.compile(decoder, "test", operators=operators, **{option: value})  # type: ignore[arg-type]
     arguments = ["compile", decoder, "-o", tmp_path / "m.axl", "--target", "test", f"--{option.replace('_', '-')}", value]

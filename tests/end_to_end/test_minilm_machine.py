@@ -102,7 +102,7 @@ def test_the_simulator_equals_the_reference(whole: Whole, target: str) -> None:
     options = Options(adapters=whole.adapters, lora_linears="used")
     shapes, model = {"batch": 4, "sequence": TOKENS}, whole.folder / "minilm.onnx"
     program = axlora.compile(model, target, shapes=shapes, adapters=whole.adapters)
-    assert isinstance(program, axlora.Whole)
+    assert program.kind == "whole"
     assert program.host_macs == 0
     machine = Integers(lower_whole(model, Target.load(target), options, shapes=shapes))
     feed = whole.passages("topic", 4)
@@ -111,7 +111,7 @@ def test_the_simulator_equals_the_reference(whole: Whole, target: str) -> None:
     names = ["topic", None, "language", "topic"]
     run = axlora.simulate(program, feed, names, timing=False)
     for row, name in enumerate(names):
-        rows, _, keys = program.rows({key: value[row] for key, value in feed.items()})
+        rows, _, keys = program.interface.rows({key: value[row] for key, value in feed.items()})
         assert keys == length[row]
         wanted = machine.vector(rows, keys, name)
         assert np.array_equal(run.outputs["embedding"][row], wanted.astype(np.float32))

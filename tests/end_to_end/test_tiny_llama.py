@@ -77,7 +77,7 @@ def _same_tokens(adapter: str | None, prompt: bytes, count: int) -> None:
     for _ in range(count):
         found = session.feed(ids)
         wanted, fraction = quantized.run(np.array(ids), cache, adapter)
-        assert fraction == program.output_fraction
+        assert fraction == program.interface.output_fraction
         np.testing.assert_array_equal(found, wanted)
         ids = [int(wanted[-1].argmax())]
     tokens = [t.token for t in axlora.generate(program, list(prompt), max_new_tokens=3, adapter=adapter)]

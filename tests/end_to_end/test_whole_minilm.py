@@ -164,7 +164,7 @@ def test_reports_add_up(whole: Whole) -> None:
     program = axlora.compile(
         whole.folder / "minilm_static.onnx", "edge-asic", adapters=whole.adapters, shapes={"batch": 1, "sequence": 8}
     )
-    assert len(program.starts) == 24
+    assert len(program.functions) == 24
     run = axlora.simulate(program, whole.passages("topic", 1, 8), "topic")
     report = run.to_json()
     layers = report["layers"]

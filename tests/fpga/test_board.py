@@ -8,6 +8,7 @@ import pty
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +18,13 @@ from tiny_onnx import write_onnx, write_peft
 
 import axlora
 from axlora.cli import main
+from axlora.comparing import TIMED
 from axlora.fpga.host import SDRAM_BASE, Board
 from axlora.fpga.link import TRIES, BoardError, Link, Operation, crc16
 from axlora.fpga.simulated import SimulatedBoard
-from axlora.generator import Generator, generate
+from axlora.generator import generate
 from axlora.isa.opcodes import COUNTERS
 from axlora.isa.target import Target
-from axlora.on_board import TIMED, board_start
 from axlora.sim.run import run_image
 
 TARGET = TARGETS["test"]
@@ -223,16 +224,21 @@ def test_a_port_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.Cap
     assert "boards: ulx3s" in capsys.readouterr().err
 
 
-def _linear(folder: Path) -> Path:
+def _linear(folder: Path, generate: bool = False) -> Path:
     decoder = random_decoder(Sizes(layers=1, context=8), seed=3)
     model = write_onnx(decoder, folder / "m.onnx")
-    program = axlora.compile(model, TARGET, operators="linears", shapes={"batch": 1, "sequence": 4})
+    options: dict[str, Any] = {"operators": "linears", "shapes": {"batch": 1, "sequence": 4}}
+    program = axlora.compile(model, TARGET, **({"generate": True, "max_context": 3} if generate else options))
     program.save(folder / "m.axl")
     return folder / "m.axl"
 
 
-def test_run_says_that_board_and_simulator_are_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", str(_linear(tmp_path)), "--board", "ulx3s", "--port", "sim", "--random", "1"]) == 0
+@pytest.mark.parametrize("generate", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["linears", "generator"])
+def test_run_says_that_board_and_simulator_are_equal(
+    generate: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a language model a prefill start and a decode start."""
+    assert main(["run", str(_linear(tmp_path, generate)), "--board", "ulx3s", "--port", "sim", "--random", "1"]) == 0
     assert f"board = simulator: all codes and {len(COUNTERS)} counters equal; on-chip memory" in capsys.readouterr().out
 
 
@@ -245,16 +251,15 @@ def test_a_llama_layer_with_lora_decodes_eight_tokens_from_sdram(tmp_path: Path)
     program = axlora.compile(
         write_onnx(decoder, tmp_path / "m.onnx"), TARGET, adapters=adapters, generate=True, max_context=16, weight_bits=4
     )
-    assert isinstance(program, Generator)
+    assert program.kind == "generator"
     prompt = [3, 1, 4]
     wanted = [t.token for t in generate(program, prompt, max_new_tokens=8, adapter="a")]
     simulated = SimulatedBoard(TARGET, onchip_bytes=16384)
     with simulated, Link(simulated.port, simulated.baud, PATIENCE) as link:
         board = Board(link, TARGET)
-        start = board_start(program, board)
-        found = list(generate(program, prompt, max_new_tokens=8, adapter="a", start=start))
+        found = list(generate(program, prompt, max_new_tokens=8, adapter="a", engine=board))
         assert [t.token for t in found] == wanted
-        session = program.session("a", board_start(program, board))
+        session = program.session("a", engine=board)
         model = program.session("a")
         for ids in (prompt, wanted[:1]):
             assert (session.feed(ids) == model.feed(ids)).all()

@@ -14,11 +14,11 @@ from tiny_decoder import VOCABULARY, IntegerReference, Machine, Sizes, random_br
 
 import axlora
 from axlora.cli import main
+from axlora.comparing import difference
 from axlora.fpga.hls_run import HlsFailed, headers, run_images, sources
 from axlora.isa.image import Image
 from axlora.isa.opcodes import UNTIMED
 from axlora.isa.target import Target
-from axlora.on_hls import hls_difference
 from axlora.sim.run import run_image
 
 MODELS = Path(__file__).parents[1] / "compiler" / "models"
@@ -72,13 +72,13 @@ def test_run_hls_of_linears_equals_the_simulator_and_differences_are_named(minil
     adapters = {"law": minilm / "adapters" / "law"}
     program = axlora.compile(minilm / "minilm.onnx", "test", shapes={"tokens": TOKENS}, adapters=adapters)
     sim, hls = axlora.simulate(program, sample, "law"), axlora.run_hls(program, sample, "law")
-    assert hls_difference(sim, hls) == ""
+    assert difference(sim, hls) == ""
     assert hls.view == "hls"
     assert all(hls.counters[name] == sim.counters[name] for name in UNTIMED)
     base = axlora.run_hls(program, sample)
-    assert hls_difference(sim, base).startswith("output layer0.")
+    assert difference(sim, base).startswith("output layer0.")
     base.codes.update(sim.codes)
-    assert hls_difference(sim, base).startswith("counter ")
+    assert difference(sim, base).startswith("counter ")
 
 
 @pytest.mark.parametrize("name", ["test", "ulx3s-85f"])

@@ -17,7 +17,6 @@ from safetensors.numpy import save_file
 
 import axlora
 from axlora.adapters import add_adapter
-from axlora.inputs import random_inputs
 
 MODELS = Path(__file__).parents[1] / "compiler" / "models"
 TOKENS, K, N, RANK = 4, 16, 12, 3
@@ -26,7 +25,10 @@ SHAPES: dict[str, dict[str, int]] = {
     "tiny": {}, "float": {"tokens": TOKENS}, "external": {}, "bert": FREE, "gpt2": FREE, "llama": FREE, "bert-qdq": FREE,
 }  # fmt: skip
 """Base model -> `shapes` of its compilation."""
-PACKAGES = ("tiny", "bert")
+PACKAGES: dict[str, dict[str, Any]] = {
+    "tiny": {"shapes": {}}, "bert": {"shapes": FREE}, "gpt2": {"generate": True, "max_context": 6, "chunk": 2},
+}  # fmt: skip
+"""Base model -> options of its package: of linears, of whole sequences, of a language model."""
 MODULES = ("layers.0.query", "layers.0.value")
 _SOURCES = {"bert": "bert.script.onnx", "gpt2": "gpt2.dynamo.onnx", "llama": "llama.script.onnx"}
 
@@ -126,17 +128,17 @@ def build(folder: Path) -> None:
         else:
             shutil.copyfile(MODELS / _SOURCES[name], path)
     _adapter(folder / "adapters" / "tiny")
-    shutil.copytree(MODELS / "bert-lora", folder / "adapters" / "bert")
+    for name in ("bert", "gpt2"):
+        shutil.copytree(MODELS / f"{name}-lora", folder / "adapters" / name)
     for name in PACKAGES:
-        program = axlora.compile(
-            folder / "models" / name / "model.onnx", "test", shapes=SHAPES[name], max_loras=2, max_lora_rank=8
-        )
+        model = folder / "models" / name / "model.onnx"
+        program = axlora.compile(model, "test", max_loras=2, max_lora_rank=8, **PACKAGES[name])
         program = add_adapter(program, "law", folder / "adapters" / name)
         program.save(folder / "packages" / f"{name}.axl")
     files = folder / "files"
     files.mkdir()
     for name, file in (("tiny", "in.npz"), ("bert", "bert.npz")):
-        np.savez(files / file, **random_inputs(axlora.load(folder / "packages" / f"{name}.axl"), 1))
+        np.savez(files / file, **axlora.load(folder / "packages" / f"{name}.axl").random_inputs(1))
     (files / "map.json").write_text(json.dumps({m: f"/{m.replace('.', '/')}/MatMul" for m in MODULES}))
     (files / "target.toml").write_text(axlora.Target.load("test").to_toml())
 

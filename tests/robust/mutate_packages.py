@@ -1,4 +1,4 @@
-"""Mutations of packages: model.axl in the case's folder. Those that say `rehashed` pass the hash check on purpose."""
+"""Mutations of packages of every kind: model.axl in the case's folder. Those that say `rehashed` pass the hash check."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mutate_models import MODEL
 from safetensors.numpy import load, save
 
 Manifest = dict[str, Any]
-_ROWS = ("inputs", "outputs", "layers", "adapters")
+_ROWS = ("inputs", "outputs", "layers", "adapters", "functions")
 
 
 def _pick(items: Any, rng: Random) -> Any:
@@ -44,9 +44,8 @@ def _sealed(folder: Path, change: Callable[[Manifest], str], **dump: Any) -> str
 
 def _rehash(folder: Path, text: str) -> str:
     def change(manifest: Manifest) -> str:
-        entries = [manifest[n] for n in ("program", "weights", "host", "linears")] + manifest["adapters"]
-        for entry in entries:
-            entry["sha256"] = hashlib.sha256((folder / "model.axl" / entry["file"]).read_bytes()).hexdigest()
+        for name in manifest["files"]:
+            manifest["files"][name] = hashlib.sha256((folder / "model.axl" / name).read_bytes()).hexdigest()
         return text
 
     return _sealed(folder, change)
@@ -95,9 +94,10 @@ def _numbers(folder: Path, rng: Random) -> str:
         return found
 
     def change(m: Manifest) -> str:
-        part = _pick((*_ROWS, "weights", "program", "adapter", "host", "target"), rng)
+        parts = (*_ROWS, "results", "regions", "regions", "host", "target")
+        part = _pick(["adapter", *(name for name in parts if m.get(name))], rng)
         if part == "adapter":
-            within, key = m, _pick(("adapter_address", "adapter_size", "slots", "rank"), rng)
+            within, key = m, _pick(("adapter_address", "adapter_size", "slots", "max_loras", "rank"), rng)
             where = key
         else:
             data = m[part]
@@ -118,9 +118,8 @@ def _overlap(folder: Path, rng: Random) -> str:
     """Two addresses of the manifest made equal, or exchanged."""
 
     def change(m: Manifest) -> str:
-        places = [(m["weights"], "address"), (m, "adapter_address")]
-        places += [(i, key) for i in m["inputs"] for key in ("address", "token_words")]
-        places += [(tile, "address") for o in m["outputs"] for tile in o["tiles"]]
+        places: list[tuple[Any, Any]] = [(m, "adapter_address")]
+        places += [(place, 0) for place in m["regions"].values()] + [(f, "address") for f in m["functions"]]
         (a, x), (b, y) = (_pick(places, rng) for _ in range(2))
         if rng.integers(2):
             a[x], b[y] = b[y], a[x]
@@ -138,12 +137,12 @@ def _names(folder: Path, rng: Random) -> str:
         bad = _pick(
             ("../secret.bin", "/etc/passwd", "adapters/../../secret.bin", "", ".", "a\0b", "x" * 5000, 3, None, "link"), rng
         )
-        where = _pick(("program", "weights", "host", "linears"), rng)
+        where = _pick(sorted(m["files"]), rng)
         how = int(rng.integers(4))
         if how == 0:
-            m[where]["file"] = bad
+            m["files"][where] = bad
         elif how == 1:
-            m["adapters"][0]["file"] = bad
+            m["files"][str(bad)] = m["files"].pop(where)
         elif how == 2:
             m["adapters"][0]["name"] = _pick(("../x", "a/b", "", ".", "..", "x" * 300, "é", 3, "a\nb"), rng)
         else:
@@ -185,9 +184,21 @@ def _rehashed(pattern: str) -> Callable[[Path, Random], str]:
     return apply
 
 
+def _program(folder: Path, rng: Random) -> str:
+    """Bytes of a function's instructions."""
+    package = folder / "model.axl"
+    function = _pick(json.loads((package / "manifest.json").read_text())["functions"], rng)
+    data, name = bytearray((package / "memory.bin").read_bytes()), _pick(sorted(BYTES), rng)
+    first, end = function["address"], function["address"] + function["size"]
+    found = BYTES[name](bytes(data[first:end]), rng)[: end - first]
+    data[first : first + len(found)] = found
+    (package / "memory.bin").write_bytes(data)
+    return _rehash(folder, f"{name} of {function['name']}, rehashed")
+
+
 def _vectors(folder: Path, rng: Random) -> str:
-    """Vectors of the linears: NaN, other shapes, other types, missing."""
-    path = folder / "model.axl" / "linears.safetensors"
+    """Vectors of the linears, arrays of the host: NaN, other shapes, other types, missing."""
+    path = folder / "model.axl" / _pick(("linears.safetensors", "linears.safetensors", "arrays.safetensors"), rng)
     arrays = load(path.read_bytes())
     name = _pick(sorted(arrays), rng)
     value, how = arrays.pop(name), int(rng.integers(5))
@@ -267,8 +278,8 @@ PACKAGE = [
     *[Mutation("overlap", _overlap)] * 2,
     *[Mutation("names", _names)] * 2,
     *[Mutation("rows", _rows)] * 2,
-    *[Mutation("program", _rehashed("program.bin"))] * 4,
-    *[Mutation("weights", _rehashed("weights.bin"))] * 2,
+    *[Mutation("program", _program)] * 4,
+    *[Mutation("memory", _rehashed("memory.bin"))] * 2,
     Mutation("adapter-block", _rehashed("adapters/*.bin")),
     Mutation("linears-bytes", _rehashed("linears.safetensors")),
     *[Mutation("vectors", _vectors)] * 2,

@@ -39,7 +39,6 @@ import axlora
 import axlora.compiler.host as host_module
 from axlora import cli
 from axlora.adapters import add_adapter
-from axlora.inputs import random_inputs
 from axlora.sim.errors import MachineError
 
 SECONDS = 60
@@ -67,7 +66,7 @@ class _HostParts:
 
 
 def _simulate(program: axlora.Program, adapter: str | None = None, inputs: Any = None) -> Outputs:
-    given = random_inputs(program, 1) if inputs is None else inputs
+    given = program.random_inputs(1) if inputs is None else inputs
     return axlora.simulate(program, given, adapter, timing=False).outputs
 
 
@@ -152,6 +151,7 @@ class Kind:
 
 
 _TINY = (("packages/tiny.axl", "model.axl"), ("adapters/tiny", "adapter"))
+_GPT2 = (("packages/gpt2.axl", "model.axl"), ("adapters/gpt2", "adapter"))
 _BERT = (("packages/bert.axl", "model.axl"), ("adapters/bert", "adapter"))
 KINDS = {
     **{
@@ -164,6 +164,7 @@ KINDS = {
     "adapter-bert": Kind(ADAPTER, _adapter, *_BERT),
     "package-tiny": Kind(PACKAGE, _package, *_TINY),
     "package-bert": Kind(PACKAGE, _package, *_BERT),
+    "package-gpt2": Kind(PACKAGE, _package, *_GPT2),
     "input": Kind(INPUT, _input, ("files/in.npz", "in.npz"), *_TINY),
     "input-bert": Kind(INPUT, _input, ("files/bert.npz", "in.npz"), *_BERT),
     "map": Kind(MAP, _map, ("files/map.json", "map.json"), *_TINY),

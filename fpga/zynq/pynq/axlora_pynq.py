@@ -90,26 +90,14 @@ def run_package(ip: AxloraIP, path: str, inputs: dict[str, Any], adapter: str | 
     """The outputs of a package's model; what stays on the host runs on the board's processor.
 
     Raises:
-        ValueError: a package of another target, or one that generates (see this module's text).
+        ValueError: a package of another target.
     """
     import dataclasses
 
     import axlora
-    from axlora.execute import StageResult, execute
-    from axlora.execute_whole import execute_whole
+    from axlora.engines import Called
 
     program = axlora.load(path)
-    if isinstance(program, axlora.Generator):
-        raise ValueError(f"{path} generates: axlora.generate(axlora.load(path), prompt, start=ip.start)")
     if dataclasses.asdict(program.target) != numbers.TARGET:
         raise ValueError(f"{path} is for the target {program.target.name}, the bitstream for {numbers.TARGET['name']}")
-
-    def one(memory: Any, at: int, registers: dict[int, int]) -> StageResult:
-        left = ip.start(memory, at, registers)
-        return StageResult(left.memory, left.counters)
-
-    if isinstance(program, axlora.Whole):
-        at = program.program[0]
-        return dict(execute_whole(program, "zcu104", inputs, adapter, lambda m, r: one(m, at, r)).outputs)
-    starts = program
-    return dict(execute(starts, "zcu104", inputs, adapter, lambda n, m, r: one(m, starts.start_address(n), r)).outputs)
+    return dict(program.session(engine=Called(ip.start, "zcu104")).run(inputs, adapter).outputs)

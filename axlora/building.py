@@ -1,0 +1,179 @@
+"""Programs from what the compiler found: its images, places and names as the fields of a package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from axlora.compiler.backend.link import Linked, OutputPlace, Tiling
+from axlora.compiler.layer import Lowered
+from axlora.compiler.transformer.lower import one_row, output_numbers, widths
+from axlora.compiler.transformer.ops import Linear, Output
+from axlora.compiler.transformer.pipeline import Generated
+from axlora.isa.assembly import encode_program
+from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS
+from axlora.isa.target import Target
+
+from .choice import adapter_infos
+from .decoder import Decoder
+from .layers import layer_info, layer_vectors
+from .machine import Function
+from .program import Program
+from .sequences import Result, Sequences
+from .shares import Operator
+from .stages import Stages
+from .tensors import InputInfo, OutputInfo, TileInfo
+
+Sources = dict[str, str]
+
+
+def _transformer(found: Generated, target: Target, sources: Sources, max_loras: int | None) -> dict[str, Any]:
+    """The fields of `Machine`."""
+    image, linears = found.image, found.lowered.linears
+
+    def function(n: int) -> Function:
+        name = "decode" if n == 1 else f"prefill {n}"
+        return Function(name, n, image.addresses[n], INSTRUCTION_BYTES * len(image.programs[n]))
+
+    return {
+        "target": target,
+        "image": image.data,
+        "functions": tuple(function(n) for n in sorted(image.programs)),
+        "regions": dict(image.regions),
+        "adapters": adapter_infos(found.blocks, found.lowered),
+        "adapter_address": image.adapter_address,
+        "adapter_size": image.adapter_size,
+        "slots": image.slots,
+        "max_loras": (SLOTS if max_loras is None else max_loras) if image.slots else 0,
+        "rank": image.rank,
+        "layers": tuple(layer_info(li, target.activation_bits, 0, image.tilings[li.name], None) for li in linears),
+        "vectors": layer_vectors(linears),
+        "placement": found.lowered.placement,
+        "default_adapter": found.lowered.default_adapter,
+        "sources": sources,
+        "host": None,
+    }
+
+
+def _rows(found: Generated, functions: Sequence[Function]) -> dict[str, Any]:
+    """The fields of `Rows` but for the tables."""
+    image, model, positions = found.image, found.model, found.model.positions
+    return {
+        "context": found.tokens,
+        "dim": image.dim,
+        "half": image.half,
+        "input_fraction": image.input_fraction,
+        "input_words": image.input_words,
+        "owners": {f.name: np.array(image.owners[f.rows], np.int32) for f in functions},
+        "positions": None if positions is None else positions[: found.tokens].astype(np.float32),
+        "operators": tuple(
+            Operator(op.name if isinstance(op, Linear) else op.y, type(op).__name__, found.errors.get(op.y))
+            for op in model.operators
+        ),
+    }
+
+
+def whole_program(
+    found: Generated, target: Target, inputs: Mapping[str, str], sources: Sources, max_loras: int | None
+) -> Program:
+    """A model of whole sequences; `inputs` as `Sequences.inputs`."""
+    image, whole = found.image, found.model
+    width = widths(whole, {li.name: li.n for li in found.lowered.linears})
+    single, places = one_row(whole), output_numbers(whole)
+
+    def result(o: Output) -> Result:
+        place, rows = places[o.value], 1 if o.value in single else found.tokens
+        words, fraction = image.output_words[place], image.fractions[o.value]
+        return Result(o.name, o.shape, place, rows, width[o.value], words, fraction, o.index is not None)
+
+    fields = _transformer(found, target, sources, max_loras)
+    fields["functions"] = tuple(replace(f, name="main") for f in fields["functions"])
+    interface = Sequences(
+        **_rows(found, fields["functions"]),
+        tables={x.input: x.table.astype(np.float32) for x in whole.lookups},
+        batch=found.batch,
+        inputs=dict(inputs),
+        mask=whole.mask,
+        fixed=dict(whole.fixed),
+        results=tuple(result(o) for o in whole.outputs),
+        indices={o.name: o.index for o in whole.outputs if o.index is not None},
+    )
+    return Program(**fields, interface=interface)
+
+
+def generator_program(found: Generated, target: Target, sources: Sources, max_loras: int | None) -> Program:
+    """A language model."""
+    image, model = found.image, found.model
+    fields = _transformer(found, target, sources, max_loras)
+    interface = Decoder(
+        **_rows(found, fields["functions"]),
+        tables={model.tokens_input: model.embedding.astype(np.float32)},
+        output=model.outputs[0].name,
+        output_fraction=image.fractions[model.output],
+        output_words=image.output_words[0],
+        vocabulary=widths(model, {li.name: li.n for li in found.lowered.linears})[model.output],
+    )
+    return Program(**fields, interface=interface)
+
+
+def linears_program(target: Target, lowered: Lowered, linked: Linked, sources: Sources) -> Program:
+    """A model whose linears run on the machine; places of weights become addresses."""
+    code = encode_program(linked.program)
+    weights = linked.weights_address
+    image = code + bytes(weights - len(code)) + linked.weights
+    inputs, outputs = {t.name: t for t in lowered.inputs}, {t.name: t for t in lowered.outputs}
+    stages = {name: li.stage for li in lowered.linears for name in (f"in {li.input}", f"out {li.output}")}
+    marks: dict[str, int] = {}
+    for first, name in linked.marks:
+        marks.setdefault(name, first)
+    regions: dict[str, tuple[int, int]] = {}
+    for i in linked.inputs:
+        groups = -(-inputs[i.name].tokens // target.tokens)
+        regions[f"input {i.name}"] = (i.address, groups * i.blocks * target.abuf_line_bytes)
+        regions[f"token words {i.name}"] = (i.token_words, groups * target.tokens * 4)
+    for o in linked.outputs:
+        groups = -(-outputs[o.name].tokens // target.tokens)
+        regions |= {f"output {o.name}/{n}": (t.address, t.stride * groups) for n, t in enumerate(o.tiles)}
+    found_inputs = tuple(InputInfo(inputs[i.name], i.blocks, stages[f"in {i.name}"]) for i in linked.inputs)
+
+    def function(stage: int, first: int, following: int) -> Function:
+        rows = max(i.tensor.tokens for i in found_inputs if i.stage == stage)
+        return Function(f"stage {stage}", rows, first * INSTRUCTION_BYTES, (following - first) * INSTRUCTION_BYTES)
+
+    def tiling(name: str) -> Tiling:
+        found = linked.tilings[name]
+        return replace(found, weights=tuple(weights + place for place in found.weights))
+
+    def tiles(o: OutputPlace) -> tuple[TileInfo, ...]:
+        return tuple(TileInfo(t.first, t.groups, t.stride) for t in o.tiles)
+
+    ends = pairwise([*linked.starts, len(linked.program)])
+    return Program(
+        target=target,
+        image=image,
+        functions=tuple(function(stage, first, following) for stage, (first, following) in enumerate(ends)),
+        regions=regions,
+        adapters=adapter_infos(linked.adapters, lowered),
+        adapter_address=linked.adapter_address,
+        adapter_size=linked.adapter_size,
+        slots=linked.slots,
+        max_loras=linked.slots,
+        rank=linked.rank,
+        layers=tuple(
+            layer_info(li, inputs[li.input].bits, marks[li.name], tiling(li.name), lowered.errors.get(li.name))
+            for li in lowered.linears
+        ),
+        vectors=layer_vectors(lowered.linears),
+        placement=lowered.placement,
+        default_adapter=lowered.default_adapter,
+        sources=sources,
+        host=lowered.host,
+        interface=Stages(
+            found_inputs,
+            tuple(OutputInfo(outputs[o.name], o.element, tiles(o), stages[f"out {o.name}"]) for o in linked.outputs),
+        ),
+    )

@@ -1,0 +1,207 @@
+"""Where starts of the machine run: the simulator, Verilog in Verilator, the HLS C++ in its C simulation, a board."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from axlora.isa.image import Image, ImageResult
+from axlora.isa.opcodes import COUNTERS, INSTRUCTION_BYTES, Unit
+from axlora.isa.target import Target
+from axlora.sim.run import run_image
+from axlora.sim.timeline import Event
+
+from .extras import need
+from .machine import Bytes, Function
+
+if TYPE_CHECKING:
+    from axlora.fpga.host import Board
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of the machine."""
+
+    function: Function
+    memory: Bytes
+    """If it is the memory that the last start left, changed or not, an engine may keep what lies in it."""
+    registers: dict[int, int]
+    results: Sequence[tuple[int, int]]
+    """(address, bytes) that the host reads afterwards."""
+    written: Sequence[tuple[int, int]]
+    """(address, bytes) that the program may write."""
+    trace: bool = True
+    """Whether `Left.steps` and `Left.events` are wanted; they take memory and time."""
+
+    @property
+    def image(self) -> Image:
+        """For what runs images."""
+        return Image(self.memory.tobytes(), self.function.address, self.registers, self.memory.size, trace=self.trace)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One instruction's execution, for `axlora diff`."""
+
+    index: int
+    unit: str
+    accept: int
+    done: int
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a start left."""
+
+    memory: Bytes
+    counters: dict[str, int]
+    steps: tuple[Step, ...] = ()
+    events: tuple[Event, ...] | None = None
+    """Of the simulator: what each instruction did, for the shares of layers."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Runs starts of the machine of one target."""
+
+    @property
+    def view(self) -> str:
+        """What `Run.view` says."""
+
+    @property
+    def clock_mhz(self) -> int | None:
+        """The clock that it runs at; None: the target's."""
+
+    def start(self, target: Target, start: Start) -> Left:
+        """Run from the function's first instruction to HALT."""
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """To the bit and to the cycle; without `timing` to the bit alone."""
+
+    timing: bool = True
+    view = "sim"
+    clock_mhz = None
+
+    def start(self, target: Target, start: Start) -> Left:
+        at, trace = start.function.address, start.trace and self.timing
+        found = run_image(target, start.memory, at, start.registers, keep_events=trace, timing=self.timing)
+        ordered = sorted(found.events, key=lambda e: (e.accept, e.work.instruction.unit))
+        steps = tuple(_step(e.work.address, e.work.instruction.unit, e.accept, e.done) for e in ordered)
+        return Left(found.memory, found.counters, steps, found.events)
+
+
+@dataclass(frozen=True)
+class Verilator:
+    """The Verilog; needs the extra `rtl`."""
+
+    waves: str | Path | None = None
+    """Where a VCD file of all signals goes; of the last start, if there are several."""
+    view = "rtl"
+    clock_mhz = None
+
+    def start(self, target: Target, start: Start) -> Left:
+        """As `Engine.start`.
+
+        Raises:
+            MissingExtra: Verilator or cocotb is not installed. RuntimeError: the machine stopped with an error.
+        """
+        need("rtl")
+        from axlora.rtl.runner import run_images  # of an extra
+
+        (found,) = run_images(target, [start.image], waves=None if self.waves is None else Path(self.waves))
+        events = sorted(found.events, key=lambda e: (e[2], e[0]))
+        steps = tuple(_step(address, Unit(unit), accept, done) for unit, address, accept, done in events)
+        return Left(_memory(found, "Verilog"), found.counters, steps)
+
+
+@dataclass(frozen=True)
+class Hls:
+    """The HLS C++, without time: `cycles` is 0, as are the counters that depend on time (all but `UNTIMED`).
+
+    Needs g++ and the extra `fpga`.
+    """
+
+    view = "hls"
+    clock_mhz = None
+
+    def start(self, target: Target, start: Start) -> Left:
+        """As `Engine.start`.
+
+        Raises:
+            HlsFailed: g++ or the ap_int headers are missing. RuntimeError: the machine stopped with an error.
+        """
+        from axlora.fpga.hls_run import run_images  # of an extra
+
+        (found,) = run_images(target, [replace(start, trace=False).image])
+        counters = {c.name: found.counters.get(c.name, 0) for c in COUNTERS}
+        return Left(_memory(found, "C++"), counters)
+
+
+@dataclass
+class OnBoard:
+    """An open board with a bitstream of the target; a cache stays in the board's memory from start to start."""
+
+    board: Board
+    progress: Progress | None = None
+    """Called with (bytes sent, bytes to send) of each start."""
+    onchip: bool = field(default=True, init=False)
+    """Every start so far ran from on-chip memory, whose timing is the simulator's."""
+
+    @property
+    def view(self) -> str:
+        """`board`, or `board-sdram`: its counters of time are its own."""
+        return "board" if self.onchip else "board-sdram"
+
+    @property
+    def clock_mhz(self) -> int:
+        """Of the bitstream."""
+        return round(self.board.clock_mhz)
+
+    def start(self, target: Target, start: Start) -> Left:
+        """As `Engine.start`.
+
+        Raises:
+            BoardError: the board failed.
+        """
+        at = start.function.address
+        found = self.board.run(start.memory, at, start.registers, start.results, start.written, progress=self.progress)
+        self.onchip = self.onchip and found.onchip
+        return Left(found.memory, found.counters)
+
+
+OwnStart = Callable[[Bytes, int, dict[int, int]], Any]
+"""(memory, program's address, registers) -> what is left, with `memory` whole and all `counters` by name: a PYNQ driver's."""
+
+
+@dataclass(frozen=True)
+class Called:
+    """A function that runs starts."""
+
+    call: OwnStart
+    view: str = "own"
+    clock_mhz = None
+
+    def start(self, target: Target, start: Start) -> Left:
+        found = self.call(start.memory, start.function.address, start.registers)
+        return Left(found.memory, dict(found.counters))
+
+
+NAMED: dict[str, type[Simulator] | type[Verilator] | type[Hls]] = {"sim": Simulator, "rtl": Verilator, "hls": Hls}
+
+
+def _step(address: int, unit: Unit, accept: int, done: int) -> Step:
+    return Step(address // INSTRUCTION_BYTES, unit.name.lower(), accept, done)
+
+
+def _memory(found: ImageResult, what: str) -> Bytes:
+    if found.error:
+        raise RuntimeError(f"the {what} stopped with error {found.error} at instruction {found.error_address:#x}")
+    return np.frombuffer(found.memory, np.uint8).copy()

@@ -1,0 +1,128 @@
+"""The options of `axlora.compile`: one meaning for every kind of model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.compiler.dump import Dump
+from axlora.compiler.errors import BadAdapter, BadModel
+from axlora.compiler.transformer.pipeline import Options
+
+from .choice import ADAPTER_NAME
+
+OPERATORS = ("auto", "all", "linears")
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What a user may choose of a package. Fields are the keywords of `axlora.compile`.
+
+    Raises:
+        BadModel: a choice that there is not, or options of language models without `generate`. BadAdapter: a bad name.
+    """
+
+    adapters: Mapping[str, str | Path] | None = None
+    """Name to PEFT directory."""
+    adapter_map: Mapping[str, str] | None = None
+    """Adapter module to ONNX node, where names do not tell."""
+    shapes: Mapping[str, int] | None = None
+    """Values of the model's symbolic dimensions."""
+    calibration: Mapping[str, npt.NDArray[np.generic]] | None = None
+    """Input name to samples [samples, *input shape]; None: random token ids, where magnitudes must be known."""
+    activation: str | None = None
+    """`token8`, `token16`: a scale for each token at run time; `static8`, `static16`: the file's scales, or from `calibration`;
+    None: the file's scales where it has them, `token8` elsewhere; `auto`: a scale a token and the target's bits. Values between
+    the linears of whole models have 32 bits everywhere, so nothing else is to be chosen there."""
+    weight_bits: int = 8
+    """2, 3, 4 or 8, for weights that the file holds as floats."""
+    max_loras: int | None = None
+    """Most different adapters in one batch, 0 to 8. None, with adapters: 1 of linears, which have columns for each; else 8."""
+    max_lora_rank: int | None = None
+    """Largest rank that the package takes; None: that of the adapters given."""
+    lora_linears: str = "used"
+    """`used`: the linears that the given adapters change (all, if none are given) can be adapted, now and later; `all`: every
+    linear, which costs each some cycles for its adapter columns."""
+    merge: bool = False
+    """Put the model's own branches, and the one adapter given, into the weights; the package has no adapter then."""
+    mode: str = "fused"
+    """`fused`: base and branches are joined in one wide sum and rounded once; `exact`: every Q/DQ pair of the file counts."""
+    base: str | Path | None = None
+    """Hugging Face directory of the model that the adapters were trained on: equal weights tell which linear a module means."""
+    dump_passes: str | Path | None = None
+    """Directory for the text of every phase."""
+    generate: bool = False
+    """A decoder as prefill and decode programs around a cache."""
+    max_context: int | None = None
+    """Most tokens of prompt and answer; None: what the export is fixed to, else 256."""
+    chunk: int | None = None
+    """Most tokens of a prompt that a start takes; None: 32. The target's T are always taken, and no more than fit."""
+    operators: str = "auto"
+    """What the accelerator runs. `all`: every operator between the rows of embeddings and the outputs; `linears`: the linears,
+    and the host the rest; `auto`: all where the model and the target allow it and no option asks for something else, with a
+    notice that says why where they don't."""
+    partial_adapters: bool = False
+    """Take the part of an adapter that fits, with a notice of what is left out; else it is refused."""
+    fixed_inputs: Mapping[str, float] | None = None
+    """Inputs of the model that become constants, and the value of all their elements: the condition of a merged decoder, for
+    example, which picks a branch."""
+    progress: Callable[[str], None] | None = None
+    """Called with the name of each phase, and of each linear as it is placed."""
+
+    def __post_init__(self) -> None:
+        chosen = ("operators", self.operators, OPERATORS), ("lora_linears", self.lora_linears, ("used", "all"))
+        for name, value, known in chosen:
+            if value not in known:
+                raise BadModel(f"{name} is {value!r}", name, f"one of {', '.join(known)}")
+        for name in self.adapters or {}:
+            check_adapter_name(name)
+        for name, given in (("chunk", self.chunk), ("max_context", self.max_context)):
+            if given is not None and not self.generate:
+                raise BadModel(f"{name} without generate", name, "it is of language models: generate=True, --generate")
+
+    @property
+    def dump(self) -> Path | None:
+        """The directory of `dump_passes`."""
+        return None if self.dump_passes is None else Path(self.dump_passes)
+
+    @property
+    def whole(self) -> Options:
+        """What the compiler of whole transformers is told."""
+        return Options(
+            self.adapters or {},
+            self.adapter_map,
+            self.weight_bits,
+            self.max_loras,
+            self.max_lora_rank,
+            self.base,
+            self.merge,
+            "all" if self.generate else self.lora_linears,
+            self.generate or self.operators == "all",
+            Dump(self.dump),
+            self.partial_adapters,
+        )
+
+    def special(self, bits: int) -> list[str]:
+        """The choices that only programs of linears have, for a target with activations of `bits` bits."""
+        given = {
+            "mode exact": self.mode != "fused",
+            f"activation {self.activation}": self.activation not in (None, "auto", f"token{bits}"),
+            f"lora_linears {self.lora_linears}": self.generate and self.lora_linears != "used",
+            "merge": self.generate and self.merge,
+            "operators linears": self.generate and self.operators == "linears",
+        }
+        return [name for name, asked in given.items() if asked]
+
+
+def check_adapter_name(name: str) -> None:
+    """Adapters become files.
+
+    Raises:
+        BadAdapter: a name that cannot be a file's.
+    """
+    if not ADAPTER_NAME.fullmatch(name):
+        raise BadAdapter(f"adapter name {name!r} cannot be a file name", "adapter", "letters, digits, '_', '.', '-'")

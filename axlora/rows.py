@@ -1,0 +1,137 @@
+"""Transformers on the machine from rows of embeddings on: what whole sequences and language models have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.compiler.frontend.embeddings import Table, of_array
+from axlora.compiler.transformer.pipeline import MOST_CONTEXT
+from axlora.isa.numerics import to_fixed
+from axlora.isa.opcodes import INSTRUCTION_BYTES
+from axlora.isa.regions import token_words
+
+from .engines import Left
+from .machine import Bytes, Function, Int64, Machine
+from .run import Layer
+from .shares import Operator, added, operator_shares
+from .validate import FILE_LIMIT, Check
+
+_FRACTION = 62
+"""Largest of bits behind a binary point, either way."""
+_OPERATORS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What transformers have in common."""
+
+    context: int
+    """Most tokens of a sequence."""
+    dim: int
+    """Features of a head."""
+    half: int
+    """Elements of a row of the tables by position; 0 without."""
+    input_fraction: int
+    input_words: int
+    """Of a row of the region `input`."""
+    tables: dict[str, npt.NDArray[np.float32]]
+    """Input of ids -> [ids, features]; the rows add up."""
+    positions: npt.NDArray[np.float32] | None
+    """[context, features], added to the rows."""
+    operators: tuple[Operator, ...]
+    owners: dict[str, npt.NDArray[np.int32]]
+    """Function -> operator of each of its instructions."""
+
+    def embeddings(self, _: Machine) -> tuple[Table, ...]:
+        return tuple(of_array(table) for table in self.tables.values())
+
+    def marks(self, m: Machine, number: int) -> dict[int, str]:
+        owners = self.owners[m.functions[number].name]
+        return {int(n): self.operators[owners[n]].name for n in np.flatnonzero(np.diff(owners, prepend=-1))}
+
+    def embed(self, ids: Mapping[str, Sequence[int] | npt.NDArray[Any]], first: int = 0) -> Int64:
+        """Rows [tokens, features] in fixed point of tokens at positions `first` ...; `ids` by input."""
+        rows = np.sum([table[list(ids[name])].astype(np.float64) for name, table in self.tables.items()], axis=0)
+        places = 0.0 if self.positions is None else self.positions[first : first + len(rows)]
+        return to_fixed(rows + places, self.input_fraction)
+
+    def begin(self, m: Machine, adapter: str | None) -> tuple[Bytes, dict[int, int]]:
+        """Memory and registers before the first start of a sequence."""
+        memory = m.memory()
+        count = m.regions["token words"][1] // 4
+        m.put(memory, "token words", token_words(np.full(count, int(adapter is not None))))
+        return memory, m.registers([] if adapter is None else [adapter])
+
+    def put(self, m: Machine, memory: Bytes, rows: Int64) -> None:
+        """Rows in fixed point into the region `input`."""
+        words = np.zeros((len(rows), self.input_words * m.target.vector_lanes), "<i4")
+        words[:, : rows.shape[1]] = rows
+        m.put(memory, "input", words.tobytes())
+
+    def read(self, m: Machine, memory: Bytes, region: str, rows: int, words: int) -> Int64:
+        """Rows of a result [rows, padded features]."""
+        address, width = m.regions[region][0], words * m.target.vector_lanes
+        return memory[address : address + 4 * width * rows].view("<i4").reshape(rows, width).astype(np.int64)
+
+    def layers(self, m: Machine, starts: Sequence[tuple[Function, Left]]) -> tuple[Layer, ...]:
+        """What each operator had of the starts; empty where the engine does not tell."""
+        return added(
+            [
+                operator_shares(m, f, self.operators, self.owners[f.name], left.events, left.counters["cycles"])
+                for f, left in starts
+                if left.events is not None
+            ]
+        )
+
+    def check_rows(self, c: Check, outputs: Mapping[str, int]) -> None:
+        """What transformers are checked for: regions, tables, linears, functions, operators of their instructions.
+
+        Args:
+            outputs: region of a result -> bytes that the rows of a start take.
+        """
+        m, t = c.m, c.t
+        c.need(m.host is None, "host", "there", "null: nothing of the model runs there")
+        c.within(m.slots, 0, 1, "slots")
+        c.within(self.context, 1, MOST_CONTEXT, "context")
+        for name in ("dim", "half", "input_words"):
+            c.within(getattr(self, name), 0, FILE_LIMIT, name)
+        c.within(self.input_fraction, -_FRACTION, _FRACTION, "input_fraction")
+        rows = max(f.rows for f in m.functions)
+        c.within(rows, 1, max(t.tokens, self.context), "functions: rows")
+        c.region("input", self.input_words * t.vector_word_bytes * rows)
+        for name, size in outputs.items():
+            c.region(name, size)
+        for name in ("row weights", "row count"):
+            if name in m.regions:
+                c.region(name, 4 * (self.context if name == "row weights" else 1))
+        self._check_tables(c)
+        wanted = {"x_bits": t.activation_bits, "output_bits": 32, "offset_rows": 0, "token_scale": True, "bias_end": True}
+        for number, info in enumerate(m.layers):
+            c.layer(info, f"layers[{number}]", t.tokens, wanted)
+            c.need(info.bias_step > 0, f"layers[{number}].bias_step", info.bias_step, "positive")
+        c.tiles()
+        c.adapters()
+        c.vectors()
+        c.within(len(self.operators), 1, _OPERATORS, "number of operators")
+        c.need(self.owners.keys() == {f.name for f in m.functions}, "owners", list(self.owners), "one array a function")
+        for f in m.functions:
+            count = f.size // INSTRUCTION_BYTES
+            c.array(f"owners of {f.name}", self.owners[f.name], "i4", (count,), self._known)
+            c.ends(f, count)
+
+    def _known(self, owners: npt.NDArray[np.int32]) -> bool:
+        return bool(((owners >= 0) & (owners < len(self.operators))).all())
+
+    def _check_tables(self, c: Check) -> None:
+        c.need(bool(self.tables), "tables", "empty", "one or more")
+        width = min(table.shape[-1] if table.ndim else 0 for table in self.tables.values())
+        c.within(width, 1, self.input_words * c.t.vector_lanes, "features of the tables")
+        for name, table in self.tables.items():
+            c.array(f"table {name}", table, "f4", (max(1, len(table) if table.ndim else 0), width))
+        if self.positions is not None:
+            c.array("positions", self.positions, "f4", (self.context, width))
