@@ -129,8 +129,20 @@ TAKEN = [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "form"), TAKEN)
+KINDS = (
+    ("bert", "qdq-u8u8"),
+    ("bert-lora", "dynamic-u8-channel"),
+    ("gpt2-lora", "dynamic"),
+    ("llama", "qdq-u8u8"),
+    ("bert-dora", "dynamic"),
+)
+"""One of each kind; the others are for make test-all."""
+assert set(KINDS) <= set(TAKEN)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [pytest.param(*t, marks=pytest.mark.slow if t in KINDS else pytest.mark.exhaustive) for t in TAKEN]
+)
 def test_no_further_from_float_than_onnxruntime(name: str, form: str, target: Target, tmp_path: Path) -> None:
     """The whole model, with and without LoRA or DoRA in the graph: at most 1.1 times onnxruntime's own quantized distance.
 

@@ -74,19 +74,32 @@ def _cosine(a: Rows, b: Rows) -> Rows:
     return np.asarray((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
 
 
+def _near_float(whole: Whole, machine: Integers, task: str, count: int) -> None:
+    """Mean cosines over the first `count` held-out passages: base, adapter, and adapter - base (no dead adapter)."""
+    assert [row.operator for row in machine.found.lowered.placement if row.where == "host"] == ["Gather input_ids"]
+    feed = whole.passages(task, count)
+    base, adapted = machine.embeddings(feed, None), machine.embeddings(feed, task)
+    wanted_base, wanted = whole.float_outputs(None, feed), whole.float_outputs(task, feed)
+    assert _cosine(base, wanted_base).mean() >= 0.995
+    assert _cosine(adapted, wanted).mean() >= 0.995
+    assert _cosine(adapted - base, wanted - wanted_base).mean() >= 0.95
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_accuracy_against_float_on_8_passages(whole: Whole, integers: Callable[[], Integers], task: str) -> None:
+    """The bounds of 50 passages, which hold for each passage alone: a mean over fewer of them is above them too."""
+    _near_float(whole, integers(), task, 8)
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("task", TASKS)
 def test_accuracy_against_float(whole: Whole, integers: Callable[[], Integers], task: str) -> None:
     """The bounds of the linears' tests, all operators in integers: cosines on 100 passages, labels of 300 within a point."""
     machine = integers()
-    assert [row.operator for row in machine.found.lowered.placement if row.where == "host"] == ["Gather input_ids"]
+    _near_float(whole, machine, task, 50)
     feed = whole.passages(task, 300)
-    few = {key: value[:50] for key, value in feed.items()}
-    base, adapted = machine.embeddings(few, None), machine.embeddings(feed, task)
-    wanted_base, wanted = whole.float_outputs(None, few), whole.float_outputs(task, feed)
-    assert _cosine(base, wanted_base).mean() >= 0.995
-    assert _cosine(adapted[:50], wanted[:50]).mean() >= 0.995
-    assert _cosine(adapted[:50] - base, wanted[:50] - wanted_base).mean() >= 0.95
+    adapted, wanted = machine.embeddings(feed, task), whole.float_outputs(task, feed)
     passages = whole.tasks.held_out(task)
     numbers = whole.tasks.labels(passages, whole.tasks.TASKS[task])
     of = whole.tasks.load_prototypes(task)["adapter"]
