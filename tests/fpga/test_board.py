@@ -56,6 +56,7 @@ def test_crc_is_the_catalogues_ibm_3740() -> None:
     assert crc16(b"123456789") == 0x29B1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [0, SDRAM_BASE])
 def test_memory_keeps_what_frames_of_every_size_write(link: Link, base: int) -> None:
     rng = np.random.default_rng(base & 1)
@@ -72,6 +73,7 @@ def test_memory_keeps_what_frames_of_every_size_write(link: Link, base: int) -> 
     assert not any(link.request(Operation.READ, base + 8 * 64, 32, answer=256))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("operation", "address", "count"),
     [
@@ -88,11 +90,13 @@ def test_requests_that_are_not_legal_are_refused(link: Link, operation: Operatio
         link.request(operation, address, count, answer=8)
 
 
+@pytest.mark.slow
 def test_memory_that_is_not_there_answers_with_an_error(link: Link) -> None:
     with pytest.raises(BoardError, match="memory answered with an error"):
         link.request(Operation.READ, 1 << 24, 4, answer=32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_random_programs_equal_the_simulator_to_every_counter_on_chip(board: Board, seed: int) -> None:
     case = random_case(seed, TARGET)
@@ -104,6 +108,7 @@ def test_random_programs_equal_the_simulator_to_every_counter_on_chip(board: Boa
     assert found.counters == sim.counters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_random_programs_equal_the_simulator_in_sdram_but_for_time(board: Board, seed: int) -> None:
     case = random_case(seed, TARGET)
@@ -120,6 +125,7 @@ def test_random_programs_equal_the_simulator_in_sdram_but_for_time(board: Board,
     assert len(TIMED) == sum(c.unit in ("cycles", "lane-cycles") for c in COUNTERS) > 20
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_sent_again(board: Board) -> None:
     case = random_case(1, TARGET)
     memory = np.frombuffer(case.memory, np.uint8).copy()
@@ -133,12 +139,14 @@ def test_only_what_changed_is_sent_again(board: Board) -> None:
     assert (again.memory == run_image(TARGET, changed, 0, case.registers).memory).all()
 
 
+@pytest.mark.slow
 def test_an_error_of_the_machine_is_named(board: Board) -> None:
     memory = np.full(4096, 0xFF, np.uint8)
     with pytest.raises(BoardError, match="illegal in fetch, instruction at 0x0"):
         board.run(memory, 0, {}, [], [])
 
 
+@pytest.mark.slow
 def test_a_program_that_never_ends_ends_in_an_error(board: Board) -> None:
     case = random_case(0, TARGET)
     memory = np.frombuffer(case.memory, np.uint8)
@@ -148,17 +156,20 @@ def test_a_program_that_never_ends_ends_in_an_error(board: Board) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_package_of_another_target_is_refused(board: Board) -> None:
     with pytest.raises(BoardError, match="not of the package's target 'zcu104'"):
         Board(board.link, Target.load("zcu104"))
 
 
+@pytest.mark.slow
 def test_a_program_larger_than_all_memories_is_refused(board: Board) -> None:
     memory = np.zeros(board.sdram_bytes + 4096, np.uint8)
     with pytest.raises(BoardError, match=r"needs 3356\d+ bytes of memory, the board has 33554432"):
         board.run(memory, 0, {}, [], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["--lose-in", "--lose-out"])
 def test_a_line_that_loses_some_bytes_is_survived(fault: str) -> None:
     case = random_case(2, TARGET)
@@ -173,6 +184,7 @@ def test_a_line_that_loses_some_bytes_is_survived(fault: str) -> None:
     assert found.counters == sim.counters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("faults", "message"),
     [
@@ -192,6 +204,7 @@ def test_a_line_or_board_that_fails_is_an_error_in_time(faults: tuple[str, ...],
     assert time.monotonic() - began < TRIES * 0.5 + 10
 
 
+@pytest.mark.slow
 def test_a_reset_in_the_middle_is_an_error() -> None:
     case = random_case(2, TARGET)
     memory = np.frombuffer(case.memory, np.uint8)
@@ -231,6 +244,7 @@ def _linear(folder: Path) -> Path:
     return folder / "m.axl"
 
 
+@pytest.mark.slow
 def test_run_says_that_board_and_simulator_are_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(_linear(tmp_path)), "--board", "ulx3s", "--port", "sim", "--random", "1"]) == 0
     assert f"board = simulator: all codes and {len(COUNTERS)} counters equal; on-chip memory" in capsys.readouterr().out

@@ -69,6 +69,7 @@ BY_TARGET = (
 """Opcodes of which a target may refuse what another takes."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test", "mac-4x2", "reuse-16x8", "reuse-m2"])
 def test_every_bit_of_every_opcode(name: str) -> None:
     """Each bit of an instruction alone, and values of small fields: refused by both or by neither.

@@ -14,7 +14,7 @@ from axlora.rtl.runner import Image, run_images
 WORK = [c.name for c in COUNTERS if c.unit not in ("cycles", "lane-cycles")]
 
 
-@pytest.mark.parametrize("name", ["test", "mac-4x2"])
+@pytest.mark.parametrize("name", ["test", pytest.param("mac-4x2", marks=pytest.mark.slow)])
 def test_random_pauses_move_time_only(name: str) -> None:
     cases = [random_case(seed, TARGETS[name]) for seed in range(4)]
     steady = [Image(c.memory, 0, c.registers, len(c.memory)) for c in cases]

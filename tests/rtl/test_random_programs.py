@@ -124,7 +124,7 @@ def test_the_32_bit_clamp_is_symmetric() -> None:
     assert result.counters["saturations"] == 2
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [SMALL[0], *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL[1:])])
 def test_verilog_equals_simulator(name: str) -> None:
     _compare([random_case(seed, TARGETS[name]) for seed in range(PUSH_SEEDS)])
 

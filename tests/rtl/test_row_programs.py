@@ -16,7 +16,7 @@ PUSH_SEEDS = 6
 ALL_SEEDS = 40
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [SMALL[0], *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL[1:])])
 def test_rows_in_verilog_equal_the_simulator(name: str) -> None:
     _compare([row_case(seed, TARGETS[name]) for seed in range(PUSH_SEEDS)])
 
