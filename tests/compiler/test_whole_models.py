@@ -39,8 +39,8 @@ def floats(path: Path) -> np.ndarray:
 
 
 def quick(values: Iterable[str], *chosen: str) -> list[Any]:
-    """Parameters, all but the chosen ones slow."""
-    return [pytest.param(v, marks=() if v in chosen else pytest.mark.slow) for v in values]
+    """Parameters, all but the chosen ones for make test-all."""
+    return [pytest.param(v, marks=() if v in chosen else pytest.mark.exhaustive) for v in values]
 
 
 LORA = [f"{name}.{exporter}" for name in E.ADAPTED.values() for exporter in E.EXPORTERS]

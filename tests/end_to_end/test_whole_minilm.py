@@ -170,7 +170,7 @@ def test_a_batch_of_8_with_4_adapters_equals_8_single_runs(whole: Whole, tmp_pat
     assert _matrix(every) <= 1.10 * _matrix(axlora.simulate(plain, feed))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_verilog_equals_simulator_on_the_whole_model(whole: Whole) -> None:
     """One passage, adapter language, calibrated per-token scales: outputs, every linear's codes, every counter."""
     program = axlora.compile(

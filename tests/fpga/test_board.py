@@ -250,7 +250,7 @@ def test_run_says_that_board_and_simulator_are_equal(tmp_path: Path, capsys: pyt
     assert f"board = simulator: all codes and {len(COUNTERS)} counters equal; on-chip memory" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_llama_layer_with_lora_decodes_eight_tokens_from_sdram(tmp_path: Path) -> None:
     """Hidden 128, grouped-query heads, an adapter: tokens, and all counters but those of time, are the simulator's."""
     sizes = Sizes(layers=1, features=128, heads=4, kv_heads=2, dim=32, inner=344, context=16)
@@ -277,7 +277,7 @@ def test_a_llama_layer_with_lora_decodes_eight_tokens_from_sdram(tmp_path: Path)
         }
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_minilm_linear_with_lora_from_on_chip_memory(
     minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
