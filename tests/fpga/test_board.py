@@ -6,8 +6,9 @@ import json
 import os
 import pty
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,11 @@ def link(board: Board) -> Link:
 def _faulty(*faults: str, patience: float = 1.0) -> tuple[SimulatedBoard, Link]:
     simulated = SimulatedBoard(TARGET, faults=faults)
     return simulated, Link(simulated.port, simulated.baud, patience)
+
+
+def some(values: Sequence[object], count: int) -> list[Any]:
+    """Parameters: the first `count` for make test, the others for make test-all."""
+    return [pytest.param(v, marks=pytest.mark.slow if n < count else pytest.mark.exhaustive) for n, v in enumerate(values)]
 
 
 def _all(memory: np.ndarray) -> list[tuple[int, int]]:
@@ -96,8 +102,7 @@ def test_memory_that_is_not_there_answers_with_an_error(link: Link) -> None:
         link.request(Operation.READ, 1 << 24, 4, answer=32)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", some(range(6), 3))
 def test_random_programs_equal_the_simulator_to_every_counter_on_chip(board: Board, seed: int) -> None:
     case = random_case(seed, TARGET)
     memory = np.frombuffer(case.memory, np.uint8)
@@ -108,8 +113,7 @@ def test_random_programs_equal_the_simulator_to_every_counter_on_chip(board: Boa
     assert found.counters == sim.counters
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", some(range(2), 1))
 def test_random_programs_equal_the_simulator_in_sdram_but_for_time(board: Board, seed: int) -> None:
     case = random_case(seed, TARGET)
     memory = np.zeros(board.onchip_bytes + 4096, np.uint8)
@@ -169,8 +173,7 @@ def test_a_program_larger_than_all_memories_is_refused(board: Board) -> None:
         board.run(memory, 0, {}, [], [])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", ["--lose-in", "--lose-out"])
+@pytest.mark.parametrize("fault", some(["--lose-in", "--lose-out"], 1))
 def test_a_line_that_loses_some_bytes_is_survived(fault: str) -> None:
     case = random_case(2, TARGET)
     memory = np.frombuffer(case.memory, np.uint8)

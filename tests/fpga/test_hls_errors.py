@@ -75,7 +75,7 @@ BY_TARGET = (
         pytest.param("test", marks=pytest.mark.slow),
         pytest.param("mac-4x2", marks=pytest.mark.exhaustive),
         pytest.param("reuse-16x8", marks=pytest.mark.exhaustive),
-        pytest.param("reuse-m2", marks=pytest.mark.slow),
+        pytest.param("reuse-m2", marks=pytest.mark.exhaustive),
     ],
 )
 def test_every_bit_of_every_opcode(name: str) -> None:

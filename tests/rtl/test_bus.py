@@ -37,7 +37,7 @@ def test_a_dump_is_a_part_of_the_memory() -> None:
     assert part.counters == whole.counters
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_waves_are_written(tmp_path: Path) -> None:
     case = random_case(0, TARGETS["test"])
     image = Image(case.memory, 0, case.registers, len(case.memory))

@@ -66,7 +66,7 @@ def test_the_header_is_generated_from_the_tables() -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        pytest.param(t, id=t.name, marks=pytest.mark.slow if t.name == "largest machine" else ())
+        pytest.param(t, id=t.name, marks=pytest.mark.exhaustive if t.name == "largest machine" else ())
         for t in (*TARGETS.values(), *PRESETS, *EXTREMES)
     ],
 )
