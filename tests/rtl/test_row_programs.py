@@ -28,7 +28,7 @@ def test_a_vmap_reads_its_own_words_from_the_same_distance_on() -> None:
     _compare([overlapping_map(target, distance, rows).case() for distance in distances for rows in (1, 3)])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_rows_on_every_target_and_every_function_is_covered() -> None:
     seen: Counter[object] = Counter()
     for target in TARGETS.values():
