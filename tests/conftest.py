@@ -12,13 +12,23 @@ from types import ModuleType
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TVM_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+ROOT = Path(__file__).parents[1]
+
+# Verilator's runtime library is compiled once for all simulators.
+os.environ.setdefault("OBJCACHE", f"{sys.executable} -S {ROOT / 'tests' / 'support' / 'objcache.py'}")
+os.environ.setdefault("AXLORA_OBJECTS", str(ROOT / "build" / "cache" / "objects"))
+
 os.environ.pop("COLUMNS", None)  # xdist's 80: tables are tested as a pipe gets them
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
 TOKENS = 8
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Of tests/rtl/formal."""
+    parser.addoption("--prove-all", action="store_true", help="look no verdict of a formal proof up: prove everything")
 
 
 @pytest.fixture(scope="session")

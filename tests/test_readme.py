@@ -39,6 +39,7 @@ def test_commands_of_boards_are_run_there() -> None:
             assert word in text, (name, word)
 
 
+@pytest.mark.slow
 def test_the_other_commands_run_as_written(minilm: Path, sample: dict[str, np.ndarray], tmp_path: Path) -> None:
     """On the MiniLM example under the README's file names; `simulate` once more for the base."""
     (tmp_path / "model.onnx").write_bytes((minilm / "minilm.onnx").read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,25 @@ INFINITE = [(f, form) for f in ("gpt2.script", "distilbert.script") for form in 
 """sdpa masks with -inf, and onnxruntime's quantizer gives that an infinite scale, so the file computes NaN: such pairs go."""
 MISTAKEN = [("llama-sdpa.dynamo", form) for form in E.FORMS if form.startswith("dynamic")]
 """onnxruntime's quantizer takes ONNX's Attention for its own, and writes a QAttention that means something else."""
-QUICK = (("bert-lora.dynamo", "qdq-u8u8"), ("llama-lora.script", "dynamic-u8-channel"), ("gpt2-lora.script", "qdq"))
+Pairs = Sequence[tuple[str, str]]
+QUICK: Pairs = (("bert-lora.dynamo", "qdq-u8u8"), ("llama-lora.script", "dynamic-u8-channel"), ("gpt2-lora.script", "qdq"))
+KINDS: Pairs = (
+    ("distilbert.dynamo", "qdq-u8"),
+    ("bert-dora.script", "dynamic"),
+    ("llama-half.dynamo", "dynamic-channel"),
+    ("gpt2.dynamo", "dynamic-u8"),
+    ("bert-base-chained.dynamo", "qdq"),
+    INFINITE[0],
+    MISTAKEN[0],
+)
+"""With those of QUICK every form, every architecture, half precision, DoRA and what is special."""
 
 
-def marked(pairs: list[tuple[str, str]], quick: tuple[tuple[str, str], ...]) -> list[Any]:
-    return [pytest.param(*p, marks=() if p in quick else pytest.mark.slow) for p in pairs]
+def marked(pairs: Pairs, quick: Pairs, slow: Pairs) -> list[Any]:
+    """All pairs: some in every run, one of each kind in make test, the others in make test-all."""
+    assert {*quick, *slow} <= {*pairs}
+    marks = dict.fromkeys(slow, (pytest.mark.slow,)) | dict.fromkeys(quick, ())
+    return [pytest.param(*p, marks=marks.get(p, (pytest.mark.exhaustive,))) for p in pairs]
 
 
 def read(path: Path) -> tuple[onnx.ModelProto, Dataflow, tuple[FoundLinear, ...]]:
@@ -80,7 +95,7 @@ def test_float_model_is_read_and_its_linears_are_found(file: str) -> None:
         assert np.abs(before.astype(np.float32) - after).max() < (1e-2 if file in HALF else 1e-4)
 
 
-@pytest.mark.parametrize(("file", "form"), marked(QUANTIZED, QUICK))
+@pytest.mark.parametrize(("file", "form"), marked(QUANTIZED, QUICK, KINDS))
 def test_quantized_model_is_read_and_its_linears_are_found(file: str, form: str, tmp_path: Path) -> None:
     path = path_of(file, form, tmp_path)
     if (file, form) in MISTAKEN:
@@ -119,7 +134,21 @@ IMPORTED = FLOATS + [(f, form) for f, form in QUANTIZED if form in ("qdq", "qdq-
 IMPORTED = [pair for pair in IMPORTED if pair not in MISTAKEN]
 
 
-@pytest.mark.parametrize(("file", "form"), marked(IMPORTED, (("bert-lora.script", "float"), ("llama-lora.dynamo", "float"))))
+IMPORTED_QUICK = (("bert-lora.script", "float"), ("llama-lora.dynamo", "float"))
+IMPORTED_KINDS = (
+    ("distilbert.dynamo", "float"),
+    ("gpt2.script", "float"),
+    ("bert-dora.dynamo", "float"),
+    ("llama-sdpa.dynamo", "float"),
+    ("llama-half.dynamo", "float"),
+    ("llama-bfloat.dynamo", "float"),
+    ("bert.dynamo", "qdq"),
+    ("gpt2-lora.script", "qdq-u8u8"),
+    ("llama-lora.script", "dynamic-u8-channel"),
+)
+
+
+@pytest.mark.parametrize(("file", "form"), marked(IMPORTED, IMPORTED_QUICK, IMPORTED_KINDS))
 def test_tvm_takes_the_model_and_computes_the_same(file: str, form: str, tmp_path: Path) -> None:
     model, _ = onnx_reader.read(path_of(file, form, tmp_path), FREE)
     module = import_onnx(model)

@@ -29,6 +29,17 @@ QUANTIZED = [
 INFINITE = [(file, "qdq") for file in ("gpt2.script", "distilbert.script")]
 """sdpa masks with -inf, to which onnxruntime's quantizer gives an infinite scale: it computes NaN there, and such pairs go."""
 CASES = [(file, "float") for file in (*FILES, *DECODERS)] + QUANTIZED
+KINDS = (
+    ("bert-dora.script", "float"),
+    ("llama-half.dynamo", "float"),
+    ("decoders/qwen3", "float"),
+    ("decoders/opt", "float"),
+    ("distilbert.dynamo", "dynamic"),
+    ("gpt2.script", "qdq"),
+    ("bert-lora.dynamo", "qdq-u8u8"),
+)
+"""One of each kind; the others are for make test-all."""
+MARKED = [pytest.param(*c, marks=pytest.mark.slow if c in KINDS else pytest.mark.exhaustive) for c in CASES]
 
 
 def test_every_model_is_there() -> None:
@@ -37,6 +48,7 @@ def test_every_model_is_there() -> None:
     assert known == {*FILES, *DECODERS}
     assert len(known) == 27
     assert len(QUANTIZED) == 19
+    assert set(KINDS) <= set(CASES)
 
 
 def _command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -73,8 +85,7 @@ def _wanted(path: Path, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
     return list(ort.InferenceSession(proto.SerializeToString(), options).run(None, feed))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("file", "form"), CASES)
+@pytest.mark.parametrize(("file", "form"), MARKED)
 def test_it_compiles_and_simulates_near_onnxruntime(file: str, form: str, tmp_path: Path) -> None:
     """Within 0.1 of the float model's result; with static scales, which alone put it 0.3 from there, of the file's own.
 

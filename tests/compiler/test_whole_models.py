@@ -39,8 +39,8 @@ def floats(path: Path) -> np.ndarray:
 
 
 def quick(values: Iterable[str], *chosen: str) -> list[Any]:
-    """Parameters, all but the chosen ones slow."""
-    return [pytest.param(v, marks=() if v in chosen else pytest.mark.slow) for v in values]
+    """Parameters, all but the chosen ones for make test-all."""
+    return [pytest.param(v, marks=() if v in chosen else pytest.mark.exhaustive) for v in values]
 
 
 LORA = [f"{name}.{exporter}" for name in E.ADAPTED.values() for exporter in E.EXPORTERS]
@@ -129,8 +129,20 @@ TAKEN = [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "form"), TAKEN)
+KINDS = (
+    ("bert", "qdq-u8u8"),
+    ("bert-lora", "dynamic-u8-channel"),
+    ("gpt2-lora", "dynamic"),
+    ("llama", "qdq-u8u8"),
+    ("bert-dora", "dynamic"),
+)
+"""One of each kind; the others are for make test-all."""
+assert set(KINDS) <= set(TAKEN)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [pytest.param(*t, marks=pytest.mark.slow if t in KINDS else pytest.mark.exhaustive) for t in TAKEN]
+)
 def test_no_further_from_float_than_onnxruntime(name: str, form: str, target: Target, tmp_path: Path) -> None:
     """The whole model, with and without LoRA or DoRA in the graph: at most 1.1 times onnxruntime's own quantized distance.
 

@@ -292,8 +292,13 @@ def test_all_operators_and_options_of_linears_do_not_go_together(option: dict[st
         axlora.compile(path, Target.load("test"), shapes=_free(path), operators="all", **option)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("file", ["bert-lora.dynamo", "gpt2.dynamo"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param("bert-lora.dynamo", marks=pytest.mark.slow),
+        pytest.param("gpt2.dynamo", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_whole_encoder_in_verilog(file: str) -> None:
     """Outputs, cycles and every counter of a whole model equal the simulator's."""
     path = E.MODELS / f"{file}.onnx"

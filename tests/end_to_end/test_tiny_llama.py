@@ -24,6 +24,7 @@ import corpus  # isort: skip
 import bits  # isort: skip
 import export  # isort: skip
 
+SLOW, EXHAUSTIVE = pytest.mark.slow, pytest.mark.exhaustive
 ZCU104 = Target.load("zcu104")
 WIDE = dataclasses.replace(ZCU104, name="zcu104-a16", activation_bits=16, accumulator_bits=48)
 WINDOWS, LENGTH = 12, 256
@@ -41,8 +42,7 @@ def _share(quantized: Quantized, source: object, kind: str, adapter: str | None)
     return bits.bits_per_byte(quantized.logits(ids, adapter), ids) / real - 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", BOUNDS)
+@pytest.mark.parametrize("form", [pytest.param(f, marks=SLOW if f == "W8A8" else EXHAUSTIVE) for f in BOUNDS])
 def test_bits_per_byte_of_base_and_adapter(form: str) -> None:
     """Over 12 windows of 256 bytes of held-out text each: code for the base, prose for the adapter."""
     target, width, bound = BOUNDS[form]
@@ -51,7 +51,7 @@ def test_bits_per_byte_of_base_and_adapter(form: str) -> None:
     assert _share(quantized, export.model(export.read_lora(PROSE)), "prose", "prose") < bound
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_outlier_channels_cost_little_with_a_scale_a_token() -> None:
     source = with_outliers()
     assert 0.001 < _share(Quantized(ZCU104, source, context=LENGTH), source, "code", None) < 0.012
@@ -62,8 +62,7 @@ def test_greedy_tokens_and_logits_equal_the_reference() -> None:
     _same_tokens("prose", b"The following ex", 6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("adapter", [None, "prose"])
+@pytest.mark.parametrize("adapter", [pytest.param(None, marks=EXHAUSTIVE), pytest.param("prose", marks=SLOW)])
 def test_64_greedy_tokens_equal_the_reference(adapter: str | None) -> None:
     _same_tokens(adapter, b"import os\n\n\ndef main(argv):\n", 64)
 

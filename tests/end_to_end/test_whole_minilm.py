@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,16 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("file", "activation", "least"),
-    [("minilm", "token8", 0.995), ("minilm", "static8", 0.99), ("minilm_static", None, 0.99), ("minilm_dynamic", None, 0.995)],
-)
-def test_accuracy_against_float_on_100_passages(whole: Whole, file: str, activation: str | None, least: float) -> None:
+FORMS = [
+    ("minilm", "token8", 0.995),
+    ("minilm", "static8", 0.99),
+    ("minilm_static", None, 0.99),
+    ("minilm_dynamic", None, 0.995),
+]
+"""ONNX file, how activations are quantized (None: as the file says), least mean cosine to the float model."""
+
+
+def _near_float(whole: Whole, file: str, activation: str | None, least: float, count: int) -> None:
     """Mean cosine of base and adapter embeddings; adapter - base points where its float twin does: no dead adapter."""
     data = whole.calibration() if activation else None
     model = whole.folder / f"{file}.onnx"
@@ -42,7 +47,7 @@ def test_accuracy_against_float_on_100_passages(whole: Whole, file: str, activat
     assert sum(row.macs for row in lowered.placement if row.where == "host") == 6 * 12 * 64 * 64 * 32 * 2  # Q.K and P.V
     reference = Reference(graph)
     for task in TASKS:
-        feed = whole.passages(task, 50)
+        feed = whole.passages(task, count)
         wanted = {name: whole.float_outputs(name, feed) for name in (None, task)}
         got = {name: _embeddings(reference, feed, name) for name in (None, task)}
         for name in (None, task):
@@ -51,6 +56,19 @@ def test_accuracy_against_float_on_100_passages(whole: Whole, file: str, activat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("file", "activation", "least"), FORMS)
+def test_accuracy_against_float_on_16_passages(whole: Whole, file: str, activation: str | None, least: float) -> None:
+    """Eight of each task, under the bounds of 100 passages."""
+    _near_float(whole, file, activation, least, 8)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("file", "activation", "least"), FORMS)
+def test_accuracy_against_float_on_100_passages(whole: Whole, file: str, activation: str | None, least: float) -> None:
+    _near_float(whole, file, activation, least, 50)
+
+
+@pytest.mark.exhaustive
 def test_held_out_accuracy_is_within_a_point_of_float(whole: Whole) -> None:
     """Nearest prototype on the 300 held-out passages of each task, prototypes of the float model."""
     lowered, graph = lower(
@@ -74,10 +92,8 @@ def test_held_out_accuracy_is_within_a_point_of_float(whole: Whole) -> None:
         assert abs(got - wanted) <= 0.01, (name, got, wanted)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", [32, 64, 96, 128])
-def test_simulator_equals_the_reference_at_every_length(whole: Whole, size: int) -> None:
-    """Passages of 1 to 128 tokens, a row of the batch under each adapter: every linear's codes and the output."""
+def _equal_at(whole: Whole, size: int, lengths: Iterable[int]) -> None:
+    """Passages of `lengths` tokens in `size`, a row of the batch under each adapter: every linear's codes, the output."""
     target = Target.load("edge-asic")
     text = whole.passages("topic", 300, 64)
     stream = text["input_ids"][text["attention_mask"] == 1]
@@ -85,7 +101,7 @@ def test_simulator_equals_the_reference_at_every_length(whole: Whole, size: int)
     arguments = {"shapes": shape, "adapters": whole.adapters}
     program = axlora.compile(whole.folder / "minilm.onnx", target, max_loras=2, operators="linears", **arguments)
     reference = Reference(lower(whole.folder / "minilm.onnx", target, **arguments)[1])
-    for length in range(size - 31, size + 1):
+    for length in lengths:
         ids = np.resize(np.roll(stream, -7 * length), (2, size))
         mask = np.tile((np.arange(size) < length).astype(np.int64), (2, 1))
         feed = {"input_ids": ids * mask, "attention_mask": mask}
@@ -95,6 +111,19 @@ def test_simulator_equals_the_reference_at_every_length(whole: Whole, size: int)
         for name, codes in reference.codes.items():
             assert np.array_equal(run.codes[name], codes), (length, name)
         assert np.array_equal(run.outputs["embedding"], wanted["embedding"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "lengths"), [(32, (1, 17, 32)), (128, (97, 128))])
+def test_simulator_equals_the_reference_at_some_lengths(whole: Whole, size: int, lengths: tuple[int, ...]) -> None:
+    _equal_at(whole, size, lengths)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("size", [32, 64, 96, 128])
+def test_simulator_equals_the_reference_at_every_length(whole: Whole, size: int) -> None:
+    """Of 1 to 128 tokens."""
+    _equal_at(whole, size, range(size - 31, size + 1))
 
 
 def seeded_adapter(folder: Path, rank: int, seed: int) -> Path:
@@ -141,7 +170,7 @@ def test_a_batch_of_8_with_4_adapters_equals_8_single_runs(whole: Whole, tmp_pat
     assert _matrix(every) <= 1.10 * _matrix(axlora.simulate(plain, feed))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_verilog_equals_simulator_on_the_whole_model(whole: Whole) -> None:
     """One passage, adapter language, calibrated per-token scales: outputs, every linear's codes, every counter."""
     program = axlora.compile(

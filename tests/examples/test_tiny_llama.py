@@ -219,6 +219,7 @@ def test_the_lora_in_the_graph_is_recognised(evaluate: ModuleType) -> None:
     assert [len(x.loras) for x in linears] == [1] * 35 + [0]
 
 
+@pytest.mark.slow
 def test_quantized_on_the_machine_it_is_as_good(evaluate: ModuleType) -> None:
     """Linears in 8 bits, the rest on the host: bits per byte of 4 windows within 1 % of float, base and adapter."""
     model = evaluate.export.model()

@@ -103,7 +103,7 @@ def test_bad_arguments_are_one_line_and_leave_nothing(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_small_machine_becomes_a_bitstream(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From Verilog to a .bit with the tools of this environment, at its 60 MHz; then from the cache."""
     (tmp_path / "small.toml").write_text(SMALL.to_toml())

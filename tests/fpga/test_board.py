@@ -6,7 +6,7 @@ import json
 import os
 import pty
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,11 @@ def _faulty(*faults: str, patience: float = 1.0) -> tuple[SimulatedBoard, Link]:
     return simulated, Link(simulated.port, simulated.baud, patience)
 
 
+def some(values: Sequence[object], count: int) -> list[Any]:
+    """Parameters: the first `count` for make test, the others for make test-all."""
+    return [pytest.param(v, marks=pytest.mark.slow if n < count else pytest.mark.exhaustive) for n, v in enumerate(values)]
+
+
 def _all(memory: np.ndarray) -> list[tuple[int, int]]:
     return [(0, memory.size)]
 
@@ -57,6 +62,7 @@ def test_crc_is_the_catalogues_ibm_3740() -> None:
     assert crc16(b"123456789") == 0x29B1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [0, SDRAM_BASE])
 def test_memory_keeps_what_frames_of_every_size_write(link: Link, base: int) -> None:
     rng = np.random.default_rng(base & 1)
@@ -73,6 +79,7 @@ def test_memory_keeps_what_frames_of_every_size_write(link: Link, base: int) -> 
     assert not any(link.request(Operation.READ, base + 8 * 64, 32, answer=256))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("operation", "address", "count"),
     [
@@ -89,12 +96,13 @@ def test_requests_that_are_not_legal_are_refused(link: Link, operation: Operatio
         link.request(operation, address, count, answer=8)
 
 
+@pytest.mark.slow
 def test_memory_that_is_not_there_answers_with_an_error(link: Link) -> None:
     with pytest.raises(BoardError, match="memory answered with an error"):
         link.request(Operation.READ, 1 << 24, 4, answer=32)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", some(range(6), 3))
 def test_random_programs_equal_the_simulator_to_every_counter_on_chip(board: Board, seed: int) -> None:
     case = random_case(seed, TARGET)
     memory = np.frombuffer(case.memory, np.uint8)
@@ -105,7 +113,7 @@ def test_random_programs_equal_the_simulator_to_every_counter_on_chip(board: Boa
     assert found.counters == sim.counters
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", some(range(2), 1))
 def test_random_programs_equal_the_simulator_in_sdram_but_for_time(board: Board, seed: int) -> None:
     case = random_case(seed, TARGET)
     memory = np.zeros(board.onchip_bytes + 4096, np.uint8)
@@ -121,6 +129,7 @@ def test_random_programs_equal_the_simulator_in_sdram_but_for_time(board: Board,
     assert len(TIMED) == sum(c.unit in ("cycles", "lane-cycles") for c in COUNTERS) > 20
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_sent_again(board: Board) -> None:
     case = random_case(1, TARGET)
     memory = np.frombuffer(case.memory, np.uint8).copy()
@@ -134,12 +143,14 @@ def test_only_what_changed_is_sent_again(board: Board) -> None:
     assert (again.memory == run_image(TARGET, changed, 0, case.registers).memory).all()
 
 
+@pytest.mark.slow
 def test_an_error_of_the_machine_is_named(board: Board) -> None:
     memory = np.full(4096, 0xFF, np.uint8)
     with pytest.raises(BoardError, match="illegal in fetch, instruction at 0x0"):
         board.run(memory, 0, {}, [], [])
 
 
+@pytest.mark.slow
 def test_a_program_that_never_ends_ends_in_an_error(board: Board) -> None:
     case = random_case(0, TARGET)
     memory = np.frombuffer(case.memory, np.uint8)
@@ -149,18 +160,20 @@ def test_a_program_that_never_ends_ends_in_an_error(board: Board) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_package_of_another_target_is_refused(board: Board) -> None:
     with pytest.raises(BoardError, match="not of the package's target 'zcu104'"):
         Board(board.link, Target.load("zcu104"))
 
 
+@pytest.mark.slow
 def test_a_program_larger_than_all_memories_is_refused(board: Board) -> None:
     memory = np.zeros(board.sdram_bytes + 4096, np.uint8)
     with pytest.raises(BoardError, match=r"needs 3356\d+ bytes of memory, the board has 33554432"):
         board.run(memory, 0, {}, [], [])
 
 
-@pytest.mark.parametrize("fault", ["--lose-in", "--lose-out"])
+@pytest.mark.parametrize("fault", some(["--lose-in", "--lose-out"], 1))
 def test_a_line_that_loses_some_bytes_is_survived(fault: str) -> None:
     case = random_case(2, TARGET)
     memory = np.frombuffer(case.memory, np.uint8)
@@ -174,6 +187,7 @@ def test_a_line_that_loses_some_bytes_is_survived(fault: str) -> None:
     assert found.counters == sim.counters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("faults", "message"),
     [
@@ -193,6 +207,7 @@ def test_a_line_or_board_that_fails_is_an_error_in_time(faults: tuple[str, ...],
     assert time.monotonic() - began < TRIES * 0.5 + 10
 
 
+@pytest.mark.slow
 def test_a_reset_in_the_middle_is_an_error() -> None:
     case = random_case(2, TARGET)
     memory = np.frombuffer(case.memory, np.uint8)
@@ -233,7 +248,8 @@ def _linear(folder: Path, generate: bool = False) -> Path:
     return folder / "m.axl"
 
 
-@pytest.mark.parametrize("generate", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["linears", "generator"])
+@pytest.mark.slow
+@pytest.mark.parametrize("generate", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["linears", "generator"])
 def test_run_says_that_board_and_simulator_are_equal(
     generate: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,7 +258,7 @@ def test_run_says_that_board_and_simulator_are_equal(
     assert f"board = simulator: all codes and {len(COUNTERS)} counters equal; on-chip memory" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_llama_layer_with_lora_decodes_eight_tokens_from_sdram(tmp_path: Path) -> None:
     """Hidden 128, grouped-query heads, an adapter: tokens, and all counters but those of time, are the simulator's."""
     sizes = Sizes(layers=1, features=128, heads=4, kv_heads=2, dim=32, inner=344, context=16)
@@ -268,7 +284,7 @@ def test_a_llama_layer_with_lora_decodes_eight_tokens_from_sdram(tmp_path: Path)
         }
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_minilm_linear_with_lora_from_on_chip_memory(
     minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,7 +69,15 @@ BY_TARGET = (
 """Opcodes of which a target may refuse what another takes."""
 
 
-@pytest.mark.parametrize("name", ["test", "mac-4x2", "reuse-16x8", "reuse-m2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("test", marks=pytest.mark.slow),
+        pytest.param("mac-4x2", marks=pytest.mark.exhaustive),
+        pytest.param("reuse-16x8", marks=pytest.mark.exhaustive),
+        pytest.param("reuse-m2", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_every_bit_of_every_opcode(name: str) -> None:
     """Each bit of an instruction alone, and values of small fields: refused by both or by neither.
 

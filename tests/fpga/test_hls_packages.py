@@ -81,6 +81,7 @@ def test_run_hls_of_linears_equals_the_simulator_and_differences_are_named(minil
     assert difference(sim, base).startswith("counter ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test", "ulx3s-85f"])
 def test_the_project_builds_and_passes_its_self_test(name: str, tmp_path: Path) -> None:
     """As its README says; a result that is not the expected one fails. The script names every source."""

@@ -50,6 +50,7 @@ def _seen(case: Case) -> Counter[tuple[type, int]]:
     return Counter((type(what), int(what)) for what in seen)  # type: ignore[call-overload]
 
 
+@pytest.mark.slow
 def test_a_hundred_programs_equal_the_simulator_and_cover_the_machine() -> None:
     seen: Counter[tuple[type, int]] = Counter()
     silent = set(COUNTED)

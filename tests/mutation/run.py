@@ -136,7 +136,7 @@ def _environment(tree: Path, own_simulators: bool) -> dict[str, str]:
     environment["PYTHONPATH"] = str(tree)
     environment["AXLORA_VERILATOR_CFLAGS"] = "-O1"
     environment["MAKEFLAGS"] = "-- VM_PARALLEL_BUILDS=0"
-    environment["OBJCACHE"] = f"{sys.executable} -S {Path(__file__).with_name('objcache.py')}"
+    environment["OBJCACHE"] = f"{sys.executable} -S {ROOT / 'tests' / 'support' / 'objcache.py'}"
     environment["AXLORA_OBJECTS"] = str(tree.parent / "objects")
     environment["XDG_CACHE_HOME"] = str(tree / "cache" if own_simulators else tree.parent / "cache")
     return environment

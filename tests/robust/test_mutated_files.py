@@ -52,7 +52,7 @@ def test_some_mutated_files(tmp_path: Path) -> None:
     check(run(tmp_path, QUICK))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_thousand_mutated_files(tmp_path: Path) -> None:
     assert sum(SHARES.values()) == 1000
     check(run(tmp_path, SHARES))

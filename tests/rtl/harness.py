@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import os
 import pickle
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +58,8 @@ class Outcome:
 
 
 def _make(top: str, sources: list[Path], parameters: dict[str, Any]) -> tuple[Any, Path]:
-    key = hashlib.sha256(repr((top, sorted(parameters.items()), machine._BUILD_ARGS, sys.prefix)).encode())
+    options = (machine._BUILD_ARGS, machine._MAKE_ARGS)
+    key = hashlib.sha256(repr((top, sorted(parameters.items()), options, machine.tools())).encode())
     for path in sources:
         key.update(path.name.encode() + path.read_bytes())
     folder = machine.cache_folder() / f"{top}-{key.hexdigest()[:20]}"

@@ -14,7 +14,7 @@ from axlora.rtl.runner import Image, run_images
 WORK = [c.name for c in COUNTERS if c.unit not in ("cycles", "lane-cycles")]
 
 
-@pytest.mark.parametrize("name", ["test", "mac-4x2"])
+@pytest.mark.parametrize("name", ["test", pytest.param("mac-4x2", marks=pytest.mark.slow)])
 def test_random_pauses_move_time_only(name: str) -> None:
     cases = [random_case(seed, TARGETS[name]) for seed in range(4)]
     steady = [Image(c.memory, 0, c.registers, len(c.memory)) for c in cases]
@@ -37,7 +37,7 @@ def test_a_dump_is_a_part_of_the_memory() -> None:
     assert part.counters == whole.counters
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_waves_are_written(tmp_path: Path) -> None:
     case = random_case(0, TARGETS["test"])
     image = Image(case.memory, 0, case.registers, len(case.memory))

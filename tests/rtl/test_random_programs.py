@@ -124,12 +124,12 @@ def test_the_32_bit_clamp_is_symmetric() -> None:
     assert result.counters["saturations"] == 2
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [SMALL[0], *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL[1:])])
 def test_verilog_equals_simulator(name: str) -> None:
     _compare([random_case(seed, TARGETS[name]) for seed in range(PUSH_SEEDS)])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_verilog_equals_simulator_on_every_target_and_all_is_covered() -> None:
     """208 programs; every opcode of linears, every stall cause and the wrap of every semaphore occurs."""
     opcodes: Counter[str] = Counter()

@@ -16,7 +16,7 @@ PUSH_SEEDS = 6
 ALL_SEEDS = 40
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [SMALL[0], *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL[1:])])
 def test_rows_in_verilog_equal_the_simulator(name: str) -> None:
     _compare([row_case(seed, TARGETS[name]) for seed in range(PUSH_SEEDS)])
 
@@ -28,7 +28,7 @@ def test_a_vmap_reads_its_own_words_from_the_same_distance_on() -> None:
     _compare([overlapping_map(target, distance, rows).case() for distance in distances for rows in (1, 3)])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_rows_on_every_target_and_every_function_is_covered() -> None:
     seen: Counter[object] = Counter()
     for target in TARGETS.values():

@@ -63,7 +63,13 @@ def test_the_header_is_generated_from_the_tables() -> None:
     assert (FOLDER / "axlora_isa.vh").read_text() == verilog_header()
 
 
-@pytest.mark.parametrize("target", [*TARGETS.values(), *PRESETS, *EXTREMES], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(t, id=t.name, marks=pytest.mark.exhaustive if t.name == "largest machine" else ())
+        for t in (*TARGETS.values(), *PRESETS, *EXTREMES)
+    ],
+)
 def test_verilator_has_no_warning(target: Target) -> None:
     parameters = [f"-G{name}={value}" for name, value in target_parameters(target).items()]
     environment = os.environ | verilator_environment()

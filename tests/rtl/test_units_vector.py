@@ -16,6 +16,7 @@ ELEMENTS = 400
 BATCHES = 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [32, 48])
 def test_an_element_is_requantize(bits: int) -> None:
     """Accumulators of `bits`; |acc1 + bias| m1 and the adapter's term stay below 2^61, as the compiler proves."""

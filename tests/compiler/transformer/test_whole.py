@@ -151,9 +151,16 @@ def test_zcu104_with_adapter_and_pools() -> None:
     _compare(_encoder(PACKED, pools=(PoolKind.MEAN,)), Target.load("zcu104"), 20, 13, 4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("name", ["test", "zcu104", "ulx3s-85f", "edge-asic"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("test", marks=pytest.mark.slow),
+        pytest.param("zcu104", marks=pytest.mark.slow),
+        pytest.param("ulx3s-85f", marks=pytest.mark.exhaustive),
+        pytest.param("edge-asic", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_random_encoders(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     kind = {"norm": NormKind.LAYER, "function": Function.GELU} if seed % 2 else {}

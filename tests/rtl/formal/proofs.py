@@ -69,7 +69,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What sby said: PASS, FAIL, UNKNOWN or ERROR; the failed assertions' places; its whole output."""
+    """What sby said: PASS (of a proof: by induction), FAIL, UNKNOWN or ERROR; the failed assertions' places; its output."""
 
     status: str
     failed: tuple[str, ...] = field(default=())
@@ -142,14 +142,43 @@ PEEKS = (
 """Ports that show inner state to the checkers. They add no behaviour: an output that is a wire, a second read address."""
 
 
-def _changed(file: str, edits: tuple[Edit, ...]) -> str:
-    text = (RTL / file).read_text()
+def _changed(text: str, file: str, edits: tuple[Edit, ...]) -> str:
     for edit in edits:
         if edit.file == file:
             if text.count(edit.old) != 1:
                 raise ValueError(f"{file}: {edit.old!r} occurs {text.count(edit.old)} times, expected once")
             text = text.replace(edit.old, edit.new)
     return text
+
+
+def question(proof: Proof, fault: Fault | None = None, rtl: Path = RTL) -> dict[str, str]:
+    """All that sby reads, by file name: the changed copies, the checkers, the boxes, the header, and its own `proof.sby`.
+
+    Args:
+        proof: what to prove.
+        fault: a change of the copies; None leaves the machine as it is.
+        rtl: folder of the Verilog.
+    """
+    edits = (PEEKS if proof.peeks is None else proof.peeks) + (fault.edits if fault else ())
+    unused = {e.file for e in (fault.edits if fault else ())} - set(proof.files)
+    if unused:
+        raise ValueError(f"{proof.name} does not read {unused}")
+    checkers = (f"{proof.top}.v", *proof.checkers)
+    files = {file: _changed((rtl / file).read_text(), file, edits) for file in proof.files}
+    files |= {file: (HERE / file).read_text() for file in checkers}
+    files |= {file: (rtl / file).read_text() for file in (*proof.free, "axlora_isa.vh")}
+    mode, depth = ("bmc", fault.depth) if fault else ("prove", proof.depth)
+    parameters = " ".join(f"-chparam {name} {value}" for name, value in proof.parameters.items())
+    names = " ".join((*proof.files, *checkers))
+    script = [f"read_verilog -formal -sv {names}", f"hierarchy -check -top {proof.top} {parameters}"]
+    if proof.free:
+        script[1:1] = [f"read_verilog -lib {' '.join(proof.free)}"]
+        script += ["cutpoint -blackbox"]
+    script += ["proc -norom", f"prep -flatten -top {proof.top}"]
+    if fault and fault.assertion:
+        script += [f"chformal -assert -remove c:* c:{fault.assertion} %d"]
+    head = f"[options]\nmode {mode}\ndepth {depth}\n\n[engines]\nsmtbmc z3\n\n[script]\n"
+    return files | {"proof.sby": head + "".join(f"{line}\n" for line in [*script, "", "[files]", *files])}
 
 
 def _tools(folder: Path) -> Path:
@@ -171,42 +200,15 @@ def _tools(folder: Path) -> Path:
     return bin_folder
 
 
-def run(proof: Proof, folder: Path, fault: Fault | None = None) -> Verdict:
-    """Prove (unbounded: base case and induction), or, with a fault, look for a counterexample of at most its depth.
+def run(files: dict[str, str], folder: Path) -> Verdict:
+    """Ask sby: a proof (base case and induction), or, of a fault, a counterexample within its depth.
 
     Args:
-        proof: what to prove.
-        folder: an empty folder for the copies and sby's files.
-        fault: a change of the copies; None leaves the machine as it is.
+        files: of `question`.
+        folder: an empty folder for the files and what sby writes.
     """
-    edits = (PEEKS if proof.peeks is None else proof.peeks) + (fault.edits if fault else ())
-    unused = {e.file for e in (fault.edits if fault else ())} - set(proof.files)
-    if unused:
-        raise ValueError(f"{proof.name} does not read {unused}")
-    names = []
-    for file in proof.files:
-        (folder / file).write_text(_changed(file, edits))
-        names.append(file)
-    for file in (f"{proof.top}.v", *proof.checkers):
-        (folder / file).write_text((HERE / file).read_text())
-        names.append(file)
-    for file in proof.free:
-        (folder / file).write_text((RTL / file).read_text())
-    (folder / "axlora_isa.vh").write_text((RTL / "axlora_isa.vh").read_text())
-    mode, depth = ("bmc", fault.depth) if fault else ("prove", proof.depth)
-    parameters = " ".join(f"-chparam {name} {value}" for name, value in proof.parameters.items())
-    script = [f"read_verilog -formal -sv {' '.join(names)}", f"hierarchy -check -top {proof.top} {parameters}"]
-    if proof.free:
-        script[1:1] = [f"read_verilog -lib {' '.join(proof.free)}"]
-        script += ["cutpoint -blackbox"]
-    script += ["proc -norom", f"prep -flatten -top {proof.top}"]
-    if fault and fault.assertion:
-        script += [f"chformal -assert -remove c:* c:{fault.assertion} %d"]
-    (folder / "proof.sby").write_text(
-        f"[options]\nmode {mode}\ndepth {depth}\n\n[engines]\nsmtbmc z3\n\n[script]\n"
-        + "".join(f"{line}\n" for line in [*script, "", "[files]"])
-        + "".join(f"{folder / name}\n" for name in [*names, *proof.free, "axlora_isa.vh"])
-    )
+    for name, text in files.items():
+        (folder / name).write_text(text)
     environment = os.environ | {"PATH": f"{_tools(folder)}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         [str(Path(sys.executable).with_name("yowasp-sby")), "-f", "proof.sby"],
@@ -218,6 +220,8 @@ def run(proof: Proof, folder: Path, fault: Fault | None = None) -> Verdict:
     )
     log = done.stdout + done.stderr
     status = next((word for word in ("PASS", "FAIL", "UNKNOWN") if f"DONE ({word}" in log), "ERROR")
+    if status == "PASS" and "mode prove" in files["proof.sby"] and "successful proof by k-induction" not in log:
+        status = "UNKNOWN"
     failed = tuple(line.split("Assert failed in ", 1)[1] for line in log.splitlines() if "Assert failed in " in line)
     return Verdict(status, failed, log)
 
