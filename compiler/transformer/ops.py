@@ -37,6 +37,7 @@ class Function(Enum):
     SIGMOID = "sigmoid"
     TANH = "tanh"
     RELU = "relu"
+    HARD_SWISH = "hard_swish"
 
 
 @dataclass(frozen=True)

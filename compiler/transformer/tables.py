@@ -36,6 +36,7 @@ _REALS: dict[Function, tuple[Callable[[Float64], Float64], float]] = {
     Function.SIGMOID: (_sigmoid, 16.0),
     Function.TANH: (np.tanh, 8.0),
     Function.RELU: (lambda x: np.maximum(x, 0.0), 8.0),
+    Function.HARD_SWISH: (lambda x: x * np.clip(x + 3, 0.0, 6.0) / 6, 8.0),
 }
 """Each function, and the x beyond which it is a straight line to within 2**-19."""
 

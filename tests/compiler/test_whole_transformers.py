@@ -21,7 +21,7 @@ from axlora.compiler.frontend.merge import merge_graph
 from axlora.compiler.frontend.recognise import recognise
 from axlora.compiler.frontend.transformer import read_whole
 from axlora.compiler.transformer import real
-from axlora.compiler.transformer.ops import Attention, PoolKind, Transformer
+from axlora.compiler.transformer.ops import Apply, Attention, Function, PoolKind, Transformer
 from axlora.compiler.transformer.pipeline import Options, lower_whole, products
 from axlora.compiler.transformer.real import Product
 from axlora.isa.target import Target
@@ -233,6 +233,22 @@ def test_nothing_stays_on_the_host(file: str) -> None:
     assert np.linalg.norm(got - wanted) < 0.04 * np.linalg.norm(wanted)
     report = run.to_json()  # asserts the sums
     assert sum(layer.macs for layer in run.layers) == run.counters["macs"] == report["macs"]
+
+
+@pytest.mark.parametrize("kind", ["HardSwish", "Relu"])
+def test_other_activation_functions(kind: str) -> None:
+    """In GELU's place, against onnxruntime in float; HardSwish is a sum, a clip, a quotient and a product for TVM."""
+    proto = onnx.load(E.MODELS / "bert.dynamo.onnx")
+    for node in proto.graph.node:
+        if node.op_type == "Gelu":
+            node.op_type = kind
+            del node.attribute[:]
+    feed = _feed(1, 4, padded=True)
+    model, held = _recognised(onnx_reader.read(proto, _free(E.MODELS / "bert.dynamo.onnx"))[0])
+    wanted = {"HardSwish": Function.HARD_SWISH, "Relu": Function.RELU}[kind]
+    assert sum(isinstance(op, Apply) and op.function is wanted for op in model.operators) == E.LAYERS
+    for got, expected in zip(_evaluated(model, held, feed), _onnxruntime(proto.SerializeToString(), feed), strict=True):
+        assert np.abs(got - expected).max() < 2e-5 * max(1, np.abs(expected).max())
 
 
 COMPILED = [*(E.MODELS / f"{file}.onnx" for file in [*ENCODERS, *DECODERS[:2]]), *sorted(D.FOLDER.glob("*.onnx"))]
