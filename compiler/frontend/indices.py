@@ -1,7 +1,8 @@
 """Relax pass: indices as they are, without the importer's care for negative ones.
 
-`from_onnx` reads a row i of a table of n as where(i < 0, i + n, i). Token ids are never negative (a run refuses them), and a
-constant index is looked at as it is; without the detour a `take` reads the ids themselves, which recognition looks for.
+`from_onnx` reads a row i of a table of n as where(i < 0, i + n, i). Whoever picks rows by a model's ids takes care of negative
+ones before (`axlora.sequences`), and NumPy takes a constant index as it is. Without the detour a `take` reads the ids, which
+recognition looks for. The host part is imported without this pass.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from axlora.compiler.frontend.recognise import recognise
 from axlora.compiler.frontend.transformer import read_whole
 from axlora.compiler.transformer import real
 from axlora.compiler.transformer.ops import Attention, PoolKind, Transformer
-from axlora.compiler.transformer.pipeline import products
+from axlora.compiler.transformer.pipeline import Options, lower_whole, products
 from axlora.compiler.transformer.real import Product
 from axlora.isa.target import Target
 
@@ -233,6 +233,32 @@ def test_nothing_stays_on_the_host(file: str) -> None:
     assert np.linalg.norm(got - wanted) < 0.04 * np.linalg.norm(wanted)
     report = run.to_json()  # asserts the sums
     assert sum(layer.macs for layer in run.layers) == run.counters["macs"] == report["macs"]
+
+
+COMPILED = [*(E.MODELS / f"{file}.onnx" for file in [*ENCODERS, *DECODERS[:2]]), *sorted(D.FOLDER.glob("*.onnx"))]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("path", COMPILED, ids=lambda path: path.stem)
+def test_the_integer_module_equals_the_simulator(path: Path) -> None:
+    """Every output of the start, padding and the adapters of the directory beside the model too, bit for bit."""
+    folder, target = E.MODELS / path.stem.split(".")[0], Target.load("test")
+    adapters = {"a": folder} if folder.is_dir() else {}
+    free = _free(path)
+    program = axlora.compile(path, target, shapes=free, adapters=adapters, operators="all")
+    found = lower_whole(path, target, Options(adapters=adapters, lora_linears="used"), shapes=free)
+    module = found.integers(target.activation_bits)
+    feed = _feed(1, 4, padded=program.interface.mask is not None)
+    feed = {name: feed.get(name, value) % 32 for name, value in program.random_inputs(0).items()}
+    for adapter in (None, *adapters):
+        run = axlora.simulate(program, feed, adapter, timing=False)
+        rows, order, keys = program.interface.rows({name: value[0] for name, value in feed.items()})
+        outputs, _ = module.run(rows, 0, keys, adapter=program.default_adapter if adapter is None else adapter)
+        for result in program.interface.results:
+            expected = outputs[result.region][:, : result.width]
+            back = np.empty_like(expected)
+            back[order if len(expected) == TOKENS else slice(None)] = expected
+            np.testing.assert_array_equal(run.codes[result.name].reshape(back.shape), back)
 
 
 @pytest.mark.parametrize("path", sorted(D.FOLDER.glob("*.onnx")), ids=lambda path: path.stem)

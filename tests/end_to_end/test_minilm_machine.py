@@ -49,6 +49,11 @@ class Integers:
         _, fractions = lower(f.model, run, f.largest, self.steps, self.sizes, 8, f.image.context)
         return np.ldexp(run.output[0].astype(np.float64), -fractions[f.model.output])
 
+    @property
+    def fraction(self) -> int:
+        """Of the sentence vector."""
+        return self.found.image.fractions[self.found.model.output]
+
     def embeddings(self, feed: Feed, adapter: str | None) -> Rows:
         return np.stack([self.embedding(i, m, adapter) for i, m in zip(feed["input_ids"], feed["attention_mask"], strict=True)])
 
@@ -113,7 +118,7 @@ def test_accuracy_against_float(whole: Whole, integers: Callable[[], Integers], 
     [pytest.param("zcu104", marks=pytest.mark.slow), pytest.param("edge-asic", marks=pytest.mark.exhaustive)],
 )
 def test_the_simulator_equals_the_reference(whole: Whole, target: str) -> None:
-    """Passages of 1 to 64 tokens with padding, one batch under both adapters and the base: bit for bit."""
+    """Passages of 1 to 64 tokens with padding, one batch under both adapters and the base: bit for bit; LLVM's module too."""
     options = Options(adapters=whole.adapters, lora_linears="used")
     shapes, model = {"batch": 4, "sequence": TOKENS}, whole.folder / "minilm.onnx"
     program = axlora.compile(model, target, shapes=shapes, adapters=whole.adapters)
@@ -125,11 +130,14 @@ def test_the_simulator_equals_the_reference(whole: Whole, target: str) -> None:
     feed["attention_mask"] = (np.arange(TOKENS)[None] < length[:, None]).astype(np.int64)
     names = ["topic", None, "language", "topic"]
     run = axlora.simulate(program, feed, names, timing=False)
+    module = machine.found.integers(8)
     for row, name in enumerate(names):
         rows, _, keys = program.interface.rows({key: value[row] for key, value in feed.items()})
         assert keys == length[row]
         wanted = machine.vector(rows, keys, name)
         assert np.array_equal(run.outputs["embedding"][row], wanted.astype(np.float32))
+        compiled = module.run(rows, 0, keys, adapter=name)[0][0][0]
+        assert np.array_equal(np.ldexp(compiled.astype(np.float64), -machine.fraction), wanted)
 
 
 @pytest.mark.parametrize(

@@ -68,16 +68,18 @@ def test_64_greedy_tokens_equal_the_reference(adapter: str | None) -> None:
 
 
 def _same_tokens(adapter: str | None, prompt: bytes, count: int) -> None:
+    """Simulator, NumPy reference and the integer module that LLVM compiles."""
     options = {"adapters": {"prose": PROSE}}
     quantized = Quantized(ZCU104, model(), context=96, **options)
     program = axlora.compile(model(), ZCU104, generate=True, max_context=96, **options)
-    session, cache = program.session(adapter), Cache()
+    session, cache, compiled = program.session(adapter), Cache(), quantized.compiled(adapter)
     ids: list[int] = list(prompt)
     for _ in range(count):
         found = session.feed(ids)
         wanted, fraction = quantized.run(np.array(ids), cache, adapter)
         assert fraction == program.interface.output_fraction
         np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_array_equal(compiled.feed(np.array(ids)), wanted)
         ids = [int(wanted[-1].argmax())]
     tokens = [t.token for t in axlora.generate(program, list(prompt), max_new_tokens=3, adapter=adapter)]
     again = program.session(adapter)

@@ -77,7 +77,31 @@ class Quantized:
         _, fractions = lower(f.model, reference, f.largest, steps, outputs, bits, context)
         return reference.output, fractions[f.model.output]
 
+    def compiled(self, adapter: str | None) -> Compiled:
+        """The integer module with an empty cache."""
+        return Compiled(self, adapter)
+
     def logits(self, windows: Int64, adapter: str | None) -> npt.NDArray[np.float32]:
         """Logits [n, t, vocabulary] of windows [n, t]."""
         found = [self.run(ids, Cache(), adapter) for ids in windows]
         return np.stack([np.ldexp(values.astype(np.float64), -fraction) for values, fraction in found]).astype(np.float32)
+
+
+class Compiled:
+    """The integer module of a model, run by LLVM: one sequence."""
+
+    def __init__(self, quantized: Quantized, adapter: str | None) -> None:
+        self.found, self.adapter = quantized.found, adapter
+        self.module = self.found.integers(quantized.target.activation_bits)
+        self.length, self.cache = 0, self.module.empty()
+
+    def feed(self, ids: Int64) -> Int64:
+        """Integer logits [n, vocabulary] of tokens after those that are there, by starts as large as fit."""
+        image, found, done = self.found.image, [], 0
+        while done < len(ids):
+            count = max(n for n in image.programs if self.length % n == 0 and len(ids) - done >= n)
+            rows = to_fixed(self.found.model.embedding[ids[done : done + count]], image.input_fraction)
+            outputs, self.cache = self.module.run(rows, self.length, cache=self.cache, adapter=self.adapter)
+            found.append(outputs[0])
+            done, self.length = done + count, self.length + count
+        return np.concatenate(found)
