@@ -35,9 +35,9 @@ _WEIGHTS = (
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 PASSIVE = ("astype",)
 RESHAPES = ("reshape", "squeeze", "expand_dims")
-_MOVES = (*PASSIVE, *RESHAPES, "permute_dims", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d")
+_MOVES = (*PASSIVE, *RESHAPES, "sum", "permute_dims", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d")
 """Operators whose results have no other sign than their inputs."""
-_NOT_NEGATIVE = ("nn.relu", "nn.softmax", "sigmoid", "exp", "abs", "sqrt", "nn.softplus")
+_NOT_NEGATIVE = ("nn.relu", "nn.softmax", "sigmoid", "exp", "abs", "sqrt")
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Node:
     inputs: tuple[str, ...]
     """Tensors that it reads; constants have names too."""
     outputs: tuple[str, ...]
-    static: tuple[tuple[int, ...], ...]
-    """Arguments that are shapes or tuples of numbers."""
+    static: tuple[tuple[float, ...], ...]
+    """Arguments that are numbers, shapes or tuples of numbers."""
     attributes: Any
     """Relax's attributes of the call."""
     origin: int
@@ -101,8 +101,10 @@ def _with_all_tensors(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str
     return helper.make_model(every, opset_imports=model.opset_import, ir_version=model.ir_version), names
 
 
-def _static(argument: Any) -> tuple[int, ...] | None:
-    """A shape or a tuple of numbers as numbers; None for anything else."""
+def _static(argument: Any) -> tuple[float, ...] | None:
+    """A number, a shape or a tuple of numbers as numbers; None for anything else."""
+    if isinstance(argument, tvm.tirx.IntImm | tvm.tirx.FloatImm):
+        return (argument.value,)
     values = argument.values if isinstance(argument, relax.ShapeExpr) else getattr(argument, "fields", None)
     if values is None:
         return None
@@ -225,7 +227,7 @@ class Dataflow:
 
     def _node(self, value: Any, outputs: tuple[str, ...], origin: int, source: onnx.NodeProto) -> Node:
         inputs: list[str] = []
-        static: list[tuple[int, ...]] = []
+        static: list[tuple[float, ...]] = []
         if not isinstance(value, relax.Call):
             if isinstance(value, relax.Var):  # a binding that only renames
                 return Node("identity", (self._variables[value],), outputs, (), None, origin, source)
@@ -482,12 +484,28 @@ class Dataflow:
             return None
         return (limits.min - middle) * scale, (limits.max - middle) * scale
 
-    def _not_negative(self, name: str) -> bool:
-        """Whether an operator gives values that are never below zero, whatever moves them behind it."""
+    def _not_negative(self, name: str, depth: int = 16) -> bool:
+        """Whether a tensor's values are never below zero, by the operators that give it."""
+        constant = self.scalar(name)
+        if constant is not None:
+            return constant >= 0
         node = self.node_of(name)
-        while node is not None and node.op in _MOVES:
-            node = self.node_of(node.inputs[0])
-        return node is not None and node.op in _NOT_NEGATIVE
+        if node is None or not depth:
+            return False
+        match node.op:
+            case "clip":
+                return node.static[0][0] >= 0
+            case "maximum":
+                return any(self._not_negative(each, depth - 1) for each in node.inputs)
+            case "minimum" | "add":
+                return all(self._not_negative(each, depth - 1) for each in node.inputs)
+            case "multiply":
+                return node.inputs[0] == node.inputs[1] or all(self._not_negative(each, depth - 1) for each in node.inputs)
+            case "log":  # of 1 and more, as in Softplus
+                inside = self.node_of(node.inputs[0])
+                ones = [] if inside is None or inside.op != "add" else [self.scalar(each) for each in inside.inputs]
+                return any(one is not None and one >= 1 for one in ones) and self._not_negative(node.inputs[0], depth - 1)
+        return node.op in _NOT_NEGATIVE or (node.op in _MOVES and self._not_negative(node.inputs[0], depth - 1))
 
     def strip(self, name: str) -> str:
         """The tensor behind Q/DQ pairs that clamp nothing, casts and reshapes that keep the last dimension."""

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from axlora.compiler.errors import BadModel, UnsupportedOperator
-from axlora.compiler.frontend.found import Activation, WeightCodes
+from axlora.compiler.errors import BadModel
 
 _PASSIVE = ("Identity", "Cast")
 _MOVES = (*_PASSIVE, "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "MaxPool", "AveragePool", "GlobalAveragePool")
 """Operators whose results have no other sign than their inputs."""
 _NOT_NEGATIVE = ("Relu", "Softmax", "Sigmoid", "HardSigmoid", "Exp", "Abs", "Sqrt", "Softplus", "ReduceL1", "ReduceL2")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A constant weight of the graph."""
-
-    shape: tuple[int, int]
-    """[k, n], however the graph stores it."""
-    codes: WeightCodes | None
-    read: Callable[[], npt.NDArray[np.float64]]
-    """The reals [k, n]."""
-
-
-def _is_integer(value: npt.NDArray[Any]) -> bool:
-    return bool(np.issubdtype(value.dtype, np.integer)) or "int4" in str(value.dtype)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: float = 0) -> float:
@@ -54,7 +36,6 @@ class Graph:
     readers: dict[str, list[int]] = field(init=False)
     outputs: set[str] = field(init=False)
     _values: dict[str, onnx.TensorProto] = field(init=False)
-    _activations: dict[str, Activation] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         graph = self.model.graph
@@ -138,122 +119,10 @@ class Graph:
         value = self.real(name) if self._is_small(name) else None
         return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
-    def vector(self, name: str, n: int) -> npt.NDArray[np.float64] | None:
-        """A constant that broadcasts along a last dimension of n only, as [n]; a dequantized one too."""
-        value = self.real(name) if self._is_small(name) else None
-        if value is None or value.size not in (1, n) or (value.size > 1 and value.shape[-1] != n):
-            return None
-        return np.broadcast_to(value.reshape(-1), (n,)).copy()
-
     def _is_small(self, name: str) -> bool:
         """Not a matrix: cheap to look at."""
         shape = self._values[name].dims if name in self._values else self._shapes.get(name, ())
         return int(prod(shape)) <= max(shape, default=1)
-
-    def matrix(self, name: str, axis: int = 1) -> Matrix | None:
-        """A constant matrix with its codes if the file has them; None if it is not constant.
-
-        Args:
-            axis: dimension of the output columns, which scales run along.
-
-        Raises:
-            UnsupportedOperator: codes with scales that are not one a tensor or one a column.
-        """
-        node = self.node_of(name)
-        if node is not None and node.op_type == "Transpose" and len(self.shape(name)) == 2:
-            return self.matrix(node.input[0], 1 - axis)
-        codes = self._dequantized(name, axis)
-        if codes is not None:
-            k, n = codes.stored.shape
-            return Matrix((k, n), codes, lambda: codes.reals)
-        return self._floats(name, axis)
-
-    def _floats(self, name: str, axis: int) -> Matrix | None:
-        source: str | None = name
-        while source is not None and source not in self._values:
-            node = self.node_of(source)
-            source = node.input[0] if node is not None and node.op_type in (*_PASSIVE, "Transpose") else None
-        if source is None or self._values[source].data_type not in _FLOATS or len(self.shape(name)) != 2:
-            return None
-
-        def read() -> npt.NDArray[np.float64]:
-            value = self.constant(name)
-            assert value is not None
-            return (value if axis == 1 else value.T).astype(np.float64)
-
-        rows, columns = self.shape(name)
-        return Matrix((rows, columns) if axis == 1 else (columns, rows), None, read)
-
-    def _dequantized(self, name: str, axis: int) -> WeightCodes | None:
-        node = self.node_of(name)
-        if node is None or node.op_type != "DequantizeLinear":
-            return None
-        scale = self.constant(node.input[1])
-        if scale is None or self.constant(node.input[0]) is None:
-            return None
-        given = int(attribute(node, "axis", 1)) % 2
-        if attribute(node, "block_size") or (scale.size > 1 and (given != axis or scale.ndim > 1)):
-            where = node.name or name
-            raise UnsupportedOperator(
-                "weight scales are not one a tensor or one an output column", where, "quantize per output channel"
-            )
-        return self.codes(node.input[0], scale, node.input[2] if len(node.input) > 2 else "", axis)
-
-    def codes(self, name: str, scale: npt.NDArray[Any], zero_name: str, axis: int) -> WeightCodes | None:
-        """Constant integer weights with one scale, or one a column; None if they are not constant.
-
-        A negative scale is legal; its column's codes are mirrored, so that the scale is positive and the values are the same.
-
-        Args:
-            axis: dimension of the columns in the file; the result is [k, n].
-        """
-        raw = self.constant(name)
-        zero = self.constant(zero_name) if zero_name else np.zeros((), np.int64)
-        if raw is None or zero is None or raw.ndim != 2 or not _is_integer(raw):
-            return None
-        n = raw.shape[axis]
-        bits = 4 if "int4" in str(raw.dtype) else 8
-        if raw.dtype.itemsize > 1 or scale.size not in (1, n) or zero.size not in (1, n):
-            return None
-        low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-        wide = raw.astype(np.int16)
-        columns = np.broadcast_to(scale.astype(np.float64).reshape(-1), (n,)).copy()
-        zeros = np.broadcast_to(zero.astype(np.int64).reshape(-1), (n,)).copy()
-        zero_of = zeros if axis == 1 else zeros[:, None]
-        sign = np.where(columns < 0, -1, 1).astype(np.int16)  # (code - zero) * -scale = (zero - code) * scale
-        signs, columns = sign if axis == 1 else sign[:, None], np.abs(columns)
-        centred = (wide - zero_of.astype(np.int16)) * signs
-        if centred.min(initial=0) >= low and centred.max(initial=0) <= high:
-            stored, offset = centred.astype(np.int8), None
-        else:
-            shift, top = 0 if "uint" in str(raw.dtype) else -low, (1 << bits) - 1
-            stored = np.where(signs < 0, top - (wide + shift), wide + shift).astype(np.uint8)
-            offset = np.where(sign < 0, top - (zeros + shift), zeros + shift)
-        return WeightCodes(stored if axis == 1 else stored.T, columns, bits, offset)
-
-    def activation(self, codes: str) -> Activation | None:
-        """The activation whose codes a QuantizeLinear writes, or None if `codes` is not one (per tensor, constant scale)."""
-        if codes in self._activations:
-            return self._activations[codes]
-        node = self.node_of(codes)
-        if node is None or node.op_type != "QuantizeLinear" or len(node.input) < 3:
-            return None
-        scale, zero = self.scalar(node.input[1]), self.constant(node.input[2])
-        if scale is None or zero is None or zero.size != 1 or zero.dtype not in (np.int8, np.int16):
-            return None
-        if not np.isfinite(scale) or scale <= 0:
-            raise BadModel(f"scale is {scale}", node.name or codes, "calibrate the model again")
-        shown = [o for i in self.readers.get(codes, []) for o in self.nodes[i].output if o in self.outputs]
-        tensor = shown[0] if shown else node.input[0]
-        taken = {a.tensor for a in self._activations.values()}
-        name, count = tensor, 1
-        while name in taken:
-            count += 1
-            name = f"{tensor}#{count}"
-        bits = zero.dtype.itemsize * 8
-        found = Activation(name, codes, scale, int(zero.reshape(-1)[0]), bits)
-        self._activations[codes] = found
-        return found
 
     def codes_of(self, name: str) -> str | None:
         """The codes that a DequantizeLinear turns into `name`, if a QuantizeLinear of the same scale wrote them."""

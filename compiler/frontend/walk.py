@@ -40,6 +40,16 @@ _UNARY: dict[str, Callable[[Float64], Float64]] = {
     "nn.gelu": partial(tables.real, Function.GELU),
     "nn.gelu_tanh": partial(tables.real, Function.GELU_TANH),
 }
+_JOINS: dict[str, Callable[..., Float64]] = {
+    "add": np.add,
+    "subtract": np.subtract,
+    "multiply": np.multiply,
+    "divide": np.divide,
+    "power": np.power,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+}
+"""Arithmetic of two tensors."""
 
 
 @dataclass
@@ -97,7 +107,7 @@ class Walk(AttentionWalk, PoolWalk):
             result = inputs[0] if self.g.dtype(node.outputs[0]) == "float32" else None
         elif kind == "take" and isinstance(inputs[1], Ids):
             result = self.embed(node, inputs[0], inputs[1])
-        elif kind in ("add", "subtract", "multiply", "divide", "power", "where") and len(inputs) >= 2:
+        elif kind in (*_JOINS, "where") and len(inputs) >= 2:
             result = self.joined(node, kind, inputs)
         elif kind == "matmul":
             result = self.product(node, inputs[0], inputs[1])
@@ -107,7 +117,7 @@ class Walk(AttentionWalk, PoolWalk):
             result = replace(inputs[0], done=True)
         elif kind == "isnan" and isinstance(inputs[0], Scores) and inputs[0].done:
             result = Constant(np.zeros((1, 1, 1, 1), bool))  # a row sees itself, or a token: no softmax is empty
-        elif kind in _UNARY or kind == "negative":
+        elif kind in _UNARY or kind in ("negative", "clip"):
             result = self.unary(node, inputs[0])
         elif kind == "concat" and len(full := [x for x in inputs if not (isinstance(x, Constant) and x.value.size == 0)]) == 1:
             result = full[0]  # keys behind an empty cache
@@ -126,7 +136,7 @@ class Walk(AttentionWalk, PoolWalk):
         if kind == "where":
             return self.chosen(node, inputs)
         a, b = inputs
-        if isinstance(a, Constant | Probed) and kind in ("add", "multiply"):
+        if isinstance(a, Constant | Probed) and kind in ("add", "multiply", "maximum", "minimum"):
             a, b = b, a
         if isinstance(a, Constant) and kind in ("subtract", "divide"):
             return self.from_constant(kind, a.value.astype(np.float64), b)
@@ -187,8 +197,7 @@ class Walk(AttentionWalk, PoolWalk):
         if curve is None or c.size != 1:
             return None
         number, of = float(c.reshape(-1)[0]), curve.of
-        join = np.subtract if kind == "subtract" else np.divide
-        return Curve(curve.value, curve.shape, lambda t: join(number, of(t)))
+        return Curve(curve.value, curve.shape, lambda t: _JOINS[kind](number, of(t)))
 
     def unary(self, node: Node, x: Symbol) -> Symbol | None:
         if node.op == "negative":
@@ -196,7 +205,10 @@ class Walk(AttentionWalk, PoolWalk):
         curve = _as_curve(x)
         if curve is None:
             return None
-        inner, own = curve.of, _UNARY[node.op]
+        inner, own = curve.of, _UNARY.get(node.op)
+        if own is None:
+            (least,), (most,) = node.static
+            own = partial(np.clip, a_min=least, a_max=most)
         return Curve(curve.value, curve.shape, lambda t: own(inner(t)))
 
     def moved(self, node: Node, inputs: Sequence[Symbol]) -> View | dict[str, Symbol] | None:
@@ -258,23 +270,21 @@ def _as_curve(x: Symbol) -> Curve | None:
 def _both_curves(kind: str, a: Symbol, b: Symbol) -> Curve | None:
     """Two functions of the same value as one."""
     f, g = _as_curve(a), _as_curve(b)
-    if f is None or g is None or f.value != g.value or kind not in ("add", "subtract", "multiply", "divide"):
+    if f is None or g is None or f.value != g.value:
         return None
-    own, other = f.of, g.of
-    join = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide}[kind]
+    own, other, join = f.of, g.of, _JOINS[kind]
     return Curve(f.value, f.shape, lambda t: join(own(t), other(t)))
 
 
 def _scalar(kind: str, f: Callable[[Float64], Float64], c: float) -> Callable[[Float64], Float64]:
-    join = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide, "power": np.power}[kind]
-    return lambda t: join(f(t), c)
+    return lambda t: _JOINS[kind](f(t), c)
 
 
-def _slices(rank: int, parts: Sequence[Sequence[int]]) -> tuple[slice, ...]:
+def _slices(rank: int, parts: Sequence[Sequence[float]]) -> tuple[slice, ...]:
     """What a strided_slice takes: axes, begins, ends, and strides or none."""
     axes, starts, ends = parts[:3]
     steps = parts[3] if len(parts) > 3 else [1] * len(starts)
     out = [slice(None)] * rank
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        out[axis] = slice(start, end, step)
+        out[int(axis)] = slice(int(start), int(end), int(step))
     return tuple(out)

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
 from axlora.compiler.errors import UnsupportedOperator
-from axlora.compiler.frontend.graph import Graph
+from axlora.compiler.frontend.dataflow import Dataflow
 from axlora.compiler.frontend.scales import make_codes_signed
 
 TYPES: dict[str, tuple[Any, int, int]] = {
@@ -24,7 +24,7 @@ TYPES: dict[str, tuple[Any, int, int]] = {
 }
 
 
-def graph_of(codes: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, axis: int, signed: bool = False) -> Graph:
+def graph_of(codes: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, axis: int, signed: bool = False) -> Dataflow:
     """x times DequantizeLinear of the codes; `signed`: as the reader leaves it."""
     constants = {"codes": codes, "scale": scale, **({} if zero is None else {"zero": zero})}
     nodes = [
@@ -45,7 +45,7 @@ def graph_of(codes: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, axis
     )
     if signed:
         make_codes_signed(model)
-    return Graph(model)
+    return Dataflow(model)
 
 
 @st.composite
