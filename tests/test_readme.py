@@ -1,4 +1,4 @@
-"""Every command in README.md is run by a test, or by .ci/run, or by another test that is named here."""
+"""Every command in README.md is run by a test, or by .ci/run, or by another test that is named here; pages lead somewhere."""
 
 from __future__ import annotations
 
@@ -69,6 +69,29 @@ def test_the_python_example_runs(minilm: Path, sample: dict[str, np.ndarray]) ->
     exec(compile(code, "README.md", "exec"), {"x": sample})
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\((docs/[^)]*)\)", TEXT))
-def test_links_lead_somewhere(link: str) -> None:
-    assert (ROOT / link).exists()
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/results.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """Files, and headings of pages; a heading's anchor is its words in small letters, joined by hyphens."""
+    for link in re.findall(r"\]\(([^)]*)\)", (ROOT / page).read_text()):
+        if link.startswith("https:"):
+            continue
+        path, _, anchor = link.partition("#")
+        there = (ROOT / page).parent / path if path else ROOT / page
+        assert there.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", there.read_text(), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}, link
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/results.md"])
+def test_files_that_a_page_names_are_there(page: str) -> None:
+    """Words in code marks that begin with a folder of the checkout, as `tests/rtl`, or with one of them after a command."""
+    folders = {p.name for p in ROOT.iterdir() if p.is_dir()} - {"build"}
+    code = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.S))
+    named = {word for span in code for word in span.split() if "/" in word and word.split("/")[0] in folders}
+    assert named
+    for word in sorted(named):
+        assert list(ROOT.glob(word)), word

@@ -81,7 +81,7 @@ class Formulas:
         return self.cells[name]
 
     def over(self, name: str, f: int, operands: Sequence[str]) -> Cells:
-        """As `out`, in the room of an operand that is not read again, if there is one."""
+        """As `out`, in place over an operand whose last read this is, if there is one."""
         self.fractions[name] = f
         old = next((x for x in operands if x in self.dying), None)
         if old is None:

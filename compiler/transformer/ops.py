@@ -18,7 +18,7 @@ Float64 = npt.NDArray[np.float64]
 
 
 class NormKind(Enum):
-    """What is taken off, and what it is divided by."""
+    """Kind of normalization: what is subtracted and what divides."""
 
     RMS = "rms"
     """y = x / sqrt(mean(x^2) + eps) * gain (Zhang and Sennrich, arXiv:1910.07467)."""
@@ -133,7 +133,7 @@ class Attention:
 
 
 class PoolKind(Enum):
-    """How one row is made of all."""
+    """Kind of pooling: how one row is made of all rows."""
 
     FIRST = "first"
     """The first token's."""

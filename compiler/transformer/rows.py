@@ -65,28 +65,28 @@ class Rows(Protocol):
         """Select each group of the block's rows in turn: what is done then is done to it. Linears take the whole block."""
 
     def operator(self, number: int) -> None:
-        """What comes is for this operator of the model."""
+        """Count what follows as operator `number` of the model."""
 
     def value(self, name: str, width: int) -> Cells:
-        """Room for a value."""
+        """Allocate a value of `width` features for the block's rows."""
 
     def temporary(self, name: str, width: int) -> Cells:
-        """Room for a value of one group."""
+        """Allocate a value of `width` features for the rows of one group."""
 
     def one_row(self, name: str, width: int) -> Cells:
-        """Room for a value of one row in all that blocks add to; zeros at first."""
+        """Allocate a value of one row that all blocks add to; it begins as zeros."""
 
     def take_over(self, name: str, cells: Cells) -> Cells:
-        """A value in the room of one of the same width that is not read again."""
+        """Allocate `name` in place over `cells`, whose last read this is; both have one width."""
 
     def free(self, cells: Cells) -> None:
-        """The value is not read again."""
+        """Give back the cells of a value that is not read again."""
 
     def spill(self, cells: Cells) -> None:
         """Keep the block's rows of a value in memory, for when the block is worked on again; gives its room back."""
 
     def restore(self, name: str, width: int) -> Cells:
-        """A value that was spilled."""
+        """Allocate a value that was spilled and read the block's rows of it from memory."""
 
     def forget(self, name: str) -> None:
         """No block of the value is restored again."""
