@@ -11,9 +11,9 @@ import numpy as np
 
 from axlora.compiler.backend.link import Linked, OutputPlace, Tiling
 from axlora.compiler.layer import Lowered
-from axlora.compiler.transformer.lower import one_row, output_numbers, widths
-from axlora.compiler.transformer.ops import Linear, Output
-from axlora.compiler.transformer.pipeline import Generated
+from axlora.compiler.operators import Linear, Output
+from axlora.compiler.pipelines.transformers import Generated
+from axlora.compiler.rows.lower import one_row, output_numbers, widths
 from axlora.isa.assembly import encode_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS
 from axlora.isa.target import Target

@@ -10,13 +10,13 @@ from typing import Any
 
 import onnx
 
+from axlora.compiler.backend.build_image import PREFILL
 from axlora.compiler.backend.link import link
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
 from axlora.compiler.frontend.onnx_reader import input_types, takes_ids, with_fixed_inputs
-from axlora.compiler.passes.pipeline import lower
 from axlora.compiler.passes.placement import computes_on_host
-from axlora.compiler.transformer.build import PREFILL
-from axlora.compiler.transformer.pipeline import lower_generator, lower_whole
+from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.pipelines.transformers import lower_generator, lower_whole
 from axlora.isa.target import Target
 
 from .building import generator_program, linears_program, whole_program

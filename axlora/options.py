@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadAdapter, BadModel
-from axlora.compiler.transformer.pipeline import Options
+from axlora.compiler.pipelines.transformers import Options
 
 from .choice import ADAPTER_NAME
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.transformer.pipeline import order_of
+from axlora.compiler.pipelines.transformers import order_of
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.positions import position_registers
 

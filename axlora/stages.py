@@ -13,8 +13,8 @@ import onnx
 from axlora.compiler.boundary import Quantized, quantize, restore, token_rows
 from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend.embeddings import Table, tables_of
-from axlora.compiler.frontend.graph import Graph
-from axlora.compiler.frontend.operators import named
+from axlora.compiler.frontend.onnx_graph import Graph
+from axlora.compiler.frontend.supported import named
 from axlora.compiler.frontend.tvm_import import refused
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.regions import region_bytes, region_codes, token_words

@@ -11,7 +11,7 @@ import onnx
 import tvm
 from onnx import helper, numpy_helper
 
-from axlora.compiler.frontend.cut import live, stages_after
+from axlora.compiler.frontend.host_graph import live, stages_after
 from axlora.compiler.frontend.tvm_import import compiled, import_onnx, merged, refused
 from axlora.compiler.layer import Host
 

@@ -10,16 +10,15 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from axlora.compiler.backend.pack import adapter_offsets
+from axlora.compiler.backend.plan import Plan, Shape, WeightHalves, adapter_lines, output_bytes, u_lines
+from axlora.compiler.backend.roll import roll, roll_blocks
+from axlora.compiler.layer import Linear
 from axlora.isa.assembly import make
 from axlora.isa.instruction import Instruction
 from axlora.isa.opcodes import UBUF_BIT, Buffer, Opcode
 from axlora.isa.regions import slot_registers
 from axlora.isa.target import Target
-
-from ..layer import Linear
-from .pack import adapter_offsets
-from .plan import Plan, Shape, WeightHalves, adapter_lines, output_bytes, u_lines
-from .roll import roll, roll_blocks
 
 WEIGHTS, INPUT, PARAMETERS = 0, 1, 2
 WEIGHTS_FREE, INPUT_FREE, ACC_READY, ADAPTER_FREE = 4, 5, 6, 7

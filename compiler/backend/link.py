@@ -9,6 +9,19 @@ from dataclasses import dataclass, replace
 import networkx as nx
 import numpy as np
 
+from axlora.compiler.backend.emit import Emitter, Places
+from axlora.compiler.backend.pack import (
+    adapter_bytes,
+    adapter_offsets,
+    base_records,
+    ones_line,
+    scale_lines,
+    weight_codes,
+    weight_lines,
+)
+from axlora.compiler.backend.plan import Plan, Shape, WeightHalves, make_plan, output_bytes
+from axlora.compiler.errors import BadModel, DoesNotFit
+from axlora.compiler.layer import Adapter, Int64, Linear, Lowered
 from axlora.isa.assembly import encode_program
 from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction
@@ -16,12 +29,6 @@ from axlora.isa.legality import check_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS, Opcode
 from axlora.isa.regions import padded, slot_values
 from axlora.isa.target import Target
-
-from ..errors import BadModel, DoesNotFit
-from ..layer import Adapter, Int64, Linear, Lowered
-from .emit import Emitter, Places
-from .pack import adapter_bytes, adapter_offsets, base_records, ones_line, scale_lines, weight_codes, weight_lines
-from .plan import Plan, Shape, WeightHalves, make_plan, output_bytes
 
 ALIGN = 64
 LINE = 64 // INSTRUCTION_BYTES

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from axlora.compiler.backend.plan import Plan, Shape
+from axlora.compiler.layer import Adapter, Codes, Linear, Records
 from axlora.isa.formats import Format, pack, unpack
 from axlora.isa.regions import padded
 from axlora.isa.target import Target
-
-from ..layer import Adapter, Codes, Linear, Records
-from .plan import Plan, Shape
 
 Int64 = npt.NDArray[np.int64]
 

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from axlora.compiler.errors import DoesNotFit
+from axlora.compiler.layer import Linear
 from axlora.isa.formats import Format
 from axlora.isa.target import Target
 from axlora.timing.matrix import cache_index, matmul_setup, matmul_timing
-
-from ..errors import DoesNotFit
-from ..layer import Linear
 
 MAX_CHUNK = 7
 """Token groups of a chunk: matrix may run two chunks ahead of vector, and a semaphore counts to 15."""

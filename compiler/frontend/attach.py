@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import onnx
+
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.layer import By
 
@@ -28,6 +30,15 @@ ALIASES = {"attn": "self_attn", "feed_forward": "mlp"}
 """Components that exporters rename (ONNX Runtime GenAI writes attn for self_attn)."""
 _OPERATOR = re.compile(r"(Fused)?(MatMul|Gemm)(Integer|NBits)?(_\d+)?")
 """Last component of a node's path: the operator, not a module."""
+
+
+def scope_of(node: onnx.NodeProto) -> list[str]:
+    """The module that PyTorch's scope metadata names: the innermost but the operator's own."""
+    for entry in node.metadata_props:
+        if entry.key == "pkg.torch.onnx.name_scopes":
+            scopes = [s.strip(" '\"") for s in entry.value.strip("[]").split(",")]
+            return [s for s in reversed(scopes[:-1] or scopes) if s][:1]
+    return []
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import onnx
 from onnx import helper
 
 from axlora.compiler.errors import BadModel
-from axlora.compiler.frontend.cut import cut
-from axlora.compiler.frontend.found import Activation, FoundLinear
-from axlora.compiler.frontend.graph import Graph
+from axlora.compiler.frontend.host_graph import cut
+from axlora.compiler.frontend.onnx_graph import Graph
+from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.host import HostPart, Values
 
 Float64 = npt.NDArray[np.float64]

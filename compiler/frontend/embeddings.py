@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.frontend.attach import ModulePath, module_path
-from axlora.compiler.frontend.graph import Graph
+from axlora.compiler.frontend.attach import ModulePath, module_path, scope_of
 from axlora.compiler.frontend.held import Held
-from axlora.compiler.frontend.recognise import scope_of
+from axlora.compiler.frontend.onnx_graph import Graph
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import onnx
 from onnx import defs
 
 from axlora.compiler.frontend.fold import infer_shapes
-from axlora.compiler.frontend.operators import is_expanded, opset
+from axlora.compiler.frontend.supported import is_expanded, opset
 
 _DEPTH = 4
 """Rounds: a definition may use operators that have definitions themselves."""

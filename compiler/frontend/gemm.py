@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from axlora.compiler.frontend.graph import attribute
+from axlora.compiler.frontend.onnx_graph import attribute
 
 
 def _is_plain(node: onnx.NodeProto) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.frontend.found import FoundLinear
+from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.layer import Linear
 
 Float64 = npt.NDArray[np.float64]

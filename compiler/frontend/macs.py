@@ -7,7 +7,7 @@ from math import prod
 
 import onnx
 
-from axlora.compiler.frontend.graph import attribute
+from axlora.compiler.frontend.onnx_graph import attribute
 
 Shape = tuple[int, ...]
 MULTIPLYING = ("MatMul", "Gemm", "MatMulInteger", "Conv", "ConvInteger", "ConvTranspose", "Einsum")

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.frontend.embeddings import Table
-from axlora.compiler.frontend.found import FoundLinear
 from axlora.compiler.frontend.held import of_found
 from axlora.compiler.frontend.peft import PeftLora
+from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.frontend.resolve import Matching, resolve
 
 Float64 = npt.NDArray[np.float64]

@@ -17,11 +17,11 @@ from axlora.compiler.frontend.fixed_inputs import fix_inputs
 from axlora.compiler.frontend.fold import fold, infer_shapes
 from axlora.compiler.frontend.gemm import plain_gemms
 from axlora.compiler.frontend.host_ops import prepare
-from axlora.compiler.frontend.operators import refuse_operators, refuse_unknown_shapes
 from axlora.compiler.frontend.precision import in_float32, to_float32
 from axlora.compiler.frontend.scales import check_scales, drop_infinite, make_codes_signed
 from axlora.compiler.frontend.sizes import check_sizes, check_values
 from axlora.compiler.frontend.storage import Aside, check
+from axlora.compiler.frontend.supported import refuse_operators, refuse_unknown_shapes
 from axlora.compiler.frontend.tensors import check_inputs
 from axlora.compiler.frontend.unfuse import unfuse
 

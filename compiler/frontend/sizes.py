@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from axlora.compiler.errors import BadModel
-from axlora.compiler.frontend.cut import stages_after
+from axlora.compiler.frontend.host_graph import stages_after
 from axlora.compiler.frontend.tensors import check_data, inner_tensors
 from axlora.compiler.layer import Host
 

@@ -18,7 +18,7 @@ from tvm.relax.frontend.onnx import from_onnx
 
 from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.frontend.bounds import bound_indices
-from axlora.compiler.frontend.operators import named
+from axlora.compiler.frontend.supported import named
 
 LLVM: dict[str, Any] = {"kind": "llvm"}
 """The baseline CPU."""

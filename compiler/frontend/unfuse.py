@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from axlora.compiler.frontend.graph import attribute
+from axlora.compiler.frontend.onnx_graph import attribute
 
 _DOMAIN = "com.microsoft"
 

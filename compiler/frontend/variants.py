@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from axlora.compiler.frontend.embeddings import Table
-from axlora.compiler.frontend.found import FoundLinear
 from axlora.compiler.frontend.merge import merge_graph, merge_peft
+from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.frontend.resolve import Matching
 
 Linears = tuple[FoundLinear, ...]

@@ -10,9 +10,9 @@ import numpy as np
 
 from axlora.compiler.errors import BadAdapter, UnsupportedOperator
 from axlora.compiler.frontend.embeddings import Table
-from axlora.compiler.frontend.found import FoundLinear, GraphLora
 from axlora.compiler.frontend.held import of_found, of_linear
 from axlora.compiler.frontend.peft import PeftModule
+from axlora.compiler.frontend.recognised import FoundLinear, GraphLora
 from axlora.compiler.frontend.resolve import Matching, Resolved, resolve
 from axlora.compiler.layer import Adapter, By, Linear, Lowered, ModuleMatch
 from axlora.compiler.passes.quantize_adapter import Branch, quantize_adapter

@@ -13,7 +13,7 @@ from tvm import relax
 from tvm.relax.dpl import is_op, is_var, wildcard
 
 from axlora.compiler.layer import Linear, Lowered, Tensor
-from axlora.compiler.passes.emit import Emitter, LinearVars, emit_linear
+from axlora.compiler.passes.linear_calls import Emitter, LinearVars, emit_linear
 
 Expr = Any
 

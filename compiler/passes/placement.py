@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx
 
-from axlora.compiler.frontend.found import FoundLinear
-from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.macs import MULTIPLYING, macs
+from axlora.compiler.frontend.onnx_graph import Graph
+from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.layer import Placement
 
 _MOVES = {"QuantizeLinear": "float to codes at the boundary", "DequantizeLinear": "codes to float at the boundary"}

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.errors import BadModel, DoesNotFit
-from axlora.compiler.frontend.found import Activation, FoundLinear
+from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.layer import Codes, Grid, Int64, Linear, Records
 from axlora.compiler.passes.offsets import rows_needed, with_offset_rows
 from axlora.isa.formats import Format

@@ -14,8 +14,8 @@ import tvm
 from axlora.compiler.dump import Dump
 from axlora.compiler.frontend.canonical import canonical
 from axlora.compiler.frontend.tvm_import import compiled, import_onnx
-from axlora.compiler.integer_graph import parameters
 from axlora.compiler.layer import Int64, Lowered
+from axlora.compiler.passes.linear_calls import parameters
 from axlora.compiler.passes.lower_linears import lower_linears
 from axlora.compiler.passes.partition import flatten, linears_of, partition
 

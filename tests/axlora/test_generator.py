@@ -21,10 +21,10 @@ import axlora
 from axlora.adapters import add_adapter, pin_adapter, remove_adapter
 from axlora.cli import main
 from axlora.compiler.layer import Linear
-from axlora.compiler.transformer import reference
-from axlora.compiler.transformer.lower import lower
-from axlora.compiler.transformer.ops import Function, NormKind
-from axlora.compiler.transformer.pipeline import Generated, Options, lower_generator
+from axlora.compiler.operators import Function, NormKind
+from axlora.compiler.pipelines.transformers import Generated, Options, lower_generator
+from axlora.compiler.reference import numpy_rows
+from axlora.compiler.rows.lower import lower
 from axlora.generator import generate
 from axlora.inputs import BadInput
 
@@ -72,7 +72,7 @@ def _greedy(lowered: Generated, program: axlora.Program, prompt: Sequence[int], 
     outputs = {name: linear.n for name, linear in linears.items()}
     ids, host = list(prompt), program.interface
     for _ in range(count):
-        rows = reference.Reference(linears, [adapter] * len(ids), reference.Cache(), 8, host.embed({host.ids: ids}))
+        rows = numpy_rows.Reference(linears, [adapter] * len(ids), numpy_rows.Cache(), 8, host.embed({host.ids: ids}))
         lower(lowered.model, rows, lowered.largest, steps, outputs, 8, lowered.image.context)
         ids.append(int(np.argmax(rows.output[-1])))
     return ids[len(prompt) :]

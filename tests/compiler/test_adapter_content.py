@@ -22,8 +22,8 @@ from axlora.adapters import add_adapter
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend.held import Held
 from axlora.compiler.frontend.peft import read_content
-from axlora.compiler.passes.pipeline import lower
-from axlora.compiler.reference import Reference
+from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.reference.linears import Reference
 from axlora.isa.target import Target
 
 Write = Callable[..., Path]

@@ -21,7 +21,7 @@ from axlora.compiler.frontend.attach import ALIASES, MARKS, ROOTS, WRAPPERS, can
 from axlora.compiler.frontend.held import Candidate, Held
 from axlora.compiler.frontend.resolve import Matching, Resolved, resolve
 from axlora.compiler.layer import By
-from axlora.compiler.passes.pipeline import lower
+from axlora.compiler.pipelines.linears import lower
 from axlora.isa.target import Target
 
 Write = Callable[..., Path]

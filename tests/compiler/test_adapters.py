@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend import onnx_reader
-from axlora.compiler.frontend.found import Activation, FoundLinear
 from axlora.compiler.frontend.held import Candidate, of_found
 from axlora.compiler.frontend.peft import read_content, read_peft
-from axlora.compiler.frontend.recognise import recognise
+from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.frontend.resolve import resolve
 from axlora.compiler.layer import Linear
 from axlora.compiler.passes.adapters import add_adapter
-from axlora.compiler.passes.pipeline import lower
 from axlora.compiler.passes.quantize_adapter import Branch, quantize_adapter
 from axlora.compiler.passes.quantize_linear import quantize_linear
+from axlora.compiler.passes.recognise_linears import recognise
+from axlora.compiler.pipelines.linears import lower
 from axlora.isa import numerics
 from axlora.isa.target import Target
 

@@ -16,13 +16,13 @@ from safetensors.numpy import load_file, save_file
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.calibrate import ranges
-from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.merge import merge_graph
-from axlora.compiler.frontend.recognise import recognise
+from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.resolve import Matching
 from axlora.compiler.frontend.variants import variants
-from axlora.compiler.passes.pipeline import lower
-from axlora.compiler.reference import Reference
+from axlora.compiler.passes.recognise_linears import recognise
+from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.reference.linears import Reference
 from axlora.isa.target import Target
 
 K, M, N, T, RANK = 16, 20, 12, 6, 2

@@ -11,10 +11,10 @@ import pytest
 import axlora
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.merge import merge_graph
-from axlora.compiler.frontend.recognise import recognise
-from axlora.compiler.frontend.transformer import read_transformer
-from axlora.compiler.transformer.pipeline import products
-from axlora.compiler.transformer.real import embed, evaluate
+from axlora.compiler.passes.recognise_linears import recognise
+from axlora.compiler.passes.recognise_transformer import read_transformer
+from axlora.compiler.pipelines.transformers import products
+from axlora.compiler.rows.float_forms import embed, evaluate
 
 FILES = sorted(D.FOLDER.glob("*.onnx"))
 IDS = np.random.default_rng(0).integers(0, D.VOCABULARY, 20)

@@ -16,12 +16,12 @@ from exported_runs import FREE, path_of, run
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.attach import find_linear
-from axlora.compiler.frontend.dataflow import Dataflow
-from axlora.compiler.frontend.found import FoundLinear
 from axlora.compiler.frontend.peft import read_peft
-from axlora.compiler.frontend.recognise import recognise
+from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.frontend.tvm_import import compiled, import_onnx
 from axlora.compiler.layer import Codes, Linear, Records
+from axlora.compiler.passes.dataflow import Dataflow
+from axlora.compiler.passes.recognise_linears import recognise
 from axlora.isa.formats import Format
 
 FILES = [f"{case.name}.{exporter}" for case in E.CASES for exporter in case.exporters]

@@ -20,11 +20,11 @@ import axlora
 import axlora.compiling
 from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
-from axlora.compiler.frontend.graph import Graph
 from axlora.compiler.frontend.macs import macs
-from axlora.compiler.frontend.recognise import recognise
-from axlora.compiler.passes.pipeline import lower
+from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.passes.placement import computes_on_host, place
+from axlora.compiler.passes.recognise_linears import recognise
+from axlora.compiler.pipelines.linears import lower
 from axlora.isa.target import Target
 
 TOKENS = 8

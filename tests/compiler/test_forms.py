@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 
 from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend import onnx_reader
-from axlora.compiler.frontend.found import FoundLinear
-from axlora.compiler.frontend.recognise import recognise
+from axlora.compiler.frontend.recognised import FoundLinear
+from axlora.compiler.passes.recognise_linears import recognise
 
 K, N, R, T = 24, 20, 4, 6
 

@@ -10,8 +10,8 @@ import onnxruntime as ort
 import pytest
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
-from axlora.compiler.passes.pipeline import lower
-from axlora.compiler.reference import Reference
+from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.reference.linears import Reference
 from axlora.isa.target import Target
 
 K, N, R, T = 24, 20, 4, 6

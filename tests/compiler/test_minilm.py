@@ -10,11 +10,11 @@ import onnxruntime as ort
 import pytest
 
 from axlora.compiler.boundary import quantize
-from axlora.compiler.integer_graph import IntegerGraph
 from axlora.compiler.layer import Linear, Lowered
-from axlora.compiler.passes.pipeline import lower
 from axlora.compiler.passes.relax_linears import lower_to_relax
-from axlora.compiler.reference import Reference
+from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.reference.integer_graph import IntegerGraph
+from axlora.compiler.reference.linears import Reference
 from axlora.isa import numerics
 from axlora.isa.target import Target
 

@@ -18,14 +18,14 @@ import axlora
 from axlora.adapters import add_adapter
 from axlora.compiler.boundary import quantize
 from axlora.compiler.frontend import onnx_reader
-from axlora.compiler.frontend.graph import Graph
-from axlora.compiler.frontend.one_sided import one_sided
+from axlora.compiler.frontend.one_sided_inputs import one_sided
+from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.layer import Codes
-from axlora.compiler.passes import pipeline
 from axlora.compiler.passes.offsets import fitted, rows_needed, with_offset_rows
-from axlora.compiler.passes.pipeline import lower
 from axlora.compiler.passes.quantize_linear import quantize_weight
-from axlora.compiler.reference import Reference
+from axlora.compiler.pipelines import linears as pipeline
+from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.reference.linears import Reference
 from axlora.isa.formats import Format
 from axlora.isa.target import Target
 

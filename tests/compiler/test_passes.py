@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import axlora
-from axlora.compiler.frontend import dataflow, tvm_import
-from axlora.compiler.passes import relax_linears
+from axlora.compiler.frontend import tvm_import
+from axlora.compiler.passes import dataflow, relax_linears
 
 SHAPES = {"batch": 1, "sequence": 8}
 IDS = {"input_ids": np.arange(8)[None], "attention_mask": np.ones((1, 8), np.int64)}

@@ -17,11 +17,11 @@ from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.merge import merge_graph
 from axlora.compiler.frontend.precision import to_float32
-from axlora.compiler.frontend.recognise import recognise
-from axlora.compiler.frontend.transformer import read_transformer
-from axlora.compiler.transformer import real
-from axlora.compiler.transformer.ops import Apply, Attention, Function, Norm, NormKind, Transformer
-from axlora.compiler.transformer.pipeline import products
+from axlora.compiler.operators import Apply, Attention, Function, Norm, NormKind, Transformer
+from axlora.compiler.passes.recognise_linears import recognise
+from axlora.compiler.passes.recognise_transformer import read_transformer
+from axlora.compiler.pipelines.transformers import products
+from axlora.compiler.rows import float_forms
 
 TOKENS = 16
 FREE = {"batch": 1, "sequence": TOKENS}
@@ -36,7 +36,7 @@ def _read(file: str) -> onnx.ModelProto:
     return onnx_reader.read(E.MODELS / f"{file}.onnx", FREE)[0]
 
 
-def _recognised(proto: onnx.ModelProto) -> tuple[Transformer, dict[str, real.Product]]:
+def _recognised(proto: onnx.ModelProto) -> tuple[Transformer, dict[str, float_forms.Product]]:
     g, found = recognise(proto)
     return read_transformer(g, found, "model"), products(merge_graph(found))
 
@@ -101,7 +101,7 @@ def test_the_recognised_model_has_onnxruntimes_logits(file: str) -> None:
     for seed in range(3):
         ids = np.random.default_rng(seed).integers(0, E.VOCAB, TOKENS)
         wanted = _logits(plain, ids)
-        got = real.evaluate(model, real.embed(model, {"input_ids": ids}), products)[model.output]
+        got = float_forms.evaluate(model, float_forms.embed(model, {"input_ids": ids}), products)[model.output]
         assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
 
 
@@ -125,7 +125,7 @@ def test_positions_are_scaled_with_the_embeddings() -> None:
     np.testing.assert_allclose(model.positions, 3 * plain.positions)
     ids = np.random.default_rng(0).integers(0, E.VOCAB, TOKENS)
     wanted = _logits(proto.SerializeToString(), ids)
-    got = real.evaluate(model, real.embed(model, {"input_ids": ids}), products)[model.output]
+    got = float_forms.evaluate(model, float_forms.embed(model, {"input_ids": ids}), products)[model.output]
     assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
 
 

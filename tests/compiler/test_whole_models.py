@@ -15,9 +15,9 @@ from exported_runs import FREE, path_of, run
 from safetensors.numpy import save_file
 
 from axlora.compiler.errors import BadAdapter, BadModel
-from axlora.compiler.frontend.cut import stages
-from axlora.compiler.passes.pipeline import lower
-from axlora.compiler.reference import Reference
+from axlora.compiler.frontend.host_graph import stages
+from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.reference.linears import Reference
 from axlora.isa import numerics
 from axlora.isa.target import Target
 

@@ -18,12 +18,12 @@ import axlora
 from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.merge import merge_graph
-from axlora.compiler.frontend.recognise import recognise
-from axlora.compiler.frontend.transformer import read_whole
-from axlora.compiler.transformer import real
-from axlora.compiler.transformer.ops import Apply, Attention, Function, PoolKind, Transformer
-from axlora.compiler.transformer.pipeline import Options, lower_whole, products
-from axlora.compiler.transformer.real import Product
+from axlora.compiler.operators import Apply, Attention, Function, PoolKind, Transformer
+from axlora.compiler.passes.recognise_linears import recognise
+from axlora.compiler.passes.recognise_transformer import read_whole
+from axlora.compiler.pipelines.transformers import Options, lower_whole, products
+from axlora.compiler.rows import float_forms
+from axlora.compiler.rows.float_forms import Product
 from axlora.isa.target import Target
 
 TOKENS = 16
@@ -69,7 +69,7 @@ def _evaluated(model: Transformer, held: dict[str, Product], feed: dict[str, np.
     mask = feed[model.mask][0] if model.mask else np.ones(TOKENS, np.int64)
     order, keys = np.argsort(mask == 0, kind="stable"), int(mask.sum())
     ids = {x.input: feed[x.input][0] for x in model.lookups}
-    values = real.evaluate(model, real.embed(model, ids, order), held, keys)
+    values = float_forms.evaluate(model, float_forms.embed(model, ids, order), held, keys)
     found = []
     for output in model.outputs:
         y = values[output.value]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import axlora
-from axlora.compiler.passes.pipeline import lower
-from axlora.compiler.reference import Reference
+from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.reference.linears import Reference
 from axlora.isa.target import Target
 
 ADAPTERS = ("law", "med")

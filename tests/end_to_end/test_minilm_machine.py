@@ -10,10 +10,10 @@ import pytest
 from whole_minilm import TASKS, Feed, Whole
 
 import axlora
-from axlora.compiler.transformer import reference
-from axlora.compiler.transformer.lower import lower
-from axlora.compiler.transformer.pipeline import Generated, Options, lower_whole
-from axlora.compiler.transformer.real import embed
+from axlora.compiler.pipelines.transformers import Generated, Options, lower_whole
+from axlora.compiler.reference import numpy_rows
+from axlora.compiler.rows.float_forms import embed
+from axlora.compiler.rows.lower import lower
 from axlora.isa.numerics import to_fixed
 from axlora.isa.target import Target
 
@@ -45,7 +45,7 @@ class Integers:
     def vector(self, rows: Rows, keys: int, adapter: str | None) -> Rows:
         """The same from rows of embeddings in fixed point, padding last."""
         f = self.found
-        run = reference.Reference(self.linears, [adapter] * len(rows), reference.Cache(), 8, rows, keys)
+        run = numpy_rows.Reference(self.linears, [adapter] * len(rows), numpy_rows.Cache(), 8, rows, keys)
         _, fractions = lower(f.model, run, f.largest, self.steps, self.sizes, 8, f.image.context)
         return np.ldexp(run.output[0].astype(np.float64), -fractions[f.model.output])
 

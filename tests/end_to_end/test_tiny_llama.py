@@ -9,10 +9,10 @@ import pytest
 from tiny_llama import PROSE, Quantized, model, with_outliers
 
 import axlora
-from axlora.compiler.transformer.build import build
-from axlora.compiler.transformer.lower import lower
-from axlora.compiler.transformer.ops import Add, Output
-from axlora.compiler.transformer.reference import Cache, Reference
+from axlora.compiler.backend.build_image import build
+from axlora.compiler.operators import Add, Output
+from axlora.compiler.reference.numpy_rows import Cache, Reference
+from axlora.compiler.rows.lower import lower
 from axlora.isa.numerics import to_fixed
 from axlora.isa.positions import position_registers
 from axlora.isa.regions import slot_values, token_words

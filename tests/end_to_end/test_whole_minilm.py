@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from whole_minilm import TASKS, Feed, Whole
 
 import axlora
-from axlora.compiler.passes.pipeline import lower
-from axlora.compiler.reference import Reference
+from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.reference.linears import Reference
 from axlora.isa.target import Target
 
 SHAPE = {"batch": 1, "sequence": 64}

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from axlora.compiler.transformer import pipeline
-from axlora.compiler.transformer.lower import lower
-from axlora.compiler.transformer.reference import Cache, Reference
+from axlora.compiler.pipelines import transformers
+from axlora.compiler.reference.numpy_rows import Cache, Reference
+from axlora.compiler.rows.lower import lower
 from axlora.isa.numerics import to_fixed
 from axlora.isa.target import Target
 
@@ -63,7 +63,7 @@ class Quantized:
 
     def __init__(self, target: Target, source: onnx.ModelProto, *, context: int, **options: Any) -> None:
         self.target = target
-        self.found = pipeline.lower_generator(source, target, pipeline.Options(**options), context=context)
+        self.found = transformers.lower_generator(source, target, transformers.Options(**options), context=context)
         self.linears = {li.name: li for li in self.found.lowered.linears}
 
     def run(self, ids: Int64, cache: Cache, adapter: str | None) -> tuple[Int64, int]:

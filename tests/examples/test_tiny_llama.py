@@ -18,10 +18,10 @@ from safetensors.numpy import load_file
 
 import axlora
 from axlora.compiler.frontend.attach import find_linear
-from axlora.compiler.frontend.found import FoundLinear
 from axlora.compiler.frontend.onnx_reader import read
 from axlora.compiler.frontend.peft import read_peft
-from axlora.compiler.frontend.recognise import recognise
+from axlora.compiler.frontend.recognised import FoundLinear
+from axlora.compiler.passes.recognise_linears import recognise
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]

@@ -8,4 +8,4 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS / "fpga"))
 sys.path.insert(0, str(TESTS / "rtl"))
-sys.path.insert(0, str(TESTS / "compiler" / "transformer"))
+sys.path.insert(0, str(TESTS / "compiler" / "rows"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_decoder import VOCABULARY, IntegerReference, Machine, Sizes, random_branches, random_decoder
 
-from axlora.compiler.transformer.ops import Function, NormKind
+from axlora.compiler.operators import Function, NormKind
 from axlora.isa.target import Target
 from axlora.rtl.runner import Image, run_images
 from axlora.sim.run import SimResult, run_image

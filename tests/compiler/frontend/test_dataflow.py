@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
 from axlora.compiler.errors import UnsupportedOperator
-from axlora.compiler.frontend.dataflow import Dataflow
 from axlora.compiler.frontend.scales import make_codes_signed
+from axlora.compiler.passes.dataflow import Dataflow
 
 TYPES: dict[str, tuple[Any, int, int]] = {
     "int8": (np.int8, -128, 127),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from axlora.compiler.frontend.masks import Mask, describe, kind_of_mask
+from axlora.compiler.passes.attention_masks import Mask, describe, kind_of_mask
 
 N = st.integers(2, 24)
 OTHER = "a mask of attention that is neither causal nor of padding"

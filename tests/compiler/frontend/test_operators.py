@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
-from axlora.compiler.frontend.operators import is_expanded
+from axlora.compiler.frontend.supported import is_expanded
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.example" : 1, "local" : 1]>'
 

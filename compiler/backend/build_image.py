@@ -1,0 +1,279 @@
+"""A lowered transformer as a memory image: weights, tables and caches placed, and a program for each number of rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+
+from axlora.compiler.backend.emit_attention import Emit
+from axlora.compiler.backend.emit_rows import Placed
+from axlora.compiler.backend.link import Tiling, check_accumulators, weights_of
+from axlora.compiler.backend.memory_layout import ALIGN, Memory
+from axlora.compiler.backend.pack import adapter_offsets
+from axlora.compiler.backend.plan import Plan, Shape
+from axlora.compiler.errors import BadModel, DoesNotFit
+from axlora.compiler.layer import Linear
+from axlora.compiler.operators import Attention, Transformer
+from axlora.compiler.rows.lower import lower
+from axlora.isa.assembly import encode_program
+from axlora.isa.instruction import Instruction
+from axlora.isa.legality import check_program
+from axlora.isa.opcodes import INSTRUCTION_BYTES
+from axlora.isa.regions import slot_values
+from axlora.isa.target import Target
+
+PREFILL = 32
+"""Rows of the largest prefill start, unless a user says otherwise: weights are read once for them, and the program grows."""
+Blocks = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A transformer for the machine. Memory: read-only data, programs, what changes, adapter blocks."""
+
+    data: bytes
+    programs: Mapping[int, tuple[Instruction, ...]]
+    """Rows of a start -> its instructions."""
+    owners: Mapping[int, tuple[int, ...]]
+    """Rows of a start -> the operator that each instruction works for."""
+    addresses: Mapping[int, int]
+    """Rows of a start -> byte address of its program."""
+    regions: Mapping[str, tuple[int, int]]
+    """What changes: name -> (address, bytes)."""
+    adapter_address: int
+    adapter_size: int
+    slots: int
+    rank: int
+    context: int
+    dim: int
+    half: int
+    """Elements of a row of the tables by position, padded; 0 without."""
+    input_fraction: int
+    fractions: Mapping[str, int]
+    """Output's value -> its fraction."""
+    input_words: int
+    """Words of a row of the input region."""
+    output_words: Mapping[int, int]
+    """Number of an output -> words of a row of its region."""
+    tilings: Mapping[str, Tiling]
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory with all adapter slots."""
+        return self.adapter_address + max(1, self.slots) * self.adapter_size
+
+
+def _plan(target: Target, linear: Linear, shape: Shape, fixed: int, groups: int) -> Plan:
+    """As many columns as the accumulators of `groups` groups of rows allow, cut into rows; a third of WBUF a tile.
+
+    Of one group the rows are whole: memory bounds it. Of more the matrix unit does, and wide rows reuse more products.
+
+    Raises:
+        BadModel: one unit of columns does not fit.
+    """
+    t, s = target, shape
+    lines = t.wbuf_lines // (3 if groups > 1 else 4) * 8 // s.storage
+    step = s.per_group or 1
+    least = step if groups > 1 else s.blocks
+    limits = (
+        lines // least,
+        (t.acc_words // (2 * groups if groups > 1 else 3) - s.rank_groups) // (2 if s.slots else 1),
+        t.obuf_beats * t.beat_bytes // (8 * t.ports * t.tokens),
+        ((t.pbuf_groups - fixed) // 3 - s.slots * s.rank_groups) // (1 + s.slots),
+        *((t.sbuf_lines // 3 // (least // step), t.group_words - 1 - s.rank_groups * s.slots) if s.per_group else ()),
+    )
+    columns = min(*limits, s.groups) // s.column_unit * s.column_unit
+    if columns <= 0:
+        hint = "a target with larger buffers, or a smaller max LoRA rank"
+        raise DoesNotFit(f"{linear.k} x {linear.n} does not fit the buffers of target {t.name}", linear.name, hint)
+    if groups == 1:
+        return Plan(columns, s.blocks, 1, 0)
+    columns = _even(s.groups, columns, s.column_unit)
+    rows = lines // columns // step * step
+    if s.per_group:
+        rows = min(rows, t.sbuf_lines // 3 // columns * step)
+    return Plan(columns, _even(s.blocks, max(rows, step), step), 1, 0)
+
+
+def _even(count: int, most: int, unit: int) -> int:
+    """The size of parts of at most `most` that are as alike as multiples of `unit` allow."""
+    parts = -(-count // most)
+    return min(most, -(-count // parts // unit) * unit if unit > 1 else -(-count // parts))
+
+
+def place(
+    target: Target,
+    linears: Sequence[Linear],
+    memory: Memory,
+    slots: int,
+    rank: int,
+    fixed: int,
+    adaptable: Set[str],
+    groups: int = 1,
+) -> dict[str, Placed]:
+    """Tile the linears and put their weights into memory; `fixed` groups of PBUF are taken, `groups` groups of rows run."""
+    out: dict[str, Placed] = {}
+    offset = 0
+    for linear in linears:
+        check_accumulators(target, linear)
+        shape = Shape.of(target, linear, target.tokens, slots if rank and linear.name in adaptable else 0, rank)
+        plan = _plan(target, linear, shape, fixed, groups)
+        places = weights_of(target, linear, shape, plan, memory.data)
+        tiles, scales = tuple(places.weights.values()), tuple(places.scales.values())
+        out[linear.name] = Placed(linear, shape, plan, tiles, scales, places.records, places.ones, offset)
+        if shape.slots:
+            offset += adapter_offsets(target, shape, plan)[1]
+    return out
+
+
+def whole_context(target: Target, context: int) -> int:
+    """Tokens that a cache of at least `context` has: whole tiles."""
+    unit = max(target.lanes, target.ports)
+    return -(-context // unit) * unit
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all programs of a model are made from."""
+
+    target: Target
+    model: Transformer
+    linears: Sequence[Linear]
+    largest: Mapping[str, float]
+    placed: Mapping[str, Placed]
+    context: int
+    head: int
+
+    def emit(self, memory: Memory, blocks: Blocks, dry: bool = False) -> tuple[Emit, tuple[int, dict[str, int]]]:
+        """Emit for these blocks; the fractions of input and outputs.
+
+        Raises:
+            BadModel: they do not fit.
+        """
+        t = self.target
+        emit = Emit(t, self.placed, memory, blocks, self.context, self.head, dry)
+        steps = {linear.name: linear.output_step for linear in self.linears}
+        outputs = {linear.name: linear.n for linear in self.linears}
+        return emit, lower(self.model, emit, self.largest, steps, outputs, t.activation_bits, self.context)
+
+    def fits(self, blocks: Blocks) -> bool:
+        """Whether the buffers hold blocks of so many rows."""
+        try:
+            self.emit(Memory(), blocks, dry=True)
+        except BadModel:
+            return False
+        return True
+
+    def prefill(self, tokens: int) -> list[int]:
+        """Rows of prefill starts: T times powers of two, up to what fits and at most `tokens`."""
+        rows = [self.target.tokens]
+        while 2 * rows[-1] <= tokens and self.fits([(0, 2 * rows[-1])]):
+            rows.append(2 * rows[-1])
+        return rows
+
+    def blocks(self, rows: int) -> Blocks:
+        """All rows at once, or cut as evenly as groups of T allow."""
+        t = self.target.tokens
+        groups = -(-rows // t)
+        low, high = 1, groups
+        while low < high:
+            middle = -(-(low + high) // 2)
+            largest = t * max(count for _, count in _cut(groups, middle))
+            # Every block finds VBUF empty, so two of the largest tell; two, because one alone spills nothing.
+            if self.fits([(0, largest), (largest, largest)] if middle < groups else [(0, rows)]):
+                low = middle
+            else:
+                high = middle - 1
+        return [(first * t, min(count * t, rows - first * t)) for first, count in _cut(groups, low)]
+
+
+def _cut(groups: int, most: int) -> list[tuple[int, int]]:
+    """(first, count) of parts of at most `most`, as alike as can be."""
+    parts = -(-groups // most)
+    edges = [groups * n // parts for n in range(parts + 1)]
+    return [(a, b - a) for a, b in itertools.pairwise(edges)]
+
+
+def build(
+    target: Target,
+    model: Transformer,
+    linears: Sequence[Linear],
+    largest: Mapping[str, float],
+    *,
+    context: int,
+    rows: int | None = None,
+    slots: int = 0,
+    rank: int = 0,
+    chunk: int = PREFILL,
+    adaptable: Set[str] | None = None,
+) -> Image:
+    """Programs for one row (decode), T rows and more (prefill); or one program for all rows.
+
+    Args:
+        linears: quantized for per-token inputs, 32-bit outputs.
+        largest: value -> largest magnitude that calibration saw.
+        context: most tokens; a multiple of lanes and ports is taken.
+        rows: of the one program, for a model that takes whole sequences; None: programs for decoding.
+        chunk: most rows of a prefill start, at least T.
+        slots: adapters in one start. rank: of the widest. adaptable: linears that adapters may change; None: all.
+
+    Raises:
+        BadModel: something does not fit the target.
+    """
+    longest, context = context, whole_context(target, context)
+    memory = Memory()
+    slots = slots if rank else 0
+    head = max((op.dim for op in model.operators if isinstance(op, Attention)), default=0)
+    adaptable = {linear.name for linear in linears} if adaptable is None else adaptable
+    fixed = 2 * -(-max(context, head + target.beat_bytes) // target.ports)
+    groups = 1 if rows is None else -(-rows // target.tokens)
+    placed = place(target, linears, memory, slots, rank, fixed, adaptable, groups)
+    job = _Job(target, model, linears, largest, placed, context, head)
+    if rows is None:
+        starts = {count: [(0, count)] for count in sorted({1, *job.prefill(min(chunk, longest))})}
+    else:
+        starts = {rows: list(job.blocks(rows))}
+    emitters: dict[int, Emit] = {}
+    fractions: tuple[int, dict[str, int]] = (0, {})
+    for count, blocks in reversed(starts.items()):
+        emitters[count], fractions = job.emit(memory, blocks)
+    first = -(-len(memory.data) // ALIGN) * ALIGN
+    # Addresses do not change what a program does, so its size is known before them.
+    sizes = {count: INSTRUCTION_BYTES * len(emit.schedule.owners) for count, emit in emitters.items()}
+    rooms = first + sum(-(-size // ALIGN) * ALIGN for size in sizes.values())
+    adapters = rooms + memory.size
+    size = sum(adapter_offsets(target, p.shape, p.plan)[1] for p in placed.values() if p.shape.slots)
+    programs: dict[int, tuple[Instruction, ...]] = {}
+    addresses: dict[int, int] = {}
+    registers: dict[int, int] = {}
+    for slot in range(1, slots + 1):
+        registers |= slot_values(target, slot, adapters, rank)
+    data = bytearray(memory.data) + bytes(first - len(memory.data))
+    for count, emit in sorted(emitters.items()):
+        programs[count] = tuple(emit.schedule.program({0: 0, 1: rooms, 2: 0}))
+        check_program(programs[count], registers)
+        check_program(programs[count])
+        addresses[count] = len(data)
+        data += encode_program(programs[count])
+        data += bytes(-len(data) % ALIGN)
+    one = emitters[min(emitters)]
+    return Image(
+        data=bytes(data),
+        programs=programs,
+        owners={count: tuple(emit.schedule.owners) for count, emit in sorted(emitters.items())},
+        addresses=addresses,
+        regions={name: (rooms + offset, count) for name, (offset, count) in memory.regions.items()},
+        adapter_address=adapters,
+        adapter_size=-(-size // ALIGN) * ALIGN,
+        slots=slots,
+        rank=rank,
+        context=context,
+        dim=one.dim,
+        half=one.half,
+        input_fraction=fractions[0],
+        fractions=fractions[1],
+        input_words=one.pitch[model.input],
+        output_words=one.output_words,
+        tilings={name: Tiling(p.shape, p.plan, p.tiles) for name, p in placed.items()},
+    )

@@ -1,0 +1,156 @@
+"""Attention to instructions: keys and values to the cache and back as weights of the matrix unit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from axlora.compiler import layer
+from axlora.compiler.backend.emit_row_linears import LinearEmit
+from axlora.compiler.backend.emit_rows import ROOM
+from axlora.compiler.backend.pack import base_records
+from axlora.compiler.backend.schedule import Span
+from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
+from axlora.compiler.rows.row_operations import Cells, Heads
+from axlora.isa.formats import Format
+from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
+from axlora.isa.positions import Position
+
+
+class Emit(LinearEmit):
+    """`rows.Rows` as instructions."""
+
+    def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
+        t, d = self.target, heads.dim
+        if t.ports > t.beat_bytes or t.beat_bytes > t.lanes or t.tokens > t.lanes:
+            what = f"beats of {t.beat_bytes} bytes, {t.tokens} tokens, {t.lanes} lanes and {t.ports} ports do not go together"
+            raise DoesNotFit(what, f"target {t.name}", "attention needs ports <= beat_bytes <= lanes and tokens <= lanes")
+        wide = self._wide(heads)
+        self.dim, self.slack = wide, wide - d
+        for cells, kind, stride in ((k, "K", heads.k_stride), (v, "V", heads.v_stride)):
+            for head in range(heads.kv_heads):
+                part = Cells(cells.name, cells.first + head * stride, d)
+                self.map(Map.MAC, part, reduce=Reduce.ABSMAX)
+                scales = self.obuf.take(self.tokens)
+                fields = {"factor": factor, "shift": shift, "adjust": adjust, "scalar": 1, "to": scales.first, "write": 1}
+                self.schedule.add(Opcode.VROW, [], [scales], function=Row.RECIPROCAL, rows=self.tokens, **fields)
+                for r in range(self.tokens):
+                    where = self._cache(heads, head, f"{kind} scales") + 4 * (self.row + r)
+                    self._store(where, Span("OBUF", scales.first + r, scales.first + r + 1), 1, 4, Position.SCALE)
+                beats = wide // (t.beat_bytes if kind == "K" else t.ports)
+                place = self.obuf.take(self.tokens * beats)
+                at, pitch, _ = self._operand(part)
+                self._set(Opcode.VLEN, valid=d)
+                self._set(Opcode.VPITCH, a=pitch, b=pitch, to=beats)
+                to = {"into": Into.OBUF, "size": 0, "tiled": int(kind == "V")}
+                self._vmap(at, at, place.first, self._words(wide), [], [place], self.tokens, function=Map.SCALE, scale=1, **to)
+                where = self._cache(heads, head, kind)
+                if kind == "K":
+                    self._store(where + self.row * wide, place, self.tokens * beats, 0, Position.KEY)
+                    continue
+                for r in range(self.tokens):
+                    row = self.row + r
+                    lines = where + row // t.lanes * t.lanes * wide + row % t.lanes * t.ports
+                    for j in range(beats):
+                        beat = place.first + r * beats + j
+                        to_tile = lines + j * t.wbuf_line_bytes
+                        self._store(to_tile, Span("OBUF", beat, beat + 1), 1, t.ports, Position.VALUE)
+
+    def _wide(self, heads: Heads) -> int:
+        """Features of a head in the cache: whole beats, the rest zeros."""
+        return -(-heads.dim // self.target.beat_bytes) * self.target.beat_bytes
+
+    def _cache(self, heads: Heads, head: int, kind: str) -> int:
+        """Address of one head's keys, values or scales."""
+        size = self.context * (4 if kind.endswith("scales") else self._wide(heads))
+        return ROOM + self.memory.room(f"{heads.name} {kind} {head}", size)
+
+    def _uniform(self, m1: int, shift: int, groups: int) -> Span:
+        """PBUF records that are all alike."""
+        t = self.target
+        if (m1, shift) not in self.records:
+            count = self.alike
+            n = count * t.ports
+            same = layer.Records(np.zeros(n, np.int64), np.full(n, m1), np.full(n, shift))
+            place = Span("PBUF", self.fixed_records, self.fixed_records + count)
+            if place.stop > self.pbuf.first:
+                raise UnsupportedOperator("more than two kinds of attention heads", "attention", "not supported yet")
+            offset = self.memory.put(base_records(same, n))
+            self._load(Buffer.PBUF, offset, place, place.first * t.ports * 8 // t.beat_bytes, n * 8 // t.beat_bytes)
+            self.records[m1, shift] = self.fixed_records
+            self.fixed_records = place.stop
+        first = self.records[m1, shift]
+        return Span("PBUF", first, first + groups)
+
+    def _attend(self, tile: Span, acc: Span, records: Span, out: Cells, weights: dict[str, int], **fields: int) -> None:
+        """The activation times a tile of the cache, to a value."""
+        self._segment(0, {"format": Format.S8, "line": tile.first} | weights, {})
+        product = {"segments": 1, "acc": acc.first, "line": UBUF_BIT + self.active.first, "first": 1}
+        product |= {"tokens": self.tokens, "token": self.at}
+        blocks = {"rz": fields["rz"]} if "rz" in fields else {"blocks": fields["blocks"]}
+        self.schedule.add(Opcode.MATMUL, [tile, self.active, self._tokens()], [acc], **product, **blocks)
+        self._set(Opcode.VCFG, base=records.first, token_scale=1, row_scale=1)
+        at, pitch, _ = self._operand(out)
+        groups = {k: v for k, v in weights.items() if k in ("groups", "rz")}
+        self._requantize(acc, records, at, pitch, **groups)
+
+    def _key_scales(self, heads: Heads, head: int, kind: str) -> tuple[int, Span]:
+        """The scales of all keys or values in CBUF."""
+        t = self.target
+        unit = max(1, t.beat_bytes // t.vector_word_bytes)
+        words = -(-self.context // t.lanes) * t.lanes // t.vector_lanes
+        key = (heads.name, self._kv(heads, head), kind)
+        if key in self.cbuf.held:
+            place = self.cbuf.held[key]
+            return CBUF_BIT + place.first, place
+        place = self.cbuf.take(words, unit, key)
+        beat = place.first * t.vector_word_bytes // t.beat_bytes
+        where = self._cache(heads, self._kv(heads, head), f"{kind} scales")
+        self._load(Buffer.CBUF, where, place, beat, 1, rows=0, rz=int(Position.SCALE_BEATS))
+        return CBUF_BIT + place.first, place
+
+    @staticmethod
+    def _kv(heads: Heads, head: int) -> int:
+        return head // (heads.heads // heads.kv_heads)
+
+    def scores(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
+        t, d = self.target, self._wide(heads)
+        blocks = -(-d // t.lanes)
+        groups = -(-self.context // t.ports)
+        key = (heads.name, self._kv(heads, head), "K")
+        tile = self.wbuf.held.get(key)
+        if tile is None:
+            tile = self.wbuf.take(groups * blocks, key=key)
+            where = self._cache(heads, self._kv(heads, head), "K")
+            self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, rows=0, rz=int(Position.KEYS))
+        acc = self.acc.take(groups)
+        weights = {"rz": int(Position.GROUPS), "block_stride": 1, "group_stride": blocks}
+        self._attend(tile, acc, self._uniform(m1, m1_shift, groups), out, weights, blocks=blocks)
+        self._by_scales(heads, head, "K", out, key_shift, Reduce.MAX)
+
+    def weigh(self, heads: Heads, head: int, e: Cells, shift: int) -> None:
+        self._by_scales(heads, head, "V", e, shift, Reduce.ABSMAX)
+
+    def _by_scales(self, heads: Heads, head: int, kind: str, x: Cells, shift: int, reduce: Reduce) -> None:
+        scales, place = self._key_scales(heads, head, kind)
+        at, pitch, _ = self._operand(x)
+        self._visible(heads)
+        self._set(Opcode.VPITCH, a=pitch, b=0, to=pitch)
+        self._set(Opcode.VCON, ca=1, cb=0, shift=shift)
+        fields = {"function": Map.MUL, "reduce": reduce, "into": Into.VBUF, "size": 2, "rz": int(Position.WORDS)}
+        self._vmap(at, scales, at, 0, [place], [], self.tokens, **fields)
+
+    def mix(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int) -> None:
+        t, d = self.target, self._wide(heads)
+        blocks = -(-self.context // t.lanes)
+        groups = d // t.ports
+        key = (heads.name, self._kv(heads, head), "V")
+        tile = self.wbuf.held.get(key)
+        if tile is None:
+            tile = self.wbuf.take(blocks * groups, key=key)
+            where = self._cache(heads, self._kv(heads, head), "V")
+            line = t.wbuf_line_beats
+            self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, rows=0, rz=int(Position.BLOCKS))
+        acc = self.acc.take(groups)
+        weights = {"groups": groups, "block_stride": groups, "group_stride": 1}
+        records = self._uniform(m1, m1_shift, groups)
+        self._attend(tile, acc, records, out, weights, rz=int(Position.BLOCKS))

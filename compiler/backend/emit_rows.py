@@ -1,0 +1,358 @@
+"""Row operations to instructions: values in VBUF, constants and tables, VMAP and VROW; for one group of tokens.
+
+The program is a straight line; it is the same at every position. Weights stream through WBUF, values stay in VBUF, and only
+keys, values, rows of embeddings and logits pass through memory. Linears and attention are in `emit_linears`, `emit_attention`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.compiler import layer
+from axlora.compiler.backend.memory_layout import Memory, Pool, Ring, words_of
+from axlora.compiler.backend.plan import Plan, Shape, u_lines
+from axlora.compiler.backend.schedule import AREA_BITS, Schedule, Span
+from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
+from axlora.compiler.rows.row_operations import Cells, Heads, Table
+from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
+from axlora.isa.positions import SLOTS, Position
+from axlora.isa.target import Target
+
+Int64 = npt.NDArray[np.int64]
+ROOM = 1 << AREA_BITS
+"""Added to offsets of regions that change; offsets of read-only data are as they are."""
+ADAPTER = 2 << AREA_BITS
+"""Added to offsets in an adapter block, whose address a slot register holds."""
+EVERY = 1 << 20
+"""More elements than a row has."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A linear in memory: its tiling, and where its tiles and its piece of every adapter block lie."""
+
+    linear: layer.Linear
+    shape: Shape
+    plan: Plan
+    tiles: tuple[int, ...]
+    scales: tuple[int, ...]
+    records: int
+    ones: int
+    adapter: int
+
+
+class RowEmit:
+    """`rows.Rows` as instructions: blocks of rows whose values lie in VBUF together, in groups of at most T."""
+
+    def __init__(
+        self,
+        target: Target,
+        placed: Mapping[str, Placed],
+        memory: Memory,
+        blocks: Sequence[tuple[int, int]],
+        context: int,
+        head: int,
+        dry: bool = False,
+    ) -> None:
+        """`blocks`: (first row, rows) of each; `head`: features of the widest head; `dry`: only to see whether it fits."""
+        t = self.target = target
+        self.placed, self.memory, self.context, self._blocks = placed, memory, context, blocks
+        self.first, self.count = blocks[0]
+        self.at, self.tokens = 0, 0
+        """The group: its first row in the block, and its rows."""
+        self.most = max(count for _, count in blocks)
+        self.schedule = Schedule(dry)
+        self.pool = Pool(t.vbuf_words - t.lanes // t.vector_lanes)  # a head's codes are read in whole lines, beyond its end
+        self.pitch: dict[str, int] = {}
+        self.base: dict[str, int] = {}
+        self.whole: dict[str, bool] = {}
+        """Whether a value has a row for each of the block's, or for the group's only."""
+        self.constants: dict[str, tuple[int, int, bool]] = {}
+        """Name -> (offset in memory, words a row, whether a row a position)."""
+        self.records: dict[tuple[int, int], int] = {}
+        self.settings: dict[tuple[Opcode, int], dict[str, int]] = {}
+        self.spilled: dict[str, str] = {}
+        """Value -> region that keeps it."""
+        self.idle_rooms: list[str] = []
+        """Regions of spilled values that are not needed any more."""
+        longest = max((p.shape.blocks for p in placed.values()), default=1)
+        own = -(-context // t.lanes)
+        groups = -(-self.most // t.tokens)
+        lora = max((u_lines(t, p.shape) for p in placed.values() if p.shape.slots), default=0)
+        self.u_stride, self.low_stride = longest, lora
+        self.u_first = groups * longest
+        self.heads_first = self.u_first + groups * lora
+        need = self.heads_first + own
+        self.alike = -(-max(context, head + t.beat_bytes) // t.ports)
+        self.fixed_records = 0
+        self.wbuf = Ring("WBUF", t.wbuf_lines)
+        self.pbuf = Ring("PBUF", t.pbuf_groups, 2 * self.alike)
+        self.cbuf = Ring("CBUF", t.cbuf_words)
+        self.fbuf = Ring("FBUF", t.table_entries)
+        self.acc = Ring("ACC", t.acc_words)
+        self.obuf = Ring("OBUF", t.obuf_beats)
+        self.sbuf = Ring("SBUF", t.sbuf_lines)
+        self.dim = self.half = self.slack = 0
+        self.output_words: dict[int, int] = {}
+        if need > t.ubuf_lines:
+            raise DoesNotFit(f"needs {need} lines of UBUF, {t.ubuf_lines} are there", f"target {t.name}", "more ubuf_lines")
+        if self.most > t.tbuf_tokens:
+            raise DoesNotFit(f"{self.most} rows at once, TBUF has {t.tbuf_tokens}", f"target {t.name}", "more tbuf_tokens")
+        self.heads_ubuf = Ring("UBUF", min(t.ubuf_lines, self.heads_first + 2 * own), self.heads_first)
+        slots = max((p.shape.slots for p in placed.values()), default=0)
+        if slots > SLOTS:
+            raise DoesNotFit(f"{slots} adapter slots beside the registers of positions", "max-loras", f"at most {SLOTS}")
+        padded = -(-self.most * 4 // t.beat_bytes) * t.beat_bytes
+        words = memory.room("token words", padded)
+        self._load(Buffer.TBUF, ROOM + words, Span("TBUF", 0, self.most), 0, padded // t.beat_bytes)
+
+    # Blocks
+
+    def blocks(self) -> Sequence[tuple[int, int]]:
+        return self._blocks
+
+    def block(self, first: int, count: int) -> None:
+        self.first, self.count = first, count
+
+    def groups(self) -> Iterator[None]:
+        for at in range(0, self.count, self.target.tokens):
+            self.at, self.tokens = at, min(self.target.tokens, self.count - at)
+            yield
+
+    def operator(self, number: int) -> None:
+        self.schedule.owner = number
+
+    @property
+    def row(self) -> int:
+        """The group's first row of all."""
+        return self.first + self.at
+
+    @property
+    def group(self) -> int:
+        """The group's number in its block."""
+        return self.at // self.target.tokens
+
+    # Instructions
+
+    def _set(self, opcode: Opcode, **fields: int) -> None:
+        """A setting, unless it holds already."""
+        key = (opcode, fields.get("segment", 0))
+        if self.settings.get(key) != fields:
+            self.settings[key] = fields
+            self.schedule.add(opcode, **fields)
+
+    def _load(self, buffer: Buffer, address: int, to: Span, beat: int, beats: int, **fields: int) -> None:
+        reads = [self._region(address)] if ROOM <= address < ADAPTER else []
+        self.schedule.add(
+            Opcode.LOAD, reads, [to], buffer=buffer, address=address, beat=beat, **{"rows": 1, "beats": beats} | fields
+        )
+
+    def _region(self, address: int) -> Span:
+        """The region of what changes in memory that an address lies in, as a whole."""
+        number = self.memory.region_at(address - ROOM)
+        return Span("memory", number, number + 1)
+
+    def _vmap(
+        self, a: int, b: int, to: int, words: int, reads: list[Span], writes: list[Span], rows: int, **fields: int
+    ) -> None:
+        self.schedule.add(Opcode.VMAP, reads, writes, a=a, b=b, to=to, words=words, rows=rows, **fields)
+
+    # Rows
+
+    def value(self, name: str, width: int) -> Cells:
+        self.pitch[name] = self._pitch(width)
+        self.base[name] = self.pool.take(name, self.count * self.pitch[name])
+        self.whole[name] = True
+        return Cells(name, 0, width)
+
+    def _pitch(self, width: int) -> int:
+        """Words of a row."""
+        unit = max(self.target.lanes, self.target.ports)
+        return -(-(width + self.slack) // unit) * unit // self.target.vector_lanes
+
+    def temporary(self, name: str, width: int) -> Cells:
+        self.pitch[name] = self._pitch(width)
+        self.base[name] = self.pool.take(name, min(self.count, self.target.tokens) * self.pitch[name])
+        self.whole[name] = False
+        return Cells(name, 0, width)
+
+    def take_over(self, name: str, cells: Cells) -> Cells:
+        self.base[name], self.pitch[name] = self.base[cells.name], self.pitch[cells.name]
+        self.whole[name] = self.whole[cells.name]
+        if cells.name in self.pool.taken:  # not one of the rooms at the end
+            self.pool.taken[name] = self.pool.taken.pop(cells.name)
+        return Cells(name, 0, cells.width)
+
+    def free(self, cells: Cells) -> None:
+        self.pool.free(cells.name)
+
+    def constant(self, name: str, values: Int64) -> Cells:
+        return self._constant(name, values[None], False)
+
+    def by_position(self, name: str, values: Int64) -> Cells:
+        cells = self._constant(name, values, True)
+        half = self.constants[name][1] * self.target.vector_lanes
+        if self.half not in (0, half):
+            raise UnsupportedOperator("rotary tables of different widths", name, "not supported yet")
+        self.half = half
+        return cells
+
+    def _constant(self, name: str, values: Int64, by_position: bool) -> Cells:
+        data = words_of(self.target, values)
+        words = len(data) // values.shape[0] // self.target.vector_word_bytes
+        self.constants[name] = (self.memory.put(data), words, by_position)
+        return Cells(name, 0, values.shape[1])
+
+    def _operand(self, cells: Cells) -> tuple[int, int, list[Span]]:
+        """(word address, pitch, what is read) of an operand; constants are loaded first."""
+        t = self.target
+        if cells.first % t.vector_lanes:
+            what = f"{cells.name!r} is cut at feature {cells.first}, words have {t.vector_lanes}"
+            raise DoesNotFit(what, f"target {t.name}", "heads, and halves of what turns in them, must be whole words")
+        if cells.name not in self.constants:
+            pitch = self.pitch[cells.name]
+            row = self.at * pitch if self.whole[cells.name] else 0
+            return self.base[cells.name] + row + cells.first // t.vector_lanes, pitch, []
+        offset, words, by_position = self.constants[cells.name]
+        rows = self.tokens if by_position else 1
+        unit = max(1, t.beat_bytes // t.vector_word_bytes)
+        key = (cells.name, self.row if by_position else 0)
+        place = self.cbuf.held.get(key)
+        if place is None:
+            place = self.cbuf.take(rows * words, unit, key)
+            beats = rows * words * t.vector_word_bytes // t.beat_bytes
+            extra = {"rx": int(Position.TURN)} if by_position else {}
+            offset += key[1] * words * t.vector_word_bytes
+            self._load(Buffer.CBUF, offset, place, place.first * t.vector_word_bytes // t.beat_bytes, beats, **extra)
+        return CBUF_BIT + place.first, words if by_position else 0, [place]
+
+    def _words(self, width: int) -> int:
+        return -(-width // self.target.vector_lanes)
+
+    def map(
+        self,
+        function: Map,
+        a: Cells,
+        b: Cells | None = None,
+        out: Cells | None = None,
+        *,
+        reduce: Reduce = Reduce.NONE,
+        ca: int = 1,
+        cb: int = 0,
+        shift: int = 0,
+        table: Table | None = None,
+        scale: int | None = None,
+        less: int | None = None,
+        keys: Heads | None = None,
+    ) -> None:
+        at, pitch, reads = self._operand(a)
+        at_b, pitch_b, more = self._operand(b) if b is not None else (at, pitch, [])
+        to, to_pitch, _ = self._operand(out) if out is not None else (0, 0, [])
+        if keys is not None:
+            self._visible(keys)
+        else:
+            self._set(Opcode.VLEN, valid=a.width)
+        self._set(Opcode.VPITCH, a=pitch, b=pitch_b, to=to_pitch)
+        if table is not None:
+            place = self._table(table)
+            fields = {"low": table.low, "first": place.first, "last": len(table.records) - 1, "step": table.step}
+            self._set(Opcode.VTAB, **fields, shift=table.shift)
+            reads = [*reads, place]
+        elif function is not Map.SCALE:
+            self._set(Opcode.VCON, ca=ca, cb=cb, shift=shift)
+        self._vmap(
+            at,
+            at_b,
+            to,
+            0 if keys is not None else self._words(a.width),
+            reads + more,
+            [],
+            self.tokens,
+            function=function,
+            reduce=reduce,
+            into=Into.NOTHING if out is None else Into.VBUF,
+            size=0 if out is None else 2,
+            scale=scale or 0,
+            less=less or 0,
+            subtract=int(less is not None),
+            **({"rz": int(Position.WORDS)} if keys is not None else {}),
+        )
+
+    def _visible(self, heads: Heads) -> None:
+        """Keys up to each row's own are valid; without a causal mask, all that are no padding."""
+        if heads.causal:
+            self._set(Opcode.VLEN, valid=1 + self.row, rx=int(Position.FIRST), step=1)
+        else:
+            self._set(Opcode.VLEN, valid=0, rx=int(Position.KEYS))
+
+    def _table(self, table: Table) -> Span:
+        """The table's place in FBUF, where it stays until others need the room."""
+        t = self.target
+        count = len(table.records)
+        place = self.fbuf.held.get(table.name)
+        if place is None:
+            unit = max(1, t.beat_bytes // 8)
+            padded = -(-count // unit) * unit
+            records = np.zeros((padded, 2), "<i4")
+            records[:count] = table.records
+            place = self.fbuf.take(padded, unit, table.name)
+            offset = self.memory.put(records.tobytes())
+            self._load(Buffer.FBUF, offset, place, place.first * 8 // t.beat_bytes, padded * 8 // t.beat_bytes)
+        return Span("FBUF", place.first, place.first + count)
+
+    def scalar(self, function: Row, slot: int, factor: int, shift: int, add: int = 0, adjust: int = 0) -> None:
+        fields = {"function": function, "factor": factor, "add": add, "shift": shift, "adjust": adjust, "scalar": slot}
+        self.schedule.add(Opcode.VROW, rows=self.tokens, **fields)
+
+    def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int, heads: Heads | None, keys: bool) -> None:
+        t = self.target
+        fields = {"factor": factor, "shift": shift, "adjust": adjust, "to": token & 255, "scalar": 1, "add": self.at}
+        self.schedule.add(Opcode.VROW, function=Row.TOKEN, rows=self.tokens, **fields)
+        at, pitch, _ = self._operand(x)
+        lines = -(-x.width // t.lanes)
+        if heads is not None and keys:
+            self._visible(heads)
+        else:
+            self._set(Opcode.VLEN, valid=x.width)
+        self._set(Opcode.VPITCH, a=pitch, b=pitch, to=0)
+        place = self.heads_ubuf.take(lines) if heads is not None else self._codes(lines)
+        self.active = place
+        self._vmap(
+            at,
+            at,
+            place.first,
+            0 if keys else lines * t.lanes // t.vector_lanes,
+            [],
+            [place],
+            self.tokens,
+            function=Map.SCALE,
+            into=Into.UBUF,
+            size=t.activation_bits // 16,
+            scale=1,
+            **({"rz": int(Position.WORDS)} if keys else {}),
+        )
+
+    def _codes(self, lines: int) -> Span:
+        """The group's place in UBUF for what linears read."""
+        first = self.group * self.u_stride
+        return Span("UBUF", first, first + lines)
+
+    # Shared with linears and attention
+
+    def _requantize(self, acc: Span, records: Span, to: int, pitch: int, **fields: int) -> None:
+        self._set(Opcode.VOUT, size=2, vbuf=1)
+        self._set(Opcode.VPITCH, a=0, b=0, to=pitch)
+        reads = [acc, records, self._tokens()]
+        self.schedule.add(Opcode.VREQ, reads, [], acc=acc.first, to=to, tokens=self.tokens, token=self.at, **fields)
+
+    def _tokens(self) -> Span:
+        return Span("TBUF", 0, self.most)
+
+    def _store(self, address: int, source: Span, beats: int, width: int, register: int) -> None:
+        bytes_field = width.bit_length() if 0 < width < self.target.beat_bytes else 0
+        fields = {"address": address, "beat": source.first, "beats": beats, "bytes": bytes_field, "rx": int(register)}
+        self.schedule.add(Opcode.STORE, [source], [self._region(address)], rows=1, **fields)

@@ -1,0 +1,562 @@
+"""A model's Relax function as dataflow: producers, readers, constants and shapes by name, and the questions of recognition.
+
+`from_onnx` gives the function. What it loses stands beside it: each binding keeps the name of the ONNX tensor that it computes
+and the ONNX node that it comes from, and each weight is a parameter of its own name, whose values stay in the file.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import tvm
+from onnx import TensorProto, helper, numpy_helper
+from tvm import relax
+
+from axlora.compiler.errors import BadModel, UnsupportedOperator
+from axlora.compiler.frontend.bounds import bound_indices
+from axlora.compiler.frontend.recognised import Activation, WeightCodes
+from axlora.compiler.frontend.tvm_import import compiled, import_to_read
+from axlora.compiler.passes.plain_indices import plain_indices
+
+Array = npt.NDArray[Any]
+_WIDENED = {TensorProto.UINT4: TensorProto.UINT8, TensorProto.INT4: TensorProto.INT8}
+"""Types of weights that Relax has no tensors of: their codes take a byte each."""
+_WEIGHTS = (
+    TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8,
+    *_WIDENED,
+)  # fmt: skip
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+PASSIVE = ("astype",)
+RESHAPES = ("reshape", "squeeze", "expand_dims")
+_MOVES = (*PASSIVE, *RESHAPES, "sum", "permute_dims", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d")
+"""Operators whose results have no other sign than their inputs."""
+_NOT_NEGATIVE = ("nn.relu", "nn.softmax", "sigmoid", "exp", "abs", "sqrt")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A call of a Relax operator."""
+
+    op: str
+    """Relax's name without `relax.`; of a TE function, the name of the function."""
+    inputs: tuple[str, ...]
+    """Tensors that it reads; constants have names too."""
+    outputs: tuple[str, ...]
+    static: tuple[tuple[float, ...], ...]
+    """Arguments that are numbers, shapes or tuples of numbers."""
+    attributes: Any
+    """Relax's attributes of the call."""
+    origin: int
+    """Index of the ONNX node that it comes from."""
+    source: onnx.NodeProto
+    """That node: its name and scope, for messages and adapters."""
+
+    def number(self, name: str, default: float = 0) -> float:
+        """A number attribute."""
+        value = getattr(self.attributes, name, None)
+        return default if value is None else value
+
+    def numbers(self, name: str) -> list[int] | None:
+        """A list attribute, or a number as a list of one; None if the call has none."""
+        value = getattr(self.attributes, name, None)
+        if value is None:
+            return None
+        return [int(v) for v in value] if hasattr(value, "__iter__") else [int(value)]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A constant weight of the graph."""
+
+    shape: tuple[int, int]
+    """[k, n], however the graph stores it."""
+    codes: WeightCodes | None
+    read: Callable[[], npt.NDArray[np.float64]]
+    """The reals [k, n]."""
+
+
+def _is_integer(value: Array) -> bool:
+    return bool(np.issubdtype(value.dtype, np.integer)) or "int4" in str(value.dtype)
+
+
+def _with_all_tensors(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """The model with weights as inputs and every tensor as an output; the tensors in order."""
+    graph = model.graph
+    names = [name for node in graph.node for name in node.output if name]
+    weights = [i for i in graph.initializer if len(i.dims) > 1 and i.data_type in _WEIGHTS]
+    given = {v.name for v in graph.input}
+    held = {i.name for i in weights}
+    inputs = [v for v in graph.input if v.name not in held]
+    inputs += [helper.make_tensor_value_info(i.name, _WIDENED.get(i.data_type, i.data_type), list(i.dims)) for i in weights]
+    small = [i for i in graph.initializer if i.name not in held and i.name not in given]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in names]
+    every = helper.make_graph(graph.node, "main", inputs, outputs, small)
+    return helper.make_model(every, opset_imports=model.opset_import, ir_version=model.ir_version), names
+
+
+def _static(argument: Any) -> tuple[float, ...] | None:
+    """A number, a shape or a tuple of numbers as numbers; None for anything else."""
+    if isinstance(argument, tvm.tirx.IntImm | tvm.tirx.FloatImm):
+        return (argument.value,)
+    values = argument.values if isinstance(argument, relax.ShapeExpr) else getattr(argument, "fields", None)
+    if values is None:
+        return None
+    try:
+        return tuple(int(getattr(v, "value", v)) for v in values)
+    except TypeError:
+        return None
+
+
+def _operator(value: Any) -> str:
+    """Name of the operator of a call."""
+    name = str(getattr(value.op, "name", ""))
+    if name == "relax.call_tir":
+        return str(value.args[0].name_hint).rstrip("0123456789").rstrip("_")
+    return name.removeprefix("relax.")
+
+
+@dataclass(eq=False)
+class Dataflow:
+    """Producers, readers, constants and shapes by tensor name."""
+
+    model: onnx.ModelProto
+    """The normalised ONNX model."""
+    phases: tuple[tuple[str, tvm.IRModule], ...] = field(init=False)
+    """What `from_onnx` gives, and what each pass makes of it: `main` returns every tensor."""
+    nodes: list[Node] = field(init=False, default_factory=list)
+    producer: dict[str, int] = field(init=False, default_factory=dict)
+    """Index of the node that writes a tensor."""
+    readers: dict[str, list[int]] = field(init=False, default_factory=dict)
+    outputs: set[str] = field(init=False)
+    _values: dict[str, TensorProto | Array] = field(init=False, default_factory=dict)
+    _activations: dict[str, Activation] = field(init=False, default_factory=dict)
+    _shapes: dict[str, tuple[int, ...]] = field(init=False, default_factory=dict)
+    _dtypes: dict[str, str] = field(init=False, default_factory=dict)
+    _alias: dict[str, str] = field(init=False, default_factory=dict)
+    """Tensor -> the name under which it is known, where Relax has no operator between them."""
+    _variables: dict[Any, str] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        every, names = _with_all_tensors(self.model)
+        module = import_to_read(self.model, every)
+        self.phases = (("import", module), ("plain_indices", plain_indices(module)))
+        function = self.module["main"]
+        self._named = {*names, *(v.name for v in every.graph.input)}
+        self._values |= {i.name: i for i in self.model.graph.initializer}
+        for proto, variable in zip(every.graph.input, function.params, strict=True):
+            self._known(variable, proto.name)
+        bindings = [b for block in function.body.blocks for b in block.bindings]
+        last = bindings[-1]
+        several = isinstance(last.value, relax.Tuple) and len(names) > 1
+        returned = list(bindings.pop().value.fields) if several else [last.var]
+        for name, value in zip(names, returned, strict=True):
+            if isinstance(value, relax.Var):
+                if value in self._variables:
+                    self._alias[name] = self._variables[value]
+                else:
+                    self._known(value, name)
+            else:
+                self._values[name] = self._constant_value(value)
+        self._read(bindings)
+        self.outputs = {self.canonical(o.name) for o in self.model.graph.output}
+
+    def _known(self, variable: Any, name: str) -> None:
+        self._variables[variable] = name
+        shape = getattr(variable.ty, "shape", None)
+        if shape is not None and isinstance(variable.ty, relax.TensorType):
+            self._shapes[name] = tuple(int(d) for d in shape.values)
+            self._dtypes[name] = str(variable.ty.dtype)
+
+    @staticmethod
+    def _constant_value(value: Any) -> Array:
+        return np.asarray(value.value.numpy())
+
+    def is_named(self, name: str) -> bool:
+        """Whether the ONNX model has a tensor of this name: Relax's operators inside a node write others."""
+        return name in self._named
+
+    def canonical(self, name: str) -> str:
+        """The name under which a tensor of the ONNX model is known."""
+        return self._alias.get(name, name)
+
+    def _read(self, bindings: Sequence[Any]) -> None:
+        """The bindings as nodes, in the order of the ONNX nodes that they come from."""
+        from_node = {name: i for i, node in enumerate(self.model.graph.node) for name in node.output}
+        fields: dict[Any, dict[int, Any]] = defaultdict(dict)
+        origin: dict[Any, int] = {}
+        for binding in reversed(bindings):
+            variable, value = binding.var, binding.value
+            own = from_node.get(self._variables.get(variable, ""), origin.get(variable, -1))
+            origin[variable] = own
+            if isinstance(value, relax.TupleGetItem):
+                fields[value.tuple_value][int(value.index)] = variable
+            for read in relax.analysis.free_vars(value):
+                if read not in self._variables:
+                    origin[read] = min(own, origin.get(read, own))
+        count = 0
+        found: list[tuple[int, Node]] = []
+        for binding in bindings:
+            variable, value = binding.var, binding.value
+            if isinstance(value, relax.TupleGetItem):
+                continue
+            own = origin[variable]
+            source = self.model.graph.node[own]
+            made = [variable]
+            if variable in fields:
+                parts = fields[variable]
+                made = [parts.get(n) for n in range(max(parts) + 1)]
+            for each in made:
+                if each is not None and each not in self._variables:
+                    self._known(each, f"{source.output[0]}/{count}")
+                    count += 1
+            outputs = tuple("" if each is None else self._variables[each] for each in made)
+            found.append((own, self._node(value, outputs, own, source)))
+        found.sort(key=lambda pair: pair[0])
+        for index, (_, node) in enumerate(found):
+            self.nodes.append(node)
+            self.producer |= {name: index for name in node.outputs if name}
+            for name in node.inputs:
+                self.readers.setdefault(name, []).append(index)
+
+    def _node(self, value: Any, outputs: tuple[str, ...], origin: int, source: onnx.NodeProto) -> Node:
+        inputs: list[str] = []
+        static: list[tuple[float, ...]] = []
+        if not isinstance(value, relax.Call):
+            if isinstance(value, relax.Var):  # a binding that only renames
+                return Node("identity", (self._variables[value],), outputs, (), None, origin, source)
+            return Node(type(value).__name__, (), outputs, (), None, origin, source)
+        kind = _operator(value)
+        arguments = list(value.args)
+        if str(getattr(value.op, "name", "")) == "relax.call_tir":
+            arguments = list(arguments[1].fields)
+        for argument in arguments:
+            numbers = _static(argument)
+            if numbers is not None and not isinstance(argument, relax.Var):
+                static.append(numbers)
+                continue
+            for each in argument.fields if isinstance(argument, relax.Tuple) else [argument]:
+                inputs.append(self._operand(each, outputs[0], len(inputs)))
+        return Node(kind, tuple(inputs), outputs, tuple(static), value.attrs, origin, source)
+
+    def _operand(self, value: Any, of: str, place: int) -> str:
+        """Name of what a call reads; a constant gets one."""
+        if isinstance(value, relax.Var):
+            return self._variables.get(value, "")
+        if hasattr(value, "value") and hasattr(value.value, "numpy"):
+            name = f"{of}/constant {place}"
+            self._values[name] = self._constant_value(value)
+            return name
+        return ""
+
+    @property
+    def module(self) -> tvm.IRModule:
+        """The module that is read."""
+        return self.phases[-1][1]
+
+    # Questions
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor; raises `BadModel` if inference did not find it."""
+        value = self._values.get(name)
+        if value is not None:
+            return tuple(value.dims) if isinstance(value, TensorProto) else value.shape
+        if name not in self._shapes:
+            raise BadModel("shape of the tensor is not known", name, "run ONNX shape inference on the model")
+        return self._shapes[name]
+
+    def dtype(self, name: str) -> str:
+        """Type of a tensor that is no constant."""
+        return self._dtypes.get(name, "")
+
+    def is_input(self, name: str) -> bool:
+        """Whether a tensor is an input of the model."""
+        return name not in self._values and name in self._shapes and name not in self.producer
+
+    def node_of(self, name: str) -> Node | None:
+        """The node that writes a tensor, or None."""
+        return self.nodes[self.producer[name]] if name in self.producer else None
+
+    def origins(self, indices: Iterable[int]) -> tuple[int, ...]:
+        """ONNX nodes that nodes come from, each once."""
+        return tuple(dict.fromkeys(self.nodes[i].origin for i in indices))
+
+    def constant(self, name: str) -> Array | None:
+        """Value of a constant tensor (a weight, a constant, one of them turned or of another type), or None."""
+        value = self._values.get(name)
+        if value is not None:
+            return np.asarray(numpy_helper.to_array(value)) if isinstance(value, TensorProto) else value
+        node = self.node_of(name)
+        if node is None or node.op not in (*PASSIVE, "permute_dims"):
+            return None
+        inner = self.constant(node.inputs[0])
+        if inner is None:
+            return None
+        return np.transpose(inner, node.numbers("axes")) if node.op == "permute_dims" else inner.astype(self._dtypes[name])
+
+    def real(self, name: str) -> npt.NDArray[np.float64] | None:
+        """Value of a constant, or of one that went through Q/DQ (scales along its last dimension, or one); or None."""
+        value = self.constant(name)
+        if value is not None:
+            return value.astype(np.float64)
+        node = self.node_of(name)
+        if node is None or node.op not in (*PASSIVE, "dequantize"):
+            return None
+        if node.op in PASSIVE:
+            return self.real(node.inputs[0])
+        raw, scale, zero = self._codes_of_constant(node.inputs[0]), self.constant(node.inputs[1]), self.constant(node.inputs[2])
+        if raw is None or scale is None or zero is None:
+            return None
+        return np.asarray((raw.astype(np.float64) - zero.astype(np.float64)) * scale.astype(np.float64))
+
+    def _codes_of_constant(self, name: str) -> Array | None:
+        """A constant, or what quantize makes of one (exporters' Constant nodes keep their QuantizeLinear)."""
+        node = self.node_of(name)
+        if node is None or node.op != "quantize":
+            return self.constant(name)
+        real, scale, zero = (self.constant(n) for n in node.inputs[:3])
+        if real is None or scale is None or zero is None or zero.dtype.kind not in "iu":
+            return None
+        limits = np.iinfo(zero.dtype.name)
+        codes = np.rint(real.astype(np.float32) / scale.astype(np.float32)).astype(np.int64) + zero.astype(np.int64)
+        return np.clip(codes, limits.min, limits.max)
+
+    def scalar(self, name: str) -> float | None:
+        """Value of a constant or dequantized constant with one element, or None."""
+        value = self.real(name) if self._is_small(name) else None
+        return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
+
+    def vector(self, name: str, n: int) -> npt.NDArray[np.float64] | None:
+        """A constant that broadcasts along a last dimension of n only, as [n]; a dequantized one too."""
+        value = self.real(name) if self._is_small(name) else None
+        if value is None or value.size not in (1, n) or (value.size > 1 and value.shape[-1] != n):
+            return None
+        return np.broadcast_to(value.reshape(-1), (n,)).copy()
+
+    def _is_small(self, name: str) -> bool:
+        """Not a matrix: cheap to look at."""
+        shape = self.shape(name) if name in self._values or name in self._shapes else ()
+        return int(prod(shape)) <= max(shape, default=1)
+
+    def matrix(self, name: str, axis: int = 1) -> Matrix | None:
+        """A constant matrix with its codes if the file has them; None if it is not constant.
+
+        Args:
+            axis: dimension of the output columns, which scales run along.
+
+        Raises:
+            UnsupportedOperator: codes with scales that are not one a tensor or one a column.
+        """
+        node = self.node_of(name)
+        if node is not None and node.op == "permute_dims" and len(self.shape(name)) == 2:
+            return self.matrix(node.inputs[0], 1 - axis)
+        codes = self._dequantized(name, axis)
+        if codes is not None:
+            k, n = codes.stored.shape
+            return Matrix((k, n), codes, lambda: codes.reals)
+        return self._floats(name, axis)
+
+    def _floats(self, name: str, axis: int) -> Matrix | None:
+        source: str | None = name
+        while source is not None and source not in self._values:
+            node = self.node_of(source)
+            source = node.inputs[0] if node is not None and node.op in (*PASSIVE, "permute_dims") else None
+        if source is None or len(self.shape(name)) != 2:
+            return None
+        held = self._values[source]
+        if held.data_type not in _FLOATS if isinstance(held, TensorProto) else held.dtype.kind != "f":
+            return None
+
+        def read() -> npt.NDArray[np.float64]:
+            value = self.constant(name)
+            assert value is not None
+            return (value if axis == 1 else value.T).astype(np.float64)
+
+        rows, columns = self.shape(name)
+        return Matrix((rows, columns) if axis == 1 else (columns, rows), None, read)
+
+    def _dequantized(self, name: str, axis: int) -> WeightCodes | None:
+        node = self.node_of(name)
+        if node is None or node.op != "dequantize":
+            return None
+        scale = self.constant(node.inputs[1])
+        if scale is None or self.constant(node.inputs[0]) is None:
+            return None
+        given = int(node.number("axis", 1)) % 2
+        if scale.size > 1 and (given != axis or scale.ndim > 1):
+            where = node.source.name or name
+            raise UnsupportedOperator(
+                "weight scales are not one a tensor or one an output column", where, "quantize per output channel"
+            )
+        return self.codes(node.inputs[0], scale, node.inputs[2], axis)
+
+    def codes(self, name: str, scale: Array, zero_name: str, axis: int) -> WeightCodes | None:
+        """Constant integer weights with one scale, or one a column; None if they are not constant.
+
+        A negative scale is legal; its column's codes are mirrored, so that the scale is positive and the values are the same.
+
+        Args:
+            axis: dimension of the columns in the file; the result is [k, n].
+        """
+        raw = self.constant(name)
+        zero = self.constant(zero_name) if zero_name else np.zeros((), np.int64)
+        if raw is None or zero is None or raw.ndim != 2 or not _is_integer(raw):
+            return None
+        n = raw.shape[axis]
+        bits = 4 if "int4" in str(raw.dtype) else 8
+        if raw.dtype.itemsize > 1 or scale.size not in (1, n) or zero.size not in (1, n):
+            return None
+        low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+        wide = raw.astype(np.int16)
+        columns = np.broadcast_to(scale.astype(np.float64).reshape(-1), (n,)).copy()
+        zeros = np.broadcast_to(zero.astype(np.int64).reshape(-1), (n,)).copy()
+        zero_of = zeros if axis == 1 else zeros[:, None]
+        sign = np.where(columns < 0, -1, 1).astype(np.int16)  # (code - zero) * -scale = (zero - code) * scale
+        signs, columns = sign if axis == 1 else sign[:, None], np.abs(columns)
+        centred = (wide - zero_of.astype(np.int16)) * signs
+        if centred.min(initial=0) >= low and centred.max(initial=0) <= high:
+            stored, offset = centred.astype(np.int8), None
+        else:
+            shift, top = 0 if "uint" in str(raw.dtype) else -low, (1 << bits) - 1
+            stored = np.where(signs < 0, top - (wide + shift), wide + shift).astype(np.uint8)
+            offset = np.where(sign < 0, top - (zeros + shift), zeros + shift)
+        return WeightCodes(stored if axis == 1 else stored.T, columns, bits, offset)
+
+    def activation(self, codes: str) -> Activation | None:
+        """The activation whose codes a quantize writes, or None if `codes` is not one (per tensor, constant scale)."""
+        if codes in self._activations:
+            return self._activations[codes]
+        node = self.node_of(codes)
+        if node is None or node.op != "quantize":
+            return None
+        scale, zero = self.scalar(node.inputs[1]), self.constant(node.inputs[2])
+        if scale is None or zero is None or zero.size != 1 or zero.dtype not in (np.int8, np.int16):
+            return None
+        if not np.isfinite(scale) or scale <= 0:
+            raise BadModel(f"scale is {scale}", node.source.name or codes, "calibrate the model again")
+        shown = [o for i in self.readers.get(codes, []) for o in self.nodes[i].outputs if o in self.outputs]
+        tensor = shown[0] if shown else node.inputs[0]
+        taken = {a.tensor for a in self._activations.values()}
+        name, count = tensor, 1
+        while name in taken:
+            count += 1
+            name = f"{tensor}#{count}"
+        bits = zero.dtype.itemsize * 8
+        found = Activation(name, codes, scale, int(zero.reshape(-1)[0]), bits)
+        self._activations[codes] = found
+        return found
+
+    def codes_of(self, name: str) -> str | None:
+        """The codes that a dequantize turns into `name`, if a quantize of the same scale wrote them."""
+        node = self.node_of(name)
+        if node is None or node.op != "dequantize":
+            return None
+        quantize = self.node_of(node.inputs[0])
+        if quantize is None or quantize.op != "quantize":
+            return None
+        same = all(
+            np.array_equal(a, b)
+            for i in (1, 2)
+            if (a := self.constant(quantize.inputs[i])) is not None and (b := self.constant(node.inputs[i])) is not None
+        )
+        return node.inputs[0] if same else None
+
+    def clamp(self, codes: str) -> tuple[float, float] | None:
+        """The range of reals that a quantize clamps to, where it stands for a ReLU or ReLU6 that was folded into it.
+
+        Its zero point is then at an end of the codes, and its input is not known to lie on that side of zero anyway.
+
+        Args:
+            codes: what it writes.
+        """
+        node = self.nodes[self.producer[codes]]
+        scale, zero = self.scalar(node.inputs[1]), self.constant(node.inputs[2])
+        if scale is None or zero is None or zero.size != 1 or zero.dtype.kind not in "iu":
+            return None
+        limits, middle = np.iinfo(zero.dtype.name), int(zero.reshape(-1)[0])
+        if middle not in (limits.min, limits.max) or (middle == limits.min and self._not_negative(node.inputs[0])):
+            return None
+        return (limits.min - middle) * scale, (limits.max - middle) * scale
+
+    def _not_negative(self, name: str, depth: int = 16) -> bool:
+        """Whether a tensor's values are never below zero, by the operators that give it."""
+        constant = self.scalar(name)
+        if constant is not None:
+            return constant >= 0
+        node = self.node_of(name)
+        if node is None or not depth:
+            return False
+        match node.op:
+            case "clip":
+                return node.static[0][0] >= 0
+            case "maximum":
+                return any(self._not_negative(each, depth - 1) for each in node.inputs)
+            case "minimum" | "add":
+                return all(self._not_negative(each, depth - 1) for each in node.inputs)
+            case "multiply":
+                return node.inputs[0] == node.inputs[1] or all(self._not_negative(each, depth - 1) for each in node.inputs)
+            case "log":  # of 1 and more, as in Softplus
+                inside = self.node_of(node.inputs[0])
+                ones = [] if inside is None or inside.op != "add" else [self.scalar(each) for each in inside.inputs]
+                return any(one is not None and one >= 1 for one in ones) and self._not_negative(node.inputs[0], depth - 1)
+        return node.op in _NOT_NEGATIVE or (node.op in _MOVES and self._not_negative(node.inputs[0], depth - 1))
+
+    def strip(self, name: str) -> str:
+        """The tensor behind Q/DQ pairs that clamp nothing, casts and reshapes that keep the last dimension."""
+        while True:
+            node = self.node_of(name)
+            codes = self.codes_of(name)
+            if codes is not None and self.clamp(codes) is not None:
+                return name
+            if codes is not None:
+                name = self.nodes[self.producer[codes]].inputs[0]
+            elif node is not None and (
+                node.op in PASSIVE or (node.op in RESHAPES and self.shape(node.inputs[0])[-1:] == self.shape(name)[-1:])
+            ):
+                name = node.inputs[0]
+            else:
+                return name
+
+    def evaluate(self, wanted: Sequence[str], given: Sequence[Mapping[str, Array]]) -> list[list[Array]]:
+        """Values of tensors that no other inputs than the given ones change, by LLVM.
+
+        Args:
+            wanted: names of tensors.
+            given: for each run, input -> value.
+
+        Returns:
+            for each run, the values in the order of `wanted`.
+        """
+        function = self.module["main"]
+        bindings = [b for block in function.body.blocks for b in block.bindings]
+        by_name = {name: variable for variable, name in self._variables.items()}
+        outputs = [by_name[name] for name in wanted]
+        needed, kept = set(outputs), []
+        for binding in reversed(bindings):
+            if binding.var in needed:
+                kept.append(binding)
+                needed |= set(relax.analysis.free_vars(binding.value))
+        final = relax.Var("result", relax.TupleType([v.ty for v in outputs]))
+        block = relax.DataflowBlock([*reversed(kept), relax.VarBinding(final, relax.Tuple(outputs))])
+        params = [p for p in function.params if p in needed]
+        body = relax.SeqExpr([block], final)
+        alone = relax.Function(params, body, relax.TupleType([v.ty for v in outputs])).with_attr("global_symbol", "main")
+        own = {v: f for v, f in self.module.functions_items() if not isinstance(f, relax.Function)}
+        module = bound_indices(tvm.IRModule({**own, self.module.get_global_var("main"): alone}))
+        run = compiled(module)["main"]
+        results = []
+        for values in given:
+            arguments = []
+            for p in params:
+                name = self._variables[p]
+                value = values[name] if name in values else self.constant(name)
+                assert value is not None
+                arguments.append(tvm.runtime.tensor(np.ascontiguousarray(value.astype(str(p.ty.dtype)))))
+            results.append([np.asarray(v.numpy()) for v in run(*arguments)])
+        return results

@@ -1,0 +1,290 @@
+"""A walk over a transformer's graph: every node that the outputs need, by what it does to elements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.compiler import functions
+from axlora.compiler.frontend.recognised import FoundLinear
+from axlora.compiler.operators import (
+    Add,
+    Function,
+    Linear,
+    Mul,
+    Norm,
+    NormKind,
+    PoolKind,
+)
+from axlora.compiler.passes.dataflow import RESHAPES, Node
+from axlora.compiler.passes.recognise_attention import AttentionWalk
+from axlora.compiler.passes.recognise_norms import FoundNorm, norms
+from axlora.compiler.passes.recognise_pools import PoolWalk
+from axlora.compiler.passes.recognise_values import PASS, SHAPED, Scores, Symbol
+from axlora.compiler.passes.tensor_elements import Constant, Curve, Ids, Length, Looked, Probed, View, Weighted
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+_UNARY: dict[str, Callable[[Float64], Float64]] = {
+    "sigmoid": partial(functions.real, Function.SIGMOID),
+    "tanh": np.tanh,
+    "nn.relu": partial(functions.real, Function.RELU),
+    "erf": functions.erf,
+    "exp": np.exp,
+    "sqrt": np.sqrt,
+    "nn.silu": partial(functions.real, Function.SILU),
+    "nn.gelu": partial(functions.real, Function.GELU),
+    "nn.gelu_tanh": partial(functions.real, Function.GELU_TANH),
+}
+_JOINS: dict[str, Callable[..., Float64]] = {
+    "add": np.add,
+    "subtract": np.subtract,
+    "multiply": np.multiply,
+    "divide": np.divide,
+    "power": np.power,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+}
+"""Arithmetic of two tensors."""
+
+
+@dataclass
+class Walk(AttentionWalk, PoolWalk):
+    """All nodes."""
+
+    def run(self) -> None:
+        """Follow every node that the outputs need."""
+        linears = {self.g.producer[f.result]: f for f in self.found}
+        by_last: dict[int, FoundNorm] = {n.nodes[-1]: n for n in norms(self.g)}
+        needed: set[int] = set()
+        todo = sorted(self.g.outputs)
+        while todo:
+            index = self.g.producer.get(todo.pop(), -1)
+            if index < 0 or index in needed:
+                continue
+            needed.add(index)
+            own = [linears[index].x_name] if index in linears else [by_last[index].x] if index in by_last else None
+            todo += own or [name for name in self.g.nodes[index].inputs if name]
+        fixed = self.fixed(needed - linears.keys() - by_last.keys())
+        for index in sorted(needed):
+            node = self.g.nodes[index]
+            self.used |= set(node.inputs)
+            if index in fixed:
+                continue
+            if index in linears:
+                self.linear(node, linears[index])
+            elif index in by_last:
+                self.norm(node, by_last[index])
+            else:
+                self.node(node)
+
+    def linear(self, node: Node, found: FoundLinear) -> None:
+        x = self.rows(node, found.x_name)
+        self.value(found.result, found.shape[1], x)
+        self.operators.append(Linear(x, found.result, found.name))
+
+    def norm(self, node: Node, found: FoundNorm) -> None:
+        x = self.rows(node, found.x)
+        self.value(found.y, self.features[x], x)
+        kind = NormKind.LAYER if found.centred else NormKind.RMS
+        self.operators.append(Norm(x, found.y, kind, found.gain, found.bias, found.eps))
+
+    def node(self, node: Node) -> None:
+        """One node that is neither of a linear nor of a norm."""
+        inputs = [self.symbol(name) for name in node.inputs if name]
+        kind = node.op
+        result: Symbol | dict[str, Symbol] | None
+        if isinstance(inputs[0], Weighted | Length):
+            result = self.reduced(node, inputs)
+        elif isinstance(inputs[0], Ids):
+            result = inputs[0] if kind in (*PASS, *SHAPED) else None
+        elif kind in PASS:
+            # `read` made all floats float32: a cast that is left is to integers and back, which rounds.
+            result = inputs[0] if self.g.dtype(node.outputs[0]) == "float32" else None
+        elif kind == "take" and isinstance(inputs[1], Ids):
+            result = self.embed(node, inputs[0], inputs[1])
+        elif kind in (*_JOINS, "where") and len(inputs) >= 2:
+            result = self.joined(node, kind, inputs)
+        elif kind == "matmul":
+            result = self.product(node, inputs[0], inputs[1])
+        elif kind == "nn.softmax" and isinstance(inputs[0], Scores):
+            if int(node.number("axis", -1)) not in (-1, len(self.g.shape(node.inputs[0])) - 1):
+                raise self.refuse(node, "softmax over anything but the keys")
+            result = replace(inputs[0], done=True)
+        elif kind == "isnan" and isinstance(inputs[0], Scores) and inputs[0].done:
+            result = Constant(np.zeros((1, 1, 1, 1), bool))  # a row sees itself, or a token: no softmax is empty
+        elif kind in _UNARY or kind in ("negative", "clip"):
+            result = self.unary(node, inputs[0])
+        elif kind == "concat" and len(full := [x for x in inputs if not (isinstance(x, Constant) and x.value.size == 0)]) == 1:
+            result = full[0]  # keys behind an empty cache
+        elif kind in ("sum", "mean") and isinstance(inputs[0], View | Curve):
+            result = self.reduction(node, inputs[0])
+        elif isinstance(inputs[0], View | Curve | Looked):
+            result = self.moved(node, [self.viewed(node, node.inputs[0]), *inputs[1:]])
+        else:
+            result = None
+        if result is None:
+            raise self.refuse(node, "is not understood between embeddings and logits")
+        self.symbols |= result if isinstance(result, dict) else {node.outputs[0]: result}
+
+    def joined(self, node: Node, kind: str, inputs: Sequence[Symbol]) -> Symbol | None:
+        """Arithmetic of two tensors."""
+        if kind == "where":
+            return self.chosen(node, inputs)
+        a, b = inputs
+        if isinstance(a, Constant | Probed) and kind in ("add", "multiply", "maximum", "minimum"):
+            a, b = b, a
+        if isinstance(a, Constant) and kind in ("subtract", "divide"):
+            return self.from_constant(kind, a.value.astype(np.float64), b)
+        if isinstance(b, Probed) and isinstance(a, Scores):
+            return self.masked(node, a, b.values) if kind == "add" and not a.done else None
+        if isinstance(b, Probed):
+            return self.with_mask(node, kind, a, b)
+        if isinstance(b, Constant):
+            return self.with_constant(node, kind, a, b.value.astype(np.float64))
+        if isinstance(a, Looked) and isinstance(b, Looked):
+            return a.plus(b) if kind == "add" else None
+        if isinstance(b, Length):
+            x = self.rows(node, node.inputs[0]) if kind == "divide" and not isinstance(a, Weighted) else None
+            return self.unit(node, x, b) if x == b.of and b.stage == "root" else None
+        if (
+            kind in ("add", "subtract")
+            and isinstance(a, View)
+            and isinstance(b, View)
+            and a.value == b.value
+            and a.factor() is None
+        ):
+            return a.plus(b.times(np.float64(1 if kind == "add" else -1)))
+        curve = _both_curves(kind, a, b)
+        if curve is not None and (curve.function() is not None or not _rows(a, b)):
+            return curve
+        if kind not in ("add", "multiply") or not all(isinstance(s, View | Curve | Looked) for s in (a, b)):
+            return None
+        x, y = (self.rows(node, name) for name in node.inputs)
+        if x == y and kind == "multiply":
+            return Length(x, "squares")
+        if (x in self.single) != (y in self.single):
+            raise self.refuse(node, "rows of all tokens meet one row of all")
+        out = node.outputs[0]
+        self.value(out, self.features[x], x)
+        self.operators.append(Add(x, y, out) if kind == "add" else Mul(x, y, out))
+        return self.symbols[out]
+
+    def with_constant(self, node: Node, kind: str, a: Symbol, c: Float64) -> Symbol | None:
+        if isinstance(a, Scores) and not a.done:
+            if kind in ("multiply", "divide") and c.size == 1:
+                return replace(a, scale=a.scale * float(c.reshape(-1)[0]) ** (1 if kind == "multiply" else -1))
+            return self.masked(node, a, (c,)) if kind == "add" else None
+        if isinstance(a, Looked):
+            if kind in ("multiply", "divide") and c.size == 1:
+                return a.times(float(c.reshape(-1)[0]) ** (1 if kind == "multiply" else -1))
+            # Positions and token types, added to the rows of embeddings before anything reads them.
+            n = a.tables[0][1].shape[1]
+            return a.plus(Looked((), np.broadcast_to(c, (1, self.tokens, n)).reshape(-1, n))) if kind == "add" else None
+        if isinstance(a, View) and kind in ("multiply", "divide"):
+            return a.times(c if kind == "multiply" else 1 / c)
+        if c.size == 1 and (curve := _as_curve(a)) is not None:
+            return Curve(curve.value, curve.shape, _scalar(kind, curve.of, float(c.reshape(-1)[0])))
+        return None
+
+    def from_constant(self, kind: str, c: Float64, b: Symbol) -> Symbol | None:
+        """c - b or c / b, for one number."""
+        curve = _as_curve(b)
+        if curve is None or c.size != 1:
+            return None
+        number, of = float(c.reshape(-1)[0]), curve.of
+        return Curve(curve.value, curve.shape, lambda t: _JOINS[kind](number, of(t)))
+
+    def unary(self, node: Node, x: Symbol) -> Symbol | None:
+        if node.op == "negative":
+            return x.times(np.float64(-1)) if isinstance(x, View) else None
+        curve = _as_curve(x)
+        if curve is None:
+            return None
+        inner, own = curve.of, _UNARY.get(node.op)
+        if own is None:
+            (least,), (most,) = node.static
+            own = partial(np.clip, a_min=least, a_max=most)
+        return Curve(curve.value, curve.shape, lambda t: own(inner(t)))
+
+    def moved(self, node: Node, inputs: Sequence[Symbol]) -> View | dict[str, Symbol] | None:
+        """Operators that only move elements."""
+        x = inputs[0]
+        assert isinstance(x, View)
+        kind = node.op
+        if kind in RESHAPES:
+            return x.moved(lambda v: v.reshape(self.g.shape(node.outputs[0])))
+        if kind == "broadcast_to":
+            return x.moved(lambda v: np.broadcast_to(v, self.g.shape(node.outputs[0])))
+        if kind == "permute_dims":
+            axes = node.numbers("axes")
+            return x.moved(lambda v: np.transpose(v, axes))
+        if kind == "split":
+            axis = int(node.number("axis"))
+            if "" in node.outputs:
+                return None
+            sizes = [self.g.shape(out)[axis] for out in node.outputs]
+            cuts = np.cumsum(sizes)[:-1].tolist()
+            parts = [x.moved(lambda v, n=n: np.split(v, cuts, axis)[n]) for n in range(len(sizes))]  # type: ignore[misc]
+            return dict(zip(node.outputs, parts, strict=True))
+        constants = [s.value for s in inputs[1:] if isinstance(s, Constant)]
+        if kind == "strided_slice" and len(inputs) == 1:
+            return self.picked(x.moved(lambda v: v[_slices(v.ndim, node.static)]))
+        if kind == "take" and len(constants) == 1:
+            axis = int(node.number("axis"))
+            return self.picked(x.moved(lambda v: np.take(v, constants[0].astype(np.int64), axis)))
+        if kind == "concat" and all(isinstance(s, View) and s.value == x.value for s in inputs):
+            views = [s for s in inputs if isinstance(s, View) and 0 not in s.shape]
+            most = max(len(v.terms) for v in views)
+            views = [v.padded(most) for v in views]
+            axis = int(node.number("axis"))
+            joined = [tuple(np.concatenate([v.terms[n][part] for v in views], axis) for part in (0, 1)) for n in range(most)]
+            return replace(x, terms=tuple((i.astype(np.int64), c.astype(np.float64)) for i, c in joined))
+        return None
+
+    def picked(self, view: View) -> View:
+        """A view that is the first row of a value is a value of its own."""
+        if view.value in self.single or self.tokens == 1 or not view.starts(self.features[view.value]):
+            return view
+        if (view.terms[0][1] != 1).any():
+            return view
+        return View.rows(self.pooled(view.value, PoolKind.FIRST), view.shape)
+
+
+def _rows(a: Symbol, b: Symbol) -> bool:
+    return isinstance(a, View) and isinstance(b, View)
+
+
+def _as_curve(x: Symbol) -> Curve | None:
+    if isinstance(x, Curve):
+        return x
+    if isinstance(x, View) and (c := x.factor()) is not None:
+        return Curve(x.value, x.shape, lambda t: c * t)
+    return None
+
+
+def _both_curves(kind: str, a: Symbol, b: Symbol) -> Curve | None:
+    """Two functions of the same value as one."""
+    f, g = _as_curve(a), _as_curve(b)
+    if f is None or g is None or f.value != g.value:
+        return None
+    own, other, join = f.of, g.of, _JOINS[kind]
+    return Curve(f.value, f.shape, lambda t: join(own(t), other(t)))
+
+
+def _scalar(kind: str, f: Callable[[Float64], Float64], c: float) -> Callable[[Float64], Float64]:
+    return lambda t: _JOINS[kind](f(t), c)
+
+
+def _slices(rank: int, parts: Sequence[Sequence[float]]) -> tuple[slice, ...]:
+    """What a strided_slice takes: axes, begins, ends, and strides or none."""
+    axes, starts, ends = parts[:3]
+    steps = parts[3] if len(parts) > 3 else [1] * len(starts)
+    out = [slice(None)] * rank
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        out[int(axis)] = slice(int(start), int(end), int(step))
+    return tuple(out)

@@ -1,0 +1,176 @@
+"""A decoder's graph as a `transformer.ops.Transformer`: linears and norms by structure, the rest by what it does to elements.
+
+Every node is followed from the token ids on; what mixes tokens in any way but causal attention is refused by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from axlora.compiler.errors import UnsupportedOperator
+from axlora.compiler.frontend.recognised import FoundLinear
+from axlora.compiler.operators import (
+    Lookup,
+    Op,
+    Output,
+    Transformer,
+    operands,
+)
+from axlora.compiler.passes.attention_masks import Mask
+from axlora.compiler.passes.dataflow import Dataflow
+from axlora.compiler.passes.recognise_operators import Walk
+from axlora.compiler.passes.recognise_values import PASS, SHAPED
+from axlora.compiler.passes.tensor_elements import Constant, Curve, Ids, Probed, View, Weighted, probes
+
+
+def _inputs(g: Dataflow) -> list[tuple[str, tuple[int, ...], np.dtype[Any]]]:
+    """(name, shape, type) of every input."""
+    constant = {i.name for i in g.model.graph.initializer}
+    return [
+        (i.name, g.shape(i.name), onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type))
+        for i in g.model.graph.input
+        if i.name not in constant
+    ]
+
+
+def _token_input(g: Dataflow, where: str) -> str:
+    """The input of token ids: the one that the first embedding's Gather reads, reshaped or not."""
+    names = {name for name, _, kind in _inputs(g) if kind.kind in "iu"}
+    for node in g.nodes:
+        if node.op != "take" or g.constant(node.inputs[0]) is None:
+            continue
+        name = str(node.inputs[1])
+        while name not in names and (before := g.node_of(name)) is not None and before.op in (*PASS, *SHAPED):
+            name = str(before.inputs[0])
+        if name in names:
+            return name
+    raise UnsupportedOperator("no embedding of token ids", where, "a language model with an input of token ids")
+
+
+def _usual(name: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> npt.NDArray[Any] | None:
+    """What an input beside the token ids holds unless someone says otherwise: no padding, positions in order, one type."""
+    if "mask" in name:
+        return np.ones(shape, kind)
+    if "position" in name:
+        return np.broadcast_to(np.arange(shape[-1]), shape).astype(kind)
+    return np.zeros(shape, kind) if "type" in name else None
+
+
+def read_transformer(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transformer:
+    """The whole model as a decoder.
+
+    Other inputs than the token ids mean: a mask of ones (no padding), positions 0, 1, .., token types 0.
+
+    Raises:
+        UnsupportedOperator: names the node that is not understood, or that is not causal.
+    """
+    ids = _token_input(g, where)
+    fixed: dict[str, npt.NDArray[Any]] = {}
+    for name, shape, kind in _inputs(g):
+        if name != ids:
+            value = _usual(name, shape, kind)
+            if value is None:
+                hint = "export without caches: the cache is made by --generate"
+                raise UnsupportedOperator(f"input {name!r} beside the token ids", where, hint)
+            fixed[name] = value
+    return _read(g, found, where, [ids], fixed, "", "compile without --generate")
+
+
+def read_whole(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transformer:
+    """The whole model for whole sequences: attention may be causal, see all tokens, or all that are no padding.
+
+    An input that the model does not heed as ids or as a mask of padding is fixed to its usual value (`Transformer.fixed`).
+
+    Raises:
+        UnsupportedOperator: names the node that is not understood.
+    """
+    ids = _token_input(g, where)
+    usual: dict[str, npt.NDArray[Any]] = {}
+    more: list[str] = []
+    mask = ""
+    for name, shape, kind in _inputs(g):
+        if name == ids:
+            continue
+        value = _usual(name, shape, kind)
+        if value is None or len(shape) != 2 or shape[0] != 1:
+            raise UnsupportedOperator(f"input {name!r} beside the token ids", where, "compile with --operators linears")
+        usual[name] = value
+        if "mask" in name and not mask:
+            mask = name
+        elif "mask" not in name:
+            more.append(name)
+    tries: list[tuple[list[str], str]] = [(more, mask), (more, ""), ([], mask), ([], "")]
+    error: UnsupportedOperator | None = None
+    for own, heeded in dict.fromkeys((tuple(a), b) for a, b in tries):
+        fixed = {name: value for name, value in usual.items() if name not in own and name != heeded}
+        try:
+            return _read(g, found, where, [ids, *own], fixed, heeded, "compile with --operators linears")
+        except UnsupportedOperator as refused:
+            error = refused
+    assert error is not None
+    raise error
+
+
+def _read(
+    g: Dataflow,
+    found: Sequence[FoundLinear],
+    where: str,
+    ids: Sequence[str],
+    fixed: Mapping[str, npt.NDArray[Any]],
+    mask: str,
+    hint: str,
+) -> Transformer:
+    """The model with these inputs as ids, this one as the mask of padding, and those of fixed values."""
+    shape = g.shape(ids[0])
+    if len(shape) != 2 or shape[0] != 1:
+        raise UnsupportedOperator(f"token ids of shape {shape}", where, "[batch, tokens]")
+    decoder = hint.endswith("--generate")
+    walk = Walk(g, found, shape[1], hint, decoder)
+    walk.symbols |= {name: Ids(name) for name in ids}
+    walk.symbols |= {name: Constant(value) for name, value in fixed.items()}
+    if mask:
+        kind = next(kind for name, _, kind in _inputs(g) if name == mask)
+        walk.masks = probes(shape[1])
+        walk.symbols[mask] = Probed(tuple(m.astype(kind) for m in walk.masks))
+    walk.run()
+    outputs = [_output(walk, o.name, where) for o in g.model.graph.output]
+    if decoder:
+        outputs = outputs[:1]
+    if walk.looked is None:
+        raise UnsupportedOperator("no embedding of token ids", where, "a language model with an input of token ids")
+    if mask and not walk.kinds <= {Mask.PADDING}:
+        raise UnsupportedOperator("attention that sees padding beside what heeds the mask", where, hint)
+    lookups = tuple(Lookup(name, table) for name, table in sorted(walk.looked.tables, key=lambda pair: pair[0] != ids[0]))
+    operators = _needed(walk.operators, {o.value for o in outputs})
+    fixed = {name: value for name, value in fixed.items() if name in walk.used}
+    return Transformer(
+        lookups, walk.looked.constant, walk.input, operators, tuple(outputs), mask if mask in walk.used else None, fixed
+    )
+
+
+def _output(walk: Walk, name: str, where: str) -> Output:
+    """What an output of the graph is."""
+    known = walk.g.canonical(name)
+    symbol, node, shape = walk.symbol(known), walk.g.node_of(known), walk.g.shape(known)
+    if node is not None and isinstance(symbol, Curve | Weighted):
+        return Output(name, walk.rows(node, known), shape)
+    if isinstance(symbol, View) and symbol.factor() == 1:
+        return Output(name, symbol.value, shape)
+    if isinstance(symbol, View) and not walk.causal and len(symbol.terms) == 1 and (symbol.terms[0][1] == 1).all():
+        return Output(name, symbol.value, shape, symbol.terms[0][0])
+    raise UnsupportedOperator(f"output {name!r} is not rows of logits", where, "a language model that ends with its logits")
+
+
+def _needed(operators: Sequence[Op], wanted: set[str]) -> tuple[Op, ...]:
+    """The operators that the wanted values need, in their order."""
+    kept: list[Op] = []
+    for op in reversed(operators):
+        if op.y in wanted:
+            kept.append(op)
+            wanted = wanted | set(operands(op))
+    return tuple(reversed(kept))

@@ -1,0 +1,195 @@
+"""What every tensor of a transformer's graph is, as it is found: rows of values, constants, what a mask changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.compiler.errors import BadModel, UnsupportedOperator
+from axlora.compiler.frontend.recognised import FoundLinear
+from axlora.compiler.operators import (
+    Apply,
+    Op,
+    Pool,
+    PoolKind,
+)
+from axlora.compiler.passes.attention_masks import Mask
+from axlora.compiler.passes.dataflow import PASSIVE, RESHAPES, Dataflow, Node
+from axlora.compiler.passes.tensor_elements import (
+    Constant,
+    Curve,
+    HeadView,
+    Ids,
+    Length,
+    Looked,
+    Probed,
+    View,
+    Weighted,
+    probes,
+)
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+PASS = ("identity", *PASSIVE)
+SHAPED = (*RESHAPES, "broadcast_to")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """q.k of heads, scaled; `done` after the softmax."""
+
+    q: HeadView
+    k: HeadView
+    scale: float
+    mask: Mask = Mask.NONE
+    done: bool = False
+
+
+Symbol = Constant | Probed | Ids | Looked | View | Curve | Weighted | Length | Scores
+
+
+@dataclass
+class Values:
+    """The tensors, the values and the operators that have been found."""
+
+    g: Dataflow
+    found: Sequence[FoundLinear]
+    tokens: int
+    hint: str
+    causal: bool
+    """Whether attention must be causal."""
+    symbols: dict[str, Symbol] = field(default_factory=dict)
+    operators: list[Op] = field(default_factory=list)
+    features: dict[str, int] = field(default_factory=dict)
+    single: set[str] = field(default_factory=set)
+    """Values of one row."""
+    masks: tuple[Int64, ...] = ()
+    """What a mask of padding is probed with; () if there is none."""
+    used: set[str] = field(default_factory=set)
+    """Tensors that some followed node reads."""
+    kinds: set[Mask] = field(default_factory=set)
+    """Of all attention."""
+    looked: Looked | None = None
+    input: str = ""
+    turned: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
+
+    def refuse(self, node: Node, what: str) -> UnsupportedOperator:
+        """An error that names the node."""
+        return UnsupportedOperator(
+            what, f"node {node.source.name or node.source.output[0]!r} ({node.source.op_type})", self.hint
+        )
+
+    def value(self, name: str, features: int, *of: str) -> None:
+        """A tensor that is rows of a new value of its own name; it has one row where what it is made `of` has."""
+        self.features[name] = features
+        if any(x in self.single for x in of):
+            self.single.add(name)
+        self.symbols[name] = View.rows(name, self.g.shape(name))
+
+    def symbol(self, name: str) -> Symbol:
+        """What a tensor is; constants are looked up."""
+        if name not in self.symbols:
+            value = self.g.constant(name)
+            if value is None:
+                raise BadModel("tensor is used before it is made", name, "export the model again")
+            self.symbols[name] = Constant(value)
+        return self.symbols[name]
+
+    def rows(self, node: Node, name: str) -> str:
+        """The value that a tensor is, all of it and in order.
+
+        Raises:
+            UnsupportedOperator: it is only a part, or its tokens are not in order.
+        """
+        symbol = self.symbol(name)
+        if isinstance(symbol, Curve):
+            return self.applied(node, symbol)
+        if isinstance(symbol, Looked):
+            return self.first(node, symbol)
+        if isinstance(symbol, Weighted) and symbol.summed and symbol.means(self.masks or probes(self.tokens)[:1]):
+            return self.pooled(symbol.value, PoolKind.MEAN)
+        if isinstance(symbol, View) and symbol.factor() == 1:
+            return symbol.value
+        raise self.refuse(node, "reads a tensor that is not rows of features, one a token")
+
+    def first(self, node: Node, looked: Looked) -> str:
+        """The value of the rows that were looked up."""
+        if self.looked is not None and self.looked is not looked:
+            raise self.refuse(node, "a second embedding of the token ids")
+        if not self.input:
+            n = looked.tables[0][1].shape[1]
+            self.looked, self.input = looked, "embeddings"
+            self.features[self.input] = n
+        return self.input
+
+    def pooled(self, value: str, kind: PoolKind) -> str:
+        """The value of one row that is made of all rows of another."""
+        name = f"{value} {kind.value}"
+        if name not in self.features:
+            self.features[name] = self.features[value]
+            self.single.add(name)
+            self.operators.append(Pool(value, name, kind))
+        return name
+
+    def applied(self, node: Node, curve: Curve) -> str:
+        """The value of an activation function."""
+        function = curve.function()
+        if function is None:
+            raise self.refuse(node, "an element-wise function that has no table")
+        name = f"{curve.value} {function.value}"
+        if name not in self.features:
+            self.features[name] = self.features[curve.value]
+            if curve.value in self.single:
+                self.single.add(name)
+            self.operators.append(Apply(curve.value, name, function))
+        return name
+
+    def viewed(self, node: Node, name: str) -> View:
+        """The elements of a tensor; functions and rows that were looked up become values."""
+        symbol = self.symbol(name)
+        if isinstance(symbol, View):
+            return symbol
+        return View.rows(self.rows(node, name), self.g.shape(name))
+
+    def fixed(self, nodes: set[int]) -> set[int]:
+        """Evaluate what no ids change: nodes that constants alone lead to, or the mask too, once for each probe of it.
+
+        Args:
+            nodes: that are looked at.
+
+        Returns:
+            the nodes that were, and those that only they need.
+        """
+        done: set[int] = set()
+        known = {name for name, symbol in self.symbols.items() if isinstance(symbol, Constant | Probed)}
+        for index in sorted(nodes):
+            node = self.g.nodes[index]
+            if all(name in known or self.g.constant(name) is not None for name in node.inputs):
+                done.add(index)
+                known |= set(node.outputs)
+        read = {name for i, node in enumerate(self.g.nodes) if i in nodes - done for name in node.inputs} | self.g.outputs
+        wanted = [name for i in sorted(done) for name in self.g.nodes[i].outputs if name in read]
+        if wanted:
+            most = max((len(s.values) for s in self.symbols.values() if isinstance(s, Probed)), default=1)
+            given = [
+                {
+                    name: symbol.values[n] if isinstance(symbol, Probed) else symbol.value
+                    for name, symbol in self.symbols.items()
+                    if isinstance(symbol, Constant | Probed)
+                }
+                for n in range(most)
+            ]
+            for name, *own in zip(wanted, *self.g.evaluate(wanted, given), strict=True):
+                alike = all(np.array_equal(own[0], other) for other in own[1:])
+                self.symbols[name] = Constant(own[0]) if alike else Probed(tuple(own))
+        return done
+
+    def embed(self, node: Node, table: Symbol, ids: Ids) -> Looked:
+        if not isinstance(table, Constant) or table.value.ndim != 2:
+            raise self.refuse(node, "rows of what is no table")
+        if int(node.number("axis")) != 0:
+            raise self.refuse(node, "picks features, not tokens, by the token ids")
+        return Looked(((ids.input, table.value.astype(np.float64)),))

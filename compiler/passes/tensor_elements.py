@@ -1,0 +1,261 @@
+"""What a tensor of a transformer's graph is: where each of its elements comes from.
+
+Exporters write heads with reshapes, transposes, slices and expansions in any order; instead of their patterns, each tensor
+carries the indices of its elements in a value [tokens, features], moved by the same operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.compiler import functions
+from axlora.compiler.operators import Function
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+Move = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A tensor that no input changes."""
+
+    value: npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Ids:
+    """An input of ids, one a token."""
+
+    input: str
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A tensor that only the mask of padding changes: its value for each of the probes (`probes`)."""
+
+    values: tuple[npt.NDArray[np.generic], ...]
+
+
+def probes(tokens: int) -> tuple[Int64, ...]:
+    """Masks [1, tokens] that tell what a graph makes of one: all tokens, the first, half of them, and some without order."""
+    first = np.arange(tokens) < 1
+    some = np.random.default_rng(0).random((2, tokens)) < 0.5
+    masks = [np.ones(tokens, bool), first, np.arange(tokens) < -(-tokens // 2), *(some | first)]
+    return tuple(mask[None].astype(np.int64) for mask in masks)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Rows picked from tables, and a constant [tokens, n] or none, added up."""
+
+    tables: tuple[tuple[str, Float64], ...]
+    """(input of ids, table [ids, n])."""
+    constant: Float64 | None = None
+
+    def plus(self, other: Looked) -> Looked:
+        """The sum with others."""
+        constants = [c for c in (self.constant, other.constant) if c is not None]
+        return Looked(self.tables + other.tables, np.asarray(sum(constants)) if constants else None)
+
+    def times(self, factor: float) -> Looked:
+        """Scaled."""
+        constant = None if self.constant is None else self.constant * factor
+        return Looked(tuple((name, table * factor) for name, table in self.tables), constant)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Rows of a value times weights; `summed` over the rows, or not yet."""
+
+    value: str
+    weights: tuple[Float64, ...]
+    """[tokens] for each probe."""
+    summed: bool = False
+
+    def scaled(self, factors: Sequence[npt.NDArray[Any]]) -> Weighted | None:
+        """Times a number for each probe; None if they are more than one."""
+        numbers = [np.unique(np.asarray(f, np.float64)) for f in factors]
+        if any(n.size != 1 for n in numbers):
+            return None
+        return replace(self, weights=tuple(w * float(n[0]) for w, n in zip(self.weights, numbers, strict=True)))
+
+    def means(self, masks: Sequence[npt.NDArray[Any]]) -> bool:
+        """Whether it is the mean over each mask."""
+        return all(np.allclose(w, m / m.sum(), rtol=1e-4) for w, m in zip(self.weights, masks, strict=True))
+
+    def sums(self, masks: Sequence[npt.NDArray[Any]]) -> bool:
+        """Whether it is a multiple of the mean over each mask."""
+        return all(
+            (w[m[0] > 0] > 0).all() and np.allclose(w, m[0] * w.max(), rtol=1e-4)
+            for w, m in zip(self.weights, masks, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Length:
+    """Squares of a value's elements, their sum over each row, or its root."""
+
+    of: str
+    stage: str
+    """`squares`, `sum` or `root`."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Elements of a value, or sums of its elements: element = sum of coefficient * value[index]."""
+
+    value: str
+    terms: tuple[tuple[Int64, Float64], ...]
+    """(flat index, coefficient), each of the tensor's shape."""
+    size: int
+    """Elements of the value."""
+
+    @classmethod
+    def rows(cls, value: str, shape: tuple[int, ...]) -> View:
+        """All of a value, in its own order."""
+        index = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+        return cls(value, ((index, np.broadcast_to(np.float64(1), shape)),), index.size)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return self.terms[0][0].shape
+
+    def moved(self, move: Move) -> View:
+        """The same elements elsewhere."""
+        return replace(self, terms=tuple((move(i), move(c)) for i, c in self.terms))
+
+    def times(self, factor: Float64 | np.float64) -> View:
+        """Times a constant that broadcasts with it."""
+        return replace(self, terms=tuple((np.broadcast_to(i, (c * factor).shape), c * factor) for i, c in self.terms))
+
+    def plus(self, other: View) -> View:
+        """The sum with another view of the same value."""
+        return replace(self, terms=self.terms + other.terms)
+
+    def padded(self, count: int) -> View:
+        """The same with terms of coefficient 0 up to `count` of them."""
+        index, coefficient = self.terms[0]
+        return replace(self, terms=self.terms + ((index, np.zeros_like(coefficient)),) * (count - len(self.terms)))
+
+    def factor(self) -> float | None:
+        """c if the tensor is c times the whole value in its own order, else None."""
+        if len(self.terms) != 1:
+            return None
+        _index, coefficient = self.terms[0]
+        if not self.starts(self.size):
+            return None
+        c = float(coefficient.reshape(-1)[0])
+        return c if bool((coefficient == c).all()) else None
+
+    def starts(self, count: int) -> bool:
+        """Whether it is the first `count` elements of the value in their order, each times something."""
+        index = self.terms[0][0]
+        return len(self.terms) == 1 and index.size == count and np.array_equal(index.reshape(-1), np.arange(count))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A function of each element of a value, in the value's own order."""
+
+    value: str
+    shape: tuple[int, ...]
+    of: Callable[[Float64], Float64]
+
+    def function(self) -> Function | None:
+        """The one it is, found by its values: within 1e-5 of it on -8..8, and nearer than to any other."""
+        x = np.linspace(-8, 8, 161)
+        with np.errstate(all="ignore"):
+            y = self.of(x)
+        error, best = min((float(np.abs(y - functions.real(f, x)).max()), f.value) for f in Function)
+        return Function(best) if error < 1e-5 else None
+
+
+@dataclass(frozen=True)
+class HeadView:
+    """Heads of a value: head h reads features first + own[h] * dim .., with rotary tables or none."""
+
+    value: str
+    first: int
+    dim: int
+    own: tuple[int, ...]
+    scale: float
+    cos: Float64 | None
+    sin: Float64 | None
+    """[tokens, half]: the first 2 half features of a head turn."""
+
+
+def heads(view: View, features: int) -> HeadView | None:
+    """Read a view [1, heads, tokens, dim] as heads; None if it is anything else."""
+    if len(view.shape) != 4 or view.shape[0] != 1:
+        return None
+    tokens, dim = view.shape[2:]
+    merged = _merged(view)
+    if merged is None:
+        return None
+    half = abs(int(merged[0][0][0, 0, 0, 0]) - int(merged[-1][0][0, 0, 0, 0]))
+    if len(merged) == 2:
+        if not 0 < half <= dim // 2:
+            return None
+        merged = _own_first(merged, half)
+    index = merged[0][0][0]
+    column = index[:, 0, 0]
+    expected = column[:, None, None] + np.arange(tokens)[None, :, None] * features + np.arange(dim)
+    if not np.array_equal(index, expected) or (column >= features).any():
+        return None
+    first = int(column.min())
+    if ((column - first) % dim).any():
+        return None
+    own = tuple(int(c) for c in (column - first) // dim)
+    main = merged[0][1][0]
+    if len(merged) == 1:
+        scale = float(main.reshape(-1)[0])
+        return HeadView(view.value, first, dim, own, scale, None, None) if (main == scale).all() else None
+    tables = _tables(index, main, merged[1][0][0], merged[1][1][0], half)
+    return None if tables is None else HeadView(view.value, first, dim, own, *tables)
+
+
+def _tables(index: Int64, main: Float64, others: Int64, side: Float64, half: int) -> tuple[float, Float64, Float64] | None:
+    """Scale, cos and sin [tokens, half] of element = main value[index] + side value[others]; None if that is no rotation.
+
+    The first 2 half features of each head turn, the rest are only scaled; all heads [heads, tokens, dim] alike.
+    """
+    turned = np.concatenate([index[:, :, half : 2 * half], index[:, :, :half]], axis=2)
+    cos, sin = main[0], side[0]
+    scale = float(np.sqrt(cos[0, 0] ** 2 + sin[0, 0] ** 2))
+    if scale == 0 or not np.array_equal(others[:, :, : 2 * half], turned) or side[:, :, 2 * half :].any():
+        return None
+    first, second = slice(0, half), slice(half, 2 * half)
+    alike = np.allclose(main, cos) and np.allclose(side, sin) and np.allclose(main[:, :, 2 * half :], scale)
+    if not alike or not np.allclose(cos[:, first], cos[:, second]) or not np.allclose(sin[:, first], -sin[:, second]):
+        return None
+    return scale, cos[:, first] / scale, sin[:, second] / scale
+
+
+def _own_first(terms: list[tuple[Int64, Float64]], half: int) -> list[tuple[Int64, Float64]]:
+    """Two terms with each element's own feature in the first: the lower in the first half of what turns."""
+    (i, a), (j, b) = terms
+    place = np.arange(i.shape[-1])
+    swap = np.where(place < half, i > j, (i < j) & (place < 2 * half))
+    return [(np.where(swap, j, i), np.where(swap, b, a)), (np.where(swap, i, j), np.where(swap, a, b))]
+
+
+def _merged(view: View) -> list[tuple[Int64, Float64]] | None:
+    """The one or two terms of a view, the one in order first; terms of the same indices added up."""
+    terms: list[tuple[Int64, Float64]] = []
+    for index, coefficient in view.terms:
+        same = next((n for n, (i, _) in enumerate(terms) if np.array_equal(i, index)), None)
+        if same is None:
+            terms.append((index, coefficient))
+        else:
+            terms[same] = (index, terms[same][1] + coefficient)
+    if len(terms) > 2:
+        return None
+    terms.sort(key=lambda term: int(term[0][0, 0, 0, 0]))
+    return terms

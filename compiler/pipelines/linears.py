@@ -1,0 +1,284 @@
+"""The front half of the compiler: an ONNX model and adapters to integer linears, the host graph and the integer graph."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from axlora.compiler.dump import Dump
+from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
+from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.frontend.attach import check_map
+from axlora.compiler.frontend.calibrate import calibrate, samples
+from axlora.compiler.frontend.embeddings import tables_of
+from axlora.compiler.frontend.host_graph import cut, without_scales
+from axlora.compiler.frontend.merge import merge_graph, merge_peft
+from axlora.compiler.frontend.one_sided_inputs import one_sided
+from axlora.compiler.frontend.onnx_graph import Graph
+from axlora.compiler.frontend.recognised import Activation, FoundLinear
+from axlora.compiler.frontend.resolve import Matching
+from axlora.compiler.frontend.variants import variants
+from axlora.compiler.layer import TOKENS, Linear, Lowered, Tensor
+from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
+from axlora.compiler.passes.placement import no_linear, place
+from axlora.compiler.passes.quantize_adapter import quantize_adapter
+from axlora.compiler.passes.quantize_linear import group_rows, offset_rows, quantize_linear
+from axlora.compiler.passes.recognise_linears import recognise
+from axlora.compiler.passes.relax_linears import lower_to_relax
+from axlora.compiler.reference.integer_graph import IntegerGraph
+from axlora.compiler.reference.layer_errors import layer_errors
+from axlora.isa.target import Target
+
+_LOG = logging.getLogger(__name__)
+ACTIVATIONS = ("token8", "static8", "token16", "static16")
+
+
+RANK = 1 << 15
+"""Largest max_lora_rank."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose; see `axlora.compile`."""
+
+    adapters: Mapping[str, str | Path]
+    shapes: Mapping[str, int]
+    calibration: Mapping[str, npt.NDArray[np.generic]] | None
+    activation: str | None
+    weight_bits: int
+    max_lora_rank: int | None
+    merge: bool
+    mode: str
+
+    def check(self) -> None:
+        """Raise `BadModel` for values out of range."""
+        if self.weight_bits not in (2, 3, 4, 8):
+            raise BadModel(f"weight_bits is {self.weight_bits}", "weight_bits", "must be 2, 3, 4 or 8")
+        if self.max_lora_rank is not None and not 0 <= self.max_lora_rank <= RANK:
+            raise BadModel(f"max_lora_rank is {self.max_lora_rank}", "max_lora_rank", f"must be 0 to {RANK}")
+        if self.activation is not None and self.activation not in ACTIVATIONS:
+            raise BadModel(f"activation is {self.activation!r}", "activation", f"one of {', '.join(ACTIVATIONS)}")
+        if self.mode not in ("fused", "exact"):
+            raise BadModel(f"mode is {self.mode!r}", "mode", "must be fused or exact")
+        if self.mode == "exact" and (self.merge or (self.activation or "").startswith("token")):
+            raise BadModel(
+                "exact keeps the file's own scales and branches", "mode", "leave --merge and --activation token* out"
+            )
+
+
+def _activations(g: Graph, found: tuple[FoundLinear, ...], options: Options, where: str) -> tuple[FoundLinear, ...]:
+    """Each linear with the activation type that it gets: the file's scale, or one a token.
+
+    Raises:
+        BadModel: static activations are asked for, and a linear has no scale.
+    """
+    wanted = options.activation
+    bits = 16 if wanted is not None and wanted.endswith("16") else 8
+    result = []
+    for each in found:
+        if each.x is not None and (wanted is None or wanted.startswith("token") is each.x.per_token):
+            result.append(each)
+        elif wanted is None or wanted.startswith("token"):
+            result.append(replace(_with_float_output(g, each), x=Activation(each.x_name, "", 1.0, 0, bits, per_token=True)))
+        else:
+            raise BadModel(f"input of linear {each.name!r} has no static scale", where, "give calibration data")
+    return _named_apart(result)
+
+
+def _named_apart(found: list[FoundLinear]) -> tuple[FoundLinear, ...]:
+    """The linears with one name for each form in which a tensor is read: by the file's static scale, and by one a token."""
+    names: dict[Activation, str] = {}
+    taken: set[str] = set()
+    result = []
+    for each in found:
+        assert each.x is not None
+        if each.x not in names:
+            name, count = each.x.tensor, 1
+            while name in taken:
+                count += 1
+                name = f"{each.x.tensor}#{count}"
+            names[each.x] = name
+            taken.add(name)
+        result.append(replace(each, x=replace(each.x, tensor=names[each.x])))
+    return tuple(result)
+
+
+def _with_float_output(g: Graph, found: FoundLinear) -> FoundLinear:
+    """The linear without the QuantizeLinear behind it, which stays on the host: per-token inputs give float outputs."""
+    if found.output is None:
+        return found
+    index = g.producer[found.result]
+    name = str(g.nodes[index].input[0])
+    return replace(found, output=None, output_name=name, result=name, nodes=tuple(i for i in found.nodes if i != index))
+
+
+def _smoothed(found: FoundLinear, x: Activation, by: npt.NDArray[np.float64] | None) -> FoundLinear:
+    """The linear with a calibrated input; its weights take what the channels of x are divided by."""
+    if by is None:
+        return replace(found, x=x)
+    loras = tuple(replace(lora, a=lora.a * by[:, None]) for lora in found.loras)
+    return replace(found, x=x, smooth=by, reals=found.weight * by[:, None], loras=loras)
+
+
+def _source(g: Graph, found: FoundLinear, results: set[str]) -> str:
+    """Tensor of the host graph that a linear reads: the float behind its codes, or the codes that another linear gives."""
+    assert found.x is not None
+    if not found.x.codes:
+        return found.x.tensor if found.smooth is not None else found.x_name
+    return found.x.codes if found.x.codes in results else str(g.nodes[g.producer[found.x.codes]].input[0])
+
+
+def _lowered(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> Lowered:
+    """Quantize the linears and the branches that the graph itself holds; cut the host graph."""
+    results = {each.result for each in found}
+    source = {each.result: _source(g, each, results) for each in found}
+    smooth = {f.x.tensor: (f.x_name, f.smooth) for f in found if f.x is not None and f.smooth is not None}
+    host, stage = cut(g, source, smooth)
+    linears: list[Linear] = []
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    group = group_rows(target, weight_bits)
+    rows = {} if group else _offset_rows(g, found, target, weight_bits)  # rows of offsets have no room for scale groups
+    for each in found:
+        assert each.x is not None
+        offset = rows.get(each.x.tensor, 0)
+        linear, y = quantize_linear(each, each.x, target, weight_bits, offset, 0 if offset else group)
+        linear = replace(linear, stage=stage[each.result])
+        if each.loras:
+            own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, each.x.bits)
+            linear = replace(linear, adapters=(own,))
+        linears.append(linear)
+        shape = g.shape(each.x_name if each.smooth is not None else source[each.result])
+        inputs.setdefault(each.x.tensor, _tensor(each.x, source[each.result], shape, linear.k, linear.offset_rows))
+        outputs[y.tensor] = _tensor(y, each.result, g.shape(each.result), linear.n)
+    linears.sort(key=lambda linear: linear.stage)
+    own_name = GRAPH if any(x.adapters for x in linears) else None
+    return Lowered(
+        tuple(linears),
+        tuple(inputs.values()),
+        tuple(outputs[linear.output] for linear in linears),
+        place(g, found),
+        (GRAPH,) if own_name else (),
+        own_name,
+        host,
+        matches={GRAPH: graph_matches(linears)} if own_name else {},
+    )
+
+
+def _offset_rows(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> dict[str, int]:
+    """Tensors with a scale a token that lie on one side of zero -> rows for the offset, enough for all their readers."""
+    rows: dict[str, int] = {}
+    for each in found:
+        if each.x is not None and each.x.per_token and one_sided(g, each.x_name):
+            needed = offset_rows(each, target, weight_bits)
+            rows[each.x.tensor] = max(rows.get(each.x.tensor, 0), needed)
+    return rows
+
+
+def _tensor(activation: Activation, source: str, shape: tuple[int, ...], columns: int, offset: int = 0) -> Tensor:
+    if not 0 < prod(shape[:-1]) <= TOKENS or shape[-1:] != (columns - offset,):
+        what = f"tensor of shape {shape} is no 1 to {TOKENS} tokens of {columns - offset} values"
+        raise BadModel(what, activation.tensor, "smaller --shape values")
+    return Tensor(
+        activation.tensor,
+        prod(shape[:-1]),
+        columns,
+        shape,
+        activation.bits,
+        activation.scale,
+        activation.zero_point,
+        activation.per_token,
+        source,
+        offset,
+    )
+
+
+def lower(
+    model: onnx.ModelProto | str | Path,
+    target: Target,
+    *,
+    adapters: Mapping[str, str | Path] | None = None,
+    adapter_map: Mapping[str, str] | None = None,
+    shapes: Mapping[str, int] | None = None,
+    calibration: Mapping[str, npt.NDArray[np.generic]] | None = None,
+    activation: str | None = None,
+    weight_bits: int = 8,
+    max_lora_rank: int | None = None,
+    merge: bool = False,
+    mode: str = "fused",
+    base: str | Path | None = None,
+    dump_passes: Path | None = None,
+    partial_adapters: bool = False,
+) -> tuple[Lowered, IntegerGraph]:
+    """Lower a model to integer linears, the host graph, and the integer graph.
+
+    Args:
+        model: path or proto of the ONNX model.
+        target: the machine: bits of activations and accumulators.
+        adapters: name -> PEFT directory, in slot order.
+        adapter_map: module -> node, where names do not tell.
+        shapes: values of the model's free dimensions.
+        calibration: input name -> samples (first axis), for models without scales of their own; static scales need it, and
+            per-token ones are better with it: it shows which channels are large.
+        activation: `token8`, `static8`, `token16` or `static16`; None: the file's static scales where it has them, else token8.
+        weight_bits: 2, 3, 4 or 8, for float weights; integer weights of the file stay as they are.
+        max_lora_rank: refuse wider adapters, and build the integer graph for this rank.
+        base: directory of the model that the adapters were trained on, to match modules by equal weights.
+        mode: `fused` joins base and branches in one wide sum and rounds once; `exact` honours every Q/DQ pair of the file.
+        merge: put the branches of the graph, and the one adapter given, into the weights: the result has no adapter.
+        dump_passes: directory for the text of every phase.
+        partial_adapters: take the part of an adapter that fits; `Lowered.notices` names what is left out.
+
+    Raises:
+        BadModel, BadAdapter, UnsupportedOperator: one line that says what, where and what to do.
+    """
+    options = Options(adapters or {}, shapes or {}, calibration, activation, weight_bits, max_lora_rank, merge, mode)
+    matching = Matching(adapter_map, base, partial_adapters)
+    options.check()
+    proto, where = onnx_reader.read(model, shapes, mode == "exact")
+    dump = Dump(dump_passes)
+    dump.model(proto)
+    seen, found = recognise(proto, mode == "exact")
+    g = Graph(seen.model)
+    if not found:
+        raise UnsupportedOperator(no_linear(g), where, "MatMul and Gemm with a constant weight [K, N] on the right are taken")
+    if activation in ("token8", "token16") and any(f.x is not None for f in found):
+        seen, found = recognise(without_scales(g))
+        g = Graph(seen.model)
+    dump.modules(seen.phases)
+    dump.recognised(found)
+    tables = tables_of(g) if options.adapters else ()
+    notices: tuple[str, ...] = ()
+    if merge:
+        if len(options.adapters) > 1:
+            raise BadAdapter(f"{len(options.adapters)} adapters to merge", "--merge", "give one")
+        found = merge_graph(found)
+        for name, path in options.adapters.items():
+            found, notices = merge_peft(found, name, path, matching, tables)
+    if calibration is not None:
+        without = tuple(f for f in found if f.x is None)
+        if not without:
+            _LOG.warning("%s carries its own scales: the calibration data is not used", where)
+        else:
+            bits = 16 if activation in ("static16", "token16") else 8
+            floats = tuple(_with_float_output(g, f) for f in found)
+            several = [floats] if merge else variants(floats, options.adapters, matching, tables)
+            scales = calibrate(g, several, without, calibration, bits, activation not in ("static8", "static16"), where)
+            found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
+    found = _activations(g, found, options, where)
+    lowered = replace(_lowered(g, found, target, weight_bits), notices=notices)
+    if calibration is not None:
+        lowered = replace(lowered, errors=layer_errors(lowered, found, target, samples(proto, calibration, where)[0]))
+    for name, path in () if merge else options.adapters.items():
+        lowered = add_adapter(lowered, name, path, target, matching, max_lora_rank, Origin(found, tables))
+    check_map(adapter_map, lowered.linears, where)
+    graph = IntegerGraph.build(lowered, target, max_lora_rank)
+    lower_to_relax(lowered, graph.rank, target.activation_bits, dump)
+    return lowered, graph

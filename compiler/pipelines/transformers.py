@@ -1,0 +1,501 @@
+"""An ONNX transformer to programs of the machine: recognised, calibrated, quantized, placed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from axlora.compiler.backend.build_image import PREFILL, Image, build, whole_context
+from axlora.compiler.backend.link import adapter_block
+from axlora.compiler.dump import Dump
+from axlora.compiler.errors import BadAdapter, BadModel, DoesNotFit, UnsupportedOperator
+from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.frontend.cache import is_cache
+from axlora.compiler.frontend.calibrate import smoothing, stacked
+from axlora.compiler.frontend.embeddings import Table, tables_of
+from axlora.compiler.frontend.host_graph import without_scales
+from axlora.compiler.frontend.merge import merge_graph, merge_peft
+from axlora.compiler.frontend.onnx_graph import Graph
+from axlora.compiler.frontend.recognised import Activation, FoundLinear
+from axlora.compiler.frontend.resolve import Matching
+from axlora.compiler.frontend.variants import variants
+from axlora.compiler.layer import Linear, Lowered, Placement, Tensor
+from axlora.compiler.operators import Attention, Op, Transformer
+from axlora.compiler.operators import Linear as LinearOp
+from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
+from axlora.compiler.passes.dataflow import Dataflow
+from axlora.compiler.passes.quantize_adapter import quantize_adapter
+from axlora.compiler.passes.quantize_linear import group_rows, quantize_linear
+from axlora.compiler.passes.recognise_linears import recognise
+from axlora.compiler.passes.recognise_transformer import read_transformer, read_whole
+from axlora.compiler.reference.integer_module import IntegerModule
+from axlora.compiler.reference.operator_errors import value_errors
+from axlora.compiler.rows.float_forms import Product, embed, magnitudes
+from axlora.compiler.rows.lower import HINT
+from axlora.isa.opcodes import SLOTS
+from axlora.isa.target import Target
+
+_LOG = logging.getLogger(__name__)
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+Found = tuple[FoundLinear, ...]
+Data = Mapping[str, npt.NDArray[np.generic]]
+CONTEXT = 256
+"""Most tokens of a language model, unless a user says otherwise."""
+MOST_CONTEXT = 1 << 15
+"""Largest context of a language model."""
+SAMPLES, SAMPLE_TOKENS = 4, 64
+"""Random token ids that stand in for calibration data."""
+UNCALIBRATED = "no calibration data: magnitudes come from random token ids"
+"""Said when all else went well: an error is one line."""
+SEQUENCES = 64
+"""Most sequences of calibration data that are looked at."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A transformer for the machine."""
+
+    model: Transformer
+    lowered: Lowered
+    """Linears with adapters, inputs, placement."""
+    largest: Mapping[str, float]
+    """Value -> largest magnitude seen."""
+    image: Image
+    blocks: Mapping[str, tuple[int, bytes]]
+    """Adapter -> (rank, its block)."""
+    tokens: int
+    """Of a sequence; of a language model: most of prompt and answer."""
+    batch: int = 1
+    """Sequences of a run."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """Value -> its error on the first calibration sample (`value_errors`), where there is one."""
+
+    def integers(self, bits: int) -> IntegerModule:
+        """The integer module: a function for each start of the machine. `bits`: of activations."""
+        starts, context, rank = tuple(self.image.programs), self.image.context, self.image.rank
+        return IntegerModule(
+            self.model, self.lowered.linears, self.largest, bits=bits, context=context, starts=starts, rank=rank
+        )
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose; see `axlora.compile`."""
+
+    adapters: Mapping[str, str | Path] = field(default_factory=dict)
+    adapter_map: Mapping[str, str] | None = None
+    weight_bits: int = 8
+    max_loras: int | None = None
+    max_lora_rank: int | None = None
+    base: str | Path | None = None
+    merge: bool = False
+    lora_linears: str = "all"
+    drop_scales: bool = True
+    """Take a file that carries static scales of activations, and give every row a scale of its own instead."""
+    dump: Dump = field(default_factory=lambda: Dump(None))
+    """Of every phase as text."""
+    partial_adapters: bool = False
+
+    @property
+    def matching(self) -> Matching:
+        """How adapters find their linears."""
+        return Matching(self.adapter_map, self.base, self.partial_adapters)
+
+
+def products(found: Sequence[FoundLinear]) -> dict[str, Product]:
+    """What linears make of rows, in floating point, without branches (`merge_graph` puts them into the weights)."""
+
+    def product(one: FoundLinear) -> Product:
+        return lambda x: x @ one.weight + one.bias
+
+    return {one.name: product(one) for one in found}
+
+
+def _recognised(proto: onnx.ModelProto) -> tuple[Dataflow, tuple[FoundLinear, ...]]:
+    """The linears without the file's scales of activations: every row gets its own."""
+    g, found = recognise(proto)
+    return recognise(without_scales(Graph(proto), clips=False)) if any(f.x is not None for f in found) else (g, found)
+
+
+def _peaks(
+    model: Transformer, sequences: Sequence[Any], found: Found, options: Options, tables: Sequence[Table]
+) -> dict[str, Float64]:
+    """Largest magnitude of every feature of every value over the sequences, under the base and under each adapter."""
+    most: dict[str, Float64] = {}
+    for one in variants(found, options.adapters, options.matching, tables):
+        for name, value in magnitudes(model, sequences, products(one)).items():
+            most[name] = np.maximum(most.get(name, 0.0), value)
+    return most
+
+
+def _smoothed(model: Transformer, found: Found, peaks: Mapping[str, Float64]) -> tuple[Transformer, Found]:
+    """Large channels of what linears read give part of their range to the weights, as `frontend.calibrate` does."""
+    by_name = {one.name: one for one in found}
+    readers: dict[str, list[str]] = {}
+    for op in model.operators:
+        if isinstance(op, LinearOp):
+            readers.setdefault(op.x, []).append(op.name)
+    smooth: dict[str, Float64] = {}
+    for value, names in readers.items():
+        by = smoothing(peaks[value], [by_name[name] for name in names])
+        if by is not None:
+            smooth[value] = by
+            for name in names:
+                own = by_name[name]
+                loras = tuple(replace(lora, a=lora.a * by[:, None]) for lora in own.loras)
+                by_name[name] = replace(own, smooth=by, reals=own.weight * by[:, None], loras=loras)
+    return replace(model, smooth=smooth), tuple(by_name[one.name] for one in found)
+
+
+def _quantized(
+    found: Sequence[FoundLinear], target: Target, options: Options, tell: Callable[[str], None]
+) -> tuple[list[Linear], list[Tensor]]:
+    """The linears for inputs with a scale a row, and 32-bit outputs."""
+    group = group_rows(target, options.weight_bits)
+    linears, inputs = [], []
+    tell("quantizing linears")
+    for each in found:
+        tell(each.name)
+        x = Activation(each.x_name, "", 1.0, 0, target.activation_bits, per_token=True)
+        linear, _ = quantize_linear(each, x, target, options.weight_bits, group=group)
+        if each.loras:
+            own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, x.bits)
+            linear = replace(linear, adapters=(own,))
+        linears.append(linear)
+        inputs.append(Tensor(linear.input, 1, linear.k, (1, linear.k), x.bits, 1.0, 0, True))
+    return linears, inputs
+
+
+def _placement(model: Transformer, linears: Sequence[Linear], keys: int, rows: int) -> tuple[Placement, ...]:
+    """One row an operator; multiply-accumulates of `rows` tokens with `keys` keys."""
+    sizes = {linear.name: linear.k * linear.n for linear in linears}
+
+    def row(op: Op) -> Placement:
+        macs = 0
+        if isinstance(op, LinearOp):
+            macs = sizes[op.name] * rows
+        elif isinstance(op, Attention):
+            macs = 2 * op.heads * op.dim * keys * rows
+        return Placement(
+            f"{type(op).__name__} {op.name if isinstance(op, LinearOp) else op.y}", "accelerator", "integer rows", macs
+        )
+
+    first = tuple(Placement(f"Gather {x.input}", "host", "picks the rows of embeddings", 0) for x in model.lookups)
+    return (*first, *(row(op) for op in model.operators))
+
+
+def _finished(
+    model: Transformer,
+    found: Found,
+    target: Target,
+    options: Options,
+    peaks: Mapping[str, Float64],
+    tell: Callable[[str], None],
+    *,
+    tables: Sequence[Table],
+    context: int,
+    rows: int | None,
+    batch: int,
+    smooth: bool,
+    chunk: int = PREFILL,
+) -> Generated:
+    """Quantize, add the adapters, place; `rows` of a sequence that is taken whole, None for programs that decode."""
+    if smooth:
+        model, found = _smoothed(model, found, peaks)
+    largest = {name: float(peak.max()) for name, peak in peaks.items()}
+    largest |= {f"{name}/smooth": float((peaks[name] / by).max()) for name, by in model.smooth.items()}
+    linears, inputs = _quantized(found, target, options, tell)
+    own_name = GRAPH if any(x.adapters for x in linears) else None
+    keys = whole_context(target, context)
+    placement = _placement(model, linears, keys, 1) if rows is None else _placement(model, linears, rows, rows * batch)
+    names = (GRAPH,) if own_name else ()
+    own = {GRAPH: graph_matches(linears)} if own_name else {}
+    lowered = Lowered(tuple(linears), tuple(inputs), (), placement, names, own_name, matches=own)
+    origin = Origin(found, tables)
+    for name, path in () if options.merge else options.adapters.items():
+        lowered = add_adapter(lowered, name, path, target, options.matching, options.max_lora_rank, origin)
+    ranks = {n: max(a.rank for li in lowered.linears for a in li.adapters if a.name == n) for n in lowered.adapters}
+    rank = max([options.max_lora_rank or 0, *ranks.values()])
+    slots = (1 if rank else 0) if options.max_loras is None else options.max_loras
+    if not 0 <= slots <= SLOTS:
+        raise BadModel(f"{slots} adapter slots asked for, the machine has {SLOTS}", "max-loras", f"0 to {SLOTS}")
+    slots = min(slots, 1)  # a start runs one sequence, with its one adapter
+    tell("placing the program")
+    used = {li.name for li in lowered.linears if li.adapters}
+    try:
+        image = build(
+            target,
+            model,
+            lowered.linears,
+            largest,
+            context=context,
+            rows=rows,
+            slots=slots,
+            rank=rank,
+            chunk=chunk,
+            adaptable=used if used and options.lora_linears == "used" else None,
+        )
+    except DoesNotFit as error:
+        where = f"target {target.name}" if error.where == "target" else error.where
+        raise DoesNotFit(error.message, where, error.hint) from None
+    made = Generated(model, lowered, largest, image, {}, rows or context, batch)
+    if options.dump.wanted:
+        options.dump.modules([("integers", made.integers(target.activation_bits).module)])
+    options.dump.programs(image.programs)
+    blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings)) for n, r in ranks.items()}
+    return replace(made, blocks=blocks)
+
+
+# Language models
+
+
+def _context(dimensions: onnx_reader.Dimensions, context: int | None, given: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+    """The context, and the values of the free dimensions: the first of an input is one sequence, the others are its tokens.
+
+    Raises:
+        BadModel: the export is fixed to another number of tokens or sequences, or --shape says another.
+    """
+    fixed = {d for dims in dimensions.values() for d in dims[1:] if not isinstance(d, str)}
+    if context is None:
+        context = min(fixed, default=CONTEXT)
+    found: dict[str, int] = {}
+    for name, dims in dimensions.items():
+        for axis, d in enumerate(dims):
+            wanted, what = (1, "sequences") if axis == 0 else (context, "tokens")
+            value = given.get(d, wanted) if isinstance(d, str) else d
+            if value != wanted:
+                hint = f"--max-context {value}, or export a free dimension" if axis else "a language model takes one"
+                raise BadModel(f"input {name!r} has {value} {what}, generation asks for {wanted}", name, hint)
+            if isinstance(d, str):
+                found[d] = value
+    return context, dict(given) | found
+
+
+def _ids(model: Transformer, data: Data | None, context: int) -> Int64:
+    """Calibration sequences [m, n].
+
+    Raises:
+        BadModel: not the input of token ids, or ids outside the vocabulary.
+    """
+    vocabulary = model.embedding.shape[0]
+    if data is None:
+        return np.random.default_rng(0).integers(0, vocabulary, (SAMPLES, min(SAMPLE_TOKENS, context)))
+    if model.tokens_input not in data:
+        raise BadModel(
+            f"no {model.tokens_input!r} in it", "calibration", f"token ids [samples, tokens] as {model.tokens_input!r}"
+        )
+    ids = np.asarray(data[model.tokens_input])
+    ids = ids.reshape(-1, ids.shape[-1])[:, :context]
+    if ids.dtype.kind not in "iu" or not ids.size or ids.min() < 0 or ids.max() >= vocabulary:
+        raise BadModel(f"token ids must be integers from 0 to {vocabulary - 1}", "calibration", "check the tokenizer")
+    return ids.astype(np.int64)
+
+
+def lower_generator(
+    model: onnx.ModelProto | str | Path,
+    target: Target,
+    options: Options,
+    *,
+    context: int | None,
+    chunk: int = PREFILL,
+    shapes: Mapping[str, int] | None = None,
+    calibration: Data | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Generated:
+    """An export of a decoder, plain or with caches, as prefill and decode programs with a cache of `context` tokens.
+
+    Args:
+        context: most tokens; None: what the export is fixed to, else `CONTEXT`.
+        chunk: most rows of a prefill start; T at least are taken.
+        calibration: the input of token ids -> [samples, tokens].
+
+    Raises:
+        UnsupportedOperator: a node that is not understood, or is not causal. BadModel, BadAdapter: as `passes.pipeline.lower`.
+    """
+    if context is not None and not 1 <= context <= MOST_CONTEXT:
+        raise BadModel(f"context of {context} tokens", "max_context", f"1 to {MOST_CONTEXT}")
+    if chunk < 1:
+        raise BadModel(f"chunk of {chunk} tokens", "chunk", "1 or more")
+    tell = progress or (lambda _: None)
+    tell("reading the model")
+    dimensions = {name: dims for name, dims in onnx_reader.dimensions(model).items() if not is_cache(name)}
+    context, own = _context(dimensions, context, shapes or {})
+    proto, where = onnx_reader.read(model, own, empty_caches=True)
+    options.dump.model(proto)
+    g, found = _recognised(proto)
+    options.dump.modules(g.phases)
+    transformer = read_transformer(g, found, where)
+    options.dump.recognised(transformer.operators)
+    tables = tables_of(Graph(g.model)) if options.adapters else ()
+    tell("looking at magnitudes")
+    ids = _ids(transformer, calibration, context)
+    sequences = [(embed(transformer, {transformer.tokens_input: i}), len(i)) for i in ids]
+    peaks = _peaks(transformer, sequences, found, options, tables)
+    given = calibration is not None
+    made = _finished(
+        transformer,
+        found,
+        target,
+        options,
+        peaks,
+        tell,
+        tables=tables,
+        context=context,
+        rows=None,
+        batch=1,
+        smooth=given,
+        chunk=chunk,
+    )
+    for notice in made.lowered.notices:
+        _LOG.warning("%s", notice)
+    if not given:
+        _LOG.warning(UNCALIBRATED)
+    return made
+
+
+# Whole sequences
+
+
+def _one_sequence(dimensions: onnx_reader.Dimensions, shapes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """(values of the free dimensions for one sequence, sequences of a run).
+
+    Raises:
+        BadModel: a free dimension without a value. UnsupportedOperator: inputs of several sequences, or of another form.
+    """
+    own = dict(shapes)
+    batches = set()
+    for name, dims in dimensions.items():
+        for d in dims:
+            if isinstance(d, str) and d not in shapes:
+                raise BadModel(f"input {name!r} has a free dimension {d!r}", "shapes", f"pass --shape {d}=N")
+        if not dims:
+            raise UnsupportedOperator(f"input {name!r} without dimensions", "model", "[batch, tokens]")
+        first = dims[0]
+        batches.add(shapes[first] if isinstance(first, str) else first)
+        if isinstance(first, str):
+            own[first] = 1
+            if first in [d for other in dimensions.values() for d in other[1:]]:
+                raise UnsupportedOperator(f"dimension {first!r} is batch and tokens", "model", "[batch, tokens]")
+        elif first != 1:
+            raise UnsupportedOperator(f"input {name!r} is fixed to {first} sequences", "model", "export a free batch")
+    if len(batches) != 1:
+        raise UnsupportedOperator("inputs of different batches", "model", "[batch, tokens]")
+    return own, batches.pop()
+
+
+def order_of(mask: npt.NDArray[Any] | None, tokens: int) -> tuple[Int64, int]:
+    """(places of a sequence in the order of its rows, rows that are no padding): padding comes last, nothing else moves."""
+    if mask is None:
+        return np.arange(tokens), tokens
+    return np.argsort(mask == 0, kind="stable"), int((mask != 0).sum())
+
+
+def _sequences(
+    model: Transformer, data: Data | None, batch: int, tokens: int, where: str
+) -> list[tuple[npt.NDArray[np.float64], int]]:
+    """Rows of embeddings of calibration data, and how many of each are no padding.
+
+    Args:
+        data: input -> samples of [batch, tokens], see `calibrate.stacked`.
+
+    Raises:
+        BadModel: an input is missing, of another length, or holds ids outside its table.
+    """
+    if data is None:
+        rng = np.random.default_rng(0)
+        ids = {x.input: rng.integers(0, len(x.table), (SAMPLES, tokens)) for x in model.lookups}
+        return [(embed(model, {name: value[n] for name, value in ids.items()}), tokens) for n in range(SAMPLES)]
+    given: dict[str, npt.NDArray[Any]] = {}
+    for name in (*(x.input for x in model.lookups), *([model.mask] if model.mask else [])):
+        if name not in data:
+            raise BadModel(f"calibration data lacks input {name!r}", where, "add it to the .npz")
+        value = stacked(name, data[name], (batch, tokens), where)
+        if value.dtype.kind not in "iub":
+            raise BadModel(f"calibration data of {name!r} has type {value.dtype}, must be integers", where, "token ids")
+        given[name] = value.reshape(-1, tokens)[:SEQUENCES]
+    for x in model.lookups:
+        if given[x.input].min() < 0 or given[x.input].max() >= len(x.table):
+            raise BadModel(f"{x.input!r} must be from 0 to {len(x.table) - 1}", "calibration", "check the tokenizer")
+    if len({len(value) for value in given.values()}) != 1:
+        raise BadModel("inputs of different numbers of samples", "calibration", "as many of each")
+    out = []
+    for n in range(len(given[model.tokens_input])):
+        order, keys = order_of(given[model.mask][n] if model.mask else None, tokens)
+        if keys:
+            out.append((embed(model, {x.input: given[x.input][n] for x in model.lookups}, order), keys))
+    if not out:
+        raise BadModel("every sample is padding alone", "calibration", "masks with ones")
+    return out
+
+
+def lower_whole(
+    model: onnx.ModelProto | str | Path,
+    target: Target,
+    options: Options,
+    *,
+    shapes: Mapping[str, int] | None = None,
+    calibration: Data | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Generated:
+    """A transformer of token ids as one program that takes a sequence from rows of embeddings to its outputs.
+
+    Raises:
+        UnsupportedOperator: a node that is not understood. BadModel, BadAdapter: as `passes.pipeline.lower`.
+    """
+    tell = progress or (lambda _: None)
+    tell("reading the model")
+    own, batch = _one_sequence(onnx_reader.dimensions(model), shapes or {})
+    proto, where = onnx_reader.read(model, own)
+    options.dump.model(proto)
+    g, found = recognise(proto)
+    if any(f.x is not None for f in found):
+        if not options.drop_scales:
+            raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
+        g, found = recognise(without_scales(Graph(proto), clips=False))
+    options.dump.modules(g.phases)
+    transformer = read_whole(g, found, where)
+    options.dump.recognised(transformer.operators)
+    tokens = g.shape(transformer.tokens_input)[1]
+    tables = tables_of(Graph(g.model)) if options.adapters else ()
+    notices: tuple[str, ...] = ()
+    if options.merge:
+        if len(options.adapters) > 1:
+            raise BadAdapter(f"{len(options.adapters)} adapters to merge", "--merge", "give one")
+        found = merge_graph(found)
+        for name, path in options.adapters.items():
+            found, notices = merge_peft(found, name, path, options.matching, tables)
+        options = replace(options, adapters={})
+    tell("looking at magnitudes")
+    sequences = _sequences(transformer, calibration, batch, tokens, where)
+    peaks = _peaks(transformer, sequences, found, options, tables)
+    given = calibration is not None
+    made = _finished(
+        transformer,
+        found,
+        target,
+        options,
+        peaks,
+        tell,
+        tables=tables,
+        context=tokens,
+        rows=tokens,
+        batch=batch,
+        smooth=given,
+    )
+    for notice in (*notices, *made.lowered.notices):
+        _LOG.warning("%s", notice)
+    if not given:
+        _LOG.warning(UNCALIBRATED)
+        return made
+    tell("measuring errors")
+    held, bits = products(found), target.activation_bits
+    errors = value_errors(made.model, made.lowered.linears, made.largest, held, sequences[0], bits, made.image.context)
+    return replace(made, errors=errors)

@@ -1,0 +1,258 @@
+"""The integer reference of a transformer: its row operations on whole arrays, with `isa.numerics` and nothing of the ISA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.compiler import layer
+from axlora.compiler.rows.row_operations import Cells, Heads, Table
+from axlora.isa import numerics
+from axlora.isa.opcodes import Map, Reduce, Row
+
+Int64 = npt.NDArray[np.int64]
+
+
+class Cache:
+    """Keys and values of every attention operator: codes and scales, appended token by token."""
+
+    def __init__(self) -> None:
+        self.keys: dict[tuple[str, int], list[Int64]] = {}
+        self.values: dict[tuple[str, int], list[Int64]] = {}
+
+    def __len__(self) -> int:
+        return max((len(rows) for rows in self.keys.values()), default=0)
+
+
+class Reference:
+    """`rows.Rows` in NumPy, for tokens at positions `first`, `first` + 1, ...; reads and grows a cache."""
+
+    def __init__(
+        self,
+        linears: Mapping[str, layer.Linear],
+        adapters: Sequence[str | None],
+        cache: Cache,
+        bits: int,
+        rows: Int64,
+        keys: int | None = None,
+    ) -> None:
+        """`rows`: the input, s32 [tokens, n]; `keys`: the first so many of them are no padding, default all."""
+        tokens = len(rows)
+        self.linears, self.adapters, self.cache, self.bits, self.tokens = linears, adapters, cache, bits, tokens
+        self.input = rows
+        self.outputs: dict[int, Int64] = {}
+        """Number of the output -> s32 [rows, n]."""
+        self.first = len(cache)
+        self.keys = tokens if keys is None else keys
+        self.values: dict[str, Int64] = {}
+        self.reduced: list[int] = [0] * tokens
+        self.factors = np.zeros((4, tokens, 2), np.int64)
+        self.activation = np.zeros((tokens, 0), np.int64)
+        self.scale = np.zeros((2, tokens, 1), np.int64)
+
+    @property
+    def output(self) -> Int64:
+        """The first output, s32 [rows, n]."""
+        return self.outputs[0]
+
+    def blocks(self) -> Sequence[tuple[int, int]]:
+        return [(0, self.tokens)]
+
+    def block(self, first: int, count: int) -> None:
+        self.tokens = count
+        self.factors = np.zeros((4, count, 2), np.int64)
+
+    def groups(self) -> Iterator[None]:
+        yield
+
+    def operator(self, number: int) -> None:
+        pass
+
+    def value(self, name: str, width: int) -> Cells:
+        self.values.setdefault(name, np.zeros((self.tokens, width), np.int64))
+        return Cells(name, 0, width)
+
+    temporary = value
+
+    def one_row(self, name: str, width: int) -> Cells:
+        self.values[name] = np.zeros((1, width), np.int64)
+        return Cells(name, 0, width)
+
+    def take_over(self, name: str, cells: Cells) -> Cells:
+        self.values[name] = self.values[cells.name].copy()
+        return Cells(name, 0, cells.width)
+
+    def free(self, cells: Cells) -> None:
+        pass
+
+    def spill(self, cells: Cells) -> None:
+        pass
+
+    def restore(self, name: str, width: int) -> Cells:
+        return Cells(name, 0, width)
+
+    def forget(self, name: str) -> None:
+        pass
+
+    def read_input(self, cells: Cells) -> None:
+        self.values[cells.name] = self.input.copy()
+
+    def write_output(self, number: int, cells: Cells) -> None:
+        self.outputs[number] = self._of(cells).copy()
+
+    def constant(self, name: str, values: Int64) -> Cells:
+        self.values[name] = np.repeat(values[None], self.tokens, axis=0)
+        return Cells(name, 0, values.size)
+
+    def by_position(self, name: str, values: Int64) -> Cells:
+        self.values[name] = values[self.first : self.first + self.tokens]
+        return Cells(name, 0, values.shape[1])
+
+    def _of(self, cells: Cells) -> Int64:
+        return self.values[cells.name][:, cells.first : cells.first + cells.width]
+
+    def _valid(self, width: int, heads: Heads) -> npt.NDArray[np.bool_]:
+        """Keys up to each row's own if causal, else all that are no padding."""
+        own = self.first + 1 + np.arange(self.tokens)[:, None] if heads.causal else np.full((self.tokens, 1), self.keys)
+        return np.asarray(np.arange(width)[None] < own)
+
+    def map(
+        self,
+        function: Map,
+        a: Cells,
+        b: Cells | None = None,
+        out: Cells | None = None,
+        *,
+        reduce: Reduce = Reduce.NONE,
+        ca: int = 1,
+        cb: int = 0,
+        shift: int = 0,
+        table: Table | None = None,
+        scale: int | None = None,
+        less: int | None = None,
+        keys: Heads | None = None,
+    ) -> None:
+        x = self._of(a)
+        valid = np.ones(x.shape, np.bool_) if keys is None else self._valid(a.width, keys)
+        factor = self.factors[0 if scale is None else scale]
+        y, _ = numerics.map_rows(
+            function,
+            x,
+            x if b is None else self._of(b),
+            ca=ca,
+            cb=cb,
+            shift=factor[:, 1:] if scale is not None else shift if table is None else table.shift,
+            factor=factor[:, :1],
+            less=0 if less is None else self.factors[less][:, :1],
+            low=0 if table is None else table.low,
+            step=0 if table is None else table.step,
+            table=None if table is None else table.records,
+        )
+        if reduce is not Reduce.NONE:
+            self.reduced = [int(r) for r in numerics.reduce_rows(reduce, y, valid)]
+        if out is not None:
+            self._of(out)[:] = np.where(valid, y, 0)
+
+    def scalar(self, function: Row, slot: int, factor: int, shift: int, add: int = 0, adjust: int = 0) -> None:
+        for r, reduced in enumerate(self.reduced):
+            found = numerics.row_scalar(function, reduced, factor, add, shift, adjust)
+            self.factors[slot, r] = found.factor, found.shift
+
+    def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int, heads: Heads | None, keys: bool) -> None:
+        found = [numerics.row_scalar(Row.TOKEN, r, factor, 0, shift, adjust, token) for r in self.reduced]
+        self.scale = np.array([[[s.mantissa] for s in found], [[s.token_shift] for s in found]], np.int64)
+        self.activation = self._codes(self._of(x), found, self.bits // 8)
+
+    def _codes(self, x: Int64, scalars: Sequence[numerics.RowScalar], size: int) -> Int64:
+        factor, shift = (np.array([[getattr(s, name)] for s in scalars], np.int64) for name in ("factor", "shift"))
+        return numerics.clamp_bytes(numerics.map_rows(Map.SCALE, x, x, factor=factor, shift=shift)[0], size)
+
+    def linear(self, name: str, out: Cells) -> None:
+        own = self.linears[name]
+        names = self.adapters[: self.tokens]
+        for chosen in dict.fromkeys(names):
+            rows = np.array([r for r, a in enumerate(names) if a == chosen])
+            x = self.activation[rows]
+            records, bias, m1 = own.records, own.records.bias, own.records.m1
+            branch: dict[str, Any] = {}
+            adapter = next((a for a in own.adapters if a.name == chosen), None)
+            if adapter is not None:
+                a = adapter.a_records
+                low = numerics.matmul(x, adapter.a.values())
+                u, exponent, _ = numerics.block_quantize(low, a.bias, a.m1, a.shift, own.bias_shift, self.bits)
+                branch = {"acc2": numerics.matmul(u, adapter.b.values()), "m2": adapter.m2, "exponent": exponent}
+                bias, m1 = adapter.bias, adapter.m1
+            y, _ = numerics.requantize(
+                numerics.matmul(x, own.weight.weights()),
+                bias,
+                m1,
+                records.shift,
+                mantissa=self.scale[0, rows],
+                token_shift=self.scale[1, rows],
+                bias_shift=own.bias_shift,
+                bias_end=own.bias_end,
+                guard=own.guard,
+                bits=32,
+                **branch,
+            )
+            self._of(out)[rows] = y
+
+    def logits(self, number: int, name: str) -> None:
+        out = self.value(f"output {number}", self.linears[name].n)
+        self.linear(name, out)
+        self.write_output(number, out)
+
+    def pick(self, x: Cells, out: Cells) -> None:
+        self._of(out)[:] = self._of(x)[:1]
+
+    def gather(self, x: Cells, out: Cells, shift: int) -> None:
+        total = self._of(out)
+        for row in self._of(x)[: self.keys]:
+            total[:] = numerics.map_rows(Map.MAC, row[None], total, ca=1, cb=1 << shift, shift=shift)[0]
+
+    def count_rows(self) -> None:
+        self.reduced = [self.keys]
+
+    def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
+        for cells, kept, stride in ((k, self.cache.keys, heads.k_stride), (v, self.cache.values, heads.v_stride)):
+            for head in range(heads.kv_heads):
+                x = self._of(Cells(cells.name, cells.first + head * stride, heads.dim))
+                found = [numerics.row_scalar(Row.RECIPROCAL, int(np.abs(row).max()), factor, 0, shift, adjust) for row in x]
+                rows = kept.setdefault((heads.name, head), [])
+                rows += [np.append(row, s.value) for row, s in zip(self._codes(x, found, 1), found, strict=True)]
+
+    def _cached(self, kept: dict[tuple[str, int], list[Int64]], heads: Heads, head: int) -> tuple[Int64, Int64]:
+        """Codes [keys, dim] and scales [keys]."""
+        rows = np.stack(kept[heads.name, head // (heads.heads // heads.kv_heads)])
+        return rows[:, :-1], rows[:, -1]
+
+    def _summed(self, sums: Int64, m1: int, m1_shift: int) -> Int64:
+        """Sums times the token scale."""
+        n = sums.shape[1]
+        zeros, ones = np.zeros(n, np.int64), np.ones(n, np.int64)
+        mantissa, shift = self.scale
+        y, _ = numerics.requantize(sums, zeros, m1 * ones, m1_shift * ones, mantissa=mantissa, token_shift=shift, bits=32)
+        return y
+
+    def scores(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
+        codes, scales = self._cached(self.cache.keys, heads, head)
+        z = self._summed(numerics.matmul(self.activation, codes.T), m1, m1_shift)
+        y, _ = numerics.map_rows(Map.MUL, z, np.broadcast_to(scales, z.shape), shift=key_shift)
+        valid = self._valid(len(codes), heads)
+        self.reduced = [int(r) for r in numerics.reduce_rows(Reduce.MAX, y, valid)]
+        self._of(out)[:, : len(codes)] = np.where(valid, y, 0)
+
+    def weigh(self, heads: Heads, head: int, e: Cells, shift: int) -> None:
+        _, scales = self._cached(self.cache.values, heads, head)
+        x = self._of(e)[:, : len(scales)]
+        y, _ = numerics.map_rows(Map.MUL, x, np.broadcast_to(scales, x.shape), shift=shift)
+        valid = self._valid(len(scales), heads)
+        self.reduced = [int(r) for r in numerics.reduce_rows(Reduce.ABSMAX, y, valid)]
+        x[:] = np.where(valid, y, 0)
+
+    def mix(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int) -> None:
+        codes, _ = self._cached(self.cache.values, heads, head)
+        self._of(out)[:] = self._summed(numerics.matmul(self.activation[:, : len(codes)], codes), m1, m1_shift)

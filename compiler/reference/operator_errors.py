@@ -1,0 +1,48 @@
+"""How far every value of a whole model is from the float model's, after all that came before it: one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.compiler.layer import Linear
+from axlora.compiler.operators import Transformer
+from axlora.compiler.reference.numpy_rows import Cache, Reference
+from axlora.compiler.rows.float_forms import Product, evaluate
+from axlora.compiler.rows.formulas import fraction
+from axlora.compiler.rows.lower import lower, output_numbers
+from axlora.isa.numerics import to_fixed
+
+Float64 = npt.NDArray[np.float64]
+
+
+def value_errors(
+    model: Transformer,
+    linears: tuple[Linear, ...],
+    largest: Mapping[str, float],
+    held: Mapping[str, Product],
+    sample: tuple[Float64, int],
+    bits: int,
+    context: int,
+) -> dict[str, float]:
+    """Value -> root mean square of (integer - float) over that of the float value, rows of padding left out, no adapter.
+
+    Args:
+        held: the linears in floating point.
+        sample: rows of embeddings [n, features], and how many are no padding.
+    """
+    rows, keys = sample
+    steps, sizes = {li.name: li.output_step for li in linears}, {li.name: li.n for li in linears}
+    integers = to_fixed(rows, fraction(largest[model.input]))
+    run = Reference({li.name: li for li in linears}, [None] * len(rows), Cache(), bits, integers, keys)
+    _, fractions = lower(model, run, largest, steps, sizes, bits, context)
+    number = output_numbers(model)
+    wanted = evaluate(model, rows, held, keys)
+    errors = {}
+    for op in model.operators:
+        found = run.values[op.y] if op.y in run.values else run.outputs[number[op.y]]
+        got, exact = np.ldexp(found.astype(np.float64), -fractions[op.y])[:keys], wanted[op.y][:keys]
+        errors[op.y] = float(np.sqrt(((got - exact) ** 2).mean() / max(float((exact**2).mean()), 1e-30)))
+    return errors

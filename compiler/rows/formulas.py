@@ -1,0 +1,294 @@
+"""A transformer as row operations on fixed-point integers: every operator's formula, once (docs/numerics.md, transformers).
+
+A value v with fraction f stands for v / 2**f. Linears give values whose fraction follows from their output step; the others'
+come from the largest magnitude that calibration saw, with two bits to spare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from axlora.compiler.operators import Add, Apply, Attention, Linear, Mul, Norm, NormKind, PoolKind, Rotary
+from axlora.compiler.rows.row_operations import Cells, Heads, Rows
+from axlora.compiler.rows.steps import Append, Attend, Close, Collect
+from axlora.compiler.rows.tables import exp_table, function_table
+from axlora.isa.numerics import to_fixed
+from axlora.isa.opcodes import Map, Reduce, Row
+
+Float64 = npt.NDArray[np.float64]
+
+SPARE_BITS = 2
+"""Bits above the largest magnitude seen."""
+TABLE_FRACTION = 18
+"""Of what goes through a function and comes out: one table serves every layer; values reach +-2**13."""
+SQUARE_SHIFT = 28
+FACTOR_BITS = 14
+"""A factor of MAC is at most 2**14."""
+EXP_FRACTION = 30
+SCORE_FRACTION = 20
+"""Scores reach +-2**11."""
+CACHE_CODE = 127
+"""Largest code of keys and values: 8 bits, whatever the activations have."""
+KEY_BITS = 6
+"""Bits below a code of the scales of keys and values."""
+
+
+def fraction(largest: float, spare: int = SPARE_BITS) -> int:
+    """The fraction at which `largest` leaves `spare` bits of 31."""
+    return 30 - spare - math.ceil(math.log2(max(largest, 2.0**-12)))
+
+
+def ratio(value: float, bits: int = 16) -> tuple[int, int]:
+    """value ~ factor / 2**shift with a factor below 2**bits."""
+    _, exponent = math.frexp(value)
+    factor = round(math.ldexp(value, bits - exponent))
+    return (factor >> 1, bits - exponent - 1) if factor == 1 << bits else (factor, bits - exponent)
+
+
+@dataclass
+class Formulas:
+    """Carries out steps on rows; the state of one walk over them."""
+
+    rows: Rows
+    largest: Mapping[str, float]
+    """Value -> largest magnitude seen."""
+    steps: Mapping[str, float]
+    """Linear -> value of an output code, a power of two."""
+    widths: Mapping[str, int]
+    bits: int
+    context: int
+    smooth: Mapping[str, Float64]
+    """Value -> what its channels are divided by for linears."""
+    fractions: dict[str, int] = field(default_factory=dict)
+    cells: dict[str, Cells] = field(default_factory=dict)
+    outputs: Mapping[str, int] = field(default_factory=dict)
+    """Value that is an output and that nothing reads -> number of the output."""
+    dying: set[str] = field(default_factory=set)
+    """What the operator reads for the last time, and whose room no result has taken over."""
+    active: str = ""
+    """The value whose codes linears read."""
+
+    def out(self, name: str, f: int) -> Cells:
+        """Room for a value of fraction f."""
+        self.fractions[name] = f
+        self.cells[name] = self.rows.value(name, self.widths[name])
+        return self.cells[name]
+
+    def over(self, name: str, f: int, operands: Sequence[str]) -> Cells:
+        """As `out`, in place over an operand whose last read this is, if there is one."""
+        self.fractions[name] = f
+        old = next((x for x in operands if x in self.dying), None)
+        if old is None:
+            self.cells[name] = self.rows.value(name, self.widths[name])
+        else:
+            self.dying.remove(old)
+            self.cells[name] = self.rows.take_over(name, self.cells[old])
+            self.cells[old] = self.cells[name]
+        return self.cells[name]
+
+    def seen(self, name: str) -> int:
+        return fraction(self.largest[name])
+
+    def linear(self, op: Linear) -> None:
+        if self.active != op.x:
+            self.activate(op.x)
+        f = -round(math.log2(self.steps[op.name]))
+        if op.y in self.outputs:
+            self.fractions[op.y] = f
+            self.rows.logits(self.outputs[op.y], op.name)
+        else:
+            self.rows.linear(op.name, self.out(op.y, f))
+
+    def activate(self, name: str) -> None:
+        """Codes of a value, a scale a token."""
+        x, rows, f = self.cells[name], self.rows, self.fractions[name]
+        self.active = name
+        if name not in self.smooth:
+            for _ in rows.groups():
+                rows.map(Map.MAC, x, reduce=Reduce.ABSMAX)
+                self.codes(x, f, self.bits - 8)
+            return
+        # Channels are divided first: by a constant's product, at a fraction that holds the largest quotient.
+        inverse = 1 / self.smooth[name]
+        fs = fraction(float(inverse.max()), 0)
+        fy = max(min(self.seen(f"{name}/smooth"), f + fs), f + fs - 63)
+        by = rows.constant(f"{name} channels", to_fixed(inverse, fs))
+        y = rows.temporary(f"{name} divided", x.width)
+        for _ in rows.groups():
+            rows.map(Map.MUL, x, by, out=y, shift=f + fs - fy, reduce=Reduce.ABSMAX)
+            self.codes(y, fy, self.bits - 8)
+        rows.free(y)
+
+    def codes(self, x: Cells, f: int, up: int, heads: Heads | None = None, keys: bool = False) -> None:
+        """The last ABSMAX R and x to codes: u = R / qmax 2**16, code = x 2**16 / u, scale = u / 2**(f + 16) times 2**up."""
+        factor, shift = ratio(1 / ((1 << (self.bits - 1)) - 1))
+        self.rows.quantize(x, factor, shift - 16, 16, f + 16 - up, heads, keys)
+
+    def norm(self, op: Norm) -> None:
+        x, y, n = self.cells[op.x], self.out(op.y, fraction(self.largest[op.y])), op.gain.size
+        d = self.rows.temporary(f"{op.y} less mean", n) if op.kind is NormKind.LAYER else None
+        for _ in self.rows.groups():
+            for first in range(0, x.width, n):
+                self.norm_part(op, Cells(x.name, x.first + first, n), Cells(y.name, y.first + first, n), d)
+        if d is not None:
+            self.rows.free(d)
+
+    def norm_part(self, op: Norm, x: Cells, y: Cells, less: Cells | None) -> None:
+        """One norm of as many features as the gain has; `less` is room for x less its mean."""
+        rows, n, f = self.rows, op.gain.size, self.fractions[op.x]
+        mean_factor, mean_shift = ratio(1 if op.kind is NormKind.UNIT else 1 / n)
+        d = x
+        if less is not None:
+            d = less
+            rows.map(Map.MAC, x, reduce=Reduce.SUM)
+            rows.scalar(Row.COPY, 0, mean_factor, mean_shift)
+            rows.map(Map.MAC, x, out=d, less=0)
+        rows.map(Map.MUL, d, d, reduce=Reduce.SUM, shift=SQUARE_SHIFT)
+        # v = mean(x^2) 2**e, an even exponent, so that 1 / sqrt is an integer power of two away.
+        unit = 2 * f - SQUARE_SHIFT
+        extra = min(mean_shift, 14)
+        extra -= (unit + extra) & 1
+        while extra > mean_shift - 60 and math.ldexp(op.eps, unit + extra) > 65535:
+            extra -= 2
+        add = min(65535, round(math.ldexp(op.eps, unit + extra)))
+        middle = 29 - math.ceil(math.log2(math.sqrt(n) + 1))
+        rows.scalar(Row.RSQRT, 1, mean_factor, mean_shift - extra, add, middle - f + (unit + extra) // 2)
+        rows.map(Map.SCALE, d, out=y, scale=1)
+        gain_fraction = 29 - math.ceil(math.log2(max(float(np.abs(op.gain).max()), 2.0**-12)))
+        gain = rows.constant(f"{op.y} gain", to_fixed(op.gain, gain_fraction))
+        rows.map(Map.MUL, y, gain, out=y, shift=middle + gain_fraction - self.fractions[op.y])
+        if op.bias is not None and op.bias.any():
+            bias = rows.constant(f"{op.y} bias", to_fixed(op.bias, self.fractions[op.y]))
+            rows.map(Map.MAC, y, bias, out=y, cb=1)
+
+    def add(self, op: Add) -> None:
+        """The finer operand is brought within 14 bits of the other's fraction first, if it is not."""
+        fine, coarse = sorted((op.a, op.b), key=lambda name: -self.fractions[name])
+        fa, fb = self.fractions[fine], self.fractions[coarse]
+        fy = min(self.seen(op.y), fb + FACTOR_BITS)
+        far = fa - fb - FACTOR_BITS
+        y = self.out(op.y, fy) if far > 0 else self.over(op.y, fy, (op.a, op.b))
+        a, b = self.cells[fine], self.cells[coarse]
+        if far > 0:
+            fa = fb + FACTOR_BITS
+        shift = max(0, fa - fy, fb - fy)
+        for _ in self.rows.groups():
+            if far > 0:
+                self.rows.map(Map.MAC, a, out=y, shift=min(63, far))
+            near = y if far > 0 else a
+            self.rows.map(Map.MAC, near, b, y, ca=1 << (fy - fa + shift), cb=1 << (fy - fb + shift), shift=shift)
+
+    def mul(self, op: Mul) -> None:
+        exact = self.fractions[op.a] + self.fractions[op.b]
+        fy = max(min(self.seen(op.y), exact), exact - 63)
+        y = self.over(op.y, fy, (op.a, op.b))
+        for _ in self.rows.groups():
+            self.rows.map(Map.MUL, self.cells[op.a], self.cells[op.b], y, shift=exact - fy)
+
+    def apply(self, op: Apply) -> None:
+        fx, y = self.fractions[op.x], self.over(op.y, TABLE_FRACTION, (op.x,))
+        table = function_table(op.function, TABLE_FRACTION, TABLE_FRACTION)
+        for _ in self.rows.groups():
+            x, f = self.cells[op.x], fx
+            while f != TABLE_FRACTION:
+                up = min(FACTOR_BITS, max(-63, TABLE_FRACTION - f))
+                self.rows.map(Map.MAC, x, out=y, ca=1 << max(0, up), shift=max(0, -up))
+                x, f = y, f + up
+            self.rows.map(Map.TABLE, x, out=y, table=table)
+
+    def rotary(self, op: Rotary) -> None:
+        rows, half, f = self.rows, op.cos.shape[1], self.fractions[op.x]
+        x, y = self.cells[op.x], self.out(op.y, f - 1)
+        cos = rows.by_position(f"cos {op.dim} {half}", to_fixed(op.cos, 30))
+        sin = rows.by_position(f"sin {op.dim} {half}", to_fixed(op.sin, 30))
+        t = rows.temporary(f"{op.y} turned", half)
+        rest = op.dim - 2 * half
+        for _ in rows.groups():
+            for head in range(op.heads):
+                at, to = x.first + op.first + head * op.stride, y.first + head * op.dim
+                first, second = (Cells(x.name, at + side * half, half) for side in (0, 1))
+                for a, b, side, sign in ((first, second, 0, -1), (second, first, 1, 1)):
+                    out = Cells(y.name, to + side * half, half)
+                    rows.map(Map.MUL, a, cos, out, shift=30)
+                    rows.map(Map.MUL, b, sin, t, shift=30)
+                    rows.map(Map.MAC, out, t, out, cb=sign, shift=1)
+                if rest:
+                    rows.map(Map.MAC, Cells(x.name, at + 2 * half, rest), out=Cells(y.name, to + 2 * half, rest), shift=1)
+        rows.free(t)
+
+    def append(self, step: Append) -> None:
+        """K and V of the block's rows to the cache."""
+        op = step.op
+        k, v = (Cells(name, first, op.dim) for name, first in ((op.k, op.first[1]), (op.v, op.first[2])))
+        factor, shift = ratio(1 / CACHE_CODE)
+        for _ in self.rows.groups():
+            self.rows.append(_heads(op), k, v, factor, shift - KEY_BITS, KEY_BITS)
+
+    def attend(self, step: Attend) -> None:
+        """Each group's q with the cache."""
+        op, rows, d = step.op, self.rows, step.op.dim
+        heads = _heads(op)
+        fq, fk, fv = (self.fractions[name] for name in (op.q, op.k, op.v))
+        q = Cells(op.q, op.first[0], d)
+        most = ((1 << (self.bits - 1)) - 1) * CACHE_CODE
+        y = self.out(op.y, fraction(self.largest[op.v]))
+        e = rows.temporary(f"{op.y} scores", self.context)
+        # q.k of codes, times scale 2**a: below 2**30. Times q's token scale: the score over the key's scale, of fraction up.
+        a = min(30 - math.ceil(math.log2(d * most * op.scale)), 12 - math.ceil(math.log2(op.scale)))
+        up = fraction(self.largest[op.q] * CACHE_CODE * d * op.scale)
+        # The mixture of codes, times 2**b: below 2**30. Times the token scale of e v: sum of e v, of fraction mixed.
+        b = min(30 - math.ceil(math.log2(self.context * most)), 12)
+        mixed = fraction(self.context * self.largest[op.v])
+        exp = exp_table(SCORE_FRACTION, EXP_FRACTION)
+        # e times the values' scales keeps all bits that the largest scale leaves.
+        scales = math.ceil(math.log2(math.ldexp(max(self.largest[op.v], 2.0**-12), fv + KEY_BITS + SPARE_BITS) / CACHE_CODE))
+        down = max(0, scales)
+        for head in range(op.heads):
+            part, out = Cells(q.name, q.first + head * op.stride[0], d), Cells(y.name, y.first + head * d, d)
+            for _ in rows.groups():
+                rows.map(Map.MAC, part, reduce=Reduce.ABSMAX)
+                self.codes(part, fq, up - a, heads)
+                rows.scores(heads, head, e, *ratio(math.ldexp(op.scale, a), 14), up + fk + KEY_BITS - SCORE_FRACTION)
+                rows.scalar(Row.COPY, 2, 1, 0)
+                rows.map(Map.TABLE, e, out=e, reduce=Reduce.SUM, table=exp, less=2, keys=heads)
+                rows.scalar(Row.RECIPROCAL, 3, 1, 0, 0, self.fractions[op.y] - mixed + EXP_FRACTION)
+                rows.weigh(heads, head, e, down)
+                self.codes(e, EXP_FRACTION + fv + KEY_BITS - down, mixed - b, heads, True)
+                rows.mix(heads, head, out, *ratio(2.0**b, 14))
+                rows.map(Map.SCALE, out, out=out, scale=3)
+        rows.free(e)
+        self.active = ""
+
+    def collect(self, step: Collect) -> None:
+        """What the block's rows give the one row: the first row, or their sum / 2**shift (which cannot leave 32 bits)."""
+        op, rows = step.op, self.rows
+        for _ in rows.groups():
+            if op.kind is PoolKind.FIRST:
+                rows.pick(self.cells[op.x], self.cells[op.y])
+            else:
+                rows.gather(self.cells[op.x], self.cells[op.y], self.halvings)
+
+    @property
+    def halvings(self) -> int:
+        """Sums of all rows are kept over 2 to the power of it."""
+        return math.ceil(math.log2(self.context))
+
+    def close(self, step: Close) -> None:
+        """The one row from what was collected: a sum over the number of rows that are no padding."""
+        op = step.op
+        y = self.cells[op.y]
+        self.fractions[op.y] = self.fractions[op.x]
+        if op.kind is PoolKind.MEAN:
+            for _ in self.rows.groups():
+                self.rows.count_rows()
+                self.rows.scalar(Row.RECIPROCAL, 1, 1, 0, 0, self.halvings)
+                self.rows.map(Map.SCALE, y, out=y, scale=1)
+
+
+def _heads(op: Attention) -> Heads:
+    return Heads(op.y, op.heads, op.kv_heads, op.dim, op.causal, op.stride[1], op.stride[2])

@@ -1,0 +1,191 @@
+"""The order in which a transformer's steps are done: in phases, a block of rows at a time (docs/numerics.md, transformers)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from axlora.compiler.errors import UnsupportedOperator
+from axlora.compiler.operators import Add, Attention, Linear, Mul, Pool, Rotary, Transformer, operands
+from axlora.compiler.rows.formulas import Formulas
+from axlora.compiler.rows.row_operations import Rows
+from axlora.compiler.rows.steps import Append, Attend, Close, Collect, Step, reads, writes
+
+HINT = "compile with --operators linears"
+"""What to do about what the rows of operators do not take."""
+
+
+def widths(model: Transformer, outputs: Mapping[str, int]) -> dict[str, int]:
+    """Features of every value, from the linears' outputs [name -> n]."""
+    found = {model.input: model.embedding.shape[1]}
+    for op in model.operators:
+        if isinstance(op, Linear):
+            found[op.y] = outputs[op.name]
+        elif isinstance(op, Attention | Rotary):
+            found[op.y] = op.heads * op.dim
+        else:
+            found[op.y] = found[op.a if isinstance(op, Add | Mul) else op.x]
+    return found
+
+
+def output_numbers(model: Transformer) -> dict[str, int]:
+    """Value -> number of the first output that is it: its region holds the value for all of them."""
+    return {o.value: n for n, o in reversed(list(enumerate(model.outputs)))}
+
+
+def one_row(model: Transformer) -> frozenset[str]:
+    """Values of one row: what pools make, and what is made of that."""
+    single: set[str] = set()
+    for op in model.operators:
+        if isinstance(op, Pool) or any(name in single for name in operands(op)):
+            single.add(op.y)
+    return frozenset(single)
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Steps that a block can take without what other blocks do in them; each with its operator's number."""
+
+    steps: tuple[tuple[int, Step], ...]
+    one_row: bool = False
+    """What is behind a pool: it has one row in all."""
+
+
+def _phases(model: Transformer, blocks: int) -> tuple[_Phase, ...]:
+    """The steps, cut where a block needs all blocks' keys and values, and behind pools.
+
+    Raises:
+        UnsupportedOperator: rows and what a pool made of them meet, or attention behind a pool.
+    """
+    single: set[str] = set()
+    parts: list[list[tuple[int, Step]]] = [[]]
+    end: list[tuple[int, Step]] = []
+    for n, op in enumerate(model.operators):
+        of_one = [name in single for name in reads(op)]
+        if isinstance(op, Pool):
+            if any(of_one):
+                raise UnsupportedOperator("a pooled row is pooled again", op.y, HINT)
+            parts[-1].append((n, Collect(op)))
+            end.append((n, Close(op)))
+            single.add(op.y)
+        elif any(of_one):
+            if not all(of_one) or isinstance(op, Attention | Rotary):
+                raise UnsupportedOperator("tokens and a pooled row meet", op.y, HINT)
+            end.append((n, op))
+            single.add(op.y)
+        elif isinstance(op, Attention):
+            parts[-1].append((n, Append(op)))
+            if blocks > 1:
+                parts.append([])
+            parts[-1].append((n, Attend(op)))
+        else:
+            parts[-1].append((n, op))
+    return (*(_Phase(tuple(p)) for p in parts), *((_Phase(tuple(end), True),) if end else ()))
+
+
+def lower(
+    model: Transformer,
+    rows: Rows,
+    largest: Mapping[str, float],
+    steps: Mapping[str, float],
+    outputs: Mapping[str, int],
+    bits: int,
+    context: int,
+) -> tuple[int, dict[str, int]]:
+    """Carry out the model's operators on `rows`.
+
+    Args:
+        largest: value -> largest magnitude that calibration saw.
+        steps: linear -> value of an output code. outputs: linear -> features.
+        bits: of activations.
+        context: most tokens.
+
+    Returns:
+        fractions of the input rows, and of every value.
+
+    Raises:
+        UnsupportedOperator: rows and what a pool made of them meet.
+    """
+    blocks = rows.blocks()
+    phases = _phases(model, len(blocks))
+    read = {name for op in model.operators for name in reads(op)}
+    number = output_numbers(model)
+    walk = _Walk(
+        Formulas(
+            rows,
+            largest,
+            steps,
+            widths(model, outputs),
+            bits,
+            context,
+            model.smooth,
+            outputs={name: n for name, n in number.items() if name not in read},
+        ),
+        number,
+        frozenset(step.op.y for phase in phases for _, step in phase.steps if isinstance(step, Collect)),
+    )
+    for name in sorted(walk.pooled):
+        walk.state.cells[name] = rows.one_row(name, walk.state.widths[name])
+    last = {name: p for p, phase in enumerate(phases) for _, step in phase.steps for name in reads(step)}
+    for p, phase in enumerate(phases):
+        later = {name for name, final in last.items() if final > p}
+        for first, count in [(0, 1)] if phase.one_row else blocks:
+            rows.block(first, count)
+            walk.block(phase, later, model.input if p == 0 else None)
+        for name in [name for name in walk.spilled if last[name] <= p]:
+            rows.forget(name)
+            walk.spilled.remove(name)
+    fractions = walk.state.fractions
+    return fractions[model.input], dict(fractions)
+
+
+@dataclass
+class _Walk:
+    """Blocks through phases: values from before are restored when they are read, those of later phases are spilled."""
+
+    state: Formulas
+    outputs: Mapping[str, int]
+    """Value -> number of the output that it is."""
+    pooled: frozenset[str]
+    """Values of one row that all blocks of a phase write."""
+    spilled: list[str] = field(default_factory=list)
+
+    def block(self, phase: _Phase, later: set[str], begins: str | None) -> None:
+        """All steps of a phase for the block that was chosen; `begins`: the value of the input, in the first phase."""
+        state, rows = self.state, self.state.rows
+        cells = state.cells
+        state.active = ""
+        final = {name: n for n, (_, step) in enumerate(phase.steps) for name in reads(step)}
+        own: set[str] = set()
+        if begins is not None:
+            rows.read_input(state.out(begins, state.seen(begins)))
+            own.add(begins)
+        for n, (number, step) in enumerate(phase.steps):
+            rows.operator(number)
+            for name in reads(step):
+                if name not in cells:
+                    cells[name] = rows.restore(name, state.widths[name])
+            over = {name for name in reads(step) if final[name] == n}
+            state.dying = {name for name in over if name not in own or name not in later}
+            getattr(state, type(step).__name__.lower())(step)
+            if made := writes(step):
+                own.add(made)
+                if made in self.outputs and made in cells:
+                    rows.write_output(self.outputs[made], cells[made])
+                    if made not in final and made not in later:
+                        over.add(made)
+                        state.dying.add(made)
+            for name in sorted(over):
+                self._leave(name, name in own and name in later, name in state.dying)
+        for name in sorted(set(cells) - self.pooled):
+            self._leave(name, name in own and name in later, True)
+
+    def _leave(self, name: str, keep: bool, still: bool) -> None:
+        """A value that the phase reads no more; `still`: its room has not been taken over."""
+        cells = self.state.cells.pop(name)
+        if keep:
+            self.state.rows.spill(cells)
+            if name not in self.spilled:
+                self.spilled.append(name)
+        elif still:
+            self.state.rows.free(cells)

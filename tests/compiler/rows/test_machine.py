@@ -1,0 +1,131 @@
+"""The programs of a decoder on the simulator equal the integer reference bit for bit, at every position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from tiny_decoder import VOCABULARY, IntegerReference, Machine, Sizes, random_branches, random_decoder
+
+from axlora.compiler.backend.build_image import build
+from axlora.compiler.errors import BadModel
+from axlora.compiler.operators import Function, NormKind
+from axlora.isa.legality import check_program
+from axlora.isa.target import Target
+from axlora.sim.run import run_image
+
+SHORT = Sizes(layers=1, context=13)
+"""A context that is no multiple of lanes, of ports, or of T."""
+
+
+def _compare(
+    sizes: Sizes,
+    target: Target,
+    chunks: Sequence[int],
+    ranks: Sequence[int] = (),
+    names: Sequence[str | None] = (None,),
+    seed: int = 0,
+) -> None:
+    """Feed chunks of T rows or one; row r of the sequence has adapter names[r mod len(names)]."""
+    decoder = random_decoder(sizes, seed)
+    adapters = {f"a{n}": rank for n, rank in enumerate(ranks)}
+    linears = decoder.quantized(target, {a: random_branches(decoder, rank, 9 + rank) for a, rank in adapters.items()})
+    machine = Machine(decoder, target, linears, adapters)
+    wanted = IntegerReference(decoder, linears, target.activation_bits, machine.image.context)
+    assert sum(chunks) <= sizes.context
+    ids = np.random.default_rng(seed).integers(0, VOCABULARY, sum(chunks))
+    for count in chunks:
+        first = machine.position
+        own = [names[r % len(names)] for r in range(first, first + count)]
+        now = ids[first : first + count]
+        start = machine.start(wanted.rows(now), own)
+        result = run_image(target, start.memory, start.program, start.registers, timing=False)
+        got = machine.finish(start, result.memory)
+        expected = wanted.feed(now, own)
+        assert machine.image.fractions[decoder.model.output] == wanted.output_fraction
+        assert np.array_equal(got, expected), f"rows {first} .. {machine.position - 1}"
+        assert len(np.unique(got)) > VOCABULARY // 2
+
+
+def test_prefill_and_decode_to_the_last_position() -> None:
+    """T rows at a time, then one, up to the end of a context of 13."""
+    _compare(SHORT, Target.load("test"), [2, 2, 2, 2] + [1] * 5)
+
+
+def test_decode_alone() -> None:
+    """One row from position 0 on: every edge of lanes (8), of ports (4) and of T."""
+    _compare(SHORT, Target.load("test"), [1] * 13)
+
+
+def test_prefill_and_decode_take_turns() -> None:
+    """T rows at any multiple of T, after single rows too: what a second prompt in one context does."""
+    _compare(SHORT, Target.load("test"), [1, 1, 2, 1, 1, 2, 2, 1, 1, 1])
+
+
+def test_layer_norms_with_biases_and_gelu() -> None:
+    sizes = Sizes(layers=1, context=12, norm=NormKind.LAYER, function=Function.GELU)
+    _compare(sizes, Target.load("test"), [2, 2, 1, 1])
+
+
+@pytest.mark.parametrize("name", ["test", "zcu104"])
+def test_packed_projection_and_learned_positions(name: str) -> None:
+    """GPT-2's form: heads begin within a value, and there is no table by position."""
+    target = Target.load(name)
+    sizes = Sizes(layers=1, context=13, norm=NormKind.LAYER, function=Function.GELU_TANH, kv_heads=4, packed=True)
+    _compare(sizes, target, [target.tokens] * (8 // target.tokens) + [1] * 5, (4,), [None, "a0"])
+
+
+@pytest.mark.parametrize("ranks", [(4,), (13,), (4, 13)], ids=str)
+def test_adapters_in_slots_beside_the_base(ranks: tuple[int, ...]) -> None:
+    """Rank 4 and one above lanes; base and adapters mixed in a start, each token its own."""
+    names = [None, *(f"a{n}" for n in range(len(ranks)))]
+    _compare(SHORT, Target.load("test"), [2, 2, 2, 1, 1, 1], ranks, names)
+
+
+def test_all_rows_of_one_adapter_and_none() -> None:
+    _compare(SHORT, Target.load("test"), [2, 2, 1], (4,), ["a0"])
+    _compare(SHORT, Target.load("test"), [2, 2, 1], (4,), [None])
+
+
+def test_zcu104() -> None:
+    """T is 4, a beat 16 bytes, 32 lanes: a context of 40 crosses an edge of lanes."""
+    _compare(Sizes(layers=1, context=40), Target.load("zcu104"), [4] * 8 + [1, 1], (4,), [None, "a0"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", ["test", "zcu104"])
+def test_two_layers_to_the_end_of_their_context(name: str, seed: int) -> None:
+    target = Target.load(name)
+    kind = {"norm": NormKind.LAYER, "function": Function.GELU_TANH} if seed % 2 else {}
+    sizes = Sizes(context=44, heads=2 + 2 * (seed // 2), kv_heads=2, dim=32 if seed == 3 else 16, **kind)  # type: ignore[arg-type]
+    chunks = [target.tokens] * (36 // target.tokens) + [1] * 8
+    ranks = (4, target.lanes + 3)
+    _compare(sizes, target, chunks, ranks, [None, "a1", "a0"], seed)
+
+
+@pytest.mark.parametrize("name", ["test", "zcu104"])
+def test_programs_are_legal_and_one_for_one_row_and_one_for_t(name: str) -> None:
+    target = Target.load(name)
+    decoder = random_decoder(SHORT)
+    machine = Machine(decoder, target, decoder.quantized(target), {})
+    assert {1, target.tokens} <= set(machine.image.programs)
+    for program in machine.image.programs.values():
+        check_program(program)
+    unit = max(target.lanes, target.ports)
+    assert machine.image.context == -(-SHORT.context // unit) * unit
+
+
+def test_more_slots_than_the_positions_leave_is_refused() -> None:
+    target, decoder = Target.load("test"), random_decoder(SHORT)
+    linears = list(decoder.quantized(target).values())
+    with pytest.raises(BadModel, match="6 adapter slots"):
+        build(target, decoder.model, linears, decoder.largest, context=8, slots=6, rank=4)
+
+
+def test_heads_whose_halves_are_no_whole_words_are_refused() -> None:
+    target, decoder = Target.load("test"), random_decoder(Sizes(layers=1, dim=6, context=8))
+    linears = list(decoder.quantized(target).values())
+    with pytest.raises(BadModel, match="cut at feature 3"):
+        build(target, decoder.model, linears, decoder.largest, context=8)
