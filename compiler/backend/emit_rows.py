@@ -17,8 +17,8 @@ from axlora.compiler.backend.memory_layout import Memory, Pool, Ring, words_of
 from axlora.compiler.backend.plan import Plan, Shape, u_lines
 from axlora.compiler.backend.schedule import AREA_BITS, Schedule, Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
-from axlora.compiler.rows.row_operations import Cells, Heads, Table
-from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
+from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, Rows, Table
+from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Row
 from axlora.isa.positions import SLOTS, Position
 from axlora.isa.target import Target
 
@@ -45,7 +45,7 @@ class Placed:
     adapter: int
 
 
-class RowEmit:
+class RowEmit(Rows):
     """`rows.Rows` as instructions: blocks of rows whose values lie in VBUF together, in groups of at most T."""
 
     def __init__(
@@ -233,53 +233,38 @@ class RowEmit:
     def _words(self, width: int) -> int:
         return -(-width // self.target.vector_lanes)
 
-    def map(
-        self,
-        function: Map,
-        a: Cells,
-        b: Cells | None = None,
-        out: Cells | None = None,
-        *,
-        reduce: Reduce = Reduce.NONE,
-        ca: int = 1,
-        cb: int = 0,
-        shift: int = 0,
-        table: Table | None = None,
-        scale: int | None = None,
-        less: int | None = None,
-        keys: Heads | None = None,
-    ) -> None:
-        at, pitch, reads = self._operand(a)
-        at_b, pitch_b, more = self._operand(b) if b is not None else (at, pitch, [])
-        to, to_pitch, _ = self._operand(out) if out is not None else (0, 0, [])
-        if keys is not None:
-            self._visible(keys)
+    def mapped(self, row: MapRow) -> None:
+        at, pitch, reads = self._operand(row.a)
+        at_b, pitch_b, more = self._operand(row.b) if row.b is not None else (at, pitch, [])
+        to, to_pitch, _ = self._operand(row.out) if row.out is not None else (0, 0, [])
+        if row.keys is not None:
+            self._visible(row.keys)
         else:
-            self._set(Opcode.VLEN, valid=a.width)
+            self._set(Opcode.VLEN, valid=row.a.width)
         self._set(Opcode.VPITCH, a=pitch, b=pitch_b, to=to_pitch)
-        if table is not None:
-            place = self._table(table)
-            fields = {"low": table.low, "first": place.first, "last": len(table.records) - 1, "step": table.step}
-            self._set(Opcode.VTAB, **fields, shift=table.shift)
+        if row.table is not None:
+            place = self._table(row.table)
+            fields = {"low": row.table.low, "first": place.first, "last": len(row.table.records) - 1, "step": row.table.step}
+            self._set(Opcode.VTAB, **fields, shift=row.table.shift)
             reads = [*reads, place]
-        elif function is not Map.SCALE:
-            self._set(Opcode.VCON, ca=ca, cb=cb, shift=shift)
+        elif row.function is not Map.SCALE:
+            self._set(Opcode.VCON, ca=row.ca, cb=row.cb, shift=row.shift)
         self._vmap(
             at,
             at_b,
             to,
-            0 if keys is not None else self._words(a.width),
+            0 if row.keys is not None else self._words(row.a.width),
             reads + more,
             [],
             self.tokens,
-            function=function,
-            reduce=reduce,
-            into=Into.NOTHING if out is None else Into.VBUF,
-            size=0 if out is None else 2,
-            scale=scale or 0,
-            less=less or 0,
-            subtract=int(less is not None),
-            **({"rz": int(Position.WORDS)} if keys is not None else {}),
+            function=row.function,
+            reduce=row.reduce,
+            into=Into.NOTHING if row.out is None else Into.VBUF,
+            size=0 if row.out is None else 2,
+            scale=row.scale or 0,
+            less=row.less or 0,
+            subtract=int(row.less is not None),
+            **({"rz": int(Position.WORDS)} if row.keys is not None else {}),
         )
 
     def _visible(self, heads: Heads) -> None:

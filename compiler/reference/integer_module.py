@@ -21,7 +21,7 @@ from axlora.compiler.operators import Attention, Transformer
 from axlora.compiler.passes.linear_calls import Emitter, LinearVars, emit_linear, parameters
 from axlora.compiler.rows import ax_rows
 from axlora.compiler.rows.lower import lower
-from axlora.compiler.rows.row_operations import Cells, Heads, Table
+from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, Rows
 from axlora.isa.opcodes import Map, Reduce, Row
 
 Int64 = npt.NDArray[np.int64]
@@ -38,7 +38,7 @@ class _Value:
     """First column -> (width, tensor)."""
 
 
-class RelaxRows:
+class RelaxRows(Rows):
     """`rows.Rows` that writes a Relax function for `tokens` rows."""
 
     def __init__(self, builder: relax.BlockBuilder, emitter: Emitter, start: Start) -> None:
@@ -163,47 +163,43 @@ class RelaxRows:
 
     # Rows
 
-    def map(
-        self,
-        function: Map,
-        a: Cells,
-        b: Cells | None = None,
-        out: Cells | None = None,
-        *,
-        reduce: Reduce = Reduce.NONE,
-        ca: int = 1,
-        cb: int = 0,
-        shift: int = 0,
-        table: Table | None = None,
-        scale: int | None = None,
-        less: int | None = None,
-        keys: Heads | None = None,
-    ) -> None:
-        m, n = self.tokens, a.width
-        low, step, entries = (table.low, table.step, len(table.records)) if table is not None else (0, 0, 0)
-        args = [_numbers(ca, cb, shift if table is None else table.shift, low, step), self._of(a)]
-        two = function in (Map.MAC, Map.MUL) and b is not None
-        if two and b is not None:
-            args.append(self._of(b))
-        if scale is not None:
-            args += self.factors[scale]
-        if less is not None:
-            args.append(self.factors[less][0])
-        if keys is not None:
+    def mapped(self, row: MapRow) -> None:
+        m, n = self.tokens, row.a.width
+        low, step, entries = (row.table.low, row.table.step, len(row.table.records)) if row.table is not None else (0, 0, 0)
+        args = [_numbers(row.ca, row.cb, row.shift if row.table is None else row.table.shift, low, step), self._of(row.a)]
+        two = row.function in (Map.MAC, Map.MUL) and row.b is not None
+        if two and row.b is not None:
+            args.append(self._of(row.b))
+        if row.scale is not None:
+            args += self.factors[row.scale]
+        if row.less is not None:
+            args.append(self.factors[row.less][0])
+        if row.keys is not None:
             args.append(self.start.places)
-        if table is not None:
-            args.append(relax.const(table.records.astype(np.int32)))
-        causal = None if keys is None else keys.causal
-        fixed = (function, m, n, reduce, scale is not None, less is not None, causal, entries, two, out is not None)
+        if row.table is not None:
+            args.append(relax.const(row.table.records.astype(np.int32)))
+        causal = None if row.keys is None else row.keys.causal
+        fixed = (
+            row.function,
+            m,
+            n,
+            row.reduce,
+            row.scale is not None,
+            row.less is not None,
+            causal,
+            entries,
+            two,
+            row.out is not None,
+        )
         results: list[tuple[tuple[int, ...], str]] = []
-        if out is not None:
+        if row.out is not None:
             results.append(((m, n), "int32"))
-        if reduce is not Reduce.NONE:
+        if row.reduce is not Reduce.NONE:
             results.append(((m,), "int64"))
         made = self._several(ax_rows.ax_map, fixed, args, results)
-        if out is not None:
-            self._put(out, made[0])
-        if reduce is not Reduce.NONE:
+        if row.out is not None:
+            self._put(row.out, made[0])
+        if row.reduce is not Reduce.NONE:
             self.reduced = made[-1]
 
     def _several(self, make: Any, fixed: tuple[object, ...], args: list[Expr], results: list[Any]) -> list[Expr]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler import layer
-from axlora.compiler.rows.row_operations import Cells, Heads, Table
+from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, Rows
 from axlora.isa import numerics
 from axlora.isa.opcodes import Map, Reduce, Row
 
@@ -27,7 +27,7 @@ class Cache:
         return max((len(rows) for rows in self.keys.values()), default=0)
 
 
-class Reference:
+class Reference(Rows):
     """`rows.Rows` in NumPy, for tokens at positions `first`, `first` + 1, ...; reads and grows a cache."""
 
     def __init__(
@@ -119,42 +119,27 @@ class Reference:
         own = self.first + 1 + np.arange(self.tokens)[:, None] if heads.causal else np.full((self.tokens, 1), self.keys)
         return np.asarray(np.arange(width)[None] < own)
 
-    def map(
-        self,
-        function: Map,
-        a: Cells,
-        b: Cells | None = None,
-        out: Cells | None = None,
-        *,
-        reduce: Reduce = Reduce.NONE,
-        ca: int = 1,
-        cb: int = 0,
-        shift: int = 0,
-        table: Table | None = None,
-        scale: int | None = None,
-        less: int | None = None,
-        keys: Heads | None = None,
-    ) -> None:
-        x = self._of(a)
-        valid = np.ones(x.shape, np.bool_) if keys is None else self._valid(a.width, keys)
-        factor = self.factors[0 if scale is None else scale]
+    def mapped(self, row: MapRow) -> None:
+        x = self._of(row.a)
+        valid = np.ones(x.shape, np.bool_) if row.keys is None else self._valid(row.a.width, row.keys)
+        factor = self.factors[0 if row.scale is None else row.scale]
         y, _ = numerics.map_rows(
-            function,
+            row.function,
             x,
-            x if b is None else self._of(b),
-            ca=ca,
-            cb=cb,
-            shift=factor[:, 1:] if scale is not None else shift if table is None else table.shift,
+            x if row.b is None else self._of(row.b),
+            ca=row.ca,
+            cb=row.cb,
+            shift=factor[:, 1:] if row.scale is not None else row.shift if row.table is None else row.table.shift,
             factor=factor[:, :1],
-            less=0 if less is None else self.factors[less][:, :1],
-            low=0 if table is None else table.low,
-            step=0 if table is None else table.step,
-            table=None if table is None else table.records,
+            less=0 if row.less is None else self.factors[row.less][:, :1],
+            low=0 if row.table is None else row.table.low,
+            step=0 if row.table is None else row.table.step,
+            table=None if row.table is None else row.table.records,
         )
-        if reduce is not Reduce.NONE:
-            self.reduced = [int(r) for r in numerics.reduce_rows(reduce, y, valid)]
-        if out is not None:
-            self._of(out)[:] = np.where(valid, y, 0)
+        if row.reduce is not Reduce.NONE:
+            self.reduced = [int(r) for r in numerics.reduce_rows(row.reduce, y, valid)]
+        if row.out is not None:
+            self._of(row.out)[:] = np.where(valid, y, 0)
 
     def scalar(self, function: Row, slot: int, factor: int, shift: int, add: int = 0, adjust: int = 0) -> None:
         for r, reduced in enumerate(self.reduced):

@@ -52,6 +52,27 @@ class Heads:
     v_stride: int
 
 
+@dataclass(frozen=True)
+class MapRow:
+    """VMAP on all rows (docs/isa.md)."""
+
+    function: Map
+    a: Cells
+    b: Cells | None
+    out: Cells | None
+    reduce: Reduce
+    ca: int
+    cb: int
+    shift: int
+    table: Table | None
+    scale: int | None
+    """Slot of the scalars that multiply."""
+    less: int | None
+    """Slot of the scalars that are taken off."""
+    keys: Heads | None
+    """Elements are keys, and a row may not see all."""
+
+
 class Rows(Protocol):
     """A set of rows, one a token, on which the lowering works: a block of them at a time, and within it groups."""
 
@@ -119,7 +140,11 @@ class Rows(Protocol):
         less: int | None = None,
         keys: Heads | None = None,
     ) -> None:
-        """VMAP on all rows; `scale` and `less` name scalars; `keys`: elements are keys, and a row may not see all."""
+        """VMAP on all rows: `mapped` with these fields."""
+        self.mapped(MapRow(function, a, b, out, reduce, ca, cb, shift, table, scale, less, keys))
+
+    def mapped(self, row: MapRow) -> None:
+        """VMAP on all rows."""
 
     def scalar(self, function: Row, slot: int, factor: int, shift: int, add: int = 0, adjust: int = 0) -> None:
         """VROW on all rows."""
