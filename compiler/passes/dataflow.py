@@ -95,10 +95,18 @@ def _with_all_tensors(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str
     held = {i.name for i in weights}
     inputs = [v for v in graph.input if v.name not in held]
     inputs += [helper.make_tensor_value_info(i.name, _WIDENED.get(i.data_type, i.data_type), list(i.dims)) for i in weights]
-    small = [i for i in graph.initializer if i.name not in held and i.name not in given]
+    small = [_in_bytes(i) for i in graph.initializer if i.name not in held and i.name not in given]
     outputs = [helper.make_empty_tensor_value_info(name) for name in names]
     every = helper.make_graph(graph.node, "main", inputs, outputs, small)
     return helper.make_model(every, opset_imports=model.opset_import, ir_version=model.ir_version), names
+
+
+def _in_bytes(tensor: TensorProto) -> TensorProto:
+    """A constant of 4-bit codes (a zero point) with a byte for each."""
+    if tensor.data_type not in _WIDENED:
+        return tensor
+    dtype = helper.tensor_dtype_to_np_dtype(_WIDENED[tensor.data_type])
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), tensor.name)
 
 
 def _static(argument: Any) -> tuple[float, ...] | None:
