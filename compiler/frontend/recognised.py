@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ class FoundLinear:
     """Float tensor that it reads; dynamic: that DynamicQuantizeLinear reads."""
     x: Activation | None
     """Its scale, if the file has one."""
-    reals: Float64 | Callable[[], Float64]
+    reals: Float64 | Callable[[], Float64] = field(repr=False)
     """[k, n], or how to read it: the weights of a big model are not held twice."""
     codes: WeightCodes | None
     bias: Float64

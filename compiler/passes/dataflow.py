@@ -26,7 +26,7 @@ from axlora.compiler.frontend.tvm_import import compiled, import_to_read
 from axlora.compiler.passes.plain_indices import plain_indices
 
 Array = npt.NDArray[Any]
-_WIDENED = {TensorProto.UINT4: TensorProto.UINT8, TensorProto.INT4: TensorProto.INT8}
+_WIDENED: dict[int, int] = {TensorProto.UINT4: TensorProto.UINT8, TensorProto.INT4: TensorProto.INT8}
 """Types of weights that Relax has no tensors of: their codes take a byte each."""
 _WEIGHTS = (
     TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8,
