@@ -76,7 +76,8 @@ def _shape_of(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> Array
     return np.array(shape[ends.get("start", 0) : ends.get("end", len(shape))], np.int64)
 
 
-def _constant_of(node: onnx.NodeProto) -> Array | None:
+def constant_of(node: onnx.NodeProto) -> Array | None:
+    """What a Constant node gives; None for strings and sparse tensors."""
     found = node.attribute[0]
     if found.name == "value":
         return np.asarray(numpy_helper.to_array(found.t))
@@ -133,7 +134,7 @@ def _folded(node: onnx.NodeProto, constants: _Constants, shapes: dict[str, tuple
     if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
         return None
     if node.op_type == "Constant":
-        value = _constant_of(node)
+        value = constant_of(node)
         return None if value is None else [value]
     if node.op_type in ("Shape", "Size"):
         found = _shape_of(node, shapes)

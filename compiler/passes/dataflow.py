@@ -21,6 +21,7 @@ from tvm import relax
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend.bounds import bound_indices
+from axlora.compiler.frontend.fold import constant_of
 from axlora.compiler.frontend.recognised import Activation, WeightCodes
 from axlora.compiler.frontend.tvm_import import compiled, import_to_read
 from axlora.compiler.passes.plain_indices import plain_indices
@@ -86,18 +87,27 @@ def _is_integer(value: Array) -> bool:
     return bool(np.issubdtype(value.dtype, np.integer)) or "int4" in str(value.dtype)
 
 
-def _with_all_tensors(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """The model with weights as inputs and every tensor as an output; the tensors in order."""
+def _constants(model: onnx.ModelProto) -> dict[str, TensorProto]:
+    """Initializers and what Constant nodes give, by name."""
+    found = {i.name: i for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and (value := constant_of(node)) is not None:
+            found[node.output[0]] = numpy_helper.from_array(value, node.output[0])
+    return found
+
+
+def _with_all_tensors(model: onnx.ModelProto, constants: Mapping[str, TensorProto]) -> tuple[onnx.ModelProto, list[str]]:
+    """The model with weights as inputs and every tensor that a node computes as an output; these in order."""
     graph = model.graph
-    names = [name for node in graph.node for name in node.output if name]
-    weights = [i for i in graph.initializer if len(i.dims) > 1 and i.data_type in _WEIGHTS]
-    given = {v.name for v in graph.input}
+    nodes = [node for node in graph.node if node.op_type != "Constant" or node.output[0] not in constants]
+    names = [name for node in nodes for name in node.output if name]
+    weights = [i for i in constants.values() if len(i.dims) > 1 and i.data_type in _WEIGHTS]
     held = {i.name for i in weights}
-    inputs = [v for v in graph.input if v.name not in held]
+    inputs = [v for v in graph.input if v.name not in constants]
     inputs += [helper.make_tensor_value_info(i.name, _WIDENED.get(i.data_type, i.data_type), list(i.dims)) for i in weights]
-    small = [_in_bytes(i) for i in graph.initializer if i.name not in held and i.name not in given]
+    small = [_in_bytes(i) for i in constants.values() if i.name not in held]
     outputs = [helper.make_empty_tensor_value_info(name) for name in names]
-    every = helper.make_graph(graph.node, "main", inputs, outputs, small)
+    every = helper.make_graph(nodes, "main", inputs, outputs, small)
     return helper.make_model(every, opset_imports=model.opset_import, ir_version=model.ir_version), names
 
 
@@ -150,14 +160,20 @@ class Dataflow:
     _alias: dict[str, str] = field(init=False, default_factory=dict)
     """Tensor -> the name under which it is known, where Relax has no operator between them."""
     _variables: dict[Any, str] = field(init=False, default_factory=dict)
+    _named: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
-        every, names = _with_all_tensors(self.model)
+        constants = _constants(self.model)
+        every, names = _with_all_tensors(self.model, constants)
+        self._values |= constants
+        self.outputs = {o.name for o in self.model.graph.output}
+        self.phases = ()
+        if not names:  # nothing is computed
+            return
         module = import_to_read(self.model, every)
         self.phases = (("import", module), ("plain_indices", plain_indices(module)))
         function = self.module["main"]
-        self._named = {*names, *(v.name for v in every.graph.input)}
-        self._values |= {i.name: i for i in self.model.graph.initializer}
+        self._named = {*names, *constants, *(v.name for v in every.graph.input)}
         for proto, variable in zip(every.graph.input, function.params, strict=True):
             self._known(variable, proto.name)
         bindings = [b for block in function.body.blocks for b in block.bindings]
@@ -173,7 +189,7 @@ class Dataflow:
             else:
                 self._values[name] = self._constant_value(value)
         self._read(bindings)
-        self.outputs = {self.canonical(o.name) for o in self.model.graph.output}
+        self.outputs = {self.canonical(name) for name in self.outputs}
 
     def _known(self, variable: Any, name: str) -> None:
         self._variables[variable] = name

@@ -6,12 +6,15 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
+import axlora
 from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.frontend.scales import make_codes_signed
 from axlora.compiler.passes.dataflow import Dataflow
@@ -104,3 +107,43 @@ def test_scales_along_the_rows_are_refused() -> None:
     codes, scale = np.ones((3, 4), np.int8), np.ones(3, np.float32)
     with pytest.raises(UnsupportedOperator, match="not one a tensor or one an output column"):
         graph_of(codes, scale, None, 0).matrix("d")
+
+
+N, F, L = helper.make_node, TensorProto.FLOAT, TensorProto.INT64
+BESIDE: dict[str, tuple[list[onnx.NodeProto], dict[str, int]]] = {
+    "shape": ([N("Shape", ["x"], ["s"])], {"s": L}),
+    "size": ([N("Size", ["y"], ["s"])], {"s": L}),
+    "constant": ([N("Constant", [], ["s"], value_floats=[1.0, 2.0])], {"s": F}),
+    "weight": ([N("Identity", ["w"], ["s"])], {"s": F}),
+    "input": ([N("Identity", ["x"], ["s"])], {"s": F}),
+    "result under two names": ([N("Identity", ["y"], ["s"])], {"s": F}),
+    "two results, one read": ([N("Split", ["y"], ["a", "s"], num_outputs=2)], {"s": F}),
+    "two results": ([N("Constant", [], ["k"], value_ints=[2]), N("TopK", ["y", "k"], ["s", "i"])], {"s": F, "i": L}),
+    "clip without ends": ([N("Clip", ["y"], ["s"])], {"s": F}),
+    "never negative": ([N("HardSigmoid", ["y"], ["s"])], {"s": F}),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_results_that_are_no_tensor_of_relax_or_one_that_has_another_name(name: str) -> None:
+    """Beside a linear: the import gives shapes, constants, parameters or one variable twice for them."""
+    nodes, outputs = BESIDE[name]
+    weight = numpy_helper.from_array(np.random.default_rng(0).normal(0, 0.5, (8, 6)).astype(np.float32), "w")
+    graph = helper.make_graph(
+        [N("MatMul", ["x", "w"], ["y"]), *nodes],
+        "g",
+        [helper.make_tensor_value_info("x", F, [4, 8])],
+        [helper.make_tensor_value_info("y", F, [4, 6]), *(onnx.ValueInfoProto(name=n) for n in outputs)],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    for value in model.graph.output[1:]:
+        value.type.tensor_type.elem_type = outputs[value.name]
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    x = np.random.default_rng(1).normal(0, 1, (4, 8)).astype(np.float32)
+    found = axlora.simulate(axlora.compile(model, "test"), {"x": x}, timing=False).outputs
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for output, wanted in zip(session.get_outputs(), session.run(None, {"x": x}), strict=True):
+        assert found[output.name].shape == np.shape(wanted)
+        if name != "two results":  # whose order may turn on the codes of y
+            assert np.abs(found[output.name] - wanted).max(initial=0) < 0.1
