@@ -78,9 +78,9 @@ class Generated:
     errors: Mapping[str, float] = field(default_factory=dict)
     """Value -> its error on the first calibration sample (`value_errors`), where there is one."""
 
-    def integers(self, bits: int) -> IntegerModule:
-        """The integer module: a function for each start of the machine. `bits`: of activations."""
-        starts, context, rank = tuple(self.image.programs), self.image.context, self.image.rank
+    def integers(self, bits: int, starts: Sequence[int] | None = None) -> IntegerModule:
+        """The integer module: a function for each start of the machine, or for these. `bits`: of activations."""
+        starts, context, rank = starts or tuple(self.image.programs), self.image.context, self.image.rank
         return IntegerModule(
             self.model, self.lowered.linears, self.largest, bits=bits, context=context, starts=starts, rank=rank
         )

@@ -72,7 +72,7 @@ def _same_tokens(adapter: str | None, prompt: bytes, count: int) -> None:
     options = {"adapters": {"prose": PROSE}}
     quantized = Quantized(ZCU104, model(), context=96, **options)
     program = axlora.compile(model(), ZCU104, generate=True, max_context=96, **options)
-    session, cache, compiled = program.session(adapter), Cache(), quantized.compiled(adapter)
+    session, cache, compiled = program.session(adapter), Cache(), quantized.compiled(adapter, len(prompt))
     ids: list[int] = list(prompt)
     for _ in range(count):
         found = session.feed(ids)

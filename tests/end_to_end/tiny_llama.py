@@ -77,9 +77,9 @@ class Quantized:
         _, fractions = lower(f.model, reference, f.largest, steps, outputs, bits, context)
         return reference.output, fractions[f.model.output]
 
-    def compiled(self, adapter: str | None) -> Compiled:
-        """The integer module with an empty cache."""
-        return Compiled(self, adapter)
+    def compiled(self, adapter: str | None, prompt: int) -> Compiled:
+        """The integer module with an empty cache, for a prompt of so many tokens."""
+        return Compiled(self, adapter, prompt)
 
     def logits(self, windows: Int64, adapter: str | None) -> npt.NDArray[np.float32]:
         """Logits [n, t, vocabulary] of windows [n, t]."""
@@ -90,16 +90,24 @@ class Quantized:
 class Compiled:
     """The integer module of a model, run by LLVM: one sequence."""
 
-    def __init__(self, quantized: Quantized, adapter: str | None) -> None:
+    def __init__(self, quantized: Quantized, adapter: str | None, prompt: int) -> None:
         self.found, self.adapter = quantized.found, adapter
-        self.module = self.found.integers(quantized.target.activation_bits)
+        self.length, needed = 0, {1}
+        while self.length < prompt:
+            needed.add(self._rows(prompt - self.length))
+            self.length += self._rows(prompt - self.length)
+        self.module = self.found.integers(quantized.target.activation_bits, sorted(needed))
         self.length, self.cache = 0, self.module.empty()
+
+    def _rows(self, left: int) -> int:
+        """Rows of the next start: as many as fit."""
+        return max(n for n in self.found.image.programs if self.length % n == 0 and left >= n)
 
     def feed(self, ids: Int64) -> Int64:
         """Integer logits [n, vocabulary] of tokens after those that are there, by starts as large as fit."""
         image, found, done = self.found.image, [], 0
         while done < len(ids):
-            count = max(n for n in image.programs if self.length % n == 0 and len(ids) - done >= n)
+            count = self._rows(len(ids) - done)
             rows = to_fixed(self.found.model.embedding[ids[done : done + count]], image.input_fraction)
             outputs, self.cache = self.module.run(rows, self.length, cache=self.cache, adapter=self.adapter)
             found.append(outputs[0])

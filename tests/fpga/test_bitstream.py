@@ -124,7 +124,7 @@ def test_a_small_machine_becomes_a_bitstream(tmp_path: Path, capsys: pytest.Capt
     assert json.loads((tmp_path / "again" / "bitstream.json").read_text())["lut"] == found.lut
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_does_not_fit_says_by_how_much_and_what_to_lower(tmp_path: Path) -> None:
     large = dataclasses.replace(SMALL, name="large", wbuf_lines=16384, abuf_lines=16384, lanes=4, ports=4)
     with pytest.raises(BuildFailed, match=r"does not fit: \d+ block RAMs, ulx3s has 208 \(\d+ too many\).*lower --onchip"):

@@ -207,7 +207,7 @@ def test_a_line_or_board_that_fails_is_an_error_in_time(faults: tuple[str, ...],
     assert time.monotonic() - began < TRIES * 0.5 + 10
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_reset_in_the_middle_is_an_error() -> None:
     case = random_case(2, TARGET)
     memory = np.frombuffer(case.memory, np.uint8)
