@@ -88,8 +88,9 @@ def results(dump: str) -> list[str]:
 
 
 def variables(graph: Iterable[Line], module: str) -> dict[str, str]:
-    """Tensor of the ONNX graph -> its variable: `main` returns every tensor, in the order of the nodes."""
-    return dict(zip((node.made for node in graph), results(module), strict=True))
+    """Tensor of the ONNX graph -> its variable: `main` returns what nodes compute, in their order; constants are constants."""
+    made = (node.made for node in graph if not re.search(r" = Constant ", node.text))
+    return dict(zip(made, results(module), strict=True))
 
 
 def needed(lines: Iterable[Line], wanted: str, given: Collection[str]) -> list[Line]:
