@@ -17,7 +17,7 @@ from axlora.compiler.backend.memory_layout import Memory, Pool, Ring, words_of
 from axlora.compiler.backend.plan import Plan, Shape, u_lines
 from axlora.compiler.backend.schedule import AREA_BITS, Schedule, Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
-from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, Rows, Table
+from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows, Table
 from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Row
 from axlora.isa.positions import SLOTS, Position
 from axlora.isa.target import Target
@@ -45,7 +45,7 @@ class Placed:
     adapter: int
 
 
-class RowEmit(Rows):
+class RowEmit(MapsRows):
     """`rows.Rows` as instructions: blocks of rows whose values lie in VBUF together, in groups of at most T."""
 
     def __init__(

@@ -299,10 +299,6 @@ class Dataflow:
         """Type of a tensor that is no constant."""
         return self._dtypes.get(name, "")
 
-    def is_input(self, name: str) -> bool:
-        """Whether a tensor is an input of the model."""
-        return name not in self._values and name in self._shapes and name not in self.producer
-
     def node_of(self, name: str) -> Node | None:
         """The node that writes a tensor, or None."""
         return self.nodes[self.producer[name]] if name in self.producer else None

@@ -50,7 +50,7 @@ def partition(module: tvm.IRModule, rank: int) -> tvm.IRModule:
 
 
 def linears_of(module: tvm.IRModule) -> tuple[int, ...]:
-    """The linears inside the accelerator's regions, ascending: what the backend gets.
+    """The linears inside the accelerator's regions, ascending.
 
     A linear is known by the variable of its weight, `wN_weight`, as `LinearVars.declare` names it.
     """

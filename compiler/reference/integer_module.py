@@ -21,7 +21,7 @@ from axlora.compiler.operators import Attention, Transformer
 from axlora.compiler.passes.linear_calls import Emitter, LinearVars, emit_linear, parameters
 from axlora.compiler.rows import ax_rows
 from axlora.compiler.rows.lower import lower
-from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, Rows
+from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows
 from axlora.isa.opcodes import Map, Reduce, Row
 
 Int64 = npt.NDArray[np.int64]
@@ -38,7 +38,7 @@ class _Value:
     """First column -> (width, tensor)."""
 
 
-class RelaxRows(Rows):
+class RelaxRows(MapsRows):
     """`rows.Rows` that writes a Relax function for `tokens` rows."""
 
     def __init__(self, builder: relax.BlockBuilder, emitter: Emitter, start: Start) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler import layer
-from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, Rows
+from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows
 from axlora.isa import numerics
 from axlora.isa.opcodes import Map, Reduce, Row
 
@@ -27,7 +27,7 @@ class Cache:
         return max((len(rows) for rows in self.keys.values()), default=0)
 
 
-class Reference(Rows):
+class Reference(MapsRows):
     """`rows.Rows` in NumPy, for tokens at positions `first`, `first` + 1, ...; reads and grows a cache."""
 
     def __init__(

@@ -5,6 +5,7 @@ One lowering drives both, so they cannot drift; what each does with an operation
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -73,7 +74,34 @@ class MapRow:
     """Elements are keys, and a row may not see all."""
 
 
-class Rows(Protocol):
+class MapsRows(Protocol):
+    """The one method that all rows share: fields to a `MapRow`."""
+
+    def map(
+        self,
+        function: Map,
+        a: Cells,
+        b: Cells | None = None,
+        out: Cells | None = None,
+        *,
+        reduce: Reduce = Reduce.NONE,
+        ca: int = 1,
+        cb: int = 0,
+        shift: int = 0,
+        table: Table | None = None,
+        scale: int | None = None,
+        less: int | None = None,
+        keys: Heads | None = None,
+    ) -> None:
+        """VMAP on all rows: `mapped` with these fields."""
+        self.mapped(MapRow(function, a, b, out, reduce, ca, cb, shift, table, scale, less, keys))
+
+    @abstractmethod
+    def mapped(self, row: MapRow) -> None:
+        """VMAP on all rows."""
+
+
+class Rows(MapsRows, Protocol):
     """A set of rows, one a token, on which the lowering works: a block of them at a time, and within it groups."""
 
     def blocks(self) -> Sequence[tuple[int, int]]:
@@ -123,28 +151,6 @@ class Rows(Protocol):
 
     def by_position(self, name: str, values: Int64) -> Cells:
         """A row [positions, n] of s32 for each position."""
-
-    def map(
-        self,
-        function: Map,
-        a: Cells,
-        b: Cells | None = None,
-        out: Cells | None = None,
-        *,
-        reduce: Reduce = Reduce.NONE,
-        ca: int = 1,
-        cb: int = 0,
-        shift: int = 0,
-        table: Table | None = None,
-        scale: int | None = None,
-        less: int | None = None,
-        keys: Heads | None = None,
-    ) -> None:
-        """VMAP on all rows: `mapped` with these fields."""
-        self.mapped(MapRow(function, a, b, out, reduce, ca, cb, shift, table, scale, less, keys))
-
-    def mapped(self, row: MapRow) -> None:
-        """VMAP on all rows."""
 
     def scalar(self, function: Row, slot: int, factor: int, shift: int, add: int = 0, adjust: int = 0) -> None:
         """VROW on all rows."""
