@@ -1,4 +1,4 @@
-"""What the Relax passes hand to the backend: integer linears with LoRA, and the graph around them.
+"""What the Relax passes hand to the backend: integer linears with LoRA, and the module and the graph around them.
 
 Shapes: K inputs, N outputs, r the rank. Codes are int64 arrays so that they go straight into `isa.numerics`.
 """
@@ -251,6 +251,19 @@ class ModuleMatch:
 
 
 @dataclass(frozen=True)
+class Regions:
+    """A model's Relax module after the last pass: regions of the accelerator in a host part."""
+
+    module: Any
+    arguments: tuple[str, ...]
+    """What `main` takes first: the model's inputs, then weights of the host part, by their ONNX names."""
+    linears: tuple[str, ...]
+    """Whose tensors it takes then, in the order of `linear_calls.parameters`."""
+    rank: int
+    """That adapters are padded to; 0: no adapter branch."""
+
+
+@dataclass(frozen=True)
 class Lowered:
     """The result of the Relax passes."""
 
@@ -265,6 +278,8 @@ class Lowered:
     """The adapter that the model itself contains (`graph`): what a run means when the user names none."""
     host: Host | None = None
     """None for linears made by hand."""
+    regions: Regions | None = None
+    """None for linears made by hand, and for whole models."""
     errors: Mapping[str, float] = field(default_factory=dict)
     """Linear's name -> root mean square of (result - float result) over that of the float result, where it was measured."""
     matches: Mapping[str, tuple[ModuleMatch, ...]] = field(default_factory=dict)

@@ -24,7 +24,7 @@ from axlora.compiler.frontend.bounds import bound_indices
 from axlora.compiler.frontend.fold import constant_of
 from axlora.compiler.frontend.recognised import Activation, WeightCodes
 from axlora.compiler.frontend.tvm_import import compiled, import_to_read
-from axlora.compiler.passes.plain_indices import plain_indices
+from axlora.compiler.passes.lower_linears import Names
 
 Array = npt.NDArray[Any]
 _WIDENED: dict[int, int] = {TensorProto.UINT4: TensorProto.UINT8, TensorProto.INT4: TensorProto.INT8}
@@ -146,6 +146,8 @@ class Dataflow:
 
     model: onnx.ModelProto
     """The normalised ONNX model."""
+    passes: Sequence[Any] = ()
+    """Relax passes between the import and what is read."""
     phases: tuple[tuple[str, tvm.IRModule], ...] = field(init=False)
     """What `from_onnx` gives, and what each pass makes of it: `main` returns every tensor."""
     nodes: list[Node] = field(init=False, default_factory=list)
@@ -171,7 +173,9 @@ class Dataflow:
         if not names:  # nothing is computed
             return
         module = import_to_read(self.model, every)
-        self.phases = (("import", module), ("plain_indices", plain_indices(module)))
+        self.phases = (("import", module),)
+        for each in self.passes:
+            self.phases += ((str(each.info.name), each(self.module)),)
         function = self.module["main"]
         self._named = {*names, *constants, *(v.name for v in every.graph.input)}
         for proto, variable in zip(every.graph.input, function.params, strict=True):
@@ -283,6 +287,15 @@ class Dataflow:
     def module(self) -> tvm.IRModule:
         """The module that is read."""
         return self.phases[-1][1]
+
+    def names(self) -> Names:
+        """What the variables of the module stand for."""
+        by_name = {name: variable for variable, name in self._variables.items()}
+        by_name |= {name: by_name[known] for name, known in self._alias.items()}
+        held = {i.name for i in self.model.graph.initializer}
+        inputs = [i.name for i in self.model.graph.input if i.name not in held]
+        names = [o.name for o in self.model.graph.output]
+        return Names(by_name, inputs, {n: by_name[n] if n in by_name else relax.const(self.constant(n)) for n in names})
 
     # Questions
 

@@ -31,6 +31,7 @@ from axlora.compiler.operators import Attention, Op, Transformer
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
 from axlora.compiler.passes.dataflow import Dataflow
+from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import group_rows, quantize_linear
 from axlora.compiler.passes.recognise_linears import recognise
@@ -121,8 +122,10 @@ def products(found: Sequence[FoundLinear]) -> dict[str, Product]:
 
 def _recognised(proto: onnx.ModelProto) -> tuple[Dataflow, tuple[FoundLinear, ...]]:
     """The linears without the file's scales of activations: every row gets its own."""
-    g, found = recognise(proto)
-    return recognise(without_scales(Graph(proto), clips=False)) if any(f.x is not None for f in found) else (g, found)
+    g, found = recognise(proto, passes=READ_WHOLE)
+    if not any(f.x is not None for f in found):
+        return g, found
+    return recognise(without_scales(Graph(proto), clips=False), passes=READ_WHOLE)
 
 
 def _peaks(
@@ -249,7 +252,7 @@ def _finished(
     made = Generated(model, lowered, largest, image, {}, rows or context, batch)
     if options.dump.wanted:
         options.dump.modules([("integers", made.integers(target.activation_bits).module)])
-    options.dump.programs(image.programs)
+    options.dump.programs({f"program_{n}": program for n, program in image.programs.items()})
     blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings)) for n, r in ranks.items()}
     return replace(made, blocks=blocks)
 
@@ -455,11 +458,11 @@ def lower_whole(
     own, batch = _one_sequence(onnx_reader.dimensions(model), shapes or {})
     proto, where = onnx_reader.read(model, own)
     options.dump.model(proto)
-    g, found = recognise(proto)
+    g, found = recognise(proto, passes=READ_WHOLE)
     if any(f.x is not None for f in found):
         if not options.drop_scales:
             raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
-        g, found = recognise(without_scales(Graph(proto), clips=False))
+        g, found = recognise(without_scales(Graph(proto), clips=False), passes=READ_WHOLE)
     options.dump.modules(g.phases)
     transformer = read_whole(g, found, where)
     options.dump.recognised(transformer.operators)

@@ -19,6 +19,7 @@ from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.merge import merge_graph
 from axlora.compiler.operators import Apply, Attention, Function, PoolKind, Transformer
+from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.passes.recognise_transformer import read_whole
 from axlora.compiler.pipelines.transformers import Options, lower_whole, products
@@ -45,7 +46,7 @@ def _free(path: Path, batch: int = 1) -> dict[str, int]:
 
 
 def _recognised(proto: onnx.ModelProto) -> tuple[Transformer, dict[str, Product]]:
-    g, found = recognise(proto)
+    g, found = recognise(proto, passes=READ_WHOLE)
     return read_whole(g, found, "model"), products(merge_graph(found))
 
 
