@@ -36,9 +36,12 @@ _WEIGHTS = (
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 PASSIVE = ("astype",)
 RESHAPES = ("reshape", "squeeze", "expand_dims")
-_MOVES = (*PASSIVE, *RESHAPES, "sum", "permute_dims", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d")
+_MOVES = (
+    *PASSIVE, *RESHAPES, "sum", "mean", "permute_dims", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d", "quantize",
+    "dequantize",
+)  # fmt: skip
 """Operators whose results have no other sign than their inputs."""
-_NOT_NEGATIVE = ("nn.relu", "nn.softmax", "sigmoid", "exp", "abs", "sqrt")
+_NOT_NEGATIVE = ("nn.relu", "nn.softmax", "sigmoid", "exp", "abs", "sqrt", "rsqrt")
 
 
 @dataclass(frozen=True)
@@ -503,7 +506,8 @@ class Dataflow:
     def clamp(self, codes: str) -> tuple[float, float] | None:
         """The range of reals that a quantize clamps to, where it stands for a ReLU or ReLU6 that was folded into it.
 
-        Its zero point is then at an end of the codes, and its input is not known to lie on that side of zero anyway.
+        Its zero point is then at an end of the codes, and its input is not known to lie on that side of zero anyway. What
+        softmax reads has no such function: where a mask of large negative numbers is in it, scores above zero are below a step.
 
         Args:
             codes: what it writes.
@@ -515,7 +519,15 @@ class Dataflow:
         limits, middle = np.iinfo(zero.dtype.name), int(zero.reshape(-1)[0])
         if middle not in (limits.min, limits.max) or (middle == limits.min and self._not_negative(node.inputs[0])):
             return None
+        if middle == limits.max and self._is_scores(codes):
+            return None
         return (limits.min - middle) * scale, (limits.max - middle) * scale
+
+    def _is_scores(self, codes: str) -> bool:
+        """Whether softmax alone reads what codes stand for."""
+        reals = [name for i in self.readers.get(codes, []) for name in self.nodes[i].outputs]
+        readers = [self.nodes[i].op for name in reals for i in self.readers.get(name, [])]
+        return bool(readers) and all(op == "nn.softmax" for op in readers)
 
     def _not_negative(self, name: str, depth: int = 16) -> bool:
         """Whether a tensor's values are never below zero, by the operators that give it."""
@@ -530,7 +542,12 @@ class Dataflow:
                 return node.static[0][0] >= 0
             case "maximum":
                 return any(self._not_negative(each, depth - 1) for each in node.inputs)
-            case "minimum" | "add":
+            case "power":
+                exponent = self.scalar(node.inputs[1])
+                return exponent is not None and exponent % 2 == 0
+            case "where":
+                return all(self._not_negative(each, depth - 1) for each in node.inputs[1:])
+            case "minimum" | "add" | "divide":
                 return all(self._not_negative(each, depth - 1) for each in node.inputs)
             case "multiply":
                 return node.inputs[0] == node.inputs[1] or all(self._not_negative(each, depth - 1) for each in node.inputs)

@@ -140,7 +140,7 @@ class _Rewriting:
         codes = ((t.tokens, t.columns), own)
         if not t.per_token:
             scale, zero = np.array([t.scale], np.float32), np.array([t.zero_point], np.int64)
-            given = [rows, relax.const(scale), relax.const(zero)]
+            given = [rows, relax.const(scale, "float32"), relax.const(zero, "int64")]
             return [self._emitter.call(ax_quantize, (*codes[0], t.bits), given, codes)]
         results: list[tuple[tuple[int, ...], str]] = [codes, *(((t.tokens, 1), kind) for kind in ("uint16", "uint8"))]
         fixed = (t.tokens, t.values, t.bits, t.offset_columns)

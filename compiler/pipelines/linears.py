@@ -18,7 +18,7 @@ from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.attach import check_map
 from axlora.compiler.frontend.calibrate import calibrate, samples
 from axlora.compiler.frontend.embeddings import tables_of
-from axlora.compiler.frontend.host_graph import cut, without_scales
+from axlora.compiler.frontend.host_graph import cut
 from axlora.compiler.frontend.merge import merge_graph, merge_peft
 from axlora.compiler.frontend.one_sided_inputs import one_sided
 from axlora.compiler.frontend.onnx_graph import Graph
@@ -28,6 +28,7 @@ from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import TOKENS, Linear, Lowered, Regions, Tensor
 from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
 from axlora.compiler.passes.dataflow import Dataflow
+from axlora.compiler.passes.drop_scales import drop_scales
 from axlora.compiler.passes.lower_linears import Smooth
 from axlora.compiler.passes.partition import stages_of
 from axlora.compiler.passes.pipeline import READ_LINEARS, lower_linears, run
@@ -138,14 +139,14 @@ def _source(g: Graph, found: FoundLinear, results: set[str]) -> str:
     return found.x.codes if found.x.codes in results else str(g.nodes[g.producer[found.x.codes]].input[0])
 
 
-def _quantized(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> Lowered:
+def _quantized(seen: Dataflow, g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> Lowered:
     """The linears, with the branches that the graph itself holds, and their inputs and outputs."""
     results = {each.result for each in found}
     linears: list[Linear] = []
     inputs: dict[str, Tensor] = {}
     outputs: list[Tensor] = []
     group = group_rows(target, weight_bits)
-    rows = {} if group else _offset_rows(g, found, target, weight_bits)  # rows of offsets have no room for scale groups
+    rows = {} if group else _offset_rows(seen, g, found, target, weight_bits)  # rows of offsets have no room for scale groups
     for each in found:
         assert each.x is not None
         offset = rows.get(each.x.tensor, 0)
@@ -194,11 +195,12 @@ def _partitioned(seen: Dataflow, lowered: Lowered, smooth: Smooth, rank: int, bi
     )
 
 
-def _offset_rows(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> dict[str, int]:
+def _offset_rows(seen: Dataflow, g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> dict[str, int]:
     """Tensors with a scale a token that lie on one side of zero -> rows for the offset, enough for all their readers."""
     rows: dict[str, int] = {}
     for each in found:
-        if each.x is not None and each.x.per_token and one_sided(g, each.x_name):
+        source = seen.strip(each.x_name)
+        if each.x is not None and each.x.per_token and one_sided(g, source if seen.is_named(source) else each.x_name):
             needed = offset_rows(each, target, weight_bits)
             rows[each.x.tensor] = max(rows.get(each.x.tensor, 0), needed)
     return rows
@@ -272,7 +274,7 @@ def lower(
     if not found:
         raise UnsupportedOperator(no_linear(g), where, "MatMul and Gemm with a constant weight [K, N] on the right are taken")
     if activation in ("token8", "token16") and any(f.x is not None for f in found):
-        seen, found = recognise(without_scales(g), passes=READ_LINEARS)
+        seen, found = recognise(drop_scales(seen), passes=READ_LINEARS)
         g = Graph(seen.model)
     dump.modules(seen.phases)
     dump.recognised(found)
@@ -296,7 +298,7 @@ def lower(
             found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
     found = _activations(g, found, options, where)
     smooth = _smoothing(found)
-    lowered = replace(_quantized(g, found, target, weight_bits), notices=notices)
+    lowered = replace(_quantized(seen, g, found, target, weight_bits), notices=notices)
     for name, path in () if merge else options.adapters.items():
         lowered = add_adapter(lowered, name, path, target, matching, max_lora_rank, Origin(found, tables))
     check_map(adapter_map, lowered.linears, where)

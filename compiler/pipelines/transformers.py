@@ -20,7 +20,6 @@ from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.calibrate import smoothing, stacked
 from axlora.compiler.frontend.embeddings import Table, tables_of
-from axlora.compiler.frontend.host_graph import without_scales
 from axlora.compiler.frontend.merge import merge_graph, merge_peft
 from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
@@ -31,6 +30,7 @@ from axlora.compiler.operators import Attention, Op, Transformer
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
 from axlora.compiler.passes.dataflow import Dataflow
+from axlora.compiler.passes.drop_scales import drop_scales
 from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import group_rows, quantize_linear
@@ -125,7 +125,7 @@ def _recognised(proto: onnx.ModelProto) -> tuple[Dataflow, tuple[FoundLinear, ..
     g, found = recognise(proto, passes=READ_WHOLE)
     if not any(f.x is not None for f in found):
         return g, found
-    return recognise(without_scales(Graph(proto), clips=False), passes=READ_WHOLE)
+    return recognise(drop_scales(g, clips=False), passes=READ_WHOLE)
 
 
 def _peaks(
@@ -462,7 +462,7 @@ def lower_whole(
     if any(f.x is not None for f in found):
         if not options.drop_scales:
             raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
-        g, found = recognise(without_scales(Graph(proto), clips=False), passes=READ_WHOLE)
+        g, found = recognise(drop_scales(g, clips=False), passes=READ_WHOLE)
     options.dump.modules(g.phases)
     transformer = read_whole(g, found, where)
     options.dump.recognised(transformer.operators)
