@@ -15,7 +15,7 @@ import numpy.typing as npt
 from axlora.compiler import layer
 from axlora.compiler.backend.memory_layout import Memory, Pool, Ring, words_of
 from axlora.compiler.backend.plan import Plan, Shape, u_lines
-from axlora.compiler.backend.schedule import AREA_BITS, Schedule, Span
+from axlora.compiler.backend.schedule import AREA_BITS, MEMORY, Schedule, Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
 from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows, Table
 from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Row
@@ -154,7 +154,7 @@ class RowEmit(MapsRows):
     def _region(self, address: int) -> Span:
         """The region of what changes in memory that an address lies in, as a whole."""
         number = self.memory.region_at(address - ROOM)
-        return Span("memory", number, number + 1)
+        return Span(MEMORY, number, number + 1)
 
     def _vmap(
         self, a: int, b: int, to: int, words: int, reads: list[Span], writes: list[Span], rows: int, **fields: int
