@@ -61,6 +61,8 @@ class Dump:
 
     def programs(self, programs: Mapping[int, Sequence[Instruction]]) -> None:
         """The instructions of the start of N rows, for each N: `program_N.asm`."""
+        if self._folder is None:
+            return
         for place, (rows, program) in enumerate(programs.items()):
             last = place == len(programs) - 1
             self._write(f"program_{rows}.asm", "\n".join(disassemble(i) for i in program) + "\n", last)

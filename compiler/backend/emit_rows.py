@@ -58,8 +58,12 @@ class RowEmit(MapsRows):
         head: int,
         dry: bool = False,
     ) -> None:
-        """`blocks`: (first row, rows) of each; `head`: features of the widest head; `dry`: only to see whether it fits."""
+        """`blocks`: (first row, rows) of each; `head`: features of the widest head; `dry`: only to see whether it fits.
+
+        No group takes more room than a block's first, so a dry run looks at that alone.
+        """
         t = self.target = target
+        self._dry = dry
         self.placed, self.memory, self.context, self._blocks = placed, memory, context, blocks
         self.first, self.count = blocks[0]
         self.at, self.tokens = 0, 0
@@ -119,7 +123,7 @@ class RowEmit(MapsRows):
         self.first, self.count = first, count
 
     def groups(self) -> Iterator[None]:
-        for at in range(0, self.count, self.target.tokens):
+        for at in range(0, 1 if self._dry else self.count, self.target.tokens):
             self.at, self.tokens = at, min(self.target.tokens, self.count - at)
             yield
 

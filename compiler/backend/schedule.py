@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -144,22 +144,41 @@ class Schedule:
         return [*out, make(Opcode.HALT)]
 
 
+def _transfer(f: Mapping[str, int]) -> int:
+    return (f.get("rows", 1) or UNKNOWN) * f.get("beats", 0) + 8
+
+
+def _product(f: Mapping[str, int]) -> int:
+    return (f.get("blocks", 0) or UNKNOWN) * 40
+
+
+def _map(f: Mapping[str, int]) -> int:
+    return (f.get("rows", 1) or UNKNOWN) * (f.get("words", 0) or UNKNOWN) + VPIPE
+
+
+def _requantize(f: Mapping[str, int]) -> int:
+    return (f.get("groups", 0) or UNKNOWN) * 2 + VPIPE
+
+
+def _row(f: Mapping[str, int]) -> int:
+    return (f.get("rows", 1) or UNKNOWN) * ROW_CYCLES[Row(f["function"])]
+
+
+_DURATIONS: dict[Opcode, Callable[[Mapping[str, int]], int]] = {
+    Opcode.LOAD: _transfer,
+    Opcode.STORE: _transfer,
+    Opcode.MATMUL: _product,
+    Opcode.VMAP: _map,
+    Opcode.VREQ: _requantize,
+    Opcode.VQT: _requantize,
+    Opcode.VROW: _row,
+}
+"""About how many cycles a step takes, by its fields; 1 where an opcode is not named. What a register holds is `UNKNOWN`."""
+
+
 def _duration(step: _Step) -> int:
-    """About how many cycles a step takes; what a register holds counts as `UNKNOWN`."""
-    f = step.fields
-    rows = f.get("rows", 1) or UNKNOWN
-    match step.opcode:
-        case Opcode.LOAD | Opcode.STORE:
-            return rows * f.get("beats", 0) + 8
-        case Opcode.MATMUL:
-            return (f.get("blocks", 0) or UNKNOWN) * 40
-        case Opcode.VMAP:
-            return rows * (f.get("words", 0) or UNKNOWN) + VPIPE
-        case Opcode.VREQ | Opcode.VQT:
-            return (f.get("groups", 0) or UNKNOWN) * 2 + VPIPE
-        case Opcode.VROW:
-            return rows * ROW_CYCLES[Row(f["function"])]
-    return 1
+    known = _DURATIONS.get(step.opcode)
+    return 1 if known is None else known(step.fields)
 
 
 class _Order:
