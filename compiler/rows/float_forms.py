@@ -21,6 +21,7 @@ from axlora.compiler.operators import (
     PoolKind,
     Rotary,
     Transformer,
+    operands,
 )
 
 Float64 = npt.NDArray[np.float64]
@@ -121,8 +122,21 @@ def magnitudes(
     model: Transformer, sequences: Sequence[tuple[Float64, int]], linears: Mapping[str, Product]
 ) -> dict[str, Float64]:
     """Largest magnitude [features] of every value over sequences: rows of embeddings [n, features], how many are no padding."""
-    found: dict[str, Float64] = {}
-    for rows, keys in sequences:
-        for name, value in evaluate(model, rows, linears, keys).items():
-            found[name] = np.maximum(found.get(name, 0.0), np.abs(value).max(axis=0))
+    last = {name: n for n, op in enumerate(model.operators) for name in operands(op)}
+    values = [{model.input: rows} for rows, _ in sequences]
+    found = {model.input: _peak([rows for rows, _ in sequences])}
+    for n, op in enumerate(model.operators):
+        held = {op.name: linears[op.name]} if isinstance(op, Linear) else {}  # the weight of all sequences is read once
+        for own, (_, keys) in zip(values, sequences, strict=True):
+            own[op.y] = _apply(op, own, held, keys)
+        found[op.y] = _peak([own[op.y] for own in values])
+        for name in {op.y, *operands(op)}:
+            if last.get(name, n) <= n:
+                for own in values:
+                    del own[name]
     return found
+
+
+def _peak(values: Sequence[Float64]) -> Float64:
+    """Largest magnitude [features] of a value of several sequences."""
+    return np.asarray(np.max([np.abs(value).max(axis=0) for value in values], axis=0))
