@@ -60,7 +60,7 @@ def _source(i: int, t: Tensor, to: _Writer) -> str:
 
 def _write(i: int, linear: Linear, tokens: int, x: str, rank: int, to: _Writer) -> None:
     t, k, n = tag(i), linear.k, linear.n
-    values = linear.weight.values()
+    values = linear.weight.stored if linear.weight.codebook is None else linear.weight.values()
     kind = TensorProto.INT8 if values.min(initial=0) >= -128 and values.max(initial=0) <= 127 else TensorProto.INT16
     codes = to.weight(f"{t}w", kind, k, n)
     step, zero = to.weight(f"{t}w_scale", TensorProto.FLOAT, n), to.weight(f"{t}w_zero", kind, n)

@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from axlora.compiler.errors import BadModel
-from axlora.compiler.frontend.precision import in_float32
+from axlora.compiler.frontend.precision import copy_in_float32
 from axlora.compiler.frontend.tensors import check_data, inner_tensors, size
 
 TOTAL_LIMIT = 256 << 20
@@ -127,7 +127,7 @@ class Aside:
                 del graph.input[i]
         for tensor in self._source.graph.initializer:
             if tensor.name in self.names & used:
-                graph.initializer.append(in_float32(self._whole(tensor)))
+                copy_in_float32(self._whole(tensor), graph.initializer.add())
 
 
 def _copy(source: onnx.ModelProto | onnx.GraphProto, target: onnx.ModelProto | onnx.GraphProto, without: str) -> None:
