@@ -98,8 +98,8 @@ class Aside:
         big = sum(size(t) for t in source.graph.initializer) > TOTAL_LIMIT
         self.names = {t.name for t in source.graph.initializer if big and size(t) > TENSOR_LIMIT}
         """Weights that are inputs now."""
-        _copy(source, self.model, "graph")
-        _copy(source.graph, self.model.graph, "initializer")
+        copy_without(source, self.model, "graph")
+        copy_without(source.graph, self.model.graph, "initializer")
         listed = {v.name for v in source.graph.input}
         for tensor in source.graph.initializer:
             if tensor.name not in self.names:
@@ -130,8 +130,8 @@ class Aside:
                 copy_in_float32(self._whole(tensor), graph.initializer.add())
 
 
-def _copy(source: onnx.ModelProto | onnx.GraphProto, target: onnx.ModelProto | onnx.GraphProto, without: str) -> None:
-    """Every field but one."""
+def copy_without(source: onnx.ModelProto | onnx.GraphProto, target: onnx.ModelProto | onnx.GraphProto, without: str) -> None:
+    """Copy every field but one into the empty `target`."""
     for field, value in source.ListFields():
         if field.name == without:
             continue

@@ -27,6 +27,8 @@ from axlora.compiler.operators import (
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Product = Callable[[Float64], Float64]
+BATCH = 1024
+"""Rows of the sequences that `magnitudes` takes through the operators together."""
 
 
 def _rotate(op: Rotary, x: Float64) -> Float64:
@@ -122,21 +124,45 @@ def magnitudes(
     model: Transformer, sequences: Sequence[tuple[Float64, int]], linears: Mapping[str, Product]
 ) -> dict[str, Float64]:
     """Largest magnitude [features] of every value over sequences: rows of embeddings [n, features], how many are no padding."""
-    last = {name: n for n, op in enumerate(model.operators) for name in operands(op)}
-    values = [{model.input: rows} for rows, _ in sequences]
-    found = {model.input: _peak([rows for rows, _ in sequences])}
-    for n, op in enumerate(model.operators):
-        held = {op.name: linears[op.name]} if isinstance(op, Linear) else {}  # the weight of all sequences is read once
-        for own, (_, keys) in zip(values, sequences, strict=True):
-            own[op.y] = _apply(op, own, held, keys)
-        found[op.y] = _peak([own[op.y] for own in values])
-        for name in {op.y, *operands(op)}:
-            if last.get(name, n) <= n:
-                for own in values:
-                    del own[name]
+    found: dict[str, Float64] = {}
+    for first, count in _batches([len(rows) for rows, _ in sequences]):
+        _look(model, sequences[first : first + count], linears, found)
     return found
 
 
-def _peak(values: Sequence[Float64]) -> Float64:
-    """Largest magnitude [features] of a value of several sequences."""
-    return np.asarray(np.max([np.abs(value).max(axis=0) for value in values], axis=0))
+def _batches(rows: Sequence[int]) -> list[tuple[int, int]]:
+    """(first sequence, sequences) of batches of at most `BATCH` rows, or of one sequence."""
+    out: list[tuple[int, int]] = []
+    held = 0
+    for n, count in enumerate(rows):
+        if out and held + count <= BATCH:
+            out[-1] = (out[-1][0], out[-1][1] + 1)
+            held += count
+        else:
+            out.append((n, 1))
+            held = count
+    return out
+
+
+def _look(
+    model: Transformer, batch: Sequence[tuple[Float64, int]], linears: Mapping[str, Product], found: dict[str, Float64]
+) -> None:
+    """Raise `found` to the magnitudes of a batch, operator by operator: a weight is read once for all its sequences."""
+    last = {name: n for n, op in enumerate(model.operators) for name in operands(op)}
+    values = [{model.input: rows} for rows, _ in batch]
+    for rows, _ in batch:
+        _raise(found, model.input, rows)
+    for n, op in enumerate(model.operators):
+        held = {op.name: linears[op.name]} if isinstance(op, Linear) else {}
+        for own, (_, keys) in zip(values, batch, strict=True):
+            value = _apply(op, own, held, keys)
+            _raise(found, op.y, value)
+            if op.y in last:
+                own[op.y] = value
+            for name in {*operands(op)}:
+                if last[name] == n:
+                    del own[name]
+
+
+def _raise(found: dict[str, Float64], name: str, value: Float64) -> None:
+    found[name] = np.maximum(found.get(name, 0.0), np.abs(value).max(axis=0))
