@@ -61,6 +61,8 @@ class Dump:
 
     def programs(self, programs: Mapping[str, Sequence[Instruction]]) -> None:
         """The instructions of each program: `NAME.asm`."""
+        if self._folder is None:
+            return
         for place, (name, program) in enumerate(programs.items()):
             last = place == len(programs) - 1
             self._write(f"{name}.asm", "\n".join(disassemble(i) for i in program) + "\n", last)

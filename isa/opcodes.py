@@ -165,7 +165,10 @@ READ_AFTER = 17
 
 def poster(semaphore: int) -> Unit:
     """The only unit that may post a semaphore (0..15)."""
-    return (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)[semaphore >> 2]
+    return _POSTERS[semaphore >> 2]
+
+
+_POSTERS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
 
 
 @dataclass(frozen=True)

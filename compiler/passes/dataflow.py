@@ -22,7 +22,7 @@ from tvm import relax
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend.bounds import bound_indices
 from axlora.compiler.frontend.fold import constant_of
-from axlora.compiler.frontend.recognised import Activation, WeightCodes
+from axlora.compiler.frontend.recognised import Activation, Reals, WeightCodes
 from axlora.compiler.frontend.tvm_import import compiled, import_to_read
 from axlora.compiler.passes.lower_linears import Names
 
@@ -82,8 +82,8 @@ class Matrix:
     shape: tuple[int, int]
     """[k, n], however the graph stores it."""
     codes: WeightCodes | None
-    read: Callable[[], npt.NDArray[np.float64]]
-    """The reals [k, n]."""
+    read: Callable[[], Reals]
+    """The reals [k, n], in the type that the graph holds them in."""
 
 
 def _is_integer(value: Array) -> bool:
@@ -409,10 +409,10 @@ class Dataflow:
         if held.data_type not in _FLOATS if isinstance(held, TensorProto) else held.dtype.kind != "f":
             return None
 
-        def read() -> npt.NDArray[np.float64]:
+        def read() -> Reals:
             value = self.constant(name)
             assert value is not None
-            return (value if axis == 1 else value.T).astype(np.float64)
+            return value if axis == 1 else value.T
 
         rows, columns = self.shape(name)
         return Matrix((rows, columns) if axis == 1 else (columns, rows), None, read)

@@ -192,7 +192,7 @@ def recognise(
             break
         joined = {index: delta for index, delta in joined.items() if index not in lost}
     for linear in found:
-        if not np.isfinite(linear.weight).all() or not np.isfinite(linear.bias).all():
+        if not linear.is_finite:
             raise BadModel("weights or bias hold NaN or infinity", linear.name, "export the model again")
     return g, tuple(replace(linear, nodes=g.origins(linear.nodes)) for linear in found)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -111,13 +111,26 @@ class Options:
         return Matching(self.adapter_map, self.base, self.partial_adapters)
 
 
-def products(found: Sequence[FoundLinear]) -> dict[str, Product]:
+class _Products(Mapping[str, Product]):
+    """What linears make of rows; a weight is read when its linear is looked up."""
+
+    def __init__(self, found: Sequence[FoundLinear]) -> None:
+        self._found = {one.name: one for one in found}
+
+    def __getitem__(self, name: str) -> Product:
+        weight, bias = self._found[name].weight, self._found[name].bias
+        return lambda x: x @ weight + bias
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+def products(found: Sequence[FoundLinear]) -> Mapping[str, Product]:
     """What linears make of rows, in floating point, without branches (`merge_graph` puts them into the weights)."""
-
-    def product(one: FoundLinear) -> Product:
-        return lambda x: x @ one.weight + one.bias
-
-    return {one.name: product(one) for one in found}
+    return _Products(found)
 
 
 def _recognised(proto: onnx.ModelProto) -> tuple[Dataflow, tuple[FoundLinear, ...]]:
