@@ -37,9 +37,10 @@ def _range(g: Graph, nodes: list[onnx.NodeProto], source: str, name: str) -> tup
     values: dict[str, npt.NDArray[Any]] = {source: _PLACES}
     for node in nodes:
         for given in node.input:
-            constant = g.constant(given) if given and given not in values else None
-            if constant is not None:
-                values[given] = constant.reshape(())
+            if given and given not in values:
+                constant, number = g.constant(given), g.scalar(given)
+                assert number is not None  # what varies comes from a node before
+                values[given] = np.array(number, np.float32) if constant is None else constant.reshape(())
         results = evaluate(g.model, node, [values[n] for n in node.input if n])
         if results is None:
             return None
