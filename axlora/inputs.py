@@ -38,6 +38,23 @@ def no_sequence() -> NoReturn:
     raise BadInput("this package does not generate", "session", "compile with --generate, or run axlora simulate")
 
 
+def cast(name: str, value: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """An input's values in the model's type.
+
+    Raises:
+        BadInput: not numbers, not finite, or out of the type's range.
+    """
+    if value.dtype.kind not in "fiub":
+        raise BadInput(f"input {name!r} has type {value.dtype}, must be numbers", "input", str(dtype))
+    if not np.isfinite(value).all():
+        raise BadInput(f"input {name!r} holds NaN or infinity", "input", f"finite {dtype} values")
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = value.astype(dtype)
+    if not np.isfinite(found).all() or (dtype.kind in "iub" and (found != value).any()):
+        raise BadInput(f"input {name!r} holds values that are no {dtype}", "input", f"{dtype} values")
+    return np.asarray(found, order="C")
+
+
 def checked(inputs: Inputs, known: InputsInfo) -> Values:
     """The inputs as arrays.
 

@@ -104,6 +104,7 @@ class CompileOptions:
             self.generate or self.operators == "all",
             Dump(self.dump),
             self.partial_adapters,
+            self.generate or self.operators == "all",
         )
 
     def special(self, bits: int) -> list[str]:

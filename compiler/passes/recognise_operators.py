@@ -84,11 +84,15 @@ class Walk(AttentionWalk, PoolWalk):
 
     def linear(self, node: Node, found: FoundLinear) -> None:
         x = self.rows(node, found.x_name)
+        if found.shape[0] != self.features[x]:
+            raise self.refuse(node, f"reads rows of {found.shape[0]} features, which elsewhere have {self.features[x]}")
         self.value(found.result, found.shape[1], x)
         self.operators.append(Linear(x, found.result, found.name))
 
     def norm(self, node: Node, found: FoundNorm) -> None:
         x = self.rows(node, found.x)
+        if self.features[x] % found.gain.size:
+            raise self.refuse(node, f"norms {found.gain.size} features, where rows have {self.features[x]}")
         self.value(found.y, self.features[x], x)
         kind = NormKind.LAYER if found.centred else NormKind.RMS
         self.operators.append(Norm(x, found.y, kind, found.gain, found.bias, found.eps))
@@ -159,6 +163,8 @@ class Walk(AttentionWalk, PoolWalk):
             and a.factor() is None
         ):
             return a.plus(b.times(np.float64(1 if kind == "add" else -1)))
+        if len({self._elements(name) for name in (*node.inputs, node.outputs[0])}) != 1:
+            return None  # one is repeated for the other
         curve = _both_curves(kind, a, b)
         if curve is not None and (curve.function() is not None or not _rows(a, b)):
             return curve
@@ -173,6 +179,9 @@ class Walk(AttentionWalk, PoolWalk):
         self.value(out, self.features[x], x)
         self.operators.append(Add(x, y, out) if kind == "add" else Mul(x, y, out))
         return self.symbols[out]
+
+    def _elements(self, name: str) -> int:
+        return int(np.prod(self.g.shape(name)))
 
     def with_constant(self, node: Node, kind: str, a: Symbol, c: Float64) -> Symbol | None:
         if isinstance(a, Scores) and not a.done:

@@ -75,6 +75,8 @@ class Values:
     looked: Looked | None = None
     input: str = ""
     turned: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
+    rowwise: bool = False
+    """Whether each row must be computed for itself: rows of a batch, which nothing may mix."""
 
     def refuse(self, node: Node, what: str) -> UnsupportedOperator:
         """An error that names the node."""
@@ -88,6 +90,11 @@ class Values:
         if any(x in self.single for x in of):
             self.single.add(name)
         self.symbols[name] = View.rows(name, self.g.shape(name))
+
+    def give(self, name: str, features: int) -> None:
+        """An input of floats as rows of the first value."""
+        self.value(name, features)
+        self.input = name
 
     def symbol(self, name: str) -> Symbol:
         """What a tensor is; constants are looked up."""
@@ -127,6 +134,8 @@ class Values:
 
     def pooled(self, value: str, kind: PoolKind) -> str:
         """The value of one row that is made of all rows of another."""
+        if self.rowwise:
+            raise UnsupportedOperator("one row of all rows of a batch", f"tensor {value!r}", self.hint)
         name = f"{value} {kind.value}"
         if name not in self.features:
             self.features[name] = self.features[value]

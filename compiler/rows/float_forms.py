@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,12 +88,15 @@ def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]
             return x[:1] if op.kind is PoolKind.FIRST else x[:keys].mean(axis=0, keepdims=True)
 
 
-def embed(model: Transformer, ids: Mapping[str, Int64], order: Int64 | None = None) -> Float64:
-    """Rows of embeddings [tokens, n] of one sequence; `ids`: input -> [tokens].
+def embed(model: Transformer, ids: Mapping[str, npt.NDArray[Any]], order: Int64 | None = None) -> Float64:
+    """The first rows [tokens, n] of one sequence; `ids`: input -> [tokens], or the elements of rows that are given.
 
     Args:
         order: places of the sequence in the order of the rows; default its own.
     """
+    if model.given is not None:
+        own = np.asarray(ids[model.given.input], np.float64).reshape(-1, model.given.features)
+        return own if order is None else own[order]
     first = ids[model.tokens_input]
     order = np.arange(len(first)) if order is None else order
     rows = np.zeros((len(first), model.embedding.shape[1]))

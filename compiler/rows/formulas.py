@@ -43,6 +43,11 @@ def fraction(largest: float, spare: int = SPARE_BITS) -> int:
     return 30 - spare - math.ceil(math.log2(max(largest, 2.0**-12)))
 
 
+def seen(fraction: int) -> float:
+    """Inverse of `fraction`: the power of two up to which magnitudes were seen."""
+    return math.ldexp(1.0, 30 - SPARE_BITS - fraction)
+
+
 def ratio(value: float, bits: int = 16) -> tuple[int, int]:
     """value ~ factor / 2**shift with a factor below 2**bits."""
     _, exponent = math.frexp(value)
