@@ -28,7 +28,7 @@ class Kind(StrEnum):
     LINEARS = "linears"
     """Linears run in stages, the rest on the host between them."""
     WHOLE = "whole"
-    """A start takes a whole sequence."""
+    """A start takes a whole sequence, or rows that nothing mixes."""
     GENERATOR = "generator"
     """Starts take one token, or a few, and go on where the last one ended."""
 

@@ -192,7 +192,7 @@ class Sequences(Rows):
         return to_fixed(values[given.input].reshape(-1, given.features), self.input_fraction)
 
     def saturated(self, values: Values) -> int:
-        """Elements of given rows at the ends of the fixed point's range: 4 to 8 times the largest that calibration saw."""
+        """Elements of given rows at the ends of the fixed point's range: 8 to 16 times the largest that calibration saw."""
         return 0 if self.given is None else int((np.abs(self.given_rows(self.given, values)) == SAT32).sum())
 
     def _starts(self, m: Machine, values: Values, adapter: AdapterChoice) -> Iterator[_Begun]:

@@ -196,7 +196,7 @@ def _cut(groups: int, most: int) -> list[tuple[int, int]]:
 
 
 def _most_rows(job_of: Callable[[int], tuple[Memory, _Job]], groups: int) -> tuple[Memory, _Job, int]:
-    """All groups of rows that nothing mixes, or half of them as often as it takes until the buffers hold them at once.
+    """Of `groups` groups of rows that nothing mixes, as many as the buffers hold at once, and no more than even starts need.
 
     Args:
         job_of: memory and job for so many groups.
@@ -204,16 +204,20 @@ def _most_rows(job_of: Callable[[int], tuple[Memory, _Job]], groups: int) -> tup
     Raises:
         BadModel: one group does not fit.
     """
-    while groups > 1:
+
+    def fits(count: int) -> bool:
         try:
-            memory, job = job_of(groups)
+            _, job = job_of(count)
         except DoesNotFit:
-            groups = -(-groups // 2)
-            continue
-        if job.fits([(0, groups * job.target.tokens)]):
-            return memory, job, groups
-        groups = -(-groups // 2)
-    return *job_of(1), 1
+            return False
+        return job.fits([(0, count * job.target.tokens)])
+
+    low, high = (groups, groups) if fits(groups) else (1, groups - 1)
+    while low < high:
+        middle = -(-(low + high) // 2)
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    count = -(-groups // -(-groups // low))
+    return *job_of(count), count
 
 
 def build(

@@ -143,7 +143,7 @@ def read_whole(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transfo
             continue
         value = _usual(name, shape, kind)
         if value is None or len(shape) != 2 or shape[0] != 1:
-            raise UnsupportedOperator(f"input {name!r} beside the {'rows' if rows else 'token ids'}", where, WHOLE_HINT)
+            raise UnsupportedOperator(f"input {name!r} beside token ids or rows", where, WHOLE_HINT)
         usual[name] = value
         if "mask" in name and not mask:
             mask = name
@@ -178,8 +178,9 @@ def _read(
     """
     shape = g.shape(ids[0])
     if len(shape) != 2 + rows or shape[0] != 1:
-        what, wanted = ("rows", "[batch, tokens, features]") if rows else ("token ids", "[batch, tokens]")
-        raise UnsupportedOperator(f"{what} of shape {shape}", where, wanted)
+        if rows:
+            raise UnsupportedOperator(f"rows of shape {shape}", where, "[batch, tokens, features]")
+        raise UnsupportedOperator(f"token ids of shape {shape}", where, "[batch, tokens]")
     walk = Walk(g, found, shape[1], hint, hint.endswith("--generate"))
     walk.symbols |= {name: Ids(name) for name in ids}
     given = RowInput(ids[0], shape[2]) if rows else None

@@ -173,7 +173,7 @@ def test_what_does_not_fit_at_once_is_more_starts(write_peft: Callable[..., Path
 
 
 def test_inputs_beyond_the_range_of_calibration() -> None:
-    """Up to four times the largest seen the rows are as near to float as before; then they are clamped, and counted."""
+    """At four times the largest seen the rows are as near to float as before; beyond 8 to 16 they are clamped, and counted."""
     model = M.residual()
     program = _compiled(model)
     interface = program.interface
