@@ -7,7 +7,7 @@ which every value is written before it is read, once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -42,6 +42,16 @@ class Function(Enum):
 
 
 @dataclass(frozen=True)
+class OwnFunction:
+    """An element-wise function that the model composes of others, and that has no name."""
+
+    name: str
+    of: Callable[[Float64], Float64] = field(repr=False, compare=False)
+    bound: float
+    """The x, a power of two, beyond which it is a straight line on either side."""
+
+
+@dataclass(frozen=True)
 class Norm:
     """y = norm(x): [n] gain and, for LAYER, bias; x of several times n features is normed in parts of n (heads)."""
 
@@ -64,11 +74,13 @@ class Linear:
 
 @dataclass(frozen=True)
 class Add:
-    """y = a + b."""
+    """y = a + b, or a - b."""
 
     a: str
     b: str
     y: str
+    sign: int = 1
+    """Of b."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class Apply:
 
     x: str
     y: str
-    function: Function
+    function: Function | OwnFunction
 
 
 @dataclass(frozen=True)

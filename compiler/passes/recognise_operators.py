@@ -36,6 +36,8 @@ _UNARY: dict[str, Callable[[Float64], Float64]] = {
     "erf": functions.erf,
     "exp": np.exp,
     "sqrt": np.sqrt,
+    "abs": np.abs,
+    "log": np.log,
     "nn.silu": partial(functions.real, Function.SILU),
     "nn.gelu": partial(functions.real, Function.GELU),
     "nn.gelu_tanh": partial(functions.real, Function.GELU_TANH),
@@ -121,7 +123,7 @@ class Walk(AttentionWalk, PoolWalk):
             result = replace(inputs[0], done=True)
         elif kind == "isnan" and isinstance(inputs[0], Scores) and inputs[0].done:
             result = Constant(np.zeros((1, 1, 1, 1), bool))  # a row sees itself, or a token: no softmax is empty
-        elif kind in _UNARY or kind in ("negative", "clip"):
+        elif kind in _UNARY or kind in ("negative", "clip", "nn.leakyrelu"):
             result = self.unary(node, inputs[0])
         elif kind == "concat" and len(full := [x for x in inputs if not (isinstance(x, Constant) and x.value.size == 0)]) == 1:
             result = full[0]  # keys behind an empty cache
@@ -168,7 +170,7 @@ class Walk(AttentionWalk, PoolWalk):
         curve = _both_curves(kind, a, b)
         if curve is not None and (curve.function() is not None or not _rows(a, b)):
             return curve
-        if kind not in ("add", "multiply") or not all(isinstance(s, View | Curve | Looked) for s in (a, b)):
+        if kind not in ("add", "subtract", "multiply") or not all(isinstance(s, View | Curve | Looked) for s in (a, b)):
             return None
         x, y = (self.rows(node, name) for name in node.inputs)
         if x == y and kind == "multiply":
@@ -177,7 +179,7 @@ class Walk(AttentionWalk, PoolWalk):
             raise self.refuse(node, "rows of all tokens meet one row of all")
         out = node.outputs[0]
         self.value(out, self.features[x], x)
-        self.operators.append(Add(x, y, out) if kind == "add" else Mul(x, y, out))
+        self.operators.append(Mul(x, y, out) if kind == "multiply" else Add(x, y, out, -1 if kind == "subtract" else 1))
         return self.symbols[out]
 
     def _elements(self, name: str) -> int:
@@ -210,11 +212,16 @@ class Walk(AttentionWalk, PoolWalk):
 
     def unary(self, node: Node, x: Symbol) -> Symbol | None:
         if node.op == "negative":
+            if isinstance(x, Curve):
+                return Curve(x.value, x.shape, lambda t, of=x.of: -of(t))  # type: ignore[misc]
             return x.times(np.float64(-1)) if isinstance(x, View) else None
         curve = _as_curve(x)
         if curve is None:
             return None
         inner, own = curve.of, _UNARY.get(node.op)
+        if node.op == "nn.leakyrelu":
+            slope = node.number("alpha")
+            return Curve(curve.value, curve.shape, lambda t: np.where(inner(t) < 0, slope * inner(t), inner(t)))
         if own is None:
             (least,), (most,) = node.static
             own = partial(np.clip, a_min=least, a_max=most)

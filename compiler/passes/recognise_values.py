@@ -10,9 +10,11 @@ import numpy.typing as npt
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend.recognised import FoundLinear
+from axlora.compiler.functions import own_bound
 from axlora.compiler.operators import (
     Apply,
     Op,
+    OwnFunction,
     Pool,
     PoolKind,
 )
@@ -75,6 +77,8 @@ class Values:
     looked: Looked | None = None
     input: str = ""
     turned: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
+    curves: list[tuple[OwnFunction, Float64]] = field(default_factory=list)
+    """Functions without a name, and their values (`Curve.values`)."""
     rowwise: bool = False
     """Whether each row must be computed for itself: rows of a batch, which nothing may mix."""
 
@@ -145,16 +149,25 @@ class Values:
 
     def applied(self, node: Node, curve: Curve) -> str:
         """The value of an activation function."""
-        function = curve.function()
+        function = curve.function() or self.own(curve)
         if function is None:
             raise self.refuse(node, "an element-wise function that has no table")
-        name = f"{curve.value} {function.value}"
+        name = f"{curve.value} {function.name if isinstance(function, OwnFunction) else function.value}"
         if name not in self.features:
             self.features[name] = self.features[curve.value]
             if curve.value in self.single:
                 self.single.add(name)
             self.operators.append(Apply(curve.value, name, function))
         return name
+
+    def own(self, curve: Curve) -> OwnFunction | None:
+        """A function without a name, the same one for the same values; None if straight lines are not near it."""
+        values = curve.values()
+        known = next((f for f, v in self.curves if np.array_equal(v, values, equal_nan=True)), None)
+        if known is None and (bound := own_bound(curve.of)) is not None:
+            known = OwnFunction(f"function {len(self.curves)}", curve.of, bound)
+            self.curves.append((known, values))
+        return known
 
     def viewed(self, node: Node, name: str) -> View:
         """The elements of a tensor; functions and rows that were looked up become values."""

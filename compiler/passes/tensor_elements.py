@@ -160,6 +160,10 @@ class View:
         return len(self.terms) == 1 and index.size == count and np.array_equal(index.reshape(-1), np.arange(count))
 
 
+PROBED = np.linspace(-8, 8, 161)
+"""Where functions of an element are looked at."""
+
+
 @dataclass(frozen=True)
 class Curve:
     """A function of each element of a value, in the value's own order."""
@@ -170,11 +174,14 @@ class Curve:
 
     def function(self) -> Function | None:
         """The one it is, found by its values: within 1e-5 of it on -8..8, and nearer than to any other."""
-        x = np.linspace(-8, 8, 161)
-        with np.errstate(all="ignore"):
-            y = self.of(x)
+        x, y = PROBED, self.values()
         error, best = min((float(np.abs(y - functions.real(f, x)).max()), f.value) for f in Function)
         return Function(best) if error < 1e-5 else None
+
+    def values(self) -> Float64:
+        """At `PROBED`."""
+        with np.errstate(all="ignore"):
+            return np.asarray(self.of(PROBED))
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]
         case Linear():
             return linears[op.name](values[op.x])
         case Add():
-            return values[op.a] + values[op.b]
+            return values[op.a] + op.sign * values[op.b]
         case Mul():
             return values[op.a] * values[op.b]
         case Apply():

@@ -25,7 +25,7 @@ Float64 = npt.NDArray[np.float64]
 SPARE_BITS = 2
 """Bits above the largest magnitude seen."""
 TABLE_FRACTION = 18
-"""Of what goes through a function and comes out: one table serves every layer; values reach +-2**13."""
+"""Of what goes through a function and comes out: one table serves every layer; values reach +-2**13 (`functions.MOST`)."""
 SQUARE_SHIFT = 28
 FACTOR_BITS = 14
 """A factor of MAC is at most 2**14."""
@@ -182,11 +182,13 @@ class Formulas:
         if far > 0:
             fa = fb + FACTOR_BITS
         shift = max(0, fa - fy, fb - fy)
+        ca, cb = 1 << (fy - fa + shift), 1 << (fy - fb + shift)
+        ca, cb = (op.sign * ca, cb) if fine == op.b else (ca, op.sign * cb)
         for _ in self.rows.groups():
             if far > 0:
                 self.rows.map(Map.MAC, a, out=y, shift=min(63, far))
             near = y if far > 0 else a
-            self.rows.map(Map.MAC, near, b, y, ca=1 << (fy - fa + shift), cb=1 << (fy - fb + shift), shift=shift)
+            self.rows.map(Map.MAC, near, b, y, ca=ca, cb=cb, shift=shift)
 
     def mul(self, op: Mul) -> None:
         exact = self.fractions[op.a] + self.fractions[op.b]

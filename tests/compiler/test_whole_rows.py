@@ -206,6 +206,63 @@ def test_without_calibration_only_the_linears_run(caplog: pytest.LogCaptureFixtu
         axlora.compile(model, TARGET, shapes={"batch": 2}, operators="all")
 
 
+OTHERS: dict[str, dict[str, object]] = {
+    "HardSwish": {},
+    "HardSigmoid": {},
+    "LeakyRelu": {"alpha": 0.1},
+    "Elu": {"alpha": 0.7},
+    "Selu": {},
+    "Softplus": {},
+    "Mish": {},
+    "Abs": {},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_functions_that_have_no_name_get_tables_of_their_own(kind: str) -> None:
+    model = M.activation(kind, **OTHERS[kind])
+    program = _compiled(model)
+    assert program.kind == "whole"
+    x = M.samples(model, BATCH, seed=2)[0]
+    (y,), (wanted,) = axlora.simulate(program, {"x": x}).outputs.values(), _onnxruntime(model, x).values()
+    assert _error(y, wanted) < 0.03
+
+
+def _composed(g: M.Graph, x: str) -> str:
+    """relu6(x) less a quarter of quick GELU, both of the same x: one table; and what another table makes of that."""
+    six = g.do("Clip", x, g.scalar(0.0), g.scalar(6.0))
+    quick = g.do("Mul", x, g.do("Sigmoid", g.do("Mul", x, g.scalar(1.702))))
+    y = g.do("Sub", six, g.do("Mul", quick, g.scalar(0.25)))
+    return g.do("Mul", g.do("LeakyRelu", g.linear(y, M.HIDDEN, M.K, "middle"), alpha=0.2), g.scalar(0.5))
+
+
+def test_composed_functions_and_a_difference_of_rows() -> None:
+    """x less what two tables make of it; simulator, NumPy and LLVM are equal."""
+    g = M.Graph(5)
+    row = g.do("Sub", "x", _composed(g, g.linear("x", M.K, M.HIDDEN, "up")))
+    model = g.model(["batch", M.K], {g.linear(row, M.K, M.OUT, "down"): ["batch", M.OUT], row: ["batch", M.K]})
+    program, found = _compiled(model), _lowered(model)
+    assert [o.kind for o in program.interface.operators] == ["Linear", "Apply", "Linear", "Apply", "Add", "Linear"]
+    x = M.samples(model, BATCH, seed=3)[0]
+    run = axlora.simulate(program, {"x": x}, timing=False)
+    rows = program.interface.given_rows(program.interface.given, {"x": x})
+    modules, _ = found.integers(TARGET.activation_bits).run(rows)
+    numpy = _reference(found, rows, [None] * len(rows))
+    for result in program.interface.results:
+        np.testing.assert_array_equal(run.codes[result.name], numpy[result.region][:, : result.width])
+        np.testing.assert_array_equal(run.codes[result.name], modules[result.region][:, : result.width])
+    for name, y in _onnxruntime(model, x).items():
+        assert _error(run.outputs[name], y) < 0.03
+
+
+@pytest.mark.parametrize("kind", ["Sin", "Exp", "Softsign", "Sqrt", "Log", "Sign", "Floor", "Reciprocal"])
+def test_functions_that_are_no_straight_lines_stay_on_the_host(kind: str) -> None:
+    """Nowhere straight, not everywhere defined, or with a jump: refused by node."""
+    model = M.activation(kind)
+    with pytest.raises(UnsupportedOperator, match=r"function that has no table|is not understood"):
+        _compiled(model, operators="all")
+
+
 def test_linears_alone_stay_linears_unless_all_is_asked_for() -> None:
     g = M.Graph()
     model = g.model(["batch", M.K], {g.linear("x", M.K, M.OUT, "own"): ["batch", M.OUT]})
