@@ -93,6 +93,18 @@ class Mul:
 
 
 @dataclass(frozen=True)
+class Affine:
+    """y = x gain + bias, a number of each a feature."""
+
+    x: str
+    y: str
+    gain: Float64
+    """[n]."""
+    bias: Float64
+    """[n]."""
+
+
+@dataclass(frozen=True)
 class Apply:
     """y = function(x), element by element."""
 
@@ -163,7 +175,7 @@ class Pool:
     kind: PoolKind
 
 
-Op = Norm | Linear | Add | Mul | Apply | Rotary | Attention | Pool
+Op = Norm | Linear | Add | Mul | Affine | Apply | Rotary | Attention | Pool
 
 
 def operands(op: Op) -> tuple[str, ...]:

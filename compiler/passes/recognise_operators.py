@@ -127,6 +127,8 @@ class Walk(AttentionWalk, PoolWalk):
             result = self.unary(node, inputs[0])
         elif kind == "concat" and len(full := [x for x in inputs if not (isinstance(x, Constant) and x.value.size == 0)]) == 1:
             result = full[0]  # keys behind an empty cache
+        elif kind == "nn.batch_norm" and isinstance(inputs[0], View | Curve):
+            result = self.batch_norm(node, inputs[0], inputs[1:])
         elif kind in ("sum", "mean") and isinstance(inputs[0], View | Curve):
             result = self.reduction(node, inputs[0])
         elif isinstance(inputs[0], View | Curve | Looked):
@@ -145,7 +147,7 @@ class Walk(AttentionWalk, PoolWalk):
         if isinstance(a, Constant | Probed) and kind in ("add", "multiply", "maximum", "minimum"):
             a, b = b, a
         if isinstance(a, Constant) and kind in ("subtract", "divide"):
-            return self.from_constant(kind, a.value.astype(np.float64), b)
+            return self.from_constant(node, kind, a.value.astype(np.float64), b)
         if isinstance(b, Probed) and isinstance(a, Scores):
             return self.masked(node, a, b.values) if kind == "add" and not a.done else None
         if isinstance(b, Probed):
@@ -198,12 +200,40 @@ class Walk(AttentionWalk, PoolWalk):
             return a.plus(Looked((), np.broadcast_to(c, (1, self.tokens, n)).reshape(-1, n))) if kind == "add" else None
         if isinstance(a, View) and kind in ("multiply", "divide"):
             return a.times(c if kind == "multiply" else 1 / c)
+        if c.size > 1 and isinstance(a, View | Curve):
+            if kind in ("multiply", "divide"):
+                return self.by_feature(node, a, c if kind == "multiply" else 1 / c, np.zeros(1))
+            return self.by_feature(node, a, np.ones(1), c if kind == "add" else -c) if kind in ("add", "subtract") else None
         if c.size == 1 and (curve := _as_curve(a)) is not None:
             return Curve(curve.value, curve.shape, _scalar(kind, curve.of, float(c.reshape(-1)[0])))
         return None
 
-    def from_constant(self, kind: str, c: Float64, b: Symbol) -> Symbol | None:
-        """c - b or c / b, for one number."""
+    def by_feature(self, node: Node, a: View | Curve, gain: Float64, bias: Float64) -> View | None:
+        """a gain + bias, where both are the same in every row; None where a row differs, or a is repeated for them."""
+        out, name = node.outputs[0], next(n for n in node.inputs if self.symbols.get(n) is a)
+        if self._elements(out) != self._elements(name):
+            return None
+        own = a.columns(self.features[a.value]) if isinstance(a, View) else None
+        x = a.value if own is not None else self.rows(node, name)
+        shape = self.g.shape(out)
+        rows = [np.broadcast_to(c, shape).reshape(-1, self.features[x]) for c in (gain, bias)]
+        if any((c != c[0]).any() for c in rows):
+            return None
+        return View.rows(self.scaled(x, rows[0][0] * (1 if own is None else own), np.array(rows[1][0])), shape)
+
+    def batch_norm(self, node: Node, x: View | Curve, vectors: Sequence[Symbol]) -> View | None:
+        """gain (x - mean) / sqrt(variance + eps) + bias, whose statistics are constants, over the last dimension."""
+        known = [v.value.astype(np.float64) for v in vectors if isinstance(v, Constant)]
+        if len(known) != 4 or int(node.number("axis")) != len(self.g.shape(node.inputs[0])) - 1:
+            return None
+        gain, bias, mean, variance = known
+        gain = gain / np.sqrt(variance + node.number("epsilon"))
+        return self.by_feature(node, x, gain, bias - mean * gain)
+
+    def from_constant(self, node: Node, kind: str, c: Float64, b: Symbol) -> Symbol | None:
+        """c - b, or c / b for one number."""
+        if kind == "subtract" and c.size > 1 and isinstance(b, View | Curve):
+            return self.by_feature(node, b, np.full(1, -1.0), c)
         curve = _as_curve(b)
         if curve is None or c.size != 1:
             return None

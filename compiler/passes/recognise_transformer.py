@@ -204,6 +204,9 @@ def _walked(
 ) -> Transformer:
     """What a walk that knows the inputs finds."""
     walk.run()
+    codes = next((o for o in walk.g.model.graph.output if o.type.tensor_type.elem_type != onnx.TensorProto.FLOAT), None)
+    if codes is not None:
+        raise UnsupportedOperator(f"output {codes.name!r} is not of floats", where, walk.hint)
     outputs = [_output(walk, o.name, where) for o in walk.g.model.graph.output]
     if walk.causal:
         outputs = outputs[:1]
@@ -230,6 +233,8 @@ def _output(walk: Walk, name: str, where: str) -> Output:
         return Output(name, walk.rows(node, known), shape)
     if isinstance(symbol, View) and symbol.factor() == 1:
         return Output(name, symbol.value, shape)
+    if node is not None and isinstance(symbol, View) and symbol.columns(walk.features[symbol.value]) is not None:
+        return Output(name, walk.rows(node, known), shape)
     if isinstance(symbol, View) and not walk.causal and len(symbol.terms) == 1 and (symbol.terms[0][1] == 1).all():
         return Output(name, symbol.value, shape, symbol.terms[0][0])
     raise UnsupportedOperator(f"output {name!r} is not rows of logits", where, "a language model that ends with its logits")

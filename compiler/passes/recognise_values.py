@@ -12,6 +12,7 @@ from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.functions import own_bound
 from axlora.compiler.operators import (
+    Affine,
     Apply,
     Op,
     OwnFunction,
@@ -79,6 +80,8 @@ class Values:
     turned: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
     curves: list[tuple[OwnFunction, Float64]] = field(default_factory=list)
     """Functions without a name, and their values (`Curve.values`)."""
+    affine: dict[tuple[str, bytes, bytes], str] = field(default_factory=dict)
+    """Value, its gain and its bias -> the value that they make."""
     rowwise: bool = False
     """Whether each row must be computed for itself: rows of a batch, which nothing may mix."""
 
@@ -124,6 +127,8 @@ class Values:
             return self.pooled(symbol.value, PoolKind.MEAN)
         if isinstance(symbol, View) and symbol.factor() == 1:
             return symbol.value
+        if isinstance(symbol, View) and (gain := symbol.columns(self.features[symbol.value])) is not None:
+            return self.scaled(symbol.value, gain, np.zeros(gain.size))
         raise self.refuse(node, "reads a tensor that is not rows of features, one a token")
 
     def first(self, node: Node, looked: Looked) -> str:
@@ -147,8 +152,22 @@ class Values:
             self.operators.append(Pool(value, name, kind))
         return name
 
+    def scaled(self, value: str, gain: Float64, bias: Float64) -> str:
+        """The value of another times a number a feature, and plus one."""
+        key = (value, gain.tobytes(), bias.tobytes())
+        if key not in self.affine:
+            name = self.affine[key] = f"{value} scaled {len(self.affine)}"
+            self.features[name] = self.features[value]
+            if value in self.single:
+                self.single.add(name)
+            self.operators.append(Affine(value, name, gain, bias))
+        return self.affine[key]
+
     def applied(self, node: Node, curve: Curve) -> str:
-        """The value of an activation function."""
+        """The value of an activation function, or of a straight line."""
+        if (line := curve.line()) is not None:
+            n = self.features[curve.value]
+            return self.scaled(curve.value, np.full(n, line[0]), np.full(n, line[1]))
         function = curve.function() or self.own(curve)
         if function is None:
             raise self.refuse(node, "an element-wise function that has no table")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from axlora.compiler import functions
 from axlora.compiler.operators import (
     Add,
+    Affine,
     Apply,
     Attention,
     Linear,
@@ -77,6 +78,8 @@ def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]
             return values[op.a] + op.sign * values[op.b]
         case Mul():
             return values[op.a] * values[op.b]
+        case Affine():
+            return values[op.x] * op.gain + op.bias
         case Apply():
             return functions.real(op.function, values[op.x])
         case Rotary():

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.operators import Add, Apply, Attention, Linear, Mul, Norm, NormKind, PoolKind, Rotary
+from axlora.compiler.operators import Add, Affine, Apply, Attention, Linear, Mul, Norm, NormKind, PoolKind, Rotary
 from axlora.compiler.rows.row_operations import Cells, Heads, Rows
 from axlora.compiler.rows.steps import Append, Attend, Close, Collect
 from axlora.compiler.rows.tables import exp_table, function_table
@@ -196,6 +196,20 @@ class Formulas:
         y = self.over(op.y, fy, (op.a, op.b))
         for _ in self.rows.groups():
             self.rows.map(Map.MUL, self.cells[op.a], self.cells[op.b], y, shift=exact - fy)
+
+    def affine(self, op: Affine) -> None:
+        """x gain, which must not leave the range either, and the bias of the result's fraction."""
+        gain, bias = (float(np.abs(v).max()) for v in (op.gain, op.bias))
+        fg = fraction(gain, 0)
+        exact = self.fractions[op.x] + fg
+        fy = max(min(fraction(max(self.largest[op.y], self.largest[op.x] * gain, bias)), exact), exact - 63)
+        y = self.over(op.y, fy, (op.x,))
+        by = self.rows.constant(f"{op.y} gain", to_fixed(op.gain, fg))
+        plus = self.rows.constant(f"{op.y} bias", to_fixed(op.bias, fy))
+        for _ in self.rows.groups():
+            self.rows.map(Map.MUL, self.cells[op.x], by, y, shift=exact - fy)
+            if bias:
+                self.rows.map(Map.MAC, y, plus, y, cb=1)
 
     def apply(self, op: Apply) -> None:
         fx, y = self.fractions[op.x], self.over(op.y, TABLE_FRACTION, (op.x,))

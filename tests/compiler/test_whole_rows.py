@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from axlora.compiler.pipelines.transformers import Generated, Options, lower_who
 from axlora.compiler.reference.numpy_rows import Cache, Reference
 from axlora.compiler.rows.lower import lower
 from axlora.isa.target import Target
+from axlora.package import seal
 
 TARGET = Target.load("test")
 BATCH = 5
@@ -80,20 +82,21 @@ def test_an_mlp_has_no_host_part(kind: str, tmp_path: Path) -> None:
     assert sum(layer.macs for layer in run.layers) == run.counters["macs"] == run.to_json()["macs"]
 
 
-@pytest.mark.parametrize("kind", M.MODELS)
-def test_simulator_numpy_and_the_integer_module_are_equal(kind: str) -> None:
-    model = M.MODELS[kind]()
-    program, found = _compiled(model), _lowered(model)
-    x = M.samples(model, BATCH, seed=3)[0]
-    run = axlora.simulate(program, {"x": x}, timing=False)
-    interface = program.interface
+def _three_are_equal(program: axlora.Program, found: Generated, x: np.ndarray) -> None:
+    """Simulator, NumPy and LLVM, bit for bit."""
+    run, interface, adapter = axlora.simulate(program, {"x": x}, timing=False), program.interface, program.default_adapter
     rows = interface.given_rows(interface.given, {"x": x})
-    adapter = program.default_adapter
     modules, _ = found.integers(TARGET.activation_bits).run(rows, adapter=adapter)
     numpy = _reference(found, rows, [adapter] * len(rows))
     for result in interface.results:
         np.testing.assert_array_equal(run.codes[result.name], numpy[result.region][:, : result.width])
         np.testing.assert_array_equal(run.codes[result.name], modules[result.region][:, : result.width])
+
+
+@pytest.mark.parametrize("kind", M.MODELS)
+def test_simulator_numpy_and_the_integer_module_are_equal(kind: str) -> None:
+    model = M.MODELS[kind]()
+    _three_are_equal(_compiled(model), _lowered(model), M.samples(model, BATCH, seed=3)[0])
 
 
 def _adapters(write_peft: Callable[..., Path], names: str = "ab", rank: int = M.RANK) -> dict[str, Path]:
@@ -206,6 +209,53 @@ def test_without_calibration_only_the_linears_run(caplog: pytest.LogCaptureFixtu
         axlora.compile(model, TARGET, shapes={"batch": 2}, operators="all")
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"features": 23}, "given.shape"),
+        ({"features": 0}, "given.features"),
+        ({"features": 4}, "results"),
+        ({"shape": [4, M.K]}, "given.shape"),
+        ({"shape": []}, "given.shape"),
+        ({"shape": [BATCH, -M.K]}, "given.shape"),
+        ({"rowwise": False}, "given.shape"),
+        ({"input": "y"}, "inputs"),
+        (None, "results"),
+    ],
+    ids=str,
+)
+def test_a_signed_manifest_with_rows_that_do_not_fit_is_refused(
+    given: dict[str, object] | None, words: str, tmp_path: Path
+) -> None:
+    _compiled(M.residual()).save(tmp_path / "m.axl")
+    file = tmp_path / "m.axl" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["given"] = None if given is None else manifest["given"] | given
+    manifest.pop("sha256")
+    manifest["sha256"] = seal(manifest)
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(axlora.BadPackage, match=words):
+        axlora.load(tmp_path / "m.axl")
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (np.zeros((BATCH, M.K + 1)), "has shape"),
+        (np.full((BATCH, M.K), np.nan), "NaN or infinity"),
+        (np.full((BATCH, M.K), 1e300), "no float32"),
+        (np.full((BATCH, M.K), "a"), "must be numbers"),
+    ],
+    ids=["shape", "nan", "range", "text"],
+)
+def test_wrong_rows_are_refused(x: np.ndarray, words: str) -> None:
+    program = _compiled(M.MODELS["relu"]())
+    with pytest.raises(axlora.BadInput, match=words):
+        axlora.simulate(program, {"x": x})
+    with pytest.raises(axlora.BadAdapter, match="2 adapters named for 5"):
+        axlora.simulate(program, {"x": np.zeros((BATCH, M.K))}, [None, None])
+
+
 OTHERS: dict[str, dict[str, object]] = {
     "HardSwish": {},
     "HardSigmoid": {},
@@ -244,15 +294,59 @@ def test_composed_functions_and_a_difference_of_rows() -> None:
     program, found = _compiled(model), _lowered(model)
     assert [o.kind for o in program.interface.operators] == ["Linear", "Apply", "Linear", "Apply", "Add", "Linear"]
     x = M.samples(model, BATCH, seed=3)[0]
+    _three_are_equal(program, found, x)
     run = axlora.simulate(program, {"x": x}, timing=False)
-    rows = program.interface.given_rows(program.interface.given, {"x": x})
-    modules, _ = found.integers(TARGET.activation_bits).run(rows)
-    numpy = _reference(found, rows, [None] * len(rows))
-    for result in program.interface.results:
-        np.testing.assert_array_equal(run.codes[result.name], numpy[result.region][:, : result.width])
-        np.testing.assert_array_equal(run.codes[result.name], modules[result.region][:, : result.width])
     for name, y in _onnxruntime(model, x).items():
         assert _error(run.outputs[name], y) < 0.03
+
+
+def _by_feature(g: M.Graph, x: str) -> str:
+    """A layer's scale, a shift, twice the whole less one, and 3 less that; large gains and shifts that cancel."""
+    y = g.do("Mul", x, g.constant(np.geomspace(0.01, 20, M.HIDDEN)))
+    y = g.do("Add", y, g.constant(np.linspace(-4, 4, M.HIDDEN)))
+    y = g.do("Relu", g.do("Sub", g.do("Mul", y, g.scalar(2.0)), g.scalar(1.0)))
+    return g.do("Sub", g.constant(np.full(M.HIDDEN, 3.0) + np.arange(M.HIDDEN) / 8), y)
+
+
+def test_features_are_scaled_and_shifted() -> None:
+    """Constants of a feature, and of all; an output that is scaled; simulator, NumPy and LLVM are equal."""
+    g = M.Graph(6)
+    y = g.linear(_by_feature(g, g.linear("x", M.K, M.HIDDEN, "up")), M.HIDDEN, M.OUT, "down")
+    half = g.do("Div", y, g.constant(np.linspace(1, 4, M.OUT)))
+    model = g.model(["batch", M.K], {half: ["batch", M.OUT], y: ["batch", M.OUT]})
+    program, found = _compiled(model), _lowered(model)
+    kinds = [o.kind for o in program.interface.operators]
+    assert kinds == ["Linear", "Affine", "Apply", "Affine", "Linear", "Affine"]  # twice, less one and ReLU are one table
+    x = M.samples(model, BATCH, seed=3)[0]
+    _three_are_equal(program, found, x)
+    for name, wanted in _onnxruntime(model, x).items():
+        assert _error(axlora.simulate(program, {"x": x}).outputs[name], wanted) < 0.03
+
+
+def test_a_shift_that_cancels_does_not_saturate() -> None:
+    """Rows near 100 less 100: what lies between does not leave the range that the small result would have."""
+    g = M.Graph(7)
+    model = g.model(
+        ["batch", M.K], {g.linear(g.do("Sub", "x", g.constant(np.full(M.K, 100.0))), M.K, M.OUT, "own"): ["batch", M.OUT]}
+    )
+    data = {"x": 100 + M.samples(model, BATCH, 8, seed=1)}
+    program = axlora.compile(model, TARGET, shapes={"batch": BATCH}, calibration=data)
+    assert program.kind == "whole"
+    (y,), (wanted,) = axlora.simulate(program, {"x": data["x"][0]}).outputs.values(), _onnxruntime(model, data["x"][0]).values()
+    assert _error(y, wanted) < 0.03
+
+
+def test_batch_normalization() -> None:
+    g = M.Graph(8)
+    vectors = [g.constant(v) for v in (g.random.uniform(0.5, 2, M.HIDDEN), *g.random.normal(0, 1, (2, M.HIDDEN)))]
+    row = g.do(
+        "BatchNormalization", g.linear("x", M.K, M.HIDDEN, "up"), *vectors, g.constant(g.random.uniform(0.2, 2, M.HIDDEN))
+    )
+    model = g.model(["batch", M.K], {g.linear(g.do("Relu", row), M.HIDDEN, M.OUT, "down"): ["batch", M.OUT]})
+    program, x = _compiled(model), M.samples(model, BATCH, seed=2)[0]
+    assert program.kind == "whole"
+    (y,), (wanted,) = axlora.simulate(program, {"x": x}).outputs.values(), _onnxruntime(model, x).values()
+    assert _error(y, wanted) < 0.03
 
 
 @pytest.mark.parametrize("kind", ["Sin", "Exp", "Softsign", "Sqrt", "Log", "Sign", "Floor", "Reciprocal"])
@@ -304,7 +398,7 @@ MIXING = [_mean_of_the_batch, _first_row_alone, _rows_cut_anew, _each_with_each,
 
 
 @pytest.mark.parametrize("last", MIXING, ids=lambda last: last.__name__)
-def test_what_mixes_rows_of_a_batch_stays_on_the_host(last: Callable[[M.Graph], tuple[str, list[int]]]) -> None:
+def test_what_is_no_rows_for_themselves_stays_on_the_host(last: Callable[[M.Graph], tuple[str, list[int]]]) -> None:
     """Refused by `all`; `auto` gives the results of onnxruntime with the host's help."""
     g = M.Graph(8)
     own = g.linear("x", M.K, M.OUT, "first")
@@ -318,6 +412,17 @@ def test_what_mixes_rows_of_a_batch_stays_on_the_host(last: Callable[[M.Graph], 
     run = axlora.simulate(program, {"x": data["x"][0]}, timing=False)
     for output, y in _onnxruntime(model, data["x"][0]).items():
         assert _error(run.outputs[output], y) < 0.05
+
+
+def test_an_output_of_codes_is_refused() -> None:
+    """Rows end as floats: with the file's scales dropped nothing makes codes any more."""
+    g = M.Graph(8)
+    scale, zero = g.constant(np.array(0.05)), g.constant(np.array(0, np.int8))
+    codes = g.do("QuantizeLinear", g.linear("x", M.K, M.OUT, "own"), scale, zero)
+    model = g.model(["batch", M.K], {codes: ["batch", M.OUT]})
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT8
+    with pytest.raises(UnsupportedOperator, match="is not of floats"):
+        _compiled(model, operators="all")
 
 
 def _encoder() -> onnx.ModelProto:
