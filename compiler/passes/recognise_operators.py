@@ -136,7 +136,7 @@ class Walk(AttentionWalk, PoolWalk):
         else:
             result = None
         if result is None:
-            raise self.refuse(node, "is not understood between embeddings and logits")
+            raise self.refuse(node, "is not understood between the first rows and the outputs")
         self.symbols |= result if isinstance(result, dict) else {node.outputs[0]: result}
 
     def joined(self, node: Node, kind: str, inputs: Sequence[Symbol]) -> Symbol | None:
