@@ -12,6 +12,7 @@ import onnx
 
 from axlora.compiler.backend.build_image import PREFILL
 from axlora.compiler.backend.link import link
+from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
 from axlora.compiler.frontend.onnx_reader import input_types, takes_ids, takes_rows, with_fixed_inputs
 from axlora.compiler.passes.placement import computes_on_host
@@ -140,6 +141,7 @@ def compile_program(model: Model, target: Target, options: CompileOptions) -> Pr
     Raises:
         axlora.Error: as `compile`.
     """
+    dump = Dump(options.dump)
     activation = f"token{target.activation_bits}" if options.activation == "auto" else options.activation
     lowered, _ = lower(
         model,
@@ -154,7 +156,7 @@ def compile_program(model: Model, target: Target, options: CompileOptions) -> Pr
         merge=options.merge,
         mode=options.mode,
         base=options.base,
-        dump_passes=options.dump,
+        dump=dump,
         partial_adapters=options.partial_adapters,
     )
     if not lowered.linears:
@@ -171,6 +173,7 @@ def compile_program(model: Model, target: Target, options: CompileOptions) -> Pr
         adaptable=adaptable,
         progress=options.progress,
     )
+    dump.programs({"program": linked.program})
     for notice in lowered.notices:
         _LOG.warning("%s", notice)
     return linears_program(target, lowered, linked, _sources(model, options.adapters or {}))

@@ -1,7 +1,7 @@
 """The phases of a compilation as text, for `--dump-passes`; what is compiled does not depend on it.
 
 Every kind of model begins alike: the normalised ONNX graph, the Relax module that TVM imports, the module after each pass that
-recognition wants, and what was recognised. Then come the integers, and the instructions.
+recognition wants, and what was recognised. Then come the modules of integers, and the instructions.
 """
 
 from __future__ import annotations
@@ -63,8 +63,10 @@ class Dump:
                 lines = [" ".join(repr(one).split()) for one in found]
             self._write("recognised.txt", "\n".join(lines) + "\n")
 
-    def programs(self, programs: Mapping[int, Sequence[Instruction]]) -> None:
-        """The instructions of the start of N rows, for each N: `program_N.asm`."""
-        for place, (rows, program) in enumerate(programs.items()):
+    def programs(self, programs: Mapping[str, Sequence[Instruction]]) -> None:
+        """The instructions of each program: `NAME.asm`."""
+        if self._folder is None:
+            return
+        for place, (name, program) in enumerate(programs.items()):
             last = place == len(programs) - 1
-            self._write(f"program_{rows}.asm", "\n".join(disassemble(i) for i in program) + "\n", last)
+            self._write(f"{name}.asm", "\n".join(disassemble(i) for i in program) + "\n", last)

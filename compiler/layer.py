@@ -1,11 +1,11 @@
-"""What the Relax passes hand to the backend: integer linears with LoRA, and the graph around them.
+"""What the Relax passes hand to the backend: integer linears with LoRA, and the module and the graph around them.
 
 Shapes: K inputs, N outputs, r the rank. Codes are int64 arrays so that they go straight into `isa.numerics`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -20,6 +20,8 @@ Int64 = npt.NDArray[np.int64]
 
 TOKENS = 1 << 15
 """Most tokens that a linear takes: programs grow with them."""
+PART = 32
+"""Rows of a matrix of codes that are widened at once, where it has no scale groups."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,15 @@ class Records:
     """u16 [n]."""
     shift: Int64
     """1..62 [n]."""
+
+
+@dataclass(frozen=True)
+class ColumnSums:
+    """Sums over the rows of a weight matrix: int64 [n], exact."""
+
+    plain: Int64
+    magnitudes: Int64
+    squares: Int64
 
 
 @dataclass(frozen=True)
@@ -64,17 +75,37 @@ class Codes:
         """[k, n], widened at every call."""
         return self.stored.astype(np.int64)
 
-    def values(self) -> Int64:
-        """What each code is worth before scale and zero point: int64 [k, n]."""
-        return self.codebook[self.stored] if self.codebook is not None else self.codes
+    def values(self, rows: slice = slice(None)) -> Int64:
+        """What each code is worth before scale and zero point: int64 [k, n], or some rows of it."""
+        stored = self.stored[rows]
+        return self.codebook[stored] if self.codebook is not None else stored.astype(np.int64)
 
-    def weights(self) -> Int64:
-        """What multiplies x: values less zero points, times group scales: int64 [k, n]."""
+    def weights(self, rows: slice = slice(None)) -> Int64:
+        """What multiplies x: values less zero points, times group scales: int64 [k, n], or some rows of it."""
+        values = self.values(rows)
         if not self.group:
-            return self.values()
-        rows = np.arange(self.stored.shape[0]) // self.group
-        less = self.values() if self.zero is None else self.values() - self.zero[rows]
-        return less if self.scale is None else less * self.scale[rows]
+            return values
+        groups = np.arange(self.stored.shape[0])[rows] // self.group
+        of = groups[:1] if len(groups) and groups[0] == groups[-1] else groups  # one group is broadcast
+        less = values if self.zero is None else values - self.zero[of]
+        return less if self.scale is None else less * self.scale[of]
+
+    def parts(self) -> Iterator[slice]:
+        """The rows in parts that stay in a processor's cache when widened: a scale group each, where there are groups."""
+        step = self.group or PART
+        return (slice(first, first + step) for first in range(0, self.stored.shape[0], step))
+
+    def sums(self, rows: int) -> ColumnSums:
+        """Sums over the columns of `weights`; those of squares over the first `rows` rows alone."""
+        n = self.stored.shape[1]
+        plain, magnitudes, squares = (np.zeros(n, np.int64) for _ in range(3))
+        for part in self.parts():
+            weights = self.weights(part)
+            plain += weights.sum(axis=0)
+            model = weights[: max(0, rows - part.start)]
+            squares += (model * model).sum(axis=0)
+            magnitudes += np.abs(weights, out=weights).sum(axis=0)
+        return ColumnSums(plain, magnitudes, squares)
 
 
 @dataclass(frozen=True)
@@ -251,6 +282,19 @@ class ModuleMatch:
 
 
 @dataclass(frozen=True)
+class Regions:
+    """A model's Relax module after the last pass: regions of the accelerator in a host part."""
+
+    module: Any
+    arguments: tuple[str, ...]
+    """What `main` takes first: the model's inputs, then weights of the host part, by their ONNX names."""
+    linears: tuple[str, ...]
+    """Whose tensors it takes then, in the order of `linear_calls.parameters`."""
+    rank: int
+    """That adapters are padded to; 0: no adapter branch."""
+
+
+@dataclass(frozen=True)
 class Lowered:
     """The result of the Relax passes."""
 
@@ -265,6 +309,8 @@ class Lowered:
     """The adapter that the model itself contains (`graph`): what a run means when the user names none."""
     host: Host | None = None
     """None for linears made by hand."""
+    regions: Regions | None = None
+    """None for linears made by hand, and for whole models."""
     errors: Mapping[str, float] = field(default_factory=dict)
     """Linear's name -> root mean square of (result - float result) over that of the float result, where it was measured."""
     matches: Mapping[str, tuple[ModuleMatch, ...]] = field(default_factory=dict)

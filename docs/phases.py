@@ -146,7 +146,7 @@ def instructions(numbered: Iterable[tuple[int, str]], opcodes: Collection[str]) 
 def linear(made: Compiled) -> Iterator[str]:
     """The road of the linear."""
     dumps = made.dumps
-    found = next(line for line in dumps["3_recognised.txt"].splitlines() if f"name='{LINEAR}'" in line)
+    found = next(line for line in dumps["2_recognised.txt"].splitlines() if f"name='{LINEAR}'" in line)
     x, y = field(found, "x_name"), field(found, "output_name")
     graph = nodes(dumps["0_normalised.txt"])
     yield "\n## A linear with a LoRA branch\n"
@@ -156,44 +156,43 @@ def linear(made: Compiled) -> Iterator[str]:
         left in the graph is two more products.
     """)
     yield quoted(needed(graph, y, {x}))
-    plain = dumps["2_plain_indices.py"]
-    variable = variables(graph, plain)
+    imported = dumps["1_import.py"]
+    variable = variables(graph, imported)
     yield said("""
-        **2_plain_indices.py.** TVM's importer made a Relax binding of each node. `main` returns every tensor, so each
+        **1_import.py.** TVM's importer made a Relax binding of each node. `main` returns every tensor, so each
         variable is known by its ONNX name; weights are parameters, whose values stay in the file.
     """)
-    yield quoted(needed(bindings(plain), variable[y], {variable[x]}), "python")
+    yield quoted(needed(bindings(imported), variable[y], {variable[x]}), "python")
     yield said("""
-        **3_recognised.txt.** From the bindings alone: a product with a constant, what is added to it, and products of
+        **2_recognised.txt.** From the bindings alone: a product with a constant, what is added to it, and products of
         products beside it are one linear with its branch, in whatever order. `nodes` are the ONNX nodes that it stands
         for.
     """)
     yield quoted(textwrap.wrap(shortened(found), WIDTH, subsequent_indent="    ", break_long_words=False))
+    lowered = bindings(dumps["3_lower_linears.py"])
+    result = next(line.made for line in lowered if "ax_requantize" in line.text and "w0_bias" in line.read)
+    own = needed(lowered, result, ())
+    codes = next(n for n, line in enumerate(own) if "ax_quantize_tokens" in line.text)
     yield said("""
-        **4_linears.py.** Quantized, and written anew in one canonical form: codes of x times a scale a token, int8
-        codes of W with a scale a column, and A and B as parameters, for the graph's branch (adapter `graph`) or the
-        directory's (`law`).
+        **3_lower_linears.py.** The same function, in which the linear became integers: codes of x with a scale a token,
+        int8 products with 32-bit sums, x·A to codes with an exponent a token, and base and branch in one wide sum
+        before it is rounded. `w0_a` and `w0_b` are those of the graph's branch (adapter `graph`) or of the directory's
+        (`law`). The other bindings of `main` stay as they are: the host part.
     """)
-    canonical = dumps["4_linears.py"]
-    yield quoted(needed(bindings(canonical), results(canonical)[0], ()), "python")
-    lowered = dumps["5_lower_linears.py"]
-    yield said("""
-        **5_lower_linears.py.** Floats are gone: int8 products with 32-bit sums, x·A to codes with an exponent a token,
-        and base and branch in one wide sum before it is rounded. The last lines make floats again, a power of two a
-        step: they stay outside the region.
-    """)
-    yield quoted(without_parts(needed(bindings(lowered), results(lowered)[0], ())), "python")
-    parts = dumps["6_partition.py"]
-    call = needed(bindings(parts), results(parts)[0], ())
-    region = re.search(r"cls\.(fused_\w+)\(", call[0].text)
+    yield quoted(without_parts(own[codes - 1 :]), "python")
+    parts = dumps["4_partition.py"]
+    call = next(line for line in bindings(parts) if "w0_weight" in line.read)
+    region = re.search(r"cls\.(fused_\w+)\(", call.text)
     assert region is not None
     function = parts.partition(f"    def {region[1]}(")[2]
     attributes = re.findall(r"R\.func_attr\(.*\)", function)[:2]
     yield said("""
-        **6_partition.py.** The pattern of these calls became a composite function, and composites merge into regions:
-        what has `Codegen` is the accelerator's. Compiling stops if a linear is in none.
+        **4_partition.py.** The pattern of these calls became a composite function, and composites merge into regions:
+        what has `Codegen` is the accelerator's, and a region's place in `main` is the stage of its program. Compiling
+        stops if a linear is in none. What is left is float; the whole of it, host part and regions, also runs by LLVM
+        (`reference/linear_module.py`).
     """)
-    yield quoted([f"def {region[1]}({function.splitlines()[0]}", *(f"    {a}" for a in attributes), call[0].text], "python")
+    yield quoted([f"def {region[1]}({function.splitlines()[0]}", *(f"    {a}" for a in attributes), call.text], "python")
     _, data, marks = made.program.listing()[0]
     programs = [data[n : n + INSTRUCTION_BYTES] for n in range(0, len(data), INSTRUCTION_BYTES)]
     following = min(n for n, name in marks.items() if name != LINEAR)
@@ -201,7 +200,7 @@ def linear(made: Compiled) -> Iterator[str]:
     wanted = instructions(own, ("LOAD", "SEGW", "MATMUL", "VQT", "VREQ", "STORE"))
     first = next(place for place, text in enumerate(wanted) if "STORE" in text)
     yield said("""
-        **Instructions** (`axlora disasm` prints them; settings left out), up to the first result, numbered from 0.
+        **5_program.asm** (settings left out), up to the first result, numbered from 0.
         Segment 0 is W, segment 1 A's columns: one MATMUL runs both. VQT makes codes of x·A, a later MATMUL multiplies
         them by B, VREQ joins and rounds. The adapter's address (rx=8) and sizes (rz=9, rz=10) are registers.
     """)

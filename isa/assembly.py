@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .instruction import BadInstruction, Instruction
+from .instruction import BadInstruction, Instruction, check
 from .opcodes import INSTRUCTION_BYTES, Opcode
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Field:
     """Bits `low`..`low+width-1` of one of the members x, y, z, sub, misc; the value stored is value - bias."""
 
@@ -132,6 +132,8 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
 }
 """Named fields of every instruction, in the order of the disassembly."""
 
+_BY_NAME = {opcode: {f.name: f for f in fields} for opcode, fields in FIELDS.items()}
+
 
 def make(
     opcode: Opcode,
@@ -149,11 +151,11 @@ def make(
         BadInstruction: unknown field, or a value that does not fit.
     """
     members = {"x": 0, "y": 0, "z": 0, "sub": 0, "misc": 0}
-    known = {f.name: f for f in FIELDS[opcode]}
+    known = _BY_NAME[opcode]
     for name, value in fields.items():
-        if name not in known:
+        f = known.get(name)
+        if f is None:
             raise BadInstruction(f"{opcode.name} has no field {name!r}; it has {', '.join(known) or 'none'}")
-        f = known[name]
         stored = int(value) - f.bias
         if stored < 0 and f.width in (8, 16, 32):
             stored += 1 << f.width
@@ -161,7 +163,7 @@ def make(
             raise BadInstruction(f"{opcode.name}: {name} is {value}, does not fit {f.width} bits")
         members[f.member] |= stored << f.low
     i = Instruction(opcode, **members, rx=rx, ry=ry, rz=rz, waits=tuple(waits), posts=tuple(posts))
-    i.encode()
+    check(i)
     return i
 
 

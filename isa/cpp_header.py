@@ -22,6 +22,7 @@ from .opcodes import (
     SLOTS,
     UBUF_BIT,
     UNIT_OF,
+    WORD,
     Buffer,
     ErrorCode,
     Into,
@@ -88,6 +89,10 @@ def cpp_header() -> str:
     for prefix, enum in _ENUMS:
         lines += [f"#define AX_{prefix}_{member.name} {member.value}" for member in enum]
     lines += [f"#define AX_{name} {value}" for name, value in (_SIZES | _by_opcode()).items()]
+    low = 0
+    for name, bits in WORD:
+        lines += [f"#define AX_WORD_{name.upper()}_LOW {low}", f"#define AX_WORD_{name.upper()}_BITS {bits}"]
+        low += bits
     for opcode, fields in FIELDS.items():
         for f in fields:
             name = f"AX_{opcode.name}_{f.name}".upper()

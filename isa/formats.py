@@ -63,7 +63,7 @@ def pack(codes: npt.NDArray[np.integer], fmt: Format) -> npt.NDArray[np.uint8]:
         uint8, shape [..., n*storage/8].
     """
     width = fmt.storage
-    raw = (codes.astype(np.int64) & ((1 << fmt.bits) - 1)).astype(np.uint8)
+    raw = codes.astype(np.uint8) & np.uint8((1 << fmt.bits) - 1)
     per = 8 // width
     raw = raw.reshape(*raw.shape[:-1], -1, per)
     out = np.zeros(raw.shape[:-1], np.uint8)

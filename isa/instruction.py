@@ -46,7 +46,7 @@ MISC_BITS = {
 """Bits of `misc` in use, from the lowest; 0 where an opcode is not named."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Instruction:
     """One instruction as encoded. `waits` and `posts` hold up to two semaphores each."""
 
@@ -89,10 +89,9 @@ class Instruction:
         """
         check(self)
         sems = 0
-        for place, sem in zip((0, 5), self.waits, strict=False):
-            sems |= (0x10 | sem) << place
-        for place, sem in zip((10, 15), self.posts, strict=False):
-            sems |= (0x10 | sem) << place
+        if self.waits or self.posts:
+            for place, sem in (*zip((0, 5), self.waits, strict=False), *zip((10, 15), self.posts, strict=False)):
+                sems |= (0x10 | sem) << place
         w0 = self.opcode | sems << 6 | self.sub << 26
         w1 = self.rx | self.ry << 5 | self.rz << 10 | self.misc << 15
         return struct.pack("<IIIHH", w0, w1, self.x, self.y, self.z)
@@ -104,80 +103,127 @@ def check(i: Instruction) -> None:
     Raises:
         BadInstruction: with the field's name and its range.
     """
-    limits = (
-        ("x", i.x, 1 << 32),
-        ("y", i.y, 1 << 16),
-        ("z", i.z, 1 << 16),
-        ("sub", i.sub, 64),
-        ("misc", i.misc, 1 << 17),
-    )
-    for name, value, bound in (*limits, ("rx", i.rx, 32), ("ry", i.ry, 32), ("rz", i.rz, 32)):
-        if not 0 <= value < bound:
-            raise BadInstruction(f"{i.opcode.name}: {name} is {value}, must be in 0..{bound - 1}")
-    if len(i.waits) > 2 or len(i.posts) > 2 or any(not 0 <= s < 16 for s in i.waits + i.posts):
+    if (i.x | i.y << 16 | i.z << 16) >> 32 or (i.rx | i.ry | i.rz) >> 5 or i.sub >> 6 or i.misc >> 17:
+        _refuse_range(i)
+    signals = i.waits + i.posts
+    if signals and (len(i.waits) > 2 or len(i.posts) > 2 or any(not 0 <= s < 16 for s in signals)):
         raise BadInstruction(f"{i.opcode.name}: at most two waits and two posts, semaphores 0..15")
-    if len(set(i.waits)) < len(i.waits) or len(set(i.posts)) < len(i.posts):
+    if signals and (len(set(i.waits)) < len(i.waits) or len(set(i.posts)) < len(i.posts)):
         raise BadInstruction(f"{i.opcode.name}: names a semaphore twice")
     if i.sub > SUB_MAX.get(i.opcode, 0):
         raise BadInstruction(f"{i.opcode.name}: sub is {i.sub}, at most {SUB_MAX.get(i.opcode, 0)}")
     if i.misc >> MISC_BITS.get(i.opcode, 0):
         raise BadInstruction(f"{i.opcode.name}: misc has reserved bits set ({i.misc:#x})")
-    if i.unit is Unit.FETCH:
-        if i.waits or i.posts:
-            raise BadInstruction(f"{i.opcode.name}: control instructions carry no semaphores")
-    elif any(poster(s) is not i.unit for s in i.posts):
+    if signals and i.unit is Unit.FETCH:
+        raise BadInstruction(f"{i.opcode.name}: control instructions carry no semaphores")
+    if any(poster(s) is not i.unit for s in i.posts):
         raise BadInstruction(f"{i.opcode.name}: posts {i.posts}, but {i.unit.name.lower()} posts only its own four")
-    _check_fields(i)
-
-
-def _check_fields(i: Instruction) -> None:
-    def refuse(text: str) -> None:
+    fault = _FAULTS.get(i.opcode)
+    if fault is not None and (text := fault(i)):
         raise BadInstruction(f"{i.opcode.name}: {text}")
 
-    op = i.opcode
-    used = i.x or i.y or i.z or i.rx or i.ry or i.rz
-    if op in (Opcode.HALT, Opcode.ENDLOOP) and used:
-        refuse("takes no operands")
-    if op is Opcode.SET and (not 1 <= i.misc <= 7 or i.y or i.z or i.ry or i.rz):
-        refuse("rd must be 1..7, y and z unused")
-    if op is Opcode.LOOP and (i.x or i.rx or i.ry or i.y == 0):
-        refuse("x and ry unused, body of at least one instruction")
-    if op is Opcode.CODEBOOK and (i.rx or i.ry or i.rz):
-        refuse("takes no registers")
-    if op is Opcode.SEGW and (i.misc & 15 > max(Format) or i.misc >> 4 > SLOTS):
-        refuse(f"format {i.misc & 15} or slot {i.misc >> 4} unknown")
-    if op is Opcode.SEGA and (i.x >> 16 or i.misc == 2):
-        refuse("x[31:16] is reserved, and a sum segment must be scaled")
-    if op is Opcode.MATMUL and i.sub == 0:
-        refuse("needs 1 to 9 segments")
-    if op is Opcode.VOUT and (i.rx or i.ry or i.rz or i.x >> 16 or i.y or i.z or i.misc & 3 == 3):
-        refuse("takes a 16-bit zero point and element size 0..2 only")
-    if op is Opcode.VOUT and (i.misc >> 2 == 3 or (i.misc & 8 and i.misc & 3 != 2)):
-        refuse("goes to UBUF or VBUF, and VBUF elements have 32 bits")
-    if op is Opcode.VQT and i.misc >> 3 > SLOTS:
-        refuse(f"slot {i.misc >> 3} unknown")
-    _check_rows(i, refuse)
+
+def _refuse_range(i: Instruction) -> None:
+    """Name the first member that does not fit its bits."""
+    bits = {"x": 32, "y": 16, "z": 16, "sub": 6, "misc": 17, "rx": 5, "ry": 5, "rz": 5}
+    for name, width in bits.items():
+        value = getattr(i, name)
+        if value >> width:
+            raise BadInstruction(f"{i.opcode.name}: {name} is {value}, must be in 0..{(1 << width) - 1}")
 
 
-def _check_rows(i: Instruction, refuse: Callable[[str], None]) -> None:
-    """The vector unit's row instructions."""
-    op = i.opcode
-    if op is Opcode.VMAP:
-        into, size, tiled = Into(i.misc >> 3 & 3), i.misc >> 5 & 3, i.misc >> 12 & 1
-        if size == 3 or (into is Into.VBUF and size != 2) or (into is Into.NOTHING and size):
-            refuse(f"element size {size} does not go with {into.name}")
-        if tiled and (into is not Into.OBUF or size):
-            refuse("tiles are bytes of OBUF")
-    if op is Opcode.VROW and (i.rx or i.rz or i.z >> 14 or (i.sub == Row.TOKEN and (i.ry or i.misc >> 5 or i.y >> 8))):
-        refuse("takes no register beside OBUF's, z[15:14] is reserved, and TOKEN writes no OBUF")
-    if op is Opcode.VLEN and (i.y or i.z or i.ry or i.rz):
-        refuse("y and z unused")
-    if op is Opcode.VPITCH and (i.z or i.rz):
-        refuse("z unused")
-    if op is Opcode.VCON and (i.rx or i.ry or i.rz or i.z or i.y >> 6):
-        refuse("takes no registers, z unused, a shift of 6 bits")
-    if op is Opcode.VTAB and (i.rx or i.ry or i.rz or i.misc & 32):
-        refuse("takes no registers, and a step of at most 31")
+# What is wrong with an instruction's fields, by opcode: empty if nothing is.
+
+
+def _alone(i: Instruction) -> str:
+    return "takes no operands" if i.x or i.y or i.z or i.rx or i.ry or i.rz else ""
+
+
+def _set(i: Instruction) -> str:
+    return "rd must be 1..7, y and z unused" if not 1 <= i.misc <= 7 or i.y or i.z or i.ry or i.rz else ""
+
+
+def _loop(i: Instruction) -> str:
+    return "x and ry unused, body of at least one instruction" if i.x or i.rx or i.ry or i.y == 0 else ""
+
+
+def _codebook(i: Instruction) -> str:
+    return "takes no registers" if i.rx or i.ry or i.rz else ""
+
+
+def _segw(i: Instruction) -> str:
+    fmt, slot = i.misc & 15, i.misc >> 4
+    return f"format {fmt} or slot {slot} unknown" if fmt > _LAST_FORMAT or slot > SLOTS else ""
+
+
+def _sega(i: Instruction) -> str:
+    return "x[31:16] is reserved, and a sum segment must be scaled" if i.x >> 16 or i.misc == 2 else ""
+
+
+def _matmul(i: Instruction) -> str:
+    return "needs 1 to 9 segments" if i.sub == 0 else ""
+
+
+def _vout(i: Instruction) -> str:
+    if i.rx or i.ry or i.rz or i.x >> 16 or i.y or i.z or i.misc & 3 == 3:
+        return "takes a 16-bit zero point and element size 0..2 only"
+    if i.misc >> 2 == 3 or (i.misc & 8 and i.misc & 3 != 2):
+        return "goes to UBUF or VBUF, and VBUF elements have 32 bits"
+    return ""
+
+
+def _vqt(i: Instruction) -> str:
+    return f"slot {i.misc >> 3} unknown" if i.misc >> 3 > SLOTS else ""
+
+
+def _vmap(i: Instruction) -> str:
+    into, size, tiled = i.misc >> 3 & 3, i.misc >> 5 & 3, i.misc >> 12 & 1
+    if size == 3 or (into == Into.VBUF and size != 2) or (into == Into.NOTHING and size):
+        return f"element size {size} does not go with {Into(into).name}"
+    return "tiles are bytes of OBUF" if tiled and (into != Into.OBUF or size) else ""
+
+
+def _vrow(i: Instruction) -> str:
+    if i.rx or i.rz or i.z >> 14 or (i.sub == Row.TOKEN and (i.ry or i.misc >> 5 or i.y >> 8)):
+        return "takes no register beside OBUF's, z[15:14] is reserved, and TOKEN writes no OBUF"
+    return ""
+
+
+def _vlen(i: Instruction) -> str:
+    return "y and z unused" if i.y or i.z or i.ry or i.rz else ""
+
+
+def _vpitch(i: Instruction) -> str:
+    return "z unused" if i.z or i.rz else ""
+
+
+def _vcon(i: Instruction) -> str:
+    return "takes no registers, z unused, a shift of 6 bits" if i.rx or i.ry or i.rz or i.z or i.y >> 6 else ""
+
+
+def _vtab(i: Instruction) -> str:
+    return "takes no registers, and a step of at most 31" if i.rx or i.ry or i.rz or i.misc & 32 else ""
+
+
+_LAST_FORMAT = max(Format)
+_FAULTS: dict[Opcode, Callable[[Instruction], str]] = {
+    Opcode.HALT: _alone,
+    Opcode.ENDLOOP: _alone,
+    Opcode.SET: _set,
+    Opcode.LOOP: _loop,
+    Opcode.CODEBOOK: _codebook,
+    Opcode.SEGW: _segw,
+    Opcode.SEGA: _sega,
+    Opcode.MATMUL: _matmul,
+    Opcode.VOUT: _vout,
+    Opcode.VQT: _vqt,
+    Opcode.VMAP: _vmap,
+    Opcode.VROW: _vrow,
+    Opcode.VLEN: _vlen,
+    Opcode.VPITCH: _vpitch,
+    Opcode.VCON: _vcon,
+    Opcode.VTAB: _vtab,
+}
 
 
 def check_resolved(i: Instruction, target: Target) -> None:
@@ -221,6 +267,24 @@ def _check_map(i: Instruction, target: Target, refuse: Callable[[str], None]) ->
         refuse("tiles need a beat of at least the ports")
 
 
+_OPCODES = {int(opcode): opcode for opcode in Opcode}
+
+
+def _semaphores(fields: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Waits and posts from the 20 bits of the four semaphore fields.
+
+    Raises:
+        BadInstruction: a field without its valid bit, or a second one without a first.
+    """
+    sems = [fields >> place & 31 for place in (0, 5, 10, 15)]
+    for field in sems:
+        if field and not field & 16:
+            raise BadInstruction(f"semaphore field {field:#x} lacks its valid bit")
+    if (sems[1] and not sems[0]) or (sems[3] and not sems[2]):
+        raise BadInstruction("second semaphore field used without the first")
+    return tuple(s & 15 for s in sems[:2] if s), tuple(s & 15 for s in sems[2:] if s)
+
+
 def decode(data: bytes) -> Instruction:
     """Decode 16 bytes.
 
@@ -228,20 +292,12 @@ def decode(data: bytes) -> Instruction:
         BadInstruction: unknown opcode, reserved bits set, or a field that the machine refuses.
     """
     w0, w1, x, y, z = struct.unpack("<IIIHH", data)
-    if w0 & 0x3F not in Opcode.__members__.values():
+    opcode = _OPCODES.get(w0 & 0x3F)
+    if opcode is None:
         raise BadInstruction(f"opcode {w0 & 0x3F:#x} unknown")
-    sems = []
-    for place in (6, 11, 16, 21):
-        field = w0 >> place & 31
-        if field and not field & 16:
-            raise BadInstruction(f"semaphore field {field:#x} lacks its valid bit")
-        sems.append(field)
-    if (sems[1] and not sems[0]) or (sems[3] and not sems[2]):
-        raise BadInstruction("second semaphore field used without the first")
-    waits = tuple(s & 15 for s in sems[:2] if s)
-    posts = tuple(s & 15 for s in sems[2:] if s)
+    waits, posts = _semaphores(w0 >> 6 & 0xFFFFF) if w0 >> 6 & 0xFFFFF else ((), ())
     i = Instruction(
-        Opcode(w0 & 0x3F),
+        opcode,
         x=x,
         y=y,
         z=z,

@@ -9,12 +9,14 @@ Rule 3 uses the happens-before order of unit order and semaphores, kept as one v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from .instruction import Instruction
-from .opcodes import LOOP_DEPTH, SEMAPHORE_MAX, SEMAPHORES, Opcode, Unit
+from .opcodes import LOOP_DEPTH, SEMAPHORE_MAX, SEMAPHORES, UNIT_OF, Opcode, Unit
 
 Clock = tuple[int, ...]
+_CONTROL = frozenset(opcode for opcode in Opcode if UNIT_OF[opcode] is Unit.FETCH)
+_UNITS = range(len(Unit))
 
 
 class IllegalProgram(ValueError):
@@ -27,22 +29,38 @@ def trace(program: Sequence[Instruction], registers: dict[int, int] | None = Non
     Raises:
         IllegalProgram: runs off its end, bad loops, more than 10 million instructions.
     """
+    regs = _set_by(registers)
+    return [(pc, program[pc].resolved(regs)) for pc in _walk(program, regs)]
+
+
+def _set_by(registers: dict[int, int] | None) -> list[int]:
     regs = [0] * 32
     for number, value in (registers or {}).items():
         regs[number] = value
+    return regs
+
+
+def _walk(program: Sequence[Instruction], regs: list[int]) -> Iterator[int]:
+    """Indices of the instructions that are executed, in order; `regs` holds what each of them finds.
+
+    Raises:
+        IllegalProgram: as `trace`.
+    """
     loops: list[tuple[int, int]] = []
-    out: list[tuple[int, Instruction]] = []
-    pc = 0
+    count = pc = 0
     while True:
         if pc >= len(program):
             raise IllegalProgram("runs past its end without HALT")
-        i = program[pc].resolved(regs)
-        out.append((pc, i))
-        if len(out) > 10_000_000:
+        count += 1
+        if count > 10_000_000:
             raise IllegalProgram("executes more than 10 million instructions")
+        yield pc
         here, pc = pc, pc + 1
+        if program[here].opcode not in _CONTROL:
+            continue
+        i = program[here].resolved(regs)
         if i.opcode is Opcode.HALT:
-            return out
+            return
         if i.opcode is Opcode.SET:
             regs[i.misc] = i.x
         elif i.opcode is Opcode.LOOP:
@@ -76,21 +94,23 @@ def check_program(program: Sequence[Instruction], registers: dict[int, int] | No
     waits: list[list[tuple[Unit, int]]] = [[] for _ in range(SEMAPHORES)]
     waiter: dict[int, Unit] = {}
     done = [0] * len(Unit)
-    for index, i in trace(program, registers):
-        if i.unit is Unit.FETCH:
+    for index in _walk(program, _set_by(registers)):
+        i = program[index]
+        if i.opcode in _CONTROL:
             continue
-        clock = clocks[i.unit]
+        own = UNIT_OF[i.opcode]
+        clock = clocks[own]
         for sem in i.waits:
-            if waiter.setdefault(sem, i.unit) is not i.unit:
+            if waiter.setdefault(sem, own) is not own:
                 raise IllegalProgram(f"instruction {index}: semaphore {sem} is waited for by two units")
             if len(waits[sem]) >= len(posts[sem]):
                 raise IllegalProgram(f"instruction {index}: wait for semaphore {sem} is not met by an earlier post")
             known = posts[sem][len(waits[sem])]
-            for u in range(len(Unit)):
+            for u in _UNITS:
                 clock[u] = max(clock[u], known[u])
-            waits[sem].append((i.unit, done[i.unit] + 1))
-        done[i.unit] += 1
-        clock[i.unit] = done[i.unit]
+            waits[sem].append((own, done[own] + 1))
+        done[own] += 1
+        clock[own] = done[own]
         for sem in i.posts:
             over = len(posts[sem]) - SEMAPHORE_MAX
             if over >= 0:
@@ -120,6 +140,9 @@ def executed(program: Sequence[Instruction], registers: dict[int, int], limit: i
         total += times
         if total > limit:
             raise IllegalProgram(f"instruction {pc}: executes more than {limit} instructions")
+        pc += 1
+        if i.opcode not in _CONTROL:
+            continue
         if i.opcode is Opcode.HALT:
             return total
         if i.opcode is Opcode.LOOP:
@@ -128,13 +151,12 @@ def executed(program: Sequence[Instruction], registers: dict[int, int], limit: i
             if count == 0:
                 pc += i.y + 1
             elif len(loops) == LOOP_DEPTH:
-                raise IllegalProgram(f"instruction {pc}: more than {LOOP_DEPTH} nested loops")
+                raise IllegalProgram(f"instruction {pc - 1}: more than {LOOP_DEPTH} nested loops")
             else:
                 loops.append(times)
                 times *= count
         elif i.opcode is Opcode.ENDLOOP:
             if not loops:
-                raise IllegalProgram(f"instruction {pc}: ENDLOOP without LOOP")
+                raise IllegalProgram(f"instruction {pc - 1}: ENDLOOP without LOOP")
             times = loops.pop()
-        pc += 1
     raise IllegalProgram("runs past its end without HALT")

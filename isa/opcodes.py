@@ -131,6 +131,22 @@ class ErrorCode(IntEnum):
 
 SEMAPHORES = 16
 SEMAPHORE_MAX = 15
+WORD = (
+    ("op", 6),
+    ("wait_a", 5),
+    ("wait_b", 5),
+    ("post_a", 5),
+    ("post_b", 5),
+    ("sub", 6),
+    ("rx", 5),
+    ("ry", 5),
+    ("rz", 5),
+    ("misc", 17),
+    ("x", 32),
+    ("y", 16),
+    ("z", 16),
+)
+"""An instruction, low bits first: (field, bits)."""
 SEGMENTS = 9
 ROWS = 8
 SCALARS = 4
@@ -141,13 +157,18 @@ INSTRUCTION_BYTES = 16
 CACHE_LINE_BYTES = 64
 UBUF_BIT = 0x8000
 CBUF_BIT = 0x8000
+VPIPE = 23
+"""Stages of the vector unit's pipeline: the result of an element is written VPIPE cycles after its step of the walk."""
 READ_AFTER = 17
 """The q-th word of a VMAP reads what the words up to q - READ_AFTER wrote to VBUF: read at stage 2, written at stage 18."""
 
 
 def poster(semaphore: int) -> Unit:
     """The only unit that may post a semaphore (0..15)."""
-    return (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)[semaphore >> 2]
+    return _POSTERS[semaphore >> 2]
+
+
+_POSTERS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
 from .target import Target
 
 Int64 = npt.NDArray[np.int64]
+Integer = TypeVar("Integer", bound=np.integer[Any])
 _KIND = {1: "i1", 2: "<i2", 4: "<i4"}
 
 
-def padded(values: Int64, rows: int, columns: int) -> Int64:
-    """`values` [r, c] in the corner of a [rows, columns] array of zeros."""
-    out = np.zeros((rows, columns), np.int64)
+def padded(values: npt.NDArray[Integer], rows: int, columns: int) -> npt.NDArray[Integer]:
+    """`values` [r, c] in the corner of a [rows, columns] array of zeros, of their type."""
+    out = np.zeros((rows, columns), values.dtype)
     out[: values.shape[0], : values.shape[1]] = values
     return out
 

@@ -2,13 +2,7 @@
 `default_nettype none
 `include "axlora_isa.vh"
 module axlora_top #(
-    parameter ENGINE_REUSE = 1, parameter LANES = 8, parameter PORTS = 4, parameter MULTIPLIERS = 1, parameter LATENCY = 3,
-    parameter TOKENS = 2, parameter FIFO_DEPTH = 8, parameter ACTIVATION_BITS = 8, parameter ACCUMULATOR_BITS = 32,
-    parameter INDEX_ENTRIES = 256, parameter GROUP_SCALES = 1, parameter VECTOR_LANES = 2, parameter BEAT_BYTES = 8,
-    parameter BURST_BEATS = 16, parameter OUTSTANDING = 2, parameter WBUF_LINES = 4096, parameter ABUF_LINES = 512,
-    parameter UBUF_LINES = 64, parameter ACC_WORDS = 1024, parameter GROUP_WORDS = 128, parameter PBUF_GROUPS = 512,
-    parameter TBUF_TOKENS = 64, parameter SBUF_LINES = 512, parameter OBUF_BEATS = 512, parameter CBUF_WORDS = 512,
-    parameter VBUF_WORDS = 512, parameter TABLE_ENTRIES = 512, parameter ICACHE_LINES = 16
+    `AXL_PARAMETERS
 ) (
     input  wire                    i_clk,
     input  wire                    i_rst,

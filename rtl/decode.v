@@ -22,21 +22,21 @@ module decode #(
     localparam [5:0] WIDEST = LOGB[5:0];
     localparam       KEYS = BEAT_BYTES <= LANES, TILES = PORTS <= BEAT_BYTES;
 
-    wire [5:0]  op    = i_word[5:0];
-    wire [4:0]  wait_a = i_word[10:6], wait_b = i_word[15:11], post_a = i_word[20:16], post_b = i_word[25:21];
-    wire [5:0]  sub   = i_word[31:26];
-    wire        rx0   = i_word[36:32] == 5'd0, ry0 = i_word[41:37] == 5'd0, rz0 = i_word[46:42] == 5'd0;
-    wire [16:0] misc  = i_word[63:47];
-    wire [31:0] x     = i_word[95:64];
-    wire        y0    = i_word[111:96] == 16'd0, z0 = i_word[127:112] == 16'd0;
-    wire        sub0  = sub == 6'd0;
-    wire        plain = i_word[25:6] == 20'd0;
-    wire [15:0] y     = i_word[111:96], z = i_word[127:112];
+    wire [5:0]  op      = i_word[`AXL_WORD_OP];
+    wire [4:0]  wait_a  = i_word[`AXL_WORD_WAIT_A], wait_b = i_word[`AXL_WORD_WAIT_B];
+    wire [4:0]  post_a  = i_word[`AXL_WORD_POST_A], post_b = i_word[`AXL_WORD_POST_B];
+    wire [5:0]  sub     = i_word[`AXL_WORD_SUB];
+    wire [4:0]  rx      = i_word[`AXL_WORD_RX], ry = i_word[`AXL_WORD_RY], rz = i_word[`AXL_WORD_RZ];
+    wire [16:0] misc    = i_word[`AXL_WORD_MISC];
+    wire [31:0] x       = i_word[`AXL_WORD_X];
+    wire [15:0] y       = i_word[`AXL_WORD_Y], z = i_word[`AXL_WORD_Z];
+    wire        sub0    = sub == 6'd0, misc0 = misc == 17'd0, x0 = x == 32'd0, y0 = y == 16'd0, z0 = z == 16'd0;
+    wire        rx0     = rx == 5'd0, ry0 = ry == 5'd0, rz0 = rz == 5'd0;
+    wire        plain   = {wait_a, wait_b, post_a, post_b} == 20'd0;
     wire        aligned = i_x[LOGB-1:0] == {LOGB{1'b0}};
     wire [31:0] narrow  = (32'd1 << (sub - 6'd1)) - 32'd1;
     wire        named   = (i_x & narrow) == 32'd0;  // sub 0: not looked at
 
-    wire        unused_bits = &{1'b0, y, z};
     reg         fields;
     reg  [1:0]  family;
     always @* begin
@@ -54,35 +54,51 @@ module decode #(
                      && (post_a[4] || post_a == 5'd0) && (post_b == 5'd0 || (post_b[4] && post_a[4]));
     wire posts_ok = fields_ok && !(post_a[4] && post_a[3:2] != family) && !(post_b[4] && post_b[3:2] != family)
                     && !(post_a[4] && post_a == post_b) && !(wait_a[4] && wait_a == wait_b);
-    wire format_ok = misc[3:0] <= `AXL_FORMAT_CB4 && (misc[3:0] != `AXL_FORMAT_U8 || U8_ALLOWED != 0);
-    wire map_ok = misc[6:5] != 2'd3 && (misc[4:3] != `AXL_INTO_NOTHING || misc[6:5] == 2'd0)
-                  && (misc[4:3] != `AXL_INTO_VBUF || misc[6:5] == 2'd2)
-                  && (misc[4:3] != `AXL_INTO_UBUF || (misc[6:5] == SIZE && {1'b0, misc[2:0]} + 4'd1 <= COUNT))
-                  && (!misc[12] || (misc[4:3] == `AXL_INTO_OBUF && misc[6:5] == 2'd0 && TILES));
+    // Counts of tokens and rows are stored less one.
+    wire [2:0] matmul_tokens = misc[`AXL_MATMUL_TOKENS], vreq_tokens = misc[`AXL_VREQ_TOKENS];
+    wire [2:0] vqt_tokens = misc[`AXL_VQT_TOKENS], map_rows = misc[`AXL_VMAP_ROWS];
+    wire [3:0] format = misc[`AXL_SEGW_FORMAT];
+    wire       format_ok = format <= `AXL_FORMAT_CB4 && (format != `AXL_FORMAT_U8 || U8_ALLOWED != 0);
+    wire       sums = misc[`AXL_SEGA_SUMS], scaled = misc[`AXL_SEGA_SCALED];
+    wire [1:0] out_size = misc[`AXL_VOUT_SIZE];
+    wire       out_ubuf = misc[`AXL_VOUT_UBUF], out_vbuf = misc[`AXL_VOUT_VBUF];
+    wire       out_ok = out_size != 2'd3 && (!out_ubuf || out_size == SIZE)
+                        && !(out_ubuf && out_vbuf) && (!out_vbuf || out_size == 2'd2);
+    wire [1:0] into = misc[`AXL_VMAP_INTO], map_size = misc[`AXL_VMAP_SIZE];
+    wire       map_ok = map_size != 2'd3 && (into != `AXL_INTO_NOTHING || map_size == 2'd0)
+                        && (into != `AXL_INTO_VBUF || map_size == 2'd2)
+                        && (into != `AXL_INTO_UBUF || (map_size == SIZE && {1'b0, map_rows} + 4'd1 <= COUNT))
+                        && (!misc[`AXL_VMAP_TILED] || (into == `AXL_INTO_OBUF && map_size == 2'd0 && TILES));
+    wire       token_ok = ry0 && !misc[`AXL_VROW_WRITE] && y[15:8] == 8'd0;
+    wire [4:0] rd = misc[`AXL_SET_RD];
+    wire [5:0] table_step = misc[`AXL_VTAB_STEP];
     always @* begin
         case (op)
-            `AXL_OP_HALT, `AXL_OP_ENDLOOP: fields = i_word[127:26] == 102'd0;
-            `AXL_OP_SET: fields = sub0 && ry0 && rz0 && y0 && z0 && misc[16:3] == 14'd0 && misc[2:0] != 3'd0;
-            `AXL_OP_LOOP: fields = sub0 && rx0 && ry0 && misc == 17'd0 && x == 32'd0 && !y0;
-            `AXL_OP_LOAD: fields = sub <= 6'd7 && (sub != 6'd7 || KEYS);
-            `AXL_OP_SEGW: fields = sub <= 6'd8 && misc[16:8] == 9'd0 && format_ok && misc[7:4] <= 4'd8;
-            `AXL_OP_SEGA: fields = sub <= 6'd8 && misc[16:2] == 15'd0 && x[31:16] == 16'd0
-                                    && (!misc[1] || misc[0]) && (!misc[0] || GROUP_SCALES != 0);
-            `AXL_OP_CODEBOOK: fields = sub <= 6'd1 && misc == 17'd0 && rx0 && ry0 && rz0;
-            `AXL_OP_MATMUL: fields = sub != 6'd0 && sub <= 6'd9 && !misc[16] && {1'b0, misc[3:1]} + 4'd1 <= COUNT;
-            `AXL_OP_VCFG: fields = sub0 && misc[16:13] == 4'd0;
+            `AXL_OP_HALT, `AXL_OP_ENDLOOP: fields = sub0 && rx0 && ry0 && rz0 && misc0 && x0 && y0 && z0;
+            `AXL_OP_SET: fields = sub0 && ry0 && rz0 && y0 && z0 && misc[`AXL_SET_SPARE] == 12'd0
+                                    && rd != 5'd0 && rd <= 5'd7;
+            `AXL_OP_LOOP: fields = sub0 && rx0 && ry0 && misc0 && x0 && !y0;
+            `AXL_OP_LOAD: fields = sub <= `AXL_LOAD_SUB_MAX && (sub[`AXL_LOAD_BUFFER] != `AXL_BUFFER_WKEY || KEYS);
+            `AXL_OP_SEGW: fields = sub <= `AXL_SEGW_SUB_MAX && misc[`AXL_SEGW_SPARE] == 9'd0 && format_ok
+                                    && misc[`AXL_SEGW_SLOT] <= `AXL_SLOTS;
+            `AXL_OP_SEGA: fields = sub <= `AXL_SEGA_SUB_MAX && misc[`AXL_SEGA_SPARE] == 15'd0 && x[31:16] == 16'd0
+                                    && (!sums || scaled) && (!scaled || GROUP_SCALES != 0);
+            `AXL_OP_CODEBOOK: fields = sub <= `AXL_CODEBOOK_SUB_MAX && misc0 && rx0 && ry0 && rz0;
+            `AXL_OP_MATMUL: fields = !sub0 && sub <= `AXL_MATMUL_SUB_MAX && misc[`AXL_MATMUL_SPARE] == 1'd0
+                                    && {1'b0, matmul_tokens} + 4'd1 <= COUNT;
+            `AXL_OP_VCFG: fields = sub0 && misc[`AXL_VCFG_SPARE] == 4'd0;
             `AXL_OP_VOUT: fields = sub0 && rx0 && ry0 && rz0 && y0 && z0 && x[31:16] == 16'd0
-                                    && misc[16:4] == 13'd0 && misc[1:0] != 2'd3 && (!misc[2] || misc[1:0] == SIZE)
-                                    && misc[3:2] != 2'd3 && (!misc[3] || misc[1:0] == 2'd2);
-            `AXL_OP_VREQ: fields = sub0 && misc[16:3] == 14'd0 && {1'b0, misc[2:0]} + 4'd1 <= COUNT;
-            `AXL_OP_VQT: fields = sub0 && misc[16:7] == 10'd0 && misc[6:3] <= 4'd8 && {1'b0, misc[2:0]} + 4'd1 <= COUNT;
-            `AXL_OP_VMAP: fields = sub <= 6'd15 && misc[16:13] == 4'd0 && map_ok;
-            `AXL_OP_VROW: fields = sub <= 6'd3 && misc[16:6] == 11'd0 && rx0 && rz0 && z[15:14] == 2'd0
-                                    && (sub[1:0] != `AXL_ROW_TOKEN || (ry0 && !misc[5] && y[15:8] == 8'd0));
-            `AXL_OP_VLEN: fields = sub0 && misc[16:1] == 16'd0 && ry0 && rz0 && y0 && z0;
-            `AXL_OP_VPITCH: fields = sub0 && misc == 17'd0 && rz0 && z0;
-            `AXL_OP_VCON: fields = sub0 && misc == 17'd0 && rx0 && ry0 && rz0 && z0 && y[15:6] == 10'd0;
-            `AXL_OP_VTAB: fields = sub0 && misc[16:12] == 5'd0 && !misc[5] && rx0 && ry0 && rz0;
+                                    && misc[`AXL_VOUT_SPARE] == 13'd0 && out_ok;
+            `AXL_OP_VREQ: fields = sub0 && misc[`AXL_VREQ_SPARE] == 14'd0 && {1'b0, vreq_tokens} + 4'd1 <= COUNT;
+            `AXL_OP_VQT: fields = sub0 && misc[`AXL_VQT_SPARE] == 10'd0 && misc[`AXL_VQT_SLOT] <= `AXL_SLOTS
+                                    && {1'b0, vqt_tokens} + 4'd1 <= COUNT;
+            `AXL_OP_VMAP: fields = sub <= `AXL_VMAP_SUB_MAX && misc[`AXL_VMAP_SPARE] == 4'd0 && map_ok;
+            `AXL_OP_VROW: fields = sub <= `AXL_VROW_SUB_MAX && misc[`AXL_VROW_SPARE] == 11'd0 && rx0 && rz0
+                                    && z[15:14] == 2'd0 && (sub[`AXL_VROW_FUNCTION] != `AXL_ROW_TOKEN || token_ok);
+            `AXL_OP_VLEN: fields = sub0 && misc[`AXL_VLEN_SPARE] == 16'd0 && ry0 && rz0 && y0 && z0;
+            `AXL_OP_VPITCH: fields = sub0 && misc0 && rz0 && z0;
+            `AXL_OP_VCON: fields = sub0 && misc0 && rx0 && ry0 && rz0 && z0 && y[15:6] == 10'd0;
+            `AXL_OP_VTAB: fields = sub0 && misc[`AXL_VTAB_SPARE] == 5'd0 && table_step < 6'd32 && rx0 && ry0 && rz0;
             `AXL_OP_STORE: fields = sub <= WIDEST;
             default: fields = 1'b0;
         endcase

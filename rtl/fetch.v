@@ -63,10 +63,10 @@ module fetch #(
         .i_beat(i_beat && state == WAIT), .i_last(i_last), .i_data(i_data));
 
     // DECODE: the word is there, and R[rx] and so on are read. RESOLVE: X = x + R[rx].
-    wire [4:0]  select_z = cached[46:42], select_y = cached[41:37], select_x = cached[36:32];
+    wire [4:0]  select_z = cached[`AXL_WORD_RZ], select_y = cached[`AXL_WORD_RY], select_x = cached[`AXL_WORD_RX];
     wire        set;
     wire [31:0] read_x, read_y, read_z;
-    wire [4:0]  write_register = o_running ? {2'b00, misc[2:0]} : i_host_register;
+    wire [4:0]  write_register = o_running ? misc[`AXL_SET_RD] : i_host_register;
     wire [31:0] write_data = o_running ? x : i_host_data;
     wire        write = set || (i_host_write && !o_running);
     ram_lut #(.WIDTH(32), .DEPTH(32)) u_registers_x (
@@ -90,7 +90,7 @@ module fetch #(
         value_y <= select_y == 5'd0 ? 16'd0 : read_y[15:0];
         value_z <= select_z == 5'd0 ? 16'd0 : read_z[15:0];
     end
-    wire [31:0] sum_x   = word[95:64] + value_x;
+    wire [31:0] sum_x   = word[`AXL_WORD_X] + value_x;
     wire        unused_high = &{1'b0, read_y[31:16], read_z[31:16]};
     assign o_host_data = i_host_register == 5'd0 ? 32'd0 : read_host;
 
@@ -105,14 +105,14 @@ module fetch #(
         if (state == RESOLVE) begin
             legals <= legal_next;
             chosen <= unit_next == `AXL_UNIT_FETCH ? 4'd0 : 4'd1 << (unit_next[1:0] - 2'd1);
-            op    <= word[5:0];
-            waits <= word[15:6];
-            posts <= word[25:16];
-            sub   <= word[31:26];
-            misc  <= word[63:47];
+            op    <= word[`AXL_WORD_OP];
+            waits <= {word[`AXL_WORD_WAIT_B], word[`AXL_WORD_WAIT_A]};
+            posts <= {word[`AXL_WORD_POST_B], word[`AXL_WORD_POST_A]};
+            sub   <= word[`AXL_WORD_SUB];
+            misc  <= word[`AXL_WORD_MISC];
             x     <= sum_x;
-            y     <= word[111:96] + value_y;
-            z     <= word[127:112] + value_z;
+            y     <= word[`AXL_WORD_Y] + value_y;
+            z     <= word[`AXL_WORD_Z] + value_z;
         end
     assign o_entry = {pc, posts, waits, op, sub, misc, x, y, z};
 

@@ -31,7 +31,9 @@ module lane_sequence #(
     ram_lut #(.WIDTH(69+TOKENS), .DEPTH(16)) u_table (
         .i_clk(i_clk), .i_write(i_table_write), .i_write_address(i_table_index), .i_write_data(i_table),
         .i_read_address(k), .o_read_data(entry));
-    wire [15:0] line = entry[15:0], last_group = entry[31:16], block_stride = entry[47:32], group_stride = entry[63:48];
+    wire [15:0] line, last_group, block_stride, group_stride;
+    wire        clear;
+    assign {o_mask, clear, o_format, group_stride, block_stride, last_group, line} = entry;
     wire        end_j = j == last_group;
     wire        end_k = k == i_last_segment;
     wire        end_b = b == i_last_block;
@@ -42,9 +44,7 @@ module lane_sequence #(
     assign o_group     = base + offset;
     assign o_word_line = line;
     assign o_line      = i_line + b;
-    assign o_format = entry[67:64];
-    assign o_clear  = entry[68] && j == 16'd0;
-    assign o_mask   = entry[69 +: TOKENS];
+    assign o_clear     = clear && j == 16'd0;
     always @(posedge i_clk) begin
         if (i_start) begin
             b      <= 16'd0;

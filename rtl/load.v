@@ -56,7 +56,8 @@ module load #(
     wire        here = i_beat && i_busy && i_run;
     reg  [20:0] depth;
     wire        outside = local_beat >= depth;
-    wire        unused_entry = &{1'b0, i_entry};
+    wire [5:0]  sub  = i_entry[`AXL_ENTRY_SUB];
+    wire        unused_entry = &{1'b0, i_entry, sub};
 
     // WKEY: a row of `row` beats is one column; local_beat is its line, tile the first line of this tile of columns.
     wire        keys = buffer == `AXL_BUFFER_WKEY;
@@ -94,7 +95,7 @@ module load #(
         o_write_beat <= local_beat;
         o_write_data <= i_data;
         if (i_accept) begin
-            buffer     <= i_entry[83:81];
+            buffer     <= sub[`AXL_LOAD_BUFFER];
             last       <= i_entry[`AXL_ENTRY_MISC] - 17'd1;
             local_beat <= {5'd0, i_entry[`AXL_ENTRY_Y]};
             tile       <= {5'd0, i_entry[`AXL_ENTRY_Y]};

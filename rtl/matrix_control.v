@@ -60,12 +60,17 @@ module matrix_control #(
     reg  [49:0] a;
     segments u_segments (
         .i_clk(i_clk), .i_write_w(i_accept && op == `AXL_OP_SEGW), .i_write_a(i_accept && op == `AXL_OP_SEGA),
-        .i_segment(sub[3:0]), .i_misc(misc), .i_x(x), .i_y(y), .i_z(z), .i_index(step), .o_w(w_read), .o_a(a_read));
+        .i_segment(sub[`AXL_SEGW_SEGMENT]), .i_misc(misc), .i_x(x), .i_y(y), .i_z(z), .i_index(step), .o_w(w_read), .o_a(a_read));
     always @(posedge i_clk) {w, a} <= {w_read, a_read};
+    wire [3:0]  slot, format;
+    wire [15:0] group_stride, block_stride, groups, line, scale_stride, scale_line, acc;
+    wire        sums, scaled;
+    assign {slot, format, group_stride, block_stride, groups, line} = w;
+    assign {sums, scaled, scale_stride, scale_line, acc} = a;
     initial o_codebook = 128'd0;
     always @(posedge i_clk)
         if (i_accept && op == `AXL_OP_CODEBOOK) begin
-            if (sub[0]) o_codebook[127:64] <= {z, y, x};
+            if (sub[`AXL_CODEBOOK_HALF]) o_codebook[127:64] <= {z, y, x};
             else o_codebook[63:0] <= {z, y, x};
         end
 
@@ -75,22 +80,21 @@ module matrix_control #(
     integer t;
     always @*
         for (t = 0; t < TOKENS; t = t + 1)
-            mask[t] = t[3:0] <= last_token && (w[71:68] == 4'd0 || slots[4*t +: 4] == w[71:68]);
-    wire [1:0]  code_class  = w[67:64] < `AXL_FORMAT_U2 ? 2'd0 : w[67:64] < `AXL_FORMAT_CB4 ? 2'd1 : 2'd2;
-    wire [15:0] groups = w[31:16];
+            mask[t] = t[3:0] <= last_token && (slot == 4'd0 || slots[4*t +: 4] == slot);
+    wire [1:0]  code_class  = format < `AXL_FORMAT_U2 ? 2'd0 : format < `AXL_FORMAT_CB4 ? 2'd1 : 2'd2;
     wire        active = groups != 16'd0 && mask != {TOKENS{1'b0}};
     wire        clear  = !any || code_class != last_class;
     wire        seg_end = here && step == last_segment + 4'd1;
     reg  [1:0]  row;
     wire [2:0]  row_next = !active ? {1'b0, row} : {1'b0, row} + (groups > 16'd2 ? 3'd3 : {1'b0, groups[1:0]});
-    wire        refused  = here && active && a[48] && o_last_scale == 12'hFFF;
+    wire        refused  = here && active && scaled && o_last_scale == 12'hFFF;
     wire        work     = (active || any) && o_last_block != 16'hFFFF;  // all ones: no blocks
 
     assign o_tbuf_token  = token;
     assign o_table_write = here && active;
     wire [15:0] last_group = groups - 16'd1;
-    assign o_table_lane  = {mask, clear, w[67:32], last_group, w[15:0]};
-    assign o_table_tree  = {mask, a, last_group};
+    assign o_table_lane  = {mask, clear, format, group_stride, block_stride, last_group, line};
+    assign o_table_tree  = {mask, sums, scaled, scale_stride, scale_line, acc, last_group};
     assign o_start       = i_run && seg_end && work && !refused;
     reg  [3:0] count;
     assign o_last_segment = count - 4'd1;
@@ -102,14 +106,14 @@ module matrix_control #(
         wait_count <= state == DRAIN ? wait_count + 5'd1 : 5'd0;
         if (matmul) begin
             step           <= 4'd0;
-            last_token     <= {1'b0, misc[3:1]};
-            last_segment   <= sub[3:0] - 4'd1;
-            token          <= x[15:0];
-            o_acc_offset   <= x[31:16];
+            last_token     <= {1'b0, misc[`AXL_MATMUL_TOKENS]};
+            last_segment   <= sub[`AXL_MATMUL_SEGMENTS] - 4'd1;
+            token          <= x[`AXL_MATMUL_TOKEN];
+            o_acc_offset   <= x[`AXL_MATMUL_ACC];
             o_line         <= y;
             o_last_block   <= z - 16'd1;
-            o_first        <= misc[0];
-            o_last_scale   <= misc[15:4] - 12'd1;
+            o_first        <= misc[`AXL_MATMUL_FIRST];
+            o_last_scale   <= misc[`AXL_MATMUL_PER_GROUP] - 12'd1;
             o_short        <= 2'd0;
             o_table_index  <= 4'd0;
             count          <= 4'd0;

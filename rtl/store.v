@@ -58,7 +58,7 @@ module store #(
     wire [5:0]      sub_in = i_entry[`AXL_ENTRY_SUB];
     wire            unused_sub = &{1'b0, sub_in};
     wire [31:0]     start_at = {x[31:LOGB], {LOGB{1'b0}}};
-    always @(posedge i_clk) if (i_accept) {sub, first} <= {sub_in[2:0], x[LOGB-1:0]};
+    always @(posedge i_clk) if (i_accept) {sub, first} <= {sub_in[`AXL_STORE_BYTES], x[LOGB-1:0]};
 
     burst #(.BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS)) u_burst (
         .i_clk(i_clk), .i_run(i_run), .i_begin(i_accept), .i_address(start_at), .i_row(i_entry[`AXL_ENTRY_MISC]),

@@ -1,4 +1,4 @@
-// From accumulators: VCFG and VOUT settings, the walk of VREQ and VQT, the element pipeline (stages 0..23, VPIPE = 23), results.
+// From accumulators: VCFG and VOUT settings, the walk of VREQ and VQT, the element pipeline (stages 0..VPIPE), results.
 `default_nettype none
 `include "axlora_isa.vh"
 module vector #(
@@ -52,29 +52,42 @@ module vector #(
     wire        begin_it = i_accept && !o_single;
 
     reg  [15:0] base_records, adapter_records, slot_stride, acc_step, zero_point, acc_base, token_base, destination;
-    reg  [12:0] config_bits;
+    reg  [4:0]  guard;
+    reg  [3:0]  bias_shift;
+    reg         token_scale, bias_end, adapter_on, row_scale;
     reg  [1:0]  size;
     reg         to_vbuf, to_ubuf, quantize;
     initial begin
         {base_records, adapter_records, slot_stride, acc_step, zero_point} = 80'd0;
-        {config_bits, size, to_vbuf, to_ubuf, quantize} = 18'd0;
+        {guard, bias_shift, token_scale, bias_end, adapter_on, row_scale} = 13'd0;
+        {size, to_vbuf, to_ubuf, quantize} = 5'd0;
     end
     always @(posedge i_clk) begin
         if (i_accept && op == `AXL_OP_VCFG) begin
-            {adapter_records, base_records} <= x;
-            slot_stride <= y;
-            acc_step    <= z;
-            config_bits <= misc[12:0];
+            base_records    <= x[`AXL_VCFG_BASE];
+            adapter_records <= x[`AXL_VCFG_ADAPTERS];
+            slot_stride     <= y;
+            acc_step        <= z;
+            guard           <= misc[`AXL_VCFG_GUARD];
+            bias_shift      <= misc[`AXL_VCFG_BIAS_SHIFT];
+            token_scale     <= misc[`AXL_VCFG_TOKEN_SCALE];
+            bias_end        <= misc[`AXL_VCFG_BIAS_END];
+            adapter_on      <= misc[`AXL_VCFG_ADAPTER];
+            row_scale       <= misc[`AXL_VCFG_ROW_SCALE];
         end
-        if (i_accept && op == `AXL_OP_VOUT) {zero_point, to_vbuf, to_ubuf, size} <= {x[15:0], misc[3:0]};
-        if (begin_it) begin
-            {token_base, acc_base} <= x;
+        if (i_accept && op == `AXL_OP_VOUT) begin
+            zero_point <= x[`AXL_VOUT_ZERO_POINT];
+            size       <= misc[`AXL_VOUT_SIZE];
+            to_ubuf    <= misc[`AXL_VOUT_UBUF];
+            to_vbuf    <= misc[`AXL_VOUT_VBUF];
+        end
+        if (begin_it) begin  // VREQ and VQT have these at the same places
+            acc_base    <= x[`AXL_VREQ_ACC];
+            token_base  <= x[`AXL_VREQ_TOKEN];
             destination <= y;
             quantize    <= op == `AXL_OP_VQT;
         end
     end
-    wire [4:0]  guard      = config_bits[4:0];
-    wire        adapter_on = config_bits[11];
 
     // Stage 0: the token's word and the exponent kept for it are looked up.
     wire        check, element, first, second, walk2, fresh, latch;
@@ -84,7 +97,7 @@ module vector #(
     reg  [3:0]  slot1;
     vector_control #(.PORTS(PORTS), .VECTOR_LANES(VECTOR_LANES)) u_control (
         .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_it), .i_quantize(op == `AXL_OP_VQT), .i_two(adapter_on),
-        .i_last_token(misc[2:0]), .i_columns(z), .i_only(misc[6:3]), .i_slot(slot1), .o_done(o_done),
+        .i_last_token(misc[`AXL_VREQ_TOKENS]), .i_columns(z), .i_only(misc[`AXL_VQT_SLOT]), .i_slot(slot1), .o_done(o_done),
         .o_token_check(check), .o_element(element), .o_read_first(first), .o_read_second(second), .o_token(token),
         .o_column(column), .o_chunk(chunk), .o_second(walk2), .o_fresh(fresh), .o_latch(latch));
     assign o_tbuf_token = token_base + {13'd0, token};
@@ -131,7 +144,7 @@ module vector #(
     always @(posedge i_clk) begin
         {first1, second1, walk2_1, token1, chunk1, column1, tbuf_token1}
             <= {first, second, walk2, token, chunk, column, o_tbuf_token};
-        {exponent1, slot1, token_word1} <= {kept_exponent, i_tbuf[3:0], config_bits[12] ? i_row_token : i_tbuf[31:10]};
+        {exponent1, slot1, token_word1} <= {kept_exponent, i_tbuf[3:0], row_scale ? i_row_token : i_tbuf[31:10]};
         {check1, element1} <= {check && !i_rst, element && !i_rst};
 
         {first2, second2, walk2_2, token2, chunk2, tbuf_token2} <= {first1, second1, walk2_1, token1, chunk1, tbuf_token1};
@@ -208,8 +221,8 @@ module vector #(
                 .i_clk(i_clk), .i_acc1(acc1[ACCUMULATOR_BITS*v +: ACCUMULATOR_BITS]),
                 .i_acc2(acc2[ACCUMULATOR_BITS*v +: ACCUMULATOR_BITS]), .i_bias(own[31:0]), .i_m1(own[47:32]), .i_m2(own[63:48]),
                 .i_shift(shift[6*v +: 6]), .i_adapter(adapter7), .i_exponent(exponent7), .i_mantissa(mantissa7),
-                .i_token_shift(token_shift7), .i_quantize(quantize), .i_bias_end(config_bits[6]),
-                .i_bias_shift(config_bits[10:7]), .i_token_scale(config_bits[5]), .i_guard(quantize ? exponent : guard),
+                .i_token_shift(token_shift7), .i_quantize(quantize), .i_bias_end(bias_end),
+                .i_bias_shift(bias_shift), .i_token_scale(token_scale), .i_guard(quantize ? exponent : guard),
                 .i_zero_point(quantize ? 16'd0 : zero_point), .i_low(low), .i_high(high),
                 .o_magnitude(magnitudes[32*v +: 32]), .o_result(results[32*v +: 32]), .o_changed(changed[v]));
             assign o_ubuf_data[ACTIVATION_BITS*v +: ACTIVATION_BITS] = results[32*v +: ACTIVATION_BITS];

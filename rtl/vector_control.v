@@ -33,7 +33,6 @@ module vector_control #(
     localparam integer CHUNKS_VALUE = PORTS / VECTOR_LANES;
     localparam [4:0] CHUNKS = CHUNKS_VALUE[4:0];
     localparam [4:0] TWO = CHUNKS == 5'd1 ? 5'd2 : CHUNKS;
-    localparam [4:0] VPIPE = 5'd23;
     reg  [2:0]  state, last_token;
     reg  [3:0]  only;
     reg  [4:0]  count;
@@ -53,9 +52,9 @@ module vector_control #(
     assign o_read_second = step && chunk == 5'd1;
     assign o_chunk       = chunk[3:0];
     assign o_fresh       = state == WALK && fresh && !o_second;
-    assign o_latch       = state == DRAIN && !o_second && count == VPIPE - 5'd1;
-    assign o_done        = state == FINAL && count == VPIPE - 5'd2 && i_run;
-    wire   next_token    = (state == WALK && skip) || (state == DRAIN && o_second && count == VPIPE - 5'd1);
+    assign o_latch       = state == DRAIN && !o_second && count == `AXL_VPIPE - 5'd1;
+    assign o_done        = state == FINAL && count == `AXL_VPIPE - 5'd2 && i_run;
+    wire   next_token    = (state == WALK && skip) || (state == DRAIN && o_second && count == `AXL_VPIPE - 5'd1);
     always @(posedge i_clk) begin
         if (i_begin) begin
             quantize   <= i_quantize;
@@ -85,7 +84,7 @@ module vector_control #(
                 fresh    <= 1'b1;
             end
         end
-        if (i_run) count <= (state == DRAIN || state == FINAL) && count != VPIPE - 5'd1 ? count + 5'd1 : 5'd0;
+        if (i_run) count <= (state == DRAIN || state == FINAL) && count != `AXL_VPIPE - 5'd1 ? count + 5'd1 : 5'd0;
         if (i_rst) begin
             state <= IDLE;
             count <= 5'd0;
@@ -100,9 +99,9 @@ module vector_control #(
                         count <= 5'd1;
                     end else if (end_c && end_n) state <= quantize ? DRAIN : end_t ? FINAL : WALK;
                 DRAIN:
-                    if (count == VPIPE - 5'd1)
+                    if (count == `AXL_VPIPE - 5'd1)
                         state <= !o_second ? (empty ? DRAIN : WALK) : end_t ? FINAL : LOOK;
-                FINAL: if (count == VPIPE - 5'd2) state <= IDLE;
+                FINAL: if (count == `AXL_VPIPE - 5'd2) state <= IDLE;
                 default: state <= IDLE;
             endcase
     end

@@ -47,17 +47,19 @@ module vector_rows #(
     wire [16:0] misc = i_entry[`AXL_ENTRY_MISC];
     wire [31:0] x    = i_entry[`AXL_ENTRY_X];
     wire [15:0] y    = i_entry[`AXL_ENTRY_Y], z = i_entry[`AXL_ENTRY_Z];
-    wire        unused_entry = &{1'b0, i_entry, sub, misc};
+    wire [5:0]  table_step = misc[`AXL_VTAB_STEP];
+    wire        unused_entry = &{1'b0, i_entry, sub, misc, table_step};
     assign o_single = op != `AXL_OP_VMAP && op != `AXL_OP_VROW;
     wire        begin_map = i_accept && op == `AXL_OP_VMAP, begin_row = i_accept && op == `AXL_OP_VROW;
 
-    reg  [31:0] valid, low, operands;
+    reg  [31:0] valid, low;
     reg         step_valid, map;
-    reg  [15:0] pitch_a, pitch_b, pitch, ca, cb, first, last, words, destination, token_base;
+    reg  [15:0] pitch_a, pitch_b, pitch, ca, cb, first, last, operand_a, operand_b, words, destination, token_base;
     reg  [5:0]  shift, slope_shift;
     reg  [4:0]  interval_step;
-    reg  [3:0]  function_bits;
-    reg  [12:0] bits;
+    reg  [1:0]  kind, reduction, into, size, scale, less, scalar_place;
+    reg  [2:0]  last_row;
+    reg         subtract, tiled, write_value;
     initial begin
         {valid, step_valid, low, pitch_a, pitch_b, pitch, ca, cb, first, last} = {33'd0, 32'd0, 112'd0};
         {shift, slope_shift, interval_step} = 17'd0;
@@ -65,20 +67,49 @@ module vector_rows #(
     always @(posedge i_clk) begin
         if (i_accept)
             case (op)
-                `AXL_OP_VLEN: {step_valid, valid} <= {misc[0], x};
-                `AXL_OP_VPITCH: {pitch, pitch_b, pitch_a} <= {y, x};
-                `AXL_OP_VCON: {shift, cb, ca} <= {y[5:0], x};
-                `AXL_OP_VTAB: {slope_shift, interval_step, last, first, low} <= {misc[11:6], misc[4:0], z, y, x};
+                `AXL_OP_VLEN: begin
+                    valid      <= x;
+                    step_valid <= misc[`AXL_VLEN_STEP];
+                end
+                `AXL_OP_VPITCH: begin
+                    pitch_a <= x[`AXL_VPITCH_A];
+                    pitch_b <= x[`AXL_VPITCH_B];
+                    pitch   <= y;
+                end
+                `AXL_OP_VCON: begin
+                    ca    <= x[`AXL_VCON_CA];
+                    cb    <= x[`AXL_VCON_CB];
+                    shift <= y[`AXL_VCON_SHIFT];
+                end
+                `AXL_OP_VTAB: begin
+                    low           <= x;
+                    first         <= y;
+                    last          <= z;
+                    interval_step <= table_step[4:0];
+                    slope_shift   <= misc[`AXL_VTAB_SHIFT];
+                end
                 default: begin
-                    {operands, destination, words, bits, function_bits} <= {x, y, z, misc[12:0], sub[3:0]};
-                    map        <= op == `AXL_OP_VMAP;
-                    token_base <= x[31:16];
+                    map          <= op == `AXL_OP_VMAP;
+                    destination  <= y;
+                    words        <= z;
+                    kind         <= sub[`AXL_VMAP_FUNCTION];
+                    reduction    <= sub[`AXL_VMAP_REDUCE];
+                    operand_a    <= x[`AXL_VMAP_A];
+                    operand_b    <= x[`AXL_VMAP_B];
+                    last_row     <= misc[`AXL_VMAP_ROWS];
+                    into         <= misc[`AXL_VMAP_INTO];
+                    size         <= misc[`AXL_VMAP_SIZE];
+                    scale        <= misc[`AXL_VMAP_SCALE];
+                    less         <= misc[`AXL_VMAP_LESS];
+                    subtract     <= misc[`AXL_VMAP_SUBTRACT];
+                    tiled        <= misc[`AXL_VMAP_TILED];
+                    scalar_place <= misc[`AXL_VROW_SCALAR];
+                    write_value  <= misc[`AXL_VROW_WRITE];
+                    token_base   <= x[`AXL_VROW_ADD];
                 end
             endcase
     end
     assign o_pitch = pitch;
-    wire [1:0] kind   = function_bits[1:0], reduction = function_bits[3:2], into = bits[4:3], size = bits[6:5];
-    wire       tiled  = bits[12];
     wire       two    = kind == `AXL_MAP_MAC || kind == `AXL_MAP_MUL;
 
     // Stage 0: the walk
@@ -86,7 +117,7 @@ module vector_rows #(
     wire [2:0]  row;
     wire [15:0] word;
     vector_walk u_walk (
-        .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_map), .i_empty(z == 16'd0), .i_last_row(bits[2:0]),
+        .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_map), .i_empty(z == 16'd0), .i_last_row(last_row),
         .i_words(words), .o_walk(walk), .o_row_end(row_end), .o_row(row), .o_word(word), .o_done(map_done));
     // Stage 1: rows times pitches. Stage 2: addresses; operands are read.
     reg         walk1, walk2, end1, end2;
@@ -103,8 +134,8 @@ module vector_rows #(
         row_a1  <= wide_row * {16'd0, pitch_a};
         row_b1  <= wide_row * {16'd0, pitch_b};
         row_to1 <= wide_row * {16'd0, pitch};
-        at_a2   <= {17'd0, operands[14:0]} + row_a1 + wide_word1;
-        at_b2   <= {17'd0, operands[30:16]} + row_b1 + wide_word1;
+        at_a2   <= {17'd0, operand_a[14:0]} + row_a1 + wide_word1;
+        at_b2   <= {17'd0, operand_b[14:0]} + row_b1 + wide_word1;
         n2      <= n1;
         place2  <= into == `AXL_INTO_VBUF ? start1 + wide_word1
                  : into == `AXL_INTO_UBUF ? {17'd0, destination[14:0]} + (n1 >> LLANE)
@@ -112,7 +143,7 @@ module vector_rows #(
     end
     wire [31:0] offset2 = tiled ? n2 & INSIDE : n2 << size;
     wire [31:0] bound   = into == `AXL_INTO_VBUF ? V : into == `AXL_INTO_UBUF ? U : O;
-    wire        outside_a = at_a2 >= (operands[15] ? C : V), outside_b = two && at_b2 >= (operands[31] ? C : V);
+    wire        outside_a = at_a2 >= (operand_a[15] ? C : V), outside_b = two && at_b2 >= (operand_b[15] ? C : V);
     wire        outside_table = kind == `AXL_MAP_TABLE && {16'd0, first} + {16'd0, last} >= F;
     wire        outside_map = walk2 && (outside_a || outside_b || outside_table
                                         || (into != `AXL_INTO_NOTHING && place2 >= bound));
@@ -126,14 +157,14 @@ module vector_rows #(
     wire [21:0] token_word;
     wire signed [63:0] reduced;
     vector_scalar u_scalar (
-        .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_row), .i_function(sub[1:0]), .i_last_row(misc[2:0]),
-        .i_factor(x[15:0]), .i_add(x[31:16]), .i_shift(z[5:0]), .i_adjust(z[13:6]), .i_token(y[7:0]),
+        .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_row), .i_function(sub[`AXL_VROW_FUNCTION]), .i_last_row(misc[`AXL_VROW_ROWS]),
+        .i_factor(x[`AXL_VROW_FACTOR]), .i_add(x[`AXL_VROW_ADD]), .i_shift(z[`AXL_VROW_SHIFT]), .i_adjust(z[`AXL_VROW_ADJUST]), .i_token(y[7:0]),
         .i_reduced(reduced), .o_row(scalar_row), .o_first(row_first), .o_write(row_write), .o_scalar(scalar),
         .o_scalar_shift(scalar_shift), .o_value(value), .o_token_word(token_word), .o_done(row_done));
     wire        tokens = kind == `AXL_ROW_TOKEN;
     wire [31:0] token_at = {16'd0, token_base} + {29'd0, scalar_row};
     wire [31:0] value_at = {16'd0, destination} + {29'd0, scalar_row};
-    wire        outside_row = row_first && ((tokens && token_at >= T) || (bits[5] && value_at >= O));
+    wire        outside_row = row_first && ((tokens && token_at >= T) || (write_value && value_at >= O));
     ram_lut #(.WIDTH(22), .DEPTH(TBUF_TOKENS)) u_tokens (
         .i_clk(i_clk), .i_write(row_write && tokens), .i_write_address(token_at[TADDR-1:0]), .i_write_data(token_word),
         .i_read_address(i_token), .o_read_data(o_row_token));
@@ -148,11 +179,11 @@ module vector_rows #(
         .i_clk(i_clk), .i_data({element2, end2, row2, word2}), .o_data({element3, end3, row3, word3}));
     wire [37:0] factor3, less3;
     ram_lut #(.WIDTH(38), .DEPTH(32)) u_factors (
-        .i_clk(i_clk), .i_write(row_write), .i_write_address({bits[4:3], scalar_row}), .i_write_data({scalar_shift, scalar}),
-        .i_read_address({bits[8:7], row3}), .o_read_data(factor3));
+        .i_clk(i_clk), .i_write(row_write), .i_write_address({scalar_place, scalar_row}), .i_write_data({scalar_shift, scalar}),
+        .i_read_address({scale, row3}), .o_read_data(factor3));
     ram_lut #(.WIDTH(38), .DEPTH(32)) u_less (
-        .i_clk(i_clk), .i_write(row_write), .i_write_address({bits[4:3], scalar_row}), .i_write_data({scalar_shift, scalar}),
-        .i_read_address({bits[10:9], row3}), .o_read_data(less3));
+        .i_clk(i_clk), .i_write(row_write), .i_write_address({scalar_place, scalar_row}), .i_write_data({scalar_shift, scalar}),
+        .i_read_address({less, row3}), .o_read_data(less3));
     wire [32*VECTOR_LANES-1:0] constant_a, constant_b, vector_a, vector_b;
     wire                       vbuf_write;
     wire [VADDR-1:0]           vbuf_word;
@@ -183,10 +214,10 @@ module vector_rows #(
     wire [32:0] n3      = {17'd0, word3} << LOGV;
     integer e;
     always @(posedge i_clk) begin
-        a4 <= operands[15] ? constant_a : vector_a;
-        b4 <= operands[31] ? constant_b : vector_b;
+        a4 <= operand_a[15] ? constant_a : vector_a;
+        b4 <= operand_b[15] ? constant_b : vector_b;
         {factor_shift4, factor4} <= factor3;
-        less4 <= bits[11] ? less3[31:0] : 32'd0;
+        less4 <= subtract ? less3[31:0] : 32'd0;
         for (e = 0; e < VECTOR_LANES; e = e + 1) valid4[e] <= n3 + {1'b0, e[31:0]} < length3;
     end
 
@@ -239,7 +270,7 @@ module vector_rows #(
     assign vbuf_write = i_vbuf_write || (element18 && into == `AXL_INTO_VBUF);
     assign vbuf_word  = i_vbuf_write ? i_vbuf_word : word18;
     assign vbuf_data  = i_vbuf_write ? i_vbuf_data : results;
-    wire   value_write = row_write && bits[5] && !map;
+    wire   value_write = row_write && write_value && !map;
     assign o_obuf_write = value_write ? {BEAT_BYTES{1'b1}} : map_write;
     assign o_obuf_beat  = value_write ? value_at[OADDR-1:0] : beat18;
     assign o_obuf_data  = value_write ? {(BEAT_BYTES/4){value}} : map_data;

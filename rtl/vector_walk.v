@@ -1,5 +1,6 @@
 // Order of VMAP: rows outside, words inside, one a cycle; then VPIPE - 1 cycles for the last to come through.
 `default_nettype none
+`include "axlora_isa.vh"
 module vector_walk (
     input  wire        i_clk,
     input  wire        i_rst,
@@ -15,7 +16,7 @@ module vector_walk (
     output wire        o_done
 );
     localparam [1:0] IDLE = 2'd0, WALK = 2'd1, FINAL = 2'd2;
-    localparam [4:0] LAST = 5'd21;  // VPIPE - 2
+    localparam [4:0] LAST = `AXL_VPIPE - 5'd2;
     reg  [1:0] state;
     reg  [4:0] count;
     assign o_walk    = state == WALK;

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from axlora.isa.opcodes import Row
+from axlora.isa.opcodes import VPIPE, Row
 from axlora.isa.target import Target
-
-VPIPE = 23
-"""Cycles of the vector pipeline, accept to the last write."""
 
 
 def requantize_duration(target: Target, tokens: int, groups: int, adapter: bool) -> int:

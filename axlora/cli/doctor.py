@@ -11,7 +11,7 @@ from axlora.extras import EXTRAS, version
 
 from .terminal import show
 
-_BASE = ("numpy", "numba", "onnx", "onnxscript", "apache-tvm", "networkx", "safetensors", "rich")
+_BASE = ("numpy", "numba", "onnx", "onnxscript", "apache-tvm", "networkx", "threadpoolctl", "safetensors", "rich")
 _TOOLS = ("g++", "make", "perl")
 
 

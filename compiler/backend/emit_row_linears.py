@@ -186,8 +186,9 @@ class LinearEmit(MemoryEmit):
             self._segment(number, {"format": Format.S8} | weight, {"acc": words})
             reads.append(a)
             number += 1
-        place = self._codes(s.blocks)
-        fields = {"acc": acc.first, "line": UBUF_BIT + place.first + rows[0], "blocks": rows[1], "per_group": s.per_group}
+        own = -(-p.linear.k // self.target.lanes)  # a weight's blocks fill its last scale group, codes do not
+        place, blocks = self._codes(own), min(rows[1], own - rows[0])
+        fields = {"acc": acc.first, "line": UBUF_BIT + place.first + rows[0], "blocks": blocks, "per_group": s.per_group}
         reads += [place, self._tokens()]
         fields |= {"segments": number, "tokens": self.tokens, "token": self.at, "first": int(rows[0] == 0)}
         self.schedule.add(Opcode.MATMUL, reads, [acc], **fields)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from axlora.compiler import layer
 from axlora.compiler.backend.memory_layout import Memory, Pool, Ring, words_of
 from axlora.compiler.backend.plan import Plan, Shape, u_lines
-from axlora.compiler.backend.schedule import AREA_BITS, Schedule, Span
+from axlora.compiler.backend.schedule import AREA_BITS, MEMORY, Schedule, Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
 from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows, Table
 from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Row
@@ -58,8 +58,12 @@ class RowEmit(MapsRows):
         head: int,
         dry: bool = False,
     ) -> None:
-        """`blocks`: (first row, rows) of each; `head`: features of the widest head; `dry`: only to see whether it fits."""
+        """`blocks`: (first row, rows) of each; `head`: features of the widest head; `dry`: only to see whether it fits.
+
+        No group takes more room than a block's first, so a dry run looks at that alone.
+        """
         t = self.target = target
+        self._dry = dry
         self.placed, self.memory, self.context, self._blocks = placed, memory, context, blocks
         self.first, self.count = blocks[0]
         self.at, self.tokens = 0, 0
@@ -119,7 +123,7 @@ class RowEmit(MapsRows):
         self.first, self.count = first, count
 
     def groups(self) -> Iterator[None]:
-        for at in range(0, self.count, self.target.tokens):
+        for at in range(0, 1 if self._dry else self.count, self.target.tokens):
             self.at, self.tokens = at, min(self.target.tokens, self.count - at)
             yield
 
@@ -154,7 +158,7 @@ class RowEmit(MapsRows):
     def _region(self, address: int) -> Span:
         """The region of what changes in memory that an address lies in, as a whole."""
         number = self.memory.region_at(address - ROOM)
-        return Span("memory", number, number + 1)
+        return Span(MEMORY, number, number + 1)
 
     def _vmap(
         self, a: int, b: int, to: int, words: int, reads: list[Span], writes: list[Span], rows: int, **fields: int

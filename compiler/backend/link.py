@@ -143,13 +143,13 @@ def check_accumulators(target: Target, linear: Linear) -> None:
     top = 1 << (target.activation_bits - 1)
     limit = 1 << (target.accumulator_bits - 1)
     w = linear.weight
-    values = np.abs(w.values()).astype(np.float64)
-    if w.group and w.scale is not None:
-        rows = np.arange(values.shape[0]) // w.group
-        zero = np.abs(w.zero.astype(np.float64)) if w.zero is not None else np.zeros(w.scale.shape)
-        bound = ((values + zero[rows]) * w.scale[rows]).sum(axis=0) * top
-    else:
-        bound = values.sum(axis=0) * top
+    total = np.zeros(linear.n, np.int64)
+    for number, part in enumerate(w.parts()):
+        values = np.abs(w.values(part))
+        if w.group and w.zero is not None:
+            values += np.abs(w.zero[number].astype(np.int64))
+        total += values.sum(axis=0) * (w.scale[number] if w.group and w.scale is not None else 1)
+    bound = total.astype(np.float64) * top
     worst = int(bound.argmax())
     if bound[worst] >= limit:
         raise DoesNotFit(
@@ -317,14 +317,15 @@ def _pass_tokens(target: Target, rank: int) -> int:
 
 def _append(weights: bytearray, data: bytes) -> int:
     place = len(weights)
-    weights += data + bytes(-len(data) % ALIGN)
+    weights += data
+    weights += bytes(-len(data) % ALIGN)
     return place
 
 
 def weights_of(target: Target, linear: Linear, shape: Shape, plan: Plan, weights: bytearray) -> Places:
     """Append a linear's tiles, scales and records; addresses are relative to the weights."""
     t = target
-    full = padded(linear.weight.codes, shape.blocks * t.lanes, shape.groups * t.ports)
+    full = padded(linear.weight.stored, shape.blocks * t.lanes, shape.groups * t.ports)
     tiles: dict[tuple[int, int], int] = {}
     scales: dict[tuple[int, int], int] = {}
     for n, (column, width) in enumerate(plan.column_tiles(shape)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,7 +16,7 @@ from axlora.isa.target import Target
 Int64 = npt.NDArray[np.int64]
 
 
-def weight_lines(target: Target, codes: Int64, fmt: Format) -> bytes:
+def weight_lines(target: Target, codes: npt.NDArray[np.integer[Any]], fmt: Format) -> bytes:
     """A tile of codes [blocks*L, groups*P] as WBUF lines in the order [block][group], whole words.
 
     Within a line: bank l's word; a word holds 8/storage groups of P codes.
@@ -61,14 +63,14 @@ def scale_lines(target: Target, codes: Codes, shape: Shape, columns: tuple[int, 
     """SBUF lines of a tile, [scale group][column group]: P scales, P zero points, padding."""
     assert codes.scale is not None
     t = target
-    groups = shape.blocks // shape.per_group
-    zeros = np.zeros_like(codes.scale) if codes.zero is None else codes.zero
-    scale, zero = (padded(part.astype(np.int64), groups, shape.groups * t.ports) for part in (codes.scale, zeros))
-    part = slice(rows[0] // shape.per_group, (rows[0] + rows[1]) // shape.per_group)
-    out = np.zeros((part.stop - part.start, columns[1], t.sbuf_line_bytes), np.uint8)
-    for place, values in ((0, scale), (t.ports, zero)):
-        tile = values[part].reshape(-1, shape.groups, t.ports)[:, columns[0] : columns[0] + columns[1]]
-        out[..., place : place + t.ports] = tile.astype(np.uint8)
+    down = slice(rows[0] // shape.per_group, (rows[0] + rows[1]) // shape.per_group)
+    across = slice(columns[0] * t.ports, (columns[0] + columns[1]) * t.ports)
+    height, width = down.stop - down.start, columns[1]
+    out = np.zeros((height, width, t.sbuf_line_bytes), np.uint8)
+    for place, values in ((0, codes.scale), (t.ports, codes.zero)):
+        if values is not None:
+            tile = padded(values[down, across].astype(np.uint8), height, width * t.ports)
+            out[..., place : place + t.ports] = tile.reshape(height, width, t.ports)
     return out.tobytes()
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 from axlora.isa.assembly import make
 from axlora.isa.instruction import Instruction
-from axlora.isa.opcodes import SEMAPHORE_MAX, Buffer, Opcode, Row, Unit
-from axlora.timing.vector import ROW_CYCLES, VPIPE
+from axlora.isa.opcodes import SEMAPHORE_MAX, UNIT_OF, VPIPE, Buffer, Opcode, Row, Unit
+from axlora.timing.vector import ROW_CYCLES
 
 STRETCH = 64
-"""Places of a buffer that are looked at together."""
+"""Places of a buffer that are looked at together; of memory, whose places are whole regions, each by itself."""
+MEMORY = "memory"
+"""Name of memory among the buffers of spans."""
 UNITS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
 AREA_BITS = 40
 FETCH = 14
@@ -39,16 +41,17 @@ def semaphore(poster: Unit, waiter: Unit) -> int:
 
 @dataclass(frozen=True)
 class Span:
-    """Places `first` .. `stop` - 1 of a buffer, or bytes of memory (`where` = "memory")."""
+    """Places `first` .. `stop` - 1 of a buffer, or regions of memory (`where` = `MEMORY`)."""
 
     where: str
     first: int
     stop: int
 
 
-@dataclass
+@dataclass(slots=True)
 class _Step:
     opcode: Opcode
+    unit: Unit
     fields: dict[str, int]
     after: set[int]
     """Steps of other units that must be over."""
@@ -56,13 +59,6 @@ class _Step:
     """Operator that it works for."""
     waits: list[int] = field(default_factory=list)
     posts: list[int] = field(default_factory=list)
-
-    @property
-    def unit(self) -> Unit:
-        return _UNIT[self.opcode]
-
-
-_UNIT = {opcode: Instruction(opcode).unit for opcode in Opcode}
 
 
 class _Touch(NamedTuple):
@@ -92,39 +88,42 @@ class Schedule:
         self._dry = dry
         self._steps: list[_Step] = []
         self._touched: dict[tuple[str, int], list[_Touch]] = {}
-        """Buffer and number of a stretch of `STRETCH` places -> what has touched it."""
+        """Buffer and number of a stretch of places -> what has touched it."""
 
     def add(self, opcode: Opcode, reads: Iterable[Span] = (), writes: Iterable[Span] = (), /, **fields: int) -> None:
         """One instruction, its named fields, what it reads and writes (of what more than one unit touches)."""
         if self._dry:
             return
-        unit, number = _UNIT[opcode], len(self._steps)
+        unit, number = UNIT_OF[opcode], len(self._steps)
         after: set[int] = set()
         for spans, writing in ((reads, False), (writes, True)):
             for span in spans:
-                for stretch in range(span.first // STRETCH, -(-span.stop // STRETCH)):
-                    start = stretch * STRETCH
-                    own = _Touch(max(span.first, start), min(span.stop, start + STRETCH), number, unit, writing)
-                    self._touch((span.where, stretch), own, after)
-        self._steps.append(_Step(opcode, fields, after, self.owner))
+                size = 1 if span.where == MEMORY else STRETCH
+                for stretch in range(span.first // size, -(-span.stop // size)):
+                    start = stretch * size
+                    own = _Touch(max(span.first, start), min(span.stop, start + size), number, unit, writing)
+                    self._touch(self._touched.setdefault((span.where, stretch), []), own, after)
+        self._steps.append(_Step(opcode, unit, fields, after, self.owner))
 
-    def _touch(self, stretch: tuple[str, int], new: _Touch, after: set[int]) -> None:
-        """Note a step's touch of a stretch; what it must come after is added to `after`."""
-        kept = []
-        for t in self._touched.get(stretch, ()):
-            own = t.step == new.step or (new.unit is not Unit.LOAD and t.unit is new.unit)
-            if t.first < new.stop and new.first < t.stop and (new.writes or t.writes) and not own:
+    @staticmethod
+    def _touch(touched: list[_Touch], new: _Touch, after: set[int]) -> None:
+        """Add a step's touch to those of its stretch; what it must come after is added to `after`."""
+        start, end, step, unit, writes = new
+        over: set[_Touch] = set()
+        for t in [t for t in touched if t[0] < end and start < t[1]]:
+            own = t.step == step or (unit is not Unit.LOAD and t.unit is unit)
+            if (writes or t.writes) and not own:
                 after.add(t.step)
-            covered = new.first <= t.first and t.stop <= new.stop
-            if not covered or not (new.writes or (own and not t.writes)):
-                kept.append(t)
-        kept.append(new)
-        self._touched[stretch] = kept
+            if start <= t.first and t.stop <= end and (writes or (own and not t.writes)):
+                over.add(t)
+        if over:
+            touched[:] = [t for t in touched if t not in over]
+        touched.append(new)
 
     @cached_property
     def _final(self) -> list[_Step]:
         """The steps in the program's order, with semaphores."""
-        return _Semaphores(_ordered(self._steps)).steps
+        return _Semaphores(self._steps, _Order(self._steps).find()).steps
 
     @property
     def owners(self) -> list[int]:
@@ -145,72 +144,119 @@ class Schedule:
         return [*out, make(Opcode.HALT)]
 
 
+def _transfer(f: Mapping[str, int]) -> int:
+    return (f.get("rows", 1) or UNKNOWN) * f.get("beats", 0) + 8
+
+
+def _product(f: Mapping[str, int]) -> int:
+    return (f.get("blocks", 0) or UNKNOWN) * 40
+
+
+def _map(f: Mapping[str, int]) -> int:
+    return (f.get("rows", 1) or UNKNOWN) * (f.get("words", 0) or UNKNOWN) + VPIPE
+
+
+def _requantize(f: Mapping[str, int]) -> int:
+    return (f.get("groups", 0) or UNKNOWN) * 2 + VPIPE
+
+
+def _row(f: Mapping[str, int]) -> int:
+    return (f.get("rows", 1) or UNKNOWN) * ROW_CYCLES[Row(f["function"])]
+
+
+_DURATIONS: dict[Opcode, Callable[[Mapping[str, int]], int]] = {
+    Opcode.LOAD: _transfer,
+    Opcode.STORE: _transfer,
+    Opcode.MATMUL: _product,
+    Opcode.VMAP: _map,
+    Opcode.VREQ: _requantize,
+    Opcode.VQT: _requantize,
+    Opcode.VROW: _row,
+}
+"""About how many cycles a step takes, by its fields; 1 where an opcode is not named. What a register holds is `UNKNOWN`."""
+
+
 def _duration(step: _Step) -> int:
-    """About how many cycles a step takes; what a register holds counts as `UNKNOWN`."""
-    f = step.fields
-    rows = f.get("rows", 1) or UNKNOWN
-    match step.opcode:
-        case Opcode.LOAD | Opcode.STORE:
-            return rows * f.get("beats", 0) + 8
-        case Opcode.MATMUL:
-            return (f.get("blocks", 0) or UNKNOWN) * 40
-        case Opcode.VMAP:
-            return rows * (f.get("words", 0) or UNKNOWN) + VPIPE
-        case Opcode.VREQ | Opcode.VQT:
-            return (f.get("groups", 0) or UNKNOWN) * 2 + VPIPE
-        case Opcode.VROW:
-            return rows * ROW_CYCLES[Row(f["function"])]
-    return 1
+    known = _DURATIONS.get(step.opcode)
+    return 1 if known is None else known(step.fields)
 
 
-def _ordered(steps: Sequence[_Step]) -> list[_Step]:
-    """The program's order: by when each step could begin, a load when the one before it begins; `after` renumbered.
+class _Order:
+    """Finds the program's order: by when each step could begin, a load when the one before it begins.
 
     The units other than load keep their own order. Of the next loads the one that can begin first is taken: those that wait for
     the cache do not hold up weights. Fetch hands out an instruction every `FETCH` cycles.
     """
-    queues = {u: deque(n for n, step in enumerate(steps) if step.unit is u) for u in UNITS}
-    loads = queues.pop(Unit.LOAD)
-    done: dict[int, int] = {}
-    free = dict.fromkeys(UNITS, 0)
-    now = load_began = 0
-    order: list[int] = []
 
-    def begins(n: int) -> int | None:
-        """When step n could begin, or None while something it comes after has no place yet."""
-        after = steps[n].after
-        if not all(d in done for d in after):
-            return None
-        return max([now, free[steps[n].unit], *(done[d] for d in after)])
+    def __init__(self, steps: Sequence[_Step]) -> None:
+        self._steps = steps
+        self._missing = [len(step.after) for step in steps]
+        """Of each step: how many that it comes after have no place yet."""
+        self._ready = [0] * len(steps)
+        """Of each step: when those that it comes after and that have a place are over."""
+        self._followers: list[list[int]] = [[] for _ in steps]
+        for n, step in enumerate(steps):
+            for d in step.after:
+                self._followers[d].append(n)
+        self._free = dict.fromkeys(UNITS, 0)
+        self._now = 0
 
-    while loads or any(queues.values()):
-        best: tuple[int, int, int] | None = None
-        ready = [(at, n) for n in itertools.islice(loads, LOADS) if (at := begins(n)) is not None]
-        if ready:
-            at, n = min(ready)
-            best = (max(load_began, now), n, at)
-        for queue in queues.values():
-            if queue and (start := begins(queue[0])) is not None and (best is None or (start, queue[0]) < best[:2]):
-                best = (start, queue[0], start)
-        assert best is not None  # the first step without a place comes after none but placed ones
-        _, n, at = best
-        unit = steps[n].unit
-        if unit is Unit.LOAD:
-            loads.remove(n)
-            load_began = at
-        else:
-            queues[unit].popleft()
-        done[n] = free[unit] = at + _duration(steps[n])
-        now += FETCH
-        order.append(n)
-    number = {old: new for new, old in enumerate(order)}
-    return [replace(steps[n], after={number[d] for d in steps[n].after}) for n in order]
+    def find(self) -> list[int]:
+        """Numbers of the steps in the program's order."""
+        queues = {u: deque(n for n, step in enumerate(self._steps) if step.unit is u) for u in UNITS}
+        loads = queues.pop(Unit.LOAD)
+        load_began = 0
+        order: list[int] = []
+        while len(order) < len(self._steps):
+            best: tuple[int, int, int] | None = None
+            if (load := self._first_load(loads)) is not None:
+                at, n = load
+                best = (max(load_began, self._now), n, at)
+            for unit, queue in queues.items():
+                if queue and not self._missing[queue[0]]:
+                    start = max(self._now, self._free[unit], self._ready[queue[0]])
+                    if best is None or (start, queue[0]) < best[:2]:
+                        best = (start, queue[0], start)
+            assert best is not None  # the first step without a place comes after none but placed ones
+            _, n, at = best
+            unit = self._steps[n].unit
+            if unit is Unit.LOAD:
+                loads.remove(n)
+                load_began = at
+            else:
+                queues[unit].popleft()
+            self._put(n, at)
+            order.append(n)
+        return order
+
+    def _first_load(self, loads: deque[int]) -> tuple[int, int] | None:
+        """(when it could begin, step) of the next loads' that can begin first; None if all of them come after others."""
+        soonest = max(self._now, self._free[Unit.LOAD])
+        best: tuple[int, int] | None = None
+        for n in itertools.islice(loads, LOADS):
+            if self._missing[n]:
+                continue
+            at = max(soonest, self._ready[n])
+            if best is None or at < best[0]:
+                best = (at, n)
+            if at == soonest:
+                break
+        return best
+
+    def _put(self, n: int, at: int) -> None:
+        """Step n gets the next place; it begins at `at`."""
+        over = self._free[self._steps[n].unit] = at + _duration(self._steps[n])
+        for follower in self._followers[n]:
+            self._missing[follower] -= 1
+            self._ready[follower] = max(self._ready[follower], over)
+        self._now += FETCH
 
 
 class _Semaphores:
     """Walks the steps in program order and gives each wait a post."""
 
-    def __init__(self, steps: Sequence[_Step]) -> None:
+    def __init__(self, steps: Sequence[_Step], order: Iterable[int]) -> None:
+        """`order`: numbers of the steps."""
         self.steps: list[_Step] = []
         self._own: dict[Unit, list[int]] = {u: [] for u in UNITS}
         """Places of each unit's steps in `steps`."""
@@ -221,8 +267,8 @@ class _Semaphores:
         self._waited: dict[tuple[Unit, Unit], list[int]] = {}
         """Of a pair: the waiter's step of each wait."""
         place: dict[int, int] = {}
-        for n, step in enumerate(steps):
-            self._take(step, [place[d] for d in step.after])
+        for n in order:
+            self._take(steps[n], [place[d] for d in steps[n].after])
             place[n] = len(self.steps) - 1
 
     def _view(self, unit: Unit) -> dict[Unit, int]:
@@ -249,7 +295,7 @@ class _Semaphores:
             if needed[other] <= view[other]:
                 continue  # a wait before it has shown that
             if len(step.waits) == 2:
-                idle = _Step(*_copied(unit), set(), step.owner, step.waits)
+                idle = _idle(unit, step.owner, step.waits)
                 step.waits = []
                 self._append(idle, dict(view))
                 view = self._view(unit)
@@ -274,7 +320,7 @@ class _Semaphores:
             number = 0  # could pass 15: the post comes after a wait for the waiter
         if not number:
             view = self._view(poster)
-            idle = _Step(*_copied(poster), set(), self.steps[-1].owner)
+            idle = _idle(poster, self.steps[-1].owner, [])
             if over >= 0 and view[waiter] < waited[over]:
                 self._post(waiter, poster, waited[over])
                 idle.waits.append(semaphore(waiter, poster))
@@ -287,6 +333,7 @@ class _Semaphores:
         self._last[pair] = number
 
 
-def _copied(unit: Unit) -> tuple[Opcode, dict[str, int]]:
+def _idle(unit: Unit, owner: int, waits: list[int]) -> _Step:
+    """A step that waits and posts, and does nothing else."""
     opcode, fields = _IDLE[unit]
-    return opcode, dict(fields)
+    return _Step(opcode, unit, dict(fields), set(), owner, waits)

@@ -7,18 +7,22 @@ never folded into floats, and a QuantizeLinear of a constant (Constant nodes, we
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from axlora.compiler.frontend.storage import reads
+from axlora.compiler.frontend.storage import copy_without, reads
 
 Array = npt.NDArray[np.generic]
 
 _LIMIT = 1 << 22
 """Elements of a folded result."""
+_SHAPES = 1 << 12
+"""Most elements of a constant that inference may take for a shape."""
 _KEPT = (
     "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "If", "Loop", "Scan",
 )  # fmt: skip
@@ -29,11 +33,30 @@ _PASSES = ("Identity", "Dropout")
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with the shape of every tensor inferred anew; raises onnx's errors if shapes contradict each other."""
     del model.graph.value_info[:]
+    light = _without_weights(model)
     try:
-        return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        result = shape_inference.infer_shapes(light, check_type=True, strict_mode=True, data_prop=True)
     except shape_inference.InferenceError:
         # onnx 1.23 takes an unsqueezed float vector for a shape, and then finds that such shapes contradict each other
-        return shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        result = shape_inference.infer_shapes(light, check_type=True, strict_mode=True)
+    del result.graph.input[len(model.graph.input) :]
+    del result.graph.initializer[:]
+    result.graph.initializer.extend(model.graph.initializer)
+    return result
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose weights are inputs behind its own: inference serializes the model, and reads no values of weights."""
+    light = onnx.ModelProto()
+    copy_without(model, light, "graph")
+    copy_without(model.graph, light.graph, "initializer")
+    listed = {v.name for v in model.graph.input}
+    for tensor in model.graph.initializer:
+        if prod(tensor.dims) <= _SHAPES:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in listed:
+            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return light
 
 
 def known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

@@ -49,8 +49,11 @@ def _range(g: Graph, nodes: list[onnx.NodeProto], source: str, name: str) -> tup
 
 
 def one_sided(g: Graph, name: str) -> bool:
-    """An elementwise function of one tensor gives `name`, and its values are on one side of zero, or nearly."""
-    name = g.strip(name)
+    """An elementwise function of one tensor gives `name`, and its values are on one side of zero, or nearly.
+
+    Args:
+        name: of a tensor, what only passes it on left behind.
+    """
     front: set[str] = {name}
     nodes: list[onnx.NodeProto] = []
     while len(nodes) < _DEPTH:

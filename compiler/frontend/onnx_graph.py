@@ -8,15 +8,11 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 
 from axlora.compiler.errors import BadModel
 
 _PASSIVE = ("Identity", "Cast")
-_MOVES = (*_PASSIVE, "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "MaxPool", "AveragePool", "GlobalAveragePool")
-"""Operators whose results have no other sign than their inputs."""
-_NOT_NEGATIVE = ("Relu", "Softmax", "Sigmoid", "HardSigmoid", "Exp", "Abs", "Sqrt", "Softplus", "ReduceL1", "ReduceL2")
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: float = 0) -> float:
@@ -123,62 +119,3 @@ class Graph:
         """Not a matrix: cheap to look at."""
         shape = self._values[name].dims if name in self._values else self._shapes.get(name, ())
         return int(prod(shape)) <= max(shape, default=1)
-
-    def codes_of(self, name: str) -> str | None:
-        """The codes that a DequantizeLinear turns into `name`, if a QuantizeLinear of the same scale wrote them."""
-        node = self.node_of(name)
-        if node is None or node.op_type != "DequantizeLinear":
-            return None
-        quantize = self.node_of(node.input[0])
-        if quantize is None or quantize.op_type != "QuantizeLinear":
-            return None
-        same = all(
-            np.array_equal(a, b)
-            for i in (1, 2)
-            if (a := self.constant(quantize.input[i])) is not None and (b := self.constant(node.input[i])) is not None
-        )
-        return node.input[0] if same else None
-
-    def clamp(self, codes: str) -> tuple[float, float] | None:
-        """The range of reals that a QuantizeLinear clamps to, where it stands for a ReLU or ReLU6 that was folded into it.
-
-        Its zero point is then at an end of the codes, and its input is not known to lie on that side of zero anyway.
-
-        Args:
-            codes: what it writes.
-        """
-        node = self.nodes[self.producer[codes]]
-        scale, zero = self.scalar(node.input[1]), self.constant(node.input[2]) if len(node.input) > 2 else None
-        if scale is None or zero is None or zero.size != 1 or zero.dtype.kind not in "iu":
-            return None
-        limits, middle = np.iinfo(zero.dtype.name), int(zero.reshape(-1)[0])
-        if middle not in (limits.min, limits.max) or (middle == limits.min and self._not_negative(node.input[0])):
-            return None
-        return (limits.min - middle) * scale, (limits.max - middle) * scale
-
-    def _not_negative(self, name: str) -> bool:
-        """Whether an operator gives values that are never below zero, whatever moves them behind it."""
-        node = self.node_of(name)
-        while node is not None and node.op_type in _MOVES:
-            node = self.node_of(node.input[0])
-        return node is not None and node.op_type in _NOT_NEGATIVE
-
-    def strip(self, name: str) -> str:
-        """The tensor behind Q/DQ pairs that clamp nothing, Cast, Identity and reshapes that keep the last dimension."""
-        while True:
-            node = self.node_of(name)
-            codes = self.codes_of(name)
-            if codes is not None and self.clamp(codes) is not None:
-                return name
-            if codes is not None:
-                name = self.nodes[self.producer[codes]].input[0]
-            elif node is not None and (
-                node.op_type in _PASSIVE
-                or (
-                    node.op_type in ("Reshape", "Flatten", "Unsqueeze", "Squeeze")
-                    and self.shape(node.input[0])[-1:] == self.shape(name)[-1:]
-                )
-            ):
-                name = node.input[0]
-            else:
-                return name

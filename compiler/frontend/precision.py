@@ -18,11 +18,21 @@ def in_float32(tensor: onnx.TensorProto) -> onnx.TensorProto:
     """The tensor with float32 values, if it holds other floats; else the tensor itself."""
     if tensor.data_type not in _FLOATS:
         return tensor
+    result = onnx.TensorProto()
+    copy_in_float32(tensor, result)
+    return result
+
+
+def copy_in_float32(tensor: onnx.TensorProto, result: onnx.TensorProto) -> None:
+    """Fill the empty `result` with the tensor, with float32 values if it holds other floats."""
+    if tensor.data_type not in _FLOATS:
+        result.CopyFrom(tensor)
+        return
     with np.errstate(over="ignore"):
         value = numpy_helper.to_array(tensor).astype(np.float32)
-    result = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=TensorProto.FLOAT)
+    result.name, result.data_type = tensor.name, TensorProto.FLOAT
+    result.dims.extend(tensor.dims)
     result.raw_data = value.tobytes()
-    return result
 
 
 def _attribute(attribute: onnx.AttributeProto) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
+Reals = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class FoundLinear:
     """Float tensor that it reads; dynamic: that DynamicQuantizeLinear reads."""
     x: Activation | None
     """Its scale, if the file has one."""
-    reals: Float64 | Callable[[], Float64] = field(repr=False)
+    reals: Reals | Callable[[], Reals] = field(repr=False)
     """[k, n], or how to read it: the weights of a big model are not held twice."""
     codes: WeightCodes | None
     bias: Float64
@@ -105,4 +106,10 @@ class FoundLinear:
     @property
     def weight(self) -> Float64:
         """[k, n], dequantized if the file has codes; read anew at every call."""
-        return self.reals() if callable(self.reals) else self.reals
+        return np.asarray(self.reals() if callable(self.reals) else self.reals, np.float64)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether weight and bias hold neither NaN nor infinity."""
+        weight = self.reals() if callable(self.reals) else self.reals
+        return bool(np.isfinite(weight).all() and np.isfinite(self.bias).all())

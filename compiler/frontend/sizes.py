@@ -124,7 +124,7 @@ def check_values(model: onnx.ModelProto, where: str) -> None:
     for name in sorted(used & constants.keys()):
         if constants[name].data_type not in _FLOATS:
             continue
-        value = numpy_helper.to_array(constants[name]).astype(np.float32)
+        value = numpy_helper.to_array(constants[name]).astype(np.float32, copy=False)
         bad = np.isnan(value)
         if name in scales:
             bad = ~(np.isfinite(value) & (scales[name] | (value > 0)))

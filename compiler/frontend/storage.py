@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from axlora.compiler.errors import BadModel
-from axlora.compiler.frontend.precision import in_float32
+from axlora.compiler.frontend.precision import copy_in_float32
 from axlora.compiler.frontend.tensors import check_data, inner_tensors, size
 
 TOTAL_LIMIT = 256 << 20
@@ -98,8 +98,8 @@ class Aside:
         big = sum(size(t) for t in source.graph.initializer) > TOTAL_LIMIT
         self.names = {t.name for t in source.graph.initializer if big and size(t) > TENSOR_LIMIT}
         """Weights that are inputs now."""
-        _copy(source, self.model, "graph")
-        _copy(source.graph, self.model.graph, "initializer")
+        copy_without(source, self.model, "graph")
+        copy_without(source.graph, self.model.graph, "initializer")
         listed = {v.name for v in source.graph.input}
         for tensor in source.graph.initializer:
             if tensor.name not in self.names:
@@ -127,11 +127,11 @@ class Aside:
                 del graph.input[i]
         for tensor in self._source.graph.initializer:
             if tensor.name in self.names & used:
-                graph.initializer.append(in_float32(self._whole(tensor)))
+                copy_in_float32(self._whole(tensor), graph.initializer.add())
 
 
-def _copy(source: onnx.ModelProto | onnx.GraphProto, target: onnx.ModelProto | onnx.GraphProto, without: str) -> None:
-    """Every field but one."""
+def copy_without(source: onnx.ModelProto | onnx.GraphProto, target: onnx.ModelProto | onnx.GraphProto, without: str) -> None:
+    """Copy every field but one into the empty `target`."""
     for field, value in source.ListFields():
         if field.name == without:
             continue

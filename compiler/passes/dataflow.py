@@ -22,9 +22,9 @@ from tvm import relax
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend.bounds import bound_indices
 from axlora.compiler.frontend.fold import constant_of
-from axlora.compiler.frontend.recognised import Activation, WeightCodes
+from axlora.compiler.frontend.recognised import Activation, Reals, WeightCodes
 from axlora.compiler.frontend.tvm_import import compiled, import_to_read
-from axlora.compiler.passes.plain_indices import plain_indices
+from axlora.compiler.passes.lower_linears import Names
 
 Array = npt.NDArray[Any]
 _WIDENED: dict[int, int] = {TensorProto.UINT4: TensorProto.UINT8, TensorProto.INT4: TensorProto.INT8}
@@ -36,9 +36,12 @@ _WEIGHTS = (
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 PASSIVE = ("astype",)
 RESHAPES = ("reshape", "squeeze", "expand_dims")
-_MOVES = (*PASSIVE, *RESHAPES, "sum", "permute_dims", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d")
+_MOVES = (
+    *PASSIVE, *RESHAPES, "sum", "mean", "permute_dims", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d", "quantize",
+    "dequantize",
+)  # fmt: skip
 """Operators whose results have no other sign than their inputs."""
-_NOT_NEGATIVE = ("nn.relu", "nn.softmax", "sigmoid", "exp", "abs", "sqrt")
+_NOT_NEGATIVE = ("nn.relu", "nn.softmax", "sigmoid", "exp", "abs", "sqrt", "rsqrt")
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ class Matrix:
     shape: tuple[int, int]
     """[k, n], however the graph stores it."""
     codes: WeightCodes | None
-    read: Callable[[], npt.NDArray[np.float64]]
-    """The reals [k, n]."""
+    read: Callable[[], Reals]
+    """The reals [k, n], in the type that the graph holds them in."""
 
 
 def _is_integer(value: Array) -> bool:
@@ -146,6 +149,8 @@ class Dataflow:
 
     model: onnx.ModelProto
     """The normalised ONNX model."""
+    passes: Sequence[Any] = ()
+    """Relax passes between the import and what is read."""
     phases: tuple[tuple[str, tvm.IRModule], ...] = field(init=False)
     """What `from_onnx` gives, and what each pass makes of it: `main` returns every tensor."""
     nodes: list[Node] = field(init=False, default_factory=list)
@@ -171,7 +176,9 @@ class Dataflow:
         if not names:  # nothing is computed
             return
         module = import_to_read(self.model, every)
-        self.phases = (("import", module), ("plain_indices", plain_indices(module)))
+        self.phases = (("import", module),)
+        for each in self.passes:
+            self.phases += ((str(each.info.name), each(self.module)),)
         function = self.module["main"]
         self._named = {*names, *constants, *(v.name for v in every.graph.input)}
         for proto, variable in zip(every.graph.input, function.params, strict=True):
@@ -284,6 +291,15 @@ class Dataflow:
         """The module that is read."""
         return self.phases[-1][1]
 
+    def names(self) -> Names:
+        """What the variables of the module stand for."""
+        by_name = {name: variable for variable, name in self._variables.items()}
+        by_name |= {name: by_name[known] for name, known in self._alias.items()}
+        held = {i.name for i in self.model.graph.initializer}
+        inputs = [i.name for i in self.model.graph.input if i.name not in held]
+        names = [o.name for o in self.model.graph.output]
+        return Names(by_name, inputs, {n: by_name[n] if n in by_name else relax.const(self.constant(n)) for n in names})
+
     # Questions
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -393,10 +409,10 @@ class Dataflow:
         if held.data_type not in _FLOATS if isinstance(held, TensorProto) else held.dtype.kind != "f":
             return None
 
-        def read() -> npt.NDArray[np.float64]:
+        def read() -> Reals:
             value = self.constant(name)
             assert value is not None
-            return (value if axis == 1 else value.T).astype(np.float64)
+            return value if axis == 1 else value.T
 
         rows, columns = self.shape(name)
         return Matrix((rows, columns) if axis == 1 else (columns, rows), None, read)
@@ -490,7 +506,8 @@ class Dataflow:
     def clamp(self, codes: str) -> tuple[float, float] | None:
         """The range of reals that a quantize clamps to, where it stands for a ReLU or ReLU6 that was folded into it.
 
-        Its zero point is then at an end of the codes, and its input is not known to lie on that side of zero anyway.
+        Its zero point is then at an end of the codes, and its input is not known to lie on that side of zero anyway. What
+        softmax reads has no such function: where a mask of large negative numbers is in it, scores above zero are below a step.
 
         Args:
             codes: what it writes.
@@ -502,7 +519,15 @@ class Dataflow:
         limits, middle = np.iinfo(zero.dtype.name), int(zero.reshape(-1)[0])
         if middle not in (limits.min, limits.max) or (middle == limits.min and self._not_negative(node.inputs[0])):
             return None
+        if middle == limits.max and self._is_scores(codes):
+            return None
         return (limits.min - middle) * scale, (limits.max - middle) * scale
+
+    def _is_scores(self, codes: str) -> bool:
+        """Whether softmax alone reads what codes stand for."""
+        reals = [name for i in self.readers.get(codes, []) for name in self.nodes[i].outputs]
+        readers = [self.nodes[i].op for name in reals for i in self.readers.get(name, [])]
+        return bool(readers) and all(op == "nn.softmax" for op in readers)
 
     def _not_negative(self, name: str, depth: int = 16) -> bool:
         """Whether a tensor's values are never below zero, by the operators that give it."""
@@ -517,7 +542,12 @@ class Dataflow:
                 return node.static[0][0] >= 0
             case "maximum":
                 return any(self._not_negative(each, depth - 1) for each in node.inputs)
-            case "minimum" | "add":
+            case "power":
+                exponent = self.scalar(node.inputs[1])
+                return exponent is not None and exponent % 2 == 0
+            case "where":
+                return all(self._not_negative(each, depth - 1) for each in node.inputs[1:])
+            case "minimum" | "add" | "divide":
                 return all(self._not_negative(each, depth - 1) for each in node.inputs)
             case "multiply":
                 return node.inputs[0] == node.inputs[1] or all(self._not_negative(each, depth - 1) for each in node.inputs)

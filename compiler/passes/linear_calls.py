@@ -10,10 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from axlora.compiler.layer import Adapter, Int64, Linear
+from axlora.compiler.layer import Adapter, Codes, Int64, Linear
 from axlora.compiler.passes import ax_ops
 
 Expr = Any
+
+
+def _is_narrow(weight: Codes) -> bool:
+    """Whether what the codes are worth fits in 8 signed bits."""
+    values = weight.stored if weight.codebook is None else weight.codebook
+    return int(values.min(initial=0)) >= -128 and int(values.max(initial=0)) <= 127
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,7 @@ class LinearVars:
             return relax.Var(f"{prefix}_{part}", relax.TensorType(shape, dtype))
 
         k, n = linear.k, linear.n
-        values = linear.weight.values()
-        narrow = int(values.min(initial=0)) >= -128 and int(values.max(initial=0)) <= 127
+        narrow = _is_narrow(linear.weight)
         grouped = linear.weight.group > 0
         groups = -(-k // linear.weight.group) if grouped else 0
         base = cls(
@@ -170,7 +175,7 @@ def _pad(value: Int64, shape: tuple[int, ...], fill: int = 0) -> Int64:
 def parameters(linear: Linear, rank: int, adapter: Adapter | None) -> list[npt.NDArray[Any]]:
     """The run-time tensors of a linear under one adapter (None: base), in the order of `LinearVars.all`."""
     values, records = linear.weight.values(), linear.records
-    narrow = values.min(initial=0) >= -128 and values.max(initial=0) <= 127
+    narrow = _is_narrow(linear.weight)
     k, n = linear.k, linear.n
     arrays: list[npt.NDArray[Any]] = [values.astype(np.int8 if narrow else np.int16)]
     if linear.weight.group:

@@ -58,7 +58,7 @@ class _Walk:
             return None
         if first.shape[1] != second.shape[0]:
             return None
-        a, b = first.read(), second.read()
+        a, b = (one.read().astype(np.float64) for one in (first, second))
         a = a if self.middle is None else a * self.middle
         return GraphLora(a, b if self.columns is None else b * self.columns, self.scale, self.bias)
 

@@ -1,114 +1,148 @@
-"""Relax pass: canonical base-plus-adapter linears, found by pattern, become calls of the integer `ax_*` operators.
+"""Relax pass: each linear of the imported function becomes codes, integer `ax_*` operators and its result.
 
+The float operators that it stood for are gone, and with them the branches that adapters replace; what is left is the host part.
 This comes before partitioning, so that no float crosses into the accelerator.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tvm
 from tvm import relax
-from tvm.relax.dpl import is_op, is_var, wildcard
 
 from axlora.compiler.layer import Linear, Lowered, Tensor
+from axlora.compiler.passes.ax_boundary import ax_quantize, ax_quantize_tokens
 from axlora.compiler.passes.linear_calls import Emitter, LinearVars, emit_linear
 
 Expr = Any
+Smooth = Mapping[str, tuple[str, npt.NDArray[np.float64]]]
+"""Tensor that linears read -> (tensor of the model, what its last dimension is divided by)."""
 
 
 @dataclass(frozen=True)
-class _Pattern:
-    """One canonical form, with the parts that lowering asks for."""
+class Names:
+    """What the variables of the imported function stand for."""
 
-    root: Any
-    codes: Any
-    weight: Any
+    variables: Mapping[str, Any]
+    """ONNX tensor -> its variable."""
+    inputs: Sequence[str]
+    """Of the model."""
+    outputs: Mapping[str, Any]
+    """Of the model, in order: name -> a variable, or a constant."""
 
-
-def _pattern(lora: bool, quantized: bool, per_token: bool) -> _Pattern:
-    codes, weight = wildcard(), is_var()
-    if per_token:
-        x = is_op("relax.multiply")(is_op("relax.astype")(codes), is_var())
-    else:
-        x = is_op("relax.dequantize")(codes, wildcard(), wildcard())
-    real = is_op("relax.dequantize")(weight, is_var(), is_var())
-    y = is_op("relax.add")(is_op("relax.matmul")(x, real), is_var())
-    if lora:
-        y = is_op("relax.add")(y, is_op("relax.matmul")(is_op("relax.matmul")(x, is_var()), is_var()))
-    return _Pattern(is_op("relax.quantize")(y, wildcard(), wildcard()) if quantized else y, codes, weight)
+    def arguments(self, main: relax.Function) -> tuple[str, ...]:
+        """The ONNX names of what a function takes, in order; what has none is left out."""
+        known = {variable: name for name, variable in self.variables.items()}
+        return tuple(known[p] for p in main.params if p in known)
 
 
-class _Lowering(relax.PyExprMutator):  # type: ignore[misc]
-    """Replaces the root of each match; the float nodes behind it die."""
+@tvm.ir.transform.module_pass(opt_level=0, name="lower_linears")
+class LowerLinears:
+    """The pass, for these linears."""
 
-    def __init__(self, module: tvm.IRModule, lowered: Lowered, rank: int, bits: int) -> None:
-        super().__init__(module)
-        self.linears, self.rank, self.bits = lowered.linears, rank, bits
-        self.tensors: dict[str, Tensor] = {t.name: t for t in lowered.inputs}
-        self.emitter = Emitter(self.builder_.add_func, self.builder_.emit)
-        self.vars: dict[int, LinearVars] = {}
-        self.scales = {t.name: _scale_vars(i, t) for i, t in enumerate(lowered.inputs)}
+    def __init__(self, names: Names, lowered: Lowered, smooth: Smooth, rank: int, bits: int) -> None:
+        """`rank`: of the adapter branches, 0 for none; `bits`: the target's activation bits."""
+        self.names, self.lowered, self.smooth, self.rank, self.bits = names, lowered, smooth, rank, bits
 
-    def form(self, index: int) -> tuple[bool, bool]:
-        """(output quantized, per token) of linear `index`."""
-        linear = self.linears[index]
-        return linear.output_bits < 32, linear.token_scale
-
-    def lower(self, index: int, codes: Expr) -> Expr:
-        """Integer form of linear `index` on `codes`."""
-        linear = self.linears[index]
-        t = self.tensors[linear.input]
-        v = self.vars[index] = LinearVars.declare(linear, f"w{index}", self.rank)
-        scales = self.scales[t.name] if linear.token_scale else []
-        y = emit_linear(self.emitter, linear, codes, t.tokens, (t.bits, self.bits), v, scales)["codes"]
-        return _dequantized(self.builder_, y, linear) if linear.output_bits == 32 else y
+    def transform_module(self, module: tvm.IRModule, _: Any) -> tvm.IRModule:
+        """The module whose `main` takes the model's inputs, the host part's weights and the linears' tensors."""
+        others = {v: f for v, f in module.functions_items() if not isinstance(f, relax.Function)}
+        rewriting = _Rewriting(self, relax.BlockBuilder(tvm.IRModule(others)))
+        return rewriting.module(module["main"])
 
 
-def _scale_vars(i: int, t: Tensor) -> list[Expr]:
-    """Mantissa and shift of a per-token tensor, as parameters."""
-    if not t.per_token:
-        return []
-    kinds = (("mantissa", "uint16"), ("shift", "uint8"))
-    return [relax.Var(f"x{i}_{kind}", relax.TensorType((t.tokens, 1), dtype)) for kind, dtype in kinds]
+class _Rewriting:
+    """One application of the pass."""
 
+    def __init__(self, given: LowerLinears, builder: relax.BlockBuilder) -> None:
+        self._given, self._builder = given, builder
+        self._emitter = Emitter(builder.add_func, builder.emit)
+        lowered, variables = given.lowered, given.names.variables
+        self._tensors = {t.name: t for t in lowered.inputs}
+        self._codes: dict[str, list[Expr]] = {}
+        """Tensor that linears read -> its codes; of one with a scale a token, mantissa and shift too."""
+        self._sites: dict[Any, int] = {}
+        """Variable of a linear's result -> the linear."""
+        for index, t in enumerate(lowered.outputs):
+            self._sites[variables[t.source]] = index
+        self._vars = [LinearVars.declare(linear, f"w{i}", given.rank) for i, linear in enumerate(lowered.linears)]
 
-def _dequantized(builder: relax.BlockBuilder, y: Expr, linear: Linear) -> Expr:
-    """32-bit codes as reals: nothing reads them as codes."""
-    step = linear.output_step
-    return builder.emit(relax.op.multiply(relax.op.astype(y, "float32"), relax.const(step, "float32")))
+    def _source(self, t: Tensor) -> Any:
+        """The variable of the model that a linear's input is made from."""
+        return self._given.names.variables[self._given.smooth.get(t.name, (t.source,))[0]]
 
+    def module(self, main: relax.Function) -> tvm.IRModule:
+        """The module with `main` rewritten."""
+        names, lowered = self._given.names, self._given.lowered
+        outputs = list(names.outputs.values())
+        needed = {value for value in outputs if isinstance(value, relax.Var)}
+        kept: list[Any] = []
+        bindings = [b for block in main.body.blocks for b in block.bindings]
+        for binding in reversed(bindings):
+            if binding.var in self._sites:
+                kept.append(binding)
+                needed.add(self._source(self._tensors[lowered.linears[self._sites[binding.var]].input]))
+            elif binding.var in needed:
+                kept.append(binding)
+                needed |= set(relax.analysis.free_vars(binding.value))
+        given = {names.variables[name] for name in names.inputs}
+        params = [p for p in main.params if p in given or p in needed] + [v for each in self._vars for v in each.all()]
+        builder = self._builder
+        with builder.function("main", params, {"num_input": len(given)}):
+            with builder.dataflow():
+                for binding in reversed(kept):
+                    if binding.var in self._sites:
+                        value = self._linear(self._sites[binding.var])
+                        builder.emit_normalized(relax.VarBinding(binding.var, value))
+                    else:
+                        builder.emit_normalized(binding)
+                result = builder.emit_output(relax.Tuple(outputs))
+            builder.emit_func_output(result)
+        return builder.get()
 
-def lower_linears(module: tvm.IRModule, lowered: Lowered, rank: int, bits: int) -> tuple[tvm.IRModule, list[int]]:
-    """Lower every canonical linear of `main`; its tensors become parameters after the inputs.
+    def _linear(self, index: int) -> Expr:
+        """A linear from the tensor that it reads to its result, in the model's shape and type; not bound yet."""
+        linear, result = self._given.lowered.linears[index], self._given.lowered.outputs[index]
+        t = self._tensors[linear.input]
+        codes, *scales = self._codes_of(t)
+        scales = scales if linear.token_scale else []
+        bits = (t.bits, self._given.bits)
+        y = emit_linear(self._emitter, linear, codes, t.tokens, bits, self._vars[index], scales)["codes"]
+        if result.bits == 32:
+            y = self._real(y, linear)
+        return self._builder.normalize(relax.op.reshape(y, result.shape))
 
-    Args:
-        rank: of the adapter branches, 0 for none.
-        bits: the target's activation bits.
+    def _real(self, y: Expr, linear: Linear) -> Expr:
+        """32-bit codes as reals: nothing reads them as codes."""
+        reals = self._builder.emit(relax.op.astype(y, "float32"))
+        return self._builder.emit(relax.op.multiply(reals, relax.const(linear.output_step, "float32")))
 
-    Returns:
-        the module, and the linears in the order of their parameters.
-    """
-    forms = {(q, p): _pattern(rank > 0, q, p) for q in (True, False) for p in (False, True)}
-    function = module["main"]
-    values = relax.analysis.get_var2val(function)
+    def _codes_of(self, t: Tensor) -> list[Expr]:
+        if t.name not in self._codes:
+            self._codes[t.name] = self._quantized(t, self._source(t))
+        return self._codes[t.name]
 
-    class Rewrite(_Lowering):
-        def visit_call_(self, call: Expr) -> Expr:
-            for kind, form in forms.items():
-                parts = form.root.extract_matched_expr(call, values)
-                name = str(parts[form.weight].name) if parts is not None else ""
-                if name.startswith("ax") and name.endswith("_w") and self.form(int(name[2:-2])) == kind:
-                    return self.lower(int(name[2:-2]), self.visit_expr(parts[form.codes]))
-            return super().visit_call_(call)
-
-    mutator = relax.expr_functor.mutator(Rewrite)(module, lowered, rank, bits)
-    body = mutator.visit_expr(function.body)
-    order = list(mutator.vars)
-    codes = {str(p.name): p for p in function.params}
-    inputs = [v for i, t in enumerate(lowered.inputs) for v in (codes[f"x{i}"], *mutator.scales[t.name])]
-    params = inputs + [v for index in order for v in mutator.vars[index].all()]
-    result = relax.Function(params, body, function.ret_ty).with_attr("num_input", len(inputs))
-    mutator.builder_.update_func(module.get_global_var("main"), result.with_attr("global_symbol", "main"))
-    return relax.transform.DeadCodeElimination(["main"])(mutator.builder_.get()), order
+    def _quantized(self, t: Tensor, x: Expr) -> list[Expr]:
+        """Codes of x [tokens, columns], and mantissa and shift [tokens, 1] if every token has its own."""
+        emit, own = self._builder.emit, f"int{t.bits}"
+        if t.name in self._given.smooth:
+            x = emit(relax.op.multiply(x, relax.const((1 / self._given.smooth[t.name][1]).astype(np.float32))))
+        if str(x.ty.dtype).startswith("int"):
+            return [emit(relax.op.reshape(x, (t.tokens, t.columns)))]
+        if str(x.ty.dtype) != "float32":
+            x = emit(relax.op.astype(x, "float32"))
+        rows = emit(relax.op.reshape(x, (t.tokens, t.values)))
+        codes = ((t.tokens, t.columns), own)
+        if not t.per_token:
+            scale, zero = np.array([t.scale], np.float32), np.array([t.zero_point], np.int64)
+            given = [rows, relax.const(scale, "float32"), relax.const(zero, "int64")]
+            return [self._emitter.call(ax_quantize, (*codes[0], t.bits), given, codes)]
+        results: list[tuple[tuple[int, ...], str]] = [codes, *(((t.tokens, 1), kind) for kind in ("uint16", "uint8"))]
+        fixed = (t.tokens, t.values, t.bits, t.offset_columns)
+        parts = self._emitter.call(ax_quantize_tokens, fixed, [rows], results)
+        return [emit(parts[n]) for n in range(3)]

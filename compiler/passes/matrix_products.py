@@ -6,13 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-import numpy.typing as npt
-
-from axlora.compiler.frontend.recognised import WeightCodes
+from axlora.compiler.frontend.recognised import Reals, WeightCodes
 from axlora.compiler.passes.dataflow import RESHAPES, Dataflow, Node
-
-Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,7 +24,7 @@ class Product:
     shape: tuple[int, int]
     """[k, n]."""
     codes: WeightCodes | None
-    read: Callable[[], Float64]
+    read: Callable[[], Reals]
     """The weights [k, n]."""
     nodes: tuple[int, ...]
     """All nodes that belong to it alone."""

@@ -43,14 +43,22 @@ def patterns(rank: int) -> list[tuple[str, Any, dict[str, Any], Any]]:
     return forms
 
 
-def partition(module: tvm.IRModule, rank: int) -> tvm.IRModule:
+@tvm.ir.transform.module_pass(opt_level=0, name="partition")
+class Partition:
     """`FuseOpsByPattern`, then `MergeCompositeFunctions`: regions carry the attribute `Codegen = axlora`."""
-    fused = relax.transform.FuseOpsByPattern(patterns(rank), bind_constants=False)(module)
-    return relax.transform.MergeCompositeFunctions()(fused)
+
+    def __init__(self, rank: int) -> None:
+        """`rank`: of the adapter branches, 0 for none."""
+        self.rank = rank
+
+    def transform_module(self, module: tvm.IRModule, _: Any) -> tvm.IRModule:
+        """The module with its regions."""
+        fused = relax.transform.FuseOpsByPattern(patterns(self.rank), bind_constants=False)(module)
+        return relax.transform.MergeCompositeFunctions()(fused)
 
 
-def linears_of(module: tvm.IRModule) -> tuple[int, ...]:
-    """The linears inside the accelerator's regions, ascending.
+def stages_of(module: tvm.IRModule) -> dict[int, int]:
+    """The linears inside the accelerator's regions, and the stage of each: one more than the latest that it depends on.
 
     A linear is known by the variable of its weight, `wN_weight`, as `LinearVars.declare` names it.
     """
@@ -59,15 +67,18 @@ def linears_of(module: tvm.IRModule) -> tuple[int, ...]:
         for variable, function in module.functions_items()
         if isinstance(function, relax.Function) and (function.attrs or {}).get("Codegen") == "axlora"
     }
-    found: set[int] = set()
-
-    def visit(value: Any) -> None:
-        if isinstance(value, relax.Call) and getattr(value.op, "name_hint", "") in regions:
+    after: dict[Any, int] = {}
+    """Variable -> the stage from which on it is known."""
+    found: dict[int, int] = {}
+    for binding in (b for block in module["main"].body.blocks for b in block.bindings):
+        value = binding.value
+        stage = max((after.get(v, 0) for v in relax.analysis.free_vars(value)), default=0)
+        inside = isinstance(value, relax.Call) and getattr(value.op, "name_hint", "") in regions
+        if inside:
             names = (re.fullmatch(r"w(\d+)_weight", str(getattr(a, "name", ""))) for a in value.args)
-            found.update(int(name[1]) for name in names if name is not None)
-
-    relax.analysis.post_order_visit(module["main"], visit)
-    return tuple(sorted(found))
+            found |= {int(name[1]): stage for name in names if name is not None}
+        after[binding.var] = stage + inside
+    return found
 
 
 def flatten(module: tvm.IRModule) -> tvm.IRModule:

@@ -2,7 +2,7 @@
 
 `from_onnx` reads a row i of a table of n as where(i < 0, i + n, i). Whoever picks rows by a model's ids takes care of negative
 ones before (`axlora.sequences`), and NumPy takes a constant index as it is. Without the detour a `take` reads the ids, which
-recognition looks for. The host part is imported without this pass.
+recognition of whole models looks for. A model with a host part, which picks rows itself, goes without this pass.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class _Plain(PyExprMutator):  # type: ignore[misc]
         return x if zero and less.args[0].same_as(x) and added.args[0].same_as(x) else None
 
 
-def plain_indices(module: tvm.IRModule) -> tvm.IRModule:
+@tvm.ir.transform.module_pass(opt_level=0, name="plain_indices")  # type: ignore[untyped-decorator]
+def plain_indices(module: tvm.IRModule, _: Any) -> tvm.IRModule:
     """The module with every index read as it is."""
     rewriter = _Plain(module)
     for variable, function in module.functions_items():

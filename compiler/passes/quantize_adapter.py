@@ -124,8 +124,8 @@ def _prove(linear: Linear, adapter: Adapter, x_bits: int, target: Target, where:
     """No accumulator, intermediate or wide sum of the branch overflows, from the codes themselves."""
     a, b, records, bits = adapter.a.values(), adapter.b.values(), adapter.a_records, target.activation_bits
     try:
-        prove_accumulator(a, x_bits, target, where)
-        prove_accumulator(b, bits, target, where)
+        prove_accumulator(np.abs(a).sum(axis=0), x_bits, target, where)
+        prove_accumulator(np.abs(b).sum(axis=0), bits, target, where)
         v = 0
         for total, bias, m, s in zip(np.abs(a).sum(axis=0), records.bias, records.m1, records.shift, strict=True):
             reach = (code_bound(x_bits) * int(total) + (abs(int(bias)) << linear.bias_shift)) * int(m)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
-from axlora.compiler.layer import Codes, Grid, Int64, Linear, Records
+from axlora.compiler.layer import Codes, ColumnSums, Grid, Int64, Linear, Records
 from axlora.compiler.passes.offsets import rows_needed, with_offset_rows
 from axlora.isa.formats import Format
 from axlora.isa.target import Target
@@ -71,12 +71,13 @@ def quantize_groups(weight: Float64, bits: int, rows: int) -> tuple[Codes, Float
     The column's scale is the largest group's by 255; a group's scale is rounded up, so that no code is clamped.
     """
     high = (1 << (bits - 1)) - 1
-    starts = range(0, weight.shape[0], rows)
-    wished = np.stack([np.abs(weight[s : s + rows]).max(axis=0) for s in starts]) / high
+    parts = [slice(first, first + rows) for first in range(0, weight.shape[0], rows)]
+    wished = np.stack([np.abs(weight[part]).max(axis=0) for part in parts]) / high
     scale = np.maximum(wished.max(axis=0), 2.0**-100) / 255
     group = np.clip(np.ceil(wished / scale - 1e-9), 1, 255).astype(np.int64)
-    each = np.repeat(group, rows, axis=0)[: weight.shape[0]] * scale
-    codes = np.clip(np.rint(weight / each), -high, high).astype(np.int64)
+    codes = np.empty(weight.shape, np.int8)
+    for part, step in zip(parts, group * scale, strict=True):
+        codes[part] = np.clip(np.rint(weight[part] / step), -high, high)
     return Codes(codes, _SIGNED[bits], None, rows, group), scale
 
 
@@ -85,13 +86,12 @@ def code_bound(bits: int) -> int:
     return 1 << (bits - 1)
 
 
-def prove_accumulator(codes: Int64, x_bits: int, target: Target, where: str) -> None:
-    """max|x| * sum_k |w| of every column stays inside the accumulator.
+def prove_accumulator(total: Int64, x_bits: int, target: Target, where: str) -> None:
+    """max|x| * sum_k |w| of every column stays inside the accumulator; `total`: the sums [n].
 
     Raises:
         BadModel: a column could overflow.
     """
-    total = np.abs(codes).sum(axis=0)
     worst = int(np.argmax(total))
     bound = code_bound(x_bits) * int(total[worst])
     if bound >= 1 << (target.accumulator_bits - 1):
@@ -148,17 +148,17 @@ def quantize_linear(
     weight, w_scale = _weight(found, target, weight_bits, group)
     if rows:
         weight = with_offset_rows(weight, rows)
-    codes = weight.weights()
-    empty = ~codes.any(axis=0)
+    sums = weight.sums(found.shape[0])
+    empty = sums.magnitudes == 0
     if not np.isfinite(w_scale).all() or (w_scale[~empty] <= 0).any() or not np.isfinite(found.bias).all():
         raise BadModel("weight scale or bias is not finite, or a scale is not positive", where, "export the model again")
     w_scale = np.where(empty, w_scale[~empty].max(initial=0) or _of_bias(found.bias, x.scale), w_scale)
-    prove_accumulator(codes, x.bits, target, where)
+    prove_accumulator(sums.magnitudes, x.bits, target, where)
     if x.per_token:
-        return _per_token(found, x, weight, w_scale, rows)
+        return _per_token(found, x, weight, sums, w_scale, rows)
     step = x.scale * w_scale
-    bias, bias_shift = integer_bias(found.bias, step, x.zero_point * codes.sum(axis=0), where)
-    reach = code_bound(x.bits) * np.abs(codes).sum(axis=0) + (np.abs(bias) << bias_shift)
+    bias, bias_shift = integer_bias(found.bias, step, x.zero_point * sums.plain, where)
+    reach = code_bound(x.bits) * sums.magnitudes + (np.abs(bias) << bias_shift)
     y = _output(found, step, np.maximum(step * np.maximum(reach, 1), x.scale * _own_reach(found, x.bits) / 4))
     m1, shift = multiplier(step / y.scale, where)
     prove_wide([int(v) for v in reach], [int(v) for v in m1], [0] * len(m1), where)
@@ -209,7 +209,9 @@ def _weight(found: FoundLinear, target: Target, weight_bits: int, group: int) ->
     return Codes(held.codes - middle, _SIGNED[held.bits], None, rows, np.ones_like(zero), zero), held.scale
 
 
-def _per_token(found: FoundLinear, x: Activation, weight: Codes, w_scale: Float64, rows: int) -> tuple[Linear, Activation]:
+def _per_token(
+    found: FoundLinear, x: Activation, weight: Codes, sums: ColumnSums, w_scale: Float64, rows: int
+) -> tuple[Linear, Activation]:
     """y = s[t] (xq.Wq) sw + bias with the token scale s[t] 2^g = mantissa / 2^shift, g = bits - 8, in 32-bit steps of Y.
 
     value = rne(acc m1 / 2^shift) is xq.W in units of U = Y 2^g; codes = rne(value mantissa / 2^token_shift) + bias / Y.
@@ -217,9 +219,8 @@ def _per_token(found: FoundLinear, x: Activation, weight: Codes, w_scale: Float6
     of size 1 then have 16 bits below them and 15 above.
     """
     where, guard = found.name, x.bits - 8
-    reach = code_bound(x.bits) * np.abs(weight.weights()).sum(axis=0)
-    model = weight.weights()[: found.shape[0]].astype(np.float64)
-    norm = np.sqrt((model**2).sum(axis=0)) * w_scale
+    reach = code_bound(x.bits) * sums.magnitudes
+    norm = np.sqrt(sums.squares) * w_scale
     exponent = max(
         int(np.ceil(np.log2(max(norm.max(initial=0), 2.0**-90)))) - 16 + guard,
         int(np.ceil(np.log2((w_scale * np.maximum(reach, 1)).max()))) - 28,

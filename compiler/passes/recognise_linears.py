@@ -6,7 +6,9 @@ with or without Q/DQ pairs between, and the Q/DQ after it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -167,16 +169,19 @@ def _unique(name: str, taken: set[str]) -> str:
     return label
 
 
-def recognise(model: onnx.ModelProto, exact: bool = False) -> tuple[Dataflow, tuple[FoundLinear, ...]]:
+def recognise(
+    model: onnx.ModelProto, exact: bool = False, passes: Sequence[Any] = ()
+) -> tuple[Dataflow, tuple[FoundLinear, ...]]:
     """The linears of a model read by `onnx_reader.read`, in the graph's order.
 
     Args:
+        passes: on the imported module, before it is read.
         exact: join nothing across a Q/DQ pair, and no branches: A and B are linears of their own.
 
     Raises:
         BadModel: weights or biases that are not finite.
     """
-    g = Dataflow(model)
+    g = Dataflow(model, passes)
     products = Products(g)
     joined = {} if exact else branches(g, products)
     while True:
@@ -187,7 +192,7 @@ def recognise(model: onnx.ModelProto, exact: bool = False) -> tuple[Dataflow, tu
             break
         joined = {index: delta for index, delta in joined.items() if index not in lost}
     for linear in found:
-        if not np.isfinite(linear.weight).all() or not np.isfinite(linear.bias).all():
+        if not linear.is_finite:
             raise BadModel("weights or bias hold NaN or infinity", linear.name, "export the model again")
     return g, tuple(replace(linear, nodes=g.origins(linear.nodes)) for linear in found)
 

@@ -113,6 +113,8 @@ class Walk(AttentionWalk, PoolWalk):
             result = inputs[0] if self.g.dtype(node.outputs[0]) == "float32" else None
         elif kind == "take" and isinstance(inputs[1], Ids):
             result = self.embed(node, inputs[0], inputs[1])
+        elif kind == "dequantize" and isinstance(inputs[0], Looked):
+            result = self.rows_of_codes(inputs[0], inputs[1], inputs[2])
         elif kind in (*_JOINS, "where") and len(inputs) >= 2:
             result = self.joined(node, kind, inputs)
         elif kind == "matmul":

@@ -42,11 +42,17 @@ def _inputs(g: Dataflow) -> list[tuple[str, tuple[int, ...], np.dtype[Any]]]:
     ]
 
 
+def _is_table(g: Dataflow, name: str) -> bool:
+    """Whether a tensor is a constant, or codes of one as reals."""
+    node = g.node_of(name)
+    return g.constant(node.inputs[0] if node is not None and node.op == "dequantize" else name) is not None
+
+
 def _token_input(g: Dataflow) -> str | None:
     """The input of token ids: the one that the first embedding's Gather reads, reshaped or not; None without any."""
     names = {name for name, _, kind in _inputs(g) if kind.kind in "iu"}
     for node in g.nodes:
-        if node.op != "take" or g.constant(node.inputs[0]) is None:
+        if node.op != "take" or not _is_table(g, node.inputs[0]):
             continue
         name = str(node.inputs[1])
         while name not in names and (before := g.node_of(name)) is not None and before.op in (*PASS, *SHAPED):

@@ -234,3 +234,13 @@ class Values:
         if int(node.number("axis")) != 0:
             raise self.refuse(node, "picks features, not tokens, by the token ids")
         return Looked(((ids.input, table.value.astype(np.float64)),))
+
+    def rows_of_codes(self, codes: Looked, scale: Symbol, zero: Symbol) -> Looked | None:
+        """Rows of a table of codes as reals, by numbers or a number a feature, in single precision as ONNX has it."""
+        if len(codes.tables) != 1 or not isinstance(scale, Constant) or not isinstance(zero, Constant):
+            return None
+        ((name, table),) = codes.tables
+        if any(c.value.size not in (1, table.shape[1]) for c in (scale, zero)):
+            return None
+        whole = (table - zero.value.reshape(-1).astype(np.float64)).astype(np.float32)
+        return Looked(((name, (whole * scale.value.reshape(-1).astype(np.float32)).astype(np.float64)),))

@@ -18,21 +18,25 @@ from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.attach import check_map
 from axlora.compiler.frontend.calibrate import calibrate, samples
 from axlora.compiler.frontend.embeddings import tables_of
-from axlora.compiler.frontend.host_graph import cut, without_scales
+from axlora.compiler.frontend.host_graph import cut
 from axlora.compiler.frontend.merge import merge_graph, merge_peft
 from axlora.compiler.frontend.one_sided_inputs import one_sided
 from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.frontend.resolve import Matching
 from axlora.compiler.frontend.variants import variants
-from axlora.compiler.layer import TOKENS, Linear, Lowered, Tensor
+from axlora.compiler.layer import TOKENS, Linear, Lowered, Regions, Tensor
 from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
+from axlora.compiler.passes.dataflow import Dataflow
+from axlora.compiler.passes.drop_scales import drop_scales
+from axlora.compiler.passes.lower_linears import Smooth
+from axlora.compiler.passes.partition import stages_of
+from axlora.compiler.passes.pipeline import READ_LINEARS, lower_linears, run
 from axlora.compiler.passes.placement import no_linear, place
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import group_rows, offset_rows, quantize_linear
 from axlora.compiler.passes.recognise_linears import recognise
-from axlora.compiler.passes.relax_linears import lower_to_relax
-from axlora.compiler.reference.integer_graph import IntegerGraph
+from axlora.compiler.reference.integer_graph import IntegerGraph, widest
 from axlora.compiler.reference.layer_errors import layer_errors
 from axlora.isa.target import Target
 
@@ -135,48 +139,68 @@ def _source(g: Graph, found: FoundLinear, results: set[str]) -> str:
     return found.x.codes if found.x.codes in results else str(g.nodes[g.producer[found.x.codes]].input[0])
 
 
-def _lowered(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> Lowered:
-    """Quantize the linears and the branches that the graph itself holds; cut the host graph."""
+def _quantized(seen: Dataflow, g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> Lowered:
+    """The linears, with the branches that the graph itself holds, and their inputs and outputs."""
     results = {each.result for each in found}
-    source = {each.result: _source(g, each, results) for each in found}
-    smooth = {f.x.tensor: (f.x_name, f.smooth) for f in found if f.x is not None and f.smooth is not None}
-    host, stage = cut(g, source, smooth)
     linears: list[Linear] = []
     inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
+    outputs: list[Tensor] = []
     group = group_rows(target, weight_bits)
-    rows = {} if group else _offset_rows(g, found, target, weight_bits)  # rows of offsets have no room for scale groups
+    rows = {} if group else _offset_rows(seen, g, found, target, weight_bits)  # rows of offsets have no room for scale groups
     for each in found:
         assert each.x is not None
         offset = rows.get(each.x.tensor, 0)
         linear, y = quantize_linear(each, each.x, target, weight_bits, offset, 0 if offset else group)
-        linear = replace(linear, stage=stage[each.result])
         if each.loras:
             own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, each.x.bits)
             linear = replace(linear, adapters=(own,))
         linears.append(linear)
-        shape = g.shape(each.x_name if each.smooth is not None else source[each.result])
-        inputs.setdefault(each.x.tensor, _tensor(each.x, source[each.result], shape, linear.k, linear.offset_rows))
-        outputs[y.tensor] = _tensor(y, each.result, g.shape(each.result), linear.n)
-    linears.sort(key=lambda linear: linear.stage)
+        source = _source(g, each, results)
+        shape = g.shape(each.x_name if each.smooth is not None else source)
+        inputs.setdefault(each.x.tensor, _tensor(each.x, source, shape, linear.k, linear.offset_rows))
+        outputs.append(_tensor(y, each.result, g.shape(each.result), linear.n))
     own_name = GRAPH if any(x.adapters for x in linears) else None
     return Lowered(
         tuple(linears),
         tuple(inputs.values()),
-        tuple(outputs[linear.output] for linear in linears),
+        tuple(outputs),
         place(g, found),
         (GRAPH,) if own_name else (),
         own_name,
-        host,
         matches={GRAPH: graph_matches(linears)} if own_name else {},
     )
 
 
-def _offset_rows(g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> dict[str, int]:
+def _smoothing(found: tuple[FoundLinear, ...]) -> Smooth:
+    """Tensor that linears read -> the tensor of the model, and what its channels are divided by."""
+    return {f.x.tensor: (f.x_name, f.smooth) for f in found if f.x is not None and f.smooth is not None}
+
+
+def _partitioned(seen: Dataflow, lowered: Lowered, smooth: Smooth, rank: int, bits: int, dump: Dump) -> Lowered:
+    """The linears as regions of the model's module, in the order of the stages that they run in."""
+    names = seen.names()
+    made = run(seen.module, lower_linears(names, lowered, smooth, rank, bits))
+    dump.modules(made)
+    module = made[-1][1]
+    stages = stages_of(module)
+    lost = [linear.name for i, linear in enumerate(lowered.linears) if i not in stages]
+    assert not lost, f"the passes put these linears into no region of the accelerator: {', '.join(lost)}"
+    regions = Regions(module, names.arguments(module["main"]), tuple(linear.name for linear in lowered.linears), rank)
+    order = sorted(stages, key=lambda i: (stages[i], i))
+    return replace(
+        lowered,
+        linears=tuple(replace(lowered.linears[i], stage=stages[i]) for i in order),
+        outputs=tuple(lowered.outputs[i] for i in order),
+        regions=regions,
+    )
+
+
+def _offset_rows(seen: Dataflow, g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> dict[str, int]:
     """Tensors with a scale a token that lie on one side of zero -> rows for the offset, enough for all their readers."""
     rows: dict[str, int] = {}
     for each in found:
-        if each.x is not None and each.x.per_token and one_sided(g, each.x_name):
+        source = seen.strip(each.x_name)
+        if each.x is not None and each.x.per_token and one_sided(g, source if seen.is_named(source) else each.x_name):
             needed = offset_rows(each, target, weight_bits)
             rows[each.x.tensor] = max(rows.get(each.x.tensor, 0), needed)
     return rows
@@ -214,7 +238,7 @@ def lower(
     merge: bool = False,
     mode: str = "fused",
     base: str | Path | None = None,
-    dump_passes: Path | None = None,
+    dump: Dump | None = None,
     partial_adapters: bool = False,
 ) -> tuple[Lowered, IntegerGraph]:
     """Lower a model to integer linears, the host graph, and the integer graph.
@@ -233,7 +257,7 @@ def lower(
         base: directory of the model that the adapters were trained on, to match modules by equal weights.
         mode: `fused` joins base and branches in one wide sum and rounds once; `exact` honours every Q/DQ pair of the file.
         merge: put the branches of the graph, and the one adapter given, into the weights: the result has no adapter.
-        dump_passes: directory for the text of every phase.
+        dump: of every phase as text.
         partial_adapters: take the part of an adapter that fits; `Lowered.notices` names what is left out.
 
     Raises:
@@ -243,14 +267,14 @@ def lower(
     matching = Matching(adapter_map, base, partial_adapters)
     options.check()
     proto, where = onnx_reader.read(model, shapes, mode == "exact")
-    dump = Dump(dump_passes)
+    dump = dump or Dump(None)
     dump.model(proto)
-    seen, found = recognise(proto, mode == "exact")
+    seen, found = recognise(proto, mode == "exact", READ_LINEARS)
     g = Graph(seen.model)
     if not found:
         raise UnsupportedOperator(no_linear(g), where, "MatMul and Gemm with a constant weight [K, N] on the right are taken")
     if activation in ("token8", "token16") and any(f.x is not None for f in found):
-        seen, found = recognise(without_scales(g))
+        seen, found = recognise(drop_scales(seen), passes=READ_LINEARS)
         g = Graph(seen.model)
     dump.modules(seen.phases)
     dump.recognised(found)
@@ -273,12 +297,17 @@ def lower(
             scales = calibrate(g, several, without, calibration, bits, activation not in ("static8", "static16"), where)
             found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
     found = _activations(g, found, options, where)
-    lowered = replace(_lowered(g, found, target, weight_bits), notices=notices)
-    if calibration is not None:
-        lowered = replace(lowered, errors=layer_errors(lowered, found, target, samples(proto, calibration, where)[0]))
+    smooth = _smoothing(found)
+    lowered = replace(_quantized(seen, g, found, target, weight_bits), notices=notices)
     for name, path in () if merge else options.adapters.items():
         lowered = add_adapter(lowered, name, path, target, matching, max_lora_rank, Origin(found, tables))
     check_map(adapter_map, lowered.linears, where)
+    rank = widest(lowered, max_lora_rank)
+    lowered = _partitioned(seen, lowered, smooth, rank, target.activation_bits, dump)
+    tensors = {t.name: t.source for t in lowered.inputs}
+    sources = {y.source: tensors[li.input] for li, y in zip(lowered.linears, lowered.outputs, strict=True)}
+    lowered = replace(lowered, host=cut(g, sources, smooth)[0])
+    if calibration is not None:
+        lowered = replace(lowered, errors=layer_errors(lowered, found, target, samples(proto, calibration, where)[0]))
     graph = IntegerGraph.build(lowered, target, max_lora_rank)
-    lower_to_relax(lowered, graph.rank, target.activation_bits, dump)
     return lowered, graph

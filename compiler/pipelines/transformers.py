@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.calibrate import smoothing, stacked
 from axlora.compiler.frontend.embeddings import Table, tables_of
-from axlora.compiler.frontend.host_graph import without_scales
 from axlora.compiler.frontend.merge import merge_graph, merge_peft
 from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
@@ -31,6 +30,8 @@ from axlora.compiler.operators import Attention, Op, Transformer
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
 from axlora.compiler.passes.dataflow import Dataflow
+from axlora.compiler.passes.drop_scales import drop_scales
+from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import group_rows, quantize_linear
 from axlora.compiler.passes.recognise_linears import recognise
@@ -117,19 +118,34 @@ class Options:
         return Matching(self.adapter_map, self.base, self.partial_adapters)
 
 
-def products(found: Sequence[FoundLinear]) -> dict[str, Product]:
+class _Products(Mapping[str, Product]):
+    """What linears make of rows; a weight is read when its linear is looked up."""
+
+    def __init__(self, found: Sequence[FoundLinear]) -> None:
+        self._found = {one.name: one for one in found}
+
+    def __getitem__(self, name: str) -> Product:
+        weight, bias = self._found[name].weight, self._found[name].bias
+        return lambda x: x @ weight + bias
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+def products(found: Sequence[FoundLinear]) -> Mapping[str, Product]:
     """What linears make of rows, in floating point, without branches (`merge_graph` puts them into the weights)."""
-
-    def product(one: FoundLinear) -> Product:
-        return lambda x: x @ one.weight + one.bias
-
-    return {one.name: product(one) for one in found}
+    return _Products(found)
 
 
 def _recognised(proto: onnx.ModelProto) -> tuple[Dataflow, tuple[FoundLinear, ...]]:
     """The linears without the file's scales of activations: every row gets its own."""
-    g, found = recognise(proto)
-    return recognise(without_scales(Graph(proto), clips=False)) if any(f.x is not None for f in found) else (g, found)
+    g, found = recognise(proto, passes=READ_WHOLE)
+    if not any(f.x is not None for f in found):
+        return g, found
+    return recognise(drop_scales(g, clips=False), passes=READ_WHOLE)
 
 
 def _peaks(
@@ -263,7 +279,7 @@ def _finished(
     made = Generated(model, lowered, largest, image, {}, own, batch)
     if options.dump.wanted:
         options.dump.modules([("integers", made.integers(target.activation_bits).module)])
-    options.dump.programs(image.programs)
+    options.dump.programs({f"program_{n}": program for n, program in image.programs.items()})
     blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings)) for n, r in ranks.items()}
     return replace(made, blocks=blocks)
 
@@ -509,11 +525,11 @@ def _read(model: Model, shapes: Mapping[str, int], batch: int, options: Options,
     options.dump.restart()
     proto, where = onnx_reader.read(model, shapes)
     options.dump.model(proto)
-    g, found = recognise(proto)
+    g, found = recognise(proto, passes=READ_WHOLE)
     if any(f.x is not None for f in found):
         if not options.drop_scales:
             raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
-        g, found = recognise(without_scales(Graph(proto), clips=False))
+        g, found = recognise(drop_scales(g, clips=False), passes=READ_WHOLE)
     options.dump.modules(g.phases)
     transformer = reader(g, found, where)
     options.dump.recognised(transformer.operators)

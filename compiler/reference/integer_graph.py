@@ -35,6 +35,11 @@ class _Stage:
     results: tuple[str, ...]
 
 
+def widest(lowered: Lowered, max_lora_rank: int | None = None) -> int:
+    """Rank that adapters are padded to: that of the widest, or what room is asked for."""
+    return max([max_lora_rank or 0, *(a.rank for linear in lowered.linears for a in linear.adapters)])
+
+
 def _add_stage(builder: relax.BlockBuilder, emitter: Emitter, lowered: Lowered, stage: int, rank: int, bits: int) -> _Stage:
     """Add the function of a stage to the module."""
     tensors = {t.name: t for t in lowered.inputs}
@@ -82,8 +87,7 @@ class IntegerGraph:
     @classmethod
     def build(cls, lowered: Lowered, target: Target, max_lora_rank: int | None = None) -> IntegerGraph:
         """The graph of `lowered`, for adapters of up to `max_lora_rank` (default: the widest of them)."""
-        widest = max((a.rank for linear in lowered.linears for a in linear.adapters), default=0)
-        return cls(lowered, target, max(widest, max_lora_rank or 0), {})
+        return cls(lowered, target, widest(lowered, max_lora_rank), {})
 
     def _parts(self) -> dict[str, Any]:
         if not self._compiled:

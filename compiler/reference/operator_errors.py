@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from axlora.compiler.layer import Linear
 from axlora.compiler.operators import Transformer
@@ -37,9 +38,10 @@ def value_errors(
     steps, sizes = {li.name: li.output_step for li in linears}, {li.name: li.n for li in linears}
     integers = to_fixed(rows, fraction(largest[model.input]))
     run = Reference({li.name: li for li in linears}, [None] * len(rows), Cache(), bits, integers, keys)
-    _, fractions = lower(model, run, largest, steps, sizes, bits, context)
+    with threadpool_limits(1, "blas"):  # of products as small as `magnitudes` has
+        _, fractions = lower(model, run, largest, steps, sizes, bits, context)
+        wanted = evaluate(model, rows, held, keys)
     number = output_numbers(model)
-    wanted = evaluate(model, rows, held, keys)
     errors = {}
     for op in model.operators:
         found = run.values[op.y] if op.y in run.values else run.outputs[number[op.y]]

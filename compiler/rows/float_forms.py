@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from axlora.compiler import functions
 from axlora.compiler.operators import (
@@ -23,11 +26,14 @@ from axlora.compiler.operators import (
     PoolKind,
     Rotary,
     Transformer,
+    operands,
 )
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Product = Callable[[Float64], Float64]
+BATCH = 1024
+"""Rows of the sequences that `magnitudes` takes through the operators together."""
 
 
 def _rotate(op: Rotary, x: Float64) -> Float64:
@@ -129,7 +135,58 @@ def magnitudes(
 ) -> dict[str, Float64]:
     """Largest magnitude [features] of every value over sequences: rows of embeddings [n, features], how many are no padding."""
     found: dict[str, Float64] = {}
-    for rows, keys in sequences:
-        for name, value in evaluate(model, rows, linears, keys).items():
-            found[name] = np.maximum(found.get(name, 0.0), np.abs(value).max(axis=0))
+    # Products of one sequence are small: threads that share one wait for each other longer than they work.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        for first, count in _batches([len(rows) for rows, _ in sequences]):
+            _look(model, sequences[first : first + count], linears, found, pool)
     return found
+
+
+def _batches(rows: Sequence[int]) -> list[tuple[int, int]]:
+    """(first sequence, sequences) of batches of at most `BATCH` rows, or of one sequence."""
+    out: list[tuple[int, int]] = []
+    held = 0
+    for n, count in enumerate(rows):
+        if out and held + count <= BATCH:
+            out[-1] = (out[-1][0], out[-1][1] + 1)
+            held += count
+        else:
+            out.append((n, 1))
+            held = count
+    return out
+
+
+def _look(
+    model: Transformer,
+    batch: Sequence[tuple[Float64, int]],
+    linears: Mapping[str, Product],
+    found: dict[str, Float64],
+    pool: Executor,
+) -> None:
+    """Raise `found` to the magnitudes of a batch, operator by operator: a weight is read once for all its sequences."""
+    last = {name: n for n, op in enumerate(model.operators) for name in operands(op)}
+    values = [{model.input: rows} for rows, _ in batch]
+    _raise(found, model.input, [_peak(rows) for rows, _ in batch])
+    for n, op in enumerate(model.operators):
+        held = {op.name: linears[op.name]} if isinstance(op, Linear) else {}
+
+        def advance(own: dict[str, Float64], keys: int, n: int = n, op: Op = op, held: Mapping[str, Product] = held) -> Float64:
+            """The operator for one sequence; its peak."""
+            value = _apply(op, own, held, keys)
+            if op.y in last:
+                own[op.y] = value
+            for name in {*operands(op)}:
+                if last[name] == n:
+                    del own[name]
+            return _peak(value)
+
+        _raise(found, op.y, pool.map(advance, values, [keys for _, keys in batch]))
+
+
+def _peak(value: Float64) -> Float64:
+    return np.asarray(np.abs(value).max(axis=0))
+
+
+def _raise(found: dict[str, Float64], name: str, peaks: Iterable[Float64]) -> None:
+    for peak in peaks:
+        found[name] = np.maximum(found.get(name, 0.0), peak)

@@ -86,6 +86,32 @@
 #define AX_FORMAT_BITS {2, 3, 4, 8, 2, 3, 4, 8, 4}
 #define AX_FORMAT_STORAGE {2, 4, 4, 8, 2, 4, 4, 8, 4}
 #define AX_FORMAT_CLASS {0, 0, 0, 0, 1, 1, 1, 1, 2}
+#define AX_WORD_OP_LOW 0
+#define AX_WORD_OP_BITS 6
+#define AX_WORD_WAIT_A_LOW 6
+#define AX_WORD_WAIT_A_BITS 5
+#define AX_WORD_WAIT_B_LOW 11
+#define AX_WORD_WAIT_B_BITS 5
+#define AX_WORD_POST_A_LOW 16
+#define AX_WORD_POST_A_BITS 5
+#define AX_WORD_POST_B_LOW 21
+#define AX_WORD_POST_B_BITS 5
+#define AX_WORD_SUB_LOW 26
+#define AX_WORD_SUB_BITS 6
+#define AX_WORD_RX_LOW 32
+#define AX_WORD_RX_BITS 5
+#define AX_WORD_RY_LOW 37
+#define AX_WORD_RY_BITS 5
+#define AX_WORD_RZ_LOW 42
+#define AX_WORD_RZ_BITS 5
+#define AX_WORD_MISC_LOW 47
+#define AX_WORD_MISC_BITS 17
+#define AX_WORD_X_LOW 64
+#define AX_WORD_X_BITS 32
+#define AX_WORD_Y_LOW 96
+#define AX_WORD_Y_BITS 16
+#define AX_WORD_Z_LOW 112
+#define AX_WORD_Z_BITS 16
 #define AX_SET_RD_LOW 0  /* of misc */
 #define AX_SET_RD_BITS 5
 #define AX_SET_VALUE_LOW 0  /* of x */

@@ -14,21 +14,23 @@ struct Raw {
   uint16_t y, z;
 };
 
+#define WORD_FIELD(name) word.range(AX_WORD_##name##_LOW + AX_WORD_##name##_BITS - 1, AX_WORD_##name##_LOW)
+
 static Raw split(ap_uint<128> word) {
   Raw raw;
-  raw.opcode = word.range(5, 0);
-  raw.wait[0] = word.range(10, 6);
-  raw.wait[1] = word.range(15, 11);
-  raw.post[0] = word.range(20, 16);
-  raw.post[1] = word.range(25, 21);
-  raw.sub = word.range(31, 26);
-  raw.rx = word.range(36, 32);
-  raw.ry = word.range(41, 37);
-  raw.rz = word.range(46, 42);
-  raw.misc = word.range(63, 47);
-  raw.x = (uint32_t)word.range(95, 64);
-  raw.y = (uint16_t)word.range(111, 96);
-  raw.z = (uint16_t)word.range(127, 112);
+  raw.opcode = WORD_FIELD(OP);
+  raw.wait[0] = WORD_FIELD(WAIT_A);
+  raw.wait[1] = WORD_FIELD(WAIT_B);
+  raw.post[0] = WORD_FIELD(POST_A);
+  raw.post[1] = WORD_FIELD(POST_B);
+  raw.sub = WORD_FIELD(SUB);
+  raw.rx = WORD_FIELD(RX);
+  raw.ry = WORD_FIELD(RY);
+  raw.rz = WORD_FIELD(RZ);
+  raw.misc = WORD_FIELD(MISC);
+  raw.x = (uint32_t)WORD_FIELD(X);
+  raw.y = (uint16_t)WORD_FIELD(Y);
+  raw.z = (uint16_t)WORD_FIELD(Z);
   return raw;
 }
 

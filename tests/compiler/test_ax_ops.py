@@ -10,7 +10,7 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axlora.compiler.passes import ax_ops
+from axlora.compiler.passes import ax_boundary, ax_ops
 from axlora.compiler.passes.ax_ops import Requantize
 from axlora.isa import numerics
 
@@ -136,3 +136,33 @@ def test_block_quantize_exponent_at_every_power_of_two(power: int) -> None:
     expected, e, _ = numerics.block_quantize(acc, one * 0, one, one, 0, 8)
     assert np.array_equal(codes, expected)
     assert np.array_equal(exponent, e)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_quantize_is_numerics(bits: int) -> None:
+    random = np.random.default_rng(7)
+    x = (random.normal(0, 1, (200, 9)) * np.exp2(random.integers(-60, 60, (200, 1)))).astype(np.float32)
+    x[:9] = (random.integers(-600, 600, (9, 9)) / 2).astype(np.float32)  # ties at scale 1
+    for scale, zero in ((1.0, 0), (0.013, 3), (1e-30, -(1 << (bits - 1)))):
+        given = np.array([scale], np.float32), np.array([zero], np.int64)
+        got = run(ax_boundary.ax_quantize(200, 9, bits), x, *given, np.zeros(x.shape, f"int{bits}"))[0]
+        with np.errstate(over="ignore"):
+            assert np.array_equal(got, numerics.quantize_real(x, scale, zero, bits)[0]), scale
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("offset_columns", [0, 3])
+def test_quantize_tokens_is_numerics(bits: int, offset_columns: int) -> None:
+    """Over every exponent of float32, subnormal and greatest numbers, ties, rows of one sign and of zeros."""
+    random = np.random.default_rng(8)
+    x = (random.normal(0, 1, (400, 17)) * np.exp2(random.integers(-140, 120, (400, 1)))).astype(np.float32)
+    x[:5] = np.array([[0], [1], [127 / 8], [1e-45], [-3e38]], np.float32)
+    x[5:7] = np.abs(x[5:7])
+    x[7:9] = -np.abs(x[7:9])
+    x[9:50] = random.integers(-254, 255, (41, 17)) / 2
+    x[9:50, 0] = 127
+    results = [np.zeros((400, 17 + offset_columns), f"int{bits}"), np.zeros((400, 1), np.uint16), np.zeros((400, 1), np.uint8)]
+    got = run(ax_boundary.ax_quantize_tokens(400, 17, bits, offset_columns), x, *results, results=3)
+    codes, offset, mantissa, shift = numerics.quantize_tokens(x, bits, offset_columns > 0)
+    wanted = np.hstack([codes, np.repeat(offset, offset_columns, axis=1)]), mantissa, shift
+    assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))

@@ -11,6 +11,7 @@ import pytest
 import axlora
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.merge import merge_graph
+from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.passes.recognise_transformer import read_transformer
 from axlora.compiler.pipelines.transformers import products
@@ -41,7 +42,7 @@ def test_every_family_is_there() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_recognised_decoder_computes_the_same(path: object) -> None:
     proto, where = onnx_reader.read(path, _free(path))
-    g, found = recognise(proto)
+    g, found = recognise(proto, passes=READ_WHOLE)
     model = read_transformer(g, found, where)
     values = evaluate(model, embed(model, {"input_ids": IDS}), products(merge_graph(found)))
     wanted = _logits(path)

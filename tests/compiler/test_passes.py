@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ import pytest
 
 import axlora
 from axlora.compiler.frontend import tvm_import
-from axlora.compiler.passes import dataflow, relax_linears
+from axlora.compiler.layer import Lowered
+from axlora.compiler.passes import pipeline
+from axlora.compiler.passes.lower_linears import Names
+from axlora.compiler.pipelines import linears, transformers
 
 SHAPES = {"batch": 1, "sequence": 8}
 IDS = {"input_ids": np.arange(8)[None], "attention_mask": np.ones((1, 8), np.int64)}
@@ -23,12 +26,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "encoder": {"operators": "all", "shapes": SHAPES},
     "decoder": {"generate": True, "max_context": 16},
 }
-PASSES = {
-    "plain_indices": (dataflow, lambda module: module, ["encoder", "decoder"]),
-    "lower_linears": (relax_linears, lambda module, lowered, rank, bits: (module, []), ["linears", "static"]),
-    "partition": (relax_linears, lambda module, rank: module, ["linears", "static"]),
-}
-"""Name -> the module that runs it, what stands in its place, the kinds of model that need it."""
+LINEARS, WHOLE = ("linears", "static"), ("encoder", "decoder")
+
+
+def _passes() -> dict[str, tuple[str, ...]]:
+    """Every pass of the lists, and the kinds of model that it is for."""
+    nothing = Lowered((), (), (), (), ())
+    lowering = pipeline.lower_linears(Names({}, [], {}), nothing, {}, 0, 8)
+    lists = ((pipeline.READ_LINEARS, LINEARS), (lowering, LINEARS), (pipeline.READ_WHOLE, WHOLE))
+    return {str(each.info.name): kinds for passes, kinds in lists for each in passes}
 
 
 def _compiled(kind: str, folder: Path) -> dict[str, bytes]:
@@ -54,13 +60,18 @@ def test_nothing_compiles_without_the_import(kind: str, monkeypatch: pytest.Monk
         _compiled(kind, tmp_path / "p.axl")
 
 
-@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("name", _passes())
 def test_without_a_pass_compiling_fails_or_the_package_differs(
     name: str, package: Callable[[str], dict[str, bytes]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    where, instead, kinds = PASSES[name]
+    def without(passes: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(each for each in passes if each.info.name != name)
+
+    kinds = _passes()[name]
     wanted = {kind: package(kind) for kind in kinds}
-    monkeypatch.setattr(where, name, instead)
+    monkeypatch.setattr(linears, "READ_LINEARS", without(pipeline.READ_LINEARS))
+    monkeypatch.setattr(linears, "lower_linears", lambda *given: without(pipeline.lower_linears(*given)))
+    monkeypatch.setattr(transformers, "READ_WHOLE", without(pipeline.READ_WHOLE))
     for kind in kinds:
         try:
             found = _compiled(kind, tmp_path / f"{kind}.axl")

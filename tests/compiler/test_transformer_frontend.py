@@ -18,6 +18,7 @@ from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.merge import merge_graph
 from axlora.compiler.frontend.precision import to_float32
 from axlora.compiler.operators import Affine, Apply, Attention, Function, Norm, NormKind, Transformer
+from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.passes.recognise_transformer import read_transformer
 from axlora.compiler.pipelines.transformers import products
@@ -37,7 +38,7 @@ def _read(file: str) -> onnx.ModelProto:
 
 
 def _recognised(proto: onnx.ModelProto) -> tuple[Transformer, dict[str, float_forms.Product]]:
-    g, found = recognise(proto)
+    g, found = recognise(proto, passes=READ_WHOLE)
     return read_transformer(g, found, "model"), products(merge_graph(found))
 
 

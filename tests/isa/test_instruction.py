@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from axlora.isa.assembly import FIELDS, assemble, assemble_line, disassemble, encode_program, fields_of, make
 from axlora.isa.instruction import BadInstruction, Instruction, decode
-from axlora.isa.opcodes import UNIT_OF, Opcode, Unit
+from axlora.isa.opcodes import INSTRUCTION_BYTES, UNIT_OF, WORD, Opcode, Unit
 
 
 @st.composite
@@ -36,6 +36,20 @@ def _least(opcode: Opcode) -> dict[str, int]:
 @given(instructions())
 def test_encode_decode_is_identity(i: Instruction) -> None:
     assert decode(i.encode()) == i
+
+
+@given(instructions())
+def test_words_have_the_fields_that_the_headers_give(i: Instruction) -> None:
+    word, low, found = int.from_bytes(i.encode(), "little"), 0, {}
+    for name, bits in WORD:
+        found[name] = word >> low & ((1 << bits) - 1)
+        low += bits
+    assert low == 8 * INSTRUCTION_BYTES
+    assert found.pop("op") == i.opcode
+    for name, held in (("wait", i.waits), ("post", i.posts)):
+        pair = [found.pop(f"{name}_a"), found.pop(f"{name}_b")]
+        assert pair == ([0x10 | s for s in held] + [0, 0])[:2]
+    assert found == {name: getattr(i, name) for name in found}
 
 
 @given(instructions())

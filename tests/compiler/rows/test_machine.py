@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_decoder import VOCABULARY, IntegerReference, Machine, Sizes, random_branches, random_decoder
+from tiny_decoder import VOCABULARY, Decoder, IntegerReference, Machine, Sizes, random_branches, random_decoder
 
-from axlora.compiler.backend.build_image import build
-from axlora.compiler.errors import BadModel
+from axlora.compiler.backend.build_image import build, place, whole_context
+from axlora.compiler.backend.emit_attention import Emit
+from axlora.compiler.backend.memory_layout import Memory
+from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.operators import Function, NormKind
+from axlora.compiler.rows.lower import lower
 from axlora.isa.legality import check_program
 from axlora.isa.target import Target
 from axlora.sim.run import run_image
@@ -129,3 +133,35 @@ def test_heads_whose_halves_are_no_whole_words_are_refused() -> None:
     linears = list(decoder.quantized(target).values())
     with pytest.raises(BadModel, match="cut at feature 3"):
         build(target, decoder.model, linears, decoder.largest, context=8)
+
+
+def _emits(decoder: Decoder, target: Target, rows: int, dry: bool) -> str:
+    """What an emission for one block of `rows` rows is refused with; empty if it fits."""
+    linears = decoder.quantized(target)
+    steps = {name: linear.output_step for name, linear in linears.items()}
+    outputs = {name: linear.n for name, linear in linears.items()}
+    context = whole_context(target, decoder.sizes.context)
+    try:
+        memory = Memory()
+        fixed = 2 * -(-max(context, decoder.sizes.dim + target.beat_bytes) // target.ports)
+        placed = place(target, list(linears.values()), memory, 0, 0, fixed, set(), -(-rows // target.tokens))
+        emit = Emit(target, placed, memory, [(0, rows)], context, decoder.sizes.dim, dry)
+        lower(decoder.model, emit, decoder.largest, steps, outputs, target.activation_bits, context)
+    except DoesNotFit as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("buffer", ["vbuf_words", "cbuf_words", "ubuf_lines", "acc_words", "table_entries"])
+def test_a_dry_run_of_one_group_refuses_what_all_groups_refuse(buffer: str) -> None:
+    """Over sizes of each buffer, of which some are too small; 7 rows end in a group that is not full."""
+    decoder, target = random_decoder(SHORT), Target.load("test")
+    refusals = []
+    for exponent in range(4, 15):
+        own = replace(target, **{buffer: 1 << exponent})
+        for rows in (target.tokens, 7, 12):
+            real = _emits(decoder, own, rows, dry=False)
+            assert _emits(decoder, own, rows, dry=True) == real
+            refusals.append(real)
+    assert "" in refusals
+    assert any(refusals)
