@@ -23,7 +23,7 @@ from .decoder import Decoder
 from .layers import layer_info, layer_vectors
 from .machine import Function
 from .program import Program
-from .sequences import Result, Sequences
+from .sequences import Given, Result, Sequences
 from .shares import Operator
 from .stages import Stages
 from .tensors import InputInfo, OutputInfo, TileInfo
@@ -48,7 +48,7 @@ def _transformer(found: Generated, target: Target, sources: Sources, max_loras: 
         "adapter_address": image.adapter_address,
         "adapter_size": image.adapter_size,
         "slots": image.slots,
-        "max_loras": (SLOTS if max_loras is None else max_loras) if image.slots else 0,
+        "max_loras": (SLOTS if max_loras is None else max_loras) if image.slots and not found.model.rowwise else image.slots,
         "rank": image.rank,
         "layers": tuple(layer_info(li, target.activation_bits, 0, image.tilings[li.name], None) for li in linears),
         "vectors": layer_vectors(linears),
@@ -80,8 +80,8 @@ def _rows(found: Generated, functions: Sequence[Function]) -> dict[str, Any]:
 def whole_program(
     found: Generated, target: Target, inputs: Mapping[str, str], sources: Sources, max_loras: int | None
 ) -> Program:
-    """A model of whole sequences; `inputs` as `Sequences.inputs`."""
-    image, whole = found.image, found.model
+    """A model of whole sequences, or of rows that nothing mixes; `inputs` as `Sequences.inputs`."""
+    image, whole, given = found.image, found.model, found.model.given
     width = widths(whole, {li.name: li.n for li in found.lowered.linears})
     single, places = one_row(whole), output_numbers(whole)
 
@@ -95,12 +95,13 @@ def whole_program(
     interface = Sequences(
         **_rows(found, fields["functions"]),
         tables={x.input: x.table.astype(np.float32) for x in whole.lookups},
-        batch=found.batch,
+        batch=found.shape[0] if found.shape else found.batch,
         inputs=dict(inputs),
         mask=whole.mask,
         fixed=dict(whole.fixed),
         results=tuple(result(o) for o in whole.outputs),
         indices={o.name: o.index for o in whole.outputs if o.index is not None},
+        given=None if given is None else Given(given.input, found.shape, given.features, whole.rowwise),
     )
     return Program(**fields, interface=interface)
 

@@ -14,7 +14,7 @@ from axlora.compiler.backend.build_image import PREFILL
 from axlora.compiler.backend.link import link
 from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
-from axlora.compiler.frontend.onnx_reader import input_types, takes_ids, with_fixed_inputs
+from axlora.compiler.frontend.onnx_reader import input_types, takes_ids, takes_rows, with_fixed_inputs
 from axlora.compiler.passes.placement import computes_on_host
 from axlora.compiler.pipelines.linears import lower
 from axlora.compiler.pipelines.transformers import lower_generator, lower_whole
@@ -52,26 +52,37 @@ def compile(model: Model, target: Target | str | Path, **keywords: Any) -> Progr
         raise BadModel(f"{asked[0]} with {other}", asked[0].split()[0], "leave one of them out")
     if options.generate:
         return _proved(compile_generator(model, target, options))
-    why = ""
-    if operators == "all" or (operators == "auto" and not asked and takes_ids(model)):
+    why = tried = ""
+    if operators == "auto":
+        why = f"{asked[0]} is asked for" if asked else _no_whole(model, options)
+    if operators == "all" or (operators == "auto" and not why):
         try:
             return _proved(compile_whole(model, target, options))
         except (UnsupportedOperator, DoesNotFit) as error:  # what the user got wrong is no reason to do less
             if operators == "all":
                 raise
-            why = f"{error.message} ({error.where})"
+            why = tried = f"{error.message} ({error.where})"
     try:
         program = compile_program(model, target, options)
         if options.progress is not None:
             options.progress("building the host part")
         _proved(program)
     except (UnsupportedOperator, BadModel) as error:
-        if not why or why == f"{error.message} ({error.where})":
+        if not tried or tried == f"{error.message} ({error.where})":
             raise
-        raise type(error)(f"{error.message}; and not as a whole: {why}", error.where, error.hint) from None
+        raise type(error)(f"{error.message}; and not as a whole: {tried}", error.where, error.hint) from None
     if operators == "auto":  # not before: an error is one line
-        _notice(program, why or (f"{asked[0]} is asked for" if asked else "no input of token ids"))
+        _notice(program, why)
     return program
+
+
+def _no_whole(model: Model, options: CompileOptions) -> str:
+    """Why `auto` does not try a model as a whole; "" where it does."""
+    if takes_ids(model):
+        return ""
+    if not takes_rows(model):
+        return "no input of token ids, and not one of rows of floats alone"
+    return "" if options.calibration is not None else "no calibration data for the input of floats"
 
 
 def _proved(program: Program) -> Program:
@@ -90,10 +101,12 @@ def _notice(program: Program, why: str) -> None:
 
 
 def compile_whole(model: Model, target: Target, options: CompileOptions) -> Program:
-    """Compile a transformer of token ids to one program that takes a sequence from its rows of embeddings to the outputs.
+    """Compile a model of token ids, or of rows of floats, to one program from the first rows to the outputs.
 
-    Attention may be causal, or see every token that is no padding. The sequences of a batch run one after another, each with
-    an adapter of its own. With `operators` all, a file's static scales of activations are dropped: every row has its own.
+    A start takes a sequence or, where nothing mixes rows (an MLP), as many rows of the batch as fit. Attention may be causal,
+    or see every token that is no padding. The sequences of a batch run one after another, each with an adapter of its own; rows
+    that nothing mixes may have different adapters in one start. With `operators` all, a file's static scales of activations
+    are dropped: every row has its own.
 
     Raises:
         axlora.Error: as `compile`.

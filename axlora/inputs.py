@@ -28,7 +28,7 @@ class Kind(StrEnum):
     LINEARS = "linears"
     """Linears run in stages, the rest on the host between them."""
     WHOLE = "whole"
-    """A start takes a whole sequence."""
+    """A start takes a whole sequence, or rows that nothing mixes."""
     GENERATOR = "generator"
     """Starts take one token, or a few, and go on where the last one ended."""
 
@@ -36,6 +36,23 @@ class Kind(StrEnum):
 def no_sequence() -> NoReturn:
     """Raise the `BadInput` of a session that is to go on with a sequence, and whose model is no language model."""
     raise BadInput("this package does not generate", "session", "compile with --generate, or run axlora simulate")
+
+
+def cast(name: str, value: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """An input's values in the model's type.
+
+    Raises:
+        BadInput: not numbers, not finite, or out of the type's range.
+    """
+    if value.dtype.kind not in "fiub":
+        raise BadInput(f"input {name!r} has type {value.dtype}, must be numbers", "input", str(dtype))
+    if not np.isfinite(value).all():
+        raise BadInput(f"input {name!r} holds NaN or infinity", "input", f"finite {dtype} values")
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = value.astype(dtype)
+    if not np.isfinite(found).all() or (dtype.kind in "iub" and (found != value).any()):
+        raise BadInput(f"input {name!r} holds values that are no {dtype}", "input", f"{dtype} values")
+    return np.asarray(found, order="C")
 
 
 def checked(inputs: Inputs, known: InputsInfo) -> Values:

@@ -31,6 +31,10 @@ class Manifest:
         """`where` is the package, for messages."""
         self._data, self.where = data, where
 
+    def __contains__(self, field: str) -> bool:
+        """Whether a field is there."""
+        return field in self._data
+
     def refuse(self, field: str, found: object, wanted: str) -> BadPackage:
         """The error that says what a field holds and what it should."""
         text = repr(found)

@@ -33,7 +33,8 @@ class CompileOptions:
     shapes: Mapping[str, int] | None = None
     """Values of the model's symbolic dimensions."""
     calibration: Mapping[str, npt.NDArray[np.generic]] | None = None
-    """Input name to samples [samples, *input shape]; None: random token ids, where magnitudes must be known."""
+    """Input name to samples [samples, *input shape]; None: random token ids, where magnitudes must be known; those of an input
+    of floats are not."""
     activation: str | None = None
     """`token8`, `token16`: a scale for each token at run time; `static8`, `static16`: the file's scales, or from `calibration`;
     None: the file's scales where it has them, `token8` elsewhere; `auto`: a scale a token and the target's bits. Values between
@@ -41,7 +42,8 @@ class CompileOptions:
     weight_bits: int = 8
     """2, 3, 4 or 8, for weights that the file holds as floats."""
     max_loras: int | None = None
-    """Most different adapters in one batch, 0 to 8. None, with adapters: 1 of linears, which have columns for each; else 8."""
+    """Most different adapters in one batch, 0 to 8. None, with adapters: 1 of linears and of rows that nothing mixes, which
+    have columns for each; else 8."""
     max_lora_rank: int | None = None
     """Largest rank that the package takes; None: that of the adapters given."""
     lora_linears: str = "used"
@@ -62,9 +64,9 @@ class CompileOptions:
     chunk: int | None = None
     """Most tokens of a prompt that a start takes; None: 32. The target's T are always taken, and no more than fit."""
     operators: str = "auto"
-    """What the accelerator runs. `all`: every operator between the rows of embeddings and the outputs; `linears`: the linears,
-    and the host the rest; `auto`: all where the model and the target allow it and no option asks for something else, with a
-    notice that says why where they don't."""
+    """What the accelerator runs. `all`: every operator between the first rows (of embeddings, or an input of floats, which
+    needs `calibration`) and the outputs; `linears`: the linears, and the host the rest; `auto`: all where the model and target
+    allow it and no option asks for something else, with a notice that says why where they don't."""
     partial_adapters: bool = False
     """Take the part of an adapter that fits, with a notice of what is left out; else it is refused."""
     fixed_inputs: Mapping[str, float] | None = None
@@ -104,6 +106,7 @@ class CompileOptions:
             self.generate or self.operators == "all",
             Dump(self.dump),
             self.partial_adapters,
+            self.generate or self.operators == "all",
         )
 
     def special(self, bits: int) -> list[str]:

@@ -178,7 +178,9 @@ def _joined(cls: type[Any], m: Manifest, arrays: Arrays) -> Interface:
         else:
             fields[field] = value
     hints = typing.get_type_hints(cls)
-    fields |= {f.name: m.get(hints[f.name], f.name) for f in dataclasses.fields(cls) if f.name not in groups}
+    for f in dataclasses.fields(cls):
+        if f.name not in groups and (f.default is dataclasses.MISSING or f.name in m):
+            fields[f.name] = m.get(hints[f.name], f.name)
     made: Interface = cls(**fields)
     return made
 

@@ -1,4 +1,4 @@
-"""Transformers on the machine from rows of embeddings on: what whole sequences and language models have in common."""
+"""Models on the machine from their first rows on: what whole sequences, batches of rows and language models have in common."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _OPERATORS = 1 << 20
 
 @dataclass(frozen=True)
 class Rows:
-    """What transformers have in common."""
+    """What models of rows have in common."""
 
     context: int
-    """Most tokens of a sequence."""
+    """Most tokens of a sequence, or rows of a start where nothing mixes rows."""
     dim: int
     """Features of a head."""
     half: int
@@ -40,7 +40,7 @@ class Rows:
     input_words: int
     """Of a row of the region `input`."""
     tables: dict[str, npt.NDArray[np.float32]]
-    """Input of ids -> [ids, features]; the rows add up."""
+    """Input of ids -> [ids, features]; the rows add up. Empty where rows are given."""
     positions: npt.NDArray[np.float32] | None
     """[context, features], added to the rows."""
     operators: tuple[Operator, ...]
@@ -88,15 +88,17 @@ class Rows:
             ]
         )
 
-    def check_rows(self, c: Check, outputs: Mapping[str, int]) -> None:
-        """What transformers are checked for: regions, tables, linears, functions, operators of their instructions.
+    def check_rows(self, c: Check, outputs: Mapping[str, int], features: int | None = None, slots: int = 1) -> None:
+        """What models of rows are checked for: regions, tables, linears, functions, operators of their instructions.
 
         Args:
             outputs: region of a result -> bytes that the rows of a start take.
+            features: of rows that are given; None: the tables' rows are the first.
+            slots: most adapters in a start.
         """
         m, t = c.m, c.t
         c.need(m.host is None, "host", "there", "null: nothing of the model runs there")
-        c.within(m.slots, 0, 1, "slots")
+        c.within(m.slots, 0, slots, "slots")
         c.within(self.context, 1, MOST_CONTEXT, "context")
         for name in ("dim", "half", "input_words"):
             c.within(getattr(self, name), 0, FILE_LIMIT, name)
@@ -109,7 +111,12 @@ class Rows:
         for name in ("row weights", "row count"):
             if name in m.regions:
                 c.region(name, 4 * (self.context if name == "row weights" else 1))
-        self._check_tables(c)
+        if features is None:
+            self._check_tables(c)
+        else:
+            c.need(not self.tables, "tables", list(self.tables), "none: rows are given")
+            c.need(self.positions is None, "positions", "there", "none: rows are given")
+            c.within(features, 1, self.input_words * t.vector_lanes, "features of the rows")
         wanted = {"x_bits": t.activation_bits, "output_bits": 32, "offset_rows": 0, "token_scale": True, "bias_end": True}
         for number, info in enumerate(m.layers):
             c.layer(info, f"layers[{number}]", t.tokens, wanted)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from typing import ClassVar, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from axlora.compiler.boundary import Quantized, quantize, restore, token_rows
@@ -21,7 +20,7 @@ from axlora.isa.regions import region_bytes, region_codes, token_words
 
 from .choice import AdapterChoice
 from .engines import Engine, Left, Progress, Start
-from .inputs import BadInput, Inputs, InputsInfo, Kind, Values, checked, no_sequence
+from .inputs import Inputs, InputsInfo, Kind, Values, cast, checked, no_sequence
 from .machine import Bytes, Int64, Machine
 from .run import Run, run_of
 from .shares import layer_shares
@@ -58,7 +57,7 @@ class Stages:
             BadInput: missing, unknown, wrong shape, not numbers, not finite, out of the type's range.
         """
         known = self.inputs_info(m)
-        return {name: _cast(name, value, known[name][1]) for name, value in checked(inputs, known).items()}
+        return {name: cast(name, value, known[name][1]) for name, value in checked(inputs, known).items()}
 
     def random_inputs(self, m: Machine, rng: np.random.Generator) -> Values:
         """Inputs that a run takes.
@@ -216,15 +215,3 @@ def _rows_of(m: Machine, name: str) -> int:
         elif names & set(node.input) and node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze"):
             names |= set(node.output)
     return min(rows, default=2)
-
-
-def _cast(name: str, value: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    if value.dtype.kind not in "fiub":
-        raise BadInput(f"input {name!r} has type {value.dtype}, must be numbers", "input", str(dtype))
-    if not np.isfinite(value).all():
-        raise BadInput(f"input {name!r} holds NaN or infinity", "input", f"finite {dtype} values")
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = value.astype(dtype)
-    if not np.isfinite(cast).all() or (dtype.kind in "iub" and (cast != value).any()):
-        raise BadInput(f"input {name!r} holds values that are no {dtype}", "input", f"{dtype} values")
-    return np.asarray(cast, order="C")

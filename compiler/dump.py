@@ -24,6 +24,10 @@ class Dump:
     def __init__(self, folder: Path | None) -> None:
         self._folder, self._count = folder, 0
 
+    def restart(self) -> None:
+        """Number from 0 again: the model is read in another way."""
+        self._count = 0
+
     @property
     def wanted(self) -> bool:
         """Whether anything is written: a text that is costly to make need not be made."""

@@ -1,4 +1,4 @@
-"""Element-wise functions as real numbers: one definition for recognition, calibration and the tables of the machine."""
+"""Element-wise functions as real numbers and as straight lines: one definition for recognition, calibration and tables."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.operators import Function
+from axlora.compiler.operators import Function, OwnFunction
 
 Float64 = npt.NDArray[np.float64]
+INTERVALS = 512
+"""Straight lines of a table."""
+MOST = 2.0**13
+"""Largest magnitude that goes through a table and comes out."""
+OWN_BOUNDS = (8.0, 16.0, 32.0)
+OWN_ERROR = 2.0**-11
+"""Of functions that models compose: four times that of SiLU, an eighth of a code of 8 bits."""
+FAR = 4
+"""The outer lines go through the function at the bound and at so many times it."""
 
 
 @numba.vectorize(["float64(float64)"], cache=True)  # type: ignore[no-untyped-call,untyped-decorator]
@@ -36,6 +45,53 @@ REALS: dict[Function, tuple[Callable[[Float64], Float64], float]] = {
 """Each function, and the x beyond which it is a straight line to within 2**-19."""
 
 
-def real(function: Function, x: Float64) -> Float64:
+def real(function: Function | OwnFunction, x: Float64) -> Float64:
     """The function itself, float64."""
-    return REALS[function][0](x)
+    return function.of(x) if isinstance(function, OwnFunction) else REALS[function][0](x)
+
+
+# As straight lines
+
+
+def lines(f: Callable[[Float64], Float64], edges: Float64) -> tuple[Float64, Float64]:
+    """Value at the left edge and rise of each interval: the chord, moved half way to the function's middle.
+
+    A chord over h is off by at most h^2 max|f''| / 8 on one side; half of it on both sides is the least for a straight line of
+    that slope.
+    """
+    values = f(edges)
+    middle = f((edges[:-1] + edges[1:]) / 2)
+    move = (middle - (values[:-1] + values[1:]) / 2) / 2
+    return values[:-1] + move, values[1:] - values[:-1]
+
+
+def own_lines(of: Callable[[Float64], Float64], bound: float) -> tuple[Float64, Float64]:
+    """Value and rise of each interval on -bound..bound of a function that is straight beyond; the outer lines go on so."""
+    edges, width = np.linspace(-bound, bound, INTERVALS + 1), 2 * bound / INTERVALS
+    base, rise = lines(of, edges)
+    for end, left in ((0, -bound), (-1, bound - width)):
+        near, far = of(np.array([edges[end], FAR * edges[end]]))
+        rise[end] = (far - near) / ((FAR - 1) * edges[end]) * width
+        base[end] = near + rise[end] * (left - edges[end]) / width
+    return base, rise
+
+
+def own_bound(of: Callable[[Float64], Float64]) -> float | None:
+    """The bound of the table of a function, if `INTERVALS` straight lines of which the outer go on are near it up to `MOST`.
+
+    Near is: within `OWN_ERROR` of its largest magnitude on -8..8, of 1 at most; where the function is larger than 1, of it.
+    """
+    with np.errstate(all="ignore"):
+        size = min(1.0, float(np.abs(of(np.linspace(-8, 8, 161))).max()))
+        for bound in OWN_BOUNDS:
+            base, rise = own_lines(of, bound)
+            x = np.concatenate(
+                [np.linspace(-bound, bound, 16 * INTERVALS + 1), *(s * np.geomspace(bound, MOST, 64) for s in (-1, 1))]
+            )
+            place = (x + bound) * INTERVALS / (2 * bound)
+            interval = np.clip(place.astype(np.int64), 0, INTERVALS - 1)
+            found, wanted = base[interval] + rise[interval] * (place - interval), of(x)
+            error = np.abs(found - wanted) / np.maximum(1, np.abs(wanted))
+            if error.max() <= OWN_ERROR * size and np.abs(base).max() < MOST:  # never where it is no number
+                return bound
+    return None

@@ -1,12 +1,13 @@
-"""A transformer between its embedding rows and its logits: what the frontend recognises and the lowering takes.
+"""A model between its first rows and its outputs: what the frontend recognises and the lowering takes.
 
-Values are rows of features, one row a token: real [tokens, n]. Nothing but attention mixes tokens. Operators are in an order in
+Values are rows of features: real [rows, n], a row a token where the first rows are embeddings of token ids. Nothing but
+attention and pools mixes rows. Operators are in an order in
 which every value is written before it is read, once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -41,6 +42,16 @@ class Function(Enum):
 
 
 @dataclass(frozen=True)
+class OwnFunction:
+    """An element-wise function that the model composes of others, and that has no name."""
+
+    name: str
+    of: Callable[[Float64], Float64] = field(repr=False, compare=False)
+    bound: float
+    """The x, a power of two, beyond which it is a straight line on either side."""
+
+
+@dataclass(frozen=True)
 class Norm:
     """y = norm(x): [n] gain and, for LAYER, bias; x of several times n features is normed in parts of n (heads)."""
 
@@ -63,11 +74,13 @@ class Linear:
 
 @dataclass(frozen=True)
 class Add:
-    """y = a + b."""
+    """y = a + b, or a - b."""
 
     a: str
     b: str
     y: str
+    sign: int = 1
+    """Of b."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +93,24 @@ class Mul:
 
 
 @dataclass(frozen=True)
+class Affine:
+    """y = x gain + bias, a number of each a feature."""
+
+    x: str
+    y: str
+    gain: Float64
+    """[n]."""
+    bias: Float64
+    """[n]."""
+
+
+@dataclass(frozen=True)
 class Apply:
     """y = function(x), element by element."""
 
     x: str
     y: str
-    function: Function
+    function: Function | OwnFunction
 
 
 @dataclass(frozen=True)
@@ -150,7 +175,7 @@ class Pool:
     kind: PoolKind
 
 
-Op = Norm | Linear | Add | Mul | Apply | Rotary | Attention | Pool
+Op = Norm | Linear | Add | Mul | Affine | Apply | Rotary | Attention | Pool
 
 
 def operands(op: Op) -> tuple[str, ...]:
@@ -173,23 +198,31 @@ class Lookup:
 
 
 @dataclass(frozen=True)
+class RowInput:
+    """An input of floats that holds the first value as it is: its elements in order are rows of `features`."""
+
+    input: str
+    features: int
+
+
+@dataclass(frozen=True)
 class Output:
     """An output of the model: a value's elements."""
 
     name: str
     value: str
     shape: tuple[int, ...] = ()
-    """Of one sequence: the first dimension is 1."""
+    """Of one sequence, whose first dimension is 1; of rows that nothing mixes, of the whole batch."""
     index: npt.NDArray[np.int64] | None = None
     """[shape]: which elements of the value, counted through its rows; None: all in order."""
 
 
 @dataclass(frozen=True)
 class Transformer:
-    """A model from rows of embeddings to rows of logits. The host picks and adds rows; nothing else runs there."""
+    """A model from its first rows to its outputs. The host picks and adds rows of embeddings; nothing else runs there."""
 
     lookups: tuple[Lookup, ...]
-    """Tables whose rows add up to the first value; that of the token ids first."""
+    """Tables whose rows add up to the first value, that of the token ids first; () if the model is given rows."""
     positions: Float64 | None
     """[positions, n] that are added too, or None."""
     input: str
@@ -202,6 +235,23 @@ class Transformer:
     """Inputs that must hold these values [1, tokens]."""
     smooth: Mapping[str, Float64] = field(default_factory=dict)
     """Value -> what its channels [n] are divided by for linears, whose weights take it instead (docs/decisions/0005)."""
+    given: RowInput | None = None
+    """The input that is the first value, where no rows are looked up."""
+
+    @property
+    def rowwise(self) -> bool:
+        """Whether each row is computed for itself: the rows of a batch need no order, and any of them fit in a start."""
+        return self.given is not None and not any(isinstance(op, Attention | Rotary | Pool) for op in self.operators)
+
+    @property
+    def features(self) -> int:
+        """Of a row of the first value."""
+        return self.embedding.shape[1] if self.given is None else self.given.features
+
+    @property
+    def rows_input(self) -> str:
+        """The model's input that says how many rows there are: of token ids, or the rows themselves."""
+        return self.tokens_input if self.given is None else self.given.input
 
     @property
     def embedding(self) -> Float64:

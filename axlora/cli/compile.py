@@ -41,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--operators",
         default="auto",
         choices=["auto", "all", "linears"],
-        help="what the accelerator runs: all between embeddings and outputs, the linears alone, or all where it can (auto)",
+        help="what the accelerator runs: all between the first rows and outputs, the linears alone, or all where it can (auto)",
     )
     add(
         "--mode",

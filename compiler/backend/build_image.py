@@ -1,9 +1,9 @@
-"""A lowered transformer as a memory image: weights, tables and caches placed, and a program for each number of rows."""
+"""A lowered model of rows as a memory image: weights, tables and caches placed, and a program for each number of rows."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from axlora.compiler.backend.emit_attention import Emit
@@ -195,6 +195,31 @@ def _cut(groups: int, most: int) -> list[tuple[int, int]]:
     return [(a, b - a) for a, b in itertools.pairwise(edges)]
 
 
+def _most_rows(job_of: Callable[[int], tuple[Memory, _Job]], groups: int) -> tuple[Memory, _Job, int]:
+    """Of `groups` groups of rows that nothing mixes, as many as the buffers hold at once, and no more than even starts need.
+
+    Args:
+        job_of: memory and job for so many groups.
+
+    Raises:
+        BadModel: one group does not fit.
+    """
+
+    def fits(count: int) -> bool:
+        try:
+            _, job = job_of(count)
+        except DoesNotFit:
+            return False
+        return job.fits([(0, count * job.target.tokens)])
+
+    low, high = (groups, groups) if fits(groups) else (1, groups - 1)
+    while low < high:
+        middle = -(-(low + high) // 2)
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    count = -(-groups // -(-groups // low))
+    return *job_of(count), count
+
+
 def build(
     target: Target,
     model: Transformer,
@@ -208,13 +233,14 @@ def build(
     chunk: int = PREFILL,
     adaptable: Set[str] | None = None,
 ) -> Image:
-    """Programs for one row (decode), T rows and more (prefill); or one program for all rows.
+    """Programs for one row (decode), T rows and more (prefill); or one program for all rows, or for as many as fit.
 
     Args:
         linears: quantized for per-token inputs, 32-bit outputs.
         largest: value -> largest magnitude that calibration saw.
         context: most tokens; a multiple of lanes and ports is taken.
-        rows: of the one program, for a model that takes whole sequences; None: programs for decoding.
+        rows: of the one program, for a model that takes whole sequences; None: programs for decoding. Of a model whose rows
+            nothing mixes: of the batch, of which the program takes as many as the buffers hold at once.
         chunk: most rows of a prefill start, at least T.
         slots: adapters in one start. rank: of the widest. adaptable: linears that adapters may change; None: all.
 
@@ -222,16 +248,24 @@ def build(
         BadModel: something does not fit the target.
     """
     longest, context = context, whole_context(target, context)
-    memory = Memory()
     slots = slots if rank else 0
     head = max((op.dim for op in model.operators if isinstance(op, Attention)), default=0)
     adaptable = {linear.name for linear in linears} if adaptable is None else adaptable
     fixed = 2 * -(-max(context, head + target.beat_bytes) // target.ports)
     groups = 1 if rows is None else -(-rows // target.tokens)
-    placed = place(target, linears, memory, slots, rank, fixed, adaptable, groups)
-    job = _Job(target, model, linears, largest, placed, context, head)
+
+    def job_of(groups: int) -> tuple[Memory, _Job]:
+        memory = Memory()
+        places = place(target, linears, memory, slots, rank, fixed, adaptable, groups)
+        return memory, _Job(target, model, linears, largest, places, context, head)
+
+    memory, job, count = _most_rows(job_of, groups) if model.rowwise else (*job_of(groups), groups)
+    placed = job.placed
     if rows is None:
         starts = {count: [(0, count)] for count in sorted({1, *job.prefill(min(chunk, longest))})}
+    elif model.rowwise:
+        rows = min(rows, count * target.tokens)
+        starts = {rows: [(0, rows)]}
     else:
         starts = {rows: list(job.blocks(rows))}
     emitters: dict[int, Emit] = {}

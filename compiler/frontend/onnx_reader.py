@@ -88,6 +88,15 @@ def takes_ids(model: onnx.ModelProto | str | Path) -> bool:
     return any(v.type.tensor_type.elem_type in integers for v in proto.graph.input)
 
 
+def takes_rows(model: onnx.ModelProto | str | Path) -> bool:
+    """Whether the only input is of floats and has features and rows; the model need not be checked yet."""
+    proto = model if isinstance(model, onnx.ModelProto) else _open(Path(model))
+    constant = {i.name for i in proto.graph.initializer}
+    types = [v.type.tensor_type for v in proto.graph.input if v.name not in constant]
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    return len(types) == 1 and types[0].elem_type in floats and len(types[0].shape.dim) > 1
+
+
 def load(model: onnx.ModelProto | str | Path) -> tuple[Aside, str]:
     """The checked model (a copy) and the name to call it in messages.
 

@@ -229,7 +229,7 @@ class Dataflow:
             if isinstance(value, relax.TupleGetItem):
                 fields[value.tuple_value][int(value.index)] = variable
             for read in relax.analysis.free_vars(value):
-                if read not in self._variables:
+                if read not in self._variables and own >= 0:  # what nothing reads (a part of a tuple) is of no node
                     origin[read] = min(own, origin.get(read, own))
         count = 0
         found: list[tuple[int, Node]] = []

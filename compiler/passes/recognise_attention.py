@@ -44,6 +44,8 @@ class AttentionWalk(Values):
         return Scores(q, k, q.scale * k.scale)
 
     def attention(self, node: Node, s: Scores, v: HeadView) -> Symbol:
+        if self.rowwise:
+            raise self.refuse(node, "attention between the rows of a batch")
         if self.causal and s.mask is not Mask.CAUSAL:
             raise self.refuse(node, "not causal: attention without a causal mask")
         self.kinds.add(s.mask)

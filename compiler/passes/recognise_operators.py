@@ -36,6 +36,8 @@ _UNARY: dict[str, Callable[[Float64], Float64]] = {
     "erf": functions.erf,
     "exp": np.exp,
     "sqrt": np.sqrt,
+    "abs": np.abs,
+    "log": np.log,
     "nn.silu": partial(functions.real, Function.SILU),
     "nn.gelu": partial(functions.real, Function.GELU),
     "nn.gelu_tanh": partial(functions.real, Function.GELU_TANH),
@@ -84,11 +86,15 @@ class Walk(AttentionWalk, PoolWalk):
 
     def linear(self, node: Node, found: FoundLinear) -> None:
         x = self.rows(node, found.x_name)
+        if found.shape[0] != self.features[x]:
+            raise self.refuse(node, f"reads rows of {found.shape[0]} features, which elsewhere have {self.features[x]}")
         self.value(found.result, found.shape[1], x)
         self.operators.append(Linear(x, found.result, found.name))
 
     def norm(self, node: Node, found: FoundNorm) -> None:
         x = self.rows(node, found.x)
+        if self.features[x] % found.gain.size:
+            raise self.refuse(node, f"norms {found.gain.size} features, where rows have {self.features[x]}")
         self.value(found.y, self.features[x], x)
         kind = NormKind.LAYER if found.centred else NormKind.RMS
         self.operators.append(Norm(x, found.y, kind, found.gain, found.bias, found.eps))
@@ -119,10 +125,12 @@ class Walk(AttentionWalk, PoolWalk):
             result = replace(inputs[0], done=True)
         elif kind == "isnan" and isinstance(inputs[0], Scores) and inputs[0].done:
             result = Constant(np.zeros((1, 1, 1, 1), bool))  # a row sees itself, or a token: no softmax is empty
-        elif kind in _UNARY or kind in ("negative", "clip"):
+        elif kind in _UNARY or kind in ("negative", "clip", "nn.leakyrelu"):
             result = self.unary(node, inputs[0])
         elif kind == "concat" and len(full := [x for x in inputs if not (isinstance(x, Constant) and x.value.size == 0)]) == 1:
             result = full[0]  # keys behind an empty cache
+        elif kind == "nn.batch_norm" and isinstance(inputs[0], View | Curve):
+            result = self.batch_norm(node, inputs[0], inputs[1:])
         elif kind in ("sum", "mean") and isinstance(inputs[0], View | Curve):
             result = self.reduction(node, inputs[0])
         elif isinstance(inputs[0], View | Curve | Looked):
@@ -130,7 +138,7 @@ class Walk(AttentionWalk, PoolWalk):
         else:
             result = None
         if result is None:
-            raise self.refuse(node, "is not understood between embeddings and logits")
+            raise self.refuse(node, "is not understood between the first rows and the outputs")
         self.symbols |= result if isinstance(result, dict) else {node.outputs[0]: result}
 
     def joined(self, node: Node, kind: str, inputs: Sequence[Symbol]) -> Symbol | None:
@@ -141,7 +149,7 @@ class Walk(AttentionWalk, PoolWalk):
         if isinstance(a, Constant | Probed) and kind in ("add", "multiply", "maximum", "minimum"):
             a, b = b, a
         if isinstance(a, Constant) and kind in ("subtract", "divide"):
-            return self.from_constant(kind, a.value.astype(np.float64), b)
+            return self.from_constant(node, kind, a.value.astype(np.float64), b)
         if isinstance(b, Probed) and isinstance(a, Scores):
             return self.masked(node, a, b.values) if kind == "add" and not a.done else None
         if isinstance(b, Probed):
@@ -161,10 +169,12 @@ class Walk(AttentionWalk, PoolWalk):
             and a.factor() is None
         ):
             return a.plus(b.times(np.float64(1 if kind == "add" else -1)))
+        if len({self._elements(name) for name in (*node.inputs, node.outputs[0])}) != 1:
+            return None  # one is repeated for the other
         curve = _both_curves(kind, a, b)
         if curve is not None and (curve.function() is not None or not _rows(a, b)):
             return curve
-        if kind not in ("add", "multiply") or not all(isinstance(s, View | Curve | Looked) for s in (a, b)):
+        if kind not in ("add", "subtract", "multiply") or not all(isinstance(s, View | Curve | Looked) for s in (a, b)):
             return None
         x, y = (self.rows(node, name) for name in node.inputs)
         if x == y and kind == "multiply":
@@ -173,8 +183,11 @@ class Walk(AttentionWalk, PoolWalk):
             raise self.refuse(node, "rows of all tokens meet one row of all")
         out = node.outputs[0]
         self.value(out, self.features[x], x)
-        self.operators.append(Add(x, y, out) if kind == "add" else Mul(x, y, out))
+        self.operators.append(Mul(x, y, out) if kind == "multiply" else Add(x, y, out, -1 if kind == "subtract" else 1))
         return self.symbols[out]
+
+    def _elements(self, name: str) -> int:
+        return int(np.prod(self.g.shape(name)))
 
     def with_constant(self, node: Node, kind: str, a: Symbol, c: Float64) -> Symbol | None:
         if isinstance(a, Scores) and not a.done:
@@ -189,12 +202,40 @@ class Walk(AttentionWalk, PoolWalk):
             return a.plus(Looked((), np.broadcast_to(c, (1, self.tokens, n)).reshape(-1, n))) if kind == "add" else None
         if isinstance(a, View) and kind in ("multiply", "divide"):
             return a.times(c if kind == "multiply" else 1 / c)
+        if c.size > 1 and isinstance(a, View | Curve):
+            if kind in ("multiply", "divide"):
+                return self.by_feature(node, a, c if kind == "multiply" else 1 / c, np.zeros(1))
+            return self.by_feature(node, a, np.ones(1), c if kind == "add" else -c) if kind in ("add", "subtract") else None
         if c.size == 1 and (curve := _as_curve(a)) is not None:
             return Curve(curve.value, curve.shape, _scalar(kind, curve.of, float(c.reshape(-1)[0])))
         return None
 
-    def from_constant(self, kind: str, c: Float64, b: Symbol) -> Symbol | None:
-        """c - b or c / b, for one number."""
+    def by_feature(self, node: Node, a: View | Curve, gain: Float64, bias: Float64) -> View | None:
+        """a gain + bias, where both are the same in every row; None where a row differs, or a is repeated for them."""
+        out, name = node.outputs[0], next(n for n in node.inputs if self.symbols.get(n) is a)
+        if self._elements(out) != self._elements(name):
+            return None
+        own = a.columns(self.features[a.value]) if isinstance(a, View) else None
+        x = a.value if own is not None else self.rows(node, name)
+        shape = self.g.shape(out)
+        rows = [np.broadcast_to(c, shape).reshape(-1, self.features[x]) for c in (gain, bias)]
+        if any((c != c[0]).any() for c in rows):
+            return None
+        return View.rows(self.scaled(x, rows[0][0] * (1 if own is None else own), np.array(rows[1][0])), shape)
+
+    def batch_norm(self, node: Node, x: View | Curve, vectors: Sequence[Symbol]) -> View | None:
+        """gain (x - mean) / sqrt(variance + eps) + bias, whose statistics are constants, over the last dimension."""
+        known = [v.value.astype(np.float64) for v in vectors if isinstance(v, Constant)]
+        if len(known) != 4 or int(node.number("axis")) != len(self.g.shape(node.inputs[0])) - 1:
+            return None
+        gain, bias, mean, variance = known
+        gain = gain / np.sqrt(variance + node.number("epsilon"))
+        return self.by_feature(node, x, gain, bias - mean * gain)
+
+    def from_constant(self, node: Node, kind: str, c: Float64, b: Symbol) -> Symbol | None:
+        """c - b, or c / b for one number."""
+        if kind == "subtract" and c.size > 1 and isinstance(b, View | Curve):
+            return self.by_feature(node, b, np.full(1, -1.0), c)
         curve = _as_curve(b)
         if curve is None or c.size != 1:
             return None
@@ -203,11 +244,16 @@ class Walk(AttentionWalk, PoolWalk):
 
     def unary(self, node: Node, x: Symbol) -> Symbol | None:
         if node.op == "negative":
+            if isinstance(x, Curve):
+                return Curve(x.value, x.shape, lambda t, of=x.of: -of(t))  # type: ignore[misc]
             return x.times(np.float64(-1)) if isinstance(x, View) else None
         curve = _as_curve(x)
         if curve is None:
             return None
         inner, own = curve.of, _UNARY.get(node.op)
+        if node.op == "nn.leakyrelu":
+            slope = node.number("alpha")
+            return Curve(curve.value, curve.shape, lambda t: np.where(inner(t) < 0, slope * inner(t), inner(t)))
         if own is None:
             (least,), (most,) = node.static
             own = partial(np.clip, a_min=least, a_max=most)

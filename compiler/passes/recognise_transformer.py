@@ -1,6 +1,7 @@
-"""A decoder's graph as a `transformer.ops.Transformer`: linears and norms by structure, the rest by what it does to elements.
+"""A graph as an `operators.Transformer`: linears and norms by structure, the rest by what it does to elements.
 
-Every node is followed from the token ids on; what mixes tokens in any way but causal attention is refused by its name.
+Every node is followed from the token ids, or from an input of rows, on; what mixes rows in another way than attention and
+pools do is refused by its name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from axlora.compiler.operators import (
     Lookup,
     Op,
     Output,
+    RowInput,
     Transformer,
     operands,
 )
@@ -26,6 +28,8 @@ from axlora.compiler.passes.dataflow import Dataflow
 from axlora.compiler.passes.recognise_operators import Walk
 from axlora.compiler.passes.recognise_values import PASS, SHAPED
 from axlora.compiler.passes.tensor_elements import Constant, Curve, Ids, Probed, View, Weighted, probes
+
+WHOLE_HINT = "compile with --operators linears"
 
 
 def _inputs(g: Dataflow) -> list[tuple[str, tuple[int, ...], np.dtype[Any]]]:
@@ -44,8 +48,8 @@ def _is_table(g: Dataflow, name: str) -> bool:
     return g.constant(node.inputs[0] if node is not None and node.op == "dequantize" else name) is not None
 
 
-def _token_input(g: Dataflow, where: str) -> str:
-    """The input of token ids: the one that the first embedding's Gather reads, reshaped or not."""
+def _token_input(g: Dataflow) -> str | None:
+    """The input of token ids: the one that the first embedding's Gather reads, reshaped or not; None without any."""
     names = {name for name, _, kind in _inputs(g) if kind.kind in "iu"}
     for node in g.nodes:
         if node.op != "take" or not _is_table(g, node.inputs[0]):
@@ -55,7 +59,17 @@ def _token_input(g: Dataflow, where: str) -> str:
             name = str(before.inputs[0])
         if name in names:
             return name
-    raise UnsupportedOperator("no embedding of token ids", where, "a language model with an input of token ids")
+    return None
+
+
+def _no_ids(where: str) -> UnsupportedOperator:
+    return UnsupportedOperator("no embedding of token ids", where, "a language model with an input of token ids")
+
+
+def _row_input(g: Dataflow) -> str | None:
+    """The one input of floats, where the model has one whose last dimension can be features."""
+    floats = [(name, shape) for name, shape, kind in _inputs(g) if kind.kind == "f"]
+    return floats[0][0] if len(floats) == 1 and len(floats[0][1]) > 1 and 0 not in floats[0][1] else None
 
 
 def _usual(name: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> npt.NDArray[Any] | None:
@@ -75,7 +89,9 @@ def read_transformer(g: Dataflow, found: Sequence[FoundLinear], where: str) -> T
     Raises:
         UnsupportedOperator: names the node that is not understood, or that is not causal.
     """
-    ids = _token_input(g, where)
+    ids = _token_input(g)
+    if ids is None:
+        raise _no_ids(where)
     fixed: dict[str, npt.NDArray[Any]] = {}
     for name, shape, kind in _inputs(g):
         if name != ids:
@@ -87,15 +103,44 @@ def read_transformer(g: Dataflow, found: Sequence[FoundLinear], where: str) -> T
     return _read(g, found, where, [ids], fixed, "", "compile without --generate")
 
 
+def read_rows(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transformer:
+    """The whole model for rows of an input of floats, each of which is computed for itself.
+
+    Features are the input's last dimension or, where that is not what the model reads, all dimensions but the first.
+
+    Raises:
+        UnsupportedOperator: names the node that is not understood, or that mixes rows.
+    """
+    name = _row_input(g)
+    if name is None or len(_inputs(g)) > 1:
+        raise UnsupportedOperator("more inputs than rows of floats", where, WHOLE_HINT)
+    shape = g.shape(name)
+    error: UnsupportedOperator | None = None
+    for features in dict.fromkeys((shape[-1], int(np.prod(shape[1:])))):
+        walk = Walk(g, found, int(np.prod(shape)) // features, WHOLE_HINT, False, rowwise=True)
+        walk.give(name, features)
+        try:
+            return _walked(walk, where, (name,), {}, "", RowInput(name, features))
+        except UnsupportedOperator as refused:
+            error = error or refused
+    assert error is not None
+    raise error
+
+
 def read_whole(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transformer:
     """The whole model for whole sequences: attention may be causal, see all tokens, or all that are no padding.
 
+    The first rows are those of token ids or, where no ids are, of the one input of floats [1, tokens, features].
     An input that the model does not heed as ids or as a mask of padding is fixed to its usual value (`Transformer.fixed`).
 
     Raises:
         UnsupportedOperator: names the node that is not understood.
     """
-    ids = _token_input(g, where)
+    ids = _token_input(g)
+    rows = _row_input(g) if ids is None else None
+    ids = ids or rows
+    if ids is None:
+        raise _no_ids(where)
     usual: dict[str, npt.NDArray[Any]] = {}
     more: list[str] = []
     mask = ""
@@ -104,7 +149,7 @@ def read_whole(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transfo
             continue
         value = _usual(name, shape, kind)
         if value is None or len(shape) != 2 or shape[0] != 1:
-            raise UnsupportedOperator(f"input {name!r} beside the token ids", where, "compile with --operators linears")
+            raise UnsupportedOperator(f"input {name!r} beside token ids or rows", where, WHOLE_HINT)
         usual[name] = value
         if "mask" in name and not mask:
             mask = name
@@ -115,7 +160,7 @@ def read_whole(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transfo
     for own, heeded in dict.fromkeys((tuple(a), b) for a, b in tries):
         fixed = {name: value for name, value in usual.items() if name not in own and name != heeded}
         try:
-            return _read(g, found, where, [ids, *own], fixed, heeded, "compile with --operators linears")
+            return _read(g, found, where, [ids, *own], fixed, heeded, WHOLE_HINT, rows is not None)
         except UnsupportedOperator as refused:
             error = refused
     assert error is not None
@@ -130,33 +175,60 @@ def _read(
     fixed: Mapping[str, npt.NDArray[Any]],
     mask: str,
     hint: str,
+    rows: bool = False,
 ) -> Transformer:
-    """The model with these inputs as ids, this one as the mask of padding, and those of fixed values."""
+    """The model with these inputs as ids, this one as the mask of padding, and those of fixed values.
+
+    Args:
+        rows: the first of `ids` holds no ids but the first value's rows.
+    """
     shape = g.shape(ids[0])
-    if len(shape) != 2 or shape[0] != 1:
+    if len(shape) != 2 + rows or shape[0] != 1:
+        if rows:
+            raise UnsupportedOperator(f"rows of shape {shape}", where, "[batch, tokens, features]")
         raise UnsupportedOperator(f"token ids of shape {shape}", where, "[batch, tokens]")
-    decoder = hint.endswith("--generate")
-    walk = Walk(g, found, shape[1], hint, decoder)
+    walk = Walk(g, found, shape[1], hint, hint.endswith("--generate"))
     walk.symbols |= {name: Ids(name) for name in ids}
+    given = RowInput(ids[0], shape[2]) if rows else None
+    if given is not None:
+        walk.give(given.input, given.features)
     walk.symbols |= {name: Constant(value) for name, value in fixed.items()}
     if mask:
         kind = next(kind for name, _, kind in _inputs(g) if name == mask)
         walk.masks = probes(shape[1])
         walk.symbols[mask] = Probed(tuple(m.astype(kind) for m in walk.masks))
+    return _walked(walk, where, ids, fixed, mask, given)
+
+
+def _walked(
+    walk: Walk,
+    where: str,
+    ids: Sequence[str],
+    fixed: Mapping[str, npt.NDArray[Any]],
+    mask: str,
+    given: RowInput | None,
+) -> Transformer:
+    """What a walk that knows the inputs finds."""
     walk.run()
-    outputs = [_output(walk, o.name, where) for o in g.model.graph.output]
-    if decoder:
+    codes = next((o for o in walk.g.model.graph.output if o.type.tensor_type.elem_type != onnx.TensorProto.FLOAT), None)
+    if codes is not None:
+        raise UnsupportedOperator(f"output {codes.name!r} is not of floats", where, walk.hint)
+    outputs = [_output(walk, o.name, where) for o in walk.g.model.graph.output]
+    if walk.causal:
         outputs = outputs[:1]
-    if walk.looked is None:
-        raise UnsupportedOperator("no embedding of token ids", where, "a language model with an input of token ids")
+    if walk.looked is None and given is None:
+        raise _no_ids(where)
+    if given is not None and any(o.value == walk.input for o in outputs):
+        raise UnsupportedOperator("an output that is the input itself", where, walk.hint)
     if mask and not walk.kinds <= {Mask.PADDING}:
-        raise UnsupportedOperator("attention that sees padding beside what heeds the mask", where, hint)
-    lookups = tuple(Lookup(name, table) for name, table in sorted(walk.looked.tables, key=lambda pair: pair[0] != ids[0]))
+        raise UnsupportedOperator("attention that sees padding beside what heeds the mask", where, walk.hint)
+    tables = walk.looked.tables if walk.looked is not None else ()
+    lookups = tuple(Lookup(name, table) for name, table in sorted(tables, key=lambda pair: pair[0] != ids[0]))
+    positions = walk.looked.constant if walk.looked is not None else None
     operators = _needed(walk.operators, {o.value for o in outputs})
     fixed = {name: value for name, value in fixed.items() if name in walk.used}
-    return Transformer(
-        lookups, walk.looked.constant, walk.input, operators, tuple(outputs), mask if mask in walk.used else None, fixed
-    )
+    heeded = mask if mask in walk.used else None
+    return Transformer(lookups, positions, walk.input, operators, tuple(outputs), heeded, fixed, given=given)
 
 
 def _output(walk: Walk, name: str, where: str) -> Output:
@@ -167,6 +239,8 @@ def _output(walk: Walk, name: str, where: str) -> Output:
         return Output(name, walk.rows(node, known), shape)
     if isinstance(symbol, View) and symbol.factor() == 1:
         return Output(name, symbol.value, shape)
+    if node is not None and isinstance(symbol, View) and symbol.columns(walk.features[symbol.value]) is not None:
+        return Output(name, walk.rows(node, known), shape)
     if isinstance(symbol, View) and not walk.causal and len(symbol.terms) == 1 and (symbol.terms[0][1] == 1).all():
         return Output(name, symbol.value, shape, symbol.terms[0][0])
     raise UnsupportedOperator(f"output {name!r} is not rows of logits", where, "a language model that ends with its logits")

@@ -10,9 +10,12 @@ import numpy.typing as npt
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend.recognised import FoundLinear
+from axlora.compiler.functions import own_bound
 from axlora.compiler.operators import (
+    Affine,
     Apply,
     Op,
+    OwnFunction,
     Pool,
     PoolKind,
 )
@@ -75,6 +78,12 @@ class Values:
     looked: Looked | None = None
     input: str = ""
     turned: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
+    curves: list[tuple[OwnFunction, Float64]] = field(default_factory=list)
+    """Functions without a name, and their values (`Curve.values`)."""
+    affine: dict[tuple[str, bytes, bytes], str] = field(default_factory=dict)
+    """Value, its gain and its bias -> the value that they make."""
+    rowwise: bool = False
+    """Whether each row must be computed for itself: rows of a batch, which nothing may mix."""
 
     def refuse(self, node: Node, what: str) -> UnsupportedOperator:
         """An error that names the node."""
@@ -88,6 +97,11 @@ class Values:
         if any(x in self.single for x in of):
             self.single.add(name)
         self.symbols[name] = View.rows(name, self.g.shape(name))
+
+    def give(self, name: str, features: int) -> None:
+        """An input of floats as rows of the first value."""
+        self.value(name, features)
+        self.input = name
 
     def symbol(self, name: str) -> Symbol:
         """What a tensor is; constants are looked up."""
@@ -113,6 +127,8 @@ class Values:
             return self.pooled(symbol.value, PoolKind.MEAN)
         if isinstance(symbol, View) and symbol.factor() == 1:
             return symbol.value
+        if isinstance(symbol, View) and (gain := symbol.columns(self.features[symbol.value])) is not None:
+            return self.scaled(symbol.value, gain, np.zeros(gain.size))
         raise self.refuse(node, "reads a tensor that is not rows of features, one a token")
 
     def first(self, node: Node, looked: Looked) -> str:
@@ -127,6 +143,8 @@ class Values:
 
     def pooled(self, value: str, kind: PoolKind) -> str:
         """The value of one row that is made of all rows of another."""
+        if self.rowwise:
+            raise UnsupportedOperator("one row of all rows of a batch", f"tensor {value!r}", self.hint)
         name = f"{value} {kind.value}"
         if name not in self.features:
             self.features[name] = self.features[value]
@@ -134,18 +152,41 @@ class Values:
             self.operators.append(Pool(value, name, kind))
         return name
 
+    def scaled(self, value: str, gain: Float64, bias: Float64) -> str:
+        """The value of another times a number a feature, and plus one."""
+        key = (value, gain.tobytes(), bias.tobytes())
+        if key not in self.affine:
+            name = self.affine[key] = f"{value} scaled {len(self.affine)}"
+            self.features[name] = self.features[value]
+            if value in self.single:
+                self.single.add(name)
+            self.operators.append(Affine(value, name, gain, bias))
+        return self.affine[key]
+
     def applied(self, node: Node, curve: Curve) -> str:
-        """The value of an activation function."""
-        function = curve.function()
+        """The value of an activation function, or of a straight line."""
+        if (line := curve.line()) is not None:
+            n = self.features[curve.value]
+            return self.scaled(curve.value, np.full(n, line[0]), np.full(n, line[1]))
+        function = curve.function() or self.own(curve)
         if function is None:
             raise self.refuse(node, "an element-wise function that has no table")
-        name = f"{curve.value} {function.value}"
+        name = f"{curve.value} {function.name if isinstance(function, OwnFunction) else function.value}"
         if name not in self.features:
             self.features[name] = self.features[curve.value]
             if curve.value in self.single:
                 self.single.add(name)
             self.operators.append(Apply(curve.value, name, function))
         return name
+
+    def own(self, curve: Curve) -> OwnFunction | None:
+        """A function without a name, the same one for the same values; None if straight lines are not near it."""
+        values = curve.values()
+        known = next((f for f, v in self.curves if np.array_equal(v, values, equal_nan=True)), None)
+        if known is None and (bound := own_bound(curve.of)) is not None:
+            known = OwnFunction(f"function {len(self.curves)}", curve.of, bound)
+            self.curves.append((known, values))
+        return known
 
     def viewed(self, node: Node, name: str) -> View:
         """The elements of a tensor; functions and rows that were looked up become values."""

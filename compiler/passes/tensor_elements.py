@@ -6,6 +6,7 @@ carries the indices of its elements in a value [tokens, features], moved by the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -154,10 +155,21 @@ class View:
         c = float(coefficient.reshape(-1)[0])
         return c if bool((coefficient == c).all()) else None
 
+    def columns(self, features: int) -> Float64 | None:
+        """[features]: what each feature is times, if the tensor is the whole value in its own order; else None."""
+        if len(self.terms) != 1 or not self.starts(self.size):
+            return None
+        rows = self.terms[0][1].reshape(-1, features)
+        return np.array(rows[0]) if bool((rows == rows[0]).all()) else None
+
     def starts(self, count: int) -> bool:
         """Whether it is the first `count` elements of the value in their order, each times something."""
         index = self.terms[0][0]
         return len(self.terms) == 1 and index.size == count and np.array_equal(index.reshape(-1), np.arange(count))
+
+
+PROBED = np.linspace(-8, 8, 161)
+"""Where functions of an element are looked at."""
 
 
 @dataclass(frozen=True)
@@ -170,11 +182,24 @@ class Curve:
 
     def function(self) -> Function | None:
         """The one it is, found by its values: within 1e-5 of it on -8..8, and nearer than to any other."""
-        x = np.linspace(-8, 8, 161)
-        with np.errstate(all="ignore"):
-            y = self.of(x)
+        x, y = PROBED, self.values()
         error, best = min((float(np.abs(y - functions.real(f, x)).max()), f.value) for f in Function)
         return Function(best) if error < 1e-5 else None
+
+    def line(self) -> tuple[float, float] | None:
+        """(slope, value at 0) of a straight line; None of any other function."""
+        with np.errstate(all="ignore"):
+            bias, end = (float(y) for y in self.of(np.arange(2.0)))
+        if not math.isfinite(end - bias):
+            return None
+        slope = end - bias
+        near = np.allclose(self.values(), slope * PROBED + bias, rtol=1e-12, atol=1e-12 * max(1, abs(slope), abs(bias)))
+        return (slope, bias) if near else None
+
+    def values(self) -> Float64:
+        """At `PROBED`."""
+        with np.errstate(all="ignore"):
+            return np.asarray(self.of(PROBED))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""An ONNX transformer to programs of the machine: recognised, calibrated, quantized, placed."""
+"""A whole ONNX model to programs of the machine: recognised, calibrated, quantized, placed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import group_rows, quantize_linear
 from axlora.compiler.passes.recognise_linears import recognise
-from axlora.compiler.passes.recognise_transformer import read_transformer, read_whole
+from axlora.compiler.passes.recognise_transformer import read_rows, read_transformer, read_whole
 from axlora.compiler.reference.integer_module import IntegerModule
 from axlora.compiler.reference.operator_errors import value_errors
 from axlora.compiler.rows.float_forms import Product, embed, magnitudes
@@ -48,12 +48,15 @@ Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 Found = tuple[FoundLinear, ...]
 Data = Mapping[str, npt.NDArray[np.generic]]
+Model = onnx.ModelProto | str | Path
 CONTEXT = 256
 """Most tokens of a language model, unless a user says otherwise."""
 MOST_CONTEXT = 1 << 15
 """Largest context of a language model."""
 SAMPLES, SAMPLE_TOKENS = 4, 64
 """Random token ids that stand in for calibration data."""
+EMBEDDING = "picks the rows of embeddings"
+"""Why a Gather is on the host."""
 UNCALIBRATED = "no calibration data: magnitudes come from random token ids"
 """Said when all else went well: an error is one line."""
 SEQUENCES = 64
@@ -73,9 +76,11 @@ class Generated:
     blocks: Mapping[str, tuple[int, bytes]]
     """Adapter -> (rank, its block)."""
     tokens: int
-    """Of a sequence; of a language model: most of prompt and answer."""
+    """Of a sequence; of a language model: most of prompt and answer; of rows that nothing mixes: those of a start."""
     batch: int = 1
     """Sequences of a run."""
+    shape: tuple[int, ...] = ()
+    """Of the input of rows, for the whole batch, where the model has one."""
     errors: Mapping[str, float] = field(default_factory=dict)
     """Value -> its error on the first calibration sample (`value_errors`), where there is one."""
 
@@ -104,6 +109,8 @@ class Options:
     dump: Dump = field(default_factory=lambda: Dump(None))
     """Of every phase as text."""
     partial_adapters: bool = False
+    lone_linears: bool = True
+    """Take a model of rows that is nothing but linears, for which a program of linears is as good."""
 
     @property
     def matching(self) -> Matching:
@@ -204,7 +211,7 @@ def _placement(model: Transformer, linears: Sequence[Linear], keys: int, rows: i
             f"{type(op).__name__} {op.name if isinstance(op, LinearOp) else op.y}", "accelerator", "integer rows", macs
         )
 
-    first = tuple(Placement(f"Gather {x.input}", "host", "picks the rows of embeddings", 0) for x in model.lookups)
+    first = tuple(Placement(f"Gather {x.input}", "host", EMBEDDING, 0) for x in model.lookups)
     return (*first, *(row(op) for op in model.operators))
 
 
@@ -223,7 +230,12 @@ def _finished(
     smooth: bool,
     chunk: int = PREFILL,
 ) -> Generated:
-    """Quantize, add the adapters, place; `rows` of a sequence that is taken whole, None for programs that decode."""
+    """Quantize, add the adapters, place.
+
+    Args:
+        rows: of a sequence that is taken whole, or of a batch of rows that nothing mixes; None for programs that decode.
+        batch: sequences of a run; 1 of rows that nothing mixes.
+    """
     if smooth:
         model, found = _smoothed(model, found, peaks)
     largest = {name: float(peak.max()) for name, peak in peaks.items()}
@@ -233,8 +245,8 @@ def _finished(
     keys = whole_context(target, context)
     placement = _placement(model, linears, keys, 1) if rows is None else _placement(model, linears, rows, rows * batch)
     names = (GRAPH,) if own_name else ()
-    own = {GRAPH: graph_matches(linears)} if own_name else {}
-    lowered = Lowered(tuple(linears), tuple(inputs), (), placement, names, own_name, matches=own)
+    matches = {GRAPH: graph_matches(linears)} if own_name else {}
+    lowered = Lowered(tuple(linears), tuple(inputs), (), placement, names, own_name, matches=matches)
     origin = Origin(found, tables)
     for name, path in () if options.merge else options.adapters.items():
         lowered = add_adapter(lowered, name, path, target, options.matching, options.max_lora_rank, origin)
@@ -243,7 +255,8 @@ def _finished(
     slots = (1 if rank else 0) if options.max_loras is None else options.max_loras
     if not 0 <= slots <= SLOTS:
         raise BadModel(f"{slots} adapter slots asked for, the machine has {SLOTS}", "max-loras", f"0 to {SLOTS}")
-    slots = min(slots, 1)  # a start runs one sequence, with its one adapter
+    if not model.rowwise:
+        slots = min(slots, 1)  # a start runs one sequence, with its one adapter
     tell("placing the program")
     used = {li.name for li in lowered.linears if li.adapters}
     try:
@@ -262,7 +275,8 @@ def _finished(
     except DoesNotFit as error:
         where = f"target {target.name}" if error.where == "target" else error.where
         raise DoesNotFit(error.message, where, error.hint) from None
-    made = Generated(model, lowered, largest, image, {}, rows or context, batch)
+    own = max(image.programs) if model.rowwise else rows or context
+    made = Generated(model, lowered, largest, image, {}, own, batch)
     if options.dump.wanted:
         options.dump.modules([("integers", made.integers(target.activation_bits).module)])
     options.dump.programs({f"program_{n}": program for n, program in image.programs.items()})
@@ -414,42 +428,138 @@ def order_of(mask: npt.NDArray[Any] | None, tokens: int) -> tuple[Int64, int]:
     return np.argsort(mask == 0, kind="stable"), int((mask != 0).sum())
 
 
-def _sequences(
-    model: Transformer, data: Data | None, batch: int, tokens: int, where: str
-) -> list[tuple[npt.NDArray[np.float64], int]]:
-    """Rows of embeddings of calibration data, and how many of each are no padding.
+Samples = list[tuple[Float64, int]]
+"""The first rows of each sample, and how many of them are no padding."""
+
+
+def _calibration(name: str, data: Data, shape: tuple[int, ...], where: str) -> npt.NDArray[Any]:
+    """Samples [samples, *shape] of an input; raises `BadModel`: it is missing, of another shape, or not finite."""
+    if name not in data:
+        raise BadModel(f"calibration data lacks input {name!r}", where, "add it to the .npz")
+    return stacked(name, data[name], shape, where)
+
+
+def _given(model: Transformer, data: Data | None, where: str) -> Data | None:
+    """Calibration data, which rows that are given need: nothing else tells their range."""
+    if data is None and model.given is not None:
+        what = f"input {model.given.input!r} of floats, whose range only calibration data tells"
+        raise UnsupportedOperator(what, where, f"give --calibration, or {HINT}")
+    return data
+
+
+def _sequences(model: Transformer, data: Data | None, batch: int, tokens: int, where: str) -> Samples:
+    """The first rows of calibration data.
 
     Args:
-        data: input -> samples of [batch, tokens], see `calibrate.stacked`.
+        data: input -> samples of [batch, tokens], of given rows [batch, tokens, features], see `calibrate.stacked`.
 
     Raises:
-        BadModel: an input is missing, of another length, or holds ids outside its table.
+        UnsupportedOperator: no data for rows that are given. BadModel: an input is missing, of another length, or holds ids
+            outside its table.
     """
+    data = _given(model, data, where)
     if data is None:
         rng = np.random.default_rng(0)
         ids = {x.input: rng.integers(0, len(x.table), (SAMPLES, tokens)) for x in model.lookups}
         return [(embed(model, {name: value[n] for name, value in ids.items()}), tokens) for n in range(SAMPLES)]
     given: dict[str, npt.NDArray[Any]] = {}
     for name in (*(x.input for x in model.lookups), *([model.mask] if model.mask else [])):
-        if name not in data:
-            raise BadModel(f"calibration data lacks input {name!r}", where, "add it to the .npz")
-        value = stacked(name, data[name], (batch, tokens), where)
+        value = _calibration(name, data, (batch, tokens), where)
         if value.dtype.kind not in "iub":
             raise BadModel(f"calibration data of {name!r} has type {value.dtype}, must be integers", where, "token ids")
         given[name] = value.reshape(-1, tokens)[:SEQUENCES]
     for x in model.lookups:
         if given[x.input].min() < 0 or given[x.input].max() >= len(x.table):
             raise BadModel(f"{x.input!r} must be from 0 to {len(x.table) - 1}", "calibration", "check the tokenizer")
+    if model.given is not None:
+        own = _calibration(model.given.input, data, (batch, tokens, model.given.features), where)
+        given[model.given.input] = own.reshape(-1, tokens, model.given.features)[:SEQUENCES]
     if len({len(value) for value in given.values()}) != 1:
         raise BadModel("inputs of different numbers of samples", "calibration", "as many of each")
     out = []
-    for n in range(len(given[model.tokens_input])):
+    for n in range(len(given[model.rows_input])):
         order, keys = order_of(given[model.mask][n] if model.mask else None, tokens)
         if keys:
-            out.append((embed(model, {x.input: given[x.input][n] for x in model.lookups}, order), keys))
+            out.append((embed(model, {name: value[n] for name, value in given.items()}, order), keys))
     if not out:
         raise BadModel("every sample is padding alone", "calibration", "masks with ones")
     return out
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A model as it was read and recognised."""
+
+    where: str
+    g: Dataflow
+    found: Found
+    model: Transformer
+    batch: int
+    """Sequences of a run; 1 of rows that nothing mixes."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the input of ids or rows, as it was read: of one sequence, or of a batch of rows that nothing mixes."""
+        return self.g.shape(self.model.rows_input)
+
+    @property
+    def rows(self) -> int:
+        """Of a sequence, or of the batch of rows that nothing mixes."""
+        return int(np.prod(self.shape)) // (1 if self.model.given is None else self.model.given.features)
+
+    def samples(self, data: Data | None) -> Samples:
+        """What calibration looks at; errors as `_sequences`."""
+        given = self.model.given
+        if given is None or not self.model.rowwise:
+            return _sequences(self.model, data, self.batch, self.rows, self.where)
+        data = _given(self.model, data, self.where) or {}
+        samples = _calibration(given.input, data, self.shape, self.where)[:SEQUENCES]
+        return [(embed(self.model, {given.input: sample}), self.rows) for sample in samples]
+
+
+Reader = Callable[[Dataflow, Found, str], Transformer]
+
+
+def _read(model: Model, shapes: Mapping[str, int], batch: int, options: Options, reader: Reader) -> _Whole:
+    """The model with its free dimensions fixed to `shapes`, as `reader` recognises it."""
+    options.dump.restart()
+    proto, where = onnx_reader.read(model, shapes)
+    options.dump.model(proto)
+    g, found = recognise(proto, passes=READ_WHOLE)
+    if any(f.x is not None for f in found):
+        if not options.drop_scales:
+            raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
+        g, found = recognise(drop_scales(g, clips=False), passes=READ_WHOLE)
+    options.dump.modules(g.phases)
+    transformer = reader(g, found, where)
+    options.dump.recognised(transformer.operators)
+    return _Whole(where, g, found, transformer, batch)
+
+
+def _read_whole(model: Model, shapes: Mapping[str, int], options: Options) -> _Whole:
+    """A model of rows that nothing mixes, where it is one, else of whole sequences.
+
+    Raises:
+        UnsupportedOperator: a node that is not understood, or linears alone where `Options` does not take them.
+    """
+    dimensions = onnx_reader.dimensions(model)
+    if not onnx_reader.takes_rows(model):
+        own, batch = _one_sequence(dimensions, shapes)
+        return _read(model, own, batch, options, read_whole)
+    try:
+        found = _read(model, shapes, 1, options, read_rows)
+    except UnsupportedOperator as error:
+        (free,) = dimensions.values()
+        if len(free) != 3:  # no sequences
+            raise
+        try:
+            own, batch = _one_sequence(dimensions, shapes)
+        except UnsupportedOperator:
+            raise error from None
+        return _read(model, own, batch, options, read_whole)
+    if not options.lone_linears and all(isinstance(op, LinearOp) for op in found.model.operators):
+        raise UnsupportedOperator("linears alone", found.where, HINT)
+    return found
 
 
 def lower_whole(
@@ -461,26 +571,19 @@ def lower_whole(
     calibration: Data | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Generated:
-    """A transformer of token ids as one program that takes a sequence from rows of embeddings to its outputs.
+    """A model of token ids or of rows of floats as one program from its first rows to its outputs.
+
+    A start takes a sequence; where nothing mixes rows, as many rows of the batch as the buffers hold.
 
     Raises:
-        UnsupportedOperator: a node that is not understood. BadModel, BadAdapter: as `passes.pipeline.lower`.
+        UnsupportedOperator: a node that is not understood, or rows of floats without calibration data. BadModel,
+            BadAdapter: as `pipelines.linears.lower`.
     """
     tell = progress or (lambda _: None)
     tell("reading the model")
-    own, batch = _one_sequence(onnx_reader.dimensions(model), shapes or {})
-    proto, where = onnx_reader.read(model, own)
-    options.dump.model(proto)
-    g, found = recognise(proto, passes=READ_WHOLE)
-    if any(f.x is not None for f in found):
-        if not options.drop_scales:
-            raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
-        g, found = recognise(drop_scales(g, clips=False), passes=READ_WHOLE)
-    options.dump.modules(g.phases)
-    transformer = read_whole(g, found, where)
-    options.dump.recognised(transformer.operators)
-    tokens = g.shape(transformer.tokens_input)[1]
-    tables = tables_of(Graph(g.model)) if options.adapters else ()
+    whole = _read_whole(model, shapes or {}, options)
+    found, transformer, rows, batch = whole.found, whole.model, whole.rows, whole.batch
+    tables = tables_of(Graph(whole.g.model)) if options.adapters else ()
     notices: tuple[str, ...] = ()
     if options.merge:
         if len(options.adapters) > 1:
@@ -490,7 +593,7 @@ def lower_whole(
             found, notices = merge_peft(found, name, path, options.matching, tables)
         options = replace(options, adapters={})
     tell("looking at magnitudes")
-    sequences = _sequences(transformer, calibration, batch, tokens, where)
+    sequences = whole.samples(calibration)
     peaks = _peaks(transformer, sequences, found, options, tables)
     given = calibration is not None
     made = _finished(
@@ -501,13 +604,15 @@ def lower_whole(
         peaks,
         tell,
         tables=tables,
-        context=tokens,
-        rows=tokens,
+        context=1 if transformer.rowwise else rows,
+        rows=rows,
         batch=batch,
         smooth=given,
     )
     for notice in (*notices, *made.lowered.notices):
         _LOG.warning("%s", notice)
+    if transformer.given is not None:
+        made = replace(made, shape=(batch * whole.shape[0], *whole.shape[1:]))
     if not given:
         _LOG.warning(UNCALIBRATED)
         return made

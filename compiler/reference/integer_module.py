@@ -364,7 +364,7 @@ class IntegerModule:
     def _function(
         self, builder: relax.BlockBuilder, emitter: Emitter, tokens: int, largest: Mapping[str, float], bits: int
     ) -> None:
-        width = self.model.embedding.shape[1]
+        width = self.model.features
         rows = relax.Var("rows", relax.TensorType((tokens, width), "int32"))
         places = relax.Var("places", relax.TensorType((2,), "int64"))
         caches = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from axlora.compiler import functions
 from axlora.compiler.operators import (
     Add,
+    Affine,
     Apply,
     Attention,
     Linear,
@@ -79,9 +81,11 @@ def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]
         case Linear():
             return linears[op.name](values[op.x])
         case Add():
-            return values[op.a] + values[op.b]
+            return values[op.a] + op.sign * values[op.b]
         case Mul():
             return values[op.a] * values[op.b]
+        case Affine():
+            return values[op.x] * op.gain + op.bias
         case Apply():
             return functions.real(op.function, values[op.x])
         case Rotary():
@@ -93,12 +97,15 @@ def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]
             return x[:1] if op.kind is PoolKind.FIRST else x[:keys].mean(axis=0, keepdims=True)
 
 
-def embed(model: Transformer, ids: Mapping[str, Int64], order: Int64 | None = None) -> Float64:
-    """Rows of embeddings [tokens, n] of one sequence; `ids`: input -> [tokens].
+def embed(model: Transformer, ids: Mapping[str, npt.NDArray[Any]], order: Int64 | None = None) -> Float64:
+    """The first rows [tokens, n] of one sequence; `ids`: input -> [tokens], or the elements of rows that are given.
 
     Args:
         order: places of the sequence in the order of the rows; default its own.
     """
+    if model.given is not None:
+        own = np.asarray(ids[model.given.input], np.float64).reshape(-1, model.given.features)
+        return own if order is None else own[order]
     first = ids[model.tokens_input]
     order = np.arange(len(first)) if order is None else order
     rows = np.zeros((len(first), model.embedding.shape[1]))

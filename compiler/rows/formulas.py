@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.operators import Add, Apply, Attention, Linear, Mul, Norm, NormKind, PoolKind, Rotary
+from axlora.compiler.operators import Add, Affine, Apply, Attention, Linear, Mul, Norm, NormKind, PoolKind, Rotary
 from axlora.compiler.rows.row_operations import Cells, Heads, Rows
 from axlora.compiler.rows.steps import Append, Attend, Close, Collect
 from axlora.compiler.rows.tables import exp_table, function_table
@@ -25,7 +25,7 @@ Float64 = npt.NDArray[np.float64]
 SPARE_BITS = 2
 """Bits above the largest magnitude seen."""
 TABLE_FRACTION = 18
-"""Of what goes through a function and comes out: one table serves every layer; values reach +-2**13."""
+"""Of what goes through a function and comes out: one table serves every layer; values reach +-2**13 (`functions.MOST`)."""
 SQUARE_SHIFT = 28
 FACTOR_BITS = 14
 """A factor of MAC is at most 2**14."""
@@ -41,6 +41,11 @@ KEY_BITS = 6
 def fraction(largest: float, spare: int = SPARE_BITS) -> int:
     """The fraction at which `largest` leaves `spare` bits of 31."""
     return 30 - spare - math.ceil(math.log2(max(largest, 2.0**-12)))
+
+
+def seen(fraction: int) -> float:
+    """Inverse of `fraction`: the power of two up to which magnitudes were seen."""
+    return math.ldexp(1.0, 30 - SPARE_BITS - fraction)
 
 
 def ratio(value: float, bits: int = 16) -> tuple[int, int]:
@@ -177,11 +182,13 @@ class Formulas:
         if far > 0:
             fa = fb + FACTOR_BITS
         shift = max(0, fa - fy, fb - fy)
+        ca, cb = 1 << (fy - fa + shift), 1 << (fy - fb + shift)
+        ca, cb = (op.sign * ca, cb) if fine == op.b else (ca, op.sign * cb)
         for _ in self.rows.groups():
             if far > 0:
                 self.rows.map(Map.MAC, a, out=y, shift=min(63, far))
             near = y if far > 0 else a
-            self.rows.map(Map.MAC, near, b, y, ca=1 << (fy - fa + shift), cb=1 << (fy - fb + shift), shift=shift)
+            self.rows.map(Map.MAC, near, b, y, ca=ca, cb=cb, shift=shift)
 
     def mul(self, op: Mul) -> None:
         exact = self.fractions[op.a] + self.fractions[op.b]
@@ -189,6 +196,20 @@ class Formulas:
         y = self.over(op.y, fy, (op.a, op.b))
         for _ in self.rows.groups():
             self.rows.map(Map.MUL, self.cells[op.a], self.cells[op.b], y, shift=exact - fy)
+
+    def affine(self, op: Affine) -> None:
+        """x gain, which must not leave the range either, and the bias of the result's fraction."""
+        gain, bias = (float(np.abs(v).max()) for v in (op.gain, op.bias))
+        fg = fraction(gain, 0)
+        exact = self.fractions[op.x] + fg
+        fy = max(min(fraction(max(self.largest[op.y], self.largest[op.x] * gain, bias)), exact), exact - 63)
+        y = self.over(op.y, fy, (op.x,))
+        by = self.rows.constant(f"{op.y} gain", to_fixed(op.gain, fg))
+        plus = self.rows.constant(f"{op.y} bias", to_fixed(op.bias, fy))
+        for _ in self.rows.groups():
+            self.rows.map(Map.MUL, self.cells[op.x], by, y, shift=exact - fy)
+            if bias:
+                self.rows.map(Map.MAC, y, plus, y, cb=1)
 
     def apply(self, op: Apply) -> None:
         fx, y = self.fractions[op.x], self.over(op.y, TABLE_FRACTION, (op.x,))

@@ -17,7 +17,7 @@ HINT = "compile with --operators linears"
 
 def widths(model: Transformer, outputs: Mapping[str, int]) -> dict[str, int]:
     """Features of every value, from the linears' outputs [name -> n]."""
-    found = {model.input: model.embedding.shape[1]}
+    found = {model.input: model.features}
     for op in model.operators:
         if isinstance(op, Linear):
             found[op.y] = outputs[op.name]

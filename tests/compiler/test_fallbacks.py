@@ -134,7 +134,7 @@ def _floats() -> onnx.ModelProto:
 def test_a_model_without_token_ids_counts_the_operators_of_the_host(said: Callable[[], list[str]]) -> None:
     axlora.compile(_floats(), TEST)
     notice = _only(said())
-    assert "(no input of token ids)" in notice
+    assert "(no calibration data for the input of floats)" in notice
     assert "2 operators on the host, first Relu relu" in notice
 
 

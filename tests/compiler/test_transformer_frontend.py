@@ -17,7 +17,7 @@ from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.merge import merge_graph
 from axlora.compiler.frontend.precision import to_float32
-from axlora.compiler.operators import Apply, Attention, Function, Norm, NormKind, Transformer
+from axlora.compiler.operators import Affine, Apply, Attention, Function, Norm, NormKind, Transformer
 from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.passes.recognise_transformer import read_transformer
@@ -207,8 +207,6 @@ INSERTED: dict[str, Callable[[onnx.ModelProto, str], str]] = {
     "sine": lambda p, x: _after(p, x, "Sin"),
     "square": lambda p, x: _after(p, x, "Pow", np.array(2, np.float32)),
     "a weight a token": lambda p, x: _after(p, x, "Mul", np.linspace(1, 2, TOKENS, dtype=np.float32)[:, None]),
-    "twice": lambda p, x: _after(p, x, "Mul", np.array(2, np.float32)),
-    "plus one": lambda p, x: _after(p, x, "Add", np.array(1, np.float32)),
     "norm over tokens": lambda p, x: _after(p, x, "LpNormalization", axis=1),
 }
 
@@ -225,6 +223,30 @@ def test_a_node_that_is_not_understood_is_refused(file: str, what: str) -> None:
         _recognised(inferred)
     if what in ("sum over tokens", "softmax over tokens", "sine", "norm over tokens"):
         assert name in str(info.value)
+
+
+UNDERSTOOD: dict[str, tuple[str, np.ndarray]] = {
+    "twice": ("Mul", np.array(2, np.float32)),
+    "plus one": ("Add", np.array(1, np.float32)),
+    "a weight a feature": ("Mul", np.linspace(1, 2, E.HIDDEN, dtype=np.float32)),
+    "a number a feature less": ("Sub", np.linspace(-1, 1, E.HIDDEN, dtype=np.float32)),
+}
+
+
+@pytest.mark.parametrize("file", SOME)
+@pytest.mark.parametrize("what", UNDERSTOOD)
+def test_scales_and_shifts_of_features_are_recognised(file: str, what: str) -> None:
+    """Between the halves of a layer, with onnxruntime's logits."""
+    proto = _read(file)
+    kind, constant = UNDERSTOOD[what]
+    _after(proto, STREAM[file], kind, constant)
+    proto = onnx.shape_inference.infer_shapes(proto)
+    model, products = _recognised(proto)
+    assert sum(isinstance(op, Affine) for op in model.operators) == 1
+    ids = np.random.default_rng(0).integers(0, E.VOCAB, TOKENS)
+    wanted = _logits(proto.SerializeToString(), ids)
+    got = float_forms.evaluate(model, float_forms.embed(model, {"input_ids": ids}), products)[model.output]
+    assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
 
 
 @pytest.mark.parametrize("file", SOME)

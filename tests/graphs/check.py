@@ -18,11 +18,14 @@ from strategy import Drawn
 
 import axlora
 from axlora.cli import main
+from axlora.compiler.frontend.onnx_reader import takes_rows
 
 INTERNAL = ("TVM", "tvm", "Traceback", "InternalError", "shape of the tensor is not known", "has no source", "KeyError")
 """Texts that tell a user nothing."""
 NO_PATH = ("operator Loop", "operator LSTM", "Mystery", "FLOAT8", "no linear")
 """What a refusal may name (one of them): everything else that is drawn runs."""
+SAMPLES = 2
+"""Random samples of calibration data."""
 RELATIVE, ABSOLUTE = 2e-3, 1e-5
 """What is allowed beside the noise: other kernels than onnxruntime's compute the host part."""
 
@@ -33,7 +36,7 @@ class Outcome:
 
     ran: bool
     kind: str = ""
-    """Of a refusal: its type and its message without names and numbers."""
+    """Of a refusal: its type and its message without names and numbers; else that of the package."""
 
 
 class Failed(AssertionError):
@@ -123,10 +126,28 @@ def _most(x: Array) -> float:
     return float(np.abs(x).max())
 
 
-def compiled(drawn: Drawn, folder: Path, target: str) -> Outcome | axlora.Program:
+def calibration(drawn: Drawn) -> dict[str, Array] | None:
+    """The inputs of a model of rows of floats as samples, with others of that size; None of another model."""
+    if drawn.refusal or not takes_rows(drawn.model):
+        return None
+    ((name, x),) = drawn.inputs.items()
+    noise = np.random.default_rng(0).uniform(-1, 1, (SAMPLES, *x.shape)) * np.abs(x).max()
+    return {name: np.stack([x, *noise.astype(x.dtype)])}
+
+
+def _program(drawn: Drawn, target: str, calibrated: bool) -> axlora.Program:
+    """Whole, if it is calibrated and can be; else as `auto` without calibration data."""
+    data = calibration(drawn) if calibrated else None
+    if data is not None:
+        with contextlib.suppress(axlora.UnsupportedOperator, axlora.DoesNotFit):
+            return axlora.compile(drawn.model, target, calibration=data, operators="all")
+    return axlora.compile(drawn.model, target)
+
+
+def compiled(drawn: Drawn, folder: Path, target: str, calibrated: bool = False) -> Outcome | axlora.Program:
     """The package, written and read again, or how the model was refused."""
     try:
-        program = axlora.compile(drawn.model, target)
+        program = _program(drawn, target, calibrated)
     except axlora.Error as error:
         return _refusal(error, drawn, folder, target)
     except Exception as error:  # whatever it is: it is a failure
@@ -143,16 +164,17 @@ def compiled(drawn: Drawn, folder: Path, target: str) -> Outcome | axlora.Progra
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def check(drawn: Drawn, folder: Path, target: str = "test") -> Outcome:
+def check(drawn: Drawn, folder: Path, target: str = "test", calibrated: bool = False) -> Outcome:
     """Compile, save, load, simulate, compare.
 
     Args:
         folder: an empty folder.
+        calibrated: a model of rows of floats is given calibration data, with which it runs whole where it can.
 
     Raises:
         Failed: see the top of the file.
     """
-    program = compiled(drawn, folder, target)
+    program = compiled(drawn, folder, target, calibrated)
     if isinstance(program, Outcome):
         return program
     names = [o.name for o in drawn.model.graph.output]
@@ -164,4 +186,4 @@ def check(drawn: Drawn, folder: Path, target: str = "test") -> Outcome:
         raise Failed("wrong: outputs", f"{list(outputs)}, not {names}")
     runs = [r for r in noisy_runs(drawn.model, drawn.inputs) if all(np.isfinite(a).all() for a in r)]
     compare(names, reference(drawn.model, drawn.inputs), [outputs[n] for n in names], runs)
-    return Outcome(True)
+    return Outcome(True, program.kind)

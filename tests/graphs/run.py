@@ -37,6 +37,11 @@ SHARE = 50
 TARGETS = ("test", "edge-asic")
 
 
+def machine(number: int) -> tuple[str, bool]:
+    """The target of a share of models, and whether they are calibrated."""
+    return TARGETS[number % 2], bool(number // 2 % 2)
+
+
 def each(number: int, count: int, look: Callable[[Drawn], None]) -> None:
     """Draw `count` models from seed `number`, the same ones every time."""
 
@@ -66,11 +71,11 @@ def load(path: Path) -> Drawn:
         return Drawn(model, {name.replace("|", "/"): data[name] for name in data.files}, refusal)
 
 
-def outcome(drawn: Drawn, target: str) -> tuple[str, str, str]:
+def outcome(drawn: Drawn, target: str, calibrated: bool = False) -> tuple[str, str, str]:
     """`ran`, `refused` or `failed`; the kind; the text of a failure."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            found = check(drawn, Path(folder), target)
+            found = check(drawn, Path(folder), target, calibrated)
         except Failed as error:
             return "failed", error.kind, error.text
         except Exception as error:  # ours: told like the others, so that the rest is still looked at
@@ -80,7 +85,7 @@ def outcome(drawn: Drawn, target: str) -> tuple[str, str, str]:
 
 def worker(number: int, count: int, folder: Path) -> None:
     """Check the models of one seed; a line of JSON each. The model at work is saved first, in case the process dies of it."""
-    target, known, left = TARGETS[number % 2], set(), count
+    (target, calibrated), known, left = machine(number), set(), count
     current = folder / f"crash-{number}.onnx"
 
     def look(drawn: Drawn) -> None:
@@ -89,12 +94,12 @@ def worker(number: int, count: int, folder: Path) -> None:
         if left < 0:
             return
         save(drawn, current)
-        what, kind, text = outcome(drawn, target)
+        what, kind, text = outcome(drawn, target, calibrated)
         path = ""
         if what == "failed" and kind not in known:
             known.add(kind)
-            smaller = reduced(drawn, lambda d: outcome(d, target)[:2] == ("failed", kind))
-            text = outcome(smaller, target)[2]
+            smaller = reduced(drawn, lambda d: outcome(d, target, calibrated)[:2] == ("failed", kind))
+            text = outcome(smaller, target, calibrated)[2]
             name = re.sub(r"\W+", "-", kind)[:70].strip("-")
             path = str(folder / f"{name}-{number}.onnx")
             save(smaller, Path(path))
@@ -155,6 +160,7 @@ def main() -> int:
     parser.add_argument("--failures", type=Path, default=Path("build/graphs"), metavar="DIR")
     parser.add_argument("--model", type=Path, metavar="FILE")
     parser.add_argument("--target", default=TARGETS[0])
+    parser.add_argument("--calibrated", action="store_true", help="of --model")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     logging.disable(logging.CRITICAL)
@@ -165,7 +171,7 @@ def main() -> int:
         worker(given.worker, given.count, given.failures)
         return 0
     if given.model is not None:
-        print(*outcome(load(given.model), given.target), sep="\n")
+        print(*outcome(load(given.model), given.target, given.calibrated), sep="\n")
         return 0
     lines = gather(given.count, given.seed, given.jobs, given.failures)
     print("\n" + summary(lines))

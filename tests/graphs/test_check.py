@@ -93,11 +93,11 @@ def test_another_model_fails(
 ) -> None:
     """The package is that of a model with one difference."""
 
-    def other(drawn: Drawn, folder: Path, target: str) -> object:
+    def other(drawn: Drawn, folder: Path, target: str, calibrated: bool) -> object:
         model = onnx.ModelProto()
         model.CopyFrom(drawn.model)
         change(model)
-        return compiled(Drawn(model, drawn.inputs), folder, target)
+        return compiled(Drawn(model, drawn.inputs), folder, target, calibrated)
 
     monkeypatch.setattr(checking, "compiled", other)
     with pytest.raises(Failed, match="wrong"):

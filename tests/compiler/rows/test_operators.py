@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from axlora.compiler.operators import (
     Add,
+    Affine,
     Apply,
     Attention,
     Function,
@@ -94,14 +95,28 @@ def test_norms_of_a_row_of_zeros_and_of_equal_elements(kind: NormKind) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.integers(-4, 9), st.integers(0, 2**32 - 1))
 def test_products_and_sums_of_unlike_magnitudes(exponent: int, seed: int) -> None:
-    """x sigmoid(x), and x + sigmoid(x): the second operand's fraction is the table's, up to 14 bits from x's."""
+    """x sigmoid(x), sums and differences of both: the second operand's fraction is the table's, up to 14 bits from x's."""
     rng = np.random.default_rng(seed)
     x = rng.normal(0, 1, (2, 33)) * 2.0**exponent
     gate = Apply("x", "s", Function.SIGMOID)
-    for op in (Mul("x", "s", "y"), Add("x", "s", "y"), Add("s", "x", "y")):
+    sums = (Add("x", "s", "y"), Add("s", "x", "y"), Add("x", "s", "y", -1), Add("s", "x", "y", -1), Add("x", "x", "y", -1))
+    for op in (Mul("x", "s", "y"), *sums):
         with np.errstate(over="ignore"):  # the real sigmoid of -2000
             got, wanted = _both(x, gate, op)
         assert np.abs(got - wanted).max() < 2e-4 * max(1.0, np.abs(wanted).max())
+
+
+@settings(max_examples=100, deadline=None)
+@given(EXPONENT, EXPONENT, st.sampled_from([0.0, 1e-3, 1.0, 100.0]), st.integers(0, 2**32 - 1))
+def test_scales_and_shifts_over_all_magnitudes(exponent: int, gains: int, shift: float, seed: int) -> None:
+    """Against what is added up, which the sum may be far below."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0, 1, (3, 33)) * 2.0**exponent
+    gain = rng.normal(0, 1, 33) * 2.0**gains
+    bias = -shift * np.abs(x * gain).max() * rng.uniform(0.9, 1, 33)
+    got, wanted = _both(x, Affine("x", "y", gain, bias))
+    most = max(np.abs(x).max() * np.abs(gain).max(), np.abs(bias).max(), 2.0**-12)  # what lies below has no finer fraction
+    assert np.abs(got - wanted).max() < 2.0**-25 * most
 
 
 @settings(max_examples=50, deadline=None)

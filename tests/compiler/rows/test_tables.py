@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from axlora.compiler.functions import real
-from axlora.compiler.operators import Function
+from axlora.compiler.functions import OWN_ERROR, own_bound, real
+from axlora.compiler.operators import Function, OwnFunction
 from axlora.compiler.rows.formulas import EXP_FRACTION, SCORE_FRACTION, TABLE_FRACTION
 from axlora.compiler.rows.row_operations import Table
 from axlora.compiler.rows.tables import EXP_INTERVALS, EXP_LOW, INTERVALS, exp_table, function_table
@@ -58,6 +62,46 @@ def test_beyond_the_table_the_outer_lines_go_on(function: Function) -> None:
         wanted = real(function, x / 2.0**TABLE_FRACTION)
     got = np.ldexp(_through(table, x).astype(float), -TABLE_FRACTION)
     assert np.abs(got - wanted).max() <= 2.0**-17
+
+
+COMPOSED: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "leaky": lambda x, c: np.where(x < 0, c * x, x),
+    "elu": lambda x, c: np.where(x < 0, c * np.expm1(np.minimum(x, 0)), x),
+    "clip": lambda x, c: np.clip(x, -1, np.ceil(8 * c) / 8),
+    "swish": lambda x, c: x / (1 + np.exp(-(1 + c) * x)),
+    "softplus": lambda x, c: c * np.logaddexp(0, x),
+    "line": lambda x, c: c * x - 3 * c,
+}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(list(COMPOSED)), st.floats(0.05, 1.0))
+def test_tables_of_composed_functions(kind: str, c: float) -> None:
+    """To +-2^13: within `OWN_ERROR` of the largest on -8..8, and of the function where that is more than 1."""
+
+    def of(x: np.ndarray) -> np.ndarray:
+        return COMPOSED[kind](x, c)
+
+    bound = own_bound(of)
+    assert bound is not None
+    table = function_table(OwnFunction("own", of, bound), TABLE_FRACTION, TABLE_FRACTION)
+    far = np.geomspace(1e-3, 8191, 20_001)
+    x = np.rint(np.ldexp(np.concatenate([far, -far]), TABLE_FRACTION)).astype(np.int64)
+    with np.errstate(over="ignore"):
+        wanted, size = of(x / 2.0**TABLE_FRACTION), np.abs(of(np.linspace(-8, 8, 161))).max()
+    error = np.abs(np.ldexp(_through(table, x).astype(float), -TABLE_FRACTION) - wanted)
+    assert (error <= 1.05 * OWN_ERROR * np.maximum(min(1, size), np.abs(wanted)) + 2.0**-17).all()
+
+
+@pytest.mark.parametrize("of", [np.exp, np.sin, np.square, np.sign, np.floor, np.log, np.sqrt, np.reciprocal])
+def test_what_straight_lines_are_not_near_has_no_table(of: Callable[[np.ndarray], np.ndarray]) -> None:
+    assert own_bound(of) is None
+
+
+@pytest.mark.parametrize(("limit", "taken"), [(0.3, False), (0.3125, True), (5.99, False), (6.0, True)])
+def test_slopes_jump_at_edges_of_the_lines_alone(limit: float, taken: bool) -> None:
+    """Every 1/32: a jump between two edges is off by up to a quarter of that."""
+    assert (own_bound(lambda x: np.clip(x, -limit, limit)) is not None) == taken
 
 
 def test_exp_is_exactly_one_at_zero_and_zero_below_its_end() -> None:
