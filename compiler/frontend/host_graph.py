@@ -59,14 +59,25 @@ def live(nodes: Sequence[onnx.NodeProto], wanted: set[str], given: set[str]) -> 
 
 
 def _divided(
-    nodes: list[onnx.NodeProto], smooth: Mapping[str, tuple[str, Float64]]
+    nodes: list[onnx.NodeProto], smooth: Mapping[str, tuple[str, Float64]], results: Mapping[str, str]
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The nodes with a Mul behind each tensor that is divided by `smooth` for the linears that read it."""
+    """The nodes, still in topological order, with a Mul behind each tensor that is divided by `smooth` for linears.
+
+    Args:
+        smooth: in the order of the model.
+        results: result of a linear -> tensor that it reads.
+    """
     result, factors = list(nodes), []
+
+    def place(tensor: str) -> int:
+        """Index from which on a tensor is known."""
+        while tensor in results:
+            tensor = results[tensor]
+        return next((i for i, n in enumerate(result) if tensor in n.output), -1) + 1
+
     for name, (source, by) in smooth.items():
         factor = numpy_helper.from_array((1 / by).astype(np.float32), f"{name}.factor")
-        at = next((i for i, n in enumerate(result) if source in n.output), -1) + 1
-        result.insert(at, helper.make_node("Mul", [source, factor.name], [name], name=name))
+        result.insert(place(source), helper.make_node("Mul", [source, factor.name], [name], name=name))
         factors.append(factor)
     return result, factors
 
@@ -111,7 +122,7 @@ def cut(
     divided = smooth or {}
     sources = {divided[name][0] if name in divided else name for name in results.values()}
     nodes, fixed = _constants(live(g.nodes, {*outputs, *sources}, given))
-    nodes, factors = _divided(nodes, divided)
+    nodes, factors = _divided(nodes, divided, results)
     known = stages(nodes, results)
     constants |= {i.name for i in fixed}
     computed = {name for node in nodes for name in node.output if name}

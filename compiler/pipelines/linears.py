@@ -88,7 +88,7 @@ def _activations(g: Graph, found: tuple[FoundLinear, ...], options: Options, whe
     result = []
     for each in found:
         if each.x is not None and (wanted is None or wanted.startswith("token") is each.x.per_token):
-            result.append(each)
+            result.append(_with_float_output(g, each) if each.x.per_token else each)
         elif wanted is None or wanted.startswith("token"):
             result.append(replace(_with_float_output(g, each), x=Activation(each.x_name, "", 1.0, 0, bits, per_token=True)))
         else:

@@ -111,3 +111,24 @@ def test_calibration_sees_an_adapter_matched_by_weights(build: Any, write_peft: 
     assert np.allclose(merged[0].weight, found[0].weight + 2 * (a.T @ b.T))
     assert merged[1] == found[1]
     assert merge_graph(found) == found
+
+
+@pytest.mark.parametrize("activation", [None, "static8"])
+def test_linears_with_nothing_between(build: Any, target: Target, activation: str | None) -> None:
+    """Each divides what the one before gives; the last one's result is codes in the file, and codes come out."""
+    random = np.random.default_rng(3)
+    weights = [random.normal(0, 0.2, (K, K)).astype(np.float32) for _ in range(3)]
+    name = "x"
+    for weight in weights:
+        name = build.node("MatMul", name, build.constant(weight))
+    scale, zero = build.constant(np.array(0.05, np.float32)), build.constant(np.array(0, np.int8))
+    build.node("QuantizeLinear", name, scale, zero, out="y")
+    model = build.model({"x": [4, K]}, ["y"])
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT8
+    x = random.normal(0, 1, (6, 4, K)).astype(np.float32)
+    low, graph = lower(model, target, calibration={"x": x}, activation=activation)
+    assert [linear.stage for linear in low.linears] == [0, 1, 2]
+    got = Reference(graph).run({"x": x[0]})["y"]
+    wanted = x[0] @ weights[0] @ weights[1] @ weights[2] / 0.05
+    assert got.dtype == np.int8
+    assert np.abs(got - np.clip(wanted, -128, 127)).max() < 0.05 * np.abs(wanted).max() + 1

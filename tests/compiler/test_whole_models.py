@@ -130,7 +130,7 @@ def distances(file: str, form: str, folder: Path, target: Target) -> tuple[float
 
 
 def test_a_static_file_with_a_scale_a_token(tmp_path: Path, target: Target) -> None:
-    """Its GELU holds constants in pairs, and its softmax reads a pair with a mask in it; without scales it is nearer the float."""
+    """Its GELU holds constants in pairs, and its softmax reads a pair with a mask in it."""
     path = path_of("bert-lora.script", "qdq", tmp_path)
     low, graph = lower(path, target, shapes=FREE, activation="token8")
     assert all(t.per_token for t in low.inputs)
