@@ -7,11 +7,12 @@ import io
 import re
 import shutil
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 from noise import noisy_runs
 from sketch import Array, reference
 from strategy import Drawn
@@ -164,6 +165,16 @@ def compiled(drawn: Drawn, folder: Path, target: str, calibrated: bool = False) 
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def _as_defined(model: onnx.ModelProto, expected: Sequence[Array], found: Mapping[str, Array]) -> list[Array]:
+    """What ONNX defines, where onnxruntime has it otherwise: the scale of a tensor of zeros is 0, onnxruntime's is 1."""
+    scales = {n.output[1] for n in model.graph.node if n.op_type == "DynamicQuantizeLinear"}
+    names = [o.name for o in model.graph.output]
+    zero = [
+        n in scales and np.array_equal(e, np.ones_like(e)) and not found[n].any() for n, e in zip(names, expected, strict=True)
+    ]
+    return [np.zeros_like(e) if z else e for e, z in zip(expected, zero, strict=True)]
+
+
 def check(drawn: Drawn, folder: Path, target: str = "test", calibrated: bool = False) -> Outcome:
     """Compile, save, load, simulate, compare.
 
@@ -185,5 +196,5 @@ def check(drawn: Drawn, folder: Path, target: str = "test", calibrated: bool = F
     if list(outputs) != list(dict.fromkeys(names)):
         raise Failed("wrong: outputs", f"{list(outputs)}, not {names}")
     runs = [r for r in noisy_runs(drawn.model, drawn.inputs) if all(np.isfinite(a).all() for a in r)]
-    compare(names, reference(drawn.model, drawn.inputs), [outputs[n] for n in names], runs)
+    compare(names, _as_defined(drawn.model, reference(drawn.model, drawn.inputs), outputs), [outputs[n] for n in names], runs)
     return Outcome(True, program.kind)
