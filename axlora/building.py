@@ -20,11 +20,11 @@ from axlora.isa.target import Target
 
 from .choice import adapter_infos
 from .decoder import Decoder
+from .layer_counters import Operator
 from .layers import layer_info, layer_vectors
 from .machine import Function
 from .program import Program
 from .sequences import Given, Result, Sequences
-from .shares import Operator
 from .stages import Stages
 from .tensors import InputInfo, OutputInfo, TileInfo
 

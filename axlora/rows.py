@@ -16,9 +16,9 @@ from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.regions import token_words
 
 from .engines import Left
+from .layer_counters import Operator, added, operator_shares
 from .machine import Bytes, Function, Int64, Machine
 from .run import Layer
-from .shares import Operator, added, operator_shares
 from .validate import FILE_LIMIT, Check
 
 _FRACTION = 62

@@ -21,9 +21,9 @@ from axlora.isa.regions import region_bytes, region_codes, token_words
 from .choice import AdapterChoice
 from .engines import Engine, Left, Progress, Start
 from .inputs import Inputs, InputsInfo, Kind, Values, cast, checked, no_sequence
+from .layer_counters import layer_shares
 from .machine import Bytes, Int64, Machine
 from .run import Run, run_of
-from .shares import layer_shares
 from .tensors import InputInfo, OutputInfo, TensorChecks
 from .validate import Check
 

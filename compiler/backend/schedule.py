@@ -91,7 +91,7 @@ class Schedule:
         """Buffer and number of a stretch of places -> what has touched it."""
 
     def add(self, opcode: Opcode, reads: Iterable[Span] = (), writes: Iterable[Span] = (), /, **fields: int) -> None:
-        """One instruction, its named fields, what it reads and writes (of what more than one unit touches)."""
+        """Append an instruction: its named fields, and the places that it reads and writes of those that several units touch."""
         if self._dry:
             return
         unit, number = UNIT_OF[opcode], len(self._steps)

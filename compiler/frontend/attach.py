@@ -43,7 +43,7 @@ def scope_of(node: onnx.NodeProto) -> list[str]:
 
 @dataclass(frozen=True)
 class ModulePath:
-    """A dotted path, and what of it is left when what wrappers add is taken off."""
+    """A dotted path, and the same path without the parts that wrappers add."""
 
     parts: tuple[str, ...]
     """The exact path, without marks."""

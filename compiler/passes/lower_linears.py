@@ -36,7 +36,7 @@ class Names:
     """Of the model, in order: name -> a variable, or a constant."""
 
     def arguments(self, main: relax.Function) -> tuple[str, ...]:
-        """The ONNX names of what a function takes, in order; what has none is left out."""
+        """The ONNX names of a function's parameters, in order; parameters without one are left out."""
         known = {variable: name for name, variable in self.variables.items()}
         return tuple(known[p] for p in main.params if p in known)
 

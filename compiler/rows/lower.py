@@ -12,7 +12,7 @@ from axlora.compiler.rows.row_operations import Rows
 from axlora.compiler.rows.steps import Append, Attend, Close, Collect, Step, reads, writes
 
 HINT = "compile with --operators linears"
-"""What to do about what the rows of operators do not take."""
+"""Hint of every refusal here: the linears of such a model can still run on the machine."""
 
 
 def widths(model: Transformer, outputs: Mapping[str, int]) -> dict[str, int]:
@@ -34,7 +34,7 @@ def output_numbers(model: Transformer) -> dict[str, int]:
 
 
 def one_row(model: Transformer) -> frozenset[str]:
-    """Values of one row: what pools make, and what is made of that."""
+    """Values of one row: the results of pools, and the results of operators that read those."""
     single: set[str] = set()
     for op in model.operators:
         if isinstance(op, Pool) or any(name in single for name in operands(op)):
