@@ -91,7 +91,7 @@ class Schedule:
         """Buffer and number of a stretch of places -> what has touched it."""
 
     def add(self, opcode: Opcode, reads: Iterable[Span] = (), writes: Iterable[Span] = (), /, **fields: int) -> None:
-        """Append an instruction: its named fields, and the places that it reads and writes of those that several units touch."""
+        """Append an instruction: its named fields, and the shared places that it reads and writes."""
         if self._dry:
             return
         unit, number = UNIT_OF[opcode], len(self._steps)
