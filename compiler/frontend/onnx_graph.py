@@ -1,4 +1,4 @@
-"""An ONNX graph with the questions that recognition asks of it."""
+"""An ONNX graph with the questions that cutting out the host part, placement and embeddings ask of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ class Graph:
     producer: dict[str, int] = field(init=False)
     """Index of the node that writes a tensor."""
     readers: dict[str, list[int]] = field(init=False)
-    outputs: set[str] = field(init=False)
     _values: dict[str, onnx.TensorProto] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -41,7 +40,6 @@ class Graph:
         for i, node in enumerate(self.nodes):
             for name in node.input:
                 self.readers.setdefault(name, []).append(i)
-        self.outputs = {o.name for o in graph.output}
         self._values = {i.name: i for i in graph.initializer}
         self._shapes = {
             v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim)

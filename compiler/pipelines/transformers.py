@@ -140,11 +140,17 @@ def products(found: Sequence[FoundLinear]) -> Mapping[str, Product]:
     return _Products(found)
 
 
-def _recognised(proto: onnx.ModelProto) -> tuple[Dataflow, tuple[FoundLinear, ...]]:
-    """The linears without the file's scales of activations: every row gets its own."""
+def _recognised(proto: onnx.ModelProto, where: str, drop: bool = True) -> tuple[Dataflow, Found]:
+    """The linears without the file's scales of activations: every row gets its own.
+
+    Raises:
+        UnsupportedOperator: it has such scales, and they are not to be dropped.
+    """
     g, found = recognise(proto, passes=READ_WHOLE)
     if not any(f.x is not None for f in found):
         return g, found
+    if not drop:
+        raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
     return recognise(drop_scales(g, clips=False), passes=READ_WHOLE)
 
 
@@ -348,7 +354,8 @@ def lower_generator(
         calibration: the input of token ids -> [samples, tokens].
 
     Raises:
-        UnsupportedOperator: a node that is not understood, or is not causal. BadModel, BadAdapter: as `passes.pipeline.lower`.
+        UnsupportedOperator: a node that is not understood, or is not causal. BadModel, BadAdapter: as
+            `pipelines.linears.lower`.
     """
     if context is not None and not 1 <= context <= MOST_CONTEXT:
         raise BadModel(f"context of {context} tokens", "max_context", f"1 to {MOST_CONTEXT}")
@@ -360,7 +367,7 @@ def lower_generator(
     context, own = _context(dimensions, context, shapes or {})
     proto, where = onnx_reader.read(model, own, empty_caches=True)
     options.dump.model(proto)
-    g, found = _recognised(proto)
+    g, found = _recognised(proto, where)
     options.dump.modules(g.phases)
     transformer = read_transformer(g, found, where)
     options.dump.recognised(transformer.operators)
@@ -525,11 +532,7 @@ def _read(model: Model, shapes: Mapping[str, int], batch: int, options: Options,
     options.dump.restart()
     proto, where = onnx_reader.read(model, shapes)
     options.dump.model(proto)
-    g, found = recognise(proto, passes=READ_WHOLE)
-    if any(f.x is not None for f in found):
-        if not options.drop_scales:
-            raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
-        g, found = recognise(drop_scales(g, clips=False), passes=READ_WHOLE)
+    g, found = _recognised(proto, where, options.drop_scales)
     options.dump.modules(g.phases)
     transformer = reader(g, found, where)
     options.dump.recognised(transformer.operators)
