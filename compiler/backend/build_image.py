@@ -11,7 +11,7 @@ from axlora.compiler.backend.emit_tiles import Placed
 from axlora.compiler.backend.link import Tiling, check_accumulators, placed_linear
 from axlora.compiler.backend.memory_layout import ALIGN, Memory
 from axlora.compiler.backend.pack import adapter_offsets
-from axlora.compiler.backend.plan import Plan, Shape
+from axlora.compiler.backend.plan import Plan, Shape, pace_of
 from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.layer import Linear
 from axlora.compiler.operators import Attention, Transformer
@@ -88,12 +88,12 @@ def _plan(target: Target, linear: Linear, shape: Shape, fixed: int, groups: int)
         hint = "a target with larger buffers, or a smaller max LoRA rank"
         raise DoesNotFit(f"{linear.k} x {linear.n} does not fit the buffers of target {t.name}", linear.name, hint)
     if groups == 1:
-        return Plan(columns, s.blocks, 1, 0)
+        return Plan(columns, s.blocks, 1, 0, pace_of(t, linear, columns))
     columns = _even(s.groups, columns, s.column_unit)
     rows = lines // columns // step * step
     if s.per_group:
         rows = min(rows, t.sbuf_lines // 3 // columns * step)
-    return Plan(columns, _even(s.blocks, max(rows, step), step), 1, 0)
+    return Plan(columns, _even(s.blocks, max(rows, step), step), 1, 0, pace_of(t, linear, columns))
 
 
 def _even(count: int, most: int, unit: int) -> int:

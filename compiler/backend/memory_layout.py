@@ -48,13 +48,13 @@ class Ring:
         return span
 
     def window(self, parts: int, count: int, end: int) -> None:
-        """Turn in room for `parts` of `count` places each, or as many as lie before `end`, from where the ring is if it can."""
+        """Turn in room for `parts` of `count` places each, or as many as lie before `end`; go on behind what was taken last."""
         size = min(parts, end // count) * count
         if (self.size - self.first, self.step) == (size, count) and self.size <= end:
             return
-        if self.next + size > end:
-            self.next = 0
-        self.first, self.size, self.step = self.next, self.next + size, count
+        first = self.next % count if self.next % count + size <= end else 0
+        self.first, self.size, self.step = first, first + size, count
+        self.next = first + -(-(self.next - first) // count) * count
 
     def _beside(self, start: int, count: int, unit: int, keep: Iterable[Span]) -> Span | None:
         """The first place from `start` on that touches none of `keep`, up to the end."""

@@ -18,7 +18,7 @@ from axlora.isa.formats import Format
 from axlora.isa.target import Target
 from axlora.timing.matrix import cache_index, matmul_setup, matmul_timing
 
-MAX_CHUNK = 7
+MAX_CHUNK = 32
 """Token groups of a chunk."""
 
 
@@ -167,7 +167,7 @@ def _cost(target: Target, shape: Shape, plan: Plan, pace: float) -> int:
     return int(max(matrix, (weight_beats + x_beats) * 1.05, vector) + fill + drain)
 
 
-def _pace(target: Target, linear: Linear, columns: int, blocks: int = 4) -> float:
+def pace_of(target: Target, linear: Linear, columns: int, blocks: int = 4) -> float:
     """Cycles a column group takes in a row of `columns` groups, from the schedule of the first rows."""
     t = target
     width = min(columns * t.ports, linear.n)
@@ -204,7 +204,7 @@ def make_plan(target: Target, linear: Linear, shape: Shape) -> Plan:
             )
             if not chunk:
                 continue
-            pace = pace or _pace(target, linear, columns)
+            pace = pace or pace_of(target, linear, columns)
             for size in {chunk, max(1, chunk // 2), min(chunk, 4), min(chunk, 2)}:
                 plan = Plan(columns, rows, size, 0, pace)
                 plan = dataclasses.replace(plan, cycles=_cost(target, shape, plan, pace))

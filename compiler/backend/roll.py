@@ -30,11 +30,12 @@ def roll(program: Sequence[Instruction], registers: Sequence[int] = FREE_REGISTE
         instructions, and of each the place in `program` that it comes from.
     """
     runs = _runs(program)
+    repeats = (runs >= np.arange(len(runs))[:, None])[1:].any(axis=0)
     out: list[Instruction] = []
     origin: list[int] = []
     at = 0
     while at < len(program):
-        loop, length = _loop(program, runs[:, at], at, registers) if at < runs.shape[1] else ([], 0)
+        loop, length = _loop(program, runs[:, at], at, registers) if repeats[at] else ([], 0)
         out += loop or [program[at]]
         origin += [at] * max(1, len(loop))
         at += length or 1
