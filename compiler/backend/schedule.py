@@ -61,8 +61,8 @@ class _Step:
     """Operator that it works for."""
     cycles: int = 0
     """How long it takes; 0: by `_DURATIONS`."""
-    changes: bool = False
-    """Whether it reads memory that the program writes."""
+    fills: frozenset[str] = frozenset()
+    """Buffers that it writes, of a load of what the program does not change."""
     waits: list[int] = field(default_factory=list)
     posts: list[int] = field(default_factory=list)
 
@@ -102,7 +102,7 @@ class Schedule:
         """Append an instruction: its named fields, the places that it reads and writes, and how long it takes, if known."""
         if self._dry:
             return
-        unit, number, reads = UNIT_OF[opcode], len(self._steps), tuple(reads)
+        unit, number, reads, writes = UNIT_OF[opcode], len(self._steps), tuple(reads), tuple(writes)
         after: set[int] = set()
         for spans, writing in ((reads, False), (writes, True)):
             for span in spans:
@@ -111,8 +111,9 @@ class Schedule:
                     start = stretch * size
                     own = _Touch(max(span.first, start), min(span.stop, start + size), number, unit, writing)
                     self._touch(self._touched.setdefault((span.where, stretch), []), own, after)
-        changes = any(span.where == MEMORY for span in reads)
-        self._steps.append(_Step(opcode, unit, fields, after, self.owner, cycles, changes))
+        fixed = unit is Unit.LOAD and not any(span.where == MEMORY for span in reads)
+        fills = frozenset(span.where for span in writes) if fixed else frozenset[str]()
+        self._steps.append(_Step(opcode, unit, fields, after, self.owner, cycles, fills))
 
     @staticmethod
     def _touch(touched: list[_Touch], new: _Touch, after: set[int]) -> None:
@@ -242,11 +243,11 @@ class _Order:
         """(when it could begin, step) of the next loads' that can begin first; None if all of them come after others."""
         soonest = max(self._now, self._free[Unit.LOAD])
         best: tuple[int, int] | None = None
-        late: set[int] = set()
+        late: set[str] = set()
         """Buffers whose next load is not ready: those behind it would only make it later."""
         for n in itertools.islice(loads, LOADS):
             step = self._steps[n]
-            if step.fields["buffer"] in late:
+            if step.fills & late:
                 continue
             at = max(soonest, self._ready[n])
             if not self._missing[n]:
@@ -254,8 +255,7 @@ class _Order:
                     best = (at, n)
                 if at == soonest:
                     break
-            if not step.changes:
-                late.add(step.fields["buffer"])
+            late |= step.fills
         return best
 
     def _put(self, n: int, at: int) -> None:
