@@ -104,6 +104,8 @@ class CompileOptions:
             self.merge,
             "all" if self.generate else self.lora_linears,
             self.generate or self.operators == "all",
+            {"static8": 8, "static16": 16}.get(self.activation or "", 0),
+            self.mode == "exact",
             Dump(self.dump),
             self.partial_adapters,
             self.generate or self.operators == "all",
@@ -111,9 +113,10 @@ class CompileOptions:
 
     def special(self, bits: int) -> list[str]:
         """The choices that only programs of linears have, for a target with activations of `bits` bits."""
+        kept = self.activation in ("static8", "static16") and self.operators == "all" and not self.generate
         given = {
-            "mode exact": self.mode != "fused",
-            f"activation {self.activation}": self.activation not in (None, "auto", f"token{bits}"),
+            "mode exact": self.mode != "fused" and not kept,
+            f"activation {self.activation}": self.activation not in (None, "auto", f"token{bits}") and not kept,
             f"lora_linears {self.lora_linears}": self.generate and self.lora_linears != "used",
             "merge": self.generate and self.merge,
             "operators linears": self.generate and self.operators == "linears",

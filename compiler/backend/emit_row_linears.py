@@ -76,11 +76,11 @@ class LinearEmit(MemoryEmit):
                         adapter_stride=count if s.slots else 0,
                         acc2=count if s.slots else 0,
                         guard=own.guard,
-                        token_scale=1,
+                        token_scale=int(own.token_scale),
                         bias_end=int(own.bias_end),
                         bias_shift=own.bias_shift,
                         adapter=int(s.slots > 0),
-                        row_scale=1,
+                        row_scale=int(own.token_scale),
                     )
                     yield first, count, acc, records
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler import functions
-from axlora.compiler.operators import Function
+from axlora.compiler.operators import Function, Quantization
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -58,6 +58,15 @@ class Looked:
     tables: tuple[tuple[str, Float64], ...]
     """(input of ids, table [ids, n])."""
     constant: Float64 | None = None
+    codes: Quantization | None = None
+    """What their sum is rounded to."""
+
+    def rounded(self, codes: Quantization) -> Looked:
+        """Rounded to codes: a table alone is itself."""
+        if self.constant is not None or len(self.tables) != 1:
+            return replace(self, codes=codes)
+        ((name, table),) = self.tables
+        return Looked(((name, codes.rounded(table)),))
 
     def plus(self, other: Looked) -> Looked:
         """The sum with others."""
