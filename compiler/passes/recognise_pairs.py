@@ -32,7 +32,7 @@ class PairWalk(AttentionWalk):
             return replace(x, weight_codes=codes) if x.done else replace(x, codes=(*x.codes, codes))
         if isinstance(x, Looked):
             return x.rounded(codes)
-        if isinstance(x, Curve):
+        if isinstance(x, Curve) and (x.line() is not None or x.function() is not None or self.own(x) is not None):
             x = View.rows(self.rows(node, node.inputs[0]), self.g.shape(node.outputs[0]))
         return self.rounded_view(x, codes) if isinstance(x, View) else x
 

@@ -62,11 +62,12 @@ class Looked:
     """What their sum is rounded to."""
 
     def rounded(self, codes: Quantization) -> Looked:
-        """Rounded to codes: a table alone is itself."""
-        if self.constant is not None or len(self.tables) != 1:
+        """Rounded to codes: so is the table itself, where it is alone or every token adds one row."""
+        constant = np.zeros((1, 1)) if self.constant is None else self.constant
+        if len(self.tables) != 1 or (constant != constant[0]).any():
             return replace(self, codes=codes)
         ((name, table),) = self.tables
-        return Looked(((name, codes.rounded(table)),))
+        return Looked(((name, codes.rounded(table + constant[0])),))
 
     def plus(self, other: Looked) -> Looked:
         """The sum with others."""
