@@ -94,8 +94,10 @@ class Formulas:
     cells: dict[str, Cells] = field(default_factory=dict)
     outputs: Mapping[str, int] = field(default_factory=dict)
     """Value that is an output and that nothing reads -> number of the output."""
-    held: dict[str, Quantization] = field(default_factory=dict)
+    held: Mapping[str, Quantization] = field(default_factory=dict)
     """Value -> its codes, of values that are rounded to codes of one scale."""
+    late: frozenset[str] = frozenset()
+    """Of these, values that are not rounded before the codes of linears are made, which alone read them."""
     dying: set[str] = field(default_factory=set)
     """What the operator reads for the last time, and whose room no result has taken over."""
     active: str = ""
@@ -251,11 +253,15 @@ class Formulas:
             self.rows.map(Map.TABLE, x, out=y, table=table)
 
     def fakequantize(self, op: FakeQuantize) -> None:
-        fx, fy = self.fractions[op.x], fraction(op.codes.largest)
-        self.held[op.y] = op.codes
+        late, own = op.y in self.late, op.x in self.dying
+        fx = self.fractions[op.x]
+        fy = fx if late else fraction(op.codes.largest)
         y = self.over(op.y, fy, (op.x,))
         for _ in self.rows.groups():
-            self.rounded(op.codes, self.cells[op.x], fx, y, fy)
+            if not late:
+                self.rounded(op.codes, self.cells[op.x], fx, y, fy)
+            elif not own:
+                self.rows.map(Map.MAC, self.cells[op.x], out=y)
 
     def rounded(self, codes: Quantization, x: Cells, fx: int, y: Cells, fy: int, keys: Heads | None = None) -> None:
         """y = what the codes of x stand for; MAX of keys is its reduction."""
