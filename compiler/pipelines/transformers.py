@@ -153,7 +153,7 @@ def _unrounded(g: Dataflow, found: FoundLinear) -> FoundLinear:
     return replace(found, output=None, output_name=name, result=name)
 
 
-def _recognised(proto: onnx.ModelProto, where: str, options: Options) -> tuple[Dataflow, Found]:
+def recognised(proto: onnx.ModelProto, where: str, options: Options) -> tuple[Dataflow, Found]:
     """The linears, without the file's scales of activations unless they stay: every row gets its own.
 
     Raises:
@@ -173,7 +173,8 @@ def _recognised(proto: onnx.ModelProto, where: str, options: Options) -> tuple[D
     if not own:
         return g, found
     if not options.drop_scales:
-        raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
+        hint = f"{HINT}, or all: they are dropped, or kept by --activation static{max(x.bits for x in own)}"
+        raise UnsupportedOperator("the file's own scales of activations", where, hint)
     return recognise(drop_scales(g, clips=False), passes=READ_WHOLE)
 
 
@@ -394,9 +395,9 @@ def lower_generator(
     tell("reading the model")
     dimensions = {name: dims for name, dims in onnx_reader.dimensions(model).items() if not is_cache(name)}
     context, own = _context(dimensions, context, shapes or {})
-    proto, where = onnx_reader.read(model, own, empty_caches=True)
+    proto, where = onnx_reader.read(model, own, options.exact, empty_caches=True)
     options.dump.model(proto)
-    g, found = _recognised(proto, where, options)
+    g, found = recognised(proto, where, options)
     options.dump.modules(g.phases)
     transformer = read_transformer(g, found, where)
     options.dump.recognised(transformer.operators)
@@ -583,9 +584,9 @@ Reader = Callable[[Dataflow, Found, str], Transformer]
 def _read(model: Model, shapes: Mapping[str, int], batch: int, options: Options, reader: Reader) -> _Whole:
     """The model with its free dimensions fixed to `shapes`, as `reader` recognises it."""
     options.dump.restart()
-    proto, where = onnx_reader.read(model, shapes)
+    proto, where = onnx_reader.read(model, shapes, options.exact)
     options.dump.model(proto)
-    g, found = _recognised(proto, where, options)
+    g, found = recognised(proto, where, options)
     options.dump.modules(g.phases)
     transformer = reader(g, found, where)
     options.dump.recognised(transformer.operators)
