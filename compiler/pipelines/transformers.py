@@ -153,6 +153,23 @@ def _unrounded(g: Dataflow, found: FoundLinear) -> FoundLinear:
     return replace(found, output=None, output_name=name, result=name)
 
 
+def _activations(g: Dataflow) -> list[Activation]:
+    """What the file's Q/DQ pairs give a scale, constants left out."""
+    pairs = [codes for node in g.nodes if node.op == "dequantize" and (codes := g.codes_of(node.outputs[0])) is not None]
+    own = [codes for codes in pairs if g.constant(g.nodes[g.producer[codes]].inputs[0]) is None]
+    return [found for codes in own if (found := g.activation(codes)) is not None]
+
+
+def _check_codes(own: Sequence[Activation], bits: int) -> None:
+    """Raises `BadModel`: no scale of the file's, or codes of more than `bits` bits, where its scales are to stay."""
+    if not own:
+        hint = "leave --activation out, or give --calibration and --operators linears"
+        raise BadModel("the file carries no static scales of activations", f"activation static{bits}", hint)
+    if (most := max(x.bits for x in own)) > bits:
+        what = f"the file's activations have codes of {most} bits"
+        raise BadModel(what, f"activation static{bits}", f"--activation static{most}")
+
+
 def recognised(proto: onnx.ModelProto, where: str, options: Options) -> tuple[Dataflow, Found]:
     """The linears, without the file's scales of activations unless they stay: every row gets its own.
 
@@ -161,14 +178,9 @@ def recognised(proto: onnx.ModelProto, where: str, options: Options) -> tuple[Da
             they are to stay.
     """
     g, found = recognise(proto, options.exact, READ_WHOLE)
-    own = [f.x for f in found if f.x is not None]
+    own = _activations(g)
     if options.static_bits:
-        asked = f"activation static{options.static_bits}"
-        if not own:
-            hint = "leave --activation out, or give --calibration and --operators linears"
-            raise BadModel("the file carries no static scales of activations", asked, hint)
-        if (bits := max(x.bits for x in own)) > options.static_bits:
-            raise BadModel(f"the file's activations have codes of {bits} bits", asked, f"--activation static{bits}")
+        _check_codes(own, options.static_bits)
         return g, tuple(_unrounded(g, f) for f in found)
     if not own:
         return g, found

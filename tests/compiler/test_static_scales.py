@@ -231,10 +231,10 @@ def test_rows_whose_range_no_pair_tells_need_data(tmp_path: Path) -> None:
         _compiled(path)
 
 
-@pytest.mark.parametrize("option", [{"mode": "exact"}, {"activation": "static8", "generate": True}])
+@pytest.mark.parametrize("option", [{"mode": "exact"}, {"mode": "exact", "generate": True}])
 def test_combinations_that_are_not_taken(option: dict[str, object], tmp_path: Path) -> None:
     path = _quantized(_chain(), "s8", tmp_path)
-    with pytest.raises(BadModel, match=r"with (operators all|generate)"):
+    with pytest.raises(BadModel, match=r"mode exact with (operators all|generate)"):
         axlora.compile(path, TEST, shapes={"batch": 2}, operators="all", **option)
 
 
