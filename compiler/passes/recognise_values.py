@@ -147,7 +147,7 @@ class Values:
 
     def first(self, node: Node, looked: Looked) -> str:
         """The value of the rows that were looked up."""
-        if self.looked is not None and self.looked is not looked:
+        if self.looked is not None and self.looked is not looked and not self.looked.is_like(looked):
             raise self.refuse(node, "a second embedding of the token ids")
         if not self.input:
             n = looked.tables[0][1].shape[1]

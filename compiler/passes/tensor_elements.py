@@ -61,6 +61,13 @@ class Looked:
     codes: Quantization | None = None
     """What their sum is rounded to."""
 
+    def is_like(self, other: Looked) -> bool:
+        """Whether the same rows add up, rounded or not."""
+        pairs = zip(self.tables, other.tables, strict=False)
+        alike = all(name == own and np.array_equal(a, b) for (name, a), (own, b) in pairs)
+        same = alike and len(self.tables) == len(other.tables) and (self.constant is None) == (other.constant is None)
+        return same and (self.constant is None or np.array_equal(self.constant, other.constant))
+
     def rounded(self, codes: Quantization) -> Looked:
         """Rounded to codes: so is the table itself, where it is alone or every token adds one row."""
         constant = np.zeros((1, 1)) if self.constant is None else self.constant

@@ -326,8 +326,8 @@ def test_quantized_exports_run_whole(file: str, form: str, tmp_path: Path) -> No
 
 
 STATIC = [(file, form) for file, form in FORMS if form.startswith("qdq")]
-CANCELS, INFINITE = ("bert.dynamo", "bert.script"), ("distilbert.script", "distilbert-lora.script")
-"""Exports whose output nearly cancels, and whose quantized forms have a pair of infinite scale at the mask."""
+INFINITE = ("distilbert.script", "distilbert-lora.script")
+"""Exports whose quantized forms have a pair of infinite scale at the mask."""
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_quantized_exports_keep_their_scales(file: str, form: str, tmp_path: Pat
     program = axlora.compile(path, target, shapes=_free(path, 8), operators="all", activation="static8")
     (got,) = axlora.simulate(program, feed, timing=False).outputs.values()
     (wanted,) = _onnxruntime(E.MODELS / f"{file}.onnx" if file in INFINITE else path, feed)
-    assert np.linalg.norm(got - wanted) < (0.8 if file in CANCELS else 0.15) * np.linalg.norm(wanted)
+    assert np.linalg.norm(got - wanted) < (0.15 if "llama" in file else 0.08) * np.linalg.norm(wanted)
 
 
 @pytest.mark.parametrize("mode", ["fused", "exact"])
