@@ -63,10 +63,8 @@ class Looked:
 
     def is_like(self, other: Looked) -> bool:
         """Whether the same rows add up, rounded or not."""
-        pairs = zip(self.tables, other.tables, strict=False)
-        alike = all(name == own and np.array_equal(a, b) for (name, a), (own, b) in pairs)
-        same = alike and len(self.tables) == len(other.tables) and (self.constant is None) == (other.constant is None)
-        return same and (self.constant is None or np.array_equal(self.constant, other.constant))
+        a, b = ([*(x.tables), ("", np.zeros(()) if x.constant is None else x.constant)] for x in (self, other))
+        return len(a) == len(b) and all(m == n and np.array_equal(x, y) for (m, x), (n, y) in zip(a, b, strict=True))
 
     def rounded(self, codes: Quantization) -> Looked:
         """Rounded to codes: so is the table itself, where it is alone or every token adds one row."""

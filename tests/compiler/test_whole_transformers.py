@@ -326,8 +326,8 @@ def test_quantized_exports_run_whole(file: str, form: str, tmp_path: Path) -> No
 
 
 STATIC = [(file, form) for file, form in FORMS if form.startswith("qdq")]
-INFINITE = ("distilbert.script", "distilbert-lora.script")
-"""Exports whose quantized forms have a pair of infinite scale at the mask."""
+INFINITE = "distilbert.script"
+"""The export whose quantized forms have a pair of infinite scale at the mask."""
 
 
 @pytest.mark.parametrize(
@@ -342,11 +342,15 @@ def test_quantized_exports_keep_their_scales(file: str, form: str, tmp_path: Pat
     target = Target.load("test")
     target = replace(target, vector_lanes=1) if "llama" in file else target
     _as_llvm_computes(path, target, {}, _feed(1, 5, padded="bert" in file), static=True)
-    feed = {name: value % 32 for name, value in _feed(8, 6, padded="bert" in file).items()}
-    program = axlora.compile(path, target, shapes=_free(path, 8), operators="all", activation="static8")
-    (got,) = axlora.simulate(program, feed, timing=False).outputs.values()
-    (wanted,) = _onnxruntime(E.MODELS / f"{file}.onnx" if file in INFINITE else path, feed)
-    assert np.linalg.norm(got - wanted) < (0.15 if "llama" in file else 0.08) * np.linalg.norm(wanted)
+    program = axlora.compile(path, target, shapes=_free(path), operators="all", activation="static8")
+    error, size = [], []
+    for seed in range(8):
+        feed = {name: value % 32 for name, value in _feed(1, seed, padded="bert" in file).items()}
+        (got,) = axlora.simulate(program, feed, timing=False).outputs.values()
+        (wanted,) = _onnxruntime(E.MODELS / f"{file}.onnx" if file == INFINITE else path, feed)
+        error.append(np.linalg.norm(got - wanted))
+        size.append(np.linalg.norm(wanted))
+    assert np.linalg.norm(error) < (0.15 if "llama" in file else 0.08) * np.linalg.norm(size)
 
 
 @pytest.mark.parametrize("mode", ["fused", "exact"])
