@@ -336,7 +336,8 @@ INFINITE = "distilbert.script"
 def test_quantized_exports_keep_their_scales(file: str, form: str, tmp_path: Path) -> None:
     """As LLVM computes it, and near onnxruntime on the same file, which is far from the float export.
 
-    The pair of infinite scale is taken out, with which onnxruntime attends to nothing: near the float export then.
+    The pair of infinite scale is taken out, with which onnxruntime attends to nothing: near the float export then. Logits of
+    BERT without LoRA nearly cancel, and pairs inside Llama's norms and rotations are passed over: the wider bound.
     """
     path = path_of(file, form, tmp_path)
     target = Target.load("test")
@@ -350,7 +351,7 @@ def test_quantized_exports_keep_their_scales(file: str, form: str, tmp_path: Pat
         (wanted,) = _onnxruntime(E.MODELS / f"{file}.onnx" if file == INFINITE else path, feed)
         error.append(np.linalg.norm(got - wanted))
         size.append(np.linalg.norm(wanted))
-    assert np.linalg.norm(error) < (0.15 if "llama" in file else 0.08) * np.linalg.norm(size)
+    assert np.linalg.norm(error) < (0.15 if file.startswith(("llama", "bert.")) else 0.08) * np.linalg.norm(size)
 
 
 @pytest.mark.parametrize("mode", ["fused", "exact"])
