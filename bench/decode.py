@@ -26,12 +26,12 @@ def measure(program: axlora.Program, adapter: str | None, tokens: int) -> dict[s
     session = program.session(adapter)
     logits = session.feed(list(PROMPT))
     prefill = session.cycles
-    session.counters = {}
+    before = session.counters
     began = time.monotonic()
     for _ in range(tokens):
         logits = session.feed([int(logits[-1].argmax())])
     wall = (time.monotonic() - began) / tokens
-    c = session.counters
+    c = {name: value - before[name] for name, value in session.counters.items()}
     cycles = c["cycles"] / tokens
     beats = (c["load_beats"] + c["fetch_beats"]) / tokens
     return {"prefill": prefill / len(PROMPT), "cycles": cycles, "beats": beats, "share": beats / cycles, "wall": wall}

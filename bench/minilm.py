@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from axlora.compiler.backend.link import Linked, link
-from axlora.compiler.backend.plan import Plan, Shape, WeightHalves, fits
+from axlora.compiler.backend.plan import Plan, Shape, fits
 from axlora.compiler.layer import Codes, Linear, Lowered, Records, Tensor
 from axlora.isa.assembly import encode_program
 from axlora.isa.formats import Format
@@ -50,11 +50,11 @@ def linears(how: str, layers: range = range(6)) -> tuple[Linear, ...]:
     return tuple(out)
 
 
-def uncut(target: Target, halves: WeightHalves, linear: Linear, shape: Shape) -> Plan:
+def uncut(target: Target, linear: Linear, shape: Shape) -> Plan:
     """Whole rows: all columns in one tile, the largest row tile and chunk that fit."""
     for rows in range(shape.blocks, 0, -1):
         for chunk in (4, 2, 1):
-            if shape.blocks % rows == 0 and fits(target, halves, shape, shape.groups, rows, chunk):
+            if shape.blocks % rows == 0 and fits(target, shape, shape.groups, rows, chunk):
                 return Plan(shape.groups, rows, chunk, 0)
     raise AssertionError(f"{linear.name}: no whole row fits {target.name}")
 

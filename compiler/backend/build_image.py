@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from axlora.compiler.backend.emit_attention import Emit
-from axlora.compiler.backend.emit_rows import Placed
-from axlora.compiler.backend.link import Tiling, check_accumulators, weights_of
+from axlora.compiler.backend.emit_tiles import Placed
+from axlora.compiler.backend.link import Tiling, check_accumulators, placed_linear
 from axlora.compiler.backend.memory_layout import ALIGN, Memory
 from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import Plan, Shape
@@ -119,9 +119,7 @@ def place(
         check_accumulators(target, linear)
         shape = Shape.of(target, linear, target.tokens, slots if rank and linear.name in adaptable else 0, rank)
         plan = _plan(target, linear, shape, fixed, groups)
-        places = weights_of(target, linear, shape, plan, memory.data)
-        tiles, scales = tuple(places.weights.values()), tuple(places.scales.values())
-        out[linear.name] = Placed(linear, shape, plan, tiles, scales, places.records, places.ones, offset)
+        out[linear.name] = placed_linear(target, linear, shape, plan, memory.data, offset)
         if shape.slots:
             offset += adapter_offsets(target, shape, plan)[1]
     return out

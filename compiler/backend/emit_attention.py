@@ -6,7 +6,7 @@ import numpy as np
 
 from axlora.compiler import layer
 from axlora.compiler.backend.emit_row_linears import LinearEmit
-from axlora.compiler.backend.emit_rows import ROOM
+from axlora.compiler.backend.emit_tiles import ROOM
 from axlora.compiler.backend.pack import base_records
 from axlora.compiler.backend.schedule import Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
@@ -42,7 +42,9 @@ class Emit(LinearEmit):
                 self._set(Opcode.VLEN, valid=d)
                 self._set(Opcode.VPITCH, a=pitch, b=pitch, to=beats)
                 to = {"into": Into.OBUF, "size": 0, "tiled": int(kind == "V")}
-                self._vmap(at, at, place.first, self._words(wide), [], [place], self.tokens, function=Map.SCALE, scale=1, **to)
+                self._vmap(
+                    at, at, place.first, self._words_of(wide), [], [place], self.tokens, function=Map.SCALE, scale=1, **to
+                )
                 where = self._cache(heads, head, kind)
                 if kind == "K":
                     self._store(where + self.row * wide, place, self.tokens * beats, 0, Position.KEY)
@@ -87,7 +89,7 @@ class Emit(LinearEmit):
         product = {"segments": 1, "acc": acc.first, "line": UBUF_BIT + self.active.first, "first": 1}
         product |= {"tokens": self.tokens, "token": self.at}
         blocks = {"rz": fields["rz"]} if "rz" in fields else {"blocks": fields["blocks"]}
-        self.schedule.add(Opcode.MATMUL, [tile, self.active, self._tokens()], [acc], **product, **blocks)
+        self.schedule.add(Opcode.MATMUL, [tile, self.active, self._words()], [acc], **product, **blocks)
         self._set(Opcode.VCFG, base=records.first, token_scale=1, row_scale=1)
         at, pitch, _ = self._operand(out)
         groups = {k: v for k, v in weights.items() if k in ("groups", "rz")}

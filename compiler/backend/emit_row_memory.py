@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from axlora.compiler.backend.emit_rows import EVERY, ROOM, RowEmit
+from axlora.compiler.backend.emit_rows import EVERY, RowEmit
+from axlora.compiler.backend.emit_tiles import ROOM
 from axlora.compiler.backend.schedule import Span
 from axlora.compiler.rows.row_operations import Cells
 from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row

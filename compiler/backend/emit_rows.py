@@ -7,15 +7,13 @@ keys, values, rows of embeddings and logits pass through memory. Linears and att
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler import layer
+from axlora.compiler.backend.emit_tiles import ADAPTER, ROOM, Placed, TileEmit, low_lines
 from axlora.compiler.backend.memory_layout import Memory, Pool, Ring, words_of
-from axlora.compiler.backend.plan import Plan, Shape, u_lines
-from axlora.compiler.backend.schedule import AREA_BITS, MEMORY, Schedule, Span
+from axlora.compiler.backend.schedule import MEMORY, Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
 from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows, Table
 from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Row
@@ -23,30 +21,14 @@ from axlora.isa.positions import SLOTS, Position
 from axlora.isa.target import Target
 
 Int64 = npt.NDArray[np.int64]
-ROOM = 1 << AREA_BITS
-"""Added to offsets of regions that change; offsets of read-only data are as they are."""
-ADAPTER = 2 << AREA_BITS
-"""Added to offsets in an adapter block, whose address a slot register holds."""
 EVERY = 1 << 20
 """More elements than a row has."""
 
 
-@dataclass(frozen=True)
-class Placed:
-    """A linear in memory: its tiling, and where its tiles and its piece of every adapter block lie."""
-
-    linear: layer.Linear
-    shape: Shape
-    plan: Plan
-    tiles: tuple[int, ...]
-    scales: tuple[int, ...]
-    records: int
-    ones: int
-    adapter: int
-
-
-class RowEmit(MapsRows):
+class RowEmit(TileEmit, MapsRows):
     """`rows.Rows` as instructions: blocks of rows whose values lie in VBUF together, in groups of at most T."""
+
+    row_scale = True
 
     def __init__(
         self,
@@ -62,14 +44,12 @@ class RowEmit(MapsRows):
 
         No group takes more room than a block's first, so a dry run looks at that alone.
         """
-        t = self.target = target
-        self._dry = dry
+        self.alike = -(-max(context, head + target.beat_bytes) // target.ports)
+        super().__init__(target, 2 * self.alike, dry)
+        t, self._dry = target, dry
         self.placed, self.memory, self.context, self._blocks = placed, memory, context, blocks
         self.first, self.count = blocks[0]
-        self.at, self.tokens = 0, 0
-        """The group: its first row in the block, and its rows."""
         self.most = max(count for _, count in blocks)
-        self.schedule = Schedule(dry)
         self.pool = Pool(t.vbuf_words - t.lanes // t.vector_lanes)  # a head's codes are read in whole lines, beyond its end
         self.pitch: dict[str, int] = {}
         self.base: dict[str, int] = {}
@@ -78,7 +58,6 @@ class RowEmit(MapsRows):
         self.constants: dict[str, tuple[int, int, bool]] = {}
         """Name -> (offset in memory, words a row, whether a row a position)."""
         self.records: dict[tuple[int, int], int] = {}
-        self.settings: dict[tuple[Opcode, int], dict[str, int]] = {}
         self.spilled: dict[str, str] = {}
         """Value -> region that keeps it."""
         self.idle_rooms: list[str] = []
@@ -86,20 +65,14 @@ class RowEmit(MapsRows):
         longest = max((p.shape.blocks for p in placed.values()), default=1)
         own = -(-context // t.lanes)
         groups = -(-self.most // t.tokens)
-        lora = max((u_lines(t, p.shape) for p in placed.values() if p.shape.slots), default=0)
+        lora = low_lines(t, placed.values())
         self.u_stride, self.low_stride = longest, lora
         self.u_first = groups * longest
         self.heads_first = self.u_first + groups * lora
         need = self.heads_first + own
-        self.alike = -(-max(context, head + t.beat_bytes) // t.ports)
         self.fixed_records = 0
-        self.wbuf = Ring("WBUF", t.wbuf_lines)
-        self.pbuf = Ring("PBUF", t.pbuf_groups, 2 * self.alike)
         self.cbuf = Ring("CBUF", t.cbuf_words)
         self.fbuf = Ring("FBUF", t.table_entries)
-        self.acc = Ring("ACC", t.acc_words)
-        self.obuf = Ring("OBUF", t.obuf_beats)
-        self.sbuf = Ring("SBUF", t.sbuf_lines)
         self.dim = self.half = self.slack = 0
         self.output_words: dict[int, int] = {}
         if need > t.ubuf_lines:
@@ -127,6 +100,9 @@ class RowEmit(MapsRows):
             self.at, self.tokens = at, min(self.target.tokens, self.count - at)
             yield
 
+    def chunks(self) -> Iterator[None]:
+        yield
+
     def operator(self, number: int) -> None:
         self.schedule.owner = number
 
@@ -135,25 +111,10 @@ class RowEmit(MapsRows):
         """The group's first row of all."""
         return self.first + self.at
 
-    @property
-    def group(self) -> int:
-        """The group's number in its block."""
-        return self.at // self.target.tokens
-
     # Instructions
 
-    def _set(self, opcode: Opcode, **fields: int) -> None:
-        """A setting, unless it holds already."""
-        key = (opcode, fields.get("segment", 0))
-        if self.settings.get(key) != fields:
-            self.settings[key] = fields
-            self.schedule.add(opcode, **fields)
-
-    def _load(self, buffer: Buffer, address: int, to: Span, beat: int, beats: int, **fields: int) -> None:
-        reads = [self._region(address)] if ROOM <= address < ADAPTER else []
-        self.schedule.add(
-            Opcode.LOAD, reads, [to], buffer=buffer, address=address, beat=beat, **{"rows": 1, "beats": beats} | fields
-        )
+    def _sources(self, address: int) -> Sequence[Span]:
+        return [self._region(address)] if ROOM <= address < ADAPTER else ()
 
     def _region(self, address: int) -> Span:
         """The region of what changes in memory that an address lies in, as a whole."""
@@ -234,7 +195,7 @@ class RowEmit(MapsRows):
             self._load(Buffer.CBUF, offset, place, place.first * t.vector_word_bytes // t.beat_bytes, beats, **extra)
         return CBUF_BIT + place.first, words if by_position else 0, [place]
 
-    def _words(self, width: int) -> int:
+    def _words_of(self, width: int) -> int:
         return -(-width // self.target.vector_lanes)
 
     def mapped(self, row: MapRow) -> None:
@@ -254,7 +215,7 @@ class RowEmit(MapsRows):
             at,
             at_b,
             to,
-            0 if row.keys is not None else self._words(row.a.width),
+            0 if row.keys is not None else self._words_of(row.a.width),
             reads + more,
             [],
             self.tokens,
@@ -338,10 +299,10 @@ class RowEmit(MapsRows):
     def _requantize(self, acc: Span, records: Span, to: int, pitch: int, **fields: int) -> None:
         self._set(Opcode.VOUT, size=2, vbuf=1)
         self._set(Opcode.VPITCH, a=0, b=0, to=pitch)
-        reads = [acc, records, self._tokens()]
+        reads = [acc, records, self._words()]
         self.schedule.add(Opcode.VREQ, reads, [], acc=acc.first, to=to, tokens=self.tokens, token=self.at, **fields)
 
-    def _tokens(self) -> Span:
+    def _words(self) -> Span:
         return Span("TBUF", 0, self.most)
 
     def _store(self, address: int, source: Span, beats: int, width: int, register: int) -> None:

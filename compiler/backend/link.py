@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import networkx as nx
 import numpy as np
 
-from axlora.compiler.backend.emit import Emitter, Places
+from axlora.compiler.backend.emit_linears import LinearsEmit, Rooms
+from axlora.compiler.backend.emit_tiles import Placed
 from axlora.compiler.backend.pack import (
     adapter_bytes,
     adapter_offsets,
@@ -19,7 +20,8 @@ from axlora.compiler.backend.pack import (
     weight_codes,
     weight_lines,
 )
-from axlora.compiler.backend.plan import Plan, Shape, WeightHalves, make_plan, output_bytes
+from axlora.compiler.backend.plan import Plan, Shape, make_plan, output_bytes
+from axlora.compiler.backend.roll import roll
 from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.layer import Adapter, Int64, Linear, Lowered
 from axlora.isa.assembly import encode_program
@@ -33,7 +35,7 @@ from axlora.isa.target import Target
 ALIGN = 64
 LINE = 64 // INSTRUCTION_BYTES
 """Instructions of a cache line: every stage starts at one."""
-Planner = Callable[[Target, WeightHalves, Linear, Shape], Plan]
+Planner = Callable[[Target, Linear, Shape], Plan]
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,6 @@ def link(
         BadModel: a linear does not fit the target, or an accumulator could overflow.
     """
     tokens = {t.name: t.tokens for t in lowered.inputs}
-    count = max(tokens.values())
     adapted = {a.name for linear in lowered.linears for a in linear.adapters}
     ranks = {name: max(a.rank for li in lowered.linears for a in li.adapters if a.name == name) for name in sorted(adapted)}
     rank = max([rank, *ranks.values()])
@@ -202,61 +203,35 @@ def link(
         blocks[linear.input] = max(blocks.get(linear.input, 0), shape.blocks)
         shapes[linear.name] = shape
     shapes = {li.name: replace(shapes[li.name], blocks=blocks[li.input]) for li in lowered.linears}
-    halves = WeightHalves.of(target, shapes.values())
     weights = bytearray()
-    pending = []
+    placed: list[Placed] = []
     adapter_size = 0
     for linear in lowered.linears:
         shape = shapes[linear.name]
         if progress is not None:
             progress(linear.name)
-        plan = planner(target, halves, linear, shape)
-        places = weights_of(target, linear, shape, plan, weights)
-        pending.append((linear, shape, plan, places, adapter_size))
+        plan = planner(target, linear, shape)
+        placed.append(placed_linear(target, linear, shape, plan, weights, adapter_size))
         if shape.slots:
             adapter_size += adapter_offsets(target, shape, plan)[1]
     adapter_size = -(-adapter_size // ALIGN) * ALIGN
-    last = max(li.stage for li in lowered.linears)
-    total_groups = -(-count // target.tokens)
-    regions = []
-    for tensor in lowered.inputs:
-        stages = [li.stage for li in lowered.linears if li.input == tensor.name]
-        size = -(-tensor.tokens // target.tokens) * blocks[tensor.name] * target.abuf_line_bytes
-        regions.append((f"in {tensor.name}", size, min(stages), max(stages)))
-        words = -(-tensor.tokens // target.tokens) * target.tokens * 4 + target.beat_bytes
-        regions.append((f"tok {tensor.name}", words, min(stages), max(stages)))
-    for linear, shape, plan, _, _ in pending:
-        groups = -(-tokens[linear.input] // target.tokens)
-        for n, column in enumerate(plan.column_tiles(shape)):
-            size = groups * output_bytes(target, shape, column[1])
-            regions.append((f"out {linear.name} {n}", size, linear.stage, linear.stage))
-    # The program's size is not known before its addresses are; reserve by emitting once with zero addresses.
-    size = 0
-    for _ in range(2):
-        weights_address = -(-size // ALIGN) * ALIGN
-        address, end = place_regions(regions, weights_address + -(-len(weights) // ALIGN) * ALIGN)
-        program: list[Instruction] = []
-        marks: list[tuple[int, str]] = []
-        starts: list[int] = []
-        for stage in range(last + 1):
-            emitter = Emitter(target, halves)
-            for linear, shape, plan, places, piece in pending:
-                if linear.stage == stage:
-                    moved = _moved(places, weights_address, address, linear, plan, shape, piece)
-                    _emit(emitter, linear, shape, plan, moved, tokens)
-            part, names = emitter.program()
-            program += [Instruction(Opcode.HALT)] * (-len(program) % LINE)
-            starts.append(len(program))
-            marks += [(len(program) + first, name) for first, name in names]
-            program += part
-        size = len(encode_program(program)) + 64 * 16
+    count_of_groups = {name: -(-count // target.tokens) for name, count in tokens.items()}
+    rooms, rooms_size = place_regions(_regions(target, lowered, placed, blocks, count_of_groups), 0)
+    stages = [
+        _stage(target, placed, rooms, stage, count_of_groups) for stage in range(max(li.stage for li in lowered.linears) + 1)
+    ]
+    # Addresses do not change what a program does, so its size is known before them.
+    weights_address = -(-len(encode_program(_joined(stages, {0: 0, 1: 0, 2: 0})[0])) // ALIGN) * ALIGN
+    rooms_address = weights_address + -(-len(weights) // ALIGN) * ALIGN
+    program, marks, starts = _joined(stages, {0: weights_address, 1: rooms_address, 2: 0})
+    address, end = {name: rooms_address + offset for name, offset in rooms.items()}, rooms_address + rooms_size
     registers: dict[int, int] = {}
     for slot in range(1, slots + 1):
         registers |= slot_values(target, slot, end, rank)
     for first, following in itertools.pairwise([*starts, len(program)]):
         check_program(program[first:following], registers)
         check_program(program[first:following])
-    tilings = {linear.name: Tiling(shape, plan, tuple(places.weights.values())) for linear, shape, plan, places, _ in pending}
+    tilings = {p.linear.name: Tiling(p.shape, p.plan, p.tiles) for p in placed}
     blocks_of = {
         name: (ranks[name], adapter_block(target, lowered.linears, name, ranks[name], tilings)) for name in sorted(adapted)
     }
@@ -269,13 +244,13 @@ def link(
         inputs=tuple(
             InputPlace(t.name, address[f"in {t.name}"], address[f"tok {t.name}"], blocks[t.name]) for t in lowered.inputs
         ),
-        outputs=tuple(_output(target, li, sh, pl, address) for li, sh, pl, _, _ in pending),
+        outputs=tuple(_output(target, p, address[f"out {p.linear.name}"], count_of_groups[p.linear.input]) for p in placed),
         adapters=blocks_of,
         adapter_address=end,
         adapter_size=adapter_size,
         slots=slots,
         rank=rank,
-        token_groups=total_groups,
+        token_groups=max(count_of_groups.values()),
         tilings=tilings,
     )
 
@@ -322,45 +297,89 @@ def _append(weights: bytearray, data: bytes) -> int:
     return place
 
 
-def weights_of(target: Target, linear: Linear, shape: Shape, plan: Plan, weights: bytearray) -> Places:
-    """Append a linear's tiles, scales and records; addresses are relative to the weights."""
+def placed_linear(target: Target, linear: Linear, shape: Shape, plan: Plan, weights: bytearray, adapter: int) -> Placed:
+    """Append a linear's tiles, scales and records to the weights; `adapter`: offset of its piece in every adapter block."""
     t = target
     full = padded(linear.weight.stored, shape.blocks * t.lanes, shape.groups * t.ports)
-    tiles: dict[tuple[int, int], int] = {}
-    scales: dict[tuple[int, int], int] = {}
-    for n, (column, width) in enumerate(plan.column_tiles(shape)):
-        for k, (row, height) in enumerate(plan.row_tiles(shape)):
+    tiles, scales = [], []
+    for column, width in plan.column_tiles(shape):
+        for row, height in plan.row_tiles(shape):
             part = full[row * t.lanes : (row + height) * t.lanes, column * t.ports : (column + width) * t.ports]
-            tiles[n, k] = _append(weights, weight_lines(t, part, linear.weight.fmt))
+            tiles.append(_append(weights, weight_lines(t, part, linear.weight.fmt)))
             if shape.per_group:
-                scales[n, k] = _append(weights, scale_lines(t, linear.weight, shape, (column, width), (row, height)))
+                scales.append(_append(weights, scale_lines(t, linear.weight, shape, (column, width), (row, height))))
     records = _append(weights, base_records(linear.records, shape.groups * t.ports))
     ones = _append(weights, ones_line(t)) if shape.per_group else 0
-    return Places(tiles, scales, records, ones, 0, 0, 0, [])
+    return Placed(linear, shape, plan, tuple(tiles), tuple(scales), records, ones, adapter)
 
 
-def _moved(places: Places, base: int, address: dict[str, int], linear: Linear, plan: Plan, shape: Shape, piece: int) -> Places:
-    return Places(
-        weights={key: base + value for key, value in places.weights.items()},
-        scales={key: base + value for key, value in places.scales.items()},
-        records=base + places.records,
-        ones=base + places.ones,
-        adapter=piece,
-        input=address[f"in {linear.input}"],
-        tokens=address[f"tok {linear.input}"],
-        output=[address[f"out {linear.name} {n}"] for n in range(len(plan.column_tiles(shape)))],
-    )
+def _regions(
+    target: Target, lowered: Lowered, placed: Sequence[Placed], blocks: Mapping[str, int], groups: Mapping[str, int]
+) -> list[tuple[str, int, int, int]]:
+    """Inputs, their token words, and results: (name, bytes, first stage, last stage)."""
+    regions = []
+    for tensor in lowered.inputs:
+        stages = [li.stage for li in lowered.linears if li.input == tensor.name]
+        size = groups[tensor.name] * blocks[tensor.name] * target.abuf_line_bytes
+        regions.append((f"in {tensor.name}", size, min(stages), max(stages)))
+        words = groups[tensor.name] * target.tokens * 4 + target.beat_bytes
+        regions.append((f"tok {tensor.name}", words, min(stages), max(stages)))
+    for p in placed:
+        size = _output_offsets(target, p, groups[p.linear.input])[-1]
+        regions.append((f"out {p.linear.name}", size, p.linear.stage, p.linear.stage))
+    return regions
 
 
-def _emit(emitter: Emitter, linear: Linear, shape: Shape, plan: Plan, places: Places, tokens: dict[str, int]) -> None:
-    groups = -(-tokens[linear.input] // emitter.target.tokens)
-    for first in range(0, groups, shape.token_groups):
-        emitter.linear(linear, shape, plan, places, first, min(shape.token_groups, groups - first))
+def _output_offsets(target: Target, p: Placed, groups: int) -> list[int]:
+    """Where the results of each column tile begin in those of a linear, and their end."""
+    sizes = (groups * output_bytes(target, p.shape, count) for _, count in p.plan.column_tiles(p.shape))
+    return list(itertools.accumulate((-(-size // ALIGN) * ALIGN for size in sizes), initial=0))
 
 
-def _output(target: Target, linear: Linear, shape: Shape, plan: Plan, address: dict[str, int]) -> OutputPlace:
+@dataclass(frozen=True)
+class _Stage:
+    """The linears of a start, as they are scheduled."""
+
+    emit: LinearsEmit
+    names: tuple[str, ...]
+    """Of the linears, in order: owners of instructions."""
+
+
+def _stage(target: Target, placed: Sequence[Placed], rooms: Mapping[str, int], stage: int, groups: Mapping[str, int]) -> _Stage:
+    own = [p for p in placed if p.linear.stage == stage]
+    emit = LinearsEmit(target, own)
+    for number, p in enumerate(own):
+        emit.schedule.owner = number
+        name, source, step = p.linear.name, p.linear.input, p.shape.token_groups
+        output = [rooms[f"out {name}"] + offset for offset in _output_offsets(target, p, groups[source])]
+        where = Rooms(rooms[f"in {source}"], rooms[f"tok {source}"], output)
+        for first in range(0, groups[source], step):
+            emit.linear(p, where, first, min(step, groups[source] - first))
+    return _Stage(emit, tuple(p.linear.name for p in own))
+
+
+def _joined(stages: Sequence[_Stage], base: Mapping[int, int]) -> tuple[list[Instruction], list[tuple[int, str]], list[int]]:
+    """All programs, each at the start of a cache line; (first instruction, linear) marks; the first instruction of each."""
+    program: list[Instruction] = []
+    marks: list[tuple[int, str]] = []
+    starts: list[int] = []
+    for stage in stages:
+        program += [Instruction(Opcode.HALT)] * (-len(program) % LINE)
+        starts.append(len(program))
+        own, origin = roll(stage.emit.schedule.program(base))
+        of = stage.emit.schedule.owners
+        owners = [of[n] for n in origin]
+        for n, (owner, before) in enumerate(zip(owners, [None, *owners], strict=False)):
+            if owner != before:
+                marks.append((len(program) + n, stage.names[owner]))
+        program += own
+    return program, marks, starts
+
+
+def _output(target: Target, p: Placed, address: int, groups: int) -> OutputPlace:
+    columns, offsets = p.plan.column_tiles(p.shape), _output_offsets(target, p, groups)
     tiles = tuple(
-        OutputTile(first, count, address[f"out {linear.name} {n}"], output_bytes(target, shape, count))
-        for n, (first, count) in enumerate(plan.column_tiles(shape))
+        OutputTile(first, count, address + offset, output_bytes(target, p.shape, count))
+        for (first, count), offset in zip(columns, offsets, strict=False)
     )
-    return OutputPlace(linear.output, shape.element, tiles)
+    return OutputPlace(p.linear.output, p.shape.element, tiles)

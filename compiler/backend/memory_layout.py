@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,28 +22,49 @@ class Ring:
 
     def __init__(self, name: str, size: int, first: int = 0) -> None:
         self.name, self.size, self.first, self.next = name, size, first, first
+        self.step = 1
+        """What is taken begins at a multiple of this many places."""
         self.held: dict[object, Span] = {}
         """What was loaded under a key and is still there."""
 
-    def take(self, count: int, unit: int = 1, key: object = None) -> Span:
+    def take(self, count: int, unit: int = 1, key: object = None, keep: Iterable[Span] = ()) -> Span:
         """`count` places side by side, the first a multiple of `unit`; what is in them can be asked for under `key`.
 
+        Args:
+            keep: places that are still needed together with these.
+
         Raises:
-            BadModel: more than there are.
+            BadModel: more than there are beside those.
         """
-        start = -(-self.next // unit) * unit
-        if start + count > self.size:
-            start = -(-self.first // unit) * unit
-        if start + count > self.size:
+        span = self._beside(self.next, count, unit, keep) or self._beside(self.first, count, unit, keep)
+        if span is None:
             raise DoesNotFit(
                 f"needs {count} places of {self.name}, {self.size - self.first} are there", "target", "larger buffers"
             )
-        self.next = start + count
-        span = Span(self.name, start, start + count)
+        self.next = self.first + -(-(span.stop - self.first) // self.step) * self.step
         self.held = {k: s for k, s in self.held.items() if s.stop <= span.first or span.stop <= s.first}
         if key is not None:
             self.held[key] = span
         return span
+
+    def window(self, parts: int, count: int, end: int) -> None:
+        """Turn in room for `parts` of `count` places each, or as many as lie before `end`, from where the ring is if it can."""
+        size = min(parts, end // count) * count
+        if (self.size - self.first, self.step) == (size, count) and self.size <= end:
+            return
+        if self.next + size > end:
+            self.next = 0
+        self.first, self.size, self.step = self.next, self.next + size, count
+
+    def _beside(self, start: int, count: int, unit: int, keep: Iterable[Span]) -> Span | None:
+        """The first place from `start` on that touches none of `keep`, up to the end."""
+        span = Span(self.name, 0, 0)
+        for after in sorted({start, *(s.stop for s in keep if s.stop > start)}):
+            first = -(-after // unit) * unit
+            span = Span(self.name, first, first + count)
+            if span.stop <= self.size and all(s.stop <= span.first or span.stop <= s.first for s in keep):
+                return span
+        return None
 
 
 class Pool:

@@ -1,14 +1,13 @@
 """Tiling of one linear: which columns, rows and tokens are on the chip at once, chosen by the timing formulas.
 
-Loop nest: for column tile: for chunk of token groups: for row tile. Every buffer that is filled while another unit reads it is
-split into two halves. A weight tile stays on the chip while it is the only row tile; x stays while it is the only chunk.
+Loop nest: for column tile: for chunk of token groups: for row tile. Every buffer that is filled while another unit reads it
+holds two tiles at least. What a buffer still holds is not loaded again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,7 @@ from axlora.isa.target import Target
 from axlora.timing.matrix import cache_index, matmul_setup, matmul_timing
 
 MAX_CHUNK = 7
-"""Token groups of a chunk: matrix may run two chunks ahead of vector, and a semaphore counts to 15."""
+"""Token groups of a chunk."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,8 @@ class Plan:
     rows: int
     chunk: int
     cycles: int
+    pace: float = 0.0
+    """Cycles a column group takes in a row; 0: not known."""
 
     def column_tiles(self, shape: Shape) -> list[tuple[int, int]]:
         """(first, count) of each column tile in groups."""
@@ -127,32 +128,14 @@ def output_bytes(target: Target, shape: Shape, columns: int) -> int:
     return -(-size // target.beat_bytes) * target.beat_bytes
 
 
-@dataclass(frozen=True)
-class WeightHalves:
-    """How WBUF is divided, the same for every linear of a program: two halves for tiles, then two for adapters."""
-
-    tile: int
-    """Lines of one half for weight tiles."""
-    adapter: int
-    """Lines of one half for A and B of every slot."""
-
-    @classmethod
-    def of(cls, target: Target, shapes: Iterable[Shape]) -> WeightHalves:
-        """Adapters get what the largest linear needs with whole rows of B, at most an eighth of WBUF a half."""
-        need = max((s.slots * sum(adapter_lines(s, s.groups)) for s in shapes), default=0)
-        adapter = min(need, target.wbuf_lines // 8)
-        return cls((target.wbuf_lines - 2 * adapter) // 2, adapter)
-
-
-def fits(target: Target, halves: WeightHalves, shape: Shape, columns: int, rows: int, chunk: int) -> bool:
-    """Whether the tiles fit the halves of every buffer."""
+def fits(target: Target, shape: Shape, columns: int, rows: int, chunk: int) -> bool:
+    """Whether every buffer has room for two of the tiles: one is filled while the other is read."""
     t = target
     lora = 2 if shape.slots else 1
     acc = chunk * (lora * columns + shape.rank_groups)
     scale_lines = columns * (rows // shape.per_group) if shape.per_group else 0
     return (
-        tile_lines(shape, columns, rows) <= halves.tile
-        and shape.slots * sum(adapter_lines(shape, columns)) <= halves.adapter
+        2 * tile_lines(shape, columns, rows) + shape.slots * sum(adapter_lines(shape, columns)) <= t.wbuf_lines
         and 2 * acc <= t.acc_words
         and 2 * chunk * shape.blocks <= t.abuf_lines
         and 2 * chunk * output_bytes(t, shape, columns) <= t.obuf_beats * t.beat_bytes
@@ -200,7 +183,7 @@ def _pace(target: Target, linear: Linear, columns: int, blocks: int = 4) -> floa
     return timing.last_pop / (index.shape[0] * groups)
 
 
-def make_plan(target: Target, halves: WeightHalves, linear: Linear, shape: Shape) -> Plan:
+def make_plan(target: Target, linear: Linear, shape: Shape) -> Plan:
     """The cheapest tiling by the cost formula over a grid of tile sizes.
 
     Raises:
@@ -216,14 +199,14 @@ def make_plan(target: Target, halves: WeightHalves, linear: Linear, shape: Shape
         found = 0
         for rows in row_counts:
             chunk = next(
-                (c for c in range(min(shape.token_groups, MAX_CHUNK), 0, -1) if fits(target, halves, shape, columns, rows, c)),
+                (c for c in range(min(shape.token_groups, MAX_CHUNK), 0, -1) if fits(target, shape, columns, rows, c)),
                 0,
             )
             if not chunk:
                 continue
             pace = pace or _pace(target, linear, columns)
             for size in {chunk, max(1, chunk // 2), min(chunk, 4), min(chunk, 2)}:
-                plan = Plan(columns, rows, size, 0)
+                plan = Plan(columns, rows, size, 0, pace)
                 plan = dataclasses.replace(plan, cycles=_cost(target, shape, plan, pace))
                 if best is None or plan.cycles < best.cycles:
                     best = plan

@@ -1,118 +1,99 @@
-"""Loops: a list of iterations that differ only by constant steps becomes LOOP ... ENDLOOP with registers."""
+"""Loops: what repeats in a program but for constant steps of its fields becomes LOOP ... ENDLOOP with registers."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
 
 from axlora.isa.assembly import make
 from axlora.isa.instruction import Instruction
 from axlora.isa.opcodes import Opcode
 
 FREE_REGISTERS = range(1, 8)
+LONGEST = 256
+"""Instructions of the longest round that is looked for."""
+CANDIDATES = 4
+"""Lengths of a round that are tried at a place, those that save most first."""
 
 
-def _steps(first: Instruction, second: Instruction) -> tuple[int, int, int] | None:
-    """Differences of x, y, z if nothing else differs."""
-    if first is second:
-        return 0, 0, 0
-    if (
-        first.opcode is not second.opcode
-        or (first.sub, first.misc, first.rx, first.ry, first.rz) != (second.sub, second.misc, second.rx, second.ry, second.rz)
-        or first.waits != second.waits
-        or first.posts != second.posts
-    ):
-        return None
-    return second.x - first.x, second.y - first.y, second.z - first.z
-
-
-def roll(iterations: Sequence[Sequence[Instruction]], registers: Sequence[int] = FREE_REGISTERS) -> list[Instruction]:
-    """The iterations as one loop if all steps are constant and registers suffice, else unrolled.
+def roll(program: Sequence[Instruction], registers: Sequence[int] = FREE_REGISTERS) -> tuple[list[Instruction], list[int]]:
+    """The program with loops; it executes the same instructions, but for those that count.
 
     Args:
-        iterations: of equal length; the order of execution.
-        registers: registers that the loop may use (they are set before the loop).
+        program: without loops, and without instructions that set registers.
+        registers: which loops may use; they are set before each loop.
+
+    Returns:
+        instructions, and of each the place in `program` that it comes from.
     """
-    flat = [i for it in iterations for i in it]
-    body = list(iterations[0])
-    if len(iterations) < 3 or any(len(it) != len(body) for it in iterations):
-        return flat
-    if any(i.opcode in (Opcode.SET, Opcode.LOOP, Opcode.ENDLOOP) for i in body):
-        return flat
-    steps = [_steps(a, b) for a, b in zip(body, iterations[1], strict=True)]
-    for before, after in itertools.pairwise(iterations):
-        if [_steps(a, b) for a, b in zip(before, after, strict=True)] != steps:
-            return flat
-    owner: dict[int, int] = {}
-    rolled = []
-    for i, step in zip(body, steps, strict=True):
-        if step is None:
-            return flat
-        names: dict[str, int] = {}
-        for name, value in zip(("rx", "ry", "rz"), step, strict=True):
-            if value == 0:
-                continue
-            if getattr(i, name) or (name != "rx" and value < 0) or (value not in owner and len(owner) == len(registers)):
-                return flat
-            names[name] = owner.setdefault(value, registers[len(owner)] if len(owner) < len(registers) else 0)
-        rx, ry, rz = (names.get(name, getattr(i, name)) for name in ("rx", "ry", "rz"))
-        rolled.append(replace(i, rx=rx, ry=ry, rz=rz))
-    head = [make(Opcode.SET, rd=r, value=0) for r in owner.values()]
-    tail = [make(Opcode.SET, rd=r, rx=r, value=value) for value, r in owner.items()]
-    size = len(rolled) + len(tail)
-    if len(head) + size + 2 >= len(flat):
-        return flat
-    return [*head, make(Opcode.LOOP, count=len(iterations), body=size), *rolled, *tail, make(Opcode.ENDLOOP)]
-
-
-PERIODS = (1, 2, 3, 4, 6, 8)
-"""Blocks that may make up one iteration: halves alternate, so most loops have a period of two."""
-
-
-def roll_blocks(plain: Sequence[Sequence[Instruction]], rolled: Sequence[Sequence[Instruction]]) -> list[Instruction]:
-    """Blocks in order, runs of them as loops; where no run starts, the block's own rolled form.
-
-    Args:
-        plain: instructions of each block without loops.
-        rolled: the same blocks with loops inside.
-    """
+    runs = _runs(program)
     out: list[Instruction] = []
-    place = 0
-    while place < len(plain):
-        best: tuple[int, int, list[Instruction]] | None = None
-        for period in PERIODS:
-            count = _repeats(plain, place, period)
-            if count < 3:
-                continue
-            iterations = [
-                [i for block in plain[place + n * period : place + (n + 1) * period] for i in block] for n in range(count)
-            ]
-            loop = roll(iterations)
-            saved = sum(map(len, iterations)) - len(loop)
-            if saved > 0 and (best is None or saved > best[0]):
-                best = saved, period * count, loop
-        if best is None:
-            out += rolled[place]
-            place += 1
-        else:
-            out += best[2]
-            place += best[1]
-    return out
+    origin: list[int] = []
+    at = 0
+    while at < len(program):
+        loop, length = _loop(program, runs[:, at], at, registers) if at < runs.shape[1] else ([], 0)
+        out += loop or [program[at]]
+        origin += [at] * max(1, len(loop))
+        at += length or 1
+    return out, origin
 
 
-def _repeats(blocks: Sequence[Sequence[Instruction]], first: int, period: int) -> int:
-    """How many times blocks[first:first+period] repeat with constant steps, counting the first."""
-    count = 1
-    steps: list[tuple[int, int, int] | None] | None = None
-    while first + (count + 1) * period <= len(blocks):
-        before = [i for block in blocks[first + (count - 1) * period : first + count * period] for i in block]
-        after = [i for block in blocks[first + count * period : first + (count + 1) * period] for i in block]
-        if len(before) != len(after):
+def _runs(program: Sequence[Instruction]) -> npt.NDArray[np.int32]:
+    """[length of a round, place]: for how many instructions from there on the next two rounds repeat with the same steps."""
+    kinds: dict[object, int] = {}
+    kind = np.array(
+        [kinds.setdefault((i.opcode, i.sub, i.misc, i.rx, i.ry, i.rz, i.waits, i.posts), len(kinds)) for i in program]
+    )
+    fields = np.array([[i.x, i.y, i.z] for i in program], np.int64)
+    n = len(program)
+    runs = np.zeros((min(LONGEST, n // 3) + 1, n), np.int32)
+    for d in range(1, len(runs)):
+        same, step = kind[d:] == kind[:-d], fields[d:] - fields[:-d]
+        again = same[:-d] & same[d:] & (step[:-d] == step[d:]).all(axis=1)
+        # Distance to the next place where it does not hold.
+        ends = np.append(np.flatnonzero(~again), again.size)
+        runs[d, : again.size] = ends[np.searchsorted(ends, np.arange(again.size))] - np.arange(again.size)
+    return runs
+
+
+def _loop(
+    program: Sequence[Instruction], runs: npt.NDArray[np.int32], at: int, registers: Sequence[int]
+) -> tuple[list[Instruction], int]:
+    """The loop that saves most instructions from a place on, and how many of the program's it stands for; or none."""
+    lengths = np.arange(len(runs))
+    rounds = np.where(runs >= lengths, runs // np.maximum(lengths, 1) + 2, 0)
+    saved = (rounds - 1) * lengths
+    best: tuple[list[Instruction], int] = [], 0
+    for d in np.argsort(-saved, kind="stable")[:CANDIDATES]:
+        if saved[d] <= 0:
             break
-        now = [_steps(a, b) for a, b in zip(before, after, strict=True)]
-        if None in now or (steps is not None and now != steps):
-            break
-        steps = now
-        count += 1
-    return count
+        length, count = int(d), int(rounds[d])
+        loop = _rolled(program[at : at + length], program[at + length : at + 2 * length], count, registers)
+        if loop and length * count - len(loop) > max(0, best[1] - len(best[0])):
+            best = loop, length * count
+    return best
+
+
+def _rolled(
+    first: Sequence[Instruction], second: Sequence[Instruction], count: int, registers: Sequence[int]
+) -> list[Instruction]:
+    """`count` rounds as a loop, from the first two; nothing if there are not registers enough."""
+    owner: dict[int, int] = {}
+    body = []
+    for a, b in zip(first, second, strict=True):
+        steps = (b.x - a.x, b.y - a.y, b.z - a.z)
+        if min(steps[1:]) < 0 or any(step and used for step, used in zip(steps, (a.rx, a.ry, a.rz), strict=True)):
+            return []
+        for step in steps:
+            if step and step not in owner:
+                if len(owner) == len(registers):
+                    return []
+                owner[step] = registers[len(owner)]
+        rx, ry, rz = (owner[step] if step else own for step, own in zip(steps, (a.rx, a.ry, a.rz), strict=True))
+        body.append(replace(a, rx=rx, ry=ry, rz=rz))
+    head = [make(Opcode.SET, rd=r, value=0) for r in owner.values()]
+    tail = [make(Opcode.SET, rd=r, rx=r, value=step) for step, r in owner.items()]
+    return [*head, make(Opcode.LOOP, count=count, body=len(body) + len(tail)), *body, *tail, make(Opcode.ENDLOOP)]

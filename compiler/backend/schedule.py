@@ -29,6 +29,8 @@ FETCH = 14
 """About how many cycles fetch needs an instruction, misses included."""
 LOADS = 16
 """Loads that are looked at for the next one."""
+CREDITS = 7
+"""Waits beyond the oldest that a poster near the limit asks to be over, so that it need not ask again soon."""
 UNKNOWN = 16
 """Stands for a count that a register holds."""
 _OTHERS = {unit: tuple(u for u in UNITS if u is not unit) for unit in UNITS}
@@ -57,6 +59,8 @@ class _Step:
     """Steps of other units that must be over."""
     owner: int
     """Operator that it works for."""
+    cycles: int = 0
+    """How long it takes; 0: by `_DURATIONS`."""
     waits: list[int] = field(default_factory=list)
     posts: list[int] = field(default_factory=list)
 
@@ -90,8 +94,10 @@ class Schedule:
         self._touched: dict[tuple[str, int], list[_Touch]] = {}
         """Buffer and number of a stretch of places -> what has touched it."""
 
-    def add(self, opcode: Opcode, reads: Iterable[Span] = (), writes: Iterable[Span] = (), /, **fields: int) -> None:
-        """Append an instruction: its named fields, and the shared places that it reads and writes."""
+    def add(
+        self, opcode: Opcode, reads: Iterable[Span] = (), writes: Iterable[Span] = (), cycles: int = 0, /, **fields: int
+    ) -> None:
+        """Append an instruction: its named fields, the places that it reads and writes, and how long it takes, if known."""
         if self._dry:
             return
         unit, number = UNIT_OF[opcode], len(self._steps)
@@ -103,7 +109,7 @@ class Schedule:
                     start = stretch * size
                     own = _Touch(max(span.first, start), min(span.stop, start + size), number, unit, writing)
                     self._touch(self._touched.setdefault((span.where, stretch), []), own, after)
-        self._steps.append(_Step(opcode, unit, fields, after, self.owner))
+        self._steps.append(_Step(opcode, unit, fields, after, self.owner, cycles))
 
     @staticmethod
     def _touch(touched: list[_Touch], new: _Touch, after: set[int]) -> None:
@@ -138,8 +144,8 @@ class Schedule:
         """
         out = []
         for s in self._final:
-            address = s.fields.get("address", 0)
-            moved = {"address": base[address >> AREA_BITS] + (address & ((1 << AREA_BITS) - 1))} if address else {}
+            address = s.fields.get("address")
+            moved = {} if address is None else {"address": base[address >> AREA_BITS] + (address & ((1 << AREA_BITS) - 1))}
             out.append(make(s.opcode, waits=s.waits, posts=s.posts, **s.fields | moved))
         return [*out, make(Opcode.HALT)]
 
@@ -178,7 +184,7 @@ _DURATIONS: dict[Opcode, Callable[[Mapping[str, int]], int]] = {
 
 def _duration(step: _Step) -> int:
     known = _DURATIONS.get(step.opcode)
-    return 1 if known is None else known(step.fields)
+    return step.cycles or (1 if known is None else known(step.fields))
 
 
 class _Order:
@@ -322,7 +328,7 @@ class _Semaphores:
             view = self._view(poster)
             idle = _idle(poster, self.steps[-1].owner, [])
             if over >= 0 and view[waiter] < waited[over]:
-                self._post(waiter, poster, waited[over])
+                self._post(waiter, poster, waited[over + CREDITS])
                 idle.waits.append(semaphore(waiter, poster))
                 self._waited.setdefault((waiter, poster), []).append(len(self._own[poster]) + 1)
                 seen = self._known[waiter][self._last[waiter, poster] - 1]
@@ -336,4 +342,4 @@ class _Semaphores:
 def _idle(unit: Unit, owner: int, waits: list[int]) -> _Step:
     """A step that waits and posts, and does nothing else."""
     opcode, fields = _IDLE[unit]
-    return _Step(opcode, unit, dict(fields), set(), owner, waits)
+    return _Step(opcode, unit, dict(fields), set(), owner, waits=waits)

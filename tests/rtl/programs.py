@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from axlora.compiler.backend.link import link
-from axlora.compiler.backend.plan import Plan, Shape, WeightHalves, fits
+from axlora.compiler.backend.plan import Plan, Shape, fits
 from axlora.compiler.errors import BadModel
 from axlora.compiler.layer import Adapter, Codes, Linear, Lowered, Records, Tensor
 from axlora.isa.assembly import assemble, encode_program
@@ -218,14 +218,14 @@ def random_case(seed: int, target: Target) -> Case:
         ranks = [max(1, r // 2) for r in ranks]
     linears = tuple(random_linear(rng, t, f"l{i}", k, ranks, seed + i) for i in range(int(rng.integers(1, 3))))
 
-    def planner(target: Target, halves: WeightHalves, linear: Linear, shape: Shape) -> Plan:
+    def planner(target: Target, linear: Linear, shape: Shape) -> Plan:
         unit, step = shape.column_unit, shape.per_group or 1
         grid = [
             Plan(columns, rows, chunk, 0)
             for columns in range(unit, shape.groups + 1, unit)
             for rows in {step, *range(step, shape.blocks + 1, 3 * step), shape.blocks}
             for chunk in (1, 2, 3)
-            if columns < shape.groups and rows < shape.blocks and fits(target, halves, shape, columns, rows, chunk)
+            if columns < shape.groups and rows < shape.blocks and fits(target, shape, columns, rows, chunk)
         ]
         if not grid:
             raise BadModel(f"seed {seed}: no tiling with two tiles each way")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axlora.compiler.backend.link import check_accumulators, link, place_regions
-from axlora.compiler.backend.plan import Shape, WeightHalves, fits, make_plan
-from axlora.compiler.backend.roll import roll, roll_blocks
+from axlora.compiler.backend.plan import Shape, fits, make_plan
+from axlora.compiler.backend.roll import roll
 from axlora.compiler.errors import BadModel
 from axlora.compiler.layer import Adapter, Codes, Linear, Lowered, Records, Tensor
 from axlora.isa import numerics
@@ -27,35 +27,46 @@ from axlora.sim.run import run_image
 TEST = Target.load("test")
 
 
-def _loads(n: int, step: int) -> list[list[Instruction]]:
+def _round(n: int, step: int, body: int) -> list[Instruction]:
+    """Round `n` of a loop of `body` instructions, whose fields go on by steps."""
     return [
-        [
-            make(Opcode.LOAD, buffer=0, address=64 + 8 * step * i, beat=3 * i, rows=1, beats=2),
-            make(Opcode.SEGW, segment=0, line=7 * i, groups=2, rz=9),
-        ]
-        for i in range(n)
+        make(Opcode.LOAD, buffer=0, address=64 + 8 * step * n, beat=3 * n + b, rows=1, beats=2, posts=[b % 4])
+        if b % 2
+        else make(Opcode.SEGW, segment=b % 9, line=7 * n, groups=2 + b, rz=9)
+        for b in range(body)
     ]
 
 
-@given(st.integers(1, 40), st.integers(-3, 9))
-def test_rolled_program_executes_the_same(n: int, step: int) -> None:
-    iterations = _loads(n, max(step, 0))
-    flat = [i for it in iterations for i in it]
-    registers = {9: 5}
-    halt = make(Opcode.HALT)
-    plain = [i for _, i in trace([*flat, halt], registers)]
-    for rolled in (roll(iterations), roll_blocks(iterations, iterations)):
-        kept = [i for _, i in trace([*rolled, halt], registers) if i.opcode not in (Opcode.SET, Opcode.LOOP, Opcode.ENDLOOP)]
-        assert kept == plain
-        assert len(rolled) <= len(flat)
-    if n >= 8:
-        assert len(roll(iterations)) < len(flat)
+def _executed(program: list[Instruction]) -> list[Instruction]:
+    """What leaves fetch for the units, with the registers added."""
+    done = [i for _, i in trace([*program, make(Opcode.HALT)], {9: 5})]
+    return [i for i in done if i.opcode not in (Opcode.SET, Opcode.LOOP, Opcode.ENDLOOP)]
 
 
-def test_irregular_iterations_stay_unrolled() -> None:
-    iterations = _loads(6, 1)
-    iterations[3], iterations[4] = iterations[4], iterations[3]
-    assert roll(iterations) == [i for it in iterations for i in it]
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 9), st.integers(1, 12)), min_size=1, max_size=4))
+def test_a_program_with_loops_executes_the_same(parts: list[tuple[int, int, int]]) -> None:
+    plain = [i for count, step, body in parts for n in range(count) for i in _round(n, step, body)]
+    rolled, origin = roll(plain)
+    assert _executed(rolled) == _executed(plain)
+    assert len(rolled) == len(origin) <= len(plain)
+    assert origin == sorted(origin)
+    if any(count * body > 8 + 2 * body + len(parts) * 8 for count, _, body in parts):
+        assert len(rolled) < len(plain)
+
+
+def test_what_does_not_repeat_stays_as_it_is() -> None:
+    plain = [i for n in (0, 1, 4, 2, 9, 3, 20, 5) for i in _round(n, 1, 2)]
+    assert roll(plain) == (plain, list(range(len(plain))))
+
+
+def test_steps_beyond_the_registers_stay_as_they_are() -> None:
+    plain = [
+        make(Opcode.LOAD, buffer=0, address=1024 * b + 64 * (b + 1) * n, beat=2, rows=1, beats=2 + b)
+        for n in range(9)
+        for b in range(8)
+    ]
+    assert roll(plain)[0] == plain
+    assert len(roll([i for n, i in enumerate(plain) if n % 8 < 7])[0]) < 30
 
 
 @given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12))
@@ -157,9 +168,8 @@ def test_the_chosen_plan_fits(k: int, n: int, tokens: int, name: str) -> None:
     target = Target.load(name)
     linear = Linear("l", "x", "y", Codes(np.ones((k, n), np.int64), Format.S8), Records(*(np.ones(n, np.int64),) * 3))
     shape = Shape.of(target, linear, min(tokens, target.tbuf_tokens // 2), 0, 0)
-    halves = WeightHalves.of(target, [shape])
-    plan = make_plan(target, halves, linear, shape)
-    assert fits(target, halves, shape, plan.columns, plan.rows, plan.chunk)
+    plan = make_plan(target, linear, shape)
+    assert fits(target, shape, plan.columns, plan.rows, plan.chunk)
     assert sum(c for _, c in plan.column_tiles(shape)) == shape.groups
     assert sum(c for _, c in plan.row_tiles(shape)) == shape.blocks
 
