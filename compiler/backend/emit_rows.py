@@ -73,7 +73,9 @@ class RowEmit(TileEmit, MapsRows):
         self.fixed_records = 0
         self.cbuf = Ring("CBUF", t.cbuf_words)
         self.fbuf = Ring("FBUF", t.table_entries)
-        self.dim = self.half = self.slack = 0
+        self.dim = self.half = 0
+        self.slack = -head % t.beat_bytes
+        """Features behind a row that the last head's whole beats reach: behind all rows, or spilled ones come back shifted."""
         self.output_words: dict[int, int] = {}
         if need > t.ubuf_lines:
             raise DoesNotFit(f"needs {need} lines of UBUF, {t.ubuf_lines} are there", f"target {t.name}", "more ubuf_lines")

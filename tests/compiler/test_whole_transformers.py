@@ -293,6 +293,16 @@ def test_the_integer_module_equals_the_simulator(path: Path) -> None:
     _as_llvm_computes(path, Target.load("test"), {"a": folder} if folder.is_dir() else {}, _feed(1, 4, padded))
 
 
+@pytest.mark.parametrize("static", [False, True])
+def test_rows_that_are_spilled_before_attention_come_back(static: bool, tmp_path: Path) -> None:
+    """Heads of 6 features leave slack behind a row: rows of two blocks, too many for VBUF at once."""
+    path = path_of("gpt2.dynamo", "qdq" if static else "float", tmp_path)
+    target, activation = replace(Target.load("test"), vbuf_words=1024), "static8" if static else None
+    program = axlora.compile(path, target, shapes=_free(path), operators="all", activation=activation)
+    assert "rows 0" in program.regions
+    _as_llvm_computes(path, target, {}, _feed(1, 5, padded=False), static)
+
+
 FORMS = [(file, form) for file in [*ENCODERS, *DECODERS] for form in E.FORMS if "half" not in file]
 KINDS = [
     ("bert-lora.dynamo", "qdq-u8"),
