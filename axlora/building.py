@@ -34,6 +34,7 @@ Sources = dict[str, str]
 def _transformer(found: Generated, target: Target, sources: Sources, max_loras: int | None) -> dict[str, Any]:
     """The fields of `Machine`."""
     image, linears = found.image, found.lowered.linears
+    bits = {tensor.name: tensor.bits for tensor in found.lowered.inputs}
 
     def function(n: int) -> Function:
         name = "decode" if n == 1 else f"prefill {n}"
@@ -50,7 +51,7 @@ def _transformer(found: Generated, target: Target, sources: Sources, max_loras: 
         "slots": image.slots,
         "max_loras": (SLOTS if max_loras is None else max_loras) if image.slots and not found.model.rowwise else image.slots,
         "rank": image.rank,
-        "layers": tuple(layer_info(li, target.activation_bits, 0, image.tilings[li.name], None) for li in linears),
+        "layers": tuple(layer_info(li, bits[li.input], 0, image.tilings[li.name], None) for li in linears),
         "vectors": layer_vectors(linears),
         "placement": found.lowered.placement,
         "default_adapter": found.lowered.default_adapter,

@@ -106,7 +106,7 @@ def compile_whole(model: Model, target: Target, options: CompileOptions) -> Prog
     A start takes a sequence or, where nothing mixes rows (an MLP), as many rows of the batch as fit. Attention may be causal,
     or see every token that is no padding. The sequences of a batch run one after another, each with an adapter of its own; rows
     that nothing mixes may have different adapters in one start. With `operators` all, a file's static scales of activations
-    are dropped: every row has its own.
+    are dropped, and every row has its own, unless `activation` keeps them.
 
     Raises:
         axlora.Error: as `compile`.

@@ -16,6 +16,8 @@ from axlora.compiler.pipelines.transformers import Options
 from .choice import ADAPTER_NAME
 
 OPERATORS = ("auto", "all", "linears")
+_STATIC = {"static8": 8, "static16": 16}
+"""Bits of static codes."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ class CompileOptions:
     of floats are not."""
     activation: str | None = None
     """`token8`, `token16`: a scale for each token at run time; `static8`, `static16`: the file's scales, or from `calibration`;
-    None: the file's scales where it has them, `token8` elsewhere; `auto`: a scale a token and the target's bits. Values between
-    the linears of whole models have 32 bits everywhere, so nothing else is to be chosen there."""
+    None: the file's scales where it has them, `token8` elsewhere; `auto`: a scale a token and the target's bits. Whole models
+    (`operators` all, `generate`) drop the file's scales unless it is `static8` or `static16`, which keep them; values between
+    their linears have 32 bits everywhere, so nothing else is to be chosen there."""
     weight_bits: int = 8
     """2, 3, 4 or 8, for weights that the file holds as floats."""
     max_loras: int | None = None
@@ -52,7 +55,8 @@ class CompileOptions:
     merge: bool = False
     """Put the model's own branches, and the one adapter given, into the weights; the package has no adapter then."""
     mode: str = "fused"
-    """`fused`: base and branches are joined in one wide sum and rounded once; `exact`: every Q/DQ pair of the file counts."""
+    """`fused`: base and branches are joined in one wide sum and rounded once; `exact`: every Q/DQ pair of the file counts.
+    Of whole models where they keep the file's scales."""
     base: str | Path | None = None
     """Hugging Face directory of the model that the adapters were trained on: equal weights tell which linear a module means."""
     dump_passes: str | Path | None = None
@@ -104,16 +108,19 @@ class CompileOptions:
             self.merge,
             "all" if self.generate else self.lora_linears,
             self.generate or self.operators == "all",
+            _STATIC.get(self.activation or "", 0),
+            self.mode == "exact",
             Dump(self.dump),
             self.partial_adapters,
             self.generate or self.operators == "all",
         )
 
     def special(self, bits: int) -> list[str]:
-        """The choices that only programs of linears have, for a target with activations of `bits` bits."""
+        """The choices that only programs of linears have, or models that keep their scales, for activations of `bits` bits."""
+        kept = self.activation in _STATIC and (self.operators == "all" or self.generate)
         given = {
-            "mode exact": self.mode != "fused",
-            f"activation {self.activation}": self.activation not in (None, "auto", f"token{bits}"),
+            "mode exact": self.mode != "fused" and not kept,
+            f"activation {self.activation}": self.activation not in (None, "auto", f"token{bits}") and not kept,
             f"lora_linears {self.lora_linears}": self.generate and self.lora_linears != "used",
             "merge": self.generate and self.merge,
             "operators linears": self.generate and self.operators == "linears",

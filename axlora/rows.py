@@ -117,10 +117,12 @@ class Rows:
             c.need(not self.tables, "tables", list(self.tables), "none: rows are given")
             c.need(self.positions is None, "positions", "there", "none: rows are given")
             c.within(features, 1, self.input_words * t.vector_lanes, "features of the rows")
-        wanted = {"x_bits": t.activation_bits, "output_bits": 32, "offset_rows": 0, "token_scale": True, "bias_end": True}
         for number, info in enumerate(m.layers):
+            wanted = {"output_bits": 32, "offset_rows": 0, "bias_end": info.token_scale}
             c.layer(info, f"layers[{number}]", t.tokens, wanted)
-            c.need(info.bias_step > 0, f"layers[{number}].bias_step", info.bias_step, "positive")
+            c.within(info.x_bits, t.activation_bits if info.token_scale else 8, t.activation_bits, f"layers[{number}].x_bits")
+            step = "bias_step" if info.token_scale else "y_scale"
+            c.need(getattr(info, step) > 0, f"layers[{number}].{step}", getattr(info, step), "positive")
         c.tiles()
         c.adapters()
         c.vectors()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -113,6 +113,46 @@ class Apply:
     function: Function | OwnFunction
 
 
+class Quantization(NamedTuple):
+    """Integer codes of one scale a tensor: clamp(rne(x / scale) + zero, low, high), which stands for (code - zero) scale."""
+
+    scale: float
+    zero: int
+    low: int
+    high: int
+
+    @property
+    def bits(self) -> int:
+        """Of a code."""
+        return (self.high - self.low).bit_length()
+
+    @property
+    def largest(self) -> float:
+        """Largest magnitude that a code stands for."""
+        return self.scale * max(self.high - self.zero, self.zero - self.low)
+
+    def rounded(self, x: Float64) -> Float64:
+        """What the codes of x stand for: float64, any shape."""
+        codes = np.clip(np.rint(x / self.scale) + self.zero, self.low, self.high)
+        return np.asarray((codes - self.zero) * self.scale)
+
+    def times(self, factor: float) -> Quantization:
+        """Codes of x factor that are those of x; factor is positive."""
+        return self._replace(scale=self.scale * factor)
+
+
+@dataclass(frozen=True)
+class FakeQuantize:
+    """y = what the codes of x stand for, element by element (ONNX: QuantizeLinear, then DequantizeLinear).
+
+    Linears that read y take its codes, with their one scale.
+    """
+
+    x: str
+    y: str
+    codes: Quantization
+
+
 @dataclass(frozen=True)
 class Rotary:
     """Rotary embedding of `heads` heads of `dim` features: y = x cos + rotate_half(x) sin (Su et al., arXiv:2104.09864).
@@ -155,6 +195,10 @@ class Attention:
     """Features at which the first heads of q, k and v begin: a packed projection holds all three."""
     stride: tuple[int, int, int]
     """Features from a head of q, of k, of v to the next."""
+    score_codes: tuple[Quantization, ...] = ()
+    """What the scaled scores are rounded to before the softmax, one after the other."""
+    weight_codes: Quantization | None = None
+    """What the softmax's results are rounded to."""
 
 
 class PoolKind(Enum):
@@ -175,7 +219,7 @@ class Pool:
     kind: PoolKind
 
 
-Op = Norm | Linear | Add | Mul | Affine | Apply | Rotary | Attention | Pool
+Op = Norm | Linear | Add | Mul | Affine | Apply | FakeQuantize | Rotary | Attention | Pool
 
 
 def operands(op: Op) -> tuple[str, ...]:
@@ -237,6 +281,34 @@ class Transformer:
     """Value -> what its channels [n] are divided by for linears, whose weights take it instead (docs/decisions/0005)."""
     given: RowInput | None = None
     """The input that is the first value, where no rows are looked up."""
+
+    @property
+    def codes(self) -> dict[str, Quantization]:
+        """Value -> its codes, of values that are rounded to codes of one scale."""
+        return {op.y: op.codes for op in self.operators if isinstance(op, FakeQuantize)}
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Value -> the largest magnitude that codes leave: its own, those of all that read it, or of what it is made of."""
+        found = {name: codes.largest for name, codes in self.codes.items()}
+        readers: dict[str, list[Op]] = {}
+        for op in self.operators:
+            for name in operands(op):
+                readers.setdefault(name, []).append(op)
+        for name in readers.keys() - {o.value for o in self.outputs}:
+            own = [op.codes.largest for op in readers[name] if isinstance(op, FakeQuantize)]
+            if len(own) == len(readers[name]):
+                found[name] = max(own)
+        for op in self.operators:
+            known = [found[name] for name in operands(op) if name in found]
+            match op, known:
+                case Add(), [a, b]:
+                    found.setdefault(op.y, a + b)
+                case Mul(), [a, b]:
+                    found.setdefault(op.y, a * b)
+                case Affine(), [x]:
+                    found.setdefault(op.y, float((x * np.abs(op.gain) + np.abs(op.bias)).max()))
+        return found
 
     @property
     def rowwise(self) -> bool:

@@ -25,7 +25,7 @@ class Emit(LinearEmit):
             what = f"beats of {t.beat_bytes} bytes, {t.tokens} tokens, {t.lanes} lanes and {t.ports} ports do not go together"
             raise DoesNotFit(what, f"target {t.name}", "attention needs ports <= beat_bytes <= lanes and tokens <= lanes")
         wide = self._wide(heads)
-        self.dim, self.slack = wide, wide - d
+        self.dim, self.slack = wide, max(self.slack, wide - d)
         for cells, kind, stride in ((k, "K", heads.k_stride), (v, "V", heads.v_stride)):
             for head in range(heads.kv_heads):
                 part = Cells(cells.name, cells.first + head * stride, d)

@@ -73,7 +73,9 @@ class RowEmit(TileEmit, MapsRows):
         self.fixed_records = 0
         self.cbuf = Ring("CBUF", t.cbuf_words)
         self.fbuf = Ring("FBUF", t.table_entries)
-        self.dim = self.half = self.slack = 0
+        self.dim = self.half = 0
+        self.slack = -head % t.beat_bytes
+        """Features behind a row that the last head's whole beats reach: behind all rows, or spilled ones come back shifted."""
         self.output_words: dict[int, int] = {}
         if need > t.ubuf_lines:
             raise DoesNotFit(f"needs {need} lines of UBUF, {t.ubuf_lines} are there", f"target {t.name}", "more ubuf_lines")
@@ -208,10 +210,7 @@ class RowEmit(TileEmit, MapsRows):
             self._set(Opcode.VLEN, valid=row.a.width)
         self._set(Opcode.VPITCH, a=pitch, b=pitch_b, to=to_pitch)
         if row.table is not None:
-            place = self._table(row.table)
-            fields = {"low": row.table.low, "first": place.first, "last": len(row.table.records) - 1, "step": row.table.step}
-            self._set(Opcode.VTAB, **fields, shift=row.table.shift)
-            reads = [*reads, place]
+            reads = [*reads, self._lines(row.table)]
         elif row.function is not Map.SCALE:
             self._set(Opcode.VCON, ca=row.ca, cb=row.cb, shift=row.shift)
         self._vmap(
@@ -239,6 +238,13 @@ class RowEmit(TileEmit, MapsRows):
         else:
             self._set(Opcode.VLEN, valid=0, rx=int(Position.KEYS))
 
+    def _lines(self, table: Table) -> Span:
+        """Take this table from now on; its place in FBUF."""
+        place = self._table(table)
+        fields = {"low": table.low, "first": place.first, "last": len(table.records) - 1, "step": table.step}
+        self._set(Opcode.VTAB, **fields, shift=table.shift)
+        return place
+
     def _table(self, table: Table) -> Span:
         """The table's place in FBUF, where it stays until others need the room."""
         t = self.target
@@ -262,29 +268,28 @@ class RowEmit(TileEmit, MapsRows):
         t = self.target
         fields = {"factor": factor, "shift": shift, "adjust": adjust, "to": token & 255, "scalar": 1, "add": self.at}
         self.schedule.add(Opcode.VROW, function=Row.TOKEN, rows=self.tokens, **fields)
-        at, pitch, _ = self._operand(x)
         lines = -(-x.width // t.lanes)
         if heads is not None and keys:
             self._visible(heads)
         else:
             self._set(Opcode.VLEN, valid=x.width)
+        self.active = self.heads_ubuf.take(lines) if heads is not None else self._codes(lines)
+        words = 0 if keys else lines * t.lanes // t.vector_lanes
+        self._to_ubuf(x, words, [], function=Map.SCALE, scale=1, **({"rz": int(Position.WORDS)} if keys else {}))
+
+    def static_codes(self, x: Cells, table: Table) -> None:
+        t = self.target
+        lines = -(-x.width // t.lanes)
+        self._set(Opcode.VLEN, valid=x.width)
+        self.active = self._codes(lines)
+        self._to_ubuf(x, lines * t.lanes // t.vector_lanes, [self._lines(table)], function=Map.TABLE)
+
+    def _to_ubuf(self, x: Cells, words: int, reads: list[Span], **fields: int) -> None:
+        """The group's rows of a value to codes in their place."""
+        at, pitch, _ = self._operand(x)
         self._set(Opcode.VPITCH, a=pitch, b=pitch, to=0)
-        place = self.heads_ubuf.take(lines) if heads is not None else self._codes(lines)
-        self.active = place
-        self._vmap(
-            at,
-            at,
-            place.first,
-            0 if keys else lines * t.lanes // t.vector_lanes,
-            [],
-            [place],
-            self.tokens,
-            function=Map.SCALE,
-            into=Into.UBUF,
-            size=t.activation_bits // 16,
-            scale=1,
-            **({"rz": int(Position.WORDS)} if keys else {}),
-        )
+        fields |= {"into": Into.UBUF, "size": self.target.activation_bits // 16}
+        self._vmap(at, at, self.active.first, words, reads, [self.active], self.tokens, **fields)
 
     def _codes(self, lines: int) -> Span:
         """The group's place in UBUF for what linears read."""

@@ -37,8 +37,8 @@ class AttentionWalk(Values):
             return self.attention(node, a, v)
         if not isinstance(a, View) or not isinstance(b, View):
             return None
-        q = heads(_four(a), self.features[a.value])
-        k = heads(_four(b.moved(lambda x: np.swapaxes(x, -1, -2))), self.features[b.value])
+        q = heads(four(a), self.features[a.value])
+        k = heads(four(b.moved(lambda x: np.swapaxes(x, -1, -2))), self.features[b.value])
         if q is None or k is None or q.dim != k.dim:
             return None
         return Scores(q, k, q.scale * k.scale)
@@ -55,7 +55,7 @@ class AttentionWalk(Values):
         grouped = not count % kv and s.k.own == tuple(order[1][h // groups] for h in range(count))
         if list(s.q.own) != order[0] or not grouped or v.own != tuple(order[2][h // groups] for h in range(count)):
             raise self.refuse(node, "heads in another order than query head h reading key head h // group")
-        strides = [_stride(own) for own in order]
+        strides = [stride_of(own) for own in order]
         if not all(strides):
             raise self.refuse(node, "heads that are not evenly spaced")
         out = node.outputs[0]
@@ -65,13 +65,18 @@ class AttentionWalk(Values):
         q, k, own = (value for value, _, _ in parts)
         first = (parts[0][1], parts[1][1], parts[2][1])
         stride = (parts[0][2], parts[1][2], parts[2][2])
-        self.operators.append(Attention(q, k, own, out, count, kv, s.q.dim, s.scale, s.mask is Mask.CAUSAL, first, stride))
-        self.features[out] = count * v.dim
-        tokens = self.g.shape(out)[2]
-        index = (
-            np.arange(tokens)[None, :, None] * self.features[out] + np.arange(count)[:, None, None] * v.dim + np.arange(v.dim)
+        causal = s.mask is Mask.CAUSAL
+        self.operators.append(
+            Attention(q, k, own, out, count, kv, s.q.dim, s.scale, causal, first, stride, s.codes, s.weight_codes)
         )
-        return View(out, ((index[None], np.ones((1, *index.shape))),), index.size)
+        self.features[out] = count * v.dim
+        return self.head_views(out, range(count), v.dim, self.g.shape(out))
+
+    def head_views(self, value: str, own: Sequence[int], dim: int, shape: tuple[int, ...]) -> View:
+        """Heads [.., heads, tokens, dim] of a value that holds them side by side: head h reads `own[h]`."""
+        tokens, n = shape[-2], self.features[value]
+        index = np.arange(tokens)[None, :, None] * n + np.array(own)[:, None, None] * dim + np.arange(dim)
+        return View(value, ((index.reshape(shape), np.ones(shape)),), tokens * n)
 
     def rotated(self, view: HeadView, count: int, stride: int) -> tuple[str, int, int]:
         """The value that holds the heads after rotary embedding, its first feature, and the features from head to head."""
@@ -121,12 +126,12 @@ class AttentionWalk(Values):
         return self.seeing(node, yes, wide)
 
 
-def _stride(own: Sequence[int]) -> int:
+def stride_of(own: Sequence[int]) -> int:
     """The even distance of ascending numbers, 1 for one number, 0 if there is none."""
     steps = {b - a for a, b in itertools.pairwise(own)} or {1}
     return steps.pop() if len(steps) == 1 else 0
 
 
-def _four(view: View) -> View:
+def four(view: View) -> View:
     """[heads, tokens, dim] as [1, heads, tokens, dim]."""
     return view.moved(lambda v: v[None]) if len(view.shape) == 3 else view

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,31 +27,33 @@ class FoundNorm:
     """Indices of its nodes; the last writes y."""
 
 
+_PASSED = (*PASSIVE, "quantize", "dequantize")
+"""What rounds, if anything, inside a norm."""
+
+
 def _node(g: Dataflow, name: str, *kinds: str) -> Node | None:
-    """The node of one of `kinds` behind a tensor and its Casts."""
-    node = g.node_of(name)
-    while node is not None and node.op in PASSIVE:
-        node = g.node_of(node.inputs[0])
+    """The node of one of `kinds` behind a tensor, its Casts and its Q/DQ pairs."""
+    node = g.node_of(_plain(g, name))
     return node if node is not None and node.op in kinds else None
 
 
-def _plain(g: Dataflow, name: str) -> str:
-    """The tensor behind Casts."""
+def _plain(g: Dataflow, name: str, passed: Sequence[str] = _PASSED) -> str:
+    """The tensor behind Casts and Q/DQ pairs."""
     node = g.node_of(name)
-    while node is not None and node.op in PASSIVE:
+    while node is not None and node.op in passed:
         name = node.inputs[0]
         node = g.node_of(name)
     return name
 
 
 def _reader(g: Dataflow, name: str, nodes: list[int], *kinds: str) -> Node | None:
-    """The only reader of a tensor, behind Casts, if it is one of `kinds`; appended to `nodes` with them."""
+    """The only reader of a tensor, behind Casts and Q/DQ pairs, if it is one of `kinds`; appended to `nodes` with them."""
     while len(readers := g.readers.get(name, [])) == 1 and name not in g.outputs:
         node = g.nodes[readers[0]]
         nodes.append(readers[0])
         if node.op in kinds:
             return node
-        if node.op not in PASSIVE:
+        if node.op not in _PASSED:
             return None
         name = node.outputs[0]
     return None
@@ -63,8 +65,8 @@ def _square(g: Dataflow, name: str) -> str | None:
     if node is None:
         return None
     if node.op == "power":
-        return _plain(g, node.inputs[0]) if g.scalar(node.inputs[1]) == 2 else None
-    return _plain(g, node.inputs[0]) if node.inputs[0] == node.inputs[1] else None
+        return node.inputs[0] if g.scalar(node.inputs[1]) == 2 else None
+    return node.inputs[0] if _plain(g, node.inputs[0]) == _plain(g, node.inputs[1]) else None
 
 
 def _last_axis(g: Dataflow, node: Node) -> bool:
@@ -85,17 +87,17 @@ def _taken_apart(g: Dataflow, index: int) -> FoundNorm | None:
     d = _square(g, mean.inputs[0]) if mean is not None and _last_axis(g, mean) else None
     if eps is None or mean is None or d is None:
         return None
-    x, centred = d, False
+    x, centred = _plain(g, d, PASSIVE), False
     less = _node(g, d, "subtract")
     if less is not None:
         average = _node(g, less.inputs[1], "mean")
         if average is not None and _plain(g, average.inputs[0]) == _plain(g, less.inputs[0]) and _last_axis(g, average):
-            x, centred = _plain(g, less.inputs[0]), True
+            x, centred = _plain(g, less.inputs[0], PASSIVE), True
     nodes = [index]
     found = _reader(g, root.outputs[0], nodes, "divide")
     if found is not None and g.scalar(found.inputs[0]) == 1:
         found = _reader(g, found.outputs[0], nodes, "multiply")
-    if found is None or d not in [_plain(g, n) for n in found.inputs]:
+    if found is None or _plain(g, d) not in [_plain(g, n) for n in found.inputs]:
         return None
     n = g.shape(x)[-1]
     y, gain, bias = found.outputs[0], np.ones(n), None

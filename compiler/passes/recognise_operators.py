@@ -21,8 +21,8 @@ from axlora.compiler.operators import (
     PoolKind,
 )
 from axlora.compiler.passes.dataflow import RESHAPES, Node
-from axlora.compiler.passes.recognise_attention import AttentionWalk
 from axlora.compiler.passes.recognise_norms import FoundNorm, norms
+from axlora.compiler.passes.recognise_pairs import PairWalk
 from axlora.compiler.passes.recognise_pools import PoolWalk
 from axlora.compiler.passes.recognise_values import PASS, SHAPED, Scores, Symbol
 from axlora.compiler.passes.tensor_elements import Constant, Curve, Ids, Length, Looked, Probed, View, Weighted
@@ -55,7 +55,7 @@ _JOINS: dict[str, Callable[..., Float64]] = {
 
 
 @dataclass
-class Walk(AttentionWalk, PoolWalk):
+class Walk(PairWalk, PoolWalk):
     """All nodes."""
 
     def run(self) -> None:
@@ -106,6 +106,10 @@ class Walk(AttentionWalk, PoolWalk):
         result: Symbol | dict[str, Symbol] | None
         if isinstance(inputs[0], Weighted | Length):
             result = self.reduced(node, inputs)
+        elif kind == "quantize" and self.g.activation(node.outputs[0]) is not None:
+            result = inputs[0]  # what reads its codes rounds
+        elif kind == "dequantize" and self.g.codes_of(node.outputs[0]) is not None:
+            result = self.dequantized(node, inputs[0])
         elif isinstance(inputs[0], Ids):
             result = inputs[0] if kind in (*PASS, *SHAPED) else None
         elif kind in PASS:
@@ -192,7 +196,7 @@ class Walk(AttentionWalk, PoolWalk):
     def with_constant(self, node: Node, kind: str, a: Symbol, c: Float64) -> Symbol | None:
         if isinstance(a, Scores) and not a.done:
             if kind in ("multiply", "divide") and c.size == 1:
-                return replace(a, scale=a.scale * float(c.reshape(-1)[0]) ** (1 if kind == "multiply" else -1))
+                return a.times(float(c.reshape(-1)[0]) ** (1 if kind == "multiply" else -1))
             return self.masked(node, a, (c,)) if kind == "add" else None
         if isinstance(a, Looked):
             if kind in ("multiply", "divide") and c.size == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,12 @@ from axlora.compiler.functions import own_bound
 from axlora.compiler.operators import (
     Affine,
     Apply,
+    FakeQuantize,
     Op,
     OwnFunction,
     Pool,
     PoolKind,
+    Quantization,
 )
 from axlora.compiler.passes.attention_masks import Mask
 from axlora.compiler.passes.dataflow import PASSIVE, RESHAPES, Dataflow, Node
@@ -49,6 +51,14 @@ class Scores:
     scale: float
     mask: Mask = Mask.NONE
     done: bool = False
+    codes: tuple[Quantization, ...] = ()
+    """What they are rounded to before the softmax."""
+    weight_codes: Quantization | None = None
+    """What its results are rounded to."""
+
+    def times(self, factor: float) -> Scores:
+        """Scaled, before the softmax."""
+        return replace(self, scale=self.scale * factor, codes=tuple(c.times(factor) for c in self.codes))
 
 
 Symbol = Constant | Probed | Ids | Looked | View | Curve | Weighted | Length | Scores
@@ -82,6 +92,10 @@ class Values:
     """Functions without a name, and their values (`Curve.values`)."""
     affine: dict[tuple[str, bytes, bytes], str] = field(default_factory=dict)
     """Value, its gain and its bias -> the value that they make."""
+    pairs: dict[tuple[str, Quantization], str] = field(default_factory=dict)
+    """Value and what it is rounded to -> the value that is made of it."""
+    codes: dict[str, Quantization] = field(default_factory=dict)
+    """Value -> its codes, of values that pairs made."""
     rowwise: bool = False
     """Whether each row must be computed for itself: rows of a batch, which nothing may mix."""
 
@@ -133,13 +147,27 @@ class Values:
 
     def first(self, node: Node, looked: Looked) -> str:
         """The value of the rows that were looked up."""
-        if self.looked is not None and self.looked is not looked:
+        if self.looked is not None and self.looked is not looked and not self.looked.is_like(looked):
             raise self.refuse(node, "a second embedding of the token ids")
         if not self.input:
             n = looked.tables[0][1].shape[1]
             self.looked, self.input = looked, "embeddings"
             self.features[self.input] = n
-        return self.input
+        return self.input if looked.codes is None else self.rounded(self.input, looked.codes)
+
+    def rounded(self, value: str, codes: Quantization) -> str:
+        """The value that stands for another's codes."""
+        if self.codes.get(value) == codes:
+            return value
+        key = (value, codes)
+        if key not in self.pairs:
+            name = self.pairs[key] = f"{value} rounded {len(self.pairs)}"
+            self.codes[name] = codes
+            self.features[name] = self.features[value]
+            if value in self.single:
+                self.single.add(name)
+            self.operators.append(FakeQuantize(value, name, codes))
+        return self.pairs[key]
 
     def pooled(self, value: str, kind: PoolKind) -> str:
         """The value of one row that is made of all rows of another."""

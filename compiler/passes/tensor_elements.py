@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler import functions
-from axlora.compiler.operators import Function
+from axlora.compiler.operators import Function, Quantization
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -58,6 +58,21 @@ class Looked:
     tables: tuple[tuple[str, Float64], ...]
     """(input of ids, table [ids, n])."""
     constant: Float64 | None = None
+    codes: Quantization | None = None
+    """What their sum is rounded to."""
+
+    def is_like(self, other: Looked) -> bool:
+        """Whether the same rows add up, rounded or not."""
+        a, b = ([*(x.tables), ("", np.zeros(()) if x.constant is None else x.constant)] for x in (self, other))
+        return len(a) == len(b) and all(m == n and np.array_equal(x, y) for (m, x), (n, y) in zip(a, b, strict=True))
+
+    def rounded(self, codes: Quantization) -> Looked:
+        """Rounded to codes: so is the table itself, where it is alone or every token adds one row."""
+        constant = np.zeros((1, 1)) if self.constant is None else self.constant
+        if len(self.tables) != 1 or (constant != constant[0]).any():
+            return replace(self, codes=codes)
+        ((name, table),) = self.tables
+        return Looked(((name, codes.rounded(table + constant[0])),))
 
     def plus(self, other: Looked) -> Looked:
         """The sum with others."""

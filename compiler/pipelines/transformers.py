@@ -26,7 +26,7 @@ from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.frontend.resolve import Matching
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import Linear, Lowered, Placement, Tensor
-from axlora.compiler.operators import Attention, Op, Transformer
+from axlora.compiler.operators import Add, Affine, Attention, FakeQuantize, Mul, Norm, Op, Transformer
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
 from axlora.compiler.passes.dataflow import Dataflow
@@ -39,6 +39,7 @@ from axlora.compiler.passes.recognise_transformer import read_rows, read_transfo
 from axlora.compiler.reference.integer_module import IntegerModule
 from axlora.compiler.reference.operator_errors import value_errors
 from axlora.compiler.rows.float_forms import Product, embed, magnitudes
+from axlora.compiler.rows.formulas import held_zero
 from axlora.compiler.rows.lower import HINT
 from axlora.isa.opcodes import SLOTS
 from axlora.isa.target import Target
@@ -106,6 +107,10 @@ class Options:
     lora_linears: str = "all"
     drop_scales: bool = True
     """Take a file that carries static scales of activations, and give every row a scale of its own instead."""
+    static_bits: int = 0
+    """Keep the file's static scales of activations, whose codes have no more bits than this; 0: drop or refuse them."""
+    exact: bool = False
+    """With these: join nothing of a linear across a Q/DQ pair."""
     dump: Dump = field(default_factory=lambda: Dump(None))
     """Of every phase as text."""
     partial_adapters: bool = False
@@ -140,17 +145,48 @@ def products(found: Sequence[FoundLinear]) -> Mapping[str, Product]:
     return _Products(found)
 
 
-def _recognised(proto: onnx.ModelProto, where: str, drop: bool = True) -> tuple[Dataflow, Found]:
-    """The linears without the file's scales of activations: every row gets its own.
+def _unrounded(g: Dataflow, found: FoundLinear) -> FoundLinear:
+    """The linear before the quantize that it ends with, if it does."""
+    if found.output is None:
+        return found
+    name = g.nodes[g.producer[found.result]].inputs[0]
+    return replace(found, output=None, output_name=name, result=name)
+
+
+def _activations(g: Dataflow) -> list[Activation]:
+    """What the file's Q/DQ pairs give a scale, constants left out."""
+    pairs = [codes for node in g.nodes if node.op == "dequantize" and (codes := g.codes_of(node.outputs[0])) is not None]
+    own = [codes for codes in pairs if g.constant(g.nodes[g.producer[codes]].inputs[0]) is None]
+    return [found for codes in own if (found := g.activation(codes)) is not None]
+
+
+def _check_codes(own: Sequence[Activation], bits: int) -> None:
+    """Raises `BadModel`: no scale of the file's, or codes of more than `bits` bits, where its scales are to stay."""
+    if not own:
+        hint = "leave --activation out, or give --calibration and --operators linears"
+        raise BadModel("the file carries no static scales of activations", f"activation static{bits}", hint)
+    if (most := max(x.bits for x in own)) > bits:
+        what = f"the file's activations have codes of {most} bits"
+        raise BadModel(what, f"activation static{bits}", f"--activation static{most}")
+
+
+def recognised(proto: onnx.ModelProto, where: str, options: Options) -> tuple[Dataflow, Found]:
+    """The linears, without the file's scales of activations unless they stay: every row gets its own.
 
     Raises:
-        UnsupportedOperator: it has such scales, and they are not to be dropped.
+        UnsupportedOperator: it has such scales, and they are not to be dropped. BadModel: it has none, or wider ones, and
+            they are to stay.
     """
-    g, found = recognise(proto, passes=READ_WHOLE)
-    if not any(f.x is not None for f in found):
+    g, found = recognise(proto, options.exact, READ_WHOLE)
+    own = _activations(g)
+    if options.static_bits:
+        _check_codes(own, options.static_bits)
+        return g, tuple(_unrounded(g, f) for f in found)
+    if not own:
         return g, found
-    if not drop:
-        raise UnsupportedOperator("the file's own scales of activations, which only linears keep", where, HINT)
+    if not options.drop_scales:
+        hint = f"{HINT}, or all: they are dropped, or kept by --activation static{max(x.bits for x in own)}"
+        raise UnsupportedOperator("the file's own scales of activations", where, hint)
     return recognise(drop_scales(g, clips=False), passes=READ_WHOLE)
 
 
@@ -174,6 +210,8 @@ def _smoothed(model: Transformer, found: Found, peaks: Mapping[str, Float64]) ->
             readers.setdefault(op.x, []).append(op.name)
     smooth: dict[str, Float64] = {}
     for value, names in readers.items():
+        if value in model.codes:
+            continue
         by = smoothing(peaks[value], [by_name[name] for name in names])
         if by is not None:
             smooth[value] = by
@@ -185,21 +223,24 @@ def _smoothed(model: Transformer, found: Found, peaks: Mapping[str, Float64]) ->
 
 
 def _quantized(
-    found: Sequence[FoundLinear], target: Target, options: Options, tell: Callable[[str], None]
+    model: Transformer, found: Sequence[FoundLinear], target: Target, options: Options, tell: Callable[[str], None]
 ) -> tuple[list[Linear], list[Tensor]]:
-    """The linears for inputs with a scale a row, and 32-bit outputs."""
+    """The linears for inputs with a scale a row, or one of the file, and 32-bit outputs."""
+    reads = {op.name: op.x for op in model.operators if isinstance(op, LinearOp)}
     group = group_rows(target, options.weight_bits)
     linears, inputs = [], []
     tell("quantizing linears")
     for each in found:
         tell(each.name)
         x = Activation(each.x_name, "", 1.0, 0, target.activation_bits, per_token=True)
+        if (codes := model.codes.get(reads.get(each.name, ""))) is not None:
+            x = Activation(each.x_name, "", codes.scale, held_zero(codes, target.activation_bits), codes.bits)
         linear, _ = quantize_linear(each, x, target, options.weight_bits, group=group)
         if each.loras:
             own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, x.bits)
             linear = replace(linear, adapters=(own,))
         linears.append(linear)
-        inputs.append(Tensor(linear.input, 1, linear.k, (1, linear.k), x.bits, 1.0, 0, True))
+        inputs.append(Tensor(linear.input, 1, linear.k, (1, linear.k), x.bits, x.scale, x.zero_point, x.per_token))
     return linears, inputs
 
 
@@ -245,8 +286,9 @@ def _finished(
     if smooth:
         model, found = _smoothed(model, found, peaks)
     largest = {name: float(peak.max()) for name, peak in peaks.items()}
+    largest |= {name: max(bound, largest[name]) for name, bound in model.bounds.items()}
     largest |= {f"{name}/smooth": float((peaks[name] / by).max()) for name, by in model.smooth.items()}
-    linears, inputs = _quantized(found, target, options, tell)
+    linears, inputs = _quantized(model, found, target, options, tell)
     own_name = GRAPH if any(x.adapters for x in linears) else None
     keys = whole_context(target, context)
     placement = _placement(model, linears, keys, 1) if rows is None else _placement(model, linears, rows, rows * batch)
@@ -365,9 +407,9 @@ def lower_generator(
     tell("reading the model")
     dimensions = {name: dims for name, dims in onnx_reader.dimensions(model).items() if not is_cache(name)}
     context, own = _context(dimensions, context, shapes or {})
-    proto, where = onnx_reader.read(model, own, empty_caches=True)
+    proto, where = onnx_reader.read(model, own, options.exact, empty_caches=True)
     options.dump.model(proto)
-    g, found = _recognised(proto, where)
+    g, found = recognised(proto, where, options)
     options.dump.modules(g.phases)
     transformer = read_transformer(g, found, where)
     options.dump.recognised(transformer.operators)
@@ -446,9 +488,32 @@ def _calibration(name: str, data: Data, shape: tuple[int, ...], where: str) -> n
     return stacked(name, data[name], shape, where)
 
 
-def _given(model: Transformer, data: Data | None, where: str) -> Data | None:
-    """Calibration data, which rows that are given need: nothing else tells their range."""
+def _is_bounded(model: Transformer) -> bool:
+    """Whether the file's own scales tell the range of every value that has no other."""
+    needed = {model.input}
+    for op in model.operators:
+        match op:
+            case Norm() | Add() | Mul():
+                needed.add(op.y)
+            case Affine():
+                needed |= {op.x, op.y}
+            case Attention():
+                needed |= {op.q, op.v}
+    return needed <= model.bounds.keys()
+
+
+def _random_rows(model: Transformer, shape: tuple[int, ...]) -> Float64:
+    """Samples of the input of rows, in the range of its first codes."""
+    (codes, *_) = (op.codes for op in model.operators if isinstance(op, FakeQuantize) and op.x == model.input)
+    least, most = ((end - codes.zero) * codes.scale for end in (codes.low, codes.high))
+    return np.random.default_rng(0).uniform(least, most, (SAMPLES, *shape))
+
+
+def _given(model: Transformer, data: Data | None, shape: tuple[int, ...], where: str) -> Data | None:
+    """Calibration data, which rows that are given need, unless the file's own scales tell their range: then random rows."""
     if data is None and model.given is not None:
+        if _is_bounded(model):
+            return {model.given.input: _random_rows(model, shape)}
         what = f"input {model.given.input!r} of floats, whose range only calibration data tells"
         raise UnsupportedOperator(what, where, f"give --calibration, or {HINT}")
     return data
@@ -464,7 +529,8 @@ def _sequences(model: Transformer, data: Data | None, batch: int, tokens: int, w
         UnsupportedOperator: no data for rows that are given. BadModel: an input is missing, of another length, or holds ids
             outside its table.
     """
-    data = _given(model, data, where)
+    rows = (batch, tokens, model.features)
+    data = _given(model, data, rows, where)
     if data is None:
         rng = np.random.default_rng(0)
         ids = {x.input: rng.integers(0, len(x.table), (SAMPLES, tokens)) for x in model.lookups}
@@ -479,7 +545,7 @@ def _sequences(model: Transformer, data: Data | None, batch: int, tokens: int, w
         if given[x.input].min() < 0 or given[x.input].max() >= len(x.table):
             raise BadModel(f"{x.input!r} must be from 0 to {len(x.table) - 1}", "calibration", "check the tokenizer")
     if model.given is not None:
-        own = _calibration(model.given.input, data, (batch, tokens, model.given.features), where)
+        own = _calibration(model.given.input, data, rows, where)
         given[model.given.input] = own.reshape(-1, tokens, model.given.features)[:SEQUENCES]
     if len({len(value) for value in given.values()}) != 1:
         raise BadModel("inputs of different numbers of samples", "calibration", "as many of each")
@@ -519,7 +585,7 @@ class _Whole:
         given = self.model.given
         if given is None or not self.model.rowwise:
             return _sequences(self.model, data, self.batch, self.rows, self.where)
-        data = _given(self.model, data, self.where) or {}
+        data = _given(self.model, data, self.shape, self.where) or {}
         samples = _calibration(given.input, data, self.shape, self.where)[:SEQUENCES]
         return [(embed(self.model, {given.input: sample}), self.rows) for sample in samples]
 
@@ -530,9 +596,9 @@ Reader = Callable[[Dataflow, Found, str], Transformer]
 def _read(model: Model, shapes: Mapping[str, int], batch: int, options: Options, reader: Reader) -> _Whole:
     """The model with its free dimensions fixed to `shapes`, as `reader` recognises it."""
     options.dump.restart()
-    proto, where = onnx_reader.read(model, shapes)
+    proto, where = onnx_reader.read(model, shapes, options.exact)
     options.dump.model(proto)
-    g, found = _recognised(proto, where, options.drop_scales)
+    g, found = recognised(proto, where, options)
     options.dump.modules(g.phases)
     transformer = reader(g, found, where)
     options.dump.recognised(transformer.operators)
@@ -617,7 +683,8 @@ def lower_whole(
     if transformer.given is not None:
         made = replace(made, shape=(batch * whole.shape[0], *whole.shape[1:]))
     if not given:
-        _LOG.warning(UNCALIBRATED)
+        if not _is_bounded(transformer):
+            _LOG.warning(UNCALIBRATED)
         return made
     tell("measuring errors")
     held, bits = products(found), target.activation_bits

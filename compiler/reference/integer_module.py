@@ -21,7 +21,7 @@ from axlora.compiler.operators import Attention, Transformer
 from axlora.compiler.passes.linear_calls import Emitter, LinearVars, emit_linear, parameters
 from axlora.compiler.rows import ax_rows
 from axlora.compiler.rows.lower import lower
-from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows
+from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows, Table
 from axlora.isa.opcodes import Map, Reduce, Row
 
 Int64 = npt.NDArray[np.int64]
@@ -229,6 +229,12 @@ class RelaxRows(MapsRows):
         made = self._scalar(Row.TOKEN, self.reduced, factor, 0, shift, adjust, token)
         self.scale = made[3:]
         self.activation = self._codes(self._of(x), x.width, made[0], made[1], self.start.bits // 8)
+
+    def static_codes(self, x: Cells, table: Table) -> None:
+        wide = self.temporary(f"{x.name} codes", x.width)
+        self.map(Map.TABLE, x, out=wide, table=table)
+        one, none = (_numbers(*[n] * self.tokens) for n in (1, 0))
+        self.scale, self.activation = [], self._codes(self._of(wide), x.width, one, none, self.start.bits // 8)
 
     def _linear(self, name: str) -> Expr:
         own, variables = self.start.linears[name]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler import layer
-from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows
+from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows, Table
 from axlora.isa import numerics
 from axlora.isa.opcodes import Map, Reduce, Row
 
@@ -51,7 +51,8 @@ class Reference(MapsRows):
         self.reduced: list[int] = [0] * tokens
         self.factors = np.zeros((4, tokens, 2), np.int64)
         self.activation = np.zeros((tokens, 0), np.int64)
-        self.scale = np.zeros((2, tokens, 1), np.int64)
+        self.scale: Int64 | None = None
+        """Mantissa and shift of each row's scale [2, tokens, 1]; None: the activation has one scale."""
 
     @property
     def output(self) -> Int64:
@@ -151,6 +152,15 @@ class Reference(MapsRows):
         self.scale = np.array([[[s.mantissa] for s in found], [[s.token_shift] for s in found]], np.int64)
         self.activation = self._codes(self._of(x), found, self.bits // 8)
 
+    def static_codes(self, x: Cells, table: Table) -> None:
+        self.scale = None
+        y = self._table(self._of(x), table)
+        self.activation = numerics.clamp_bytes(y, self.bits // 8)
+
+    @staticmethod
+    def _table(x: Int64, table: Table) -> Int64:
+        return numerics.map_rows(Map.TABLE, x, x, low=table.low, step=table.step, shift=table.shift, table=table.records)[0]
+
     def _codes(self, x: Int64, scalars: Sequence[numerics.RowScalar], size: int) -> Int64:
         factor, shift = (np.array([[getattr(s, name)] for s in scalars], np.int64) for name in ("factor", "shift"))
         return numerics.clamp_bytes(numerics.map_rows(Map.SCALE, x, x, factor=factor, shift=shift)[0], size)
@@ -175,8 +185,8 @@ class Reference(MapsRows):
                 bias,
                 m1,
                 records.shift,
-                mantissa=self.scale[0, rows],
-                token_shift=self.scale[1, rows],
+                mantissa=None if self.scale is None else self.scale[0, rows],
+                token_shift=None if self.scale is None else self.scale[1, rows],
                 bias_shift=own.bias_shift,
                 bias_end=own.bias_end,
                 guard=own.guard,
@@ -218,6 +228,7 @@ class Reference(MapsRows):
         """Sums times the token scale."""
         n = sums.shape[1]
         zeros, ones = np.zeros(n, np.int64), np.ones(n, np.int64)
+        assert self.scale is not None
         mantissa, shift = self.scale
         y, _ = numerics.requantize(sums, zeros, m1 * ones, m1_shift * ones, mantissa=mantissa, token_shift=shift, bits=32)
         return y

@@ -17,6 +17,7 @@ from axlora.compiler.operators import (
     Affine,
     Apply,
     Attention,
+    FakeQuantize,
     Linear,
     Mul,
     Norm,
@@ -60,9 +61,12 @@ def _attend(op: Attention, q: Float64, k: Float64, v: Float64, keys: int) -> Flo
     ks, vs = (np.repeat(x, groups, axis=0) for x in (ks, vs))
     scores = qs @ ks.transpose(0, 2, 1) * op.scale
     seen = np.tri(n, dtype=bool) if op.causal else np.arange(n) < keys
+    for codes in op.score_codes:
+        scores = codes.rounded(scores)
     scores = np.where(seen, scores, -np.inf)
     e = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    mixed = e / e.sum(axis=-1, keepdims=True) @ vs
+    weights = e / e.sum(axis=-1, keepdims=True)
+    mixed = (weights if op.weight_codes is None else op.weight_codes.rounded(weights)) @ vs
     return np.asarray(mixed.transpose(1, 0, 2).reshape(n, -1))
 
 
@@ -88,6 +92,8 @@ def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]
             return values[op.x] * op.gain + op.bias
         case Apply():
             return functions.real(op.function, values[op.x])
+        case FakeQuantize():
+            return op.codes.rounded(values[op.x])
         case Rotary():
             return _rotate(op, values[op.x])
         case Attention():

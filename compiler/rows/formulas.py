@@ -13,11 +13,24 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.operators import Add, Affine, Apply, Attention, Linear, Mul, Norm, NormKind, PoolKind, Rotary
+from axlora.compiler.operators import (
+    Add,
+    Affine,
+    Apply,
+    Attention,
+    FakeQuantize,
+    Linear,
+    Mul,
+    Norm,
+    NormKind,
+    PoolKind,
+    Quantization,
+    Rotary,
+)
 from axlora.compiler.rows.row_operations import Cells, Heads, Rows
 from axlora.compiler.rows.steps import Append, Attend, Close, Collect
-from axlora.compiler.rows.tables import exp_table, function_table
-from axlora.isa.numerics import to_fixed
+from axlora.compiler.rows.tables import clamp_table, exp_table, function_table, steps_table
+from axlora.isa.numerics import SAT32, to_fixed
 from axlora.isa.opcodes import Map, Reduce, Row
 
 Float64 = npt.NDArray[np.float64]
@@ -55,6 +68,14 @@ def ratio(value: float, bits: int = 16) -> tuple[int, int]:
     return (factor >> 1, bits - exponent - 1) if factor == 1 << bits else (factor, bits - exponent)
 
 
+def held_zero(codes: Quantization, bits: int) -> int:
+    """The code of 0 where a linear reads codes of `bits` bits, whose range is symmetric.
+
+    Codes that fill the bits lose one end, the one that is further from zero: its value is that of the code beside it.
+    """
+    return codes.zero + int(codes.zero < 0 and codes.bits == bits)
+
+
 @dataclass
 class Formulas:
     """Carries out steps on rows; the state of one walk over them."""
@@ -73,6 +94,10 @@ class Formulas:
     cells: dict[str, Cells] = field(default_factory=dict)
     outputs: Mapping[str, int] = field(default_factory=dict)
     """Value that is an output and that nothing reads -> number of the output."""
+    held: Mapping[str, Quantization] = field(default_factory=dict)
+    """Value -> its codes, of values that are rounded to codes of one scale."""
+    late: frozenset[str] = frozenset()
+    """Of these, values that are not rounded before the codes of linears are made, which alone read them."""
     dying: set[str] = field(default_factory=set)
     """What the operator reads for the last time, and whose room no result has taken over."""
     active: str = ""
@@ -113,6 +138,11 @@ class Formulas:
         """Codes of a value, a scale a token."""
         x, rows, f = self.cells[name], self.rows, self.fractions[name]
         self.active = name
+        if name in self.held:
+            codes, zero = self.held[name], held_zero(self.held[name], self.bits)
+            for _ in rows.groups():
+                rows.static_codes(x, steps_table(codes, f, zero))
+            return
         if name not in self.smooth:
             for _ in rows.groups():
                 rows.map(Map.MAC, x, reduce=Reduce.ABSMAX)
@@ -222,6 +252,26 @@ class Formulas:
                 x, f = y, f + up
             self.rows.map(Map.TABLE, x, out=y, table=table)
 
+    def fakequantize(self, op: FakeQuantize) -> None:
+        late, own = op.y in self.late, op.x in self.dying
+        fx = self.fractions[op.x]
+        fy = fx if late else fraction(op.codes.largest)
+        y = self.over(op.y, fy, (op.x,))
+        for _ in self.rows.groups():
+            if not late:
+                self.rounded(op.codes, self.cells[op.x], fx, y, fy)
+            elif not own:
+                self.rows.map(Map.MAC, self.cells[op.x], out=y)
+
+    def rounded(self, codes: Quantization, x: Cells, fx: int, y: Cells, fy: int, keys: Heads | None = None) -> None:
+        """y = what the codes of x stand for; MAX of keys is its reduction."""
+        reduce = Reduce.NONE if keys is None else Reduce.MAX
+        if math.ldexp(codes.scale, fy) >= SAT32:  # nothing but 0 is that coarse and in range
+            self.rows.map(Map.MAC, x, out=y, ca=0, reduce=reduce, keys=keys)
+            return
+        self.rows.map(Map.TABLE, x, out=y, table=steps_table(codes, fx), keys=keys)
+        self.rows.map(Map.TABLE, y, out=y, table=clamp_table(codes, fy), reduce=reduce, keys=keys)
+
     def rotary(self, op: Rotary) -> None:
         rows, half, f = self.rows, op.cos.shape[1], self.fractions[op.x]
         x, y = self.cells[op.x], self.out(op.y, f - 1)
@@ -264,7 +314,7 @@ class Formulas:
         up = fraction(self.largest[op.q] * CACHE_CODE * d * op.scale)
         # The mixture of codes, times 2**b: below 2**30. Times the token scale of e v: sum of e v, of fraction mixed.
         b = min(30 - math.ceil(math.log2(self.context * most)), 12)
-        mixed = fraction(self.context * self.largest[op.v])
+        mixed = fraction(self.largest[op.v] * (self.context if op.weight_codes is None else 1))
         exp = exp_table(SCORE_FRACTION, EXP_FRACTION)
         # e times the values' scales keeps all bits that the largest scale leaves.
         scales = math.ceil(math.log2(math.ldexp(max(self.largest[op.v], 2.0**-12), fv + KEY_BITS + SPARE_BITS) / CACHE_CODE))
@@ -275,13 +325,20 @@ class Formulas:
                 rows.map(Map.MAC, part, reduce=Reduce.ABSMAX)
                 self.codes(part, fq, up - a, heads)
                 rows.scores(heads, head, e, *ratio(math.ldexp(op.scale, a), 14), up + fk + KEY_BITS - SCORE_FRACTION)
+                for codes in op.score_codes:
+                    self.rounded(codes, e, SCORE_FRACTION, e, SCORE_FRACTION, heads)
                 rows.scalar(Row.COPY, 2, 1, 0)
                 rows.map(Map.TABLE, e, out=e, reduce=Reduce.SUM, table=exp, less=2, keys=heads)
+                # The sum divides the mixture or, where weights are rounded, them.
                 rows.scalar(Row.RECIPROCAL, 3, 1, 0, 0, self.fractions[op.y] - mixed + EXP_FRACTION)
+                if op.weight_codes is not None:
+                    rows.map(Map.SCALE, e, out=e, scale=3, keys=heads)
+                    self.rounded(op.weight_codes, e, EXP_FRACTION, e, EXP_FRACTION, heads)
                 rows.weigh(heads, head, e, down)
                 self.codes(e, EXP_FRACTION + fv + KEY_BITS - down, mixed - b, heads, True)
                 rows.mix(heads, head, out, *ratio(2.0**b, 14))
-                rows.map(Map.SCALE, out, out=out, scale=3)
+                if op.weight_codes is None:
+                    rows.map(Map.SCALE, out, out=out, scale=3)
         rows.free(e)
         self.active = ""
 

@@ -42,6 +42,12 @@ def one_row(model: Transformer) -> frozenset[str]:
     return frozenset(single)
 
 
+def _rounded_late(model: Transformer, bits: int) -> frozenset[str]:
+    """Values that linears alone read, as codes that fill their bits: to clamp these is to clamp the values."""
+    others = {name for op in model.operators if not isinstance(op, Linear) for name in operands(op)}
+    return frozenset(name for name, codes in model.codes.items() if codes.bits == bits and name not in others)
+
+
 @dataclass(frozen=True)
 class _Phase:
     """Steps that a block can take without what other blocks do in them; each with its operator's number."""
@@ -120,6 +126,8 @@ def lower(
             context,
             model.smooth,
             outputs={name: n for name, n in number.items() if name not in read},
+            held=model.codes,
+            late=_rounded_late(model, bits) - number.keys(),
         ),
         number,
         frozenset(step.op.y for phase in phases for _, step in phase.steps if isinstance(step, Collect)),

@@ -161,6 +161,9 @@ class Rows(MapsRows, Protocol):
         heads: it is attention's own, of one group. keys: elements are keys, as in `map`.
         """
 
+    def static_codes(self, x: Cells, table: Table) -> None:
+        """x through a table to codes of one scale, clamped to a symmetric range: the activation that linears read."""
+
     def linear(self, name: str, out: Cells) -> None:
         """The activation through a linear with its adapters."""
 

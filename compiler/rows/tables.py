@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.functions import INTERVALS, REALS, lines, own_lines
-from axlora.compiler.operators import Function, OwnFunction
+from axlora.compiler.operators import Function, OwnFunction, Quantization
 from axlora.compiler.rows.row_operations import Table
+from axlora.isa.numerics import SAT32, rounding_shift
 
 Float64 = npt.NDArray[np.float64]
 EXP_INTERVALS = 256
@@ -31,6 +32,27 @@ def function_table(function: Function | OwnFunction, fx: int, fy: int) -> Table:
     if function is Function.RELU:
         base = np.maximum(np.linspace(-bound, bound, INTERVALS + 1)[:-1], 0.0)
     return _table(function.value, -bound, fx, fy, step, base, rise)
+
+
+def steps_table(codes: Quantization, fx: int, plus: int = 0) -> Table:
+    """rne(x / scale) + plus for x of fraction fx: one straight line, whose slope has 30 bits."""
+    slope, shift = _slope(math.ldexp(1 / codes.scale, -fx))
+    return Table(f"steps of {codes.scale!r} {fx} {plus}", 0, 0, shift, np.array([[plus, slope]], np.int64))
+
+
+def clamp_table(codes: Quantization, fy: int) -> Table:
+    """Steps from zero to what the codes stand for, of fraction fy: flat, straight, flat; 0 stays 0."""
+    slope, shift = _slope(math.ldexp(codes.scale, fy))
+    first, last = codes.low - codes.zero, codes.high - codes.zero
+    to_zero, to_last = (int(rounding_shift(np.array(slope * n), shift)) for n in (-first, last - first))
+    records = np.array([[-to_zero, 0], [-to_zero, slope], [to_last - to_zero, 0]], np.int64)
+    return Table(f"clamped {codes!r} {fy}", first - (1 << codes.bits), codes.bits, shift, records)
+
+
+def _slope(value: float) -> tuple[int, int]:
+    """value ~ slope / 2**shift with a slope of 30 bits, or of as many as a shift of 62 leaves."""
+    shift = max(0, min(62, 30 - math.frexp(value)[1]))
+    return min(round(math.ldexp(value, shift)), SAT32), shift
 
 
 def exp_table(fx: int, fy: int) -> Table:

@@ -257,7 +257,7 @@ def test_options_of_language_models_are_refused_without_generate(
 
 @pytest.mark.parametrize(
     "options",
-    [{"merge": True}, {"mode": "exact"}, {"operators": "linears"}, {"lora_linears": "all"}, {"activation": "static8"}],
+    [{"merge": True}, {"mode": "exact"}, {"operators": "linears"}, {"lora_linears": "all"}, {"activation": "token16"}],
 )
 def test_options_that_generate_does_not_have_are_refused_by_name(options: dict[str, Any], decoder: Path) -> None:
     with pytest.raises(BadModel, match=f"{next(iter(options))}.* with generate"):

@@ -1,0 +1,53 @@
+"""Q/DQ pairs of a transformer's graph: what rows, scores and weights of attention are rounded to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from axlora.compiler.operators import Quantization
+from axlora.compiler.passes.dataflow import Node
+from axlora.compiler.passes.recognise_attention import AttentionWalk, four, stride_of
+from axlora.compiler.passes.recognise_values import Scores, Symbol
+from axlora.compiler.passes.tensor_elements import Curve, Looked, View, heads
+
+
+@dataclass
+class PairWalk(AttentionWalk):
+    """Adds what a file's static scales do to a tensor.
+
+    A pair between the nodes of what is one operator here (a norm, a rotation, a sum of embeddings) is passed over, as linears
+    pass over those before their bias: it rounds once.
+    """
+
+    def dequantized(self, node: Node, x: Symbol) -> Symbol | None:
+        """The tensor behind a pair, whose quantize gave its own input on; None if it is no pair of one constant scale."""
+        activation = self.g.activation(node.inputs[0]) if self.g.codes_of(node.outputs[0]) is not None else None
+        if activation is None:
+            return None
+        half = 1 << (activation.bits - 1)
+        codes = Quantization(activation.scale, activation.zero_point, -half, half - 1)
+        if isinstance(x, Scores):
+            return replace(x, weight_codes=codes) if x.done else replace(x, codes=(*x.codes, codes))
+        if isinstance(x, Looked):
+            return x.rounded(codes)
+        if isinstance(x, Curve) and (x.line() is not None or x.function() is not None or self.own(x) is not None):
+            x = View.rows(self.rows(node, node.inputs[0]), self.g.shape(node.outputs[0]))
+        return self.rounded_view(x, codes) if isinstance(x, View) else x
+
+    def rounded_view(self, view: View, codes: Quantization) -> View:
+        """The same elements of the value that is rounded; the view itself where they are sums, or each times its own number."""
+        found = heads(four(view), self.features[view.value]) if len(view.shape) in (3, 4) and len(view.terms) > 1 else None
+        if found is not None and found.cos is not None:
+            own = sorted(set(found.own))
+            value, _, _ = self.rotated(found, len(own), stride_of(own) * found.dim)
+            places = [own.index(head) for head in found.own]
+            view = self.head_views(value, places, found.dim, view.shape).times(np.float64(found.scale))
+        gain = view.columns(self.features[view.value])
+        if gain is not None and (gain != gain[0]).any():
+            view = View.rows(self.scaled(view.value, gain, np.zeros(gain.size)), view.shape)
+        factor = float(view.terms[0][1].reshape(-1)[0])
+        if len(view.terms) != 1 or factor <= 0 or (view.terms[0][1] != factor).any():
+            return view
+        return replace(view, value=self.rounded(view.value, codes.times(1 / factor)))
