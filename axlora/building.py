@@ -51,7 +51,7 @@ def _transformer(found: Generated, target: Target, sources: Sources, max_loras: 
         "slots": image.slots,
         "max_loras": (SLOTS if max_loras is None else max_loras) if image.slots and not found.model.rowwise else image.slots,
         "rank": image.rank,
-        "layers": tuple(layer_info(li, bits[li.input], 0, image.tilings[li.name], None) for li in linears),
+        "layers": tuple(layer_info(li, bits[li.input], image.tilings[li.name], None) for li in linears),
         "vectors": layer_vectors(linears),
         "placement": found.lowered.placement,
         "default_adapter": found.lowered.default_adapter,
@@ -129,9 +129,6 @@ def linears_program(target: Target, lowered: Lowered, linked: Linked, sources: S
     image = code + bytes(weights - len(code)) + linked.weights
     inputs, outputs = {t.name: t for t in lowered.inputs}, {t.name: t for t in lowered.outputs}
     stages = {name: li.stage for li in lowered.linears for name in (f"in {li.input}", f"out {li.output}")}
-    marks: dict[str, int] = {}
-    for first, name in linked.marks:
-        marks.setdefault(name, first)
     regions: dict[str, tuple[int, int]] = {}
     for i in linked.inputs:
         groups = -(-inputs[i.name].tokens // target.tokens)
@@ -153,11 +150,16 @@ def linears_program(target: Target, lowered: Lowered, linked: Linked, sources: S
     def tiles(o: OutputPlace) -> tuple[TileInfo, ...]:
         return tuple(TileInfo(t.first, t.groups, t.stride) for t in o.tiles)
 
-    ends = pairwise([*linked.starts, len(linked.program)])
+    ends = list(pairwise([*linked.starts, len(linked.program)]))
+    functions = tuple(function(stage, first, following) for stage, (first, following) in enumerate(ends))
+    owners = {
+        f.name: np.array(linked.owners[first:following], np.int32)
+        for f, (first, following) in zip(functions, ends, strict=True)
+    }
     return Program(
         target=target,
         image=image,
-        functions=tuple(function(stage, first, following) for stage, (first, following) in enumerate(ends)),
+        functions=functions,
         regions=regions,
         adapters=adapter_infos(linked.adapters, lowered),
         adapter_address=linked.adapter_address,
@@ -166,8 +168,7 @@ def linears_program(target: Target, lowered: Lowered, linked: Linked, sources: S
         max_loras=linked.slots,
         rank=linked.rank,
         layers=tuple(
-            layer_info(li, inputs[li.input].bits, marks[li.name], tiling(li.name), lowered.errors.get(li.name))
-            for li in lowered.linears
+            layer_info(li, inputs[li.input].bits, tiling(li.name), lowered.errors.get(li.name)) for li in lowered.linears
         ),
         vectors=layer_vectors(lowered.linears),
         placement=lowered.placement,
@@ -177,5 +178,6 @@ def linears_program(target: Target, lowered: Lowered, linked: Linked, sources: S
         interface=Stages(
             found_inputs,
             tuple(OutputInfo(outputs[o.name], o.element, tiles(o), stages[f"out {o.name}"]) for o in linked.outputs),
+            owners,
         ),
     )

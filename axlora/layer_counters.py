@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from axlora.isa.opcodes import INSTRUCTION_BYTES, UNIT_COUNTERS, Opcode, Unit
+from axlora.isa.opcodes import INSTRUCTION_BYTES, UNIT_COUNTERS, Unit
 from axlora.sim.timeline import Event
 
 from .machine import Function, Machine
@@ -30,24 +29,9 @@ class Operator:
     """See `axlora.run.Layer`."""
 
 
-class _Owner:
-    """Which layer of a stage an instruction works for."""
-
-    def __init__(self, machine: Machine, stage: int) -> None:
-        self.layers = [layer for layer in machine.layers if layer.stage == stage]
-        self._first = [layer.first for layer in self.layers]
-        starts = sorted((min(layer.tiling.weights), place) for place, layer in enumerate(self.layers))
-        self._places = [place for _, place in starts]
-        self._weights = [start for start, _ in starts]
-        self._end = len(machine.image)
-
-    def of(self, event: Event) -> int:
-        """By the weights that it loads, which go ahead of the rest; else by its place in the program."""
-        i = event.work.instruction
-        if i.opcode is Opcode.LOAD and self._weights[0] <= i.x < self._end:
-            return self._places[int(np.searchsorted(self._weights, i.x, side="right")) - 1]
-        index = event.work.address // INSTRUCTION_BYTES
-        return max(0, int(np.searchsorted(self._first, index, side="right")) - 1)
+def marks(names: Sequence[str], owners: npt.NDArray[np.int32]) -> dict[int, str]:
+    """Instruction -> the layer or operator whose instructions begin there; `owners`: its number, of each instruction."""
+    return {int(n): names[owners[n]] for n in np.flatnonzero(np.diff(owners, prepend=-1))}
 
 
 class _Tally:
@@ -83,21 +67,6 @@ class _Tally:
             stalls=stalls,
             error=error,
         )
-
-
-def layer_shares(machine: Machine, stage: int, events: Sequence[Event], cycles: int) -> tuple[Layer, ...]:
-    """The layers of one stage, from the events of its start."""
-    owner = _Owner(machine, stage)
-    tally, ends = _Tally(len(owner.layers), machine.target.beat_bytes), [0] * len(owner.layers)
-    for event in events:
-        place = owner.of(event)
-        tally.add(place, event)
-        if event.work.instruction.unit is not Unit.LOAD:
-            ends[place] = max(ends[place], event.done)
-    ends = np.maximum.accumulate(ends).tolist()
-    ends[-1] = cycles
-    spans = [end - start for start, end in pairwise([0, *ends])]
-    return tuple(tally.layer(n, info.name, info.operator, info.error, spans[n]) for n, info in enumerate(owner.layers))
 
 
 def operator_shares(

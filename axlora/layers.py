@@ -32,8 +32,6 @@ class LayerInfo:
     output: str
     k: int
     n: int
-    first: int
-    """Index of its first instruction."""
     stage: int
     node: str
     modules: tuple[str, ...]
@@ -58,7 +56,7 @@ class LayerInfo:
     """See `Linear`."""
 
 
-def layer_info(linear: Linear, x_bits: int, first: int, tiling: Tiling, error: float | None) -> LayerInfo:
+def layer_info(linear: Linear, x_bits: int, tiling: Tiling, error: float | None) -> LayerInfo:
     """The numbers of a linear; its vectors are in `layer_vectors`."""
     grid = linear.grid
     assert grid is not None
@@ -69,7 +67,6 @@ def layer_info(linear: Linear, x_bits: int, first: int, tiling: Tiling, error: f
         linear.output,
         linear.k,
         linear.n,
-        first,
         linear.stage,
         linear.node,
         linear.modules,

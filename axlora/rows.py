@@ -16,7 +16,7 @@ from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.regions import token_words
 
 from .engines import Left
-from .layer_counters import Operator, added, operator_shares
+from .layer_counters import Operator, added, marks, operator_shares
 from .machine import Bytes, Function, Int64, Machine
 from .run import Layer
 from .validate import FILE_LIMIT, Check
@@ -51,8 +51,7 @@ class Rows:
         return tuple(of_array(table) for table in self.tables.values())
 
     def marks(self, m: Machine, number: int) -> dict[int, str]:
-        owners = self.owners[m.functions[number].name]
-        return {int(n): self.operators[owners[n]].name for n in np.flatnonzero(np.diff(owners, prepend=-1))}
+        return marks([o.name for o in self.operators], self.owners[m.functions[number].name])
 
     def embed(self, ids: Mapping[str, Sequence[int] | npt.NDArray[Any]], first: int = 0) -> Int64:
         """Rows [tokens, features] in fixed point of tokens at positions `first` ...; `ids` by input."""
@@ -127,14 +126,9 @@ class Rows:
         c.adapters()
         c.vectors()
         c.within(len(self.operators), 1, _OPERATORS, "number of operators")
-        c.need(self.owners.keys() == {f.name for f in m.functions}, "owners", list(self.owners), "one array a function")
+        c.owners(self.owners, [len(self.operators)] * len(m.functions))
         for f in m.functions:
-            count = f.size // INSTRUCTION_BYTES
-            c.array(f"owners of {f.name}", self.owners[f.name], "i4", (count,), self._known)
-            c.ends(f, count)
-
-    def _known(self, owners: npt.NDArray[np.int32]) -> bool:
-        return bool(((owners >= 0) & (owners < len(self.operators))).all())
+            c.ends(f, f.size // INSTRUCTION_BYTES)
 
     def _check_tables(self, c: Check) -> None:
         c.need(bool(self.tables), "tables", "empty", "one or more")

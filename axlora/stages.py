@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from axlora.compiler.boundary import Quantized, quantize, restore, token_rows
@@ -21,9 +22,10 @@ from axlora.isa.regions import region_bytes, region_codes, token_words
 from .choice import AdapterChoice
 from .engines import Engine, Left, Progress, Start
 from .inputs import Inputs, InputsInfo, Kind, Values, cast, checked, no_sequence
-from .layer_counters import layer_shares
+from .layer_counters import Operator, marks, operator_shares
+from .layers import LayerInfo
 from .machine import Bytes, Int64, Machine
-from .run import Run, run_of
+from .run import Layer, Run, run_of
 from .tensors import InputInfo, OutputInfo, TensorChecks
 from .validate import Check
 
@@ -38,6 +40,8 @@ class Stages:
     kind: ClassVar[Kind] = Kind.LINEARS
     inputs: tuple[InputInfo, ...]
     outputs: tuple[OutputInfo, ...]
+    owners: dict[str, npt.NDArray[np.int32]]
+    """Function -> for each of its instructions the number of a layer, among those of its stage."""
 
     def inputs_info(self, m: Machine) -> InputsInfo:
         """Shape and type of each of the model's inputs."""
@@ -88,8 +92,8 @@ class Stages:
 
     def marks(self, m: Machine, number: int) -> dict[int, str]:
         """Instruction of a function -> the layer or operator that begins there."""
-        first = m.functions[number].address // INSTRUCTION_BYTES
-        return {layer.first - first: layer.name for layer in m.layers if layer.stage == number}
+        names = [layer.name for layer in _layers(m, number)]
+        return marks(names, self.owners[m.functions[number].name])
 
     def embeddings(self, m: Machine) -> tuple[Table, ...]:
         """Tables of token ids, by which files of adapters that hold embeddings are checked."""
@@ -159,13 +163,12 @@ class Stages:
         for name, value in outputs.items():
             if value.dtype.kind == "f" and np.isnan(value).any():
                 raise BadModel(f"output {name!r} holds NaN", f"output {name!r}", "check the model's inputs and weights")
-        shares = [
-            layer_shares(m, stage, left.events, left.counters["cycles"])
-            for stage, left in enumerate(lefts)
-            if left.events is not None
-        ]
-        layers = tuple(layer for stage in shares for layer in stage)
-        return run_of(m, engine, outputs, codes, lefts, layers, saturated)
+        layers: list[Layer] = []
+        for stage, left in enumerate(lefts):
+            if left.events is not None:
+                f, own = m.functions[stage], [Operator(x.name, x.operator, x.error) for x in _layers(m, stage)]
+                layers += operator_shares(m, f, own, self.owners[f.name], left.events, left.counters["cycles"])
+        return run_of(m, engine, outputs, codes, lefts, tuple(layers), saturated)
 
     def validate(self, c: Check) -> None:
         """Check what was read from a package, after `Check.machine`.
@@ -174,6 +177,7 @@ class Stages:
             BadPackage: names the field, what it holds, and what it must be.
         """
         TensorChecks(c, self.inputs, self.outputs).all()
+        c.owners(self.owners, [len(_layers(c.m, stage)) for stage in range(len(c.m.functions))])
 
     def _put(self, m: Machine, memory: Bytes, stage: int, codes: Mapping[str, Quantized], slots: list[int]) -> None:
         """Write a stage's codes and token words into the memory; `slots` of the batch rows."""
@@ -201,6 +205,10 @@ class Stages:
             values = region_codes(t, memory[address : address + size], info.element, blocks, groups, tile.stride)
             full[:, tile.first * t.ports : tile.first * t.ports + width] = values[:, :width]
         return full[: info.tensor.tokens, : info.tensor.columns]
+
+
+def _layers(m: Machine, stage: int) -> list[LayerInfo]:
+    return [layer for layer in m.layers if layer.stage == stage]
 
 
 def _rows_of(m: Machine, name: str) -> int:

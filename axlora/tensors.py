@@ -10,7 +10,6 @@ from axlora.compiler.backend.plan import output_bytes
 from axlora.compiler.errors import BadModel, BadPackage
 from axlora.compiler.frontend.sizes import check_host
 from axlora.compiler.layer import TOKENS, Host, Tensor
-from axlora.isa.opcodes import INSTRUCTION_BYTES
 
 from .layers import LayerInfo
 from .validate import Check
@@ -154,9 +153,6 @@ class TensorChecks:
             "bias_step" if x.per_token else "y_scale": y.scale,
         }
         c.layer(info, field, x.tokens, wanted)
-        function = self.m.functions[info.stage]
-        first = function.address // INSTRUCTION_BYTES
-        c.within(info.first, first, first + function.size // INSTRUCTION_BYTES - 1, f"{field}.first")
 
     def _tiles(self, number: int, o: OutputInfo) -> None:
         """The places of a linear's result are its column tiles."""

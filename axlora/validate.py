@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,10 @@ def _positive(values: np.ndarray) -> bool:
 
 def _any(_: np.ndarray) -> bool:
     return True
+
+
+def _below(most: int, values: np.ndarray) -> bool:
+    return bool(((values >= 0) & (values < most)).all())
 
 
 class Check:
@@ -105,6 +110,14 @@ class Check:
         """A region is there and has at least these many bytes."""
         size = self.m.regions.get(name, (0, 0))[1]
         self.need(size >= least, f"bytes of region {name!r}", size, f"{least} or more")
+
+    def owners(self, owners: Mapping[str, npt.NDArray[np.int32]], counts: Sequence[int]) -> None:
+        """Each instruction of a function works for one of `counts` layers or operators."""
+        functions = self.m.functions
+        self.need(owners.keys() == {f.name for f in functions}, "owners", list(owners), "one array a function")
+        for f, most in zip(functions, counts, strict=True):
+            size = (f.size // INSTRUCTION_BYTES,)
+            self.array(f"owners of {f.name}", owners[f.name], "i4", size, partial(_below, most))
 
     def ends(self, function: Function, limit: int) -> None:
         """A function is of legal instructions and ends after at most `limit` of them, whatever a start sets registers to."""

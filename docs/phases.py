@@ -195,8 +195,8 @@ def linear(made: Compiled) -> Iterator[str]:
     yield quoted([f"def {region[1]}({function.splitlines()[0]}", *(f"    {a}" for a in attributes), call.text], "python")
     _, data, marks = made.program.listing()[0]
     programs = [data[n : n + INSTRUCTION_BYTES] for n in range(0, len(data), INSTRUCTION_BYTES)]
-    following = min(n for n, name in marks.items() if name != LINEAR)
-    own = [(n, disassemble(decode(i))) for n, i in enumerate(programs[:following])]
+    owner = [marks[max(m for m in marks if m <= n)] for n in range(len(programs))]
+    own = [(n, disassemble(decode(i))) for n, i in enumerate(programs) if owner[n] == LINEAR]
     wanted = instructions(own, ("LOAD", "SEGW", "MATMUL", "VQT", "VREQ", "STORE"))
     first = next(place for place, text in enumerate(wanted) if "STORE" in text)
     yield said("""

@@ -83,8 +83,8 @@ class Linked:
     """The machine's view of a compiled model."""
 
     program: tuple[Instruction, ...]
-    marks: tuple[tuple[int, str], ...]
-    """(first instruction, linear) in program order."""
+    owners: tuple[int, ...]
+    """Of each instruction: the number of the linear that it works for, among those of its stage."""
     starts: tuple[int, ...]
     """First instruction of each stage; every stage ends with HALT."""
     weights_address: int
@@ -223,7 +223,7 @@ def link(
     # Addresses do not change what a program does, so its size is known before them.
     weights_address = -(-len(encode_program(_joined(stages, {0: 0, 1: 0, 2: 0})[0])) // ALIGN) * ALIGN
     rooms_address = weights_address + -(-len(weights) // ALIGN) * ALIGN
-    program, marks, starts = _joined(stages, {0: weights_address, 1: rooms_address, 2: 0})
+    program, owners, starts = _joined(stages, {0: weights_address, 1: rooms_address, 2: 0})
     address, end = {name: rooms_address + offset for name, offset in rooms.items()}, rooms_address + rooms_size
     registers: dict[int, int] = {}
     for slot in range(1, slots + 1):
@@ -237,7 +237,7 @@ def link(
     }
     return Linked(
         program=tuple(program),
-        marks=tuple(marks),
+        owners=tuple(owners),
         starts=tuple(starts),
         weights_address=weights_address,
         weights=bytes(weights),
@@ -336,44 +336,36 @@ def _output_offsets(target: Target, p: Placed, groups: int) -> list[int]:
     return list(itertools.accumulate((-(-size // ALIGN) * ALIGN for size in sizes), initial=0))
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """The linears of a start, as they are scheduled."""
-
-    emit: LinearsEmit
-    names: tuple[str, ...]
-    """Of the linears, in order: owners of instructions."""
-
-
-def _stage(target: Target, placed: Sequence[Placed], rooms: Mapping[str, int], stage: int, groups: Mapping[str, int]) -> _Stage:
+def _stage(
+    target: Target, placed: Sequence[Placed], rooms: Mapping[str, int], stage: int, groups: Mapping[str, int]
+) -> LinearsEmit:
+    """The linears of a start, as they are scheduled; owners are their numbers."""
     own = [p for p in placed if p.linear.stage == stage]
     emit = LinearsEmit(target, own)
     for number, p in enumerate(own):
         emit.schedule.owner = number
-        name, source, step = p.linear.name, p.linear.input, p.shape.token_groups
-        output = [rooms[f"out {name}"] + offset for offset in _output_offsets(target, p, groups[source])]
+        source, step = p.linear.input, p.shape.token_groups
+        output = [rooms[f"out {p.linear.name}"] + offset for offset in _output_offsets(target, p, groups[source])]
         where = Rooms(rooms[f"in {source}"], rooms[f"tok {source}"], output)
         for first in range(0, groups[source], step):
             emit.linear(p, where, first, min(step, groups[source] - first))
-    return _Stage(emit, tuple(p.linear.name for p in own))
+    return emit
 
 
-def _joined(stages: Sequence[_Stage], base: Mapping[int, int]) -> tuple[list[Instruction], list[tuple[int, str]], list[int]]:
-    """All programs, each at the start of a cache line; (first instruction, linear) marks; the first instruction of each."""
+def _joined(stages: Sequence[LinearsEmit], base: Mapping[int, int]) -> tuple[list[Instruction], list[int], list[int]]:
+    """All programs, each at the start of a cache line; the owner of each instruction; the first instruction of each program."""
     program: list[Instruction] = []
-    marks: list[tuple[int, str]] = []
+    owners: list[int] = []
     starts: list[int] = []
-    for stage in stages:
-        program += [Instruction(Opcode.HALT)] * (-len(program) % LINE)
+    for emit in stages:
+        space = -len(program) % LINE
+        program += [Instruction(Opcode.HALT)] * space
+        owners += owners[-1:] * space
         starts.append(len(program))
-        own, origin = roll(stage.emit.schedule.program(base))
-        of = stage.emit.schedule.owners
-        owners = [of[n] for n in origin]
-        for n, (owner, before) in enumerate(zip(owners, [None, *owners], strict=False)):
-            if owner != before:
-                marks.append((len(program) + n, stage.names[owner]))
+        own, of = roll(emit.schedule.program(base), emit.schedule.owners)
         program += own
-    return program, marks, starts
+        owners += of
+    return program, owners, starts
 
 
 def _output(target: Target, p: Placed, address: int, groups: int) -> OutputPlace:

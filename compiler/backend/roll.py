@@ -19,41 +19,45 @@ CANDIDATES = 4
 """Lengths of a round that are tried at a place, those that save most first."""
 
 
-def roll(program: Sequence[Instruction], registers: Sequence[int] = FREE_REGISTERS) -> tuple[list[Instruction], list[int]]:
+def roll(
+    program: Sequence[Instruction], owners: Sequence[int], registers: Sequence[int] = FREE_REGISTERS
+) -> tuple[list[Instruction], list[int]]:
     """The program with loops; it executes the same instructions, but for those that count.
 
     Args:
         program: without loops, and without instructions that set registers.
+        owners: of each instruction; an instruction of a loop has the same in every round.
         registers: which loops may use; they are set before each loop.
 
     Returns:
-        instructions, and of each the place in `program` that it comes from.
+        instructions, and the owner of each.
     """
-    runs = _runs(program)
-    repeats = (runs >= np.arange(len(runs))[:, None])[1:].any(axis=0)
+    runs = _runs(program, owners)
+    repeats: npt.NDArray[np.bool_] = np.any(runs[1:] >= np.arange(1, len(runs))[:, None], axis=0)
     out: list[Instruction] = []
-    origin: list[int] = []
+    of: list[int] = []
     at = 0
     while at < len(program):
-        loop, length = _loop(program, runs[:, at], at, registers) if repeats[at] else ([], 0)
+        loop, length, body = _loop(program, runs[:, at], at, registers) if repeats[at] else ([], 1, 0)
         out += loop or [program[at]]
-        origin += [at] * max(1, len(loop))
-        at += length or 1
-    return out, origin
+        # What sets the registers stands before and behind the body.
+        around = (len(loop) - body) // 2
+        of += [owners[at + min(max(0, n - around), max(0, body - 1))] for n in range(max(1, len(loop)))]
+        at += length
+    return out, of
 
 
-def _runs(program: Sequence[Instruction]) -> npt.NDArray[np.int32]:
+def _runs(program: Sequence[Instruction], owners: Sequence[int]) -> npt.NDArray[np.int32]:
     """[length of a round, place]: for how many instructions from there on the next two rounds repeat with the same steps."""
     kinds: dict[object, int] = {}
-    kind = np.array(
-        [kinds.setdefault((i.opcode, i.sub, i.misc, i.rx, i.ry, i.rz, i.waits, i.posts), len(kinds)) for i in program]
-    )
+    same = ((i.opcode, i.sub, i.misc, i.rx, i.ry, i.rz, i.waits, i.posts, of) for i, of in zip(program, owners, strict=True))
+    kind = np.array([kinds.setdefault(key, len(kinds)) for key in same])
     fields = np.array([[i.x, i.y, i.z] for i in program], np.int64)
     n = len(program)
     runs = np.zeros((min(LONGEST, n // 3) + 1, n), np.int32)
     for d in range(1, len(runs)):
-        same, step = kind[d:] == kind[:-d], fields[d:] - fields[:-d]
-        again = same[:-d] & same[d:] & (step[:-d] == step[d:]).all(axis=1)
+        alike, step = kind[d:] == kind[:-d], fields[d:] - fields[:-d]
+        again = alike[:-d] & alike[d:] & (step[:-d] == step[d:]).all(axis=1)
         # Distance to the next place where it does not hold.
         ends = np.append(np.flatnonzero(~again), again.size)
         runs[d, : again.size] = ends[np.searchsorted(ends, np.arange(again.size))] - np.arange(again.size)
@@ -62,19 +66,19 @@ def _runs(program: Sequence[Instruction]) -> npt.NDArray[np.int32]:
 
 def _loop(
     program: Sequence[Instruction], runs: npt.NDArray[np.int32], at: int, registers: Sequence[int]
-) -> tuple[list[Instruction], int]:
-    """The loop that saves most instructions from a place on, and how many of the program's it stands for; or none."""
+) -> tuple[list[Instruction], int, int]:
+    """The loop that saves most instructions from a place on, how many of the program's it stands for, those of a round."""
     lengths = np.arange(len(runs))
     rounds = np.where(runs >= lengths, runs // np.maximum(lengths, 1) + 2, 0)
     saved = (rounds - 1) * lengths
-    best: tuple[list[Instruction], int] = [], 0
+    best: tuple[list[Instruction], int, int] = [], 1, 0
     for d in np.argsort(-saved, kind="stable")[:CANDIDATES]:
         if saved[d] <= 0:
             break
         length, count = int(d), int(rounds[d])
         loop = _rolled(program[at : at + length], program[at + length : at + 2 * length], count, registers)
         if loop and length * count - len(loop) > max(0, best[1] - len(best[0])):
-            best = loop, length * count
+            best = loop, length * count, length
     return best
 
 

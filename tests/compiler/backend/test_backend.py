@@ -46,17 +46,29 @@ def _executed(program: list[Instruction]) -> list[Instruction]:
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 9), st.integers(1, 12)), min_size=1, max_size=4))
 def test_a_program_with_loops_executes_the_same(parts: list[tuple[int, int, int]]) -> None:
     plain = [i for count, step, body in parts for n in range(count) for i in _round(n, step, body)]
-    rolled, origin = roll(plain)
+    rolled, owners = roll(plain, [0] * len(plain))
     assert _executed(rolled) == _executed(plain)
-    assert len(rolled) == len(origin) <= len(plain)
-    assert origin == sorted(origin)
+    assert len(rolled) == len(owners) <= len(plain)
     if any(count * body > 8 + 2 * body + len(parts) * 8 for count, _, body in parts):
         assert len(rolled) < len(plain)
 
 
 def test_what_does_not_repeat_stays_as_it_is() -> None:
     plain = [i for n in (0, 1, 4, 2, 9, 3, 20, 5) for i in _round(n, 1, 2)]
-    assert roll(plain) == (plain, list(range(len(plain))))
+    assert roll(plain, list(range(len(plain)))) == (plain, list(range(len(plain))))
+
+
+@given(st.integers(3, 20), st.integers(1, 6), st.lists(st.integers(0, 2), min_size=6, max_size=6))
+def test_an_instruction_of_a_loop_has_one_owner(count: int, body: int, owners: list[int]) -> None:
+    """So each owner's instructions are as many as before."""
+    plain = [i for n in range(2 * count) for i in _round(n, 1, body)]
+    before = [owners[n % body] + 3 * (n >= count * body) for n in range(len(plain))]  # others in the second half
+    rolled, after = roll(plain, before)
+    own = dict.fromkeys(before, 0)
+    for place, i in trace([*rolled, make(Opcode.HALT)], {9: 5}):
+        if i.opcode not in (Opcode.SET, Opcode.LOOP, Opcode.ENDLOOP, Opcode.HALT):
+            own[after[place]] += 1
+    assert own == {owner: before.count(owner) for owner in own}
 
 
 def test_steps_beyond_the_registers_stay_as_they_are() -> None:
@@ -65,8 +77,9 @@ def test_steps_beyond_the_registers_stay_as_they_are() -> None:
         for n in range(9)
         for b in range(8)
     ]
-    assert roll(plain)[0] == plain
-    assert len(roll([i for n, i in enumerate(plain) if n % 8 < 7])[0]) < 30
+    assert roll(plain, [0] * len(plain))[0] == plain
+    fewer = [i for n, i in enumerate(plain) if n % 8 < 7]
+    assert len(roll(fewer, [0] * len(fewer))[0]) < 30
 
 
 @given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12))
