@@ -49,6 +49,8 @@ class OwnFunction:
     of: Callable[[Float64], Float64] = field(repr=False, compare=False)
     bound: float
     """The x, a power of two, beyond which it is a straight line on either side."""
+    lines: Float64 = field(repr=False, compare=False)
+    """[2, intervals]: the straight lines that the machine has for it (`functions.own_lines`)."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,8 @@ class Transformer:
     """Value -> what its channels [n] are divided by for linears, whose weights take it instead (docs/decisions/0005)."""
     given: RowInput | None = None
     """The input that is the first value, where no rows are looked up."""
+    source: str = ""
+    """The graph's tensor that holds the first value."""
 
     @property
     def rowwise(self) -> bool:
