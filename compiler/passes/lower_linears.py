@@ -45,9 +45,7 @@ def _read(binding: Any) -> Iterable[Any]:
     return relax.analysis.free_vars(binding.value)  # type: ignore[no-any-return]
 
 
-def live(
-    main: relax.Function, wanted: Set[Any], reads: Callable[[Any], Iterable[Any]] = _read
-) -> tuple[list[Any], Set[Any]]:
+def live(main: relax.Function, wanted: Set[Any], reads: Callable[[Any], Iterable[Any]] = _read) -> tuple[list[Any], Set[Any]]:
     """The bindings of a function that the wanted variables need, in order; and those variables with all that they need.
 
     Args:

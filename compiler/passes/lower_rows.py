@@ -1,9 +1,9 @@
 """Relax pass: what a whole model does with rows becomes calls of composite functions, an operator each.
 
-What stays as it was imported is what makes the first rows; the host does it, and gives them in fixed point. Behind the operators
-the host makes the model's outputs of rows. Values between are rows of 32-bit integers, whose fractions follow from the magnitudes
-that stand beside them (`rows/formulas.py`). Not tensors of the module are what the machine keeps (the cache) and the registers of
-a start (the place of its first row, how many are no padding, the adapters' slots).
+What makes the first rows stays as it was imported: the host does it, and gives them in fixed point; behind the operators it
+makes the model's outputs of rows. Values between are rows of 32-bit integers, whose fractions follow from the magnitudes that
+stand beside them (`rows/formulas.py`). No tensors of the module are what the machine keeps (the cache) and the registers of a
+start (the place of its first row, how many rows are no padding, the adapters' slots).
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ class Calibrated:
     """Of the widest adapter."""
     adaptable: Set[str] | None = None
     """Linears that adapters may change; None: all."""
+
+    def peak(self, name: str) -> dict[str, float]:
+        """The largest magnitude of a value, as an attribute."""
+        return {"largest": float(self.largest[name])}
 
     def branch(self, linear: layer.Linear) -> int:
         """Rank of a linear's branch; 0: it has none."""
@@ -138,7 +142,7 @@ class _Rewriting:
         model, name = self._model, self._model.input
         flat = self._builder.emit(relax.op.reshape(source, (self._rows, model.features)))
         rows = self._host(TO_ROWS, {"x": flat, **mask}, self._type(name))
-        attributes = {"y": name, "largest": self._given.largest[name], "starts": self._given.starts.value}
+        attributes = {"y": name, "starts": self._given.starts.value} | self._given.peak(name)
         self._values[name] = self._call("input", {"x": rows}, self._type(name), attributes)
 
     def _operator(self, op: Op) -> None:
@@ -149,8 +153,8 @@ class _Rewriting:
         if isinstance(op, Linear):
             own = {name: v for name, v in vars(self._vars[op.name]).items() if v is not None}
             args, attributes["step"] = {"x": self._divided(op.x), **own}, self._steps[op.name]
-        attributes["largest"] = self._given.largest[op.y]
-        self._values[op.y] = self._call(type(op).__name__.lower(), args, self._type(op.y), attributes)
+        kind, attributes = type(op).__name__.lower(), attributes | self._given.peak(op.y)
+        self._values[op.y] = self._call(kind, args, self._type(op.y), attributes)
 
     def _divided(self, x: str) -> Expr:
         """A value as linears read it: its channels divided where calibration says so."""
@@ -158,9 +162,8 @@ class _Rewriting:
         if x not in self._model.smooth:
             return self._values[x]
         if name not in self._values:
-            attributes = {"y": name, "largest": self._given.largest[name]}
             args = {"x": self._values[x], "by": self._constant(self._model.smooth[x])}
-            self._values[name] = self._call("smooth", args, self._type(x), attributes)
+            self._values[name] = self._call("smooth", args, self._type(x), {"y": name} | self._given.peak(name))
         return self._values[name]
 
     def _outputs(self, mask: Mapping[str, Expr]) -> list[Expr]:
