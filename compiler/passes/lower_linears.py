@@ -96,7 +96,7 @@ class _Rewriting:
 
     def module(self, main: relax.Function) -> tvm.IRModule:
         """The module with `main` rewritten."""
-        names, lowered = self._given.names, self._given.lowered
+        names = self._given.names
         outputs = list(names.outputs.values())
         wanted = {value for value in outputs if isinstance(value, relax.Var)} | set(self._sites)
         kept, needed = live(main, wanted, self._reads)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
-from functools import cache, partial
+from functools import partial
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -24,17 +24,16 @@ Array = npt.NDArray[Any]
 PREFIX = "axlora."
 KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in get_args(Op)}
 """Name of a composite function, without the prefix -> the operator."""
-
-
-@cache
-def _fields(kind: type[Any]) -> dict[str, Any]:
-    """Field -> its type, but for the values that an operator reads and a linear's name, which its weights tell."""
-    return {name: hint for name, hint in get_type_hints(kind).items() if hint is not str or name == "y"}
+_FIELDS: dict[type[Any], dict[str, Any]] = {
+    kind: {name: hint for name, hint in get_type_hints(kind).items() if hint is not str or name == "y"}
+    for kind in KINDS.values()
+}
+"""Operator -> field -> its type, but for the values that it reads and a linear's name, which its weights tell."""
 
 
 def reads(op: Op) -> dict[str, str]:
     """Field -> the value that the operator reads by it."""
-    names = (each.name for each in fields(op) if each.name not in _fields(type(op)) and each.name != "name")
+    names = (each.name for each in fields(op) if each.name not in _FIELDS[type(op)] and each.name != "name")
     return dict(zip(names, operands(op), strict=True))
 
 
@@ -42,7 +41,7 @@ def written(op: Op) -> tuple[dict[str, Any], dict[str, Array]]:
     """The other fields: attributes (strings, numbers, lists of numbers), and arrays."""
     attributes: dict[str, Any] = {}
     arrays: dict[str, Array] = {}
-    for name in _fields(type(op)):
+    for name in _FIELDS[type(op)]:
         match value := getattr(op, name):
             case OwnFunction():
                 attributes |= {name: value.name, "bound": value.bound}
@@ -69,8 +68,8 @@ def read(kind: str, attributes: Mapping[str, Any], arguments: Mapping[str, str |
         arguments: values that are read, arrays, and a linear's name.
     """
     of = KINDS[kind]
-    values: dict[str, Any] = dict.fromkeys(_fields(of)) | dict(arguments)
-    for name, hint in _fields(of).items():
+    values: dict[str, Any] = dict.fromkeys(_FIELDS[of]) | dict(arguments)
+    for name, hint in _FIELDS[of].items():
         if name not in attributes:
             continue
         value = attributes[name]

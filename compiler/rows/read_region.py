@@ -149,6 +149,7 @@ class _Reading:
         assert kind in KINDS, f"there is no operator {kind!r} of rows"
         self._value(variable, called)
         args = {str(p.name): each for p, each in zip(called.params, call.args, strict=True)}
+        arguments: dict[str, str | npt.NDArray[Any]]
         if kind == "linear":
             name, x = self._linear(self._given[args["weight"]]), args["x"]
             self._steps[name] = float(called.attrs["step"])
