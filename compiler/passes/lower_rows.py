@@ -1,9 +1,9 @@
 """Relax pass: what a whole model does with rows becomes calls of composite functions, an operator each.
 
-What makes the first rows stays as it was imported: the host does it, and gives them in fixed point; behind the operators it
-makes the model's outputs of rows. Values between are rows of 32-bit integers, whose fractions follow from the magnitudes that
-stand beside them (`rows/formulas.py`). No tensors of the module are what the machine keeps (the cache) and the registers of a
-start (the place of its first row, how many rows are no padding, the adapters' slots).
+What makes the first rows stays as it was imported: the host does it, and gives them in fixed point, padding last; behind the
+operators it makes the model's outputs of rows. Values between are rows of 32-bit integers, whose fractions follow from the
+magnitudes that stand beside them (`rows/formulas.py`). No tensors of the module are what the machine keeps (the cache) and the
+adapters' slots.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from axlora.compiler.passes.row_calls import Array, composite, external, reads, 
 
 Expr = Any
 TO_ROWS, FROM_ROWS = "to_rows", "from_rows"
-"""The host's functions: floats to fixed point, padding last; and back, in the model's order."""
+"""The host's functions: floats to fixed point and back."""
+PLACES = "places"
+"""Argument of what heeds more than a row: the place of the first, and how many are no padding."""
 
 
 class Starts(Enum):
@@ -114,15 +116,18 @@ class _Rewriting:
             linear.name: LinearVars.declare(linear, f"w{n}", calibrated.branch(linear)) for n, linear in enumerate(linears)
         }
         self._steps = {linear.name: linear.output_step for linear in linears}
+        self._places: Expr = None
         self._values: dict[str, Expr] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Expr] = {}
         self._rows = 0
+        self._order: Expr = None
+        """[rows]: the places of the rows in the model's order; None if they are in it."""
 
     def module(self, main: relax.Function) -> tvm.IRModule:
         """The module with `main` rewritten."""
         names, model, builder = self._names, self._model, self._builder
-        source, mask = names.variables[model.source], {"mask": names.variables[model.mask]} if model.mask else {}
-        kept, needed = live(main, {source, *mask.values()})
+        source, mask = names.variables[model.source], names.variables[model.mask] if model.mask else None
+        kept, needed = live(main, {source} if mask is None else {source, mask})
         given = {names.variables[name] for name in names.inputs}
         params = [p for p in main.params if p in given or p in needed] + [v for own in self._vars.values() for v in own.all()]
         self._rows = prod(int(d) for d in source.ty.shape.values) // model.features
@@ -133,15 +138,24 @@ class _Rewriting:
                 self._first(source, mask)
                 for op in model.operators:
                     self._operator(op)
-                result = builder.emit_output(relax.Tuple(self._outputs(mask)))
+                result = builder.emit_output(relax.Tuple(self._outputs()))
             builder.emit_func_output(result)
         return builder.get()
 
-    def _first(self, source: Expr, mask: Mapping[str, Expr]) -> None:
-        """The rows that the host gives."""
-        model, name = self._model, self._model.input
-        flat = self._builder.emit(relax.op.reshape(source, (self._rows, model.features)))
-        rows = self._host(TO_ROWS, {"x": flat, **mask}, self._type(name))
+    def _first(self, source: Expr, mask: Expr) -> None:
+        """The rows that the host gives, and their places."""
+        model, name, emit = self._model, self._model.input, self._builder.emit
+        x = emit(relax.op.reshape(source, (self._rows, model.features)))
+        if mask is None:
+            self._places = relax.const(np.array([0, self._rows]), "int64")
+        else:
+            padding = emit(relax.op.equal(emit(relax.op.reshape(mask, (-1,))), relax.const(0, str(mask.ty.dtype))))
+            self._order = emit(relax.op.argsort(emit(relax.op.astype(padding, "int32"))))
+            x = emit(relax.op.take(x, self._order, axis=0))
+            tokens = emit(relax.op.astype(emit(relax.op.logical_not(padding)), "int64"))
+            keys = emit(relax.op.sum(tokens, keepdims=True))
+            self._places = emit(relax.op.concat([relax.const(np.zeros(1), "int64"), keys]))
+        rows = self._host(TO_ROWS, x, self._type(name), {"y": name})
         attributes = {"y": name, "starts": self._given.starts.value} | self._given.peak(name)
         self._values[name] = self._call("input", {"x": rows}, self._type(name), attributes)
 
@@ -153,6 +167,8 @@ class _Rewriting:
         if isinstance(op, Linear):
             own = {name: v for name, v in vars(self._vars[op.name]).items() if v is not None}
             args, attributes["step"] = {"x": self._divided(op.x), **own}, self._steps[op.name]
+        elif isinstance(op, Attention | Rotary | Pool):
+            args[PLACES] = self._places
         kind, attributes = type(op).__name__.lower(), attributes | self._given.peak(op.y)
         self._values[op.y] = self._call(kind, args, self._type(op.y), attributes)
 
@@ -166,22 +182,25 @@ class _Rewriting:
             self._values[name] = self._call("smooth", args, self._type(x), {"y": name} | self._given.peak(name))
         return self._values[name]
 
-    def _outputs(self, mask: Mapping[str, Expr]) -> list[Expr]:
+    def _outputs(self) -> list[Expr]:
         """The model's outputs."""
         stored: dict[str, Expr] = {}
         for number, each in enumerate(self._model.outputs):
             if each.value not in stored:  # the region of the first output that is a value is that of all of them
                 own = {"x": self._values[each.value]}
                 stored[each.value] = self._call("output", own, self._type(each.value), {"number": number})
-        return [self._output(each, stored[each.value], mask) for each in self._model.outputs]
+        return [self._output(each, stored[each.value]) for each in self._model.outputs]
 
-    def _output(self, output: Output, rows: Expr, mask: Mapping[str, Expr]) -> Expr:
-        real = relax.TensorType(self._shape(output.value), "float32")
-        y = self._host(FROM_ROWS, {"x": rows, **({} if output.value in self._single else mask)}, real)
+    def _output(self, output: Output, rows: Expr) -> Expr:
+        """Of the rows of its value."""
+        emit, real = self._builder.emit, relax.TensorType(self._shape(output.value), "float32")
+        y = self._host(FROM_ROWS, rows, real, {"y": output.value})
+        if self._order is not None and output.value not in self._single:
+            y = emit(relax.op.take(y, emit(relax.op.argsort(self._order)), axis=0))
         if output.index is not None:
-            flat = self._builder.emit(relax.op.reshape(y, (-1,)))
-            y = self._builder.emit(relax.op.take(flat, relax.const(output.index.reshape(-1), "int64"), axis=0))
-        return self._builder.emit(relax.op.reshape(y, output.shape)) if output.shape else y
+            places = relax.const(output.index.reshape(-1), "int64")
+            y = emit(relax.op.take(emit(relax.op.reshape(y, (-1,))), places, axis=0))
+        return emit(relax.op.reshape(y, output.shape)) if output.shape else y
 
     def _shape(self, value: str) -> tuple[int, int]:
         return 1 if value in self._single else self._rows, self._widths[value]
@@ -200,6 +219,6 @@ class _Rewriting:
         function = self._builder.add_func(composite(kind, args, out, attributes), f"ax_{kind}")
         return self._builder.emit(relax.Call(function, [*args.values()]))
 
-    def _host(self, name: str, args: Mapping[str, Expr], out: Any) -> Expr:
-        function = self._builder.add_func(external(name, args, out), name)
-        return self._builder.emit(relax.Call(function, [*args.values()]))
+    def _host(self, name: str, x: Expr, out: Any, attributes: Mapping[str, Any]) -> Expr:
+        function = external(name, {"x": x}, out).with_attrs(attributes)
+        return self._builder.emit(relax.Call(self._builder.add_func(function, name), [x]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from tvm import relax
 
 from axlora.compiler import layer
 from axlora.compiler.operators import Attention, Op
-from axlora.compiler.passes.lower_rows import Starts
+from axlora.compiler.passes.lower_rows import PLACES, Starts
 from axlora.compiler.passes.row_calls import KINDS, PREFIX, read
 
 Float64 = npt.NDArray[np.float64]
@@ -59,26 +59,53 @@ class Region:
         return max((op.dim for op in self.operators if isinstance(op, Attention)), default=0)
 
 
+@dataclass(frozen=True)
+class Called:
+    """A call in a region."""
+
+    variable: Any
+    """Of its result."""
+    kind: str
+    """Of the composite function, without the prefix."""
+    attributes: Mapping[str, Any]
+    args: Mapping[str, Any]
+    """By the names of the function's parameters."""
+
+
+def region_of(module: tvm.IRModule) -> tuple[Any, relax.Function, relax.Call]:
+    """The one region of a module that `LowerRows` and `Partition` made: its variable, itself, and its call in `main`."""
+    regions = {
+        variable: function
+        for variable, function in module.functions_items()
+        if isinstance(function, relax.Function) and (function.attrs or {}).get("Codegen") == "axlora"
+    }
+    bindings = (binding for block in module["main"].body.blocks for binding in block.bindings)
+    found = [b.value for b in bindings if isinstance(b.value, relax.Call) and b.value.op in regions]
+    assert len(found) == 1, f"the passes made {len(found)} regions of the accelerator, not one"
+    return found[0].op, regions[found[0].op], found[0]
+
+
+def calls(region: relax.Function) -> Iterator[Called]:
+    """The calls of composite functions, in their order."""
+    composites: dict[Any, relax.Function] = {}
+    for binding in (b for block in region.body.blocks for b in block.bindings):
+        value = binding.value
+        if isinstance(value, relax.Function):
+            composites[binding.var] = value
+        elif isinstance(value, relax.Call):
+            called = composites[value.op]
+            args = {str(p.name): each for p, each in zip(called.params, value.args, strict=True)}
+            yield Called(binding.var, str(called.attrs["Composite"]).removeprefix(PREFIX), called.attrs, args)
+
+
 def read_region(module: tvm.IRModule, linears: Sequence[layer.Linear]) -> Region:
-    """The one region of a module that `LowerRows` and `Partition` made.
+    """What the region of a module says.
 
     Args:
         linears: in the order of the parameters that hold their tensors, `wN_weight` of the Nth.
     """
-    regions = {
-        variable.name_hint: function
-        for variable, function in module.functions_items()
-        if isinstance(function, relax.Function) and (function.attrs or {}).get("Codegen") == "axlora"
-    }
-    calls = [
-        binding.value
-        for block in module["main"].body.blocks
-        for binding in block.bindings
-        if isinstance(binding.value, relax.Call) and getattr(binding.value.op, "name_hint", "") in regions
-    ]
-    assert len(calls) == 1, f"the passes made {len(calls)} regions of the accelerator, not one"
-    function = regions[calls[0].op.name_hint]
-    return _Reading(dict(zip(function.params, calls[0].args, strict=True)), linears).region(function)
+    _, function, call = region_of(module)
+    return _Reading(dict(zip(function.params, call.args, strict=True)), linears).region(function)
 
 
 class _Reading:
@@ -87,7 +114,6 @@ class _Reading:
     def __init__(self, given: Mapping[Any, Any], linears: Sequence[layer.Linear]) -> None:
         """`given`: parameter of the region -> what `main` passes."""
         self._given, self._linears = given, linears
-        self._composites: dict[Any, relax.Function] = {}
         self._values: dict[Any, str] = {}
         """Variable -> the value that it is."""
         self._divided: dict[Any, str] = {}
@@ -104,22 +130,21 @@ class _Reading:
     def region(self, function: relax.Function) -> Region:
         """What its calls say."""
         first: tuple[str, int, Starts] | None = None
-        for binding in (b for block in function.body.blocks for b in block.bindings):
-            variable, value = binding.var, binding.value
-            if isinstance(value, relax.Function):
-                self._composites[variable] = value
-            elif isinstance(value, relax.Call):
-                called = self._composites[value.op]
-                kind = str(called.attrs["Composite"]).removeprefix(PREFIX)
-                if kind == "input":
-                    name, rows = self._value(variable, called), int(variable.ty.shape.values[0])
-                    first = name, rows, Starts(called.attrs["starts"])
-                elif kind == "smooth":
-                    self._divide(variable, value, called)
-                elif kind == "output":
-                    self._outputs[self._values[value.args[0]]] = int(called.attrs["number"])
-                else:
-                    self._operator(kind, variable, value, called)
+        for call in calls(function):
+            match call.kind:
+                case "input":
+                    rows = int(call.variable.ty.shape.values[0])
+                    first = self._value(call), rows, Starts(call.attributes["starts"])
+                case "smooth":
+                    x = self._divided[call.variable] = self._values[call.args["x"]]
+                    self._smooth[x] = self._array(call.args["by"])
+                    self._largest[str(call.attributes["y"])] = float(call.attributes["largest"])
+                case "output":
+                    self._outputs[self._values[call.args["x"]]] = int(call.attributes["number"])
+                case "linear":
+                    self._linear(call)
+                case _:
+                    self._operator(call)
         assert first is not None, "the region of the accelerator reads no rows"
         return Region(
             *first,
@@ -132,39 +157,35 @@ class _Reading:
             self._ranks,
         )
 
-    def _value(self, variable: Any, called: relax.Function) -> str:
+    def _value(self, call: Called) -> str:
         """The value that a call makes, with what its attributes say of it."""
-        name = str(called.attrs["y"])
-        self._values[variable], self._widths[name] = name, int(variable.ty.shape.values[1])
-        self._largest[name] = float(called.attrs["largest"])
+        name = str(call.attributes["y"])
+        self._values[call.variable], self._widths[name] = name, int(call.variable.ty.shape.values[1])
+        self._largest[name] = float(call.attributes["largest"])
         return name
 
-    def _divide(self, variable: Any, call: relax.Call, called: relax.Function) -> None:
-        x, by = call.args
-        self._divided[variable] = self._values[x]
-        self._smooth[self._values[x]] = self._array(by)
-        self._largest[str(called.attrs["y"])] = float(called.attrs["largest"])
-
-    def _operator(self, kind: str, variable: Any, call: relax.Call, called: relax.Function) -> None:
-        assert kind in KINDS, f"there is no operator {kind!r} of rows"
-        self._value(variable, called)
-        args = {str(p.name): each for p, each in zip(called.params, call.args, strict=True)}
-        arguments: dict[str, str | npt.NDArray[Any]]
-        if kind == "linear":
-            name, x = self._linear(self._given[args["weight"]]), args["x"]
-            self._steps[name] = float(called.attrs["step"])
-            if "a" in args:
-                self._ranks[name] = int(args["a"].ty.shape.values[1])
-            arguments = {"name": name, "x": self._divided[x] if x in self._divided else self._values[x]}
-        else:
-            arguments = {n: self._values[a] if a in self._values else self._array(a) for n, a in args.items()}
-        self._operators.append(read(kind, called.attrs, arguments))
-
-    def _linear(self, weight: Any) -> str:
-        """The linear whose weight a parameter of `main` is."""
+    def _linear(self, call: Called) -> None:
+        """A linear: the one whose weight a parameter of `main` is."""
+        self._value(call)
+        weight, x = self._given[call.args["weight"]], call.args["x"]
         found = re.fullmatch(r"w(\d+)_weight", str(weight.name))
         assert found is not None, f"{weight.name!r} is no weight of a linear"
-        return self._linears[int(found[1])].name
+        name = self._linears[int(found[1])].name
+        self._steps[name] = float(call.attributes["step"])
+        if "a" in call.args:
+            self._ranks[name] = int(call.args["a"].ty.shape.values[1])
+        value = self._divided[x] if x in self._divided else self._values[x]
+        self._operators.append(read(call.kind, call.attributes, {"name": name, "x": value}))
+
+    def _operator(self, call: Called) -> None:
+        assert call.kind in KINDS, f"there is no operator {call.kind!r} of rows"
+        self._value(call)
+        arguments = {
+            name: self._values[each] if each in self._values else self._array(each)
+            for name, each in call.args.items()
+            if name != PLACES
+        }
+        self._operators.append(read(call.kind, call.attributes, arguments))
 
     def _array(self, parameter: Any) -> npt.NDArray[Any]:
         """A constant, read once."""
