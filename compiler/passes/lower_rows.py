@@ -220,5 +220,5 @@ class _Rewriting:
         return self._builder.emit(relax.Call(function, [*args.values()]))
 
     def _host(self, name: str, x: Expr, out: Any, attributes: Mapping[str, Any]) -> Expr:
-        function = external(name, {"x": x}, out).with_attrs(attributes)
+        function = external(name, {"x": x}, out).with_attrs({"Host": name, **attributes})
         return self._builder.emit(relax.Call(self._builder.add_func(function, name), [x]))

@@ -25,7 +25,7 @@ from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.frontend.resolve import Matching
 from axlora.compiler.frontend.variants import variants
-from axlora.compiler.layer import Linear, Lowered, Placement, Tensor
+from axlora.compiler.layer import Linear, Lowered, Placement, Regions, Tensor
 from axlora.compiler.operators import Attention, Op, Transformer
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
@@ -39,6 +39,7 @@ from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.passes.recognise_transformer import read_rows, read_transformer, read_whole
 from axlora.compiler.reference.integer_module import IntegerModule
 from axlora.compiler.reference.operator_errors import value_errors
+from axlora.compiler.reference.whole_module import WholeModule
 from axlora.compiler.rows.float_forms import Product, embed, magnitudes
 from axlora.compiler.rows.lower import HINT
 from axlora.compiler.rows.read_region import Region, read_region
@@ -90,6 +91,11 @@ class Generated:
         """The integer module: a function for each start of the machine, or for these. `bits`: of activations."""
         starts, context = starts or tuple(self.image.programs), self.image.context
         return IntegerModule(self.region, self.lowered.linears, bits=bits, context=context, starts=starts)
+
+    def whole(self, bits: int) -> WholeModule:
+        """The module that the passes end with, for LLVM. `bits`: of activations."""
+        assert self.lowered.regions is not None
+        return WholeModule(self.lowered.regions, self.region, self.lowered.linears, bits, self.image.context)
 
 
 @dataclass(frozen=True)
@@ -272,6 +278,8 @@ def _finished(
     phases = run(seen.module, lower_rows(names_of, Calibrated(model, largest, lowered.linears, starts, rank, adaptable)))
     options.dump.modules(phases)
     module = phases[-1][1]
+    called = tuple(linear.name for linear in lowered.linears)
+    lowered = replace(lowered, regions=Regions(module, names_of.arguments(module["main"]), called, rank))
     try:
         image = build(target, module, lowered.linears, slots=slots, chunk=chunk)
     except DoesNotFit as error:
