@@ -239,8 +239,7 @@ def attention(made: Compiled) -> Iterator[str]:
     """)
     yield quoted(textwrap.wrap(op, WIDTH, subsequent_indent="    "))
     lowered = dumps["4_lower_rows.py"]
-    main = bindings(lowered)
-    call = next(line for line in main if "cls.ax_attention(" in line.text)
+    call = next(line for line in bindings(lowered) if "cls.ax_attention(" in line.text)
     read = re.search(r"\((.*)\)", call.text.partition(" = ")[2])
     assert read is not None
     places = read[1].split(", ")[-1]
@@ -249,10 +248,10 @@ def attention(made: Compiled) -> Iterator[str]:
     yield said(f"""
         **4_lower_rows.py.** The operator is a composite function, its fields and the largest magnitude of its result
         attributes. `main` calls it where values are rows of 32-bit integers; what made the first rows stays in front.
-        `{places}` is the place of the first row, and how many are no padding.
+        `{places}`, which the host has from the mask, is the place of the first row, and how many are no padding.
     """)
     wrapped = textwrap.wrap(attributes, WIDTH, initial_indent="    ", subsequent_indent="        ")
-    yield quoted([f"def ax_attention({text[0]}", *wrapped, *needed(main, places, ()), call], "python")
+    yield quoted([f"def ax_attention({text[0]}", *wrapped, call], "python")
     parts = dumps["5_partition.py"]
     after = bindings(parts)
     region = next(n for n, line in enumerate(after) if "cls.fused_ax_input" in line.text)
