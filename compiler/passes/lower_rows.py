@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
+from hashlib import blake2b
 from math import prod
 from typing import Any
 
@@ -210,9 +211,10 @@ class _Rewriting:
 
     def _constant(self, value: Array) -> Expr:
         """A constant; layers share those that are equal."""
-        key = (str(value.dtype), value.shape, value.tobytes())
+        whole = np.ascontiguousarray(value)
+        key = (str(value.dtype), value.shape, blake2b(whole).digest())
         if key not in self._constants:
-            self._constants[key] = relax.const(np.ascontiguousarray(value), str(value.dtype))
+            self._constants[key] = relax.const(whole, str(value.dtype))
         return self._constants[key]
 
     def _call(self, kind: str, args: Mapping[str, Expr], out: Any, attributes: Mapping[str, Any]) -> Expr:
