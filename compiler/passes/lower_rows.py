@@ -113,8 +113,11 @@ class _Rewriting:
         self._names, self._given, self._builder = names, calibrated, builder
         model, linears = calibrated.model, calibrated.linears
         self._model, self._widths, self._single = model, widths(model, linears), one_row(model.operators)
+        read = {op.name for op in model.operators if isinstance(op, Linear)}
         self._vars = {
-            linear.name: LinearVars.declare(linear, f"w{n}", calibrated.branch(linear)) for n, linear in enumerate(linears)
+            linear.name: LinearVars.declare(linear, f"w{n}", calibrated.branch(linear))
+            for n, linear in enumerate(linears)
+            if linear.name in read
         }
         self._steps = {linear.name: linear.output_step for linear in linears}
         self._places: Expr = None

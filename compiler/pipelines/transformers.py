@@ -258,9 +258,9 @@ def _finished(
     own_name = GRAPH if any(x.adapters for x in linears) else None
     keys, count = (whole_context(target, rows), 1) if starts is Starts.DECODE else (rows, rows * batch)
     placement = _placement(model, linears, keys, count)
-    names = (GRAPH,) if own_name else ()
+    own_names = (GRAPH,) if own_name else ()
     matches = {GRAPH: graph_matches(linears)} if own_name else {}
-    lowered = Lowered(tuple(linears), tuple(inputs), (), placement, names, own_name, matches=matches)
+    lowered = Lowered(tuple(linears), tuple(inputs), (), placement, own_names, own_name, matches=matches)
     origin = Origin(found, tables)
     for name, path in () if options.merge else options.adapters.items():
         lowered = add_adapter(lowered, name, path, target, options.matching, options.max_lora_rank, origin)
@@ -274,19 +274,20 @@ def _finished(
     tell("placing the program")
     used = {li.name for li in lowered.linears if li.adapters}
     adaptable = used if used and options.lora_linears == "used" else None
-    names_of = seen.names()
-    phases = run(seen.module, lower_rows(names_of, Calibrated(model, largest, lowered.linears, starts, rank, adaptable)))
+    names = seen.names()
+    phases = run(seen.module, lower_rows(names, Calibrated(model, largest, lowered.linears, starts, rank, adaptable)))
     options.dump.modules(phases)
     module = phases[-1][1]
-    called = tuple(linear.name for linear in lowered.linears)
-    lowered = replace(lowered, regions=Regions(module, names_of.arguments(module["main"]), called, rank))
+    region = read_region(module, lowered.linears)
+    called = tuple(linear.name for linear in lowered.linears if linear.name in region.steps)
+    lowered = replace(lowered, regions=Regions(module, names.arguments(module["main"]), called, rank))
     try:
         image = build(target, module, lowered.linears, slots=slots, chunk=chunk)
     except DoesNotFit as error:
         where = f"target {target.name}" if error.where == "target" else error.where
         raise DoesNotFit(error.message, where, error.hint) from None
     own = max(image.programs) if starts is Starts.ROWS else rows
-    made = Generated(model, lowered, read_region(module, lowered.linears), image, {}, own, batch)
+    made = Generated(model, lowered, region, image, {}, own, batch)
     if options.dump.wanted:
         options.dump.modules([("integers", made.integers(target.activation_bits).module)])
     options.dump.programs({f"program_{n}": program for n, program in image.programs.items()})

@@ -123,6 +123,18 @@ def test_linears_are_known_by_their_parameters() -> None:
     assert [getattr(op, "name", "") for op in wrong.operators] != [getattr(op, "name", "") for op in d.model.operators]
 
 
+def test_a_linear_that_no_operator_needs_has_no_parameters() -> None:
+    d = random_decoder(Sizes(layers=1, context=8))
+    linears = d.quantized(Target.load("test"))
+    more = {"unread": dataclasses.replace(linears["head"], name="unread")} | linears
+    module = d.module(more, 8, rank=2)
+    assert not [p.name for p in module["main"].params if p.name.startswith("w0_")]
+    region = read_region(module, [*more.values()])
+    assert region.steps.keys() == region.ranks.keys() == linears.keys()
+    for wanted, found in zip(d.model.operators, region.operators, strict=True):
+        _same(wanted, found)
+
+
 def test_divided_channels_are_what_linears_alone_read() -> None:
     by = RNG.uniform(1, 4, 40)
     d = _decoder(smooth={"n0": by})
