@@ -215,7 +215,7 @@ class _Rewriting:
     def _constant(self, value: Array) -> Expr:
         """A constant; layers share those that are equal."""
         whole = np.ascontiguousarray(value)
-        key = (str(value.dtype), value.shape, blake2b(whole).digest())
+        key = (str(value.dtype), value.shape, blake2b(whole.data).digest())
         if key not in self._constants:
             self._constants[key] = relax.const(whole, str(value.dtype))
         return self._constants[key]
