@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
 from functools import partial
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from tvm import relax
 
 from axlora.compiler.functions import along
-from axlora.compiler.operators import Function, Op, OwnFunction, operands
+from axlora.compiler.operators import Op, OwnFunction, operands
 
 Expr = Any
 Array = npt.NDArray[Any]
@@ -29,6 +30,25 @@ _FIELDS: dict[type[Any], dict[str, Any]] = {
     for kind in KINDS.values()
 }
 """Operator -> field -> its type, but for the values that it reads and a linear's name, which its weights tell."""
+
+
+def plain(value: Any) -> Any:
+    """A number, a string or a tuple of them as an attribute."""
+    if isinstance(value, tuple):
+        return [plain(each) for each in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def typed(hint: Any, attribute: Any) -> Any:
+    """The inverse of `plain`, for a field of this type: a scalar's, an enum, a tuple, a named tuple, or one of them or None."""
+    own: Any = next(each for each in get_args(hint) if each is not NoneType) if isinstance(hint, UnionType) else hint
+    if get_origin(own) is tuple:
+        hints = get_args(own)
+        hints = hints[:1] * len(attribute) if hints[-1] is Ellipsis else hints
+        return tuple(typed(h, each) for h, each in zip(hints, attribute, strict=True))
+    if issubclass(own, tuple):
+        return own(*(typed(h, each) for h, each in zip(get_type_hints(own).values(), attribute, strict=True)))
+    return own(attribute)
 
 
 def reads(op: Op) -> dict[str, str]:
@@ -50,12 +70,10 @@ def written(op: Op) -> tuple[dict[str, Any], dict[str, Array]]:
                 attributes[name] = value.value
             case np.ndarray():
                 arrays[name] = value
-            case tuple():
-                attributes[name] = list(value)
             case None:
                 pass
             case _:
-                attributes[name] = value.item() if isinstance(value, np.generic) else value
+                attributes[name] = plain(value)
     return attributes, arrays
 
 
@@ -76,12 +94,8 @@ def read(kind: str, attributes: Mapping[str, Any], arguments: Mapping[str, str |
         if "lines" in values and name == "function":
             lines, bound = values.pop("lines"), float(attributes["bound"])
             values[name] = OwnFunction(str(value), partial(along, lines, bound), bound, lines)
-        elif name == "function":
-            values[name] = Function(value)
-        elif get_origin(hint) is tuple:
-            values[name] = tuple(get_args(hint)[0](each) for each in value)
         else:
-            values[name] = hint(value) if isinstance(hint, type) else value
+            values[name] = typed(hint, value)
     return of(**values)  # type: ignore[no-any-return]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, get_args
+from enum import Enum
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
 from tiny_decoder import Decoder, Sizes, partitioned, random_decoder
+from tvm import relax
 
 from axlora.compiler.functions import own_bound, own_function
 from axlora.compiler.operators import (
@@ -29,6 +31,7 @@ from axlora.compiler.operators import (
     Transformer,
 )
 from axlora.compiler.passes.lower_rows import Starts
+from axlora.compiler.passes.row_calls import composite, plain, typed
 from axlora.compiler.rows.read_region import Region, read_region
 from axlora.compiler.rows.tables import function_table
 from axlora.isa.target import Target
@@ -82,6 +85,34 @@ def test_an_operator_is_read_as_it_was_written(op: Op) -> None:
     assert region.largest == {"x": 1.5, "y": 0.1}
     assert region.outputs == {"y": 0}
     assert (region.input, region.rows, region.widths["x"], region.starts) == ("x", ROWS, FEATURES, Starts.SEQUENCE)
+
+
+class _Pair(NamedTuple):
+    scale: float
+    zero: int
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [
+        (float, 1e-45),
+        (bool, True),
+        (NormKind, NormKind.UNIT),
+        (Function | OwnFunction, Function.GELU),
+        (float | None, 0.1),
+        (tuple[int, float], (-3, 2.0)),
+        (tuple[int, ...], ()),
+        (_Pair | None, _Pair(0.1, -128)),
+        (tuple[_Pair, ...], (_Pair(1 / 3, 0), _Pair(2.0**-40, 7))),
+    ],
+)
+def test_a_field_is_read_as_it_was_written(hint: Any, value: Any) -> None:
+    """By way of an attribute of a function, whatever TVM makes of numbers."""
+    attribute = plain(value.value if isinstance(value, Enum) else value)
+    with_it = composite("x", {}, relax.TensorType((1, 1), "int32"), {"field": attribute})
+    found = typed(hint, with_it.attrs["field"])
+    assert found == value
+    assert repr(found) == repr(value)
 
 
 def test_every_kind_of_operator_is_here() -> None:
