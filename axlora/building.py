@@ -12,8 +12,8 @@ import numpy as np
 from axlora.compiler.backend.link import Linked, OutputPlace, Tiling
 from axlora.compiler.layer import Lowered
 from axlora.compiler.operators import Linear, Output
+from axlora.compiler.passes.lower_rows import one_row
 from axlora.compiler.pipelines.transformers import Generated
-from axlora.compiler.rows.lower import one_row, output_numbers, widths
 from axlora.isa.assembly import encode_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS
 from axlora.isa.target import Target
@@ -83,8 +83,7 @@ def whole_program(
 ) -> Program:
     """A model of whole sequences, or of rows that nothing mixes; `inputs` as `Sequences.inputs`."""
     image, whole, given = found.image, found.model, found.model.given
-    width = widths(whole, {li.name: li.n for li in found.lowered.linears})
-    single, places = one_row(whole), output_numbers(whole)
+    width, single, places = found.region.widths, one_row(whole.operators), found.region.outputs
 
     def result(o: Output) -> Result:
         place, rows = places[o.value], 1 if o.value in single else found.tokens
@@ -117,7 +116,7 @@ def generator_program(found: Generated, target: Target, sources: Sources, max_lo
         output=model.outputs[0].name,
         output_fraction=image.fractions[model.output],
         output_words=image.output_words[0],
-        vocabulary=widths(model, {li.name: li.n for li in found.lowered.linears})[model.output],
+        vocabulary=found.region.widths[model.output],
     )
     return Program(**fields, interface=interface)
 

@@ -45,6 +45,11 @@ REALS: dict[Function, tuple[Callable[[Float64], Float64], float]] = {
 """Each function, and the x beyond which it is a straight line to within 2**-19."""
 
 
+def own_function(name: str, of: Callable[[Float64], Float64], bound: float) -> OwnFunction:
+    """A function of this name, with its straight lines."""
+    return OwnFunction(name, of, bound, own_lines(of, bound))
+
+
 def real(function: Function | OwnFunction, x: Float64) -> Float64:
     """The function itself, float64."""
     return function.of(x) if isinstance(function, OwnFunction) else REALS[function][0](x)
@@ -65,15 +70,23 @@ def lines(f: Callable[[Float64], Float64], edges: Float64) -> tuple[Float64, Flo
     return values[:-1] + move, values[1:] - values[:-1]
 
 
-def own_lines(of: Callable[[Float64], Float64], bound: float) -> tuple[Float64, Float64]:
-    """Value and rise of each interval on -bound..bound of a function that is straight beyond; the outer lines go on so."""
+def own_lines(of: Callable[[Float64], Float64], bound: float) -> Float64:
+    """Value and rise [2, intervals] on -bound..bound of a function that is straight beyond; the outer lines go on so."""
     edges, width = np.linspace(-bound, bound, INTERVALS + 1), 2 * bound / INTERVALS
     base, rise = lines(of, edges)
     for end, left in ((0, -bound), (-1, bound - width)):
         near, far = of(np.array([edges[end], FAR * edges[end]]))
         rise[end] = (far - near) / ((FAR - 1) * edges[end]) * width
         base[end] = near + rise[end] * (left - edges[end]) / width
-    return base, rise
+    return np.stack([base, rise])
+
+
+def along(lines: Float64, bound: float, x: Float64) -> Float64:
+    """x through the straight lines of `own_lines` [2, intervals] on -bound..bound; the outer ones go on."""
+    base, rise = lines
+    place = (x + bound) * INTERVALS / (2 * bound)
+    interval = np.clip(place.astype(np.int64), 0, INTERVALS - 1)
+    return np.asarray(base[interval] + rise[interval] * (place - interval))
 
 
 def own_bound(of: Callable[[Float64], Float64]) -> float | None:
@@ -84,14 +97,12 @@ def own_bound(of: Callable[[Float64], Float64]) -> float | None:
     with np.errstate(all="ignore"):
         size = min(1.0, float(np.abs(of(np.linspace(-8, 8, 161))).max()))
         for bound in OWN_BOUNDS:
-            base, rise = own_lines(of, bound)
+            chords = own_lines(of, bound)
             x = np.concatenate(
                 [np.linspace(-bound, bound, 16 * INTERVALS + 1), *(s * np.geomspace(bound, MOST, 64) for s in (-1, 1))]
             )
-            place = (x + bound) * INTERVALS / (2 * bound)
-            interval = np.clip(place.astype(np.int64), 0, INTERVALS - 1)
-            found, wanted = base[interval] + rise[interval] * (place - interval), of(x)
+            found, wanted = along(chords, bound, x), of(x)
             error = np.abs(found - wanted) / np.maximum(1, np.abs(wanted))
-            if error.max() <= OWN_ERROR * size and np.abs(base).max() < MOST:  # never where it is no number
+            if error.max() <= OWN_ERROR * size and np.abs(chords[0]).max() < MOST:  # never where it is no number
                 return bound
     return None

@@ -310,7 +310,7 @@ class Lowered:
     host: Host | None = None
     """None for linears made by hand."""
     regions: Regions | None = None
-    """None for linears made by hand, and for whole models."""
+    """None for linears made by hand."""
     errors: Mapping[str, float] = field(default_factory=dict)
     """Linear's name -> root mean square of (result - float result) over that of the float result, where it was measured."""
     matches: Mapping[str, tuple[ModuleMatch, ...]] = field(default_factory=dict)

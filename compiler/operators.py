@@ -7,7 +7,7 @@ which every value is written before it is read, once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
@@ -49,6 +49,8 @@ class OwnFunction:
     of: Callable[[Float64], Float64] = field(repr=False, compare=False)
     bound: float
     """The x, a power of two, beyond which it is a straight line on either side."""
+    lines: Float64 = field(repr=False, compare=False)
+    """[2, intervals]: the straight lines that the machine has for it (`functions.own_lines`)."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,11 @@ class Pool:
 Op = Norm | Linear | Add | Mul | Affine | Apply | FakeQuantize | Rotary | Attention | Pool
 
 
+def codes_of(operators: Iterable[Op]) -> dict[str, Quantization]:
+    """Value -> its codes, of values that operators round to codes of one scale."""
+    return {op.y: op.codes for op in operators if isinstance(op, FakeQuantize)}
+
+
 def operands(op: Op) -> tuple[str, ...]:
     """The values that an operator reads."""
     match op:
@@ -281,11 +288,13 @@ class Transformer:
     """Value -> what its channels [n] are divided by for linears, whose weights take it instead (docs/decisions/0005)."""
     given: RowInput | None = None
     """The input that is the first value, where no rows are looked up."""
+    source: str = ""
+    """The graph's tensor that holds the first value."""
 
     @property
     def codes(self) -> dict[str, Quantization]:
         """Value -> its codes, of values that are rounded to codes of one scale."""
-        return {op.y: op.codes for op in self.operators if isinstance(op, FakeQuantize)}
+        return codes_of(self.operators)
 
     @property
     def bounds(self) -> dict[str, float]:

@@ -238,7 +238,30 @@ def attention(made: Compiled) -> Iterator[str]:
         exactly that of padding, so it is no tensor any more.
     """)
     yield quoted(textwrap.wrap(op, WIDTH, subsequent_indent="    "))
-    integers = dumps["4_integers.py"]
+    lowered = dumps["4_lower_rows.py"]
+    call = next(line for line in bindings(lowered) if "cls.ax_attention(" in line.text)
+    read = re.search(r"\((.*)\)", call.text.partition(" = ")[2])
+    assert read is not None
+    places = read[1].split(", ")[-1]
+    text = lowered.partition("    def ax_attention(")[2].partition("    @R.function")[0].splitlines()
+    attributes = next(line.strip() for line in text if "R.func_attr" in line)
+    yield said(f"""
+        **4_lower_rows.py.** The operator is a composite function, its fields and the largest magnitude of its result
+        attributes. `main` calls it where values are rows of 32-bit integers; what made the first rows stays in front.
+        `{places}`, which the host has from the mask, is the place of the first row, and how many are no padding.
+    """)
+    wrapped = textwrap.wrap(attributes, WIDTH, initial_indent="    ", subsequent_indent="        ")
+    yield quoted([f"def ax_attention({text[0]}", *wrapped, call], "python")
+    parts = dumps["5_partition.py"]
+    after = bindings(parts)
+    region = next(n for n, line in enumerate(after) if "cls.fused_ax_input" in line.text)
+    yield said("""
+        **5_partition.py.** All composites merge into one region with `Codegen`, which is what the backend reads
+        (`rows/read_region.py`). The weights of linears are its parameters, arrays of numbers constants that `main`
+        passes. The rest is the host's; the whole of it runs by LLVM (`reference/whole_module.py`).
+    """)
+    yield quoted(after[region - 1 :], "python")
+    integers = dumps["6_integers.py"]
     start = re.findall(r"def (start_\d+)\(", integers)[0]
     every = bindings(integers, start)
     rows = [next(b.made for b in every if "ax_requantize" in b.text and f"w{n}_bias" in b.read) for n in range(3)]
@@ -249,7 +272,7 @@ def attention(made: Compiled) -> Iterator[str]:
     cached = [a for a in appends if any(rows[2] in line.read for line in needed(head, a, ()))]
     held = " and ".join(f"`{c}`" for c in cached)
     yield said(f"""
-        **4_integers.py.** The first head in the row operations of the machine (`rows/formulas.py`); `{rows[0]}` and
+        **6_integers.py.** The first head in the row operations of the machine (`rows/formulas.py`); `{rows[0]}` and
         `{rows[1]}` are q and k. Codes of k, with a scale a row, are appended to the cache, and v's likewise ({held},
         not shown). q's codes times k's are scores (`ax_summed`), times k's scales
         (`ax_weigh`), less their largest, through exp (`ax_map_8`); these times v's scales (`ax_weigh_1`) as codes times
@@ -260,7 +283,7 @@ def attention(made: Compiled) -> Iterator[str]:
     interface = made.program.interface
     assert isinstance(interface, Sequences)
     place = next(n for n, o in enumerate(interface.operators) if o.kind == "Attention")
-    file = f"5_program_{function.rows}.asm"
+    file = f"7_program_{function.rows}.asm"
     owned = zip(dumps[file].splitlines(), interface.owners[function.name], strict=True)
     own = [(n, text) for n, (text, owner) in enumerate(owned) if owner == place]
     keys = instructions(own, ("VMAP", "VROW", "STORE"))

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+import tvm
+
 from axlora.compiler.backend.emit_attention import Emit
 from axlora.compiler.backend.emit_tiles import Placed
 from axlora.compiler.backend.link import Tiling, check_accumulators, placed_linear
@@ -14,8 +16,9 @@ from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import Plan, Shape, pace_of
 from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.layer import Linear
-from axlora.compiler.operators import Attention, Transformer
+from axlora.compiler.passes.lower_rows import Starts
 from axlora.compiler.rows.lower import lower
+from axlora.compiler.rows.read_region import Region, read_region
 from axlora.isa.assembly import encode_program
 from axlora.isa.instruction import Instruction
 from axlora.isa.legality import check_program
@@ -136,12 +139,9 @@ class _Job:
     """What all programs of a model are made from."""
 
     target: Target
-    model: Transformer
-    linears: Sequence[Linear]
-    largest: Mapping[str, float]
+    region: Region
     placed: Mapping[str, Placed]
     context: int
-    head: int
 
     def emit(self, memory: Memory, blocks: Blocks, dry: bool = False) -> tuple[Emit, tuple[int, dict[str, int]]]:
         """Emit for these blocks; the fractions of input and outputs.
@@ -150,10 +150,8 @@ class _Job:
             BadModel: they do not fit.
         """
         t = self.target
-        emit = Emit(t, self.placed, memory, blocks, self.context, self.head, dry)
-        steps = {linear.name: linear.output_step for linear in self.linears}
-        outputs = {linear.name: linear.n for linear in self.linears}
-        return emit, lower(self.model, emit, self.largest, steps, outputs, t.activation_bits, self.context)
+        emit = Emit(t, self.placed, memory, blocks, self.context, self.region.head, dry)
+        return emit, lower(self.region, emit, t.activation_bits, self.context)
 
     def fits(self, blocks: Blocks) -> bool:
         """Whether the buffers hold blocks of so many rows."""
@@ -218,54 +216,40 @@ def _most_rows(job_of: Callable[[int], tuple[Memory, _Job]], groups: int) -> tup
     return *job_of(count), count
 
 
-def build(
-    target: Target,
-    model: Transformer,
-    linears: Sequence[Linear],
-    largest: Mapping[str, float],
-    *,
-    context: int,
-    rows: int | None = None,
-    slots: int = 0,
-    rank: int = 0,
-    chunk: int = PREFILL,
-    adaptable: Set[str] | None = None,
-) -> Image:
+def build(target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, slots: int = 0, chunk: int = PREFILL) -> Image:
     """Programs for one row (decode), T rows and more (prefill); or one program for all rows, or for as many as fit.
 
     Args:
-        linears: quantized for per-token inputs, 32-bit outputs.
-        largest: value -> largest magnitude that calibration saw.
-        context: most tokens; a multiple of lanes and ports is taken.
-        rows: of the one program, for a model that takes whole sequences; None: programs for decoding. Of a model whose rows
-            nothing mixes: of the batch, of which the program takes as many as the buffers hold at once.
+        module: partitioned, with one region of the accelerator (`read_region`).
+        linears: the tensors of its parameters, in their order.
+        slots: adapters in one start.
         chunk: most rows of a prefill start, at least T.
-        slots: adapters in one start. rank: of the widest. adaptable: linears that adapters may change; None: all.
 
     Raises:
         BadModel: something does not fit the target.
     """
-    longest, context = context, whole_context(target, context)
+    region = read_region(module, linears)
+    rowwise, rank = region.starts is Starts.ROWS, region.rank
+    context = whole_context(target, region.context)
     slots = slots if rank else 0
-    head = max((op.dim for op in model.operators if isinstance(op, Attention)), default=0)
-    adaptable = {linear.name for linear in linears} if adaptable is None else adaptable
-    fixed = 2 * -(-max(context, head + target.beat_bytes) // target.ports)
-    groups = 1 if rows is None else -(-rows // target.tokens)
+    fixed = 2 * -(-max(context, region.head + target.beat_bytes) // target.ports)
+    groups = 1 if region.starts is Starts.DECODE else -(-region.rows // target.tokens)
 
     def job_of(groups: int) -> tuple[Memory, _Job]:
         memory = Memory()
-        places = place(target, linears, memory, slots, rank, fixed, adaptable, groups)
-        return memory, _Job(target, model, linears, largest, places, context, head)
+        places = place(target, linears, memory, slots, rank, fixed, region.ranks.keys(), groups)
+        return memory, _Job(target, region, places, context)
 
-    memory, job, count = _most_rows(job_of, groups) if model.rowwise else (*job_of(groups), groups)
+    memory, job, count = _most_rows(job_of, groups) if rowwise else (*job_of(groups), groups)
     placed = job.placed
-    if rows is None:
-        starts = {count: [(0, count)] for count in sorted({1, *job.prefill(min(chunk, longest))})}
-    elif model.rowwise:
-        rows = min(rows, count * target.tokens)
-        starts = {rows: [(0, rows)]}
-    else:
-        starts = {rows: list(job.blocks(rows))}
+    match region.starts:
+        case Starts.DECODE:
+            starts = {n: [(0, n)] for n in sorted({1, *job.prefill(min(chunk, region.rows))})}
+        case Starts.ROWS:
+            most = min(region.rows, count * target.tokens)
+            starts = {most: [(0, most)]}
+        case Starts.SEQUENCE:
+            starts = {region.rows: list(job.blocks(region.rows))}
     emitters: dict[int, Emit] = {}
     fractions: tuple[int, dict[str, int]] = (0, {})
     for count, blocks in reversed(starts.items()):
@@ -305,7 +289,7 @@ def build(
         half=one.half,
         input_fraction=fractions[0],
         fractions=fractions[1],
-        input_words=one.pitch[model.input],
+        input_words=one.pitch[region.input],
         output_words=one.output_words,
         tilings={name: Tiling(p.shape, p.plan, p.tiles) for name, p in placed.items()},
     )

@@ -7,6 +7,7 @@ from typing import Any
 from tvm import te, tirx
 
 from axlora.compiler.passes.ax_ops import clamp, finish, i64, widened
+from axlora.isa.numerics import SAT32
 
 Expr = Any
 
@@ -86,3 +87,23 @@ def ax_quantize_tokens(m: int, k: int, bits: int, offset_columns: int) -> Expr:
 
     codes = te.compute((m, k + offset_columns), code, "codes")
     return finish([x, codes, mantissa, shift], "ax_quantize_tokens")
+
+
+def ax_to_rows(m: int, n: int, fraction: int) -> Expr:
+    """(x f32 [m, n]) -> s32 [m, n]: `numerics.to_fixed`."""
+    x = te.placeholder((m, n), "float32", "x")
+
+    def row(i: Expr, j: Expr) -> Expr:
+        return _within(tirx.nearbyint(x[i, j].astype("float64") * _f64(2.0**fraction)), -SAT32, SAT32).astype("int32")
+
+    return finish([x, te.compute((m, n), row, "y")], "ax_to_rows")
+
+
+def ax_from_rows(m: int, n: int, fraction: int) -> Expr:
+    """(x s32 [m, n]) -> f32 [m, n]: x / 2**fraction."""
+    x = te.placeholder((m, n), "int32", "x")
+
+    def real(i: Expr, j: Expr) -> Expr:
+        return (x[i, j].astype("float64") * _f64(2.0**-fraction)).astype("float32")
+
+    return finish([x, te.compute((m, n), real, "y")], "ax_from_rows")

@@ -6,7 +6,7 @@ This comes before partitioning, so that no float crosses into the accelerator.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,24 @@ class Names:
         """The ONNX names of a function's parameters, in order; parameters without one are left out."""
         known = {variable: name for name, variable in self.variables.items()}
         return tuple(known[p] for p in main.params if p in known)
+
+
+def _read(binding: Any) -> Iterable[Any]:
+    return relax.analysis.free_vars(binding.value)  # type: ignore[no-any-return]
+
+
+def live(main: relax.Function, wanted: Set[Any], reads: Callable[[Any], Iterable[Any]] = _read) -> tuple[list[Any], Set[Any]]:
+    """The bindings of a function that the wanted variables need, in order; and those variables with all that they need.
+
+    Args:
+        reads: what a binding needs.
+    """
+    kept, needed = [], set(wanted)
+    for binding in reversed([b for block in main.body.blocks for b in block.bindings]):
+        if binding.var in needed:
+            kept.append(binding)
+            needed |= set(reads(binding))
+    return kept[::-1], needed
 
 
 @tvm.ir.transform.module_pass(opt_level=0, name="lower_linears")
@@ -78,24 +96,16 @@ class _Rewriting:
 
     def module(self, main: relax.Function) -> tvm.IRModule:
         """The module with `main` rewritten."""
-        names, lowered = self._given.names, self._given.lowered
+        names = self._given.names
         outputs = list(names.outputs.values())
-        needed = {value for value in outputs if isinstance(value, relax.Var)}
-        kept: list[Any] = []
-        bindings = [b for block in main.body.blocks for b in block.bindings]
-        for binding in reversed(bindings):
-            if binding.var in self._sites:
-                kept.append(binding)
-                needed.add(self._source(self._tensors[lowered.linears[self._sites[binding.var]].input]))
-            elif binding.var in needed:
-                kept.append(binding)
-                needed |= set(relax.analysis.free_vars(binding.value))
+        wanted = {value for value in outputs if isinstance(value, relax.Var)} | set(self._sites)
+        kept, needed = live(main, wanted, self._reads)
         given = {names.variables[name] for name in names.inputs}
         params = [p for p in main.params if p in given or p in needed] + [v for each in self._vars for v in each.all()]
         builder = self._builder
         with builder.function("main", params, {"num_input": len(given)}):
             with builder.dataflow():
-                for binding in reversed(kept):
+                for binding in kept:
                     if binding.var in self._sites:
                         value = self._linear(self._sites[binding.var])
                         builder.emit_normalized(relax.VarBinding(binding.var, value))
@@ -104,6 +114,12 @@ class _Rewriting:
                 result = builder.emit_output(relax.Tuple(outputs))
             builder.emit_func_output(result)
         return builder.get()
+
+    def _reads(self, binding: Any) -> Iterable[Any]:
+        """The variables that a binding needs: of a linear, what it is made from."""
+        if binding.var not in self._sites:
+            return _read(binding)
+        return [self._source(self._tensors[self._given.lowered.linears[self._sites[binding.var]].input])]
 
     def _linear(self, index: int) -> Expr:
         """A linear from the tensor that it reads to its result, in the model's shape and type; not bound yet."""

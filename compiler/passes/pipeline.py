@@ -13,6 +13,7 @@ import tvm
 
 from axlora.compiler.layer import Lowered
 from axlora.compiler.passes.lower_linears import LowerLinears, Names, Smooth
+from axlora.compiler.passes.lower_rows import Calibrated, LowerRows
 from axlora.compiler.passes.partition import Partition
 from axlora.compiler.passes.plain_indices import plain_indices
 
@@ -33,6 +34,16 @@ def lower_linears(names: Names, lowered: Lowered, smooth: Smooth, rank: int, bit
         bits: the target's activation bits.
     """
     return LowerLinears(names, lowered, smooth, rank, bits), Partition(rank)
+
+
+def lower_rows(names: Names, calibrated: Calibrated) -> tuple[Any, ...]:
+    """From the imported module of a whole model to the region of the accelerator, between what the host does.
+
+    Args:
+        names: of the imported module.
+        calibrated: the recognised model with its linears and magnitudes.
+    """
+    return LowerRows(names, calibrated), Partition(0)
 
 
 def run(module: tvm.IRModule, passes: Sequence[Any]) -> list[tuple[str, tvm.IRModule]]:

@@ -228,7 +228,9 @@ def _walked(
     operators = _needed(walk.operators, {o.value for o in outputs})
     fixed = {name: value for name, value in fixed.items() if name in walk.used}
     heeded = mask if mask in walk.used else None
-    return Transformer(lookups, positions, walk.input, operators, tuple(outputs), heeded, fixed, given=given)
+    return Transformer(
+        lookups, positions, walk.input, operators, tuple(outputs), heeded, fixed, given=given, source=walk.source
+    )
 
 
 def _output(walk: Walk, name: str, where: str) -> Output:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend.recognised import FoundLinear
-from axlora.compiler.functions import own_bound
+from axlora.compiler.functions import own_bound, own_function
 from axlora.compiler.operators import (
     Affine,
     Apply,
@@ -87,6 +87,8 @@ class Values:
     """Of all attention."""
     looked: Looked | None = None
     input: str = ""
+    source: str = ""
+    """The tensor that holds the first value."""
     turned: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
     curves: list[tuple[OwnFunction, Float64]] = field(default_factory=list)
     """Functions without a name, and their values (`Curve.values`)."""
@@ -115,7 +117,7 @@ class Values:
     def give(self, name: str, features: int) -> None:
         """An input of floats as rows of the first value."""
         self.value(name, features)
-        self.input = name
+        self.input = self.source = name
 
     def symbol(self, name: str) -> Symbol:
         """What a tensor is; constants are looked up."""
@@ -136,7 +138,7 @@ class Values:
         if isinstance(symbol, Curve):
             return self.applied(node, symbol)
         if isinstance(symbol, Looked):
-            return self.first(node, symbol)
+            return self.first(node, name, symbol)
         if isinstance(symbol, Weighted) and symbol.summed and symbol.means(self.masks or probes(self.tokens)[:1]):
             return self.pooled(symbol.value, PoolKind.MEAN)
         if isinstance(symbol, View) and symbol.factor() == 1:
@@ -145,13 +147,13 @@ class Values:
             return self.scaled(symbol.value, gain, np.zeros(gain.size))
         raise self.refuse(node, "reads a tensor that is not rows of features, one a token")
 
-    def first(self, node: Node, looked: Looked) -> str:
-        """The value of the rows that were looked up."""
+    def first(self, node: Node, name: str, looked: Looked) -> str:
+        """The value of the rows that were looked up, which a tensor holds."""
         if self.looked is not None and self.looked is not looked and not self.looked.is_like(looked):
             raise self.refuse(node, "a second embedding of the token ids")
         if not self.input:
             n = looked.tables[0][1].shape[1]
-            self.looked, self.input = looked, "embeddings"
+            self.looked, self.input, self.source = looked, "embeddings", name
             self.features[self.input] = n
         return self.input if looked.codes is None else self.rounded(self.input, looked.codes)
 
@@ -212,7 +214,7 @@ class Values:
         values = curve.values()
         known = next((f for f, v in self.curves if np.array_equal(v, values, equal_nan=True)), None)
         if known is None and (bound := own_bound(curve.of)) is not None:
-            known = OwnFunction(f"function {len(self.curves)}", curve.of, bound)
+            known = own_function(f"function {len(self.curves)}", curve.of, bound)
             self.curves.append((known, values))
         return known
 

@@ -25,22 +25,25 @@ from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.frontend.resolve import Matching
 from axlora.compiler.frontend.variants import variants
-from axlora.compiler.layer import Linear, Lowered, Placement, Tensor
+from axlora.compiler.layer import Linear, Lowered, Placement, Regions, Tensor
 from axlora.compiler.operators import Add, Affine, Attention, FakeQuantize, Mul, Norm, Op, Transformer
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
 from axlora.compiler.passes.dataflow import Dataflow
 from axlora.compiler.passes.drop_scales import drop_scales
-from axlora.compiler.passes.pipeline import READ_WHOLE
+from axlora.compiler.passes.lower_rows import Calibrated, Starts
+from axlora.compiler.passes.pipeline import READ_WHOLE, lower_rows, run
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import group_rows, quantize_linear
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.passes.recognise_transformer import read_rows, read_transformer, read_whole
 from axlora.compiler.reference.integer_module import IntegerModule
 from axlora.compiler.reference.operator_errors import value_errors
+from axlora.compiler.reference.whole_module import WholeModule
 from axlora.compiler.rows.float_forms import Product, embed, magnitudes
 from axlora.compiler.rows.formulas import held_zero
 from axlora.compiler.rows.lower import HINT
+from axlora.compiler.rows.read_region import Region, read_region
 from axlora.isa.opcodes import SLOTS
 from axlora.isa.target import Target
 
@@ -71,8 +74,8 @@ class Generated:
     model: Transformer
     lowered: Lowered
     """Linears with adapters, inputs, placement."""
-    largest: Mapping[str, float]
-    """Value -> largest magnitude seen."""
+    region: Region
+    """What the module says of the model: the backend reads no more."""
     image: Image
     blocks: Mapping[str, tuple[int, bytes]]
     """Adapter -> (rank, its block)."""
@@ -87,10 +90,13 @@ class Generated:
 
     def integers(self, bits: int, starts: Sequence[int] | None = None) -> IntegerModule:
         """The integer module: a function for each start of the machine, or for these. `bits`: of activations."""
-        starts, context, rank = starts or tuple(self.image.programs), self.image.context, self.image.rank
-        return IntegerModule(
-            self.model, self.lowered.linears, self.largest, bits=bits, context=context, starts=starts, rank=rank
-        )
+        starts, context = starts or tuple(self.image.programs), self.image.context
+        return IntegerModule(self.region, self.lowered.linears, bits=bits, context=context, starts=starts)
+
+    def whole(self, bits: int) -> WholeModule:
+        """The module that the passes end with, for LLVM. `bits`: of activations."""
+        assert self.lowered.regions is not None
+        return WholeModule(self.lowered.regions, self.region, self.lowered.linears, bits, self.image.context)
 
 
 @dataclass(frozen=True)
@@ -264,6 +270,7 @@ def _placement(model: Transformer, linears: Sequence[Linear], keys: int, rows: i
 
 def _finished(
     model: Transformer,
+    seen: Dataflow,
     found: Found,
     target: Target,
     options: Options,
@@ -271,16 +278,17 @@ def _finished(
     tell: Callable[[str], None],
     *,
     tables: Sequence[Table],
-    context: int,
-    rows: int | None,
+    starts: Starts,
+    rows: int,
     batch: int,
     smooth: bool,
     chunk: int = PREFILL,
 ) -> Generated:
-    """Quantize, add the adapters, place.
+    """Quantize, add the adapters, lower, place.
 
     Args:
-        rows: of a sequence that is taken whole, or of a batch of rows that nothing mixes; None for programs that decode.
+        seen: the imported module.
+        rows: of a sequence, of a batch of rows that nothing mixes, or of the context of a language model.
         batch: sequences of a run; 1 of rows that nothing mixes.
     """
     if smooth:
@@ -290,11 +298,11 @@ def _finished(
     largest |= {f"{name}/smooth": float((peaks[name] / by).max()) for name, by in model.smooth.items()}
     linears, inputs = _quantized(model, found, target, options, tell)
     own_name = GRAPH if any(x.adapters for x in linears) else None
-    keys = whole_context(target, context)
-    placement = _placement(model, linears, keys, 1) if rows is None else _placement(model, linears, rows, rows * batch)
-    names = (GRAPH,) if own_name else ()
+    keys, count = (whole_context(target, rows), 1) if starts is Starts.DECODE else (rows, rows * batch)
+    placement = _placement(model, linears, keys, count)
+    own_names = (GRAPH,) if own_name else ()
     matches = {GRAPH: graph_matches(linears)} if own_name else {}
-    lowered = Lowered(tuple(linears), tuple(inputs), (), placement, names, own_name, matches=matches)
+    lowered = Lowered(tuple(linears), tuple(inputs), (), placement, own_names, own_name, matches=matches)
     origin = Origin(found, tables)
     for name, path in () if options.merge else options.adapters.items():
         lowered = add_adapter(lowered, name, path, target, options.matching, options.max_lora_rank, origin)
@@ -307,24 +315,21 @@ def _finished(
         slots = min(slots, 1)  # a start runs one sequence, with its one adapter
     tell("placing the program")
     used = {li.name for li in lowered.linears if li.adapters}
+    adaptable = used if used and options.lora_linears == "used" else None
+    names = seen.names()
+    phases = run(seen.module, lower_rows(names, Calibrated(model, largest, lowered.linears, starts, rank, adaptable)))
+    options.dump.modules(phases)
+    module = phases[-1][1]
+    region = read_region(module, lowered.linears)
+    called = tuple(linear.name for linear in lowered.linears if linear.name in region.steps)
+    lowered = replace(lowered, regions=Regions(module, names.arguments(module["main"]), called, rank))
     try:
-        image = build(
-            target,
-            model,
-            lowered.linears,
-            largest,
-            context=context,
-            rows=rows,
-            slots=slots,
-            rank=rank,
-            chunk=chunk,
-            adaptable=used if used and options.lora_linears == "used" else None,
-        )
+        image = build(target, module, lowered.linears, slots=slots, chunk=chunk)
     except DoesNotFit as error:
         where = f"target {target.name}" if error.where == "target" else error.where
         raise DoesNotFit(error.message, where, error.hint) from None
-    own = max(image.programs) if model.rowwise else rows or context
-    made = Generated(model, lowered, largest, image, {}, own, batch)
+    own = max(image.programs) if starts is Starts.ROWS else rows
+    made = Generated(model, lowered, region, image, {}, own, batch)
     if options.dump.wanted:
         options.dump.modules([("integers", made.integers(target.activation_bits).module)])
     options.dump.programs({f"program_{n}": program for n, program in image.programs.items()})
@@ -421,14 +426,15 @@ def lower_generator(
     given = calibration is not None
     made = _finished(
         transformer,
+        g,
         found,
         target,
         options,
         peaks,
         tell,
         tables=tables,
-        context=context,
-        rows=None,
+        starts=Starts.DECODE,
+        rows=context,
         batch=1,
         smooth=given,
         chunk=chunk,
@@ -667,13 +673,14 @@ def lower_whole(
     given = calibration is not None
     made = _finished(
         transformer,
+        whole.g,
         found,
         target,
         options,
         peaks,
         tell,
         tables=tables,
-        context=1 if transformer.rowwise else rows,
+        starts=Starts.ROWS if transformer.rowwise else Starts.SEQUENCE,
         rows=rows,
         batch=batch,
         smooth=given,
@@ -688,5 +695,5 @@ def lower_whole(
         return made
     tell("measuring errors")
     held, bits = products(found), target.activation_bits
-    errors = value_errors(made.model, made.lowered.linears, made.largest, held, sequences[0], bits, made.image.context)
+    errors = value_errors(made.model, made.region, made.lowered.linears, held, sequences[0], bits, made.image.context)
     return replace(made, errors=errors)

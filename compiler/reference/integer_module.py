@@ -1,4 +1,4 @@
-"""A transformer's row operations as a Relax module: what LLVM runs, equal to the machine bit for bit.
+"""The row operations of a region as a Relax module: what LLVM runs, equal to the machine bit for bit.
 
 The same lowering (`lower`) that drives the emitter and the NumPy reference writes it: a function for each number of rows, from
 the rows of embeddings, the place of the first and the cache to the outputs and the cache with these rows.
@@ -17,10 +17,11 @@ from tvm import relax
 
 from axlora.compiler import layer
 from axlora.compiler.frontend.tvm_import import compiled
-from axlora.compiler.operators import Attention, Transformer
+from axlora.compiler.operators import Attention, Op
 from axlora.compiler.passes.linear_calls import Emitter, LinearVars, emit_linear, parameters
 from axlora.compiler.rows import ax_rows
 from axlora.compiler.rows.lower import lower
+from axlora.compiler.rows.read_region import Region
 from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows, Table
 from axlora.isa.opcodes import Map, Reduce, Row
 
@@ -328,10 +329,10 @@ class Start:
     linears: Mapping[str, tuple[layer.Linear, LinearVars]]
 
 
-def cache_shapes(model: Transformer, context: int) -> dict[str, tuple[tuple[int, int], str]]:
+def cache_shapes(operators: Sequence[Op], context: int) -> dict[str, tuple[tuple[int, int], str]]:
     """Name of every part of the cache -> (shape, type)."""
     found: dict[str, tuple[tuple[int, int], str]] = {}
-    for op in model.operators:
+    for op in operators:
         if isinstance(op, Attention):
             for kind in ("key", "value"):
                 for head in range(op.kv_heads):
@@ -341,36 +342,26 @@ def cache_shapes(model: Transformer, context: int) -> dict[str, tuple[tuple[int,
 
 
 class IntegerModule:
-    """The integer functions of a transformer, one for each number of rows, compiled by LLVM at the first run."""
+    """The integer functions of a region, one for each number of rows, compiled by LLVM at the first run."""
 
     def __init__(
-        self,
-        model: Transformer,
-        linears: Sequence[layer.Linear],
-        largest: Mapping[str, float],
-        *,
-        bits: int,
-        context: int,
-        starts: Sequence[int],
-        rank: int = 0,
+        self, region: Region, linears: Sequence[layer.Linear], *, bits: int, context: int, starts: Sequence[int]
     ) -> None:
-        """Args as `build`; `starts`: numbers of rows, `rank`: of the adapters' branches, 0 for none."""
-        self.model, self.linears, self.rank, self.context = model, {one.name: one for one in linears}, rank, context
-        self.caches = cache_shapes(model, context)
+        """`bits`: of activations; `context`: tokens of the cache; `starts`: numbers of rows."""
+        self.region, self.linears, self.context = region, {one.name: one for one in linears}, context
+        self.caches = cache_shapes(region.operators, context)
         self.numbers: tuple[int, ...] = ()
         self.fractions: tuple[int, dict[str, int]] = (0, {})
         builder = relax.BlockBuilder()
         emitter = Emitter(builder.add_func, builder.emit)
         for tokens in starts:
-            self._function(builder, emitter, tokens, largest, bits)
+            self._function(builder, emitter, tokens, bits)
         self.module = builder.finalize()
         self._vm: Any = None
         self._weights: dict[str | None, list[Any]] = {}
 
-    def _function(
-        self, builder: relax.BlockBuilder, emitter: Emitter, tokens: int, largest: Mapping[str, float], bits: int
-    ) -> None:
-        width = self.model.features
+    def _function(self, builder: relax.BlockBuilder, emitter: Emitter, tokens: int, bits: int) -> None:
+        width = self.region.widths[self.region.input]
         rows = relax.Var("rows", relax.TensorType((tokens, width), "int32"))
         places = relax.Var("places", relax.TensorType((2,), "int64"))
         caches = {
@@ -378,16 +369,14 @@ class IntegerModule:
             for n, (name, (shape, dtype)) in enumerate(self.caches.items())
         }
         own = {
-            name: (linear, LinearVars.declare(linear, f"w{n}", self.rank))
+            name: (linear, LinearVars.declare(linear, f"w{n}", self.region.rank))
             for n, (name, linear) in enumerate(self.linears.items())
         }
         params = [rows, places, *caches.values(), *(v for _, variables in own.values() for v in variables.all())]
         with builder.function(f"start_{tokens}", params):
             with builder.dataflow():
                 to = RelaxRows(builder, emitter, Start(tokens, self.context, bits, rows, places, caches, own))
-                steps = {name: linear.output_step for name, linear in self.linears.items()}
-                widths = {name: linear.n for name, linear in self.linears.items()}
-                self.fractions = lower(self.model, to, largest, steps, widths, bits, self.context)
+                self.fractions = lower(self.region, to, bits, self.context)
                 self.numbers = tuple(sorted(to.outputs))
                 results = [*(to.outputs[n] for n in self.numbers), *(to.caches[name] for name in self.caches)]
                 gathered = builder.emit_output(relax.Tuple(results))
@@ -402,7 +391,7 @@ class IntegerModule:
             found = []
             for linear in self.linears.values():
                 own = next((a for a in linear.adapters if a.name == adapter), None)
-                found += [tvm.runtime.tensor(np.ascontiguousarray(p)) for p in parameters(linear, self.rank, own)]
+                found += [tvm.runtime.tensor(np.ascontiguousarray(p)) for p in parameters(linear, self.region.rank, own)]
             self._weights[adapter] = found
         return self._weights[adapter]
 

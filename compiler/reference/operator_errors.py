@@ -13,7 +13,8 @@ from axlora.compiler.operators import Transformer
 from axlora.compiler.reference.numpy_rows import Cache, Reference
 from axlora.compiler.rows.float_forms import Product, evaluate
 from axlora.compiler.rows.formulas import fraction
-from axlora.compiler.rows.lower import lower, output_numbers
+from axlora.compiler.rows.lower import lower
+from axlora.compiler.rows.read_region import Region
 from axlora.isa.numerics import to_fixed
 
 Float64 = npt.NDArray[np.float64]
@@ -21,8 +22,8 @@ Float64 = npt.NDArray[np.float64]
 
 def value_errors(
     model: Transformer,
+    region: Region,
     linears: tuple[Linear, ...],
-    largest: Mapping[str, float],
     held: Mapping[str, Product],
     sample: tuple[Float64, int],
     bits: int,
@@ -31,20 +32,19 @@ def value_errors(
     """Value -> root mean square of (integer - float) over that of the float value, rows of padding left out, no adapter.
 
     Args:
+        model: the float form. region: the same model's.
         held: the linears in floating point.
         sample: rows of embeddings [n, features], and how many are no padding.
     """
     rows, keys = sample
-    steps, sizes = {li.name: li.output_step for li in linears}, {li.name: li.n for li in linears}
-    integers = to_fixed(rows, fraction(largest[model.input]))
+    integers = to_fixed(rows, fraction(region.largest[region.input]))
     run = Reference({li.name: li for li in linears}, [None] * len(rows), Cache(), bits, integers, keys)
     with threadpool_limits(1, "blas"):  # of products as small as `magnitudes` has
-        _, fractions = lower(model, run, largest, steps, sizes, bits, context)
+        _, fractions = lower(region, run, bits, context)
         wanted = evaluate(model, rows, held, keys)
-    number = output_numbers(model)
     errors = {}
-    for op in model.operators:
-        found = run.values[op.y] if op.y in run.values else run.outputs[number[op.y]]
+    for op in region.operators:
+        found = run.values[op.y] if op.y in run.values else run.outputs[region.outputs[op.y]]
         got, exact = np.ldexp(found.astype(np.float64), -fractions[op.y])[:keys], wanted[op.y][:keys]
         errors[op.y] = float(np.sqrt(((got - exact) ** 2).mean() / max(float((exact**2).mean()), 1e-30)))
     return errors

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from axlora.compiler.errors import UnsupportedOperator
-from axlora.compiler.operators import Add, Attention, Linear, Mul, Pool, Rotary, Transformer, operands
+from axlora.compiler.operators import Attention, Linear, Op, Pool, Rotary, operands
 from axlora.compiler.rows.formulas import Formulas
+from axlora.compiler.rows.read_region import Region
 from axlora.compiler.rows.row_operations import Rows
 from axlora.compiler.rows.steps import Append, Attend, Close, Collect, Step, reads, writes
 
@@ -15,37 +16,10 @@ HINT = "compile with --operators linears"
 """Hint of every refusal here: the linears of such a model can still run on the machine."""
 
 
-def widths(model: Transformer, outputs: Mapping[str, int]) -> dict[str, int]:
-    """Features of every value, from the linears' outputs [name -> n]."""
-    found = {model.input: model.features}
-    for op in model.operators:
-        if isinstance(op, Linear):
-            found[op.y] = outputs[op.name]
-        elif isinstance(op, Attention | Rotary):
-            found[op.y] = op.heads * op.dim
-        else:
-            found[op.y] = found[op.a if isinstance(op, Add | Mul) else op.x]
-    return found
-
-
-def output_numbers(model: Transformer) -> dict[str, int]:
-    """Value -> number of the first output that is it: its region holds the value for all of them."""
-    return {o.value: n for n, o in reversed(list(enumerate(model.outputs)))}
-
-
-def one_row(model: Transformer) -> frozenset[str]:
-    """Values of one row: the results of pools, and the results of operators that read those."""
-    single: set[str] = set()
-    for op in model.operators:
-        if isinstance(op, Pool) or any(name in single for name in operands(op)):
-            single.add(op.y)
-    return frozenset(single)
-
-
-def _rounded_late(model: Transformer, bits: int) -> frozenset[str]:
+def _rounded_late(region: Region, bits: int) -> frozenset[str]:
     """Values that linears alone read, as codes that fill their bits: to clamp these is to clamp the values."""
-    others = {name for op in model.operators if not isinstance(op, Linear) for name in operands(op)}
-    return frozenset(name for name, codes in model.codes.items() if codes.bits == bits and name not in others)
+    others = {name for op in region.operators if not isinstance(op, Linear) for name in operands(op)}
+    return frozenset(name for name, codes in region.codes.items() if codes.bits == bits and name not in others)
 
 
 @dataclass(frozen=True)
@@ -57,7 +31,7 @@ class _Phase:
     """What is behind a pool: it has one row in all."""
 
 
-def _phases(model: Transformer, blocks: int) -> tuple[_Phase, ...]:
+def _phases(operators: Sequence[Op], blocks: int) -> tuple[_Phase, ...]:
     """The steps, cut where a block needs all blocks' keys and values, and behind pools.
 
     Raises:
@@ -66,7 +40,7 @@ def _phases(model: Transformer, blocks: int) -> tuple[_Phase, ...]:
     single: set[str] = set()
     parts: list[list[tuple[int, Step]]] = [[]]
     end: list[tuple[int, Step]] = []
-    for n, op in enumerate(model.operators):
+    for n, op in enumerate(operators):
         of_one = [name in single for name in reads(op)]
         if isinstance(op, Pool):
             if any(of_one):
@@ -89,20 +63,10 @@ def _phases(model: Transformer, blocks: int) -> tuple[_Phase, ...]:
     return (*(_Phase(tuple(p)) for p in parts), *((_Phase(tuple(end), True),) if end else ()))
 
 
-def lower(
-    model: Transformer,
-    rows: Rows,
-    largest: Mapping[str, float],
-    steps: Mapping[str, float],
-    outputs: Mapping[str, int],
-    bits: int,
-    context: int,
-) -> tuple[int, dict[str, int]]:
-    """Carry out the model's operators on `rows`.
+def lower(region: Region, rows: Rows, bits: int, context: int) -> tuple[int, dict[str, int]]:
+    """Carry out the region's operators on `rows`.
 
     Args:
-        largest: value -> largest magnitude that calibration saw.
-        steps: linear -> value of an output code. outputs: linear -> features.
         bits: of activations.
         context: most tokens.
 
@@ -113,23 +77,22 @@ def lower(
         UnsupportedOperator: rows and what a pool made of them meet.
     """
     blocks = rows.blocks()
-    phases = _phases(model, len(blocks))
-    read = {name for op in model.operators for name in reads(op)}
-    number = output_numbers(model)
+    phases = _phases(region.operators, len(blocks))
+    read = {name for op in region.operators for name in reads(op)}
     walk = _Walk(
         Formulas(
             rows,
-            largest,
-            steps,
-            widths(model, outputs),
+            region.largest,
+            region.steps,
+            region.widths,
             bits,
             context,
-            model.smooth,
-            outputs={name: n for name, n in number.items() if name not in read},
-            held=model.codes,
-            late=_rounded_late(model, bits) - number.keys(),
+            region.smooth,
+            outputs={name: n for name, n in region.outputs.items() if name not in read},
+            held=region.codes,
+            late=_rounded_late(region, bits) - region.outputs.keys(),
         ),
-        number,
+        region.outputs,
         frozenset(step.op.y for phase in phases for _, step in phase.steps if isinstance(step, Collect)),
     )
     for name in sorted(walk.pooled):
@@ -139,12 +102,12 @@ def lower(
         later = {name for name, final in last.items() if final > p}
         for first, count in [(0, 1)] if phase.one_row else blocks:
             rows.block(first, count)
-            walk.block(phase, later, model.input if p == 0 else None)
+            walk.block(phase, later, region.input if p == 0 else None)
         for name in [name for name in walk.spilled if last[name] <= p]:
             rows.forget(name)
             walk.spilled.remove(name)
     fractions = walk.state.fractions
-    return fractions[model.input], dict(fractions)
+    return fractions[region.input], dict(fractions)
 
 
 @dataclass

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.functions import INTERVALS, REALS, lines, own_lines
+from axlora.compiler.functions import INTERVALS, REALS, lines
 from axlora.compiler.operators import Function, OwnFunction, Quantization
 from axlora.compiler.rows.row_operations import Table
 from axlora.isa.numerics import SAT32, rounding_shift
@@ -22,8 +22,7 @@ def function_table(function: Function | OwnFunction, fx: int, fy: int) -> Table:
     """Table for x of fraction fx (value = integer / 2**fx) to y of fraction fy; fx at least 5."""
     if isinstance(function, OwnFunction):
         step = fx + int(math.log2(2 * function.bound / INTERVALS))
-        base, rise = own_lines(function.of, function.bound)
-        return _table(function.name, -function.bound, fx, fy, step, base, rise)
+        return _table(function.name, -function.bound, fx, fy, step, *function.lines)
     f, bound = REALS[function]
     step = fx + int(math.log2(2 * bound / INTERVALS))
     base, rise = lines(f, np.linspace(-bound, bound, INTERVALS + 1))

@@ -68,12 +68,10 @@ def package(made: Made, tmp_path: Path) -> Path:
 def _greedy(lowered: Generated, program: axlora.Program, prompt: Sequence[int], count: int, adapter: str | None) -> list[int]:
     """The integer reference's tokens, all of the context anew at every step; no cache, no chunks."""
     linears: dict[str, Linear] = {linear.name: linear for linear in lowered.lowered.linears}
-    steps = {name: linear.output_step for name, linear in linears.items()}
-    outputs = {name: linear.n for name, linear in linears.items()}
     ids, host = list(prompt), program.interface
     for _ in range(count):
         rows = numpy_rows.Reference(linears, [adapter] * len(ids), numpy_rows.Cache(), 8, host.embed({host.ids: ids}))
-        lower(lowered.model, rows, lowered.largest, steps, outputs, 8, lowered.image.context)
+        lower(lowered.region, rows, 8, lowered.image.context)
         ids.append(int(np.argmax(rows.output[-1])))
     return ids[len(prompt) :]
 

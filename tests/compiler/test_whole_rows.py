@@ -56,8 +56,7 @@ def _reference(found: Generated, rows: np.ndarray, adapters: list[str | None]) -
     """Number of each output -> integers, by the row operations in NumPy."""
     linears = found.lowered.linears
     run = Reference({li.name: li for li in linears}, adapters, Cache(), TARGET.activation_bits, rows)
-    steps, sizes = {li.name: li.output_step for li in linears}, {li.name: li.n for li in linears}
-    lower(found.model, run, found.largest, steps, sizes, TARGET.activation_bits, found.image.context)
+    lower(found.region, run, TARGET.activation_bits, found.image.context)
     return run.outputs
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -26,14 +26,10 @@ class Integers:
     """The integer reference of a lowered model."""
 
     found: Generated
-    steps: dict[str, float] = field(init=False)
-    sizes: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         """Numbers of the linears."""
         self.linears = {li.name: li for li in self.found.lowered.linears}
-        self.steps = {name: li.output_step for name, li in self.linears.items()}
-        self.sizes = {name: li.n for name, li in self.linears.items()}
 
     def embedding(self, ids: Rows, mask: Rows, adapter: str | None) -> Rows:
         """Integer sentence vector [384] of one passage, and its fraction's value."""
@@ -46,7 +42,7 @@ class Integers:
         """The same from rows of embeddings in fixed point, padding last."""
         f = self.found
         run = numpy_rows.Reference(self.linears, [adapter] * len(rows), numpy_rows.Cache(), 8, rows, keys)
-        _, fractions = lower(f.model, run, f.largest, self.steps, self.sizes, 8, f.image.context)
+        _, fractions = lower(f.region, run, 8, f.image.context)
         return np.ldexp(run.output[0].astype(np.float64), -fractions[f.model.output])
 
     @property

@@ -6,13 +6,16 @@ import dataclasses
 
 import numpy as np
 import pytest
+from tiny_decoder import partitioned
 from tiny_llama import PROSE, Quantized, model, with_outliers
 
 import axlora
 from axlora.compiler.backend.build_image import build
 from axlora.compiler.operators import Add, Output
+from axlora.compiler.passes.lower_rows import Starts
 from axlora.compiler.reference.numpy_rows import Cache, Reference
 from axlora.compiler.rows.lower import lower
+from axlora.compiler.rows.read_region import read_region
 from axlora.isa.numerics import to_fixed
 from axlora.isa.positions import position_registers
 from axlora.isa.regions import slot_values, token_words
@@ -99,7 +102,9 @@ def test_a_layer_with_lora_in_verilog() -> None:
     )
     used = {op.name for op in layer.operators if hasattr(op, "name")}
     linears = tuple(li for li in f.lowered.linears if li.name in used)
-    image = build(target, layer, linears, f.largest, context=32, slots=1, rank=8)
+    held = {li.name: li for li in linears}
+    module = partitioned(layer, held, f.region.largest, 32, Starts.DECODE, 8)
+    region, image = read_region(module, linears), build(target, module, linears, slots=1)
     from axlora.compiler.backend.link import adapter_block
 
     block = adapter_block(target, linears, "prose", 8, image.tilings)
@@ -123,10 +128,8 @@ def test_a_layer_with_lora_in_verilog() -> None:
         result = run_image(target, memory, image.addresses[count], registers)
         results.append(result)
         memory, position = result.memory, position + count
-        reference = Reference({li.name: li for li in linears}, ["prose"] * count, cache, 8, rows)
-        lower(
-            layer, reference, f.largest, {li.name: li.output_step for li in linears}, {li.name: li.n for li in linears}, 8, 32
-        )
+        reference = Reference(held, ["prose"] * count, cache, 8, rows)
+        lower(region, reference, 8, 32)
         at, wide = image.regions["output 0"][0], image.output_words[0] * target.vector_lanes
         out = memory[at : at + 4 * wide * count].view("<i4").reshape(count, wide)
         np.testing.assert_array_equal(out[:, : reference.output.shape[1]], reference.output)

@@ -71,10 +71,7 @@ class Quantized:
         f = self.found
         rows = to_fixed(f.model.embedding[ids], f.image.input_fraction)
         reference = Reference(self.linears, [adapter] * len(ids), cache, self.target.activation_bits, rows)
-        steps = {name: li.output_step for name, li in self.linears.items()}
-        outputs = {name: li.n for name, li in self.linears.items()}
-        bits, context = self.target.activation_bits, f.image.context
-        _, fractions = lower(f.model, reference, f.largest, steps, outputs, bits, context)
+        _, fractions = lower(f.region, reference, self.target.activation_bits, f.image.context)
         return reference.output, fractions[f.model.output]
 
     def compiled(self, adapter: str | None, prompt: int) -> Compiled:

@@ -14,10 +14,12 @@ from tvm import relax
 from axlora.compiler.frontend.tvm_import import compiled
 from axlora.compiler.operators import Function, NormKind, PoolKind
 from axlora.compiler.passes.linear_calls import Emitter
+from axlora.compiler.passes.lower_rows import Starts
 from axlora.compiler.reference import numpy_rows
 from axlora.compiler.reference.integer_module import IntegerModule
 from axlora.compiler.rows import ax_rows
 from axlora.compiler.rows.lower import lower
+from axlora.compiler.rows.read_region import read_region
 from axlora.isa import numerics
 from axlora.isa.opcodes import Row
 
@@ -36,13 +38,13 @@ TOKENS = 20
 def test_encoders(sizes: Sizes, kind: dict[str, object], keys: int, rank: int) -> None:
     d = _encoder(sizes, **kind)
     linears = d.quantized(TEST, {"a": random_branches(d, rank, 9)} if rank else {})
-    module = IntegerModule(d.model, list(linears.values()), d.largest, bits=8, context=24, starts=[TOKENS], rank=rank)
+    region = read_region(d.module(linears, TOKENS, rank=rank), list(linears.values()))
+    module = IntegerModule(region, list(linears.values()), bits=8, context=24, starts=[TOKENS])
     ids = np.random.default_rng(5).integers(0, VOCABULARY, TOKENS)
     rows = np.rint(np.ldexp(d.rows(ids), module.fractions[0])).astype(np.int64)
-    steps, widths = {n: li.output_step for n, li in linears.items()}, {n: li.n for n, li in linears.items()}
     for adapter in [None, "a"][: 1 + (rank > 0)]:
         wanted = numpy_rows.Reference(linears, [adapter] * TOKENS, numpy_rows.Cache(), 8, rows, keys)
-        lower(d.model, wanted, d.largest, steps, widths, 8, 24)
+        lower(region, wanted, 8, 24)
         found, _ = module.run(rows, 0, keys, adapter=adapter)
         assert found.keys() == wanted.outputs.keys()
         for number, expected in wanted.outputs.items():
@@ -58,7 +60,8 @@ def test_prefill_and_decode_share_a_cache(bits: int) -> None:
     target = TEST if bits == 8 else TEST.__class__(**vars(TEST) | {"activation_bits": 16, "accumulator_bits": 48})
     linears = d.quantized(target, {"a": random_branches(d, 4, 5)})
     context = d.sizes.context
-    module = IntegerModule(d.model, list(linears.values()), d.largest, bits=bits, context=context, starts=[1, 4], rank=4)
+    region = read_region(d.module(linears, context, Starts.DECODE, 4), list(linears.values()))
+    module = IntegerModule(region, list(linears.values()), bits=bits, context=context, starts=[1, 4])
     chunks = [4, 1, 1, 4, 1]
     ids = np.random.default_rng(4).integers(0, VOCABULARY, sum(chunks))
     wanted = IntegerReference(d, linears, bits, context)

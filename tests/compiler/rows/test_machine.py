@@ -14,6 +14,7 @@ from axlora.compiler.backend.emit_attention import Emit
 from axlora.compiler.backend.memory_layout import Memory
 from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.operators import Function, NormKind
+from axlora.compiler.passes.lower_rows import Starts
 from axlora.compiler.rows.lower import lower
 from axlora.isa.legality import check_program
 from axlora.isa.target import Target
@@ -123,30 +124,28 @@ def test_programs_are_legal_and_one_for_one_row_and_one_for_t(name: str) -> None
 
 def test_more_slots_than_the_positions_leave_is_refused() -> None:
     target, decoder = Target.load("test"), random_decoder(SHORT)
-    linears = list(decoder.quantized(target).values())
+    linears = decoder.quantized(target)
     with pytest.raises(BadModel, match="6 adapter slots"):
-        build(target, decoder.model, linears, decoder.largest, context=8, slots=6, rank=4)
+        build(target, decoder.module(linears, 8, Starts.DECODE, 4), [*linears.values()], slots=6)
 
 
 def test_heads_whose_halves_are_no_whole_words_are_refused() -> None:
     target, decoder = Target.load("test"), random_decoder(Sizes(layers=1, dim=6, context=8))
-    linears = list(decoder.quantized(target).values())
+    linears = decoder.quantized(target)
     with pytest.raises(BadModel, match="cut at feature 3"):
-        build(target, decoder.model, linears, decoder.largest, context=8)
+        build(target, decoder.module(linears, 8, Starts.DECODE), [*linears.values()])
 
 
 def _emits(decoder: Decoder, target: Target, rows: int, dry: bool) -> str:
     """What an emission for one block of `rows` rows is refused with; empty if it fits."""
     linears = decoder.quantized(target)
-    steps = {name: linear.output_step for name, linear in linears.items()}
-    outputs = {name: linear.n for name, linear in linears.items()}
     context = whole_context(target, decoder.sizes.context)
     try:
         memory = Memory()
         fixed = 2 * -(-max(context, decoder.sizes.dim + target.beat_bytes) // target.ports)
         placed = place(target, list(linears.values()), memory, 0, 0, fixed, set(), -(-rows // target.tokens))
         emit = Emit(target, placed, memory, [(0, rows)], context, decoder.sizes.dim, dry)
-        lower(decoder.model, emit, decoder.largest, steps, outputs, target.activation_bits, context)
+        lower(decoder.region(linears), emit, target.activation_bits, context)
     except DoesNotFit as error:
         return str(error)
     return ""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_decoder import partitioned
 
 from axlora.compiler.operators import (
     Add,
@@ -28,6 +29,7 @@ from axlora.compiler.reference.numpy_rows import Cache, Reference
 from axlora.compiler.rows import float_forms
 from axlora.compiler.rows.formulas import fraction
 from axlora.compiler.rows.lower import lower
+from axlora.compiler.rows.read_region import read_region
 
 Float64 = np.ndarray
 EXPONENT = st.integers(-10, 10)
@@ -44,7 +46,7 @@ def _both(x: Float64, *operators: Op, largest: Mapping[str, float] | None = None
     most = most | dict(largest or {})
     rows = np.rint(np.ldexp(x, fraction(most["x"]))).astype(np.int64)
     reference = Reference({}, [None] * len(x), Cache(), 8, rows)
-    _, fractions = lower(model, reference, most, {}, {}, 8, len(x))
+    _, fractions = lower(read_region(partitioned(model, {}, most, len(x)), []), reference, 8, len(x))
     return np.ldexp(reference.output.astype(float), -fractions[model.output]), float_forms.evaluate(model, x, {})[model.output]
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axlora.compiler.functions import OWN_ERROR, own_bound, real
-from axlora.compiler.operators import Function, OwnFunction
+from axlora.compiler.functions import OWN_ERROR, own_bound, own_function, real
+from axlora.compiler.operators import Function
 from axlora.compiler.rows.formulas import EXP_FRACTION, SCORE_FRACTION, TABLE_FRACTION
 from axlora.compiler.rows.row_operations import Table
 from axlora.compiler.rows.tables import EXP_INTERVALS, EXP_LOW, INTERVALS, exp_table, function_table
@@ -84,7 +84,7 @@ def test_tables_of_composed_functions(kind: str, c: float) -> None:
 
     bound = own_bound(of)
     assert bound is not None
-    table = function_table(OwnFunction("own", of, bound), TABLE_FRACTION, TABLE_FRACTION)
+    table = function_table(own_function("own", of, bound), TABLE_FRACTION, TABLE_FRACTION)
     far = np.geomspace(1e-3, 8191, 20_001)
     x = np.rint(np.ldexp(np.concatenate([far, -far]), TABLE_FRACTION)).astype(np.int64)
     with np.errstate(over="ignore"):

@@ -60,8 +60,7 @@ def _encoder(sizes: Sizes, *, causal: bool = False, pools: tuple[PoolKind, ...] 
 
 
 def _image(d: Decoder, target: Target, linears: Mapping[str, Quantized], tokens: int, rank: int = 0) -> Image:
-    slots = int(rank > 0)
-    return build(target, d.model, list(linears.values()), d.largest, context=tokens, rows=tokens, slots=slots, rank=rank)
+    return build(target, d.module(linears, tokens, rank=rank), list(linears.values()), slots=int(rank > 0))
 
 
 def _compare(d: Decoder, target: Target, tokens: int, keys: int, rank: int = 0) -> Image:
@@ -98,8 +97,7 @@ def _compare(d: Decoder, target: Target, tokens: int, keys: int, rank: int = 0) 
     wanted = numpy_rows.Reference(
         linears, ["a" if rank else None] * tokens, numpy_rows.Cache(), target.activation_bits, rows, keys
     )
-    steps = {name: linear.output_step for name, linear in linears.items()}
-    lower(d.model, wanted, d.largest, steps, {n: li.n for n, li in linears.items()}, target.activation_bits, image.context)
+    lower(d.region(linears), wanted, target.activation_bits, image.context)
     for n, expected in wanted.outputs.items():
         address, width = image.regions[f"output {n}"][0], image.output_words[n] * target.vector_lanes
         found = left[address : address + 4 * width * len(expected)].view("<i4").reshape(len(expected), width)
@@ -181,11 +179,9 @@ def test_integers_are_near_floating_point(keys: int) -> None:
     linears = d.quantized(TEST)
     ids = np.random.default_rng(3).integers(0, VOCABULARY, 20)
     rows = d.rows(ids)
-    largest = d.largest
-    f = 30 - 2 - int(np.ceil(np.log2(largest["h"])))
+    f = 30 - 2 - int(np.ceil(np.log2(d.largest["h"])))
     r = numpy_rows.Reference(linears, [None] * 20, numpy_rows.Cache(), 8, np.rint(np.ldexp(rows, f)).astype(np.int64), keys)
-    steps = {name: linear.output_step for name, linear in linears.items()}
-    _, fractions = lower(d.model, r, largest, steps, {n: li.n for n, li in linears.items()}, 8, 24)
+    _, fractions = lower(d.region(linears), r, 8, 24)
     wanted = float_forms.evaluate(d.model, rows, d.products, keys)
     for n, output in enumerate(d.model.outputs):
         got = np.ldexp(r.outputs[n].astype(float), -fractions[output.value])
@@ -203,8 +199,7 @@ def test_padding_changes_nothing() -> None:
         ids[12:] = np.random.default_rng(seed).integers(0, VOCABULARY, 8)
         rows = np.rint(np.ldexp(d.rows(ids), 24)).astype(np.int64)
         r = numpy_rows.Reference(linears, [None] * 20, numpy_rows.Cache(), 8, rows, 12)
-        steps = {name: linear.output_step for name, linear in linears.items()}
-        lower(d.model, r, d.largest, steps, {n: li.n for n, li in linears.items()}, 8, 24)
+        lower(d.region(linears), r, 8, 24)
         found.append(r.outputs)
     assert np.array_equal(found[0][0][:12], found[1][0][:12])
     assert not np.array_equal(found[0][0][12:], found[1][0][12:])

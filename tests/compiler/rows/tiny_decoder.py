@@ -11,6 +11,8 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import tvm
+from tvm import relax
 
 from axlora.compiler.backend.build_image import Image, build
 from axlora.compiler.backend.link import adapter_block
@@ -31,12 +33,16 @@ from axlora.compiler.operators import (
     Rotary,
     Transformer,
 )
+from axlora.compiler.passes.lower_linears import Names
+from axlora.compiler.passes.lower_rows import Calibrated, Starts
+from axlora.compiler.passes.pipeline import lower_rows, run
 from axlora.compiler.passes.quantize_adapter import Branch, quantize_adapter
 from axlora.compiler.passes.quantize_linear import quantize_linear
 from axlora.compiler.reference import numpy_rows
 from axlora.compiler.rows import float_forms
 from axlora.compiler.rows.formulas import fraction
 from axlora.compiler.rows.lower import lower
+from axlora.compiler.rows.read_region import Region, read_region
 from axlora.isa.positions import position_registers
 from axlora.isa.regions import slot_values, token_words
 from axlora.isa.target import Target
@@ -63,6 +69,23 @@ class Sizes:
     """As GPT-2: q, k and v from one linear, learned positions and no rotary embedding."""
 
 
+def partitioned(
+    model: Transformer,
+    linears: Mapping[str, Quantized],
+    largest: Mapping[str, float],
+    rows: int,
+    starts: Starts = Starts.SEQUENCE,
+    rank: int = 0,
+) -> tvm.IRModule:
+    """What the passes make of a module that takes the model's first rows."""
+    first = relax.Var("first", relax.TensorType((rows, model.features), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [first]):
+        builder.emit_func_output(first)
+    given = Calibrated(replace(model, source="first", mask=None), largest, [*linears.values()], starts, rank)
+    return run(builder.get(), lower_rows(Names({"first": first}, ["first"], {}), given))[-1][1]
+
+
 @dataclass(frozen=True)
 class Decoder:
     """A model, its linears as reals, calibrated."""
@@ -87,6 +110,16 @@ class Decoder:
         ids = np.random.default_rng(1).integers(0, VOCABULARY, (4, self.sizes.context))
         rows = [(self.rows(x), len(x)) for x in ids]
         return {name: float(peak.max()) for name, peak in float_forms.magnitudes(self.model, rows, self.products).items()}
+
+    def module(
+        self, linears: Mapping[str, Quantized], rows: int, starts: Starts = Starts.SEQUENCE, rank: int = 0
+    ) -> tvm.IRModule:
+        """As the passes end with it."""
+        return partitioned(self.model, linears, self.largest, rows, starts, rank)
+
+    def region(self, linears: Mapping[str, Quantized], rows: int = 1) -> Region:
+        """What the backend reads of it."""
+        return read_region(self.module(linears, rows), [*linears.values()])
 
     def quantized(self, target: Target, branches: Mapping[str, Mapping[str, Branch]] | None = None) -> dict[str, Quantized]:
         """Linears as integers; `branches`: adapter -> linear -> LoRA."""
@@ -174,6 +207,7 @@ class IntegerReference:
 
     def __init__(self, decoder: Decoder, linears: Mapping[str, Quantized], bits: int, context: int) -> None:
         self.decoder, self.linears, self.bits, self.context = decoder, linears, bits, context
+        self.region = decoder.region(linears)
         self.cache = numpy_rows.Cache()
         self.output_fraction = 0
         self.values: dict[str, Int64] = {}
@@ -190,10 +224,8 @@ class IntegerReference:
         """Logits [tokens, vocabulary] of tokens that follow those before."""
         names = list(adapters) if adapters is not None else [None] * len(ids)
         rows = numpy_rows.Reference(self.linears, names, self.cache, self.bits, self.rows(ids))
-        steps = {name: linear.output_step for name, linear in self.linears.items()}
-        outputs = {name: linear.n for name, linear in self.linears.items()}
         d = self.decoder
-        first, fractions = lower(d.model, rows, d.largest, steps, outputs, self.bits, self.context)
+        first, fractions = lower(self.region, rows, self.bits, self.context)
         self.output_fraction = fractions[d.model.output]
         assert first == fraction(d.largest[d.model.input])
         self.values = rows.values
@@ -217,15 +249,8 @@ class Machine:
         """`adapters`: name -> rank, in the order of their slots."""
         self.target, self.adapters = target, list(adapters)
         rank = max(adapters.values(), default=0)
-        self.image: Image = build(
-            target,
-            decoder.model,
-            list(linears.values()),
-            decoder.largest,
-            context=decoder.sizes.context,
-            slots=len(adapters),
-            rank=rank,
-        )
+        module = decoder.module(linears, decoder.sizes.context, Starts.DECODE, rank)
+        self.image: Image = build(target, module, [*linears.values()], slots=len(adapters))
         i = self.image
         self.memory = np.zeros(-(-i.size // 64) * 64, np.uint8)
         self._put(0, i.data)

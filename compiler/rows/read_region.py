@@ -1,0 +1,200 @@
+"""The accelerator's region of a module of rows, read back: all that the backend and the references know of a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+
+from axlora.compiler import layer
+from axlora.compiler.operators import Attention, Op, Quantization, codes_of
+from axlora.compiler.passes.lower_rows import PLACES, Starts
+from axlora.compiler.passes.row_calls import KINDS, PREFIX, read
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Region:
+    """Operators on rows, and what the module says of their values and linears."""
+
+    input: str
+    """Value that holds the rows which the host gives."""
+    rows: int
+    """Of a sequence, of a batch, or most that a cache holds."""
+    starts: Starts
+    operators: tuple[Op, ...]
+    outputs: Mapping[str, int]
+    """Value -> number of the output that it is."""
+    widths: Mapping[str, int]
+    """Value -> its features."""
+    largest: Mapping[str, float]
+    """Value, and what a value's channels are divided to (NAME/smooth) -> largest magnitude that calibration saw."""
+    smooth: Mapping[str, Float64]
+    """Value -> what its channels [n] are divided by for linears."""
+    steps: Mapping[str, float]
+    """Linear -> value of an output code, a power of two."""
+    ranks: Mapping[str, int]
+    """Linear that adapters may change -> widest rank."""
+
+    @property
+    def rank(self) -> int:
+        """Of the widest adapter."""
+        return max(self.ranks.values(), default=0)
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a sequence; 1 where rows are none of a sequence."""
+        return 1 if self.starts is Starts.ROWS else self.rows
+
+    @property
+    def codes(self) -> dict[str, Quantization]:
+        """Value -> its codes, of values that are rounded to codes of one scale."""
+        return codes_of(self.operators)
+
+    @property
+    def head(self) -> int:
+        """Features of the widest head of attention."""
+        return max((op.dim for op in self.operators if isinstance(op, Attention)), default=0)
+
+
+@dataclass(frozen=True)
+class Called:
+    """A call in a region."""
+
+    variable: Any
+    """Of its result."""
+    kind: str
+    """Of the composite function, without the prefix."""
+    attributes: Mapping[str, Any]
+    args: Mapping[str, Any]
+    """By the names of the function's parameters."""
+
+
+def region_of(module: tvm.IRModule) -> tuple[Any, relax.Function, relax.Call]:
+    """The one region of a module that `LowerRows` and `Partition` made: its variable, itself, and its call in `main`."""
+    regions = {
+        variable: function
+        for variable, function in module.functions_items()
+        if isinstance(function, relax.Function) and (function.attrs or {}).get("Codegen") == "axlora"
+    }
+    bindings = (binding for block in module["main"].body.blocks for binding in block.bindings)
+    found = [b.value for b in bindings if isinstance(b.value, relax.Call) and b.value.op in regions]
+    assert len(found) == 1, f"the passes made {len(found)} regions of the accelerator, not one"
+    return found[0].op, regions[found[0].op], found[0]
+
+
+def calls(region: relax.Function) -> Iterator[Called]:
+    """The calls of composite functions, in their order."""
+    composites: dict[Any, relax.Function] = {}
+    for binding in (b for block in region.body.blocks for b in block.bindings):
+        value = binding.value
+        if isinstance(value, relax.Function):
+            composites[binding.var] = value
+        elif isinstance(value, relax.Call):
+            called = composites[value.op]
+            args = {str(p.name): each for p, each in zip(called.params, value.args, strict=True)}
+            yield Called(binding.var, str(called.attrs["Composite"]).removeprefix(PREFIX), called.attrs, args)
+
+
+def read_region(module: tvm.IRModule, linears: Sequence[layer.Linear]) -> Region:
+    """What the region of a module says.
+
+    Args:
+        linears: in the order of the parameters that hold their tensors, `wN_weight` of the Nth.
+    """
+    _, function, call = region_of(module)
+    return _Reading(dict(zip(function.params, call.args, strict=True)), linears).region(function)
+
+
+class _Reading:
+    """One region's reading."""
+
+    def __init__(self, given: Mapping[Any, Any], linears: Sequence[layer.Linear]) -> None:
+        """`given`: parameter of the region -> what `main` passes."""
+        self._given, self._linears = given, linears
+        self._values: dict[Any, str] = {}
+        """Variable -> the value that it is."""
+        self._divided: dict[Any, str] = {}
+        """Variable -> the value whose divided channels it is."""
+        self._arrays: dict[Any, npt.NDArray[Any]] = {}
+        self._operators: list[Op] = []
+        self._outputs: dict[str, int] = {}
+        self._widths: dict[str, int] = {}
+        self._largest: dict[str, float] = {}
+        self._smooth: dict[str, Float64] = {}
+        self._steps: dict[str, float] = {}
+        self._ranks: dict[str, int] = {}
+
+    def region(self, function: relax.Function) -> Region:
+        """What its calls say."""
+        first: tuple[str, int, Starts] | None = None
+        for call in calls(function):
+            match call.kind:
+                case "input":
+                    rows = int(call.variable.ty.shape.values[0])
+                    first = self._value(call), rows, Starts(call.attributes["starts"])
+                case "smooth":
+                    x = self._divided[call.variable] = self._values[call.args["x"]]
+                    self._smooth[x] = self._array(call.args["by"])
+                    self._largest[str(call.attributes["y"])] = float(call.attributes["largest"])
+                case "output":
+                    self._outputs[self._values[call.args["x"]]] = int(call.attributes["number"])
+                case "linear":
+                    self._linear(call)
+                case _:
+                    self._operator(call)
+        assert first is not None, "the region of the accelerator reads no rows"
+        return Region(
+            *first,
+            tuple(self._operators),
+            self._outputs,
+            self._widths,
+            self._largest,
+            self._smooth,
+            self._steps,
+            self._ranks,
+        )
+
+    def _value(self, call: Called) -> str:
+        """The value that a call makes, with what its attributes say of it."""
+        name = str(call.attributes["y"])
+        self._values[call.variable], self._widths[name] = name, int(call.variable.ty.shape.values[1])
+        self._largest[name] = float(call.attributes["largest"])
+        return name
+
+    def _linear(self, call: Called) -> None:
+        """A linear: the one whose weight a parameter of `main` is."""
+        self._value(call)
+        weight, x = self._given[call.args["weight"]], call.args["x"]
+        found = re.fullmatch(r"w(\d+)_weight", str(weight.name))
+        assert found is not None, f"{weight.name!r} is no weight of a linear"
+        name = self._linears[int(found[1])].name
+        self._steps[name] = float(call.attributes["step"])
+        if "a" in call.args:
+            self._ranks[name] = int(call.args["a"].ty.shape.values[1])
+        value = self._divided[x] if x in self._divided else self._values[x]
+        self._operators.append(read(call.kind, call.attributes, {"name": name, "x": value}))
+
+    def _operator(self, call: Called) -> None:
+        assert call.kind in KINDS, f"there is no operator {call.kind!r} of rows"
+        self._value(call)
+        arguments = {
+            name: self._values[each] if each in self._values else self._array(each)
+            for name, each in call.args.items()
+            if name != PLACES
+        }
+        self._operators.append(read(call.kind, call.attributes, arguments))
+
+    def _array(self, parameter: Any) -> npt.NDArray[Any]:
+        """A constant, read once."""
+        constant = self._given[parameter]
+        if constant not in self._arrays:
+            self._arrays[constant] = np.asarray(constant.value.numpy())
+        return self._arrays[constant]
