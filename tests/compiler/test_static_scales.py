@@ -143,8 +143,7 @@ def _lowered_run(
     rows = program.interface.given_rows(program.interface.given, {"x": x})
     linears = {li.name: li for li in found.lowered.linears}
     numpy = Reference(linears, [adapter] * len(rows), Cache(), bits, rows)
-    steps, sizes = {n: li.output_step for n, li in linears.items()}, {n: li.n for n, li in linears.items()}
-    lower(found.model, numpy, found.largest, steps, sizes, bits, found.image.context)
+    lower(found.region, numpy, bits, found.image.context)
     return program, [numpy.outputs, found.integers(bits).run(rows, adapter=adapter)[0]]
 
 
