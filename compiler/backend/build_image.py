@@ -13,7 +13,7 @@ from axlora.compiler.backend.emit_tiles import Placed
 from axlora.compiler.backend.link import Tiling, check_accumulators, placed_linear
 from axlora.compiler.backend.memory_layout import ALIGN, Memory
 from axlora.compiler.backend.pack import adapter_offsets
-from axlora.compiler.backend.plan import Plan, Shape, pace_of
+from axlora.compiler.backend.plan import Plan, Shape, adapter_lines, pace_of
 from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.layer import Linear
 from axlora.compiler.passes.lower_rows import Starts
@@ -77,10 +77,13 @@ def _plan(target: Target, linear: Linear, shape: Shape, fixed: int, groups: int)
     """
     t, s = target, shape
     lines = t.wbuf_lines // (3 if groups > 1 else 4) * 8 // s.storage
+    a, b = adapter_lines(s, 1)
+    free = t.wbuf_lines - s.slots * a - 2  # of a tile, the next, and each slot's A and B beside them
     step = s.per_group or 1
     least = step if groups > 1 else s.blocks
     limits = (
         lines // least,
+        8 * free // (2 * least * s.storage + 8 * s.slots * b),
         (t.acc_words // (2 * groups if groups > 1 else 3) - s.rank_groups) // (2 if s.slots else 1),
         t.obuf_beats * t.beat_bytes // (8 * t.ports * t.tokens),
         ((t.pbuf_groups - fixed) // 3 - s.slots * s.rank_groups) // (1 + s.slots),
@@ -93,7 +96,7 @@ def _plan(target: Target, linear: Linear, shape: Shape, fixed: int, groups: int)
     if groups == 1:
         return Plan(columns, s.blocks, 1, 0, pace_of(t, linear, columns))
     columns = _even(s.groups, columns, s.column_unit)
-    rows = lines // columns // step * step
+    rows = min(lines, (free - s.slots * b * columns) // 2 * 8 // s.storage) // columns // step * step
     if s.per_group:
         rows = min(rows, t.sbuf_lines // 3 // columns * step)
     return Plan(columns, _even(s.blocks, max(rows, step), step), 1, 0, pace_of(t, linear, columns))

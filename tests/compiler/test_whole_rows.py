@@ -134,6 +134,25 @@ def test_a_batch_mixes_adapters_in_one_start(kind: str, write_peft: Callable[...
     assert not np.array_equal(run.codes[output], axlora.simulate(program, {"x": x}, "a", timing=False).codes[output])
 
 
+def test_adapters_of_all_slots_fit_beside_the_weights(write_peft: Callable[..., Path]) -> None:
+    """A of three slots is most of WBUF: no weight tile may push one out. As near float as one slot is."""
+    k, wide, rank, rng, g = 1024, 64, 32, np.random.default_rng(0), M.Graph()
+    model = g.model([BATCH, k], {g.do("Relu", g.linear("x", k, wide, "up", bias=False)): [BATCH, wide]})
+    (weight,) = (onnx.numpy_helper.to_array(c) for c in model.graph.initializer)
+    x, deltas, adapters = rng.normal(0, 1, (BATCH, k)).astype(np.float32), {}, {}
+    for name in "abc":
+        a, b = (rng.normal(0, n**-0.5, shape).astype(np.float32) for n, shape in ((k, (rank, k)), (rank, (wide, rank))))
+        tensors = {"base_model.model.up.lora_A.weight": a, "base_model.model.up.lora_B.weight": b}
+        adapters[name] = write_peft(tensors, name, r=rank, lora_alpha=rank, target_modules=["up"])
+        deltas[name] = (b @ a).T
+    names = ["c", "a", "b", "a", "c"]
+    wanted = [np.maximum(row @ (weight + deltas[name]), 0) for row, name in zip(x, names, strict=True)]
+    given = {"calibration": {"x": x[None]}, "operators": "all"}
+    program = axlora.compile(model, TARGET, adapters=adapters, max_loras=3, **given)
+    (y,) = axlora.simulate(program, {"x": x}, names, timing=False).outputs.values()
+    assert _error(y, np.array(wanted)) < 0.03
+
+
 def test_a_peft_adapter_is_near_float(write_peft: Callable[..., Path]) -> None:
     """The same branches in the graph and in a directory have the same results, near onnxruntime; the base has not."""
     model = M.lora()
