@@ -33,6 +33,7 @@ CREDITS = 7
 """Waits beyond the oldest that a poster near the limit asks to be over, so that it need not ask again soon."""
 UNKNOWN = 16
 """Stands for a count that a register holds."""
+_NONE: frozenset[str] = frozenset()
 _OTHERS = {unit: tuple(u for u in UNITS if u is not unit) for unit in UNITS}
 
 
@@ -61,7 +62,7 @@ class _Step:
     """Operator that it works for."""
     cycles: int = 0
     """How long it takes; 0: by `_DURATIONS`."""
-    fills: frozenset[str] = frozenset()
+    fills: frozenset[str] = _NONE
     """Buffers that it writes, of a load of what the program does not change."""
     waits: list[int] = field(default_factory=list)
     posts: list[int] = field(default_factory=list)
@@ -111,8 +112,9 @@ class Schedule:
                     start = stretch * size
                     own = _Touch(max(span.first, start), min(span.stop, start + size), number, unit, writing)
                     self._touch(self._touched.setdefault((span.where, stretch), []), own, after)
-        fixed = unit is Unit.LOAD and not any(span.where == MEMORY for span in reads)
-        fills = frozenset(span.where for span in writes) if fixed else frozenset[str]()
+        fills = _NONE
+        if unit is Unit.LOAD and not any(span.where == MEMORY for span in reads):
+            fills = frozenset(span.where for span in writes)
         self._steps.append(_Step(opcode, unit, fields, after, self.owner, cycles, fills))
 
     @staticmethod
@@ -242,6 +244,8 @@ class _Order:
     def _first_load(self, loads: deque[int]) -> tuple[int, int] | None:
         """(when it could begin, step) of the next loads' that can begin first; None if all of them come after others."""
         soonest = max(self._now, self._free[Unit.LOAD])
+        if loads and not self._missing[loads[0]] and self._ready[loads[0]] <= soonest:
+            return soonest, loads[0]
         best: tuple[int, int] | None = None
         late: set[str] = set()
         """Buffers whose next load is not ready: those behind it would only make it later."""
