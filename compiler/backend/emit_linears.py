@@ -14,6 +14,7 @@ from axlora.isa.target import Target
 from axlora.timing.vector import requantize_duration
 
 LAP = 4
+"""Tiles in a round of a ring."""
 OUTPUT_SIZES = {8: 0, 16: 1, 32: 2}
 
 
@@ -79,8 +80,9 @@ class LinearsEmit(TileEmit):
         self.b_lines = Ring("WBUF", t.wbuf_lines, t.wbuf_lines - b * (2 if b <= room else 1))
         self.a_lines = Ring("WBUF", self.b_lines.first, self.b_lines.first - a)
         self.wbuf.window(LAP, tile, self.a_lines.first)
-        self.acc.window(LAP, chunk * columns * (2 if s.slots else 1), t.acc_words)
-        records = columns * (1 + s.slots)
+        sums, records = columns * (2 if s.slots else 1), columns * (1 + s.slots)
+        # The first column tile has x.A beside it; of a chunk's groups one may not fit before the ring's end.
+        self.acc.window(max(LAP * chunk, (chunk + 1) * -(-(sums + s.rank_groups) // sums)), sums, t.acc_words)
         self.pbuf.window(max(LAP, -(-(records + s.slots * s.rank_groups) // records)), records, t.pbuf_groups)
         self.obuf.window(LAP, chunk * output_bytes(t, s, columns) // t.beat_bytes, t.obuf_beats)
 

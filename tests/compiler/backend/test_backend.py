@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axlora.compiler.backend.link import check_accumulators, link, place_regions
-from axlora.compiler.backend.plan import Shape, fits, make_plan
+from axlora.compiler.backend.plan import Plan, Shape, fits, make_plan
 from axlora.compiler.backend.roll import roll
 from axlora.compiler.errors import BadModel
 from axlora.compiler.layer import Adapter, Codes, Linear, Lowered, Records, Tensor
@@ -185,6 +186,34 @@ def test_the_chosen_plan_fits(k: int, n: int, tokens: int, name: str) -> None:
     assert fits(target, shape, plan.columns, plan.rows, plan.chunk)
     assert sum(c for _, c in plan.column_tiles(shape)) == shape.groups
     assert sum(c for _, c in plan.row_tiles(shape)) == shape.blocks
+
+
+@pytest.mark.parametrize("name", Target.presets())
+@pytest.mark.parametrize(("slots", "rank"), [(0, 0), (1, 5), (2, 33), (3, 64)])
+def test_every_plan_that_fits_is_emitted(name: str, slots: int, rank: int) -> None:
+    """The smallest and the largest column tiles, row tiles and chunks among those that `fits` takes."""
+    target, tokens = Target.load(name), 40
+    linear = dataclasses.replace(_linear(np.random.default_rng(1), 150, 100), adapters=())
+    lowered = Lowered((linear,), (Tensor("x", tokens, 150, (tokens, 150), 8, 1.0),), (), (), ())
+    emitted = []
+
+    def plans(shape: Shape) -> list[Plan]:
+        sizes = (range(shape.column_unit, shape.groups + 1, shape.column_unit), range(1, shape.blocks + 1), range(1, 8))
+        every = itertools.product(*({s[0], s[len(s) // 2], s[-1]} for s in sizes))
+        return [Plan(*one, 0) for one in sorted(every) if fits(target, shape, *one)]
+
+    for number in itertools.count():
+
+        def planner(_: Target, linear: Linear, shape: Shape) -> Plan:
+            found = plans(shape)
+            emitted.append(len(found))
+            return found[min(number, len(found) - 1)]  # noqa: B023 - called at once
+
+        linked = link(target, lowered, slots=slots, rank=rank, planner=planner)
+        assert sum(i.opcode is Opcode.MATMUL for i in linked.program) >= 1
+        if number >= emitted[-1]:
+            break
+    assert emitted[-1] >= 4
 
 
 def test_an_accumulator_that_could_overflow_is_refused() -> None:
