@@ -98,7 +98,6 @@ class Linked:
     adapter_size: int
     slots: int
     rank: int
-    token_groups: int
     tilings: dict[str, Tiling]
     """By linear."""
 
@@ -250,7 +249,6 @@ def link(
         adapter_size=adapter_size,
         slots=slots,
         rank=rank,
-        token_groups=max(count_of_groups.values()),
         tilings=tilings,
     )
 

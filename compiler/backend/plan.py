@@ -101,10 +101,6 @@ class Plan:
         """(first, count) of each row tile in blocks."""
         return [(r, min(self.rows, shape.blocks - r)) for r in range(0, shape.blocks, self.rows)]
 
-    def chunks(self, shape: Shape) -> list[tuple[int, int]]:
-        """(first, count) of each chunk of token groups."""
-        return [(g, min(self.chunk, shape.token_groups - g)) for g in range(0, shape.token_groups, self.chunk)]
-
 
 def tile_lines(shape: Shape, columns: int, rows: int) -> int:
     """WBUF lines of a weight tile, with one more for the row of ones that zero points need."""
