@@ -202,6 +202,14 @@ def test_a_load_goes_ahead_of_what_it_does_not_touch() -> None:
     assert [i.y for i in check(steps) if i.unit is Unit.LOAD] == [13, 12]
 
 
+def test_a_load_does_not_overtake_one_into_its_buffer() -> None:
+    """Of two tiles the first waits for a reader of its place; the second could begin at once, but is needed later."""
+    work = [Step(Unit.VECTOR, reads=_at("x", 0)) for _ in range(10)]
+    tiles = [Step(Unit.LOAD, writes=_at("a", place)) for place in (0, 1)]
+    program = check([*work, Step(Unit.VECTOR, reads=_at("a", 0)), *tiles, Step(Unit.LOAD, writes=_at("b", 0))])
+    assert [i.y for i in program if i.unit is Unit.LOAD and i.y] == [14, 12, 13]
+
+
 def test_addresses_move_by_their_area() -> None:
     """Bits 40 and up of an address choose what is added; address 0 moves too."""
     schedule = Schedule()
