@@ -15,13 +15,13 @@ if (_ROOT / "pyproject.toml").is_file() and (_ROOT / "isa").is_dir():
 
 if TYPE_CHECKING:
     from axlora.compiler.errors import BadAdapter, BadModel, BadPackage, DoesNotFit, Error, UnsupportedOperator
+    from axlora.compiler.pipelines.options import CompileOptions
     from axlora.isa.target import BadTarget, Target
 
     from .api import open, run_hls, run_rtl, simulate
     from .compiling import compile
     from .generator import Token, generate
     from .inputs import BadInput
-    from .options import CompileOptions
     from .program import Program, load
     from .run import Layer, Run
     from .session import Session
@@ -37,7 +37,7 @@ _HOMES = {
     "axlora.compiling": ("compile",),
     "axlora.generator": ("Token", "generate"),
     "axlora.inputs": ("BadInput",),
-    "axlora.options": ("CompileOptions",),
+    "axlora.compiler.pipelines.options": ("CompileOptions",),
     "axlora.program": ("Generator", "Program", "Whole", "load"),
     "axlora.run": ("Layer", "Run"),
     "axlora.session": ("Session",),

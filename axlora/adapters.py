@@ -10,10 +10,10 @@ from pathlib import Path
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend.resolve import Matching
+from axlora.compiler.layer import check_adapter_name
 from axlora.compiler.passes.adapters import Origin, peft_adapters
 
 from .choice import AdapterInfo, find
-from .options import check_adapter_name
 from .program import Program
 
 _LOG = logging.getLogger(__name__)

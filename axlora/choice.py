@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.layer import Lowered, ModuleMatch
 
-ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-"""What an adapter may be called: it becomes a file name."""
 AdapterChoice = str | None | Sequence[str | None]
 """An adapter for all batch rows, None for the base or the model's own LoRA, or one of these for each row."""
 

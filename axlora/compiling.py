@@ -10,23 +10,20 @@ from typing import Any
 
 import onnx
 
-from axlora.compiler.backend.build_image import PREFILL
 from axlora.compiler.backend.link import link
 from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
-from axlora.compiler.frontend.onnx_reader import input_types, takes_ids, takes_rows, with_fixed_inputs
+from axlora.compiler.frontend.onnx_reader import Model, input_types, takes_ids, takes_rows, with_fixed_inputs
 from axlora.compiler.passes.placement import computes_on_host
 from axlora.compiler.pipelines.linears import lower
-from axlora.compiler.pipelines.transformers import lower_generator, lower_whole
+from axlora.compiler.pipelines.options import CompileOptions
+from axlora.compiler.pipelines.transformers import lower_whole
 from axlora.isa.target import Target
 
 from .building import generator_program, linears_program, whole_program
-from .options import CompileOptions
 from .program import Program
 
 _LOG = logging.getLogger(__name__)
-
-Model = str | Path | onnx.ModelProto
 
 
 def compile(model: Model, target: Target | str | Path, **keywords: Any) -> Program:
@@ -47,25 +44,22 @@ def compile(model: Model, target: Target | str | Path, **keywords: Any) -> Progr
     if options.fixed_inputs:
         model = with_fixed_inputs(model, options.fixed_inputs)
     asked, operators = options.special(target.activation_bits), options.operators
-    if asked and (options.generate or operators == "all"):
+    if asked and options.asks_whole:
         other = "generate" if options.generate else "operators all"
         raise BadModel(f"{asked[0]} with {other}", asked[0].split()[0], "leave one of them out")
-    if options.generate:
-        return _proved(compile_generator(model, target, options))
     why = tried = ""
-    if operators == "auto":
+    if operators == "auto" and not options.generate:
         why = f"{asked[0]} is asked for" if asked else _no_whole(model, options)
-    if operators == "all" or (operators == "auto" and not why):
+    if options.asks_whole or (operators == "auto" and not why):
         try:
             return _proved(compile_whole(model, target, options))
         except (UnsupportedOperator, DoesNotFit) as error:  # what the user got wrong is no reason to do less
-            if operators == "all":
+            if options.asks_whole:
                 raise
             why = tried = f"{error.message} ({error.where})"
     try:
         program = compile_program(model, target, options)
-        if options.progress is not None:
-            options.progress("building the host part")
+        options.tell("building the host part")
         _proved(program)
     except (UnsupportedOperator, BadModel) as error:
         if not tried or tried == f"{error.message} ({error.where})":
@@ -108,31 +102,15 @@ def compile_whole(model: Model, target: Target, options: CompileOptions) -> Prog
     that nothing mixes may have different adapters in one start. With `operators` all, a file's static scales of activations
     are dropped, and every row has its own, unless `activation` keeps them.
 
-    Raises:
-        axlora.Error: as `compile`.
-    """
-    given = {"shapes": options.shapes, "calibration": options.calibration, "progress": options.progress}
-    found = lower_whole(model, target, options.whole, **given)  # type: ignore[arg-type]
-    return whole_program(found, target, input_types(model), _sources(model, options.adapters or {}), options.max_loras)
-
-
-def compile_generator(model: Model, target: Target, options: CompileOptions) -> Program:
-    """Compile an export of a decoder to prefill and decode programs; nothing but picking embeddings is left.
+    With `generate`, an export of a decoder becomes prefill and decode programs; nothing but picking embeddings is left.
 
     Raises:
-        axlora.Error: as `compile`; also attention that is not causal.
+        axlora.Error: as `compile`; with `generate` also attention that is not causal.
     """
-    found = lower_generator(
-        model,
-        target,
-        options.whole,
-        context=options.max_context,
-        chunk=PREFILL if options.chunk is None else options.chunk,
-        shapes=options.shapes,
-        calibration=options.calibration,
-        progress=options.progress,
-    )
-    return generator_program(found, target, _sources(model, options.adapters or {}), options.max_loras)
+    found, sources = lower_whole(model, target, options), _sources(model, options.files)
+    if options.generate:
+        return generator_program(found, target, sources, options.max_loras)
+    return whole_program(found, target, input_types(model), sources, options.max_loras)
 
 
 def compile_program(model: Model, target: Target, options: CompileOptions) -> Program:
@@ -142,41 +120,19 @@ def compile_program(model: Model, target: Target, options: CompileOptions) -> Pr
         axlora.Error: as `compile`.
     """
     dump = Dump(options.dump)
-    activation = f"token{target.activation_bits}" if options.activation == "auto" else options.activation
-    lowered, _ = lower(
-        model,
-        target,
-        adapters=dict(options.adapters or {}),
-        adapter_map=options.adapter_map,
-        shapes=options.shapes,
-        calibration=options.calibration,
-        activation=activation,
-        weight_bits=options.weight_bits,
-        max_lora_rank=options.max_lora_rank,
-        merge=options.merge,
-        mode=options.mode,
-        base=options.base,
-        dump=dump,
-        partial_adapters=options.partial_adapters,
-    )
+    lowered, _ = lower(model, target, options, dump)
     if not lowered.linears:
         raise BadModel(
             "no linear of the model can run on the accelerator", "model", "see the placement table in docs/numerics.md"
         )
     used = {li.name for li in lowered.linears if li.adapters}
     adaptable = used if used and options.lora_linears == "used" else None
-    linked = link(
-        target,
-        lowered,
-        slots=options.max_loras,
-        rank=options.max_lora_rank or 0,
-        adaptable=adaptable,
-        progress=options.progress,
-    )
+    rank = options.max_lora_rank or 0
+    linked = link(target, lowered, slots=options.max_loras, rank=rank, adaptable=adaptable, progress=options.progress)
     dump.programs({"program": linked.program})
     for notice in lowered.notices:
         _LOG.warning("%s", notice)
-    return linears_program(target, lowered, linked, _sources(model, options.adapters or {}))
+    return linears_program(target, lowered, linked, _sources(model, options.files))
 
 
 def _sources(model: Model, adapters: Mapping[str, str | Path]) -> dict[str, str]:

@@ -22,10 +22,10 @@ import onnx
 from safetensors.numpy import save as save_tensors
 
 from axlora.compiler.errors import BadPackage
-from axlora.compiler.layer import By, Host, ModuleMatch
+from axlora.compiler.layer import ADAPTER_NAME, By, Host, ModuleMatch
 from axlora.isa.target import BadTarget, Target
 
-from .choice import ADAPTER_NAME, AdapterInfo
+from .choice import AdapterInfo
 from .inputs import Kind
 from .interface import KINDS, Interface
 from .layers import Arrays, LayerInfo, read_arrays

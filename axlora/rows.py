@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.frontend.embeddings import Table, of_array
-from axlora.compiler.pipelines.transformers import MOST_CONTEXT
+from axlora.compiler.pipelines.options import MOST_CONTEXT
 from axlora.isa.numerics import to_fixed
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.regions import token_words

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.pipelines.transformers import order_of
+from axlora.compiler.pipelines.samples import order_of
 from axlora.compiler.rows.formulas import seen
 from axlora.isa.numerics import SAT32, to_fixed
 from axlora.isa.opcodes import INSTRUCTION_BYTES

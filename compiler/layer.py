@@ -5,6 +5,7 @@ Shapes: K inputs, N outputs, r the rank. Codes are int64 arrays so that they go 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,14 +15,27 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from axlora.compiler.errors import BadAdapter
 from axlora.isa.formats import Format
 
 Int64 = npt.NDArray[np.int64]
 
 TOKENS = 1 << 15
 """Most tokens that a linear takes: programs grow with them."""
+ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""What an adapter may be called: it becomes a file name."""
 PART = 32
 """Rows of a matrix of codes that are widened at once, where it has no scale groups."""
+
+
+def check_adapter_name(name: str) -> None:
+    """Adapters become files.
+
+    Raises:
+        BadAdapter: a name that cannot be a file's.
+    """
+    if not ADAPTER_NAME.fullmatch(name):
+        raise BadAdapter(f"adapter name {name!r} cannot be a file name", "adapter", "letters, digits, '_', '.', '-'")
 
 
 @dataclass(frozen=True)

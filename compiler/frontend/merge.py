@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,21 @@ from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.frontend.resolve import Matching, resolve
 
 Float64 = npt.NDArray[np.float64]
+
+
+def merged(
+    found: tuple[FoundLinear, ...], adapters: Mapping[str, str | Path], matching: Matching, tables: Sequence[Table]
+) -> tuple[tuple[FoundLinear, ...], tuple[str, ...]]:
+    """(the linears with the graph's branches, and those of PEFT directories, in their weights; notices of what is left out).
+
+    Raises:
+        BadAdapter: as `resolve`.
+    """
+    found = merge_graph(found)
+    notices: tuple[str, ...] = ()
+    for name, path in adapters.items():
+        found, notices = merge_peft(found, name, path, matching, tables)
+    return found, notices
 
 
 def merge_graph(found: tuple[FoundLinear, ...]) -> tuple[FoundLinear, ...]:

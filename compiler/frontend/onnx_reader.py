@@ -25,6 +25,8 @@ from axlora.compiler.frontend.supported import refuse_operators, refuse_unknown_
 from axlora.compiler.frontend.tensors import check_inputs
 from axlora.compiler.frontend.unfuse import unfuse
 
+Model = onnx.ModelProto | str | Path
+"""A model, or its file."""
 _DIMENSION = 1 << 24
 _FOLD_LIMIT = 1 << 30
 """Elements of a constant that may be folded (a transposed weight)."""
@@ -44,7 +46,7 @@ def _open(path: Path) -> onnx.ModelProto:
         raise BadModel(f"not an ONNX file, or damaged: {_first_line(error)}", str(path), "export the model again") from None
 
 
-def with_fixed_inputs(model: onnx.ModelProto | str | Path, values: Mapping[str, float]) -> onnx.ModelProto:
+def with_fixed_inputs(model: Model, values: Mapping[str, float]) -> onnx.ModelProto:
     """The model in memory, weights included, with inputs made constants; errors as `fix_inputs` and `load`."""
     if isinstance(model, onnx.ModelProto):
         return fix_inputs(model, values, "model")
@@ -58,7 +60,7 @@ Dimensions = dict[str, tuple[int | str, ...]]
 """Input -> its dimensions, free ones by name."""
 
 
-def dimensions(model: onnx.ModelProto | str | Path) -> Dimensions:
+def dimensions(model: Model) -> Dimensions:
     """The inputs' dimensions, before anything is checked or fixed.
 
     Raises:
@@ -73,7 +75,7 @@ def dimensions(model: onnx.ModelProto | str | Path) -> Dimensions:
     }
 
 
-def input_types(model: onnx.ModelProto | str | Path) -> dict[str, str]:
+def input_types(model: Model) -> dict[str, str]:
     """Input -> NumPy type by name."""
     proto = model if isinstance(model, onnx.ModelProto) else _open(Path(model))
     constant = {i.name for i in proto.graph.initializer}
@@ -81,14 +83,14 @@ def input_types(model: onnx.ModelProto | str | Path) -> dict[str, str]:
     return {name: str(onnx.helper.tensor_dtype_to_np_dtype(kind)) for name, kind in kinds.items()}
 
 
-def takes_ids(model: onnx.ModelProto | str | Path) -> bool:
+def takes_ids(model: Model) -> bool:
     """Whether an input of integers may be token ids; the model need not be checked yet."""
     proto = model if isinstance(model, onnx.ModelProto) else _open(Path(model))
     integers = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
     return any(v.type.tensor_type.elem_type in integers for v in proto.graph.input)
 
 
-def takes_rows(model: onnx.ModelProto | str | Path) -> bool:
+def takes_rows(model: Model) -> bool:
     """Whether the only input is of floats and has features and rows; the model need not be checked yet."""
     proto = model if isinstance(model, onnx.ModelProto) else _open(Path(model))
     constant = {i.name for i in proto.graph.initializer}
@@ -97,7 +99,7 @@ def takes_rows(model: onnx.ModelProto | str | Path) -> bool:
     return len(types) == 1 and types[0].elem_type in floats and len(types[0].shape.dim) > 1
 
 
-def load(model: onnx.ModelProto | str | Path) -> tuple[Aside, str]:
+def load(model: Model) -> tuple[Aside, str]:
     """The checked model (a copy) and the name to call it in messages.
 
     Raises:
@@ -194,7 +196,7 @@ def _take_passed(model: onnx.ModelProto) -> _Passed:
 
 
 def read(
-    model: onnx.ModelProto | str | Path,
+    model: Model,
     shapes: Mapping[str, int] | None = None,
     exact: bool = False,
     empty_caches: bool = False,

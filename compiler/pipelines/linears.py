@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from axlora.compiler.dump import Dump
-from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
+from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.attach import check_map
 from axlora.compiler.frontend.calibrate import calibrate, samples
 from axlora.compiler.frontend.embeddings import tables_of
 from axlora.compiler.frontend.host_graph import cut
-from axlora.compiler.frontend.merge import merge_graph, merge_peft
+from axlora.compiler.frontend.merge import merged
 from axlora.compiler.frontend.one_sided_inputs import one_sided
 from axlora.compiler.frontend.onnx_graph import Graph
+from axlora.compiler.frontend.onnx_reader import Model
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
-from axlora.compiler.frontend.resolve import Matching
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import TOKENS, Linear, Lowered, Regions, Tensor
 from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
@@ -36,54 +33,23 @@ from axlora.compiler.passes.placement import no_linear, place
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import group_rows, offset_rows, quantize_linear
 from axlora.compiler.passes.recognise_linears import recognise
+from axlora.compiler.pipelines.options import STATIC, CompileOptions
 from axlora.compiler.reference.integer_graph import IntegerGraph, widest
 from axlora.compiler.reference.layer_errors import layer_errors
 from axlora.isa.target import Target
 
 _LOG = logging.getLogger(__name__)
-ACTIVATIONS = ("token8", "static8", "token16", "static16")
 
 
-RANK = 1 << 15
-"""Largest max_lora_rank."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may choose; see `axlora.compile`."""
-
-    adapters: Mapping[str, str | Path]
-    shapes: Mapping[str, int]
-    calibration: Mapping[str, npt.NDArray[np.generic]] | None
-    activation: str | None
-    weight_bits: int
-    max_lora_rank: int | None
-    merge: bool
-    mode: str
-
-    def check(self) -> None:
-        """Raise `BadModel` for values out of range."""
-        if self.weight_bits not in (2, 3, 4, 8):
-            raise BadModel(f"weight_bits is {self.weight_bits}", "weight_bits", "must be 2, 3, 4 or 8")
-        if self.max_lora_rank is not None and not 0 <= self.max_lora_rank <= RANK:
-            raise BadModel(f"max_lora_rank is {self.max_lora_rank}", "max_lora_rank", f"must be 0 to {RANK}")
-        if self.activation is not None and self.activation not in ACTIVATIONS:
-            raise BadModel(f"activation is {self.activation!r}", "activation", f"one of {', '.join(ACTIVATIONS)}")
-        if self.mode not in ("fused", "exact"):
-            raise BadModel(f"mode is {self.mode!r}", "mode", "must be fused or exact")
-        if self.mode == "exact" and (self.merge or (self.activation or "").startswith("token")):
-            raise BadModel(
-                "exact keeps the file's own scales and branches", "mode", "leave --merge and --activation token* out"
-            )
-
-
-def _activations(g: Graph, found: tuple[FoundLinear, ...], options: Options, where: str) -> tuple[FoundLinear, ...]:
+def _activations(g: Graph, found: tuple[FoundLinear, ...], wanted: str | None, where: str) -> tuple[FoundLinear, ...]:
     """Each linear with the activation type that it gets: the file's scale, or one a token.
+
+    Args:
+        wanted: `CompileOptions.activation`, not `auto`.
 
     Raises:
         BadModel: static activations are asked for, and a linear has no scale.
     """
-    wanted = options.activation
     bits = 16 if wanted is not None and wanted.endswith("16") else 8
     result = []
     for each in found:
@@ -224,52 +190,24 @@ def _tensor(activation: Activation, source: str, shape: tuple[int, ...], columns
     )
 
 
-def lower(
-    model: onnx.ModelProto | str | Path,
-    target: Target,
-    *,
-    adapters: Mapping[str, str | Path] | None = None,
-    adapter_map: Mapping[str, str] | None = None,
-    shapes: Mapping[str, int] | None = None,
-    calibration: Mapping[str, npt.NDArray[np.generic]] | None = None,
-    activation: str | None = None,
-    weight_bits: int = 8,
-    max_lora_rank: int | None = None,
-    merge: bool = False,
-    mode: str = "fused",
-    base: str | Path | None = None,
-    dump: Dump | None = None,
-    partial_adapters: bool = False,
-) -> tuple[Lowered, IntegerGraph]:
+def lower(model: Model, target: Target, options: CompileOptions, dump: Dump | None = None) -> tuple[Lowered, IntegerGraph]:
     """Lower a model to integer linears, the host graph, and the integer graph.
 
     Args:
         model: path or proto of the ONNX model.
         target: the machine: bits of activations and accumulators.
-        adapters: name -> PEFT directory, in slot order.
-        adapter_map: module -> node, where names do not tell.
-        shapes: values of the model's free dimensions.
-        calibration: input name -> samples (first axis), for models without scales of their own; static scales need it, and
-            per-token ones are better with it: it shows which channels are large.
-        activation: `token8`, `static8`, `token16` or `static16`; None: the file's static scales where it has them, else token8.
-        weight_bits: 2, 3, 4 or 8, for float weights; integer weights of the file stay as they are.
-        max_lora_rank: refuse wider adapters, and build the integer graph for this rank.
-        base: directory of the model that the adapters were trained on, to match modules by equal weights.
-        mode: `fused` joins base and branches in one wide sum and rounds once; `exact` honours every Q/DQ pair of the file.
-        merge: put the branches of the graph, and the one adapter given, into the weights: the result has no adapter.
-        dump: of every phase as text.
-        partial_adapters: take the part of an adapter that fits; `Lowered.notices` names what is left out.
+        options: those of language models and of whole ones are not looked at. Calibration data is for models without scales
+            of their own: static scales need it, and per-token ones are better with it, as it shows which channels are large.
+        dump: of every phase as text; None: a new one of the options' directory.
 
     Raises:
         BadModel, BadAdapter, UnsupportedOperator: one line that says what, where and what to do.
     """
-    options = Options(adapters or {}, shapes or {}, calibration, activation, weight_bits, max_lora_rank, merge, mode)
-    matching = Matching(adapter_map, base, partial_adapters)
-    options.check()
-    proto, where = onnx_reader.read(model, shapes, mode == "exact")
-    dump = dump or Dump(None)
+    activation = f"token{target.activation_bits}" if options.activation == "auto" else options.activation
+    proto, where = onnx_reader.read(model, options.shapes, options.exact)
+    dump = dump or Dump(options.dump)
     dump.model(proto)
-    seen, found = recognise(proto, mode == "exact", READ_LINEARS)
+    seen, found = recognise(proto, options.exact, READ_LINEARS)
     g = Graph(seen.model)
     if not found:
         raise UnsupportedOperator(no_linear(g), where, "MatMul and Gemm with a constant weight [K, N] on the right are taken")
@@ -278,36 +216,32 @@ def lower(
         g = Graph(seen.model)
     dump.modules(seen.phases)
     dump.recognised(found)
-    tables = tables_of(g) if options.adapters else ()
+    tables = tables_of(g) if options.files else ()
     notices: tuple[str, ...] = ()
-    if merge:
-        if len(options.adapters) > 1:
-            raise BadAdapter(f"{len(options.adapters)} adapters to merge", "--merge", "give one")
-        found = merge_graph(found)
-        for name, path in options.adapters.items():
-            found, notices = merge_peft(found, name, path, matching, tables)
-    if calibration is not None:
+    if options.merge:
+        found, notices = merged(found, options.files, options.matching, tables)
+    if options.calibration is not None:
         without = tuple(f for f in found if f.x is None)
         if not without:
             _LOG.warning("%s carries its own scales: the calibration data is not used", where)
         else:
             bits = 16 if activation in ("static16", "token16") else 8
             floats = tuple(_with_float_output(g, f) for f in found)
-            several = [floats] if merge else variants(floats, options.adapters, matching, tables)
-            scales = calibrate(g, several, without, calibration, bits, activation not in ("static8", "static16"), where)
+            several = [floats] if options.merge else variants(floats, options.files, options.matching, tables)
+            scales = calibrate(g, several, without, options.calibration, bits, activation not in STATIC, where)
             found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
-    found = _activations(g, found, options, where)
+    found = _activations(g, found, activation, where)
     smooth = _smoothing(found)
-    lowered = replace(_quantized(seen, g, found, target, weight_bits), notices=notices)
-    for name, path in () if merge else options.adapters.items():
-        lowered = add_adapter(lowered, name, path, target, matching, max_lora_rank, Origin(found, tables))
-    check_map(adapter_map, lowered.linears, where)
-    rank = widest(lowered, max_lora_rank)
+    lowered = replace(_quantized(seen, g, found, target, options.weight_bits), notices=notices)
+    for name, path in () if options.merge else options.files.items():
+        lowered = add_adapter(lowered, name, path, target, options.matching, options.max_lora_rank, Origin(found, tables))
+    check_map(options.adapter_map, lowered.linears, where)
+    rank = widest(lowered, options.max_lora_rank)
     lowered = _partitioned(seen, lowered, smooth, rank, target.activation_bits, dump)
     tensors = {t.name: t.source for t in lowered.inputs}
     sources = {y.source: tensors[li.input] for li, y in zip(lowered.linears, lowered.outputs, strict=True)}
     lowered = replace(lowered, host=cut(g, sources, smooth)[0])
-    if calibration is not None:
-        lowered = replace(lowered, errors=layer_errors(lowered, found, target, samples(proto, calibration, where)[0]))
-    graph = IntegerGraph.build(lowered, target, max_lora_rank)
-    return lowered, graph
+    if options.calibration is not None:
+        sample = samples(proto, options.calibration, where)[0]
+        lowered = replace(lowered, errors=layer_errors(lowered, found, target, sample))
+    return lowered, IntegerGraph.build(lowered, target, options.max_lora_rank)

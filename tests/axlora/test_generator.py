@@ -22,7 +22,8 @@ from axlora.adapters import add_adapter, pin_adapter, remove_adapter
 from axlora.cli import main
 from axlora.compiler.layer import Linear
 from axlora.compiler.operators import Function, NormKind
-from axlora.compiler.pipelines.transformers import Generated, Options, lower_generator
+from axlora.compiler.pipelines.options import CompileOptions
+from axlora.compiler.pipelines.transformers import Generated, lower_whole
 from axlora.compiler.reference import numpy_rows
 from axlora.compiler.rows.lower import lower
 from axlora.generator import generate
@@ -44,7 +45,7 @@ class Made:
     @property
     def lowered(self) -> Generated:
         """The same model as integers."""
-        return lower_generator(self.onnx, self.program.target, Options(self.adapters), context=CONTEXT)
+        return lower_whole(self.onnx, self.program.target, CompileOptions(self.adapters, generate=True, max_context=CONTEXT))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_learned_positions_and_a_packed_projection(target: str, tmp_path: Path) 
     positions = program.interface.positions
     assert positions is not None
     assert positions.shape == (CONTEXT, sizes.features)
-    lowered = lower_generator(model, program.target, Options(), context=CONTEXT)
+    lowered = lower_whole(model, program.target, CompileOptions(generate=True, max_context=CONTEXT))
     found = [t.token for t in generate(program, PROMPT, max_new_tokens=NEW)]
     assert found == _greedy(lowered, program, PROMPT, NEW, None)
 

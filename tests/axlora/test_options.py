@@ -17,6 +17,7 @@ from axlora import BadAdapter, BadModel, Program
 from axlora.adapters import pin_adapter
 from axlora.cli import main
 from axlora.compiler.frontend import tvm_import
+from axlora.compiler.pipelines.options import OPERATORS
 from axlora.isa.assembly import assemble
 from axlora.isa.opcodes import SLOTS
 
@@ -245,7 +246,7 @@ def test_an_export_of_fixed_length_has_that_context(decoder: Path) -> None:
 def test_options_of_language_models_are_refused_without_generate(
     option: str, value: int, decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for operators in axlora.options.OPERATORS:
+    for operators in OPERATORS:
         with pytest.raises(BadModel, match=f"{option} without generate"):
             axlora.compile(decoder, "test", operators=operators, **{option: value})  # type: ignore[arg-type]
     arguments = ["compile", decoder, "-o", tmp_path / "m.axl", "--target", "test", f"--{option.replace('_', '-')}", value]

@@ -23,6 +23,7 @@ from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend.held import Held
 from axlora.compiler.frontend.peft import read_content
 from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.reference.linears import Reference
 from axlora.isa.target import Target
 
@@ -105,7 +106,7 @@ def test_a_saved_head_that_differs_is_taken_as_trained(target: Target, write_pef
     step = {"everywhere": 0.2, "one row": 0.2, "a little": 0.02}[change]
     changed = random.normal(0, step, head.shape) * (np.arange(len(head))[:, None] == 5 if change == "one row" else 1)
     folder = saved(write_peft, "a", {HEAD: (head + changed).astype(np.float32)})
-    low, graph = lower(language_model(kind=kind), target, adapters={"a": folder})
+    low, graph = lower(language_model(kind=kind), target, CompileOptions(adapters={"a": folder}))
     assert [(m.module, m.linear) for m in low.matches["a"]] == [(HEAD, HEAD), (UP, UP)]
     assert not low.notices
     ids = {"ids": np.arange(T)}
@@ -116,7 +117,7 @@ def test_a_saved_head_that_differs_is_taken_as_trained(target: Target, write_pef
     got = Reference(graph).run(ids, "a")["y"]
     assert np.linalg.norm(got - wanted) < 0.03 * np.linalg.norm(wanted)
     with pytest.raises(BadAdapter, match="needs rank 24, over the limit 8"):
-        lower(language_model(kind=kind), target, adapters={"a": folder}, max_lora_rank=8)
+        lower(language_model(kind=kind), target, CompileOptions(adapters={"a": folder}, max_lora_rank=8))
 
 
 @pytest.mark.parametrize("listed", [False, True])
@@ -125,8 +126,8 @@ def test_a_trained_embedding_is_refused_by_name(target: Target, write_peft: Writ
     changed = original(TABLE) * 1.01
     folder = saved(write_peft, "a", {name: changed.astype(np.float32)}, modules_to_save=["embed_tokens"] if listed else None)
     with pytest.raises(BadAdapter, match=f"embedding '{name}' was trained"):
-        lower(language_model(), target, adapters={"a": folder})
-    low, _ = lower(language_model(), target, adapters={"a": folder}, partial_adapters=True)
+        lower(language_model(), target, CompileOptions(adapters={"a": folder}))
+    low, _ = lower(language_model(), target, CompileOptions(adapters={"a": folder}, partial_adapters=True))
     assert low.notices == (f"adapter 'a': left out, as no linear of the model fits: {name}",)
 
 
@@ -140,14 +141,16 @@ def test_an_embedding_of_a_model_without_one(target: Target, write_peft: Write, 
     save_file({f"{TABLE}.weight": original(TABLE), "score.weight": original(UP)}, base / "model.safetensors")
     folder = saved(write_peft, "a", {TABLE: original(TABLE), "score": original(UP)})
     with pytest.raises(BadAdapter, match=r"'model\.embed_tokens' is saved, and the model has none to compare it with") as error:
-        lower(model, target, adapters={"a": folder})
+        lower(model, target, CompileOptions(adapters={"a": folder}))
     assert "'score' is no linear" in error.value.message
-    low, _ = lower(model, target, adapters={"a": folder}, base=base)
+    low, _ = lower(model, target, CompileOptions(adapters={"a": folder}, base=base))
     assert low.notices == ("adapter 'a': model.embed_tokens, score equal the base's and are left out",)
-    low, _ = lower(model, target, adapters={"a": saved(write_peft, "tied", {TABLE: original(HEAD)})})
+    low, _ = lower(model, target, CompileOptions(adapters={"a": saved(write_peft, "tied", {TABLE: original(HEAD)})}))
     assert low.notices == ("adapter 'a': model.embed_tokens equals the base's and is left out",)
     with pytest.raises(BadAdapter, match=r"'model\.embed_tokens' is saved"):
-        lower(model, target, adapters={"a": saved(write_peft, "other", {TABLE: 2 * original(TABLE)})}, base=base)
+        lower(
+            model, target, CompileOptions(adapters={"a": saved(write_peft, "other", {TABLE: 2 * original(TABLE)})}, base=base)
+        )
 
 
 def test_a_branch_of_an_embedding_is_refused_by_name(target: Target, write_peft: Write) -> None:
@@ -155,7 +158,7 @@ def test_a_branch_of_an_embedding_is_refused_by_name(target: Target, write_peft:
     whole = {f"base_model.model.{TABLE}.base_layer.weight": original(TABLE)}
     folder = write_peft(pair(UP, k=D, n=D) | branch | whole)
     with pytest.raises(BadAdapter, match=rf"'{TABLE}' has a branch of an embedding \(lora_embedding_A\)"):
-        lower(language_model(), target, adapters={"a": folder})
+        lower(language_model(), target, CompileOptions(adapters={"a": folder}))
 
 
 @pytest.mark.parametrize("rows", [VOCABULARY + 2, VOCABULARY - 1, 2 * VOCABULARY])
@@ -165,32 +168,32 @@ def test_a_resized_vocabulary_is_called_so(target: Target, write_peft: Write, ro
     folder = saved(write_peft, "a", {module: np.resize(original(module), (rows, D))})
     text = f"{module} has {rows} rows, the base {VOCABULARY}: the adapter was saved with a resized vocabulary"
     with pytest.raises(BadAdapter, match=text) as error:
-        lower(language_model(), target, adapters={"a": folder}, merge=merge)
+        lower(language_model(), target, CompileOptions(adapters={"a": folder}, merge=merge))
     assert f"resize the base to {rows}" in error.value.hint
 
 
 def test_a_branch_of_a_resized_head_is_called_so(target: Target, write_peft: Write) -> None:
     folder = write_peft(pair(UP, k=D, n=D) | pair(HEAD, k=D, n=VOCABULARY + 3))
     with pytest.raises(BadAdapter, match=r"51 rows, the base 48: .*resized vocabulary"):
-        lower(language_model(), target, adapters={"a": folder})
+        lower(language_model(), target, CompileOptions(adapters={"a": folder}))
 
 
 def test_a_head_with_a_branch_keeps_its_copy_out_and_refuses_another(target: Target, write_peft: Write) -> None:
     """PEFT saves `lm_head.base_layer.weight` beside the branch of a head."""
     branch, key = pair(UP, k=D, n=D) | pair(HEAD, k=D, n=VOCABULARY), f"base_model.model.{HEAD}.base_layer.weight"
-    low, _ = lower(language_model(), target, adapters={"a": write_peft(branch | {key: original(HEAD)}, "same")})
+    low, _ = lower(language_model(), target, CompileOptions(adapters={"a": write_peft(branch | {key: original(HEAD)}, "same")}))
     assert [m.module for m in low.matches["a"]] == [HEAD, UP]
     assert low.notices == ("adapter 'a': lm_head equals the base's and is left out",)
     with pytest.raises(BadAdapter, match="lm_head' has a branch, and a weight of its own that differs"):
-        lower(language_model(), target, adapters={"a": write_peft(branch | {key: 2 * original(HEAD)}, "other")})
+        lower(language_model(), target, CompileOptions(adapters={"a": write_peft(branch | {key: 2 * original(HEAD)}, "other")}))
 
 
 def test_an_adapter_of_copies_alone_is_refused(target: Target, write_peft: Write) -> None:
     whole = {f"base_model.model.{HEAD}.weight": original(HEAD)}
     with pytest.raises(BadAdapter, match="nothing in it differs from the base"):
-        lower(language_model(), target, adapters={"a": write_peft(whole, "a", modules_to_save=[HEAD])})
+        lower(language_model(), target, CompileOptions(adapters={"a": write_peft(whole, "a", modules_to_save=[HEAD])}))
     with pytest.raises(BadAdapter, match="1 whole weights and no branch"):
-        lower(language_model(), target, adapters={"a": write_peft(whole, "b")})
+        lower(language_model(), target, CompileOptions(adapters={"a": write_peft(whole, "b")}))
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -233,7 +236,7 @@ def test_names_and_wrappers_in_keys(target: Target, write_peft: Write, key: str,
         key.format(m=UP, a=name).replace("lora_A", f"lora_{p}"): v
         for p, v in zip("AB", pair(UP, k=D, n=D).values(), strict=True)
     }
-    low, _ = lower(language_model(), target, adapters={"a": write_peft(tensors)})
+    low, _ = lower(language_model(), target, CompileOptions(adapters={"a": write_peft(tensors)}))
     assert [m.linear for m in low.matches["a"]] == [UP]
 
 

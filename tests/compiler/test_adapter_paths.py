@@ -22,6 +22,7 @@ from axlora.compiler.frontend.held import Candidate, Held
 from axlora.compiler.frontend.resolve import Matching, Resolved, resolve
 from axlora.compiler.layer import By
 from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.pipelines.options import CompileOptions
 from axlora.isa.target import Target
 
 Write = Callable[..., Path]
@@ -270,5 +271,5 @@ def test_paths_of_a_real_graph(build: Any, target: Target, write_peft: Write) ->
     """The table says which evidence told: scope metadata or node paths."""
     for scopes, by in ((True, By.SCOPE), (False, By.NODE)):
         model = named_model(type(build)(), LLAMA[:2], scopes)
-        low, _ = lower(model, target, adapters={"a": adapter(write_peft, LLAMA[:1], by.name)})
+        low, _ = lower(model, target, CompileOptions(adapters={"a": adapter(write_peft, LLAMA[:1], by.name)}))
         assert [(m.module, m.linear, m.by) for m in low.matches["a"]] == [(LLAMA[0], low.linears[0].name, by)]

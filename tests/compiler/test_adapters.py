@@ -25,6 +25,7 @@ from axlora.compiler.passes.quantize_adapter import Branch, quantize_adapter
 from axlora.compiler.passes.quantize_linear import quantize_linear
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.pipelines.options import CompileOptions
 from axlora.isa import numerics
 from axlora.isa.target import Target
 
@@ -70,7 +71,7 @@ PATHS = ["model.layers.0.attn.q_proj", "model.layers.0.attn.v_proj", "model.laye
     "module", ["model.layers.1.self_attn.q_proj", "model.layers.1.attn.q_proj", "layers.1.self_attn.q_proj"]
 )
 def test_module_finds_its_linear(build: Any, target: Target, write_peft: Write, scopes: bool, module: str) -> None:
-    low, _ = lower(named_model(build, PATHS, scopes), target, adapters={"a": write_peft(pair(module))})
+    low, _ = lower(named_model(build, PATHS, scopes), target, CompileOptions(adapters={"a": write_peft(pair(module))}))
     assert [len(x.adapters) for x in low.linears] == [0, 0, 1]
 
 
@@ -86,20 +87,26 @@ def test_ambiguous_module_names_the_candidates(build: Any, target: Target, write
 
 def test_unknown_module_names_the_linears(build: Any, target: Target, write_peft: Write) -> None:
     with pytest.raises(BadAdapter, match=r"'model.layers.7.self_attn.q_proj' is no linear.*q_proj"):
-        lower(named_model(build, PATHS), target, adapters={"a": write_peft(pair("model.layers.7.self_attn.q_proj"))})
+        lower(
+            named_model(build, PATHS),
+            target,
+            CompileOptions(adapters={"a": write_peft(pair("model.layers.7.self_attn.q_proj"))}),
+        )
 
 
 def test_explicit_map_goes_first(build: Any, target: Target, write_peft: Write) -> None:
     model, folder = named_model(build, PATHS), write_peft(pair("q_proj"))
-    low, _ = lower(model, target, adapters={"a": folder}, adapter_map={"q_proj": "/model/layers/0/attn/v_proj/MatMul"})
+    low, _ = lower(
+        model, target, CompileOptions(adapters={"a": folder}, adapter_map={"q_proj": "/model/layers/0/attn/v_proj/MatMul"})
+    )
     assert [len(x.adapters) for x in low.linears] == [0, 1, 0]
     with pytest.raises(BadAdapter, match="nowhere"):
-        lower(model, target, adapters={"a": folder}, adapter_map={"q_proj": "nowhere"})
+        lower(model, target, CompileOptions(adapters={"a": folder}, adapter_map={"q_proj": "nowhere"}))
 
 
 def test_adapter_of_another_base(build: Any, target: Target, write_peft: Write) -> None:
     with pytest.raises(BadAdapter, match=r"24 to 21, linear .* is 24 to 20"):
-        lower(named_model(build, PATHS), target, adapters={"a": write_peft(pair("layers.0.attn.v_proj", n=21))})
+        lower(named_model(build, PATHS), target, CompileOptions(adapters={"a": write_peft(pair("layers.0.attn.v_proj", n=21))}))
 
 
 def test_scale_rules(write_peft: Write) -> None:
@@ -278,8 +285,8 @@ def test_branch_that_no_form_holds_is_refused(target: Target) -> None:
 
 def test_adapter_added_later_runs_on_the_same_graph(build: Any, target: Target, write_peft: Write) -> None:
     model, folder = named_model(build, PATHS), write_peft(pair("layers.0.attn.v_proj"))
-    early, graph = lower(model, target, adapters={"a": folder})
-    late, empty = lower(model, target, max_lora_rank=8)
+    early, graph = lower(model, target, CompileOptions(adapters={"a": folder}))
+    late, empty = lower(model, target, CompileOptions(max_lora_rank=8))
     late = add_adapter(late, "a", folder, target)
     codes = {"x": np.random.default_rng(0).integers(-128, 128, (T, K))}
     first, second = graph.run(codes, "a"), empty.with_adapters(late).run(codes, "a")

@@ -22,6 +22,7 @@ from axlora.compiler.frontend.resolve import Matching
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.reference.linears import Reference
 from axlora.isa.target import Target
 
@@ -54,7 +55,7 @@ def test_a_static_scale_holds_an_adapters_values(build: Any, target: Target, wri
     x = np.random.default_rng(0).normal(0, 1, (4, T, K)).astype(np.float32)
 
     def compiled(**options: Any) -> tuple[float, Reference]:
-        low, graph = lower(model, target, calibration={"x": x}, activation="static8", **options)
+        low, graph = lower(model, target, CompileOptions(calibration={"x": x}, activation="static8", **options))
         return next(t.scale for t in low.inputs if t.name.startswith(low.linears[1].input)), Reference(graph)
 
     base, _ = compiled(max_lora_rank=RANK)
@@ -126,7 +127,7 @@ def test_linears_with_nothing_between(build: Any, target: Target, activation: st
     model = build.model({"x": [4, K]}, ["y"])
     model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT8
     x = random.normal(0, 1, (6, 4, K)).astype(np.float32)
-    low, graph = lower(model, target, calibration={"x": x}, activation=activation)
+    low, graph = lower(model, target, CompileOptions(calibration={"x": x}, activation=activation))
     assert [linear.stage for linear in low.linears] == [0, 1, 2]
     got = Reference(graph).run({"x": x[0]})["y"]
     wanted = x[0] @ weights[0] @ weights[1] @ weights[2] / 0.05

@@ -14,7 +14,7 @@ from axlora.compiler.frontend.merge import merge_graph
 from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.passes.recognise_transformer import read_transformer
-from axlora.compiler.pipelines.transformers import products
+from axlora.compiler.pipelines.samples import products
 from axlora.compiler.rows.float_forms import embed, evaluate
 
 FILES = sorted(D.FOLDER.glob("*.onnx"))

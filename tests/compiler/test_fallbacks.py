@@ -25,6 +25,7 @@ from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.passes.placement import computes_on_host, place
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.pipelines.options import CompileOptions
 from axlora.isa.target import Target
 
 TOKENS = 8
@@ -257,7 +258,7 @@ def _every_product() -> onnx.ModelProto:
 
 def test_every_product_is_counted_on_the_side_that_runs_it() -> None:
     """By hand, operator by operator."""
-    low, _ = lower(_every_product(), TEST)
+    low, _ = lower(_every_product(), TEST, CompileOptions())
     counted = {row.operator.split()[1]: (row.where, row.macs) for row in low.placement if row.macs}
     assert counted == {
         "linear": ("accelerator", 12 * 8 * 8),

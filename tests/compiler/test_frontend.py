@@ -11,6 +11,7 @@ import pytest
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.reference.linears import Reference
 from axlora.isa.target import Target
 
@@ -19,7 +20,7 @@ K, N, R, T = 24, 20, 4, 6
 
 def check(model: onnx.ModelProto, target: Target, linears: int = 1, adapter: str | None = None, steps: float = 1.01) -> None:
     """Lower, run the integers, and compare with onnxruntime; `steps`: allowed difference in output steps."""
-    low, graph = lower(model, target)
+    low, graph = lower(model, target, CompileOptions())
     assert len(low.linears) == linears
     assert low.default_adapter == adapter
     options = ort.SessionOptions()
@@ -123,7 +124,7 @@ def test_two_linears_in_a_row_pass_codes(build: Any, target: Target) -> None:
     y = b.qdq(b.node("MatMul", b.qdq("x", 0.02, -8), b.weight(K, N)), 0.02, 3)
     b.qdq(b.node("MatMul", y, b.weight(N, K)), 0.02, 1, out="y")
     model = b.model({"x": [T, K]}, ["y"])
-    low, graph = lower(model, target)
+    low, graph = lower(model, target, CompileOptions())
     assert low.linears[1].input == low.linears[0].output
     assert graph.inputs == (low.linears[0].input,)
     check(model, target, linears=2, steps=2.01)
@@ -135,7 +136,7 @@ def test_host_operators_between_linears(build: Any, target: Target) -> None:
     y = b.qdq(b.node("Relu", y), 0.02, -10)
     b.node("Softmax", b.node("MatMul", y, b.weight(N, K)), axis=-1, out="y")
     model = b.model({"x": [T, K]}, ["y"])
-    low, _ = lower(model, target)
+    low, _ = lower(model, target, CompileOptions())
     assert [(r.where, r.macs) for r in low.placement if r.operator.startswith("MatMul")] == [
         ("accelerator", T * K * N),
         ("accelerator", T * K * N),
@@ -150,7 +151,7 @@ def test_a_product_with_another_input_is_no_branch(build: Any, target: Target) -
     x, z = b.qdq("x", 0.02, -8), b.qdq("z", 0.02, 4)
     low_rank = b.node("MatMul", b.qdq(b.node("MatMul", z, b.weight(K, R)), 0.02, 0), b.weight(R, N))
     b.node("Add", b.node("MatMul", x, b.weight(K, N)), low_rank, out="y")
-    low, _ = lower(b.model({"x": [T, K], "z": [T, K]}, ["y"]), target)
+    low, _ = lower(b.model({"x": [T, K], "z": [T, K]}, ["y"]), target, CompileOptions())
     assert len(low.linears) == 3
     assert low.default_adapter is None
 
@@ -183,7 +184,7 @@ def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
 def test_not_an_onnx_file(tmp_path: Any, target: Target, content: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(BadModel) as error:
-        lower(tmp_path / "m.onnx", target)
+        lower(tmp_path / "m.onnx", target, CompileOptions())
     assert "m.onnx" in one_line(error)
 
 
@@ -194,10 +195,10 @@ def test_truncated_file_and_no_file(tmp_path: Any, target: Target, build: Any) -
     for cut in (len(data) // 3, len(data) - 5):
         (tmp_path / "cut.onnx").write_bytes(data[:cut])
         with pytest.raises(BadModel) as error:
-            lower(tmp_path / "cut.onnx", target)
+            lower(tmp_path / "cut.onnx", target, CompileOptions())
         assert "cut.onnx" in one_line(error)
     with pytest.raises(BadModel, match="no such file"):
-        lower(tmp_path / "none.onnx", target)
+        lower(tmp_path / "none.onnx", target, CompileOptions())
 
 
 def test_free_dimensions_are_named(build: Any, target: Target) -> None:
@@ -205,11 +206,11 @@ def test_free_dimensions_are_named(build: Any, target: Target) -> None:
     b.qdq(b.node("MatMul", b.qdq("x", 0.02, 0), b.weight(K, N)), 0.02, 3, out="y")
     model = b.model({"x": ["tokens", K]}, ["y"])
     with pytest.raises(BadModel, match="--shape tokens=N"):
-        lower(model, target)
+        lower(model, target, CompileOptions())
     with pytest.raises(BadModel, match="no dimension 'tokenz'"):
-        lower(model, target, shapes={"tokenz": 4})
+        lower(model, target, CompileOptions(shapes={"tokenz": 4}))
     with pytest.raises(BadModel, match="at least 1"):
-        lower(model, target, shapes={"tokens": 0})
+        lower(model, target, CompileOptions(shapes={"tokens": 0}))
 
 
 def test_operator_without_a_path_is_named(build: Any, target: Target) -> None:
@@ -218,7 +219,7 @@ def test_operator_without_a_path_is_named(build: Any, target: Target) -> None:
     model = b.model({"x": [T, K]}, ["y"])
     model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     with pytest.raises(UnsupportedOperator, match=r"odd.*MatMulNBits"):
-        lower(model, target)
+        lower(model, target, CompileOptions())
 
 
 def test_static_scales_of_a_float_model_need_calibration(build: Any, target: Target) -> None:
@@ -226,11 +227,11 @@ def test_static_scales_of_a_float_model_need_calibration(build: Any, target: Tar
     b.node("MatMul", "x", b.floats(K, N), out="y")
     model = b.model({"x": [T, K]}, ["y"])
     with pytest.raises(BadModel, match="calibration"):
-        lower(model, target, activation="static8")
+        lower(model, target, CompileOptions(activation="static8"))
     with pytest.raises(BadModel, match="lacks input"):
-        lower(model, target, activation="static8", calibration={"z": np.zeros((1, T, K), np.float32)})
+        lower(model, target, CompileOptions(activation="static8", calibration={"z": np.zeros((1, T, K), np.float32)}))
     with pytest.raises(BadModel, match="shape"):
-        lower(model, target, activation="static8", calibration={"x": np.zeros((2, T + 1, K), np.float32)})
+        lower(model, target, CompileOptions(activation="static8", calibration={"x": np.zeros((2, T + 1, K), np.float32)}))
 
 
 def test_weights_that_are_not_finite(build: Any, target: Target) -> None:
@@ -238,7 +239,7 @@ def test_weights_that_are_not_finite(build: Any, target: Target) -> None:
     w = b.constant(np.full((K, N), np.nan, np.float32))
     b.node("MatMul", b.qdq("x", 0.02, 0), w, out="y")
     with pytest.raises(BadModel, match="NaN"):
-        lower(b.model({"x": [T, K]}, ["y"]), target)
+        lower(b.model({"x": [T, K]}, ["y"]), target, CompileOptions())
 
 
 def test_accumulator_that_could_overflow(build: Any, target: Target) -> None:
@@ -248,4 +249,4 @@ def test_accumulator_that_could_overflow(build: Any, target: Target) -> None:
     names = [b.constant(v) for v in (np.full((k, 2), 127, np.int8), np.array(0.01, np.float32), np.array(0, np.int8))]
     b.node("MatMul", b.qdq("x", 0.02, 0), b.node("DequantizeLinear", *names), out="y")
     with pytest.raises(BadModel, match="accumulator could overflow: column 0"):
-        lower(b.model({"x": [1, k]}, ["y"]), target)
+        lower(b.model({"x": [1, k]}, ["y"]), target, CompileOptions())

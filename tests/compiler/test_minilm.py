@@ -10,9 +10,9 @@ import onnxruntime as ort
 import pytest
 
 from axlora.compiler.boundary import quantize
-from axlora.compiler.dump import Dump
 from axlora.compiler.layer import Linear, Lowered
 from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.reference.integer_graph import IntegerGraph
 from axlora.compiler.reference.linear_module import LinearModule
 from axlora.compiler.reference.linears import Reference
@@ -26,7 +26,7 @@ Pair = tuple[Lowered, IntegerGraph]
 def lowered(minilm_dir: Path, target: Target, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     adapters = {name: minilm_dir / "adapters" / name for name in ("law", "med")}
     dump = tmp_path_factory.getbasetemp() / "passes"
-    return lower(minilm_dir / "minilm.onnx", target, adapters=adapters, shapes={"tokens": 16}, dump=Dump(dump))
+    return lower(minilm_dir / "minilm.onnx", target, CompileOptions(adapters=adapters, shapes={"tokens": 16}, dump_passes=dump))
 
 
 @pytest.fixture(scope="module")
@@ -204,9 +204,10 @@ def test_float_model_with_branches_in_the_graph(
     data = np.load(minilm_dir / "inputs.npz")
     feeds = {name: data[name] for name in data.files if name.startswith("layer0")}
     low, graph = lower(
-        model, target if activation.endswith("8") else wide_target, shapes={"tokens": 16}, calibration=feeds,
-        weight_bits=bits, activation=activation,
-    )  # fmt: skip
+        model,
+        target if activation.endswith("8") else wide_target,
+        CompileOptions(shapes={"tokens": 16}, calibration=feeds, weight_bits=bits, activation=activation),
+    )
     assert low.default_adapter == "graph"
     feed = {name: value[0] for name, value in feeds.items()}
     reference = Reference(graph)

@@ -25,6 +25,7 @@ from axlora.compiler.passes.offsets import fitted, rows_needed, with_offset_rows
 from axlora.compiler.passes.quantize_linear import quantize_weight
 from axlora.compiler.pipelines import linears as pipeline
 from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.reference.linears import Reference
 from axlora.isa.formats import Format
 from axlora.isa.target import Target
@@ -77,7 +78,7 @@ def test_one_side_is_told_by_the_function(build: Any, kind: str, expected: bool)
 @pytest.mark.parametrize("exporter", E.EXPORTERS)
 @pytest.mark.parametrize(("plain", "count"), [("bert", 2), ("distilbert", 2), ("gpt2", 2), ("llama", 0)])
 def test_real_exports_have_an_offset_behind_every_gelu(plain: str, count: int, exporter: str, target: Target) -> None:
-    low, _ = lower(E.MODELS / f"{plain}.{exporter}.onnx", target, shapes=FREE)
+    low, _ = lower(E.MODELS / f"{plain}.{exporter}.onnx", target, CompileOptions(shapes=FREE))
     found = [linear for linear in low.linears if linear.offset_rows]
     assert len(found) == count == sum(t.offset_columns > 0 for t in low.inputs)
     assert all(linear.inputs == E.INNER for linear in found)
@@ -168,7 +169,7 @@ def test_an_offset_halves_the_distance(
     x = np.random.default_rng(1).normal(0, 2, (T, K)).astype(np.float32)
 
     def distance() -> tuple[float, float]:
-        reference = Reference(lower(model, target, adapters={"a": folder})[1])
+        reference = Reference(lower(model, target, CompileOptions(adapters={"a": folder}))[1])
         wanted = {name: real(model, x, folder if name else None) for name in (None, "a")}
         runs = {name: reference.run({"x": x}, name) for name in (None, "a")}
         base, own = (
@@ -191,7 +192,7 @@ def test_simulator_equals_reference_and_adapters_come_later(
     """Base and adapter, one compiled in, one added to the loaded package: the same codes, the same block."""
     model, folder = gelu_model(build), adapter(write_peft, 0.1)
     options: dict[str, Any] = {"weight_bits": weight_bits}
-    low, graph = lower(model, target, adapters={"a": folder}, **options)
+    low, graph = lower(model, target, CompileOptions(adapters={"a": folder}, **options))
     reference = Reference(graph)
     program = axlora.compile(model, target, adapters={"a": folder}, lora_linears="all", **options)
     later = axlora.compile(model, target, max_loras=1, max_lora_rank=RANK, **options)
@@ -208,7 +209,7 @@ def test_simulator_equals_reference_and_adapters_come_later(
 
 
 def test_codes_end_with_the_offset(build: Any, target: Target) -> None:
-    low, _ = lower(gelu_model(build), target)
+    low, _ = lower(gelu_model(build), target, CompileOptions())
     (tensor,) = low.inputs
     x = np.abs(np.random.default_rng(0).normal(0, 1, (T, K))).astype(np.float32)
     codes = quantize(tensor, x).codes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlps as M
 import numpy as np
@@ -17,7 +18,8 @@ import axlora
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
 from axlora.compiler.operators import FakeQuantize, Transformer
 from axlora.compiler.passes.placement import computes_on_host
-from axlora.compiler.pipelines.transformers import Options, lower_whole
+from axlora.compiler.pipelines.options import CompileOptions
+from axlora.compiler.pipelines.transformers import lower_whole
 from axlora.compiler.reference.numpy_rows import Cache, Reference
 from axlora.compiler.rows.lower import lower
 from axlora.isa.target import Target
@@ -126,20 +128,13 @@ def test_fused_linears_round_once(mode: str, tmp_path: Path) -> None:
 
 
 def _lowered_run(
-    path: Path, target: Target, x: np.ndarray, options: Options, adapter: str | None = None
+    path: Path, target: Target, x: np.ndarray, options: dict[str, Any], adapter: str | None = None
 ) -> tuple[axlora.Program, list[dict[int, np.ndarray]]]:
     """The program, and what NumPy and LLVM make of x."""
-    found = lower_whole(path, target, options, shapes={"batch": len(x)})
+    options = {"shapes": {"batch": len(x)}, "operators": "all"} | options
+    found = lower_whole(path, target, CompileOptions(**options))
     bits = target.activation_bits
-    program = axlora.compile(
-        path,
-        target,
-        shapes={"batch": len(x)},
-        operators="all",
-        activation=f"static{options.static_bits}",
-        mode="exact" if options.exact else "fused",
-        adapters=options.adapters,
-    )
+    program = axlora.compile(path, target, **options)
     rows = program.interface.given_rows(program.interface.given, {"x": x})
     linears = {li.name: li for li in found.lowered.linears}
     numpy = Reference(linears, [adapter] * len(rows), Cache(), bits, rows)
@@ -161,7 +156,8 @@ def test_simulator_numpy_llvm_and_verilog_are_equal(name: str, kind: str, target
     """Outputs bit for bit; of the Verilog every counter too."""
     path = _quantized(MLPS[name](), kind, tmp_path)
     x = M.samples(MLPS[name](), 5, seed=3)[0]
-    program, others = _lowered_run(path, target, x, Options(static_bits=16 if kind == "s16" else 8, exact=exact))
+    options = {"activation": "static16" if kind == "s16" else "static8", "mode": "exact" if exact else "fused"}
+    program, others = _lowered_run(path, target, x, options)
     sim, rtl = axlora.simulate(program, {"x": x}), axlora.run_rtl(program, {"x": x})
     (result,) = program.interface.results
     for outputs in others:
@@ -179,7 +175,8 @@ def test_adapters_of_files_read_the_same_codes(write_peft: Callable[..., Path], 
     own = write_peft(tensors, "a", r=M.RANK, lora_alpha=2 * M.RANK, target_modules=["down"])
     path = _quantized(MLPS["chain"](), "s8", tmp_path)
     x = M.samples(MLPS["chain"](), 6, seed=4)[0]
-    program, (_, outputs) = _lowered_run(path, TEST, x, Options({"a": own}, lora_linears="used", static_bits=8), "a")
+    options = {"adapters": {"a": own}, "activation": "static8"}
+    program, (_, outputs) = _lowered_run(path, TEST, x, options, "a")
     run = axlora.simulate(program, {"x": x}, "a")
     (result,) = program.interface.results
     np.testing.assert_array_equal(run.codes[result.name], outputs[result.region][:, : result.width])
@@ -248,5 +245,5 @@ def test_a_value_is_rounded_once(tmp_path: Path) -> None:
     model = g.model(["batch", M.K], {g.linear(y, M.HIDDEN, M.OUT, "down", bias=False): ["batch", M.OUT]})
     path = _quantized(model, "s8", tmp_path)
     assert sum(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node) == 4
-    found = lower_whole(path, TEST, Options(static_bits=8), shapes={"batch": 3})
+    found = lower_whole(path, TEST, CompileOptions(operators="all", activation="static8", shapes={"batch": 3}))
     assert len(_rounded(found.model)) == 3

@@ -21,7 +21,7 @@ from axlora.compiler.operators import Affine, Apply, Attention, Function, Norm, 
 from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.passes.recognise_transformer import read_transformer
-from axlora.compiler.pipelines.transformers import products
+from axlora.compiler.pipelines.samples import products
 from axlora.compiler.rows import float_forms
 
 TOKENS = 16

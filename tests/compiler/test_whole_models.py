@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from axlora.compiler.errors import BadAdapter, BadModel
 from axlora.compiler.frontend.host_graph import stages
 from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.reference.linear_module import LinearModule
 from axlora.compiler.reference.linears import Reference
 from axlora.isa import numerics
@@ -52,7 +53,7 @@ MIXED = ["bert-lora.dynamo", "gpt2-lora.script", "llama-lora.dynamo", "distilber
 def test_branches_of_the_graph_and_the_peft_directory_give_the_same(file: str, target: Target) -> None:
     """The export holds the adapter that the directory holds; both are near the float model, and far from the base."""
     path = E.MODELS / f"{file}.onnx"
-    low, graph = lower(path, target, shapes=FREE, adapters={"a": E.MODELS / file.split(".")[0]})
+    low, graph = lower(path, target, CompileOptions(shapes=FREE, adapters={"a": E.MODELS / file.split(".")[0]}))
     assert low.adapters == ("graph", "a")
     reference = Reference(graph)
     wanted = floats(path)
@@ -65,7 +66,7 @@ def test_branches_of_the_graph_and_the_peft_directory_give_the_same(file: str, t
 
 @pytest.mark.parametrize("file", quick(MIXED, "bert-lora.dynamo"))
 def test_merged_branches_are_the_branches(file: str, target: Target) -> None:
-    low, graph = lower(E.MODELS / f"{file}.onnx", target, shapes=FREE, merge=True)
+    low, graph = lower(E.MODELS / f"{file}.onnx", target, CompileOptions(shapes=FREE, merge=True))
     assert not any(linear.adapters for linear in low.linears)
     assert low.default_adapter is None
     assert error(outputs(Reference(graph), None), floats(E.MODELS / f"{file}.onnx")) < 0.03
@@ -75,9 +76,9 @@ def test_merged_branches_are_the_branches(file: str, target: Target) -> None:
 def test_merged_peft_directory(plain: str, target: Target) -> None:
     """As the same adapter beside the base."""
     arguments = {"shapes": FREE, "adapters": {"a": E.MODELS / E.ADAPTED[plain]}}
-    low, graph = lower(E.MODELS / f"{plain}.dynamo.onnx", target, merge=True, **arguments)
+    low, graph = lower(E.MODELS / f"{plain}.dynamo.onnx", target, CompileOptions(merge=True, **arguments))
     assert low.adapters == ()
-    beside = Reference(lower(E.MODELS / f"{plain}.dynamo.onnx", target, **arguments)[1])
+    beside = Reference(lower(E.MODELS / f"{plain}.dynamo.onnx", target, CompileOptions(**arguments))[1])
     assert error(outputs(Reference(graph), None), outputs(beside, "a")) < 0.04
     assert error(outputs(beside, None), outputs(beside, "a")) > 0.1
 
@@ -94,12 +95,12 @@ def test_a_head_that_was_trained_whole_is_a_branch_of_full_rank(build: Any, targ
     stored = {"base_model.model.classifier.weight": weights[1].T, "base_model.model.classifier.bias": biases[1]}
     path = write_peft(stored, modules_to_save=["classifier"])
     x = random.normal(0, 1, (6, k)).astype(np.float32)
-    reference = Reference(lower(model, target, adapters={"a": path})[1])
-    merged = Reference(lower(model, target, adapters={"a": path}, merge=True)[1])
+    reference = Reference(lower(model, target, CompileOptions(adapters={"a": path}))[1])
+    merged = Reference(lower(model, target, CompileOptions(adapters={"a": path}, merge=True))[1])
     for made, name, number in ((reference, None, 0), (reference, "a", 1), (merged, None, 1)):
         assert error(made.run({"x": x}, name)["y"], x @ weights[number] + biases[number]) < 0.015
     with pytest.raises(BadAdapter, match="rank 6"):
-        lower(model, target, adapters={"a": path}, max_lora_rank=5)
+        lower(model, target, CompileOptions(adapters={"a": path}, max_lora_rank=5))
 
 
 def session(path: Path) -> ort.InferenceSession:
@@ -116,7 +117,7 @@ def distances(file: str, form: str, folder: Path, target: Target) -> tuple[float
     On the last one the Relax module, run by LLVM, is ours bit for bit.
     """
     path = path_of(file, form, folder)
-    low, graph = lower(path, target, shapes=FREE)
+    low, graph = lower(path, target, CompileOptions(shapes=FREE))
     reference, theirs, real = Reference(graph), session(path), session(E.MODELS / f"{file}.onnx")
     rows: list[list[np.ndarray]] = [[], [], []]
     for feed in E.feeds(64):
@@ -132,7 +133,7 @@ def distances(file: str, form: str, folder: Path, target: Target) -> tuple[float
 def test_a_static_file_with_a_scale_a_token(tmp_path: Path, target: Target) -> None:
     """Its GELU holds constants in pairs, and its softmax reads a pair with a mask in it."""
     path = path_of("bert-lora.script", "qdq", tmp_path)
-    low, graph = lower(path, target, shapes=FREE, activation="token8")
+    low, graph = lower(path, target, CompileOptions(shapes=FREE, activation="token8"))
     assert all(t.per_token for t in low.inputs)
     wanted = floats(E.MODELS / "bert-lora.script.onnx")
     assert error(outputs(Reference(graph), low.default_adapter), wanted) < min(0.05, error(floats(path), wanted))
@@ -173,8 +174,8 @@ def test_no_further_from_float_than_onnxruntime(name: str, form: str, target: Ta
 def test_exact_honours_every_pair(file: str, target: Target, tmp_path: Path) -> None:
     """Each linear (A and B are linears of their own), fed the reference's own input codes, is within one step of the file's."""
     path = path_of(file, "qdq", tmp_path)
-    low, graph = lower(path, target, shapes=FREE, mode="exact")
-    fused = lower(path, target, shapes=FREE)[0]
+    low, graph = lower(path, target, CompileOptions(shapes=FREE, mode="exact"))
+    fused = lower(path, target, CompileOptions(shapes=FREE))[0]
     branches = E.BY_NAME[file.split(".")[0]].branches
     assert len(low.linears) == len(fused.linears) + 2 * branches
     assert not low.adapters
@@ -191,12 +192,12 @@ def test_exact_honours_every_pair(file: str, target: Target, tmp_path: Path) -> 
         quantized += out.bits == 8
     assert quantized >= 2 * branches
     with pytest.raises(BadModel, match="exact"):
-        lower(path, target, shapes=FREE, mode="exact", activation="token8")
+        lower(path, target, CompileOptions(shapes=FREE, mode="exact", activation="token8"))
 
 
 def test_weights_with_zero_points_keep_their_codes(target: Target, tmp_path: Path) -> None:
     """Asymmetric uint8 weights: the machine's codes less zero points are the file's, column by column."""
-    low, graph = lower(path_of("bert.dynamo", "dynamic-u8", tmp_path), target, shapes=FREE)
+    low, graph = lower(path_of("bert.dynamo", "dynamic-u8", tmp_path), target, CompileOptions(shapes=FREE))
     grouped = [linear for linear in low.linears if linear.weight.zero is not None]
     assert grouped
     for linear in grouped:
@@ -229,13 +230,13 @@ def test_equal_weights_tell_what_names_do_not(build: Any, target: Target, write_
         return write_peft({f"{path}.lora_A.weight": a, f"{path}.lora_B.weight": b}, name=f"a{layer}")
 
     with pytest.raises(BadAdapter, match="no linear"):
-        lower(model, target, adapters={"a": adapter(1)})
-    low, _ = lower(model, target, adapters={"a": tmp_path / "a1"}, base=base)
+        lower(model, target, CompileOptions(adapters={"a": adapter(1)}))
+    low, _ = lower(model, target, CompileOptions(adapters={"a": tmp_path / "a1"}, base=base))
     assert [bool(linear.adapters) for linear in low.linears] == [False, True, False, False]
     with pytest.raises(BadAdapter, match="2 linears"):
-        lower(model, target, adapters={"a": adapter(0)}, base=base)
+        lower(model, target, CompileOptions(adapters={"a": adapter(0)}, base=base))
     with pytest.raises(BadAdapter, match="not in the base"):
-        lower(model, target, adapters={"a": adapter(7)}, base=base)
+        lower(model, target, CompileOptions(adapters={"a": adapter(7)}, base=base))
 
 
 def test_stages_count_the_linears_on_the_way() -> None:
@@ -252,7 +253,7 @@ def test_calibrated_scales_reach_the_adapter(activation: str, target: Target) ->
     model = E.MODELS / f"{name}.dynamo.onnx"
     data = {key: np.stack([f[key] for f in FEEDS]) for key in FEEDS[0]}
     adapters = {"a": E.MODELS / name}
-    low, graph = lower(model, target, shapes=FREE, adapters=adapters, calibration=data, activation=activation)
+    low, graph = lower(model, target, CompileOptions(shapes=FREE, adapters=adapters, calibration=data, activation=activation))
     assert all(linear.grid is not None and linear.grid.smooth is not None for linear in low.linears)
     assert set(low.errors) == {linear.name for linear in low.linears}
     assert max(low.errors.values()) < 0.05

@@ -13,7 +13,8 @@ from onnx import numpy_helper
 
 import axlora
 from axlora.compiler.frontend import onnx_reader
-from axlora.compiler.pipelines.transformers import Generated, Options, lower_generator, lower_whole
+from axlora.compiler.pipelines.options import CompileOptions
+from axlora.compiler.pipelines.transformers import Generated, lower_whole
 from axlora.isa.target import Target
 
 TARGET = Target.load("test")
@@ -44,7 +45,7 @@ def test_an_encoder_with_holes_in_its_mask(file: str, adapter: str | None) -> No
     """The order of rows, what is padding, adapters; the host adds embeddings in single precision, the package in double."""
     path, feed = E.MODELS / f"{file}.onnx", _ids()
     adapters = {adapter: E.MODELS / file.split(".")[0]} if adapter else {}
-    found = lower_whole(path, TARGET, Options(adapters=adapters), shapes=SHAPES)
+    found = lower_whole(path, TARGET, CompileOptions(adapters, lora_linears="all", operators="all", shapes=SHAPES))
     program = axlora.compile(path, TARGET, adapters=adapters, shapes=SHAPES, operators="all")
     wanted = axlora.simulate(program, feed, adapter=adapter, timing=False).outputs
     for got, y in zip(_run(found, path, SHAPES, feed, adapter), wanted.values(), strict=True):
@@ -56,7 +57,7 @@ def test_an_encoder_with_holes_in_its_mask(file: str, adapter: str | None) -> No
 def test_rows_of_a_batch_bit_for_bit(kind: str) -> None:
     model, shapes = M.MODELS[kind](), {"batch": 5}
     data, x = {"x": M.samples(model, 5, 8, seed=1)}, M.samples(model, 5, seed=2)[0]
-    found = lower_whole(model, TARGET, Options(), shapes=shapes, calibration=data)
+    found = lower_whole(model, TARGET, CompileOptions(operators="all", shapes=shapes, calibration=data))
     program = axlora.compile(model, TARGET, shapes=shapes, calibration=data)
     wanted = axlora.simulate(program, {"x": x}, timing=False).outputs
     for got, y in zip(_run(found, model, shapes, {"x": x}, program.default_adapter), wanted.values(), strict=True):
@@ -67,7 +68,7 @@ def test_rows_of_a_batch_bit_for_bit(kind: str) -> None:
 def test_a_decoder_bit_for_bit(name: str) -> None:
     """The whole context at once; the package takes it in starts of prefill and decode."""
     path = E.MODELS / "decoders" / f"{name}.onnx"
-    found = lower_generator(path, TARGET, Options(), context=TOKENS)
+    found = lower_whole(path, TARGET, CompileOptions(generate=True, max_context=TOKENS))
     program = axlora.compile(path, TARGET, generate=True, max_context=TOKENS)
     ids = np.random.default_rng(0).integers(0, len(program.interface.tables[program.interface.ids]), (1, TOKENS))
     wanted = program.session().run({program.interface.ids: ids}).outputs[program.interface.output]

@@ -17,7 +17,8 @@ from onnx import TensorProto, helper
 import axlora
 from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.passes.placement import computes_on_host
-from axlora.compiler.pipelines.transformers import Generated, Options, lower_whole
+from axlora.compiler.pipelines.options import CompileOptions
+from axlora.compiler.pipelines.transformers import Generated, lower_whole
 from axlora.compiler.reference.numpy_rows import Cache, Reference
 from axlora.compiler.rows.lower import lower
 from axlora.isa.target import Target
@@ -44,8 +45,8 @@ def _compiled(model: onnx.ModelProto, batch: int = BATCH, **options: object) -> 
 
 
 def _lowered(model: onnx.ModelProto, batch: int = BATCH, **options: object) -> Generated:
-    chosen = Options(lora_linears="used", **options)  # type: ignore[arg-type]
-    return lower_whole(model, TARGET, chosen, shapes={"batch": batch}, calibration=_data(model, batch))
+    given = {"operators": "all", "shapes": {"batch": batch}, "calibration": _data(model, batch)} | options
+    return lower_whole(model, TARGET, CompileOptions(**given))  # type: ignore[arg-type]
 
 
 def _error(got: np.ndarray, wanted: np.ndarray) -> float:

@@ -26,7 +26,9 @@ from axlora.compiler.passes.drop_scales import drop_scales
 from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.passes.recognise_transformer import read_whole
-from axlora.compiler.pipelines.transformers import Options, lower_whole, products, recognised
+from axlora.compiler.pipelines.options import CompileOptions
+from axlora.compiler.pipelines.samples import products
+from axlora.compiler.pipelines.transformers import lower_whole, recognised
 from axlora.compiler.rows import float_forms
 from axlora.compiler.rows.float_forms import Product
 from axlora.isa.target import Target
@@ -269,8 +271,8 @@ def _as_llvm_computes(
     """
     free, activation = _free(path), "static8" if static else None
     program = axlora.compile(path, target, shapes=free, adapters=adapters, operators="all", activation=activation)
-    options = Options(adapters=adapters, lora_linears="used", static_bits=8 if static else 0)
-    found = lower_whole(path, target, options, shapes=free)
+    options = CompileOptions(adapters, operators="all", activation="static8" if static else None, shapes=free)
+    found = lower_whole(path, target, options)
     module = found.integers(target.activation_bits)
     feed = {name: feed.get(name, value) % 32 for name, value in program.random_inputs(0).items()}
     runs = {adapter: axlora.simulate(program, feed, adapter, timing=False) for adapter in (None, *adapters)}
@@ -368,7 +370,7 @@ def test_quantized_exports_keep_their_scales(file: str, form: str, tmp_path: Pat
 def test_an_encoder_with_every_pair_is_onnxruntimes(mode: str, tmp_path: Path) -> None:
     """Its recognised operators in floats: the same codes everywhere, scores and weights of attention too, with `exact`."""
     path, feed = path_of("bert.dynamo", "qdq-u8", tmp_path), _feed(1, 5, padded=True)
-    options = Options(static_bits=8, exact=mode == "exact")
+    options = CompileOptions(operators="all", activation="static8", mode=mode)
     proto, where = onnx_reader.read(path, _free(path), options.exact)
     g, found = recognised(proto, where, options)
     model = read_whole(g, found, where)

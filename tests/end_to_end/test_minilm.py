@@ -9,6 +9,7 @@ import pytest
 
 import axlora
 from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.reference.linears import Reference
 from axlora.isa.target import Target
 
@@ -39,7 +40,7 @@ def _equal(name: str, minilm: Path, count: int) -> int:
     """Every output code of every linear, base and both adapters, the Relax graph compiled by LLVM; the number of linears."""
     target = Target.load(name)
     shapes = {"tokens": 8}
-    lowered, graph = lower(minilm / "minilm.onnx", target, adapters=_adapters(minilm), shapes=shapes)
+    lowered, graph = lower(minilm / "minilm.onnx", target, CompileOptions(adapters=_adapters(minilm), shapes=shapes))
     program = axlora.compile(minilm / "minilm.onnx", target, adapters=_adapters(minilm), shapes=shapes)
     reference = Reference(graph)
     with np.load(minilm / "inputs.npz") as data:

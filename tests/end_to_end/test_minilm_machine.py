@@ -10,7 +10,8 @@ import pytest
 from whole_minilm import TASKS, Feed, Whole
 
 import axlora
-from axlora.compiler.pipelines.transformers import Generated, Options, lower_whole
+from axlora.compiler.pipelines.options import CompileOptions
+from axlora.compiler.pipelines.transformers import Generated, lower_whole
 from axlora.compiler.reference import numpy_rows
 from axlora.compiler.rows.float_forms import embed
 from axlora.compiler.rows.lower import lower
@@ -60,12 +61,9 @@ def integers(whole: Whole) -> Callable[[], Integers]:
 
     def make() -> Integers:
         if not made:
-            options = Options(adapters=whole.adapters, lora_linears="used")
-            shapes = {"batch": 1, "sequence": TOKENS}
-            model = whole.folder / "minilm.onnx"
-            made.append(
-                Integers(lower_whole(model, Target.load("zcu104"), options, shapes=shapes, calibration=whole.calibration()))
-            )
+            shapes, data = {"batch": 1, "sequence": TOKENS}, whole.calibration()
+            options = CompileOptions(whole.adapters, operators="all", shapes=shapes, calibration=data)
+            made.append(Integers(lower_whole(whole.folder / "minilm.onnx", Target.load("zcu104"), options)))
         return made[0]
 
     return make
@@ -115,12 +113,11 @@ def test_accuracy_against_float(whole: Whole, integers: Callable[[], Integers], 
 )
 def test_the_simulator_equals_the_reference(whole: Whole, target: str) -> None:
     """Passages of 1 to 64 tokens with padding, one batch under both adapters and the base: bit for bit; LLVM's module too."""
-    options = Options(adapters=whole.adapters, lora_linears="used")
     shapes, model = {"batch": 4, "sequence": TOKENS}, whole.folder / "minilm.onnx"
     program = axlora.compile(model, target, shapes=shapes, adapters=whole.adapters)
     assert program.kind == "whole"
     assert program.host_macs == 0
-    machine = Integers(lower_whole(model, Target.load(target), options, shapes=shapes))
+    machine = Integers(lower_whole(model, Target.load(target), CompileOptions(whole.adapters, operators="all", shapes=shapes)))
     feed = whole.passages("topic", 4)
     length = np.array([1, 17, 40, 64])
     feed["attention_mask"] = (np.arange(TOKENS)[None] < length[:, None]).astype(np.int64)

@@ -13,6 +13,7 @@ from whole_minilm import TASKS, Feed, Whole
 
 import axlora
 from axlora.compiler.pipelines.linears import lower
+from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.reference.linears import Reference
 from axlora.isa.target import Target
 
@@ -42,7 +43,9 @@ def _near_float(whole: Whole, file: str, activation: str | None, least: float, c
     data = whole.calibration() if activation else None
     model = whole.folder / f"{file}.onnx"
     lowered, graph = lower(
-        model, Target.load("test"), shapes=SHAPE, adapters=whole.adapters, activation=activation, calibration=data
+        model,
+        Target.load("test"),
+        CompileOptions(shapes=SHAPE, adapters=whole.adapters, activation=activation, calibration=data),
     )
     assert sum(row.macs for row in lowered.placement if row.where == "host") == 6 * 12 * 64 * 64 * 32 * 2  # Q.K and P.V
     reference = Reference(graph)
@@ -74,9 +77,7 @@ def test_held_out_accuracy_is_within_a_point_of_float(whole: Whole) -> None:
     lowered, graph = lower(
         whole.folder / "minilm.onnx",
         Target.load("test"),
-        shapes=SHAPE,
-        adapters=whole.adapters,
-        calibration=whole.calibration(),
+        CompileOptions(shapes=SHAPE, adapters=whole.adapters, calibration=whole.calibration()),
     )
     assert all(linear.token_scale for linear in lowered.linears)
     reference = Reference(graph)
@@ -100,7 +101,7 @@ def _equal_at(whole: Whole, size: int, lengths: Iterable[int]) -> None:
     shape = {"batch": 2, "sequence": size}
     arguments = {"shapes": shape, "adapters": whole.adapters}
     program = axlora.compile(whole.folder / "minilm.onnx", target, max_loras=2, operators="linears", **arguments)
-    reference = Reference(lower(whole.folder / "minilm.onnx", target, **arguments)[1])
+    reference = Reference(lower(whole.folder / "minilm.onnx", target, CompileOptions(**arguments))[1])
     for length in lengths:
         ids = np.resize(np.roll(stream, -7 * length), (2, size))
         mask = np.tile((np.arange(size) < length).astype(np.int64), (2, 1))

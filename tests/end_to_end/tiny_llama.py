@@ -12,7 +12,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from axlora.compiler.pipelines import transformers
+from axlora.compiler.pipelines.options import CompileOptions
+from axlora.compiler.pipelines.transformers import lower_whole
 from axlora.compiler.reference.numpy_rows import Cache, Reference
 from axlora.compiler.rows.lower import lower
 from axlora.isa.numerics import to_fixed
@@ -63,7 +64,7 @@ class Quantized:
 
     def __init__(self, target: Target, source: onnx.ModelProto, *, context: int, **options: Any) -> None:
         self.target = target
-        self.found = transformers.lower_generator(source, target, transformers.Options(**options), context=context)
+        self.found = lower_whole(source, target, CompileOptions(generate=True, max_context=context, **options))
         self.linears = {li.name: li for li in self.found.lowered.linears}
 
     def run(self, ids: Int64, cache: Cache, adapter: str | None) -> tuple[Int64, int]:

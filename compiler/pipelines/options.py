@@ -1,4 +1,4 @@
-"""The options of `axlora.compile`: one meaning for every kind of model."""
+"""The options of `axlora.compile`: one class, with one meaning for every kind of model."""
 
 from __future__ import annotations
 
@@ -9,15 +9,27 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadAdapter, BadModel
-from axlora.compiler.pipelines.transformers import Options
-
-from .choice import ADAPTER_NAME
+from axlora.compiler.frontend.resolve import Matching
+from axlora.compiler.layer import check_adapter_name
+from axlora.isa.opcodes import SLOTS
 
 OPERATORS = ("auto", "all", "linears")
-_STATIC = {"static8": 8, "static16": 16}
+STATIC = {"static8": 8, "static16": 16}
 """Bits of static codes."""
+ACTIVATIONS = ("auto", "token8", "token16", *STATIC)
+RANK = 1 << 15
+"""Largest max_lora_rank."""
+MOST_CONTEXT = 1 << 15
+"""Largest context of a language model."""
+_KNOWN: Mapping[str, tuple[object, ...]] = {
+    "operators": OPERATORS,
+    "lora_linears": ("used", "all"),
+    "activation": (None, *ACTIVATIONS),
+    "weight_bits": (2, 3, 4, 8),
+    "mode": ("fused", "exact"),
+}
+_RANGES = {"max_lora_rank": (0, RANK), "max_context": (1, MOST_CONTEXT), "chunk": (1, MOST_CONTEXT)}
 
 
 @dataclass(frozen=True)
@@ -80,44 +92,64 @@ class CompileOptions:
     """Called with the name of each phase, and of each linear as it is placed."""
 
     def __post_init__(self) -> None:
-        chosen = ("operators", self.operators, OPERATORS), ("lora_linears", self.lora_linears, ("used", "all"))
-        for name, value, known in chosen:
-            if value not in known:
-                raise BadModel(f"{name} is {value!r}", name, f"one of {', '.join(known)}")
-        for name in self.adapters or {}:
+        for name, known in _KNOWN.items():
+            if (value := getattr(self, name)) not in known:
+                raise BadModel(f"{name} is {value!r}", name, f"one of {', '.join(map(str, known))}")
+        for name, (least, most) in _RANGES.items():
+            if (value := getattr(self, name)) is not None and not least <= value <= most:
+                raise BadModel(f"{name} is {value}", name, f"must be {least} to {most}")
+        if self.max_loras is not None and not 0 <= self.max_loras <= SLOTS:
+            what = f"{self.max_loras} adapter slots asked for, the machine has {SLOTS}"
+            raise BadModel(what, "max-loras", f"0 to {SLOTS}")
+        for name in self.files:
             check_adapter_name(name)
-        for name, given in (("chunk", self.chunk), ("max_context", self.max_context)):
-            if given is not None and not self.generate:
+        if self.merge and len(self.files) > 1:
+            raise BadAdapter(f"{len(self.files)} adapters to merge", "--merge", "give one")
+        for name in ("chunk", "max_context"):
+            if getattr(self, name) is not None and not self.generate:
                 raise BadModel(f"{name} without generate", name, "it is of language models: generate=True, --generate")
+        if self.exact and (self.merge or (self.activation or "").startswith("token")):
+            hint = "leave --merge and --activation token* out"
+            raise BadModel("exact keeps the file's own scales and branches", "mode", hint)
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing of a linear is joined across a Q/DQ pair."""
+        return self.mode == "exact"
+
+    @property
+    def static_bits(self) -> int:
+        """Bits of the static codes that are asked for; 0: none are."""
+        return STATIC.get(self.activation or "", 0)
+
+    @property
+    def asks_whole(self) -> bool:
+        """Whether a model runs whole or is refused; else what does not run whole may run as linears."""
+        return self.generate or self.operators == "all"
+
+    @property
+    def files(self) -> Mapping[str, str | Path]:
+        """`adapters`, none if None."""
+        return self.adapters or {}
+
+    @property
+    def matching(self) -> Matching:
+        """How adapters find their linears."""
+        return Matching(self.adapter_map, self.base, self.partial_adapters)
 
     @property
     def dump(self) -> Path | None:
         """The directory of `dump_passes`."""
         return None if self.dump_passes is None else Path(self.dump_passes)
 
-    @property
-    def whole(self) -> Options:
-        """What the compiler of whole transformers is told."""
-        return Options(
-            self.adapters or {},
-            self.adapter_map,
-            self.weight_bits,
-            self.max_loras,
-            self.max_lora_rank,
-            self.base,
-            self.merge,
-            "all" if self.generate else self.lora_linears,
-            self.generate or self.operators == "all",
-            _STATIC.get(self.activation or "", 0),
-            self.mode == "exact",
-            Dump(self.dump),
-            self.partial_adapters,
-            self.generate or self.operators == "all",
-        )
+    def tell(self, what: str) -> None:
+        """Report a phase, or a linear, to `progress`."""
+        if self.progress is not None:
+            self.progress(what)
 
     def special(self, bits: int) -> list[str]:
         """The choices that only programs of linears have, or models that keep their scales, for activations of `bits` bits."""
-        kept = self.activation in _STATIC and (self.operators == "all" or self.generate)
+        kept = self.activation in STATIC and self.asks_whole
         given = {
             "mode exact": self.mode != "fused" and not kept,
             f"activation {self.activation}": self.activation not in (None, "auto", f"token{bits}") and not kept,
@@ -126,13 +158,3 @@ class CompileOptions:
             "operators linears": self.generate and self.operators == "linears",
         }
         return [name for name, asked in given.items() if asked]
-
-
-def check_adapter_name(name: str) -> None:
-    """Adapters become files.
-
-    Raises:
-        BadAdapter: a name that cannot be a file's.
-    """
-    if not ADAPTER_NAME.fullmatch(name):
-        raise BadAdapter(f"adapter name {name!r} cannot be a file name", "adapter", "letters, digits, '_', '.', '-'")
