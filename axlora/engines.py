@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 
@@ -13,10 +13,10 @@ from axlora.isa.image import Image, ImageResult
 from axlora.isa.opcodes import COUNTERS, INSTRUCTION_BYTES, Unit
 from axlora.isa.target import Target
 from axlora.sim.run import run_image
-from axlora.sim.timeline import Event
+from axlora.sim.timeline import Trace
 
 from .extras import need
-from .machine import Bytes, Function
+from .machine import Bytes, Function, Int64
 
 if TYPE_CHECKING:
     from axlora.fpga.host import Board
@@ -37,7 +37,7 @@ class Start:
     written: Sequence[tuple[int, int]]
     """(address, bytes) that the program may write."""
     trace: bool = True
-    """Whether `Left.steps` and `Left.events` are wanted; they take memory and time."""
+    """Whether `Left.steps` and `Left.trace` are wanted; they take memory and time."""
 
     @property
     def image(self) -> Image:
@@ -55,14 +55,52 @@ class Step:
     done: int
 
 
+class Steps(Sequence[Step]):
+    """Executions, in the order in which they were accepted."""
+
+    def __init__(self, rows: Int64 | None = None) -> None:
+        """`rows`: int64 [n, 4], index, unit, accept and done of each."""
+        self.rows = np.zeros((0, 4), np.int64) if rows is None else rows
+
+    @classmethod
+    def of(cls, unit: Int64, address: Int64, accept: Int64, done: Int64) -> Steps:
+        """Of instructions at byte addresses, in any order."""
+        order = np.lexsort((unit, accept))
+        return cls(np.stack([address // INSTRUCTION_BYTES, unit, accept, done], axis=1)[order])
+
+    def after(self, base: int) -> Int64:
+        """The rows, `base` cycles later."""
+        return self.rows + np.array([0, 0, base, base])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Step]:
+        return (Step(index, Unit(unit).name.lower(), accept, done) for index, unit, accept, done in self.rows.tolist())
+
+    @overload
+    def __getitem__(self, place: int) -> Step: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Steps: ...
+
+    def __getitem__(self, place: int | slice) -> Step | Steps:
+        if isinstance(place, slice):
+            return Steps(self.rows[place])
+        return next(iter(Steps(self.rows[place][None])))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Steps) and np.array_equal(self.rows, other.rows)
+
+
 @dataclass(frozen=True)
 class Left:
     """What a start left."""
 
     memory: Bytes
     counters: dict[str, int]
-    steps: tuple[Step, ...] = ()
-    events: tuple[Event, ...] | None = None
+    steps: Steps = field(default_factory=Steps)
+    trace: Trace | None = None
     """Of the simulator: what each instruction did, for the shares of layers."""
 
 
@@ -91,11 +129,11 @@ class Simulator:
     clock_mhz = None
 
     def start(self, target: Target, start: Start) -> Left:
-        at, trace = start.function.address, start.trace and self.timing
-        found = run_image(target, start.memory, at, start.registers, keep_events=trace, timing=self.timing)
-        ordered = sorted(found.events, key=lambda e: (e.accept, e.work.instruction.unit))
-        steps = tuple(_step(e.work.address, e.work.instruction.unit, e.accept, e.done) for e in ordered)
-        return Left(found.memory, found.counters, steps, found.events)
+        found = run_image(target, start.memory, start.function.address, start.registers, timing=self.timing)
+        if found.trace is None or not start.trace:
+            return Left(found.memory, found.counters)
+        t = found.trace
+        return Left(found.memory, found.counters, Steps.of(t.unit, t.address, t.accept, t.done), t)
 
 
 @dataclass(frozen=True)
@@ -117,9 +155,8 @@ class Verilator:
         from axlora.rtl.runner import run_images  # of an extra
 
         (found,) = run_images(target, [start.image], waves=None if self.waves is None else Path(self.waves))
-        events = sorted(found.events, key=lambda e: (e[2], e[0]))
-        steps = tuple(_step(address, Unit(unit), accept, done) for unit, address, accept, done in events)
-        return Left(_memory(found, "Verilog"), found.counters, steps)
+        events = np.array(found.events, np.int64).reshape(-1, 4)
+        return Left(_memory(found, "Verilog"), found.counters, Steps.of(*events.T))
 
 
 @dataclass(frozen=True)
@@ -195,10 +232,6 @@ class Called:
 
 
 NAMED: dict[str, type[Simulator] | type[Verilator] | type[Hls]] = {"sim": Simulator, "rtl": Verilator, "hls": Hls}
-
-
-def _step(address: int, unit: Unit, accept: int, done: int) -> Step:
-    return Step(address // INSTRUCTION_BYTES, unit.name.lower(), accept, done)
 
 
 def _memory(found: ImageResult, what: str) -> Bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,13 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from axlora.isa.opcodes import INSTRUCTION_BYTES, UNIT_COUNTERS, Unit
-from axlora.sim.timeline import Event
+from axlora.isa.opcodes import INSTRUCTION_BYTES, UNIT_COUNTERS
+from axlora.sim.timeline import UNITS, Trace
 
-from .machine import Function, Machine
+from .machine import Function, Int64, Machine
 from .run import Layer
-
-_UNITS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
 
 
 @dataclass(frozen=True)
@@ -34,39 +31,25 @@ def marks(names: Sequence[str], owners: npt.NDArray[np.int32]) -> dict[int, str]
     return {int(n): names[owners[n]] for n in np.flatnonzero(np.diff(owners, prepend=-1))}
 
 
-class _Tally:
-    """Counters and bytes by layer."""
+def _per_operator(trace: Trace, place: Int64, count: int) -> dict[str, Int64]:
+    """Counter -> what each operator had of it: int64 [count]. `place`: operator of each instruction of the trace."""
 
-    def __init__(self, count: int, beat_bytes: int) -> None:
-        self.counts, self.moved = [Counter[str]() for _ in range(count)], [Counter[str]() for _ in range(count)]
-        self._beat = beat_bytes
+    def added_up(places: Int64, values: Int64) -> Int64:
+        total = np.zeros(count, np.int64)
+        np.add.at(total, place[places], values)
+        return total
 
-    def add(self, place: int, event: Event) -> None:
-        """An instruction's."""
-        self.counts[place].update(event.work.spent)
-        self.moved[place][event.work.instruction.unit.name] += event.work.beats * self._beat
+    return {name: added_up(*share) for name, share in trace.shares.items()}
 
-    def layer(self, place: int, name: str, operator: str, error: float | None, cycles: int) -> Layer:
-        """What one has."""
-        counts, moved = self.counts[place], self.moved[place]
-        macs, products = counts["macs"], counts["multiplications"]
-        stalls = {
-            u.name.lower(): {key.removeprefix(u.name.lower() + "_"): counts[key] for key in UNIT_COUNTERS[u]} for u in _UNITS
-        }
-        return Layer(
-            name,
-            operator,
-            macs,
-            products,
-            1 - products / macs if macs else 0.0,
-            cycles,
-            adapter_macs=counts["adapter_macs"],
-            adapter_multiplications=counts["adapter_multiplications"],
-            bytes_read=moved["LOAD"],
-            bytes_written=moved["STORE"],
-            stalls=stalls,
-            error=error,
-        )
+
+def _spans(trace: Trace, place: Int64, count: int, cycles: int, last: int) -> list[int]:
+    """Cycles of each operator: one is of the operator whose instruction ends next; those after all have ended are of `last`."""
+    order = np.argsort(trace.done, kind="stable")
+    done = trace.done[order]
+    spans = np.zeros(count, np.int64)
+    np.add.at(spans, place[order], np.diff(done, prepend=0))
+    spans[last] += cycles - (int(done[-1]) if done.size else 0)
+    return [int(x) for x in spans]
 
 
 def operator_shares(
@@ -74,23 +57,44 @@ def operator_shares(
     function: Function,
     operators: Sequence[Operator],
     owners: npt.NDArray[np.int32],
-    events: Sequence[Event],
+    trace: Trace,
     cycles: int,
 ) -> tuple[Layer, ...]:
-    """What each operator had of a start. A cycle is of the operator whose instruction ends next.
+    """What each operator had of a start.
 
     Args:
         owners: operator of each instruction of the function.
     """
-    tally, spans, reached = _Tally(len(operators), machine.target.beat_bytes), [0] * len(operators), 0
-    for event in sorted(events, key=lambda e: e.done):
-        place = int(owners[(event.work.address - function.address) // INSTRUCTION_BYTES])
-        tally.add(place, event)
-        if event.done > reached:
-            spans[place] += event.done - reached
-            reached = event.done
-    spans[int(owners[-1])] += cycles - reached
-    return tuple(tally.layer(n, o.name, o.kind, o.error, spans[n]) for n, o in enumerate(operators))
+    count, beat = len(operators), machine.target.beat_bytes
+    place = owners[(trace.address - function.address) // INSTRUCTION_BYTES].astype(np.int64)
+    counts = _per_operator(trace, place, count)
+    spans = _spans(trace, place, count, cycles, int(owners[-1]))
+    nothing = np.zeros(count, np.int64)
+
+    def of(n: int, name: str) -> int:
+        return int(counts.get(name, nothing)[n])
+
+    def layer(n: int, o: Operator) -> Layer:
+        macs, products = of(n, "macs"), of(n, "multiplications")
+        stalls = {
+            u.name.lower(): {name.removeprefix(u.name.lower() + "_"): of(n, name) for name in UNIT_COUNTERS[u]} for u in UNITS
+        }
+        return Layer(
+            o.name,
+            o.kind,
+            macs,
+            products,
+            1 - products / macs if macs else 0.0,
+            spans[n],
+            adapter_macs=of(n, "adapter_macs"),
+            adapter_multiplications=of(n, "adapter_multiplications"),
+            bytes_read=of(n, "load_busy") * beat,
+            bytes_written=of(n, "store_busy") * beat,
+            stalls=stalls,
+            error=o.error,
+        )
+
+    return tuple(layer(n, o) for n, o in enumerate(operators))
 
 
 def added(runs: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:

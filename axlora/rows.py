@@ -81,9 +81,9 @@ class Rows:
         """What each operator had of the starts; empty where the engine does not tell."""
         return added(
             [
-                operator_shares(m, f, self.operators, self.owners[f.name], left.events, left.counters["cycles"])
+                operator_shares(m, f, self.operators, self.owners[f.name], left.trace, left.counters["cycles"])
                 for f, left in starts
-                if left.events is not None
+                if left.trace is not None
             ]
         )
 

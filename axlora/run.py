@@ -13,7 +13,7 @@ import numpy.typing as npt
 from axlora.isa.opcodes import UNIT_COUNTERS
 from axlora.isa.target import Target
 
-from .engines import Engine, Left, Step
+from .engines import Engine, Left, Steps
 from .machine import Int64, Machine
 
 SCHEMA = 1
@@ -60,7 +60,7 @@ class Run:
     cycles: int
     counters: dict[str, int]
     layers: tuple[Layer, ...]
-    steps: tuple[Step, ...] = ()
+    steps: Steps = field(default_factory=Steps)
     host_macs: int = 0
     """Multiply-accumulates of the operators that the host ran."""
     saturated: int = 0
@@ -133,11 +133,13 @@ def run_of(
 ) -> Run:
     """The run: cycles and counters are sums over the starts; each start's steps come after those before."""
     counters = {name: sum(left.counters[name] for left in lefts) for name in lefts[0].counters}
-    steps: list[Step] = []
+    steps = []
     base = 0
     for left in lefts:
-        steps += [replace(s, accept=s.accept + base, done=s.done + base) for s in left.steps]
+        steps.append(left.steps.after(base))
         base += left.counters["cycles"]
     target = m.target if engine.clock_mhz is None else replace(m.target, clock_mhz=engine.clock_mhz)
     cycles = counters["cycles"]
-    return Run(target, engine.view, outputs, codes, cycles, counters, layers, tuple(steps), m.host_macs, saturated)
+    return Run(
+        target, engine.view, outputs, codes, cycles, counters, layers, Steps(np.concatenate(steps)), m.host_macs, saturated
+    )

@@ -165,9 +165,9 @@ class Stages:
                 raise BadModel(f"output {name!r} holds NaN", f"output {name!r}", "check the model's inputs and weights")
         layers: list[Layer] = []
         for stage, left in enumerate(lefts):
-            if left.events is not None:
+            if left.trace is not None:
                 f, own = m.functions[stage], [Operator(x.name, x.operator, x.error) for x in _layers(m, stage)]
-                layers += operator_shares(m, f, own, self.owners[f.name], left.events, left.counters["cycles"])
+                layers += operator_shares(m, f, own, self.owners[f.name], left.trace, left.counters["cycles"])
         return run_of(m, engine, outputs, codes, lefts, tuple(layers), saturated)
 
     def validate(self, c: Check) -> None:

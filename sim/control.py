@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,8 +13,12 @@ from axlora.isa.target import Target
 
 from .errors import MachineError
 
-_decode = functools.lru_cache(1 << 18)(decode)
-"""Runs of a program decode the same instructions again."""
+_KNOWN: dict[Target, dict[object, Instruction]] = {}
+"""Target -> (16 bytes, values of its registers) -> the resolved instruction: runs execute the same ones again."""
+_OWN = {Opcode.HALT, Opcode.SET, Opcode.LOOP, Opcode.ENDLOOP}
+"""What fetch itself carries out."""
+_MOST = 1 << 19
+"""Instructions that are remembered for a target."""
 
 
 class Control:
@@ -34,7 +37,10 @@ class Control:
                 self.registers[number] = value & 0xFFFFFFFF
         self.loops: list[tuple[int, int]] = []
         self.tags = [-1] * target.icache_lines
-        self._decoded: dict[int, tuple[bytes, Instruction]] = {}
+        self._lines: list[list[tuple[bytes, Instruction | None]]] = [[] for _ in self.tags]
+        self._known = _KNOWN.setdefault(target, {})
+        if len(self._known) > _MOST:
+            self._known.clear()
 
     def _fetch(self) -> bool:
         """Look up the line of pc; True if it was not in the cache."""
@@ -45,18 +51,36 @@ class Control:
         if self.tags[place] == line:
             return False
         self.tags[place] = line
-        for pc in range(line * CACHE_LINE_BYTES, (line + 1) * CACHE_LINE_BYTES, INSTRUCTION_BYTES):
-            self._decoded.pop(pc, None)
+        data = self.memory[line * CACHE_LINE_BYTES : (line + 1) * CACHE_LINE_BYTES].tobytes().ljust(CACHE_LINE_BYTES, b"\0")
+        words = [data[at : at + INSTRUCTION_BYTES] for at in range(0, CACHE_LINE_BYTES, INSTRUCTION_BYTES)]
+        self._lines[place] = [(word, self._known.get(word)) for word in words]
         return True
 
-    def _read(self) -> Instruction:
-        if self.pc not in self._decoded:
-            data = self.memory[self.pc : self.pc + INSTRUCTION_BYTES].tobytes()
-            try:
-                self._decoded[self.pc] = (data, _decode(data))
-            except BadInstruction as error:
-                raise MachineError(ErrorCode.ILLEGAL, Unit.FETCH, self.pc, str(error)) from None
-        return self._decoded[self.pc][1]
+    def _resolved(self) -> Instruction:
+        """The instruction at pc with its registers added; one without registers is known by its bytes alone.
+
+        Raises:
+            BadInstruction: it is illegal.
+        """
+        words = self._lines[self.pc // CACHE_LINE_BYTES % len(self.tags)]
+        place = self.pc % CACHE_LINE_BYTES // INSTRUCTION_BYTES
+        data, known = words[place]
+        if known is None:
+            known = decode(data)
+            if not (known.rx or known.ry or known.rz):
+                check_resolved(known, self.target)
+            self._known[data] = known
+            words[place] = (data, known)
+        if not (known.rx or known.ry or known.rz):
+            return known
+        registers = self.registers
+        key = (data, registers[known.rx], registers[known.ry], registers[known.rz])
+        found = self._known.get(key)
+        if found is None:
+            found = known.resolved(registers)
+            check_resolved(found, self.target)
+            self._known[key] = found
+        return found
 
     def walk(self) -> Iterator[tuple[Instruction, int, bool]]:
         """Yield (resolved instruction, its address, cache miss) for every instruction executed, HALT last.
@@ -66,17 +90,17 @@ class Control:
         """
         while True:
             missed = self._fetch()
-            raw = self._read()
-            i = raw.resolved(self.registers)
             address = self.pc
             try:
-                check_resolved(i, self.target)
+                i = self._resolved()
             except BadInstruction as error:
                 raise MachineError(ErrorCode.ILLEGAL, Unit.FETCH, address, str(error)) from None
             yield i, address, missed
+            self.pc = (self.pc + INSTRUCTION_BYTES) & 0xFFFFFFFF
+            if i.opcode not in _OWN:
+                continue
             if i.opcode is Opcode.HALT:
                 return
-            self.pc = (self.pc + INSTRUCTION_BYTES) & 0xFFFFFFFF
             if i.opcode is Opcode.SET:
                 self.registers[i.misc] = i.x
             elif i.opcode is Opcode.LOOP:

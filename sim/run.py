@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from axlora.isa.opcodes import COUNTERS, UNIT_COUNTERS, Opcode, Unit
+from axlora.isa.opcodes import COUNTERS, UNIT_COUNTERS, Unit
 from axlora.isa.target import Target
 
 from .control import Control
+from .errors import MachineError
 from .state import Machine
-from .timeline import Event, Timeline
+from .timeline import Trace, check, timeline
 from .weights import WeightCache
+from .work import Record
 
 _SHARED_CACHE = WeightCache()
 
@@ -25,8 +27,8 @@ class SimResult:
     memory: npt.NDArray[np.uint8]
     cycles: int
     counters: dict[str, int]
-    events: tuple[Event, ...]
-    """In order of acceptance per unit, only if asked for."""
+    trace: Trace | None
+    """None if untimed."""
 
 
 def run_image(
@@ -36,7 +38,6 @@ def run_image(
     registers: dict[int, int] | None = None,
     mem_limit: int | None = None,
     *,
-    keep_events: bool = False,
     timing: bool = True,
     cache: WeightCache | None = None,
     bad: range = range(0),
@@ -61,26 +62,25 @@ def run_image(
     cache.new_run()
     machine = Machine(target, data, limit, cache, bad)
     control = Control(target, data, program, registers or {}, limit)
-    line = Timeline(target, keep_events)
-    cycles = 0
-    functional: dict[str, int] = {}
-    for instruction, address, missed in control.walk():
-        if instruction.unit is not Unit.FETCH:
-            work = machine.execute(instruction, address)
+    record = Record()
+    untimed: dict[str, int] = {}
+    try:
+        for instruction, address, missed in control.walk():
+            work = None if instruction.unit is Unit.FETCH else machine.execute(instruction, address)
             if timing:
-                line.dispatch(work, missed)
-            else:
+                record.add(instruction, address, missed, work)
+            elif work is not None:
                 for name, value in work.counters.items():
-                    functional[name] = functional.get(name, 0) + value
-        elif timing and instruction.opcode is Opcode.HALT:
-            cycles = line.halt(missed, address)
-        elif timing:
-            line.control(missed)
-    counted = line.counters if timing else functional
-    counters = {c.name: counted.get(c.name, 0) for c in COUNTERS}
-    counters["cycles"] = cycles
-    if timing:
-        for unit, names in UNIT_COUNTERS.items():
-            total = sum(counters[n] for n in names)
-            assert total == cycles, f"{unit.name} counters add up to {total}, not {cycles}"
-    return SimResult(data, cycles, counters, tuple(line.events or ()))
+                    untimed[name] = untimed.get(name, 0) + value
+    except MachineError:
+        if timing:
+            check(target, record)  # the watchdog may have come before
+        raise
+    if not timing:
+        return SimResult(data, 0, {c.name: untimed.get(c.name, 0) for c in COUNTERS}, None)
+    found = timeline(target, record)
+    counters = {c.name: found.counters.get(c.name, 0) for c in COUNTERS} | {"cycles": found.cycles}
+    for unit, names in UNIT_COUNTERS.items():
+        total = sum(counters[n] for n in names)
+        assert total == found.cycles, f"{unit.name} counters add up to {total}, not {found.cycles}"
+    return SimResult(data, found.cycles, counters, found.trace)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from axlora.isa import numerics
 from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction
-from axlora.isa.opcodes import SEGMENTS, UBUF_BIT, Buffer, ErrorCode, Into, Opcode, Row
+from axlora.isa.opcodes import SEGMENTS, UBUF_BIT, UNIT_OF, Buffer, ErrorCode, Into, Opcode, Row, Unit
 from axlora.isa.target import Target
 from axlora.timing.matrix import MatmulTiming, matmul_duration, matmul_setup
 from axlora.timing.vector import block_quantize_duration, map_duration, requantize_duration, row_duration
@@ -51,6 +51,7 @@ class Machine:
         self.vcfg = Instruction(Opcode.VCFG)
         self.vout = Instruction(Opcode.VOUT)
         self.rows = RowUnit(t)
+        self._actions = {o: getattr(self, f"_{o.name.lower()}") for o in Opcode if UNIT_OF[o] is not Unit.FETCH}
         self.group = np.zeros((t.group_words, t.tokens, t.ports), np.int64)
 
     def execute(self, i: Instruction, address: int) -> Work:
@@ -60,7 +61,7 @@ class Machine:
             MachineError: as the machine would stop.
         """
         work = Work(i, address)
-        getattr(self, f"_{i.opcode.name.lower()}")(i, work)
+        self._actions[i.opcode](i, work)
         return work
 
     def _transfer(self, i: Instruction, work: Work) -> slice:
@@ -171,9 +172,7 @@ class Machine:
             x = self._activations(work, i.y, blocks, tokens)
             timing = self._multiply(i, work, x, active, per)
         work.duration = matmul_duration(t, tokens, i.sub, timing)
-        work.busy = work.duration - 1
         if timing is not None:
-            work.busy -= timing.raw + timing.product
             work.counters.update(
                 matrix_raw=timing.raw,
                 matrix_product=timing.product,
@@ -272,7 +271,6 @@ class Machine:
         tokens, groups = i.misc + 1, i.z
         adapter = bool(cfg.misc >> 11 & 1)
         work.duration = requantize_duration(t, tokens, groups, adapter)
-        work.busy = work.duration - 1
         if groups == 0:
             return
         word, token = i.x & 0xFFFF, i.x >> 16
@@ -343,7 +341,6 @@ class Machine:
         slots = self._slots(work, token, tokens)
         taking = (slots == slot) | (slot == 0)
         work.duration = block_quantize_duration(t, taking.tolist(), groups)
-        work.busy = work.duration - 1
         rows = np.flatnonzero(taking)
         if rows.size == 0:
             return
@@ -379,7 +376,6 @@ class Machine:
     def _vmap(self, i: Instruction, work: Work) -> None:
         rows, size = (i.misc & 7) + 1, i.misc >> 5 & 3
         work.duration = map_duration(rows, i.z)
-        work.busy = work.duration - 1
         if i.z == 0:
             return
         y, masked, changed = self.rows.map(i, work)
@@ -398,7 +394,6 @@ class Machine:
     def _vrow(self, i: Instruction, work: Work) -> None:
         rows = (i.misc & 7) + 1
         work.duration = row_duration(Row(i.sub), rows)
-        work.busy = work.duration - 1
         values = self.rows.row(i, work)
         if i.misc >> 5:
             size = self.target.beat_bytes

@@ -7,8 +7,12 @@ known not to interfere (fetch is granted first and its grants never wait).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
 
 from axlora.isa.opcodes import (
     CACHE_LINE_BYTES,
@@ -20,267 +24,359 @@ from axlora.isa.opcodes import (
     poster,
 )
 from axlora.isa.target import Target
-from axlora.timing.memory import bursts, store_duration
+from axlora.timing.memory import burst_beats
 
 from .errors import MachineError
-from .work import Work
+from .work import Record
 
-FOREVER = 1 << 62
+Int64 = npt.NDArray[np.int64]
+UNITS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
+_LANES = len(Unit)
+_FOREVER = 1 << 62
+_FREE, _FETCHED, _LOADING, _NEXT, _LEFT, _EARLIEST, _GRANTED, _LAST, _NOW, _CLOCK = range(10)
+"""Places in `_State.now`: cycle after the last beat promised; fetch's last grant; the load that transfers, or -1; its next
+beat in memory, beats that are not asked for, the earliest cycle of its next grant, bursts granted, the cycle of its last beat;
+the cycle of fetch's next LOOKUP; places in all."""
+
+
+class _State(NamedTuple):
+    """The machine between two instructions, in arrays that numba writes."""
+
+    program: tuple[Int64, Int64, Int64, Int64, Int64, Int64]
+    """Of each instruction: unit, waits [n, 2], posts [n, 2] (-1: none), first beat in memory, beats, duration."""
+    parameters: tuple[int, int, int]
+    """Read latency, outstanding bursts, beats of a burst."""
+    times: Int64
+    """[6, n]: visible, accept, done, then cycles idle, waiting for load, waiting for others, before accept."""
+    queue: Int64
+    """Instructions by unit, each unit's from `first` on."""
+    first: Int64
+    length: Int64
+    next: Int64
+    """First that is not accepted, counted from `first`."""
+    done: Int64
+    """Cycle from which each unit is idle, as far as known."""
+    sems: Int64
+    """[semaphore]: where its posts and takes begin."""
+    posts: Int64
+    """Cycle of each post."""
+    by: Int64
+    """Instruction of each post."""
+    posted: Int64
+    takes: Int64
+    taken: Int64
+    ring: Int64
+    """Cycle of the last beat of load's last bursts."""
+    now: Int64
+
+
+@njit(cache=True)
+def _grant(s: _State) -> int:
+    """Cycle in which load's next burst would be granted, were there no further fetch."""
+    now, outstanding = s.now, s.parameters[1]
+    cycle = now[_EARLIEST]
+    if now[_GRANTED] >= outstanding:
+        cycle = max(cycle, s.ring[now[_GRANTED] % outstanding] + 1)
+    return cycle + 1 if cycle == now[_FETCHED] else cycle
+
+
+@njit(cache=True)
+def _step(s: _State) -> bool:
+    """Grant load's next burst; whether the transfer is complete."""
+    now = s.now
+    latency, outstanding, burst = s.parameters
+    cycle = _grant(s)
+    beats = burst_beats(now[_NEXT], now[_LEFT], burst)
+    now[_FREE] = max(cycle + 1 + latency, now[_FREE]) + beats
+    now[_LAST] = now[_FREE] - 1
+    s.ring[now[_GRANTED] % outstanding] = now[_LAST]
+    now[_GRANTED] += 1
+    now[_NEXT] += beats
+    now[_LEFT] -= beats
+    now[_EARLIEST] = cycle + 2
+    if now[_LEFT] == 0:
+        _end(s, now[_LOADING], now[_LAST] + 2)
+        now[_LOADING] = -1
+        return True
+    return False
+
+
+@njit(cache=True)
+def _end(s: _State, i: int, done: int) -> None:
+    """An instruction's unit is idle again in cycle `done`."""
+    s.times[2, i] = done
+    s.done[s.program[0][i]] = done
+    for k in range(2):
+        sem = s.program[2][i, k]
+        if sem >= 0:
+            place = s.sems[sem] + s.posted[sem]
+            s.posts[place], s.by[place] = done, i
+            s.posted[sem] += 1
+
+
+@njit(cache=True)
+def _accept(s: _State, unit: int) -> bool:
+    """Accept the head of a unit's queue, if all that it waits for is known."""
+    if unit == Unit.LOAD and s.now[_LOADING] >= 0:
+        return False
+    i = s.queue[s.first[unit] + s.next[unit]]
+    waits, begin = s.program[1], max(s.times[0, i], s.done[unit])
+    accept = weights = begin
+    for k in range(2):
+        sem = waits[i, k]
+        if sem >= 0:
+            number = s.taken[sem] + (1 if k == 1 and waits[i, 0] == sem else 0)
+            if number >= s.posted[sem]:
+                return False
+            post = s.posts[s.sems[sem] + number]
+            accept = max(accept, post)
+            if sem < 4:
+                weights = max(weights, post)
+    for k in range(2):
+        sem = waits[i, k]
+        if sem >= 0:
+            s.takes[s.sems[sem] + s.taken[sem]] = accept
+            s.taken[sem] += 1
+    s.times[1, i], s.times[3, i] = accept, begin - s.done[unit] + 1
+    s.times[4, i], s.times[5, i] = weights - begin, accept - weights
+    s.next[unit] += 1
+    _, _, _, first, beats, duration = s.program
+    if unit == Unit.LOAD and beats[i]:
+        now = s.now
+        now[_LOADING], now[_NEXT], now[_LEFT], now[_EARLIEST], now[_GRANTED] = i, first[i], beats[i], accept + 2, 0
+    else:
+        _end(s, i, accept + duration[i])
+    return True
+
+
+@njit(cache=True)
+def _settle(s: _State, limit: int) -> None:
+    """Accept whatever can be; grant load's bursts before cycle `limit`."""
+    progress = True
+    while progress:
+        progress = False
+        for unit in range(Unit.LOAD, Unit.STORE + 1):
+            while s.next[unit] < s.length[unit] and _accept(s, unit):
+                progress = True
+        while s.now[_LOADING] >= 0 and _grant(s) < limit:
+            progress = _step(s) or progress
+
+
+@njit(cache=True)
+def _run(s: _State, missed: npt.NDArray[np.bool_], line_beats: int) -> tuple[int, int, int]:
+    """Feed on the instructions in program order.
+
+    Returns:
+        (-1, or the instruction at which fetch waits forever; cycles of cache misses, of full queues).
+    """
+    now, unit, times = s.now, s.program[0], s.times
+    latency = s.parameters[0]
+    misses = full = 0
+    for i in range(len(unit)):
+        if missed[i]:
+            request = now[_NOW] + 1
+            _settle(s, request)
+            now[_FETCHED] = request
+            now[_FREE] = max(request + 1 + latency, now[_FREE]) + line_beats
+            misses += now[_FREE] - request
+            now[_NOW] = now[_FREE]
+        now[_NOW] += 3
+        u = unit[i]
+        if u != Unit.FETCH:
+            behind = s.length[u] - QUEUE_DEPTH
+            if behind >= 0:
+                _settle(s, now[_NOW])
+                while s.next[u] <= behind:
+                    if now[_LOADING] < 0:
+                        return i, misses, full
+                    _step(s)
+                    _settle(s, 0)
+                wait = times[1, s.queue[s.first[u] + behind]] + 1 - now[_NOW]
+                if wait > 0:
+                    full += wait
+                    now[_NOW] += wait
+            s.queue[s.first[u] + s.length[u]] = i
+            s.length[u] += 1
+            times[0, i] = now[_NOW] + 1
+        now[_NOW] += 1
+    return -1, misses, full
+
+
+@njit(cache=True)
+def _halt(s: _State) -> int:
+    """HALT in ISSUE, which `_run` took for another control instruction: cycles until all is idle; -1: never."""
+    _settle(s, _FOREVER)
+    for u in range(Unit.LOAD, Unit.STORE + 1):
+        if s.next[u] < s.length[u]:
+            return -1
+    wait = max(0, s.done.max() - (s.now[_NOW] - 1))
+    s.now[_NOW] += wait
+    return wait
+
+
+@njit(cache=True)
+def _overflow(s: _State) -> tuple[int, int]:
+    """(semaphore, instruction) of a post that finds a count of 15 and stops the machine; -1: there is none."""
+    for sem in range(SEMAPHORES):
+        taken = 0
+        for number in range(s.posted[sem]):
+            time = s.posts[s.sems[sem] + number]
+            while taken < s.taken[sem] and s.takes[s.sems[sem] + taken] < time:
+                taken += 1
+            if number - taken >= SEMAPHORE_MAX:
+                return sem, s.by[s.sems[sem] + number]
+    return -1, -1
+
+
+Shares = dict[str, tuple[Int64, Int64]]
+"""Counter -> instructions of a `Trace`, and what each adds to it."""
 
 
 @dataclass(frozen=True)
-class Event:
-    """One executed instruction: accepted in cycle `accept`, its unit idle again in cycle `done`."""
+class Trace:
+    """Every executed instruction of load, matrix, vector and store, in program order: int64 arrays [n]."""
 
-    work: Work
-    accept: int
-    done: int
-
-
-@dataclass
-class _Lane:
-    """One unit's queue."""
-
-    works: list[Work] = field(default_factory=list)
-    visible: list[int] = field(default_factory=list)
-    accepts: list[int] = field(default_factory=list)
-    done: int = 0
-    """Cycle from which the unit is idle, as far as known."""
-    next: int = 0
-    """First work not accepted."""
+    unit: Int64
+    address: Int64
+    """Byte address in memory."""
+    accept: Int64
+    """Cycle."""
+    done: Int64
+    """Cycle from which its unit is idle again."""
+    beats: Int64
+    """That load or store moved."""
+    shares: Shares
+    """Its share of the counters, the wait before it included; also adapter_macs and adapter_multiplications."""
 
 
-class _ReadBus:
-    """The read channel with the memory model; load's transfer in progress."""
-
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.latency = target.read_latency
-        self.free = 0  # cycle after the last beat promised
-        self.fetch_grant = -1
-        self.pending: list[int] = []
-        self.place = 0
-        self.earliest = 0
-        self.finished: list[int] = []  # cycle of the last beat of each granted burst
-        self.first = 0
-
-    def fetch(self, cycle: int, beats: int) -> int:
-        """Fetch is granted in `cycle`; returns the cycle of its last beat."""
-        self.fetch_grant = cycle
-        first = max(cycle + 1 + self.latency, self.free)
-        self.free = first + beats
-        return first + beats - 1
-
-    def start(self, accept: int, address: int, beats: int) -> None:
-        """Load accepts a transfer."""
-        self.pending = list(bursts(self.target, address, beats))
-        self.place = 0
-        self.earliest = accept + 2
-        self.first = len(self.finished)
-
-    def grant(self) -> int:
-        """Cycle in which load's next burst would be granted, were there no further fetch."""
-        cycle = self.earliest
-        behind = len(self.finished) - self.target.outstanding
-        if behind >= self.first:
-            cycle = max(cycle, self.finished[behind] + 1)
-        return cycle + 1 if cycle == self.fetch_grant else cycle
-
-    def step(self) -> None:
-        """Grant load's next burst."""
-        cycle = self.grant()
-        first = max(cycle + 1 + self.latency, self.free)
-        self.free = first + self.pending[self.place]
-        self.finished.append(self.free - 1)
-        self.place += 1
-        self.earliest = cycle + 2
-
-    @property
-    def complete(self) -> bool:
-        """All bursts of the transfer were granted."""
-        return self.place == len(self.pending)
-
-
+@dataclass(frozen=True)
 class Timeline:
-    """Feeds on (work, cache miss) in program order; see `dispatch`, `control`, `halt`."""
+    """Times and cycle counters of a program that ended."""
 
-    def __init__(self, target: Target, keep_events: bool = False) -> None:
-        self.target = target
-        self.now = 0  # the cycle of fetch's next LOOKUP
-        self.lanes = {u: _Lane() for u in (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)}
-        self.posts: list[list[int]] = [[] for _ in range(SEMAPHORES)]
-        self.posters: list[list[int]] = [[] for _ in range(SEMAPHORES)]
-        self.takes: list[list[int]] = [[] for _ in range(SEMAPHORES)]
-        self.bus = _ReadBus(target)
-        self.loading: Work | None = None
-        self.counters: dict[str, int] = {}
-        self.events: list[Event] | None = [] if keep_events else None
+    cycles: int
+    counters: dict[str, int]
+    trace: Trace
 
-    def count(self, name: str, value: int, work: Work | None = None) -> None:
-        """Add to a counter, and to the share of the instruction that caused it."""
-        self.counters[name] = self.counters.get(name, 0) + value
-        if work is not None and self.events is not None:
-            work.spent[name] = work.spent.get(name, 0) + value
 
-    def _lookup(self, missed: bool) -> None:
-        """LOOKUP, with REQ and WAIT on a miss, then DECODE and RESOLVE; leaves `now` at the first cycle of ISSUE."""
-        if missed:
-            request = self.now + 1
-            self._settle(request)
-            beats = CACHE_LINE_BYTES // self.target.beat_bytes
-            last = self.bus.fetch(request, beats)
-            self.count("fetch_miss", last - request + 1)
-            self.count("fetch_beats", beats)
-            self.count("fetch_busy", 1)
-            self.now = last + 1
-        self.now += 3
-        self.count("fetch_busy", 3)
+def _starts(numbers: Int64, count: int) -> Int64:
+    """Where each of 0..count-1 begins in an array that is sorted by them."""
+    return np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=count))])[:count].astype(np.int64)
 
-    def control(self, missed: bool) -> None:
-        """A control instruction other than HALT."""
-        self._lookup(missed)
-        self._leave()
 
-    def _leave(self) -> None:
-        self.count("fetch_busy", 1)
-        self.count("instructions", 1)
-        self.now += 1
+def _state(target: Target, record: Record) -> _State:
+    a = record.arrays(target)
+    n = len(a.unit)
+    semaphores = np.concatenate([a.posts.ravel(), a.waits.ravel()])  # no semaphore is taken more often than it is named
+    sems = _starts(semaphores[semaphores >= 0], SEMAPHORES)
 
-    def dispatch(self, work: Work, missed: bool) -> None:
-        """An instruction of load, matrix, vector or store."""
-        self._lookup(missed)
-        lane = self.lanes[work.instruction.unit]
-        behind = len(lane.works) - QUEUE_DEPTH
-        if behind >= 0:
-            self._settle(self.now)
-            while len(lane.accepts) <= behind:
-                self._advance_load(work.address)
-                self._settle(0)
-            wait = lane.accepts[behind] + 1 - self.now
-            if wait > 0:
-                self.count("fetch_queue", wait)
-                self.now += wait
-        lane.works.append(work)
-        lane.visible.append(self.now + 1)
-        self._leave()
+    def zeros(count: int) -> Int64:
+        return np.zeros(count, np.int64)
 
-    def halt(self, missed: bool, address: int) -> int:
-        """HALT at `address`; returns the total cycles."""
-        self._lookup(missed)
-        self._settle(FOREVER)
-        self._check_semaphores()
-        if any(lane.next < len(lane.works) for lane in self.lanes.values()):
-            self._hang(address)
-        wait = max([lane.done for lane in self.lanes.values()]) - self.now
-        if wait > 0:
-            self.count("fetch_halt", wait)
-            self.now += wait
-        self._leave()
-        for unit, lane in self.lanes.items():
-            self.count(f"{unit.name.lower()}_idle", self.now - lane.done, lane.works[-1] if lane.works else None)
-        return self.now
+    now = zeros(_CLOCK)
+    now[[_FETCHED, _LOADING]] = -1
+    return _State(
+        program=(a.unit, a.waits, a.posts, a.place, a.beats, a.duration),
+        parameters=(target.read_latency, target.outstanding, target.burst_beats),
+        times=np.zeros((6, n), np.int64),
+        queue=zeros(n),
+        first=_starts(a.unit, _LANES),
+        length=zeros(_LANES),
+        next=zeros(_LANES),
+        done=zeros(_LANES),
+        sems=sems,
+        posts=zeros(semaphores.size),
+        by=zeros(semaphores.size),
+        posted=zeros(SEMAPHORES),
+        takes=zeros(semaphores.size),
+        taken=zeros(SEMAPHORES),
+        ring=zeros(target.outstanding),
+        now=now,
+    )
 
-    def _settle(self, limit: int) -> None:
-        """Accept whatever can be; grant load's bursts before cycle `limit`."""
-        progress = True
-        while progress:
-            progress = False
-            for unit, lane in self.lanes.items():
-                while lane.next < len(lane.works) and self._accept(unit, lane):
-                    progress = True
-            while self.loading is not None and self.bus.grant() < limit:
-                self.bus.step()
-                progress = self._finish_load() or progress
 
-    def _advance_load(self, address: int) -> None:
-        if self.loading is None:
-            self._hang(address)
-        self.bus.step()
-        self._finish_load()
+def _hang(s: _State, record: Record, place: int) -> NoReturn:
+    """The watchdog: fetch stands at an instruction, and what it waits for never comes."""
+    unit = next(u for u in UNITS if s.next[u] < s.length[u])
+    stuck = int(s.queue[s.first[unit] + s.next[unit]])
+    i = record.instructions[stuck]
+    detail = f"{i.opcode.name} at {record.addresses[stuck]:#x} waits for {i.waits}"
+    raise MachineError(ErrorCode.WATCHDOG, Unit.FETCH, record.addresses[place], detail)
 
-    def _hang(self, address: int) -> NoReturn:
-        """The watchdog: fetch stands at `address`, and what it waits for never comes."""
-        stuck = next(lane.works[lane.next] for lane in self.lanes.values() if lane.next < len(lane.works))
-        detail = f"{stuck.instruction.opcode.name} at {stuck.address:#x} waits for {stuck.instruction.waits}"
-        raise MachineError(ErrorCode.WATCHDOG, Unit.FETCH, address, detail)
 
-    def _finish_load(self) -> bool:
-        work = self.loading
-        if work is None or not self.bus.complete:
-            return False
-        self.loading = None
-        lane = self.lanes[Unit.LOAD]
-        done = self.bus.finished[-1] + 2
-        self.count("load_busy", work.beats, work)
-        self.count("load_beats", work.beats)
-        self.count("load_memory", done - lane.accepts[-1] - 1 - work.beats, work)
-        self._done(Unit.LOAD, lane, work, done)
-        return True
+def check(target: Target, record: Record) -> None:
+    """Whether a program that has not ended hangs before its last instruction leaves fetch.
 
-    def _accept(self, unit: Unit, lane: _Lane) -> bool:
-        if unit is Unit.LOAD and self.loading is not None:
-            return False
-        work = lane.works[lane.next]
-        visible = lane.visible[lane.next]
-        begin = max(visible, lane.done)
-        accept = weights = begin
-        wanted: dict[int, int] = {}
-        for sem in work.instruction.waits:
-            number = len(self.takes[sem]) + wanted.get(sem, 0)
-            if number >= len(self.posts[sem]):
-                return False
-            wanted[sem] = wanted.get(sem, 0) + 1
-            accept = max(accept, self.posts[sem][number])
-            if sem < 4:
-                weights = max(weights, self.posts[sem][number])
-        for sem in work.instruction.waits:
-            self.takes[sem].append(accept)
-        name = unit.name.lower()
-        self.count(f"{name}_idle", begin - lane.done + 1, work)
-        if unit is Unit.MATRIX:
-            self.count("matrix_weights", weights - begin, work)
-            self.count("matrix_semaphore", accept - weights, work)
-        else:
-            self.count(f"{name}_semaphore", accept - begin, work)
-        lane.accepts.append(accept)
-        lane.next += 1
-        if unit is Unit.LOAD and work.beats:
-            self.loading = work
-            self.bus.start(accept, work.instruction.x, work.beats)
-            return True
-        self._done(unit, lane, work, accept + self._duration(unit, work))
-        return True
+    Raises:
+        MachineError: code 8, the watchdog.
+    """
+    s = _state(target, record)
+    place, _, _ = _run(s, record.missed_array(), CACHE_LINE_BYTES // target.beat_bytes)
+    if place >= 0:
+        _hang(s, record, place)
 
-    def _duration(self, unit: Unit, work: Work) -> int:
-        if unit is Unit.LOAD:
-            self.count("load_memory", 1, work)
-            return 2
-        if unit is Unit.STORE:
-            duration = store_duration(self.target, work.instruction.x, work.beats)
-            self.count("store_busy", work.beats, work)
-            self.count("store_beats", work.beats)
-            self.count("store_memory", duration - 1 - work.beats, work)
-            return duration
-        self.count(f"{unit.name.lower()}_busy", work.busy, work)
-        for name, value in work.counters.items():
-            self.count(name, value, work)
-        return work.duration
 
-    def _done(self, unit: Unit, lane: _Lane, work: Work, done: int) -> None:
-        lane.done = done
-        for sem in work.instruction.posts:
-            self.posts[sem].append(done)
-            self.posters[sem].append(work.address)
-        if self.events is not None:
-            self.events.append(Event(work, lane.accepts[-1], done))
+def timeline(target: Target, record: Record) -> Timeline:
+    """Times of a program that ended with HALT.
 
-    def _check_semaphores(self) -> None:
-        """A post that finds a count of 15 stops the machine."""
-        for sem, (posts, takes) in enumerate(zip(self.posts, self.takes, strict=True)):
-            taken = 0
-            for number, time in enumerate(posts):
-                while taken < len(takes) and takes[taken] < time:
-                    taken += 1
-                if number - taken >= SEMAPHORE_MAX:
-                    detail = f"semaphore {sem} beyond {SEMAPHORE_MAX}"
-                    raise MachineError(ErrorCode.SEMAPHORE, poster(sem), self.posters[sem][number], detail)
+    Raises:
+        MachineError: code 8, the watchdog; code 6, a semaphore that overflows.
+    """
+    s = _state(target, record)
+    line_beats, missed = CACHE_LINE_BYTES // target.beat_bytes, record.missed_array()
+    place, misses, full = _run(s, missed, line_beats)
+    if place >= 0:
+        _hang(s, record, place)
+    waited = _halt(s)
+    sem, by = _overflow(s)
+    if sem >= 0:
+        raise MachineError(ErrorCode.SEMAPHORE, poster(sem), record.addresses[by], f"semaphore {sem} beyond {SEMAPHORE_MAX}")
+    if waited < 0:
+        _hang(s, record, len(record.addresses) - 1)
+    cycles = int(s.now[_NOW])
+    shares = _shares(s, record, cycles)
+    counters = {name: int(values.sum()) for name, (_, values) in shares.items()}
+    for unit in UNITS:
+        if not s.length[unit]:
+            counters[f"{unit.name.lower()}_idle"] = cycles
+    count, lines = len(record.addresses), int(np.count_nonzero(missed))
+    counters |= {"instructions": count, "fetch_miss": misses, "fetch_queue": full, "fetch_halt": waited}
+    counters |= {"fetch_busy": 4 * count + lines, "fetch_beats": line_beats * lines}
+    counters |= {"load_beats": counters.get("load_busy", 0), "store_beats": counters.get("store_busy", 0)}
+    return Timeline(cycles, counters, _trace(s, record, shares))
+
+
+def _shares(s: _State, record: Record, cycles: int) -> Shares:
+    """What each instruction had of its unit's cycle counters, and what its action counted."""
+    unit, _, _, _, beats, duration = s.program
+    shares = {
+        name: (np.array(places, np.int64), np.array(values, np.int64)) for name, (places, values) in record.counts.items()
+    }
+    for u in UNITS:
+        places = np.flatnonzero(unit == u)
+        if not places.size:
+            continue
+        _, accept, done, idle, weights, others = s.times[:, places]
+        idle[-1] += cycles - s.done[u]
+        own = {"idle": idle, "semaphore": weights + others}
+        if u is Unit.VECTOR:
+            own["busy"] = duration[places] - 1
+        if u is Unit.MATRIX:
+            waited = np.zeros(len(unit), np.int64)
+            for name in ("matrix_raw", "matrix_product"):
+                of, cycles_of = shares.get(name, (places[:0], places[:0]))
+                waited[of] += cycles_of
+            own = {"idle": idle, "weights": weights, "semaphore": others, "busy": (duration - 1 - waited)[places]}
+        if u in (Unit.LOAD, Unit.STORE):
+            own |= {"busy": beats[places], "memory": done - accept - 1 - beats[places]}
+        shares |= {f"{u.name.lower()}_{cause}": (places, values) for cause, values in own.items()}
+    return shares
+
+
+def _trace(s: _State, record: Record, shares: Shares) -> Trace:
+    """Without the control instructions."""
+    unit = s.program[0]
+    kept = np.flatnonzero(unit != Unit.FETCH)
+    number = np.cumsum(unit != Unit.FETCH) - 1
+    addresses = np.array(record.addresses, np.int64)
+    moved = {name: (number[places], values) for name, (places, values) in shares.items()}
+    return Trace(unit[kept], addresses[kept], s.times[1, kept], s.times[2, kept], s.program[4][kept], moved)

@@ -1,14 +1,21 @@
-"""One dispatched instruction: what it costs, and how it is refused."""
+"""What dispatched instructions cost, and how one is refused."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
 
 from axlora.isa.instruction import Instruction
-from axlora.isa.opcodes import ErrorCode
+from axlora.isa.opcodes import ErrorCode, Unit
+from axlora.isa.target import Target
+from axlora.timing.memory import store_duration
 
 from .errors import MachineError
+
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -21,12 +28,8 @@ class Work:
     duration: int = 1
     beats: int = 0
     """Beats that load or store moves."""
-    busy: int = 0
-    """Cycles to the unit's busy counter (matrix, vector)."""
     counters: dict[str, int] = field(default_factory=dict)
     """What it adds to the machine's counters; also adapter_macs and adapter_multiplications, which are the simulator's own."""
-    spent: dict[str, int] = field(default_factory=dict)
-    """Its share of its unit's cycle counters, the wait before it included; filled in when events are kept."""
 
     def refuse(self, code: ErrorCode, detail: str) -> NoReturn:
         """The machine stops at this instruction.
@@ -44,3 +47,80 @@ class Work:
         """
         if count and first + count > depth:
             self.refuse(ErrorCode.LOCAL_ADDRESS, f"{name} {first}..{first + count - 1}, has {depth}")
+
+
+class Recorded(NamedTuple):
+    """A `Record` as int64 arrays."""
+
+    unit: Int64
+    waits: Int64
+    """[n, 2] semaphores, -1 for none."""
+    posts: Int64
+    place: Int64
+    """First beat in memory of a load."""
+    beats: Int64
+    duration: Int64
+
+
+def _pair(semaphores: tuple[int, ...]) -> tuple[int, int]:
+    return (*semaphores, -1, -1)[:2]  # type: ignore[return-value]
+
+
+class Record:
+    """The executed instructions of a run, in program order, with what each costs."""
+
+    def __init__(self) -> None:
+        self.instructions: list[Instruction] = []
+        """Resolved."""
+        self.addresses: list[int] = []
+        self.counts: dict[str, tuple[list[int], list[int]]] = {}
+        """Counter -> instructions, and what each adds."""
+        self._missed: list[bool] = []
+        self._costs: list[tuple[int, int]] = []
+
+    def add(self, instruction: Instruction, address: int, missed: bool, work: Work | None) -> None:
+        """An instruction; `work` of those that are not fetch's own."""
+        if work is None:
+            self._costs.append((0, 0))
+        else:
+            self._costs.append((work.beats, work.duration))
+            place = len(self.addresses)
+            for name, value in work.counters.items():
+                if name not in self.counts:
+                    self.counts[name] = ([], [])
+                places, values = self.counts[name]
+                places.append(place)
+                values.append(value)
+        self.instructions.append(instruction)
+        self.addresses.append(address)
+        self._missed.append(missed)
+
+    def totals(self) -> dict[str, int]:
+        """What the actions counted, without time."""
+        return {name: sum(values) for name, (_, values) in self.counts.items()}
+
+    def missed_array(self) -> npt.NDArray[np.bool_]:
+        """Whether fetch found no line for each instruction: bool [n]."""
+        return np.array(self._missed, np.bool_)
+
+    def arrays(self, target: Target) -> Recorded:
+        """As arrays; the duration of stores is that of the target's memory."""
+        known: dict[int, int] = {}
+        forms: list[tuple[int, ...]] = []
+        which = np.empty(len(self.instructions), np.int64)
+        for n, i in enumerate(self.instructions):  # the same object is executed again and again
+            form = known.get(id(i))
+            if form is None:
+                form = known[id(i)] = len(forms)
+                forms.append((i.unit, *_pair(i.waits), *_pair(i.posts), i.x))
+            which[n] = form
+        table = np.array(forms, np.int64).reshape(-1, 6)[which]
+        costs = np.array(self._costs, np.int64).reshape(-1, 2)
+        beats, duration = costs[:, 0].copy(), costs[:, 1].copy()
+        unit, place = table[:, 0].copy(), table[:, 5] // target.beat_bytes
+        burst = target.burst_beats * target.beat_bytes
+        stores = np.flatnonzero(unit == Unit.STORE)
+        for n in stores:
+            duration[n] = store_duration(target, int(table[n, 5]) % burst, int(beats[n]))
+        duration[unit == Unit.LOAD] = 2
+        return Recorded(unit, np.ascontiguousarray(table[:, 1:3]), np.ascontiguousarray(table[:, 3:5]), place, beats, duration)

@@ -29,7 +29,7 @@ def compare(cases: Sequence[Case], flags: Sequence[str] = FLAGS) -> list[SimResu
     results = []
     for case in cases:
         (hls,) = run_images(case.target, [Image(case.memory, 0, case.registers, len(case.memory))], flags)
-        sim = run_image(case.target, case.memory, 0, case.registers, keep_events=True)
+        sim = run_image(case.target, case.memory, 0, case.registers)
         assert_equal(f"{case.target.name}, seed {case.seed}", sim, hls)
         results.append(sim)
     return results

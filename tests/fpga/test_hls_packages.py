@@ -52,7 +52,7 @@ def test_a_layer_with_lora_from_prefill_to_decode() -> None:
         start = machine.start(wanted.rows(now), own)
         image = Image(start.memory.tobytes(), start.program, start.registers, len(start.memory))
         (hls,) = run_images(target, [image])
-        sim = run_image(target, start.memory, start.program, start.registers, keep_events=True)
+        sim = run_image(target, start.memory, start.program, start.registers)
         assert_equal(f"position {machine.position}", sim, hls)
         adapted += hls.counters["adapter_macs"] > 0
         assert np.array_equal(machine.finish(start, np.frombuffer(hls.memory, np.uint8)), wanted.feed(now, own))

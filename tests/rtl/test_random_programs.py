@@ -27,15 +27,16 @@ def _compare(cases: list[Case]) -> list[SimResult]:
     results = []
     for case, rtl in zip(cases, found, strict=True):
         assert rtl.error == 0, f"seed {case.seed}: error {rtl.error} at {rtl.error_address:#x}"
-        sim = run_image(case.target, case.memory, 0, case.registers, keep_events=True)
+        sim = run_image(case.target, case.memory, 0, case.registers)
         different = {k: (v, rtl.counters[k]) for k, v in sim.counters.items() if v != rtl.counters[k]}
         assert not different, f"seed {case.seed}: (simulator, Verilog) {different}"
         assert set(rtl.counters) == {c.name for c in COUNTERS}
         parted = np.flatnonzero(np.frombuffer(rtl.memory, np.uint8) != sim.memory)
         assert parted.size == 0, f"seed {case.seed}: memory parts at byte {parted[0]:#x}"
         assert sim.cycles == rtl.cycles > 0
-        steps = [(e.work.instruction.unit, e.work.address, e.accept, e.done) for e in sim.events]
-        assert sorted(steps) == sorted(rtl.events), f"seed {case.seed}: an instruction's cycles differ"
+        assert sim.trace is not None
+        steps = np.stack([sim.trace.unit, sim.trace.address, sim.trace.accept, sim.trace.done], axis=1)
+        assert sorted(map(tuple, steps.tolist())) == sorted(rtl.events), f"seed {case.seed}: an instruction's cycles differ"
         results.append(sim)
     return results
 
