@@ -70,7 +70,8 @@ class Steps(Sequence[Step]):
 
     def after(self, base: int) -> Int64:
         """The rows, `base` cycles later."""
-        return self.rows + np.array([0, 0, base, base])
+        moved: Int64 = self.rows + np.array([0, 0, base, base])
+        return moved
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -77,7 +77,7 @@ def _grant(s: _State) -> int:
     cycle = now[_EARLIEST]
     if now[_GRANTED] >= outstanding:
         cycle = max(cycle, s.ring[now[_GRANTED] % outstanding] + 1)
-    return cycle + 1 if cycle == now[_FETCHED] else cycle
+    return int(cycle + 1 if cycle == now[_FETCHED] else cycle)
 
 
 @njit(cache=True)
@@ -211,7 +211,7 @@ def _halt(s: _State) -> int:
             return -1
     wait = max(0, s.done.max() - (s.now[_NOW] - 1))
     s.now[_NOW] += wait
-    return wait
+    return int(wait)
 
 
 @njit(cache=True)

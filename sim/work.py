@@ -120,7 +120,7 @@ class Record:
         unit, place = table[:, 0].copy(), table[:, 5] // target.beat_bytes
         burst = target.burst_beats * target.beat_bytes
         stores = np.flatnonzero(unit == Unit.STORE)
-        for n in stores:
+        for n in stores.tolist():
             duration[n] = store_duration(target, int(table[n, 5]) % burst, int(beats[n]))
         duration[unit == Unit.LOAD] = 2
         return Recorded(unit, np.ascontiguousarray(table[:, 1:3]), np.ascontiguousarray(table[:, 3:5]), place, beats, duration)
