@@ -1,4 +1,6 @@
-"""Integer semantics of the machine: every operation, once, as pure NumPy functions.
+"""Integer semantics of the machine: every operation, once, as pure functions of NumPy arrays.
+
+Those that are `register_jitable` hold for one element too, and numba compiles the simulator's loops around them.
 
 The compiler's `ax_*` operators, the simulator, the Verilog and the HLS C++ are all compared with these functions. All
 intermediate values are 64-bit two's complement; the compiler proves that nothing wraps (`docs/numerics.md`).
@@ -8,13 +10,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
+from numba.extending import register_jitable
 
 from .opcodes import Map, Reduce, Row
 
 Int64 = npt.NDArray[np.int64]
+Value = Any
+"""An array of int64, or one element of it."""
 
 SAT32 = (1 << 31) - 1
 """Bound of the 32-bit intermediates: they are clamped to +-SAT32 (symmetric, so that |v| fits 31 bits)."""
@@ -28,6 +35,7 @@ def wrap(value: Int64, bits: int) -> Int64:
     return (value << shift) >> shift
 
 
+@register_jitable
 def rounding_shift(value: Int64, shift: Int64 | int) -> Int64:
     """value / 2**shift, rounded half to even (IEEE 754 roundTiesToEven on integers); shift 0 is the value itself.
 
@@ -35,12 +43,10 @@ def rounding_shift(value: Int64, shift: Int64 | int) -> Int64:
         value: int64, any shape, |value| < 2**62.
         shift: 0..63, broadcast.
     """
-    s = np.asarray(shift, np.int64)
-    floor = value >> s
-    rest = value - (floor << s)
-    half = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), np.int64(1))
-    up = (rest > half) | ((rest == half) & ((floor & 1) == 1))
-    rounded: Int64 = floor + np.where(s > 0, up, False).astype(np.int64)
+    floor = value >> shift
+    rest = value - (floor << shift)
+    half = np.int64(1) << (shift - (shift > 0))  # with shift 0 the rest is 0, below it
+    rounded: Int64 = floor + ((rest > half) | ((rest == half) & ((floor & 1) == 1)))
     return rounded
 
 
@@ -51,9 +57,10 @@ def rounded_integer(value: int, shift: int) -> int:
     return floor + int(shift > 0 and (rest > half or (rest == half and floor & 1 == 1)))
 
 
+@register_jitable
 def saturate(value: Int64, low: int, high: int) -> Int64:
     """Clamp to [low, high]; int64, any shape."""
-    return np.clip(value, low, high)
+    return np.minimum(np.maximum(value, low), high)
 
 
 def to_fixed(values: npt.ArrayLike, fraction: int) -> Int64:
@@ -62,9 +69,10 @@ def to_fixed(values: npt.ArrayLike, fraction: int) -> Int64:
     return np.clip(scaled, -SAT32, SAT32).astype(np.int64)
 
 
+@register_jitable
 def saturate32(value: Int64) -> Int64:
     """Clamp to +-(2**31 - 1)."""
-    return np.clip(value, -SAT32, SAT32)
+    return np.minimum(np.maximum(value, -SAT32), SAT32)
 
 
 def matmul(x: Int64, w: Int64) -> Int64:
@@ -298,25 +306,48 @@ def map_rows(
     Returns:
         y [rows, n], and where the last saturation changed it.
     """
-    x = saturate32(a - less)
-    base: Int64 | int = 0
-    if function is Map.MAC:
-        product = x * ca + b * cb
-    elif function is Map.MUL:
-        product = x * b
-    elif function is Map.SCALE:
-        product = x * factor
-    else:
-        assert table is not None
-        distance = x - low
-        index = np.clip(distance >> np.int64(step), 0, len(table) - 1)
-        product = table[index, 1] * saturate32(distance - (index << np.int64(step)))
-        base = table[index, 0]
-    raw = rounding_shift(product, shift) + base
-    y = saturate32(raw)
+    held = NO_TABLE if table is None else table
+    y, raw = map_element(function, a, b, ca, cb, shift, factor, less, low, step, held)
     return y, y != raw
 
 
+NO_TABLE: Int64 = np.zeros((1, 2), np.int64)
+"""What `map_element` takes of functions but TABLE."""
+
+
+@register_jitable
+def map_element(
+    function: int,
+    a: Value,
+    b: Value,
+    ca: int,
+    cb: int,
+    shift: Value,
+    factor: Value,
+    less: Value,
+    low: int,
+    step: int,
+    table: Int64,
+) -> tuple[Value, Value]:
+    """`map_rows` of arrays or of one element: y, and y before its last saturation."""
+    x = saturate32(a - less)
+    if function == Map.TABLE:
+        distance = x - low
+        index = saturate(distance >> step, 0, len(table) - 1)
+        product = table[index, 1] * saturate32(distance - (index << step))
+        raw = rounding_shift(product, shift) + table[index, 0]
+    else:
+        if function == Map.MAC:
+            product = x * ca + b * cb
+        elif function == Map.MUL:
+            product = x * b
+        else:
+            product = x * factor
+        raw = rounding_shift(product, shift)
+    return saturate32(raw), raw
+
+
+@register_jitable
 def clamp_bytes(y: Int64, size: int) -> Int64:
     """Clamp to +-(2**(8*size - 1) - 1): codes of `size` bytes that are symmetric about zero."""
     high = (1 << (8 * size - 1)) - 1
@@ -325,13 +356,31 @@ def clamp_bytes(y: Int64, size: int) -> Int64:
 
 def reduce_rows(reduction: Reduce, y: Int64, valid: npt.NDArray[np.bool_]) -> Int64:
     """SUM, MAX or ABSMAX of the valid elements of each row of [rows, n] (64 bits); MAX of none is -2**31, the others' 0."""
-    found: Int64
-    if reduction is Reduce.SUM:
-        found = np.where(valid, y, 0).sum(axis=1)
-    elif reduction is Reduce.MAX:
-        found = np.where(valid, y, -(1 << 31)).max(axis=1, initial=-(1 << 31))
-    else:
-        found = np.where(valid, np.abs(y), 0).max(axis=1, initial=0)
+    found: Int64 = _reduce_rows(int(reduction), np.ascontiguousarray(y, np.int64), np.ascontiguousarray(valid))
+    return found
+
+
+@register_jitable
+def reduce_element(reduction: int, before: Value, y: Value) -> Value:
+    """`reduce_rows` goes on by one element."""
+    if reduction == Reduce.SUM:
+        return before + y
+    return max(before, y if reduction == Reduce.MAX else abs(y))
+
+
+@register_jitable
+def reduce_none(reduction: int) -> int:
+    """`reduce_rows` of no element."""
+    return -(1 << 31) if reduction == Reduce.MAX else 0
+
+
+@njit(cache=True)
+def _reduce_rows(reduction: int, y: Int64, valid: npt.NDArray[np.bool_]) -> Int64:
+    found = np.full(len(y), reduce_none(reduction), np.int64)
+    for r in range(len(y)):
+        for n in range(y.shape[1]):
+            if valid[r, n]:
+                found[r] = reduce_element(reduction, found[r], y[r, n])
     return found
 
 

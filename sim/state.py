@@ -378,18 +378,13 @@ class Machine:
         work.duration = map_duration(rows, i.z)
         if i.z == 0:
             return
-        y, masked, changed = self.rows.map(i, work)
+        values, changed = self.rows.map(i, work)
         into = Into(i.misc >> 3 & 3)
-        if into is not Into.NOTHING:
-            out = numerics.clamp_bytes(y, 1 << size)
-            changed = changed | ((out != y) & masked)
-            if into is Into.VBUF:
-                self.rows.write(work, i.y, out)
-            elif into is Into.UBUF:
-                self._write(work, i.y, out, size, to_ubuf=True)
-            else:
-                self.rows.to_obuf(i, work, out, self.obuf)
-        work.counters.update(vector_elements=y.size, saturations=int(changed.sum()))
+        if into is Into.UBUF:
+            self._write(work, i.y, values, size, to_ubuf=True)
+        elif into is Into.OBUF:
+            self.rows.to_obuf(i, work, values, self.obuf)
+        work.counters.update(vector_elements=values.size, saturations=changed)
 
     def _vrow(self, i: Instruction, work: Work) -> None:
         rows = (i.misc & 7) + 1

@@ -105,22 +105,15 @@ class Record:
 
     def arrays(self, target: Target) -> Recorded:
         """As arrays; the duration of stores is that of the target's memory."""
-        known: dict[int, int] = {}
-        forms: list[tuple[int, ...]] = []
-        which = np.empty(len(self.instructions), np.int64)
-        for n, i in enumerate(self.instructions):  # the same object is executed again and again
-            form = known.get(id(i))
-            if form is None:
-                form = known[id(i)] = len(forms)
-                forms.append((i.unit, *_pair(i.waits), *_pair(i.posts), i.x))
-            which[n] = form
-        table = np.array(forms, np.int64).reshape(-1, 6)[which]
-        costs = np.array(self._costs, np.int64).reshape(-1, 2)
-        beats, duration = costs[:, 0].copy(), costs[:, 1].copy()
-        unit, place = table[:, 0].copy(), table[:, 5] // target.beat_bytes
-        burst = target.burst_beats * target.beat_bytes
-        stores = np.flatnonzero(unit == Unit.STORE)
-        for n in stores.tolist():
-            duration[n] = store_duration(target, int(table[n, 5]) % burst, int(beats[n]))
+        ids = np.fromiter(map(id, self.instructions), np.int64, len(self.instructions))
+        _, first, which = np.unique(ids, return_index=True, return_inverse=True)  # the same object is executed again and again
+        forms = [(i.unit, *_pair(i.waits), *_pair(i.posts), i.x) for i in (self.instructions[n] for n in first)]
+        unit, *semaphores, x = np.array(forms, np.int64).reshape(-1, 6)[which].T.copy()
+        beats, duration = np.array(self._costs, np.int64).reshape(-1, 2).T.copy()
         duration[unit == Unit.LOAD] = 2
-        return Recorded(unit, np.ascontiguousarray(table[:, 1:3]), np.ascontiguousarray(table[:, 3:5]), place, beats, duration)
+        stores, burst = unit == Unit.STORE, target.burst_beats * target.beat_bytes
+        transfers, which = np.unique(np.stack([x[stores] % burst, beats[stores]]), axis=1, return_inverse=True)
+        durations = [store_duration(target, address, count) for address, count in transfers.T.tolist()]
+        duration[stores] = np.array(durations, np.int64)[which.ravel()]
+        waits, posts = np.stack(semaphores[:2], axis=1), np.stack(semaphores[2:], axis=1)
+        return Recorded(unit, waits, posts, x // target.beat_bytes, beats, duration)
