@@ -151,20 +151,21 @@ module vector_rows #(
 
     // VROW
     wire        row_first, row_write, row_done;
-    wire [2:0]  scalar_row;
+    wire [2:0]  reduced_row, scalar_row;
     wire [31:0] scalar, value;
     wire [5:0]  scalar_shift;
     wire [21:0] token_word;
     wire signed [63:0] reduced;
-    vector_scalar u_scalar (
+    vector_scalar #(.TOKENS(TOKENS)) u_scalar (
         .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_row), .i_function(sub[`AXL_VROW_FUNCTION]), .i_last_row(misc[`AXL_VROW_ROWS]),
         .i_factor(x[`AXL_VROW_FACTOR]), .i_add(x[`AXL_VROW_ADD]), .i_shift(z[`AXL_VROW_SHIFT]), .i_adjust(z[`AXL_VROW_ADJUST]), .i_token(y[7:0]),
-        .i_reduced(reduced), .o_row(scalar_row), .o_first(row_first), .o_write(row_write), .o_scalar(scalar),
-        .o_scalar_shift(scalar_shift), .o_value(value), .o_token_word(token_word), .o_done(row_done));
+        .o_read_row(reduced_row), .i_reduced(reduced), .o_row(scalar_row), .o_first(row_first), .o_write(row_write),
+        .o_scalar(scalar), .o_scalar_shift(scalar_shift), .o_value(value), .o_token_word(token_word), .o_done(row_done));
     wire        tokens = kind == `AXL_ROW_TOKEN;
     wire [31:0] token_at = {16'd0, token_base} + {29'd0, scalar_row};
     wire [31:0] value_at = {16'd0, destination} + {29'd0, scalar_row};
-    wire        outside_row = row_first && ((tokens && token_at >= T) || (write_value && value_at >= O));
+    wire [31:0] last_token = {16'd0, token_base} + {29'd0, last_row}, last_value = {16'd0, destination} + {29'd0, last_row};
+    wire        outside_row = row_first && ((tokens && last_token >= T) || (write_value && last_value >= O));
     ram_lut #(.WIDTH(22), .DEPTH(TBUF_TOKENS)) u_tokens (
         .i_clk(i_clk), .i_write(row_write && tokens), .i_write_address(token_at[TADDR-1:0]), .i_write_data(token_word),
         .i_read_address(i_token), .o_read_data(o_row_token));
@@ -250,7 +251,7 @@ module vector_rows #(
         .i_clk(i_clk), .i_data({element3 && !i_rst, end3, row3}), .o_data({element17, end17, row17}));
     vector_reduce #(.VECTOR_LANES(VECTOR_LANES)) u_reduce (
         .i_clk(i_clk), .i_rst(i_rst), .i_element(element17), .i_end(end17), .i_row(row17), .i_reduction(reduction), .i_y(y17),
-        .i_valid(valid17), .i_read_row(scalar_row), .o_reduced(reduced));
+        .i_valid(valid17), .i_read_row(reduced_row), .o_reduced(reduced));
 
     // Stage 18: results
     wire             element18;

@@ -388,7 +388,7 @@ class Machine:
 
     def _vrow(self, i: Instruction, work: Work) -> None:
         rows = (i.misc & 7) + 1
-        work.duration = row_duration(Row(i.sub), rows)
+        work.duration = row_duration(self.target, Row(i.sub), rows)
         values = self.rows.row(i, work)
         if i.misc >> 5:
             size = self.target.beat_bytes

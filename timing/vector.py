@@ -24,10 +24,11 @@ def map_duration(rows: int, words: int) -> int:
     return rows * words + VPIPE
 
 
-ROW_CYCLES = {Row.COPY: 5, Row.RECIPROCAL: 40, Row.RSQRT: 72, Row.TOKEN: 40}
-"""Cycles of a row: two of product, two of rounding, write; the others four to normalise, 31 of division, 32 of square root."""
+ROW_LATENCY = {Row.COPY: 5, Row.RECIPROCAL: 40, Row.RSQRT: 72, Row.TOKEN: 40}
+"""Cycles of one row: two of product, two of rounding, write; the others four to normalise, 31 of division; 32 of the root."""
 
 
-def row_duration(function: Row, rows: int) -> int:
-    """d of a VROW over `rows` rows."""
-    return rows * ROW_CYCLES[function] + 1
+def row_duration(target: Target, function: Row, rows: int) -> int:
+    """d of a VROW over `rows` rows: they follow each other, a row a cycle, up to T of them; then the next T."""
+    turns = -(-rows // target.tokens)
+    return 1 + turns * (ROW_LATENCY[function] - 1) + rows

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from axlora.isa.assembly import make
 from axlora.isa.instruction import Instruction
 from axlora.isa.opcodes import SEMAPHORE_MAX, UNIT_OF, VPIPE, Buffer, Opcode, Row, Unit
-from axlora.timing.vector import ROW_CYCLES
+from axlora.timing.vector import ROW_LATENCY
 
 STRETCH = 64
 """Places of a buffer that are looked at together; of memory, whose places are whole regions, each by itself."""
@@ -173,7 +173,7 @@ def _requantize(f: Mapping[str, int]) -> int:
 
 
 def _row(f: Mapping[str, int]) -> int:
-    return (f.get("rows", 1) or UNKNOWN) * ROW_CYCLES[Row(f["function"])]
+    return ROW_LATENCY[Row(f["function"])] + (f.get("rows", 1) or UNKNOWN)
 
 
 _DURATIONS: dict[Opcode, Callable[[Mapping[str, int]], int]] = {

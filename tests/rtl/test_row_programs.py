@@ -41,13 +41,14 @@ def test_rows_on_every_target_and_every_function_is_covered() -> None:
                         [("map", i.sub & 3), ("reduce", i.sub >> 2), ("into", i.misc >> 3 & 3), ("tiled", i.misc >> 12)]
                     )
                 elif i.opcode is Opcode.VROW:
-                    seen.update([("row", i.sub), ("write", i.misc >> 5)])
+                    turns = -(-((i.misc & 7) + 1) // target.tokens)
+                    seen.update([("row", i.sub), ("write", i.misc >> 5), ("turns", min(turns, 3))])
                 elif i.opcode is Opcode.STORE:
                     seen.update([("bytes", i.sub)])
         _compare(cases)
     wanted = (
         [("map", m) for m in Map] + [("reduce", r) for r in Reduce] + [("into", i) for i in Into] + [("row", r) for r in Row]
     )
-    wanted += [("tiled", 1), ("write", 1)] + [("bytes", b) for b in range(5)]
+    wanted += [("tiled", 1), ("write", 1), ("turns", 1), ("turns", 2), ("turns", 3)] + [("bytes", b) for b in range(5)]
     wanted += ROW_OPCODES
     assert all(seen[w] > 20 for w in wanted), seen

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from axlora.isa.opcodes import Row
 from axlora.isa.target import Target
 from axlora.timing.matrix import matmul_duration, matmul_setup
 from axlora.timing.memory import bursts, store_duration
-from axlora.timing.vector import block_quantize_duration, requantize_duration
+from axlora.timing.vector import block_quantize_duration, requantize_duration, row_duration
 
 BASE = Target.load("test")
 
@@ -55,6 +56,16 @@ def test_block_quantize_by_hand() -> None:
     assert block_quantize_duration(target, [True, False, True], 5) == 23 + (1 + 2 * walk) + 2 + (1 + 2 * walk)
     assert block_quantize_duration(target, [True], 0) == 23 + 1 + 2 * 23
     assert block_quantize_duration(target, [False, False], 5) == 23 + 2 * 2
+
+
+@pytest.mark.parametrize(("function", "one"), [(Row.COPY, 5), (Row.RECIPROCAL, 40), (Row.RSQRT, 72), (Row.TOKEN, 40)])
+def test_rows_by_hand(function: Row, one: int) -> None:
+    """Rows of a turn end a cycle apart; a turn of T rows begins when the one before it is over."""
+    target = dataclasses.replace(BASE, tokens=4)
+    assert row_duration(target, function, 1) == 1 + one
+    assert row_duration(target, function, 4) == 1 + one + 3
+    assert row_duration(target, function, 5) == 1 + (one + 3) + one
+    assert row_duration(target, function, 8) == 1 + 2 * (one + 3)
 
 
 def test_an_empty_matmul_by_hand() -> None:
