@@ -80,5 +80,5 @@ def hls_counters(result: SimResult) -> dict[str, int]:
     assert result.trace is not None
     found = {name: result.counters[name] for name in UNTIMED}
     for name in ADAPTER_COUNTERS:
-        found[name] = int(result.trace.shares[name][1].sum()) if name in result.trace.shares else 0
+        found[name] = result.trace.total(name)
     return found

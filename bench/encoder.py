@@ -1,11 +1,12 @@
 """MiniLM whole on the machine: distance from float beside onnxruntime's dynamic int8, cycles, seconds to compile and simulate.
 
-python bench/encoder.py [--target zcu104] [--tokens 64] [--passages 16]
+python bench/encoder.py [--target zcu104] [--engine mac --multipliers 8] [--tokens 64] [--passages 16]
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import sys
 import tempfile
@@ -34,9 +35,13 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Accuracy and cost of MiniLM, all operators on the machine.")
     parser.add_argument("--target", default="zcu104")
+    parser.add_argument("--engine", help="instead of the target's own")
+    parser.add_argument("--multipliers", type=int, help="a lane, instead of the target's own")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--passages", type=int, default=16)
     options = parser.parse_args()
+    own = {name: value for name in ("engine", "multipliers") if (value := getattr(options, name)) is not None}
+    target = dataclasses.replace(axlora.Target.load(options.target), **own)
     logging.basicConfig(level=logging.ERROR)
     onnxruntime.set_default_logger_severity(4)
     ids = passages(CALIBRATION + options.passages, options.tokens)
@@ -51,7 +56,7 @@ def main() -> None:
         began = time.monotonic()
         program = axlora.compile(
             folder / "minilm.onnx",
-            options.target,
+            target,
             shapes={"batch": 1, "sequence": options.tokens},
             calibration={"input_ids": first[:, None], "attention_mask": np.ones_like(first)[:, None]},
             operators="all",
@@ -62,7 +67,7 @@ def main() -> None:
     began = time.monotonic()
     run = axlora.simulate(program, rows[0])
     simulated = time.monotonic() - began
-    _cosines(f"{options.target}, W8A8", got, wanted)
+    _cosines(f"{target.name}, {target.engine}, W8A8", got, wanted)
     _cosines("onnxruntime, dynamic int8", peer, wanted)
     removed = 1 - run.counters["multiplications"] / run.counters["macs"]
     milliseconds = run.cycles / program.target.clock_mhz / 1000

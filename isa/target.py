@@ -30,10 +30,12 @@ def _one_of(*values: int) -> tuple[Callable[[int], bool], str]:
     return (lambda v: v in values), "one of " + ", ".join(map(str, values))
 
 
+MOST_BANKS = 4
+"""Multipliers of a reuse lane: each is a bank of the result cache."""
 _RULES: dict[str, tuple[Callable[[int], bool], str]] = {
     "lanes": _power(2, 64),
     "ports": _power(2, 16),
-    "multipliers": _power(1, 4),
+    "multipliers": _power(1, 16),
     "multiplier_latency": _range(1, 8),
     "tokens": _power(1, 8),
     "fifo_depth": _range(5, 64),
@@ -133,6 +135,7 @@ class Target:
         beat = self.beat_bytes
         rules = (
             ("multipliers", self.multipliers <= self.ports, f"at most ports ({self.ports})"),
+            ("multipliers", self.engine == "mac" or self.multipliers <= MOST_BANKS, f"at most {MOST_BANKS} with engine reuse"),
             ("vector_lanes", self.vector_lanes <= min(self.ports, self.lanes), "at most ports and lanes"),
             ("vector_lanes", 4 * self.vector_lanes <= beat, f"at most beat_bytes/4 ({beat // 4})"),
             ("beat_bytes", self.lanes * self.ports >= beat, f"at most lanes*ports ({self.lanes * self.ports})"),

@@ -102,7 +102,7 @@ module axlora_top #(
         if (VECTOR_LANES > PORTS || VECTOR_LANES > LANES || 4 * VECTOR_LANES > BEAT_BYTES) begin : g_bad_vector
             error_VECTOR_LANES_too_large u_error ();
         end
-        if (MULTIPLIERS > PORTS || MULTIPLIERS > 4) begin : g_bad_multipliers
+        if (MULTIPLIERS > PORTS || (ENGINE_REUSE != 0 && MULTIPLIERS > 4)) begin : g_bad_multipliers
             error_MULTIPLIERS_too_large u_error ();
         end
         if (LANES * PORTS < BEAT_BYTES || LANES * TOKENS * ACTIVATION_BITS < 8 * BEAT_BYTES) begin : g_bad_line

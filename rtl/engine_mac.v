@@ -24,7 +24,7 @@ module engine_mac #(
     output wire                          o_first,
     output wire                          o_more,
     output wire                          o_leave,
-    output wire [2:0]                    o_products,
+    output wire [4:0]                    o_products,
     output wire                          o_push,
     output wire [PORTS*TOKENS*PBITS-1:0] o_data
 );
@@ -34,14 +34,14 @@ module engine_mac #(
     localparam LOGM   = $clog2(MULTIPLIERS);
     localparam integer LAST_VALUE = PHASES - 1;
     localparam [4:0] LAST = LAST_VALUE[4:0];
-    localparam [2:0] MADE = MULTIPLIERS[2:0];
+    localparam [4:0] MADE = MULTIPLIERS[4:0];
     reg  [4:0] phase;
     wire       issue = i_valid && (phase != 5'd0 || i_credit);
     wire       unused_bits = &{1'b0, i_clear, r_phase};
     assign o_first    = issue && phase == 5'd0;
     assign o_more     = issue && phase != 5'd0;
     assign o_leave    = issue && phase == LAST;
-    assign o_products = issue ? MADE : 3'd0;
+    assign o_products = issue ? MADE : 5'd0;
     always @(posedge i_clk)
         if (i_rst) phase <= 5'd0;
         else if (issue) phase <= o_leave ? 5'd0 : phase + 5'd1;

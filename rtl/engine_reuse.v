@@ -30,7 +30,7 @@ module engine_reuse #(
     output wire                          o_first,
     output wire                          o_more,
     output wire                          o_leave,
-    output wire [2:0]                    o_products,
+    output wire [4:0]                    o_products,
     output wire                          o_push,
     output wire [PORTS*TOKENS*PBITS-1:0] o_data
 );
@@ -49,7 +49,7 @@ module engine_reuse #(
         .o_first(o_first), .o_more(o_more), .o_leave(o_leave), .o_pick(pick), .o_pick_index(pick_index));
     wire [2:0] picks;
     popcount #(.WIDTH(MULTIPLIERS), .OUT(3)) u_picks (.i_bits(pick), .o_count(picks));
-    assign o_products = picks;
+    assign o_products = {2'd0, picks};
 
     wire [8*PORTS-1:0] r_index;
     wire [PORTS-1:0]   r_negative, r_zero;

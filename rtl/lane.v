@@ -43,7 +43,7 @@ module lane #(
     output reg                        o_group,
     output reg                        o_miss,
     output reg                        o_full,
-    output reg  [5:0]                 o_multiplications,
+    output reg  [7:0]                 o_multiplications,
     output reg  [7:0]                 o_zeros
 );
     localparam XBITS = TOKENS * ACTIVATION_BITS;
@@ -54,7 +54,7 @@ module lane #(
     wire [TOKENS-1:0]    next_mask;
     wire [XBITS-1:0]     next_x;
     wire                 leave, first, more, credit, push;
-    wire [2:0]           products;
+    wire [4:0]           products;
     wire [PORTS*TOKENS*PBITS-1:0] data;
     // The issue register
     reg                  valid, codebook, is_signed, clear;
@@ -106,7 +106,7 @@ module lane #(
         o_group           <= first && !i_rst;
         o_miss            <= more && !i_rst;
         o_full            <= valid && !first && !more && !i_rst;
-        o_multiplications <= i_rst ? 6'd0 : {3'd0, products} * {2'd0, tokens};
+        o_multiplications <= i_rst ? 8'd0 : {3'd0, products} * {4'd0, tokens};
         o_zeros           <= i_rst || !first || ENGINE_REUSE == 0 ? 8'd0 : {{(8-CBITS){1'b0}}, zeros} * {4'd0, tokens};
     end
 endmodule

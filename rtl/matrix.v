@@ -68,8 +68,7 @@ module matrix #(
         .o_last_scale(last_scale), .o_first(first), .o_short(short_row), .i_last_pop(last_pop), .o_error(control_error));
 
     wire [LANES-1:0]               some, outside, group, miss, full;
-    wire [6*LANES-1:0]             made;
-    wire [8*LANES-1:0]             zeros;
+    wire [8*LANES-1:0]             made, zeros;
     wire [LANES*FIELDS*PBITS-1:0]  products;
     wire [15:0]                    ubuf_group = {{(16-LLANE){1'b0}}, i_ubuf_lane} >> LOGV;
     genvar l;
@@ -87,7 +86,7 @@ module matrix #(
                 .i_write_data(i_write_data), .i_ubuf_write(ubuf_group == OWN ? i_ubuf_write : {TOKENS{1'b0}}),
                 .i_ubuf_line(i_ubuf_line), .i_ubuf_data(i_ubuf_data[ACTIVATION_BITS*(l % VECTOR_LANES) +: ACTIVATION_BITS]),
                 .o_some(some[l]), .i_pop(pop), .o_data(products[FIELDS*PBITS*l +: FIELDS*PBITS]), .o_outside(outside[l]),
-                .o_group(group[l]), .o_miss(miss[l]), .o_full(full[l]), .o_multiplications(made[6*l +: 6]),
+                .o_group(group[l]), .o_miss(miss[l]), .o_full(full[l]), .o_multiplications(made[8*l +: 8]),
                 .o_zeros(zeros[8*l +: 8]));
         end
     endgenerate
@@ -120,7 +119,7 @@ module matrix #(
     always @* begin
         {sum_made, sum_zeros, sum_groups, sum_misses, sum_fulls} = 80'd0;
         for (n = 0; n < LANES; n = n + 1) begin
-            sum_made   = sum_made + {10'd0, made[6*n +: 6]};
+            sum_made   = sum_made + {8'd0, made[8*n +: 8]};
             sum_zeros  = sum_zeros + {8'd0, zeros[8*n +: 8]};
             sum_groups = sum_groups + {15'd0, group[n]};
             sum_misses = sum_misses + {15'd0, miss[n]};

@@ -248,6 +248,10 @@ class Trace:
     shares: Shares
     """Its share of the counters, the wait before it included; also adapter_macs and adapter_multiplications."""
 
+    def total(self, name: str) -> int:
+        """A counter over all instructions."""
+        return int(self.shares[name][1].sum()) if name in self.shares else 0
+
 
 @dataclass(frozen=True)
 class Timeline:

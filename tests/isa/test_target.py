@@ -29,7 +29,8 @@ def test_the_named_presets_exist() -> None:
         ("lanes", 12, "power of two"),
         ("engine", "magic", "mac, reuse"),
         ("fifo_depth", 6, "multiplier_latency + 4"),
-        ("multipliers", 8, "1 to 4"),
+        ("multipliers", 32, "1 to 16"),
+        ("multipliers", 8, "at most ports"),
         ("accumulator_bits", 40, "32, 48"),
         ("group_scales", 1, "true or false"),
         ("vector_lanes", 4, "beat_bytes/4"),
@@ -42,6 +43,14 @@ def test_bad_value_is_named(field: str, value: object, words: str) -> None:
         dataclasses.replace(Target.load("test"), **{field: value})  # type: ignore[arg-type]
     assert field in str(info.value)
     assert words in str(info.value)
+
+
+def test_a_reuse_lane_has_at_most_four_multipliers() -> None:
+    """Each is a bank of its cache; `mac` takes one for every port."""
+    wide = dataclasses.replace(Target.load("test"), ports=8, engine="mac", multipliers=8)
+    assert wide.multipliers == 8
+    with pytest.raises(BadTarget, match="at most 4 with engine reuse"):
+        dataclasses.replace(wide, engine="reuse")
 
 
 def test_unknown_field_and_missing_field(tmp_path: Path) -> None:

@@ -114,10 +114,11 @@ TARGETS = {
             ubuf_lines=256,
         ),
         _variant(
-            "mac-m4",
+            "mac-m8",
             engine="mac",
             lanes=4,
-            multipliers=4,
+            ports=8,
+            multipliers=8,
             multiplier_latency=2,
             fifo_depth=6,
             outstanding=8,
