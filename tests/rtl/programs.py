@@ -61,6 +61,7 @@ TARGETS = {
             group_words=4,
             read_latency=25,
             burst_beats=8,
+            vector_lanes=4,
         ),
         _variant(
             "reuse-16x8",
@@ -71,7 +72,7 @@ TARGETS = {
             fifo_depth=16,
             index_entries=128,
             beat_bytes=16,
-            vector_lanes=4,
+            vector_lanes=8,
             read_latency=40,
             outstanding=4,
             tbuf_tokens=8,
@@ -84,7 +85,7 @@ TARGETS = {
             accumulator_bits=48,
             beat_bytes=16,
             ports=8,
-            vector_lanes=4,
+            vector_lanes=8,
             burst_beats=4,
             outstanding=3,
         ),
@@ -116,12 +117,15 @@ TARGETS = {
         _variant(
             "mac-m4",
             engine="mac",
-            lanes=4,
+            lanes=16,
             multipliers=4,
             multiplier_latency=2,
             fifo_depth=6,
             outstanding=8,
             read_latency=60,
+            ports=16,
+            vector_lanes=16,
+            wbuf_lines=1024,
         ),
     )
 }
