@@ -157,11 +157,13 @@ module axlora_core #(
         .i_acc_word(acc_word), .o_acc(acc), .o_error(matrix_error), .o_pop(pop), .o_wait_product(wait_product),
         .o_wait_written(wait_written), .o_groups(groups), .o_misses(misses), .o_fulls(fulls), .o_macs(macs),
         .o_multiplications(multiplications), .o_zeros(zeros), .o_rescales(rescales));
-    wire [BEAT_BYTES-1:0]   obuf_write;
+    localparam OUT_BYTES = 4 * VECTOR_LANES > BEAT_BYTES ? 4 * VECTOR_LANES : BEAT_BYTES;
+    wire [OUT_BYTES-1:0]    obuf_write;
     wire [OADDR-1:0]        obuf_beat, obuf_read_beat;
-    wire [8*BEAT_BYTES-1:0] obuf_data, obuf_read_data;
+    wire [8*OUT_BYTES-1:0]  obuf_data;
+    wire [8*BEAT_BYTES-1:0] obuf_read_data;
     wire                    obuf_read;
-    wire [2:0]              elements, saturations;
+    wire [4:0]              elements, saturations;
     vector_unit #(.LANES(LANES), .PORTS(PORTS), .TOKENS(TOKENS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES),
              .ACTIVATION_BITS(ACTIVATION_BITS), .ACCUMULATOR_BITS(ACCUMULATOR_BITS), .ACC_WORDS(ACC_WORDS),
              .PBUF_GROUPS(PBUF_GROUPS), .TBUF_TOKENS(TBUF_TOKENS), .OBUF_BEATS(OBUF_BEATS), .UBUF_LINES(UBUF_LINES),
@@ -172,9 +174,9 @@ module axlora_core #(
         .i_write_data(write_data), .o_obuf_write(obuf_write), .o_obuf_beat(obuf_beat), .o_obuf_data(obuf_data),
         .o_ubuf_write(ubuf_write), .o_ubuf_line(ubuf_line), .o_ubuf_lane(ubuf_lane), .o_ubuf_data(ubuf_data),
         .o_error(vector_error), .o_elements(elements), .o_saturations(saturations));
-    ram_bytes #(.BYTES(BEAT_BYTES), .DEPTH(OBUF_BEATS)) u_obuf (
-        .i_clk(i_clk), .i_write(obuf_write), .i_write_address(obuf_beat), .i_write_data(obuf_data), .i_read(obuf_read),
-        .i_read_address(obuf_read_beat), .o_read_data(obuf_read_data));
+    result_ram #(.BEAT(BEAT_BYTES), .OUT(OUT_BYTES), .BEATS(OBUF_BEATS)) u_obuf (
+        .i_clk(i_clk), .i_write(obuf_write), .i_write_beat(obuf_beat), .i_write_data(obuf_data), .i_read(obuf_read),
+        .i_read_beat(obuf_read_beat), .o_read_data(obuf_read_data));
     store #(.BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS), .OBUF_BEATS(OBUF_BEATS)) u_store (
         .i_clk(i_clk), .i_rst(rst), .i_run(run), .i_limit(i_limit), .i_base(i_base), .i_accept(accept[3]),
         .i_entry(head[3*E +: E]), .o_done(done[3]), .o_read(obuf_read), .o_read_beat(obuf_read_beat),

@@ -99,7 +99,7 @@ module axlora_top #(
 
     // A parameter out of range names a module that does not exist.
     generate
-        if (VECTOR_LANES > PORTS || VECTOR_LANES > LANES || 4 * VECTOR_LANES > BEAT_BYTES) begin : g_bad_vector
+        if (VECTOR_LANES > PORTS || VECTOR_LANES > LANES || VECTOR_LANES > 16) begin : g_bad_vector
             error_VECTOR_LANES_too_large u_error ();
         end
         if (MULTIPLIERS > PORTS || (ENGINE_REUSE != 0 && MULTIPLIERS > 4)) begin : g_bad_multipliers

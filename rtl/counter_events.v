@@ -14,8 +14,8 @@ module counter_events (
     input  wire [15:0] i_multiplications,
     input  wire [15:0] i_zeros,
     input  wire [15:0] i_rescales,
-    input  wire [2:0]  i_elements,
-    input  wire [2:0]  i_saturations
+    input  wire [4:0]  i_elements,
+    input  wire [4:0]  i_saturations
 );
     wire [16*`AXL_COUNTERS-1:0] add;
     genvar n;
@@ -34,8 +34,8 @@ module counter_events (
     assign add[16*`AXL_COUNT_MULTIPLICATIONS +: 16] = i_multiplications;
     assign add[16*`AXL_COUNT_ZEROS +: 16]           = i_zeros;
     assign add[16*`AXL_COUNT_RESCALES +: 16]        = i_rescales;
-    assign add[16*`AXL_COUNT_VECTOR_ELEMENTS +: 16] = {13'd0, i_elements};
-    assign add[16*`AXL_COUNT_SATURATIONS +: 16]     = {13'd0, i_saturations};
+    assign add[16*`AXL_COUNT_VECTOR_ELEMENTS +: 16] = {11'd0, i_elements};
+    assign add[16*`AXL_COUNT_SATURATIONS +: 16]     = {11'd0, i_saturations};
     counters u_counters (.i_clk(i_clk), .i_clear(i_clear), .i_add(add), .i_index(i_index), .o_value(o_value));
 endmodule
 `default_nettype wire

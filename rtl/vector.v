@@ -6,7 +6,8 @@ module vector #(
     parameter ACTIVATION_BITS = 8, parameter ACCUMULATOR_BITS = 32, parameter ACC_WORDS = 1024, parameter PBUF_GROUPS = 512,
     parameter TBUF_TOKENS = 64, parameter OBUF_BEATS = 512, parameter UBUF_LINES = 64, parameter VBUF_WORDS = 512,
     parameter AADDR = $clog2(ACC_WORDS), parameter PADDR = $clog2(PBUF_GROUPS), parameter OADDR = $clog2(OBUF_BEATS),
-    parameter UADDR = $clog2(UBUF_LINES), parameter VADDR = $clog2(VBUF_WORDS), parameter LLANE = $clog2(LANES), parameter LOGB = $clog2(BEAT_BYTES)
+    parameter UADDR = $clog2(UBUF_LINES), parameter VADDR = $clog2(VBUF_WORDS), parameter LLANE = $clog2(LANES), parameter LOGB = $clog2(BEAT_BYTES),
+    parameter OUT_BYTES = 4 * VECTOR_LANES > BEAT_BYTES ? 4 * VECTOR_LANES : BEAT_BYTES
 ) (
     input  wire                       i_clk,
     input  wire                       i_rst,
@@ -23,9 +24,9 @@ module vector #(
     input  wire [TOKENS*PORTS*ACCUMULATOR_BITS-1:0] i_acc,
     output wire [PADDR-1:0]           o_pbuf_group,
     input  wire [64*PORTS-1:0]        i_pbuf,
-    output wire [BEAT_BYTES-1:0]      o_obuf_write,
+    output wire [OUT_BYTES-1:0]       o_obuf_write,
     output wire [OADDR-1:0]           o_obuf_beat,
-    output wire [8*BEAT_BYTES-1:0]    o_obuf_data,
+    output wire [8*OUT_BYTES-1:0]     o_obuf_data,
     output wire [TOKENS-1:0]          o_ubuf_write,
     output wire [UADDR-1:0]           o_ubuf_line,
     output wire [LLANE-1:0]           o_ubuf_lane,
@@ -34,8 +35,8 @@ module vector #(
     output wire [VADDR-1:0]           o_vbuf_word,
     output wire [32*VECTOR_LANES-1:0] o_vbuf_data,
     output wire [3:0]                 o_error,
-    output wire [2:0]                 o_elements,
-    output wire [2:0]                 o_saturations
+    output wire [4:0]                 o_elements,
+    output wire [4:0]                 o_saturations
 );
     localparam [16:0] A = ACC_WORDS[16:0], P = PBUF_GROUPS[16:0], T = TBUF_TOKENS[16:0];
     localparam TADDR = $clog2(TBUF_TOKENS);
@@ -176,7 +177,7 @@ module vector #(
     assign o_error = i_run && outside ? `AXL_ERROR_LOCAL_ADDRESS : `AXL_ERROR_NONE;
 
     // The token's block exponent: found in the first walk, kept for VREQ.
-    reg  [31:0] largest, candidate;
+    reg  [31:0] largest;
     reg         upper, none;
     reg  [15:0] half;
     wire [4:0]  top;
@@ -185,14 +186,15 @@ module vector #(
     wire        unused_top = &{1'b0, top[4]};
     assign exponent_next = length > {1'b0, MORE} ? length[4:0] - MORE : 5'd0;
 
-    // Stages 7, 15 (magnitudes) and 23 (results)
+    // Stages 7, 15 (magnitudes; the largest of a word at 15 + LEVELS) and 23 (results)
     wire [VECTOR_LANES*ACCUMULATOR_BITS-1:0] acc1, acc2;
     wire [64*VECTOR_LANES-1:0] record;
     wire [6*VECTOR_LANES-1:0]  shift;
     vector_operands #(.PORTS(PORTS), .TOKENS(TOKENS), .VECTOR_LANES(VECTOR_LANES), .BITS(ACCUMULATOR_BITS)) u_operands (
         .i_clk(i_clk), .i_first(first3), .i_token(token3), .i_chunk(chunk3), .i_adapter(adapter3), .i_acc(i_acc),
         .i_records(i_pbuf), .o_acc1(acc1), .o_acc2(acc2), .o_record(record), .o_shift(shift));
-    wire        adapter7, element15, writes23;
+    localparam LEVELS = $clog2(VECTOR_LANES);
+    wire        adapter7, magnitude, writes23;
     wire [4:0]  exponent7;
     wire [15:0] mantissa7;
     wire [5:0]  token_shift7;
@@ -202,8 +204,8 @@ module vector #(
     delay #(.WIDTH(1), .STAGES(4)) u_adapter7 (.i_clk(i_clk), .i_data(adapter3), .o_data(adapter7));
     delay #(.WIDTH(27), .STAGES(6)) u_token7 (
         .i_clk(i_clk), .i_data({exponent1, token_word1}), .o_data({exponent7, mantissa7, token_shift7}));
-    delay #(.WIDTH(1), .STAGES(12)) u_looks15 (
-        .i_clk(i_clk), .i_data(element3 && quantize && !walk2_3 && !i_rst), .o_data(element15));
+    delay #(.WIDTH(1), .STAGES(12 + LEVELS)) u_magnitude (
+        .i_clk(i_clk), .i_data(element3 && quantize && !walk2_3 && !i_rst), .o_data(magnitude));
     delay #(.WIDTH(4 + OADDR + LOGB + UADDR + LLANE + VADDR), .STAGES(20)) u_place23 (
         .i_clk(i_clk), .i_data({writes && !i_rst && !outside, token3, beat3, byte3, line3, lane3, vbuf_word3[VADDR-1:0]}),
         .o_data({writes23, token23, beat23, byte23, o_ubuf_line, o_ubuf_lane, o_vbuf_word}));
@@ -228,15 +230,22 @@ module vector #(
             assign o_ubuf_data[ACTIVATION_BITS*v +: ACTIVATION_BITS] = results[32*v +: ACTIVATION_BITS];
         end
     endgenerate
-    integer n;
-    always @* begin
-        candidate = largest;
-        for (n = 0; n < VECTOR_LANES; n = n + 1)
-            if (magnitudes[32*n +: 32] > candidate) candidate = magnitudes[32*n +: 32];
-    end
+    // The largest magnitude of a word, two by two, a level a cycle: leaves are V..2V-1, node n is of 2n and 2n+1.
+    wire [32*2*VECTOR_LANES-1:0] node;
+    wire                         unused_node = &{1'b0, node[31:0]};
+    assign node[31:0] = 32'd0;
+    assign node[32*2*VECTOR_LANES-1 -: 32*VECTOR_LANES] = magnitudes;
+    generate
+        for (v = 1; v < VECTOR_LANES; v = v + 1) begin : g_larger
+            wire [31:0] one = node[32*(2*v) +: 32], two = node[32*(2*v+1) +: 32];
+            reg  [31:0] larger;
+            always @(posedge i_clk) larger <= one > two ? one : two;
+            assign node[32*v +: 32] = larger;
+        end
+    endgenerate
     always @(posedge i_clk) begin
         if (fresh) largest <= 32'd0;
-        else if (element15) largest <= candidate;
+        else if (magnitude && node[63:32] > largest) largest <= node[63:32];
         {upper, none} <= {largest[31:16] != 16'd0, largest == 32'd0};
         half   <= largest[31:16] != 16'd0 ? largest[31:16] : largest[15:0];
         length <= none ? 6'd0 : {1'b0, upper, top[3:0]} + 6'd1;
@@ -249,10 +258,10 @@ module vector #(
     assign o_vbuf_write = writes23 && into_vbuf;
     assign o_vbuf_data  = results;
     assign o_ubuf_write = writes23 && into_ubuf ? {{(TOKENS-1){1'b0}}, 1'b1} << token23 : {TOKENS{1'b0}};
-    assign o_elements   = writes23 ? VECTOR_LANES[2:0] : 3'd0;
-    wire [2:0] clamps;
-    popcount #(.WIDTH(VECTOR_LANES), .OUT(3)) u_clamps (.i_bits(changed), .o_count(clamps));
-    assign o_saturations = writes23 ? clamps : 3'd0;
+    assign o_elements   = writes23 ? VECTOR_LANES[4:0] : 5'd0;
+    wire [4:0] clamps;
+    popcount #(.WIDTH(VECTOR_LANES), .OUT(5)) u_clamps (.i_bits(changed), .o_count(clamps));
+    assign o_saturations = writes23 ? clamps : 5'd0;
     wire unused_bits = &{1'b0, acc_word3, pbuf_group3, i_tbuf[9:4], vbuf_word3};
 endmodule
 `default_nettype wire

@@ -32,12 +32,14 @@ module vector_place #(
     wire [31:0] element = (block << (LLANE + LOGT)) + ({29'd0, i_token} << LLANE) + {{(32-LLANE){1'b0}}, o_lane};
     wire [31:0] bytes   = element << i_size;
     wire [31:0] beat    = {16'd0, i_base} + (bytes >> LOGB);
+    wire [31:0] chunk   = VECTOR_LANES << i_size >> LOGB;  // beats, 0 or 1 if the chunk is within one
+    wire [31:0] last    = chunk > 32'd1 ? beat + chunk - 32'd1 : beat;
     wire [31:0] line    = {17'd0, i_base[14:0]} + block;
     assign o_lane = n[LLANE-1:0];
     assign o_beat = beat[OADDR-1:0];
     assign o_byte = bytes[LOGB-1:0];
     assign o_line = line[UADDR-1:0];
-    assign o_outside_obuf = beat >= O;
+    assign o_outside_obuf = last >= O;
     assign o_outside_ubuf = line >= U;
 endmodule
 `default_nettype wire

@@ -17,7 +17,7 @@ module vector_reduce #(
     output wire signed [63:0]         o_reduced
 );
     localparam LEVELS = $clog2(VECTOR_LANES);
-    // Node n: leaves are V..2V-1, node n combines 2n and 2n+1, node 1 is the word's. 36 bits hold a sum of eight.
+    // Node n: leaves are V..2V-1, node n combines 2n and 2n+1, node 1 is the word's. 36 bits hold a sum of sixteen.
     wire [36*2*VECTOR_LANES-1:0] node;
     wire                         sum   = i_reduction == `AXL_REDUCE_SUM;
     wire signed [35:0]           least = i_reduction == `AXL_REDUCE_MAX ? -36'sd2147483648 : 36'sd0;

@@ -8,7 +8,8 @@ module vector_rows #(
     parameter CBUF_WORDS = 512, parameter VBUF_WORDS = 512, parameter TABLE_ENTRIES = 512,
     parameter OADDR = $clog2(OBUF_BEATS), parameter UADDR = $clog2(UBUF_LINES), parameter CADDR = $clog2(CBUF_WORDS),
     parameter VADDR = $clog2(VBUF_WORDS), parameter FADDR = $clog2(TABLE_ENTRIES), parameter TADDR = $clog2(TBUF_TOKENS),
-    parameter LLANE = $clog2(LANES), parameter LOGB = $clog2(BEAT_BYTES)
+    parameter LLANE = $clog2(LANES), parameter LOGB = $clog2(BEAT_BYTES),
+    parameter OUT_BYTES = 4 * VECTOR_LANES > BEAT_BYTES ? 4 * VECTOR_LANES : BEAT_BYTES
 ) (
     input  wire                       i_clk,
     input  wire                       i_rst,
@@ -27,16 +28,16 @@ module vector_rows #(
     input  wire [32*VECTOR_LANES-1:0] i_vbuf_data,
     input  wire [TADDR-1:0]           i_token,
     output wire [21:0]                o_row_token,
-    output wire [BEAT_BYTES-1:0]      o_obuf_write,
+    output wire [OUT_BYTES-1:0]       o_obuf_write,
     output wire [OADDR-1:0]           o_obuf_beat,
-    output wire [8*BEAT_BYTES-1:0]    o_obuf_data,
+    output wire [8*OUT_BYTES-1:0]     o_obuf_data,
     output wire [TOKENS-1:0]          o_ubuf_write,
     output wire [UADDR-1:0]           o_ubuf_line,
     output wire [LLANE-1:0]           o_ubuf_lane,
     output wire [VECTOR_LANES*ACTIVATION_BITS-1:0] o_ubuf_data,
     output wire [3:0]                 o_error,
-    output wire [2:0]                 o_elements,
-    output wire [2:0]                 o_saturations
+    output wire [4:0]                 o_elements,
+    output wire [4:0]                 o_saturations
 );
     localparam LOGV = $clog2(VECTOR_LANES), LOGP = $clog2(PORTS);
     localparam integer PORTS_LAST = PORTS - 1;
@@ -143,10 +144,13 @@ module vector_rows #(
     end
     wire [31:0] offset2 = tiled ? n2 & INSIDE : n2 << size;
     wire [31:0] bound   = into == `AXL_INTO_VBUF ? V : into == `AXL_INTO_UBUF ? U : O;
+    // Beats of OBUF behind the first that a word's elements fill
+    wire [31:0] word_beats = VECTOR_LANES << size >> LOGB;
+    wire [31:0] beats_more = into == `AXL_INTO_OBUF && word_beats > 32'd1 ? word_beats - 32'd1 : 32'd0;
     wire        outside_a = at_a2 >= (operand_a[15] ? C : V), outside_b = two && at_b2 >= (operand_b[15] ? C : V);
     wire        outside_table = kind == `AXL_MAP_TABLE && {16'd0, first} + {16'd0, last} >= F;
     wire        outside_map = walk2 && (outside_a || outside_b || outside_table
-                                        || (into != `AXL_INTO_NOTHING && place2 >= bound));
+                                        || (into != `AXL_INTO_NOTHING && place2 + beats_more >= bound));
     wire        element2 = walk2 && !outside_map && !i_rst;
 
     // VROW
@@ -263,8 +267,9 @@ module vector_rows #(
         .i_clk(i_clk), .i_data({element2, row2, place2[OADDR-1:0], offset2[LOGB-1:0], place2[UADDR-1:0], n2[LLANE-1:0],
                                 place2[VADDR-1:0]}),
         .o_data({element18, row18, beat18, byte18, o_ubuf_line, o_ubuf_lane, word18}));
-    wire [BEAT_BYTES-1:0]   map_write;
-    wire [8*BEAT_BYTES-1:0] map_data;
+    wire [OUT_BYTES-1:0]    map_write;
+    wire [8*OUT_BYTES-1:0]  map_data;
+    wire [OUT_BYTES-1:0]    one_beat = {OUT_BYTES{1'b1}} >> (OUT_BYTES - BEAT_BYTES);
     vector_output #(.PORTS(PORTS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES)) u_output (
         .i_valid(element18 && into == `AXL_INTO_OBUF), .i_tiled(tiled), .i_size(size), .i_byte(byte18), .i_results(results),
         .o_write(map_write), .o_data(map_data));
@@ -272,13 +277,13 @@ module vector_rows #(
     assign vbuf_word  = i_vbuf_write ? i_vbuf_word : word18;
     assign vbuf_data  = i_vbuf_write ? i_vbuf_data : results;
     wire   value_write = row_write && write_value && !map;
-    assign o_obuf_write = value_write ? {BEAT_BYTES{1'b1}} : map_write;
+    assign o_obuf_write = value_write ? one_beat : map_write;
     assign o_obuf_beat  = value_write ? value_at[OADDR-1:0] : beat18;
-    assign o_obuf_data  = value_write ? {(BEAT_BYTES/4){value}} : map_data;
+    assign o_obuf_data  = value_write ? {(OUT_BYTES/4){value}} : map_data;
     assign o_ubuf_write = element18 && into == `AXL_INTO_UBUF ? {{(TOKENS-1){1'b0}}, 1'b1} << row18 : {TOKENS{1'b0}};
-    assign o_elements   = element18 ? VECTOR_LANES[2:0] : 3'd0;
-    wire [2:0] clamps;
-    popcount #(.WIDTH(VECTOR_LANES), .OUT(3)) u_clamps (.i_bits(changed), .o_count(clamps));
-    assign o_saturations = element18 ? clamps : 3'd0;
+    assign o_elements   = element18 ? VECTOR_LANES[4:0] : 5'd0;
+    wire [4:0] clamps;
+    popcount #(.WIDTH(VECTOR_LANES), .OUT(5)) u_clamps (.i_bits(changed), .o_count(clamps));
+    assign o_saturations = element18 ? clamps : 5'd0;
 endmodule
 `default_nettype wire

@@ -9,7 +9,8 @@ module vector_unit #(
     parameter VBUF_WORDS = 512, parameter TABLE_ENTRIES = 512,
     parameter AADDR = $clog2(ACC_WORDS), parameter PADDR = $clog2(PBUF_GROUPS), parameter OADDR = $clog2(OBUF_BEATS),
     parameter UADDR = $clog2(UBUF_LINES), parameter VADDR = $clog2(VBUF_WORDS), parameter TADDR = $clog2(TBUF_TOKENS),
-    parameter LLANE = $clog2(LANES)
+    parameter LLANE = $clog2(LANES),
+    parameter OUT_BYTES = 4 * VECTOR_LANES > BEAT_BYTES ? 4 * VECTOR_LANES : BEAT_BYTES
 ) (
     input  wire                       i_clk,
     input  wire                       i_rst,
@@ -28,16 +29,16 @@ module vector_unit #(
     input  wire                       i_table_write,
     input  wire [20:0]                i_write_beat,
     input  wire [8*BEAT_BYTES-1:0]    i_write_data,
-    output wire [BEAT_BYTES-1:0]      o_obuf_write,
+    output wire [OUT_BYTES-1:0]       o_obuf_write,
     output wire [OADDR-1:0]           o_obuf_beat,
-    output wire [8*BEAT_BYTES-1:0]    o_obuf_data,
+    output wire [8*OUT_BYTES-1:0]     o_obuf_data,
     output wire [TOKENS-1:0]          o_ubuf_write,
     output wire [UADDR-1:0]           o_ubuf_line,
     output wire [LLANE-1:0]           o_ubuf_lane,
     output wire [VECTOR_LANES*ACTIVATION_BITS-1:0] o_ubuf_data,
     output wire [3:0]                 o_error,
-    output wire [2:0]                 o_elements,
-    output wire [2:0]                 o_saturations
+    output wire [4:0]                 o_elements,
+    output wire [4:0]                 o_saturations
 );
     wire [5:0]  op   = i_entry[`AXL_ENTRY_OP];
     wire        sums = op == `AXL_OP_VCFG || op == `AXL_OP_VOUT || op == `AXL_OP_VREQ || op == `AXL_OP_VQT;
@@ -46,15 +47,15 @@ module vector_unit #(
     wire [21:0] row_token;
     wire [VADDR-1:0]           vbuf_word;
     wire [32*VECTOR_LANES-1:0] vbuf_data;
-    wire [BEAT_BYTES-1:0]      sums_write, rows_write;
+    wire [OUT_BYTES-1:0]       sums_write, rows_write;
     wire [OADDR-1:0]           sums_beat, rows_beat;
-    wire [8*BEAT_BYTES-1:0]    sums_data, rows_data;
+    wire [8*OUT_BYTES-1:0]     sums_data, rows_data;
     wire [TOKENS-1:0]          sums_ubuf, rows_ubuf;
     wire [UADDR-1:0]           sums_line, rows_line;
     wire [LLANE-1:0]           sums_lane, rows_lane;
     wire [VECTOR_LANES*ACTIVATION_BITS-1:0] sums_codes, rows_codes;
     wire [3:0]                 sums_error, rows_error;
-    wire [2:0]                 sums_elements, rows_elements, sums_saturations, rows_saturations;
+    wire [4:0]                 sums_elements, rows_elements, sums_saturations, rows_saturations;
     reg                        rows_now;
     always @(posedge i_clk) if (i_accept) rows_now <= !sums;
     vector #(.LANES(LANES), .PORTS(PORTS), .TOKENS(TOKENS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES),

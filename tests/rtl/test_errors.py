@@ -221,3 +221,19 @@ def test_u8_needs_a_large_cache() -> None:
     target = dataclasses.replace(TARGET, index_entries=128)
     with pytest.raises(MachineError, match="U8"):
         run_image(target, encode_program(assemble("SEGW segment=0 format=7 groups=1\nHALT")), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["VMAP words=1 into=3 size=2 to={}", "VOUT size=2\nVREQ groups=1 tokens=1 to={}"])
+def test_elements_of_a_cycle_that_reach_beyond_the_last_beat(text: str) -> None:
+    """Where they fill two beats, the last beat but one is the last that they may begin in."""
+    target = TARGETS["reuse-m2"]
+    assert target.vector_word_bytes == 2 * target.beat_bytes
+    images = [encode_program(assemble(f"{text.format(target.obuf_beats - n)}\nHALT")).ljust(SIZE, b"\0") for n in (2, 1)]
+    fits, reaches = run_images(target, [Image(image, 0, {}, SIZE, watchdog=2000) for image in images])
+    assert fits.error == ErrorCode.NONE
+    run_image(target, images[0], 0)
+    with pytest.raises(MachineError) as info:
+        run_image(target, images[1], 0)
+    assert (reaches.error, reaches.error_address) == (info.value.code, info.value.address)
+    assert info.value.code is ErrorCode.LOCAL_ADDRESS

@@ -98,6 +98,7 @@ _REAL = (
     "unit_port.v",
     "errors.v",
     "ram_bytes.v",
+    "result_ram.v",
 )
 _FREE = (
     "matrix.v",
