@@ -16,6 +16,7 @@ from axlora.isa.opcodes import (
     SEMAPHORE_MAX,
     SEMAPHORES,
     ErrorCode,
+    Opcode,
     Unit,
     poster,
 )
@@ -255,8 +256,8 @@ class Timeline:
         if unit is Unit.LOAD:
             self.count("load_memory", 1, work)
             return 2
-        if unit is Unit.STORE:
-            duration = store_duration(self.target, work.instruction.x, work.beats)
+        if work.instruction.opcode is Opcode.STORE:
+            duration = store_duration(self.target, work.bursts)
             self.count("store_busy", work.beats, work)
             self.count("store_beats", work.beats)
             self.count("store_memory", duration - 1 - work.beats, work)

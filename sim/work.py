@@ -21,6 +21,8 @@ class Work:
     duration: int = 1
     beats: int = 0
     """Beats that load or store moves."""
+    bursts: tuple[int, ...] = ()
+    """Beats of each burst of a STORE."""
     busy: int = 0
     """Cycles to the unit's busy counter (matrix, vector)."""
     counters: dict[str, int] = field(default_factory=dict)
