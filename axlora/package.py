@@ -33,7 +33,7 @@ from .machine import Machine
 from .manifest import Manifest
 from .validate import FILE_LIMIT, Check
 
-SCHEMA = 3
+SCHEMA = 4
 _OWN = {"target", "image", "adapters", "vectors", "host"}
 """Fields of `Machine` that are not in the manifest as they are."""
 _PLAIN = {f.name: f for f in dataclasses.fields(Machine) if f.name not in _OWN}

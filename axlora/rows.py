@@ -21,6 +21,8 @@ from .machine import Bytes, Function, Int64, Machine
 from .run import Layer
 from .validate import FILE_LIMIT, Check
 
+EXECUTED = 64
+"""Most times that a start executes each instruction of a program, on average; loops of groups of rows repeat about 16 times."""
 _FRACTION = 62
 """Largest of bits behind a binary point, either way."""
 _OPERATORS = 1 << 20
@@ -128,7 +130,7 @@ class Rows:
         c.within(len(self.operators), 1, _OPERATORS, "number of operators")
         c.owners(self.owners, [len(self.operators)] * len(m.functions))
         for f in m.functions:
-            c.ends(f, f.size // INSTRUCTION_BYTES)
+            c.ends(f, EXECUTED * (f.size // INSTRUCTION_BYTES))
 
     def _check_tables(self, c: Check) -> None:
         c.need(bool(self.tables), "tables", "empty", "one or more")

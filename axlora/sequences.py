@@ -17,8 +17,8 @@ import numpy.typing as npt
 from axlora.compiler.pipelines.samples import order_of
 from axlora.compiler.rows.formulas import seen
 from axlora.isa.numerics import SAT32, to_fixed
-from axlora.isa.opcodes import INSTRUCTION_BYTES
-from axlora.isa.positions import SLOTS, position_registers
+from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS
+from axlora.isa.positions import position_registers
 from axlora.isa.regions import token_words
 
 from .choice import AdapterChoice

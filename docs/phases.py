@@ -293,10 +293,10 @@ def attention(made: Compiled) -> Iterator[str]:
     stores = [n for n, text in enumerate(keys) if "STORE" in text]
     yield said(f"""
         **{file}**, numbered from 0; settings, loads and fences left out. Two rows are taken at a time, as many as the
-        target has tokens. First k of the first head: largest magnitude, scale and reciprocal, codes; scales and codes
-        are stored in the cache.
+        target has tokens. First k of the first head: largest magnitude, scale and reciprocal, codes; codes and scales
+        of all heads are stored in the cache together.
     """)
-    yield quoted(keys[: stores[2] + 1])
+    yield quoted([*keys[:3], *(keys[n] for n in stores[:2])])
     yield said("""
         Then, when all keys are there, the first head of the first two rows, in the order of the bindings above: a VMAP
         or VROW each, MATMUL and VREQ for `ax_summed` and `ax_summed_1`.

@@ -93,6 +93,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         ("slot", "misc", 3, 4),
     ),
     Opcode.STORE: _fields(*_TRANSFER, ("bytes", "sub", 0, 3)),
+    Opcode.SPITCH: _fields(("row", "x", 0, 32), ("part", "y", 0, 16)),
     Opcode.VMAP: _fields(
         ("function", "sub", 0, 2),
         ("reduce", "sub", 2, 2),

@@ -23,7 +23,7 @@ SUB_MAX = {
     Opcode.MATMUL: SEGMENTS,
     Opcode.VMAP: 15,
     Opcode.VROW: max(Row),
-    Opcode.STORE: 5,
+    Opcode.STORE: 6,
 }
 """Largest value of `sub`; 0 where an opcode is not named."""
 
@@ -184,8 +184,8 @@ def _vmap(i: Instruction) -> str:
 
 
 def _vrow(i: Instruction) -> str:
-    if i.rx or i.rz or i.z >> 14 or (i.sub == Row.TOKEN and (i.ry or i.misc >> 5 or i.y >> 8)):
-        return "takes no register beside OBUF's, z[15:14] is reserved, and TOKEN writes no OBUF"
+    if i.rz or i.z >> 14 or (i.sub == Row.TOKEN and (i.ry or i.misc >> 5 or i.y >> 8)):
+        return "takes no rz, z[15:14] is reserved, and TOKEN writes no OBUF"
     return ""
 
 
@@ -194,6 +194,10 @@ def _vlen(i: Instruction) -> str:
 
 
 def _vpitch(i: Instruction) -> str:
+    return "z unused" if i.z or i.rz else ""
+
+
+def _spitch(i: Instruction) -> str:
     return "z unused" if i.z or i.rz else ""
 
 
@@ -221,6 +225,7 @@ _FAULTS: dict[Opcode, Callable[[Instruction], str]] = {
     Opcode.VROW: _vrow,
     Opcode.VLEN: _vlen,
     Opcode.VPITCH: _vpitch,
+    Opcode.SPITCH: _spitch,
     Opcode.VCON: _vcon,
     Opcode.VTAB: _vtab,
 }
@@ -240,7 +245,7 @@ def check_resolved(i: Instruction, target: Target) -> None:
     unit = 1 << (i.sub - 1) if op is Opcode.STORE and i.sub else target.beat_bytes
     if op in (Opcode.LOAD, Opcode.STORE) and i.x % unit:
         refuse(f"memory address {i.x:#x} is not a multiple of {unit}")
-    if op is Opcode.STORE and i.sub and unit >= target.beat_bytes:
+    if op is Opcode.STORE and i.sub and unit > target.beat_bytes:
         refuse(f"{unit} bytes of each beat, a beat has {target.beat_bytes}")
     if op is Opcode.LOAD and i.sub == Buffer.WKEY and target.beat_bytes > target.lanes:
         refuse("WKEY needs a beat no wider than the lanes")

@@ -17,6 +17,8 @@ from .opcodes import LOOP_DEPTH, SEMAPHORE_MAX, SEMAPHORES, UNIT_OF, Opcode, Uni
 Clock = tuple[int, ...]
 _CONTROL = frozenset(opcode for opcode in Opcode if UNIT_OF[opcode] is Unit.FETCH)
 _UNITS = range(len(Unit))
+_GENERAL = range(1, 8)
+"""Registers that SET writes."""
 
 
 class IllegalProgram(ValueError):
@@ -146,8 +148,9 @@ def executed(program: Sequence[Instruction], registers: dict[int, int], limit: i
         if i.opcode is Opcode.HALT:
             return total
         if i.opcode is Opcode.LOOP:
-            # R1..R7 may change inside loops: the largest count they could give.
-            count = 0xFFFF if 1 <= i.rz <= 7 else (i.z + registers.get(i.rz, 0)) & 0xFFFF
+            # R1..R7 may change inside loops, and what the host writes to others is unknown: the largest count they could give.
+            known = not i.rz or (i.rz in registers and i.rz not in _GENERAL)
+            count = (i.z + registers.get(i.rz, 0)) & 0xFFFF if known else 0xFFFF
             if count == 0:
                 pc += i.y + 1
             elif len(loops) == LOOP_DEPTH:

@@ -39,6 +39,7 @@ class Opcode(IntEnum):
     STORE = 0x20
     VCON = 0x21
     VTAB = 0x22
+    SPITCH = 0x23
 
 
 UNIT_OF = {
@@ -62,6 +63,7 @@ UNIT_OF = {
     Opcode.VCON: Unit.VECTOR,
     Opcode.VTAB: Unit.VECTOR,
     Opcode.STORE: Unit.STORE,
+    Opcode.SPITCH: Unit.STORE,
 }
 """The unit that executes each opcode."""
 
@@ -153,6 +155,10 @@ SCALARS = 4
 SLOTS = 8
 LOOP_DEPTH = 4
 QUEUE_DEPTH = 4
+POSTED = 16
+"""Most bursts of STORE that have begun and are not answered."""
+STORE_STEP = 4
+"""Least cycles from the start of a burst of STORE to that of the next."""
 INSTRUCTION_BYTES = 16
 CACHE_LINE_BYTES = 64
 UBUF_BIT = 0x8000

@@ -8,32 +8,32 @@ from .target import Target
 
 
 class Position(IntEnum):
-    """Registers that the host sets before a start at a position; K = keys seen by the last row."""
+    """Registers that the host sets before a start at a position; K = keys seen by the last row. R1 to R7 are left to loops."""
 
-    FIRST = 1
+    FIRST = 22
     """Position of the first row."""
-    GROUPS = 2
+    GROUPS = 23
     """ceil(K / P)."""
-    BLOCKS = 3
+    BLOCKS = 24
     """ceil(K / L)."""
-    WORDS = 4
+    WORDS = 25
     """BLOCKS * L / V."""
-    KEY = 5
+    KEY = 26
     """Bytes of the keys before: FIRST * dim elements."""
-    VALUE = 6
+    VALUE = 27
     """Bytes to the first row's place in the tiles of V."""
-    KEYS = 7
+    KEYS = 28
     """K."""
-    SCALE = 31
-    """4 * FIRST."""
-    SCALE_BEATS = 30
-    """Beats of K scales."""
     TURN = 29
     """Bytes of the rows before in a table by position."""
+    SCALE_BEATS = 30
+    """Beats of K scales."""
+    SCALE = 31
+    """4 * FIRST."""
 
 
-SLOTS = 5
-"""Adapter slots whose registers leave the positions' alone."""
+SLOTS = 4
+"""Adapter slots whose registers leave the positions' alone; programs that name no position may have more."""
 
 
 def position_registers(target: Target, first: int, rows: int, dim: int, half: int) -> dict[int, int]:

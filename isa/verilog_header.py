@@ -11,6 +11,7 @@ from axlora.isa.instruction import MISC_BITS, SUB_MAX
 from axlora.isa.opcodes import (
     COUNTERS,
     MACHINE_ID,
+    POSTED,
     REGISTERS,
     SLOTS,
     VPIPE,
@@ -82,7 +83,7 @@ def verilog_header() -> str:
     for opcode in Opcode:
         lines += _of_opcode(opcode)
     lines += _places("ENTRY", _FIELDS)
-    lines += [_define("SLOTS", f"4'd{SLOTS}"), _define("VPIPE", f"5'd{VPIPE}")]
+    lines += [_define("SLOTS", f"4'd{SLOTS}"), _define("VPIPE", f"5'd{VPIPE}"), _define("POSTED", f"5'd{POSTED}")]
     lines += [_define(f"COUNT_{c.name.upper()}", str(i)) for i, c in enumerate(COUNTERS)]
     lines.append(_define("COUNTERS", str(len(COUNTERS))))
     lines += [_define(f"REG_{r.name}", f"12'h{r.offset:03x}") for r in REGISTERS]

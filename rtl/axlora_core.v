@@ -99,7 +99,6 @@ module axlora_core #(
         end
     endgenerate
     assign single[0] = 1'b0;
-    assign single[3] = 1'b0;
     semaphores u_semaphores (
         .i_clk(i_clk), .i_rst(rst), .i_post({post[63:60], post[43:40], post[23:20], post[3:0]}),
         .i_take(take[15:0] | take[31:16] | take[47:32] | take[63:48]), .o_ready(ready), .o_overflow(overflow));
@@ -178,8 +177,8 @@ module axlora_core #(
         .i_clk(i_clk), .i_write(obuf_write), .i_write_beat(obuf_beat), .i_write_data(obuf_data), .i_read(obuf_read),
         .i_read_beat(obuf_read_beat), .o_read_data(obuf_read_data));
     store #(.BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS), .OBUF_BEATS(OBUF_BEATS)) u_store (
-        .i_clk(i_clk), .i_rst(rst), .i_run(run), .i_limit(i_limit), .i_base(i_base), .i_accept(accept[3]),
-        .i_entry(head[3*E +: E]), .o_done(done[3]), .o_read(obuf_read), .o_read_beat(obuf_read_beat),
+        .i_clk(i_clk), .i_rst(rst), .i_clear(i_power || i_reset), .i_run(run), .i_limit(i_limit), .i_base(i_base), .i_accept(accept[3]),
+        .i_entry(head[3*E +: E]), .o_single(single[3]), .o_done(done[3]), .o_read(obuf_read), .o_read_beat(obuf_read_beat),
         .i_read_data(obuf_read_data), .o_awvalid(o_awvalid), .i_awready(i_awready), .o_awaddr(o_awaddr), .o_awlen(o_awlen),
         .o_wvalid(o_wvalid), .i_wready(i_wready), .o_wdata(o_wdata), .o_wlast(o_wlast), .o_wstrb(o_wstrb), .i_bvalid(i_bvalid), .i_bad(i_bbad),
         .o_active(store_active), .o_error(store_error));

@@ -21,6 +21,7 @@
 `define AXL_OP_STORE 6'h20
 `define AXL_OP_VCON 6'h21
 `define AXL_OP_VTAB 6'h22
+`define AXL_OP_SPITCH 6'h23
 `define AXL_UNIT_FETCH 4'd0
 `define AXL_UNIT_LOAD 4'd1
 `define AXL_UNIT_MATRIX 4'd2
@@ -206,7 +207,7 @@
 `define AXL_STORE_ROWS 15:0
 `define AXL_STORE_BEATS 16:0
 `define AXL_STORE_BYTES 2:0
-`define AXL_STORE_SUB_MAX 6'd5
+`define AXL_STORE_SUB_MAX 6'd6
 `define AXL_VCON_CA 15:0
 `define AXL_VCON_CB 31:16
 `define AXL_VCON_SHIFT 5:0
@@ -219,6 +220,10 @@
 `define AXL_VTAB_SHIFT 11:6
 `define AXL_VTAB_SPARE 16:12
 `define AXL_VTAB_SUB_MAX 6'd0
+`define AXL_SPITCH_ROW 31:0
+`define AXL_SPITCH_PART 15:0
+`define AXL_SPITCH_SPARE 16:0
+`define AXL_SPITCH_SUB_MAX 6'd0
 `define AXL_ENTRY_Z 15:0
 `define AXL_ENTRY_Y 31:16
 `define AXL_ENTRY_X 63:32
@@ -231,6 +236,7 @@
 `define AXL_ENTRY_BITS 145
 `define AXL_SLOTS 4'd8
 `define AXL_VPIPE 5'd23
+`define AXL_POSTED 5'd16
 `define AXL_COUNT_CYCLES 0
 `define AXL_COUNT_INSTRUCTIONS 1
 `define AXL_COUNT_FETCH_BUSY 2

@@ -1,5 +1,6 @@
 // A transfer cut into bursts: a burst ends at the transfer's end or at the next multiple of BURST*BEAT_BYTES bytes. The next
-// burst is there (o_left, o_ready) two cycles after i_begin or i_next. One whose last byte is at or beyond the limit is bad.
+// burst is there (o_left, o_ready) two cycles after i_begin or i_next; o_last: none comes after it. One whose last byte is at or
+// beyond the limit is bad.
 `default_nettype none
 module burst #(
     parameter BEAT_BYTES  = 8,
@@ -19,6 +20,7 @@ module burst #(
     output reg         o_ready,
     output reg  [31:0] o_address,
     output reg  [6:0]  o_beats,
+    output reg         o_last,
     output reg         o_bad
 );
     localparam LOGB = $clog2(BEAT_BYTES), LOGN = $clog2(BURST_BEATS);
@@ -36,6 +38,7 @@ module burst #(
     always @(posedge i_clk) begin
         o_ready   <= i_run && !i_begin && !i_next;
         o_beats   <= whole ? room : left[6:0];
+        o_last    <= left <= {26'd0, room};
         ends      <= whole ? end_whole : end_part;
         o_bad     <= whole ? end_whole > limit : end_part > limit;
         o_address <= i_base + address;

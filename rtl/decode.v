@@ -19,7 +19,7 @@ module decode #(
     localparam LOGB = $clog2(BEAT_BYTES);
     localparam [1:0] SIZE = ACTIVATION_BITS == 8 ? 2'd0 : 2'd1;
     localparam [3:0] COUNT = TOKENS[3:0];
-    localparam [5:0] WIDEST = LOGB[5:0];
+    localparam [5:0] WIDEST = LOGB[5:0] + 6'd1;
     localparam       KEYS = BEAT_BYTES <= LANES, TILES = PORTS <= BEAT_BYTES;
 
     wire [5:0]  op      = i_word[`AXL_WORD_OP];
@@ -45,7 +45,7 @@ module decode #(
             `AXL_OP_SEGW, `AXL_OP_SEGA, `AXL_OP_CODEBOOK, `AXL_OP_MATMUL: o_unit = `AXL_UNIT_MATRIX;
             `AXL_OP_VCFG, `AXL_OP_VOUT, `AXL_OP_VREQ, `AXL_OP_VQT, `AXL_OP_VMAP, `AXL_OP_VROW, `AXL_OP_VLEN,
             `AXL_OP_VPITCH, `AXL_OP_VCON, `AXL_OP_VTAB: o_unit = `AXL_UNIT_VECTOR;
-            `AXL_OP_STORE: o_unit = `AXL_UNIT_STORE;
+            `AXL_OP_STORE, `AXL_OP_SPITCH: o_unit = `AXL_UNIT_STORE;
             default: o_unit = `AXL_UNIT_FETCH;
         endcase
         family = o_unit[1:0] - 2'd1;
@@ -93,13 +93,14 @@ module decode #(
             `AXL_OP_VQT: fields = sub0 && misc[`AXL_VQT_SPARE] == 10'd0 && misc[`AXL_VQT_SLOT] <= `AXL_SLOTS
                                     && {1'b0, vqt_tokens} + 4'd1 <= COUNT;
             `AXL_OP_VMAP: fields = sub <= `AXL_VMAP_SUB_MAX && misc[`AXL_VMAP_SPARE] == 4'd0 && map_ok;
-            `AXL_OP_VROW: fields = sub <= `AXL_VROW_SUB_MAX && misc[`AXL_VROW_SPARE] == 11'd0 && rx0 && rz0
+            `AXL_OP_VROW: fields = sub <= `AXL_VROW_SUB_MAX && misc[`AXL_VROW_SPARE] == 11'd0 && rz0
                                     && z[15:14] == 2'd0 && (sub[`AXL_VROW_FUNCTION] != `AXL_ROW_TOKEN || token_ok);
             `AXL_OP_VLEN: fields = sub0 && misc[`AXL_VLEN_SPARE] == 16'd0 && ry0 && rz0 && y0 && z0;
             `AXL_OP_VPITCH: fields = sub0 && misc0 && rz0 && z0;
             `AXL_OP_VCON: fields = sub0 && misc0 && rx0 && ry0 && rz0 && z0 && y[15:6] == 10'd0;
             `AXL_OP_VTAB: fields = sub0 && misc[`AXL_VTAB_SPARE] == 5'd0 && table_step < 6'd32 && rx0 && ry0 && rz0;
             `AXL_OP_STORE: fields = sub <= WIDEST;
+            `AXL_OP_SPITCH: fields = sub0 && misc0 && rz0 && z0;
             default: fields = 1'b0;
         endcase
     end

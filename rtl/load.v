@@ -50,14 +50,14 @@ module load #(
     reg  [3:0]  bursts;
     reg  [2:0]  buffer;
     reg  [20:0] local_beat;
-    wire        empty, left, ready, bad_burst;
+    wire        empty, left, ready, last_burst, bad_burst;
     wire [6:0]  beats;
     wire        want = i_busy && left && ready && bursts < MOST;
     wire        here = i_beat && i_busy && i_run;
     reg  [20:0] depth;
     wire        outside = local_beat >= depth;
     wire [5:0]  sub  = i_entry[`AXL_ENTRY_SUB];
-    wire        unused_entry = &{1'b0, i_entry, sub};
+    wire        unused_entry = &{1'b0, i_entry, sub, last_burst};
 
     // WKEY: a row of `row` beats is one column; local_beat is its line, tile the first line of this tile of columns.
     wire        keys = buffer == `AXL_BUFFER_WKEY;
@@ -84,7 +84,7 @@ module load #(
     burst #(.BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS)) u_burst (
         .i_clk(i_clk), .i_run(i_run), .i_begin(i_accept), .i_address(i_entry[`AXL_ENTRY_X]), .i_row(i_entry[`AXL_ENTRY_MISC]),
         .i_rows(i_entry[`AXL_ENTRY_Z]), .o_empty(empty), .i_next(i_grant), .i_limit(i_limit), .i_base(i_base),
-        .o_left(left), .o_ready(ready), .o_address(o_request_address), .o_beats(beats), .o_bad(bad_burst));
+        .o_left(left), .o_ready(ready), .o_address(o_request_address), .o_beats(beats), .o_last(last_burst), .o_bad(bad_burst));
     assign o_request        = want && !bad_burst;
     assign o_request_length = {1'b0, beats} - 8'd1;
     assign o_done           = finish && i_run;

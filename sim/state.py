@@ -11,6 +11,7 @@ from axlora.isa.instruction import Instruction
 from axlora.isa.opcodes import SEGMENTS, UBUF_BIT, UNIT_OF, Buffer, ErrorCode, Into, Opcode, Row, Unit
 from axlora.isa.target import Target
 from axlora.timing.matrix import MatmulTiming, matmul_duration, matmul_setup
+from axlora.timing.memory import part_addresses, store_bursts, store_duration
 from axlora.timing.vector import block_quantize_duration, map_duration, requantize_duration, row_duration
 
 from .rows import RowUnit
@@ -50,6 +51,7 @@ class Machine:
         self.codebook = np.zeros(16, np.int64)
         self.vcfg = Instruction(Opcode.VCFG)
         self.vout = Instruction(Opcode.VOUT)
+        self.spitch = Instruction(Opcode.SPITCH)
         self.rows = RowUnit(t)
         self._actions = {o: getattr(self, f"_{o.name.lower()}") for o in Opcode if UNIT_OF[o] is not Unit.FETCH}
         self.group = np.zeros((t.group_words, t.tokens, t.ports), np.int64)
@@ -72,8 +74,7 @@ class Machine:
         if work.beats and stop > self.mem_limit:
             work.refuse(ErrorCode.MEMORY_ADDRESS, f"memory up to {stop:#x}, limit {self.mem_limit:#x}")
         if work.beats and first < self.bad.stop and stop > self.bad.start:
-            code = ErrorCode.AXI_READ if i.opcode is Opcode.LOAD else ErrorCode.AXI_WRITE
-            work.refuse(code, "the memory answers with an error")
+            work.refuse(ErrorCode.AXI_READ, "the memory answers with an error")
         return slice(first, stop)
 
     def _load(self, i: Instruction, work: Work) -> None:
@@ -122,16 +123,30 @@ class Machine:
         self.line_version[i.y : int(lines.max()) + 1] = self.version
 
     def _store(self, i: Instruction, work: Work) -> None:
-        where = self._transfer(i, work)
-        work.local("OBUF beats", i.y, work.beats, self.target.obuf_beats)
-        size = self.target.beat_bytes
-        first = i.y * size
-        data = self.obuf[first : first + where.stop - where.start]
-        if not i.sub:
-            self.memory[where] = data
-            return
-        named = slice(i.x % size, i.x % size + (1 << (i.sub - 1)))
-        self.memory[where].reshape(-1, size)[:, named] = data.reshape(-1, size)[:, named]
+        t, size = self.target, self.target.beat_bytes
+        counts: list[int] = []
+        beat = i.y
+        for at, count in store_bursts(t, i, self.spitch):
+            stop = at + count * size
+            work.local("OBUF beats", beat, count, t.obuf_beats)
+            if stop > self.mem_limit:
+                work.refuse(ErrorCode.MEMORY_ADDRESS, f"memory up to {stop:#x}, limit {self.mem_limit:#x}")
+            if at < self.bad.stop and stop > self.bad.start:
+                work.refuse(ErrorCode.AXI_WRITE, "the memory answers with an error")
+            if not i.sub:
+                self.memory[at:stop] = self.obuf[beat * size : (beat + count) * size]
+            beat += count
+            counts.append(count)
+        work.beats, work.duration = i.misc * i.z, store_duration(t, counts)
+        if i.sub:
+            width = 1 << (i.sub - 1)
+            for n, at in enumerate(part_addresses(i, size, self.spitch)):
+                place = slice(at % size, min(at % size + width, size))
+                own = self.obuf[(i.y + n) * size : (i.y + n + 1) * size]
+                self.memory[at - at % size :][:size][place] = own[place]
+
+    def _spitch(self, i: Instruction, work: Work) -> None:
+        self.spitch = i
 
     def _segw(self, i: Instruction, work: Work) -> None:
         self.segments[i.sub] = self.segments[i.sub].with_weights(

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from axlora.isa.instruction import Instruction
 from axlora.isa.opcodes import ErrorCode, Unit
 from axlora.isa.target import Target
-from axlora.timing.memory import store_duration
 
 from .errors import MachineError
 
@@ -104,16 +103,12 @@ class Record:
         return np.array(self._missed, np.bool_)
 
     def arrays(self, target: Target) -> Recorded:
-        """As arrays; the duration of stores is that of the target's memory."""
+        """As arrays."""
         ids = np.fromiter(map(id, self.instructions), np.int64, len(self.instructions))
         _, first, which = np.unique(ids, return_index=True, return_inverse=True)  # the same object is executed again and again
         forms = [(i.unit, *_pair(i.waits), *_pair(i.posts), i.x) for i in (self.instructions[n] for n in first)]
         unit, *semaphores, x = np.array(forms, np.int64).reshape(-1, 6)[which].T.copy()
         beats, duration = np.array(self._costs, np.int64).reshape(-1, 2).T.copy()
         duration[unit == Unit.LOAD] = 2
-        stores, burst = unit == Unit.STORE, target.burst_beats * target.beat_bytes
-        transfers, which = np.unique(np.stack([x[stores] % burst, beats[stores]]), axis=1, return_inverse=True)
-        durations = [store_duration(target, address, count) for address, count in transfers.T.tolist()]
-        duration[stores] = np.array(durations, np.int64)[which.ravel()]
         waits, posts = np.stack(semaphores[:2], axis=1), np.stack(semaphores[2:], axis=1)
         return Recorded(unit, waits, posts, x // target.beat_bytes, beats, duration)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from numba import njit
 
+from axlora.isa.instruction import Instruction
+from axlora.isa.opcodes import POSTED, STORE_STEP
 from axlora.isa.target import Target
+
+ADDRESS = (1 << 32) - 1
+"""Addresses of memory count modulo this and one."""
 
 
 @njit(cache=True)
@@ -36,14 +40,50 @@ def bursts(target: Target, address: int, beats: int) -> Iterator[int]:
         beats -= take
 
 
-@functools.lru_cache(1 << 14)
-def store_duration(target: Target, address: int, beats: int) -> int:
-    """d of a STORE."""
-    if beats == 0:
-        return 2
-    time = 3  # the first burst's cycle, a = 0
-    response = 0
-    for count in bursts(target, address, beats):
-        response = time + count + target.write_latency
-        time = response + 1
-    return response + 2
+def store_bursts(target: Target, i: Instruction, pitch: Instruction) -> Iterator[tuple[int, int]]:
+    """Address of the first beat, and beats, of each burst of a STORE.
+
+    Args:
+        i: the STORE, its registers added up.
+        pitch: the SPITCH that holds.
+    """
+    beat = target.beat_bytes
+    if i.sub:
+        for at in part_addresses(i, beat, pitch):
+            yield at - at % beat, 1
+        return
+    rows = ((i.x + r * pitch.x, i.misc) for r in range(i.z)) if pitch.x else iter([(i.x, i.misc * i.z)])
+    for first, beats in rows:
+        at = (first - first % beat) & ADDRESS
+        for count in bursts(target, at, beats):
+            yield at, count
+            at += count * beat
+
+
+def part_addresses(i: Instruction, beat: int, pitch: Instruction) -> Iterator[int]:
+    """Address of each part that a STORE of some bytes of each beat writes.
+
+    Args:
+        i: the STORE, its registers added up.
+        beat: bytes of one.
+        pitch: the SPITCH that holds.
+    """
+    part = pitch.y or beat
+    row = pitch.x or part * i.misc
+    return ((i.x + r * row + n * part) & ADDRESS for r in range(i.z) for n in range(i.misc))
+
+
+def store_duration(target: Target, counts: Iterable[int]) -> int:
+    """d of a STORE.
+
+    Args:
+        counts: beats of each burst.
+    """
+    start = 3  # the first burst's cycle, a = 0
+    answers: list[int] = []
+    for count in counts:
+        if len(answers) >= POSTED:
+            start = max(start, answers[-POSTED] + 1)
+        answers.append(start + count + target.write_latency)
+        start += max(count + 1, STORE_STEP)
+    return answers[-1] + 2 if answers else 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tvm
 
@@ -14,6 +14,8 @@ from axlora.compiler.backend.link import Tiling, check_accumulators, placed_line
 from axlora.compiler.backend.memory_layout import ALIGN, Memory
 from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import Plan, Shape, adapter_lines, pace_of
+from axlora.compiler.backend.roll import roll
+from axlora.compiler.backend.schedule import Schedule
 from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.layer import Linear
 from axlora.compiler.passes.lower_rows import Starts
@@ -22,13 +24,14 @@ from axlora.compiler.rows.read_region import Region, read_region
 from axlora.isa.assembly import encode_program
 from axlora.isa.instruction import Instruction
 from axlora.isa.legality import check_program
-from axlora.isa.opcodes import INSTRUCTION_BYTES
+from axlora.isa.opcodes import INSTRUCTION_BYTES, Opcode
 from axlora.isa.regions import slot_values
 from axlora.isa.target import Target
 
 PREFILL = 32
 """Rows of the largest prefill start, unless a user says otherwise: weights are read once for them, and the program grows."""
 Blocks = Sequence[tuple[int, int]]
+_TRANSFERS = (Opcode.LOAD, Opcode.STORE)
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,8 @@ class _Job:
             BadModel: they do not fit.
         """
         t = self.target
-        emit = Emit(t, self.placed, memory, blocks, self.context, self.region.head, dry)
+        sequence = self.region.starts is Starts.SEQUENCE
+        emit = Emit(t, self.placed, memory, blocks, self.context, self.region.head, dry, sequence)
         return emit, lower(self.region, emit, t.activation_bits, self.context)
 
     def fits(self, blocks: Blocks) -> bool:
@@ -219,6 +223,30 @@ def _most_rows(job_of: Callable[[int], tuple[Memory, _Job]], groups: int) -> tup
     return *job_of(count), count
 
 
+@dataclass(frozen=True)
+class _Looped:
+    """A program with loops, before it is known where in memory its areas lie."""
+
+    instructions: tuple[Instruction, ...]
+    owners: tuple[int, ...]
+    areas: tuple[int, ...]
+    """Of each instruction, as `Schedule.areas`."""
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> _Looped:
+        """Instructions of a loop work for one operator, and move data of one area."""
+        owners, areas = schedule.owners, schedule.areas
+        found, places = roll(schedule.program(dict.fromkeys(areas, 0)), list(zip(owners, areas, strict=True)))
+        return cls(tuple(found), tuple(owners[n] for n in places), tuple(areas[n] for n in places))
+
+    def at(self, base: Mapping[int, int]) -> tuple[Instruction, ...]:
+        """The instructions where area n begins at `base[n]`."""
+        return tuple(
+            replace(i, x=i.x + base[area]) if i.opcode in _TRANSFERS and base[area] else i
+            for i, area in zip(self.instructions, self.areas, strict=True)
+        )
+
+
 def build(target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, slots: int = 0, chunk: int = PREFILL) -> Image:
     """Programs for one row (decode), T rows and more (prefill); or one program for all rows, or for as many as fit.
 
@@ -259,7 +287,8 @@ def build(target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, sl
         emitters[count], fractions = job.emit(memory, blocks)
     first = -(-len(memory.data) // ALIGN) * ALIGN
     # Addresses do not change what a program does, so its size is known before them.
-    sizes = {count: INSTRUCTION_BYTES * len(emit.schedule.owners) for count, emit in emitters.items()}
+    looped = {count: _Looped.of(emit.schedule) for count, emit in sorted(emitters.items())}
+    sizes = {count: INSTRUCTION_BYTES * len(own.instructions) for count, own in looped.items()}
     rooms = first + sum(-(-size // ALIGN) * ALIGN for size in sizes.values())
     adapters = rooms + memory.size
     size = sum(adapter_offsets(target, p.shape, p.plan)[1] for p in placed.values() if p.shape.slots)
@@ -269,8 +298,8 @@ def build(target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, sl
     for slot in range(1, slots + 1):
         registers |= slot_values(target, slot, adapters, rank)
     data = bytearray(memory.data) + bytes(first - len(memory.data))
-    for count, emit in sorted(emitters.items()):
-        programs[count] = tuple(emit.schedule.program({0: 0, 1: rooms, 2: 0}))
+    for count, own in looped.items():
+        programs[count] = own.at({0: 0, 1: rooms, 2: 0})
         check_program(programs[count], registers)
         check_program(programs[count])
         addresses[count] = len(data)
@@ -280,7 +309,7 @@ def build(target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, sl
     return Image(
         data=bytes(data),
         programs=programs,
-        owners={count: tuple(emit.schedule.owners) for count, emit in sorted(emitters.items())},
+        owners={count: own.owners for count, own in looped.items()},
         addresses=addresses,
         regions={name: (rooms + offset, count) for name, (offset, count) in memory.regions.items()},
         adapter_address=adapters,

@@ -15,6 +15,14 @@ from axlora.isa.formats import Format
 from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
 from axlora.isa.positions import Position
 
+OBUF_PARTS = 4
+"""The heads whose keys wait in OBUF together take at most one part of so many."""
+
+
+def _part(span: Span, number: int, count: int) -> Span:
+    """Part `number` of places that are divided into parts of `count`."""
+    return Span(span.where, span.first + number * count, span.first + (number + 1) * count)
+
 
 class Emit(LinearEmit):
     """`rows.Rows` as instructions."""
@@ -27,35 +35,51 @@ class Emit(LinearEmit):
         wide = self._wide(heads)
         self.dim, self.slack = wide, max(self.slack, wide - d)
         for cells, kind, stride in ((k, "K", heads.k_stride), (v, "V", heads.v_stride)):
-            for head in range(heads.kv_heads):
-                part = Cells(cells.name, cells.first + head * stride, d)
-                self.map(Map.MAC, part, reduce=Reduce.ABSMAX)
-                scales = self.obuf.take(self.tokens)
-                fields = {"factor": factor, "shift": shift, "adjust": adjust, "scalar": 1, "to": scales.first, "write": 1}
-                self.schedule.add(Opcode.VROW, [], [scales], function=Row.RECIPROCAL, rows=self.tokens, **fields)
-                for r in range(self.tokens):
-                    where = self._cache(heads, head, f"{kind} scales") + 4 * (self.row + r)
-                    self._store(where, Span("OBUF", scales.first + r, scales.first + r + 1), 1, 4, Position.SCALE)
-                beats = wide // (t.beat_bytes if kind == "K" else t.ports)
-                place = self.obuf.take(self.tokens * beats)
-                at, pitch, _ = self._operand(part)
-                self._set(Opcode.VLEN, valid=d)
-                self._set(Opcode.VPITCH, a=pitch, b=pitch, to=beats)
-                to = {"into": Into.OBUF, "size": 0, "tiled": int(kind == "V")}
-                self._vmap(
-                    at, at, place.first, self._words_of(wide), [], [place], self.tokens, function=Map.SCALE, scale=1, **to
-                )
-                where = self._cache(heads, head, kind)
-                if kind == "K":
-                    self._store(where + self.row * wide, place, self.tokens * beats, 0, Position.KEY)
-                    continue
-                for r in range(self.tokens):
-                    row = self.row + r
-                    lines = where + row // t.lanes * t.lanes * wide + row % t.lanes * t.ports
-                    for j in range(beats):
-                        beat = place.first + r * beats + j
-                        to_tile = lines + j * t.wbuf_line_bytes
-                        self._store(to_tile, Span("OBUF", beat, beat + 1), 1, t.ports, Position.VALUE)
+            beats = wide // (t.beat_bytes if kind == "K" else t.ports)
+            most = max(1, t.obuf_beats // (OBUF_PARTS * self.tokens * (1 + beats)))
+            for first in range(0, heads.kv_heads, most):
+                own = range(first, min(first + most, heads.kv_heads))
+                scales = self._append_place(f"{kind} scales", own, self.tokens)
+                places = self._append_place(kind, own, self.tokens * beats)
+                for n, head in enumerate(own):
+                    part = Cells(cells.name, cells.first + head * stride, d)
+                    self.map(Map.MAC, part, reduce=Reduce.ABSMAX)
+                    scale = _part(scales, n, self.tokens)
+                    fields = {"factor": factor, "shift": shift, "adjust": adjust, "scalar": 1, "to": scale.first, "write": 1}
+                    self.schedule.add(Opcode.VROW, [], [scale], function=Row.RECIPROCAL, rows=self.tokens, **fields)
+                    place = _part(places, n, self.tokens * beats)
+                    at, pitch, _ = self._operand(part)
+                    self._set(Opcode.VLEN, valid=d)
+                    self._set(Opcode.VPITCH, a=pitch, b=None, to=beats)
+                    to = {"into": Into.OBUF, "size": 0, "tiled": int(kind == "V")}
+                    self._vmap(
+                        at, at, place.first, self._words_of(wide), [], [place], self.tokens, function=Map.SCALE, scale=1, **to
+                    )
+                self._store_heads(heads, own, kind, scales, places)
+
+    def _append_place(self, kind: str, own: range, count: int) -> Span:
+        """OBUF's place for `count` beats of each of some heads: for every group the same, so that groups are alike."""
+        key = (kind, own, self.tokens)
+        return self.obuf.held.get(key) or self.obuf.take(len(own) * count, key=key)
+
+    def _store_heads(self, heads: Heads, own: range, kind: str, scales: Span, codes: Span) -> None:
+        """The group's keys or values of heads side by side to the cache, and their scales."""
+        t, wide, count = self.target, self._wide(heads), len(own)
+        places = [(self._cache(heads, head, f"{kind} scales"), self._cache(heads, head, kind)) for head in own]
+        apart = places[1][0] - places[0][0] if count > 1 else 0  # of scales as of codes: regions take turns
+        self._set(Opcode.SPITCH, row=apart, part=4)
+        if kind == "K":
+            self._store(
+                places[0][1] + self.row * wide, codes, self.tokens * (wide // t.beat_bytes), 0, self._first(Position.KEY), count
+            )
+        self._store(places[0][0] + 4 * self.row, scales, self.tokens, 4, self._first(Position.SCALE), count)
+        if kind == "K":
+            return
+        self._set(Opcode.SPITCH, row=t.ports, part=t.wbuf_line_bytes)
+        place = self.row // t.lanes * t.lanes * wide + self.row % t.lanes * t.ports
+        for n, (_, values) in enumerate(places):
+            part = _part(codes, n, self.tokens * (wide // t.ports))
+            self._store(values + place, part, wide // t.ports, t.ports, self._first(Position.VALUE), self.tokens)
 
     def _wide(self, heads: Heads) -> int:
         """Features of a head in the cache: whole beats, the rest zeros."""

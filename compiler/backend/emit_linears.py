@@ -65,7 +65,7 @@ class LinearsEmit(TileEmit):
             beats = (place.stop - place.first) // count
             first = first_group + self.group + 1 - count
             address = ROOM + rooms.output[tiles.index(columns)] + first * beats * t.beat_bytes
-            self.schedule.add(Opcode.STORE, [place], [], address=address, beat=place.first, rows=count, beats=beats)
+            self.schedule.add(Opcode.STORE, [place], [], address=address, beat=place.first, rows=1, beats=count * beats)
 
         tiles = p.plan.column_tiles(p.shape)
         self.multiply(p, finish)

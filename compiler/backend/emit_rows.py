@@ -39,14 +39,17 @@ class RowEmit(TileEmit, MapsRows):
         context: int,
         head: int,
         dry: bool = False,
+        sequence: bool = False,
     ) -> None:
         """`blocks`: (first row, rows) of each; `head`: features of the widest head; `dry`: only to see whether it fits.
+
+        `sequence`: a start begins at position 0, and no register says where.
 
         No group takes more room than a block's first, so a dry run looks at that alone.
         """
         self.alike = -(-max(context, head + target.beat_bytes) // target.ports)
         super().__init__(target, 2 * self.alike, dry)
-        t, self._dry = target, dry
+        t, self._dry, self._sequence = target, dry, sequence
         self.placed, self.memory, self.context, self._blocks = placed, memory, context, blocks
         self.first, self.count = blocks[0]
         self.most = max(count for _, count in blocks)
@@ -83,7 +86,7 @@ class RowEmit(TileEmit, MapsRows):
             raise DoesNotFit(f"{self.most} rows at once, TBUF has {t.tbuf_tokens}", f"target {t.name}", "more tbuf_tokens")
         self.heads_ubuf = Ring("UBUF", min(t.ubuf_lines, self.heads_first + 2 * own), self.heads_first)
         slots = max((p.shape.slots for p in placed.values()), default=0)
-        if slots > SLOTS:
+        if head and slots > SLOTS:
             raise DoesNotFit(f"{slots} adapter slots beside the registers of positions", "max-loras", f"at most {SLOTS}")
         padded = -(-self.most * 4 // t.beat_bytes) * t.beat_bytes
         words = memory.room("token words", padded)
@@ -192,7 +195,7 @@ class RowEmit(TileEmit, MapsRows):
         if place is None:
             place = self.cbuf.take(rows * words, unit, key)
             beats = rows * words * t.vector_word_bytes // t.beat_bytes
-            extra = {"rx": int(Position.TURN)} if by_position else {}
+            extra = {"rx": self._first(Position.TURN)} if by_position else {}
             offset += key[1] * words * t.vector_word_bytes
             self._load(Buffer.CBUF, offset, place, place.first * t.vector_word_bytes // t.beat_bytes, beats, **extra)
         return CBUF_BIT + place.first, words if by_position else 0, [place]
@@ -203,7 +206,7 @@ class RowEmit(TileEmit, MapsRows):
     def mapped(self, row: MapRow) -> None:
         at, pitch, reads = self._operand(row.a)
         at_b, pitch_b, more = self._operand(row.b) if row.b is not None else (at, pitch, [])
-        to, to_pitch, _ = self._operand(row.out) if row.out is not None else (0, 0, [])
+        to, to_pitch, _ = self._operand(row.out) if row.out is not None else (0, None, [])
         if row.keys is not None:
             self._visible(row.keys)
         else:
@@ -234,9 +237,13 @@ class RowEmit(TileEmit, MapsRows):
     def _visible(self, heads: Heads) -> None:
         """Keys up to each row's own are valid; without a causal mask, all that are no padding."""
         if heads.causal:
-            self._set(Opcode.VLEN, valid=1 + self.row, rx=int(Position.FIRST), step=1)
+            self._set(Opcode.VLEN, valid=1 + self.row, rx=self._first(Position.FIRST), step=1)
         else:
             self._set(Opcode.VLEN, valid=0, rx=int(Position.KEYS))
+
+    def _first(self, register: Position) -> int:
+        """A register that follows from the position of a start's first row: none where that is 0."""
+        return 0 if self._sequence else int(register)
 
     def _lines(self, table: Table) -> Span:
         """Take this table from now on; its place in FBUF."""
@@ -287,7 +294,7 @@ class RowEmit(TileEmit, MapsRows):
     def _to_ubuf(self, x: Cells, words: int, reads: list[Span], **fields: int) -> None:
         """The group's rows of a value to codes in their place."""
         at, pitch, _ = self._operand(x)
-        self._set(Opcode.VPITCH, a=pitch, b=pitch, to=0)
+        self._set(Opcode.VPITCH, a=pitch, b=None, to=None)
         fields |= {"into": Into.UBUF, "size": self.target.activation_bits // 16}
         self._vmap(at, at, self.active.first, words, reads, [self.active], self.tokens, **fields)
 
@@ -300,14 +307,17 @@ class RowEmit(TileEmit, MapsRows):
 
     def _requantize(self, acc: Span, records: Span, to: int, pitch: int, **fields: int) -> None:
         self._set(Opcode.VOUT, size=2, vbuf=1)
-        self._set(Opcode.VPITCH, a=0, b=0, to=pitch)
+        self._set(Opcode.VPITCH, a=None, b=None, to=pitch)
         reads = [acc, records, self._words()]
         self.schedule.add(Opcode.VREQ, reads, [], acc=acc.first, to=to, tokens=self.tokens, token=self.at, **fields)
 
     def _words(self) -> Span:
         return Span("TBUF", 0, self.most)
 
-    def _store(self, address: int, source: Span, beats: int, width: int, register: int) -> None:
-        bytes_field = width.bit_length() if 0 < width < self.target.beat_bytes else 0
+    def _store(self, address: int, source: Span, beats: int, width: int, register: int, rows: int = 1) -> None:
+        """Rows of OBUF to memory, `beats` a row; of each beat only `width` bytes, or all if 0; as far apart as SPITCH says."""
+        bytes_field = width.bit_length()
         fields = {"address": address, "beat": source.first, "beats": beats, "bytes": bytes_field, "rx": int(register)}
-        self.schedule.add(Opcode.STORE, [source], [self._region(address)], rows=1, **fields)
+        apart = self.settings.get((Opcode.SPITCH, 0), {}).get("row", 0)
+        regions = {self._region(address + row * apart) for row in range(rows)}
+        self.schedule.add(Opcode.STORE, [source], regions, rows=rows, **fields)

@@ -94,12 +94,14 @@ class TileEmit(ABC):
 
     # Instructions
 
-    def _set(self, opcode: Opcode, *reads: Span, **fields: int) -> None:
-        """A setting, unless it holds already; it waits for what those that it is for read."""
-        key = (opcode, fields.get("segment", fields.get("half", 0)))
-        if self.settings.get(key) != fields:
-            self.settings[key] = fields
-            self.schedule.add(opcode, reads, **fields)
+    def _set(self, opcode: Opcode, *reads: Span, **fields: int | None) -> None:
+        """A setting, unless it holds already; it waits for what those that it is for read. None: a field stays as it is."""
+        key = (opcode, fields.get("segment", fields.get("half", 0)) or 0)
+        held = self.settings.get(key, {})
+        new = {name: held.get(name, 0) if value is None else value for name, value in fields.items()}
+        if held != new:
+            self.settings[key] = new
+            self.schedule.add(opcode, reads, **new)
 
     def _load(self, buffer: Buffer, address: int, to: Span, beat: int, beats: int, **fields: int) -> None:
         fields = {"rows": 1, "beats": beats} | fields

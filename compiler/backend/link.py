@@ -360,9 +360,10 @@ def _joined(stages: Sequence[LinearsEmit], base: Mapping[int, int]) -> tuple[lis
         program += [Instruction(Opcode.HALT)] * space
         owners += owners[-1:] * space
         starts.append(len(program))
-        own, of = roll(emit.schedule.program(base), emit.schedule.owners)
+        of = emit.schedule.owners
+        own, places = roll(emit.schedule.program(base), of)
         program += own
-        owners += of
+        owners += [of[n] for n in places]
     return program, owners, starts
 
 

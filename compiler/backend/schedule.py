@@ -142,6 +142,11 @@ class Schedule:
         """The operator of each instruction of the program; HALT's is the last one's."""
         return [s.owner for s in self._final] + [self.owner]
 
+    @property
+    def areas(self) -> list[int]:
+        """Of each instruction of the program: the area of memory that its address lies in (address >> 40), 0 without one."""
+        return [s.fields.get("address", 0) >> AREA_BITS for s in self._final] + [0]
+
     def program(self, base: Mapping[int, int]) -> list[Instruction]:
         """The instructions with semaphores, HALT last.
 

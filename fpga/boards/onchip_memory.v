@@ -26,7 +26,7 @@ module onchip_memory #(
     input  wire [BEAT_BYTES-1:0]   i_wstrb,
     input  wire                    i_wlast,
     output wire                    o_bvalid,
-    output reg  [1:0]              o_bresp
+    output wire [1:0]              o_bresp
 );
     localparam LOGB  = $clog2(BEAT_BYTES);
     localparam WORDS = BYTES / BEAT_BYTES;
@@ -52,10 +52,11 @@ module onchip_memory #(
 
     reg  [31-LOGB:0] write_word;
     reg              write_bad;
-    reg  [WLAT-1:0]  answers;
+    reg  [WLAT-1:0]  answers, refusals;
     wire             write_outside = write_word >= LIMIT;
     wire             unused_bits = &{1'b0, i_araddr[LOGB-1:0], i_awaddr[LOGB-1:0]};
     assign o_bvalid = answers[WLAT-1];
+    assign o_bresp  = {2{refusals[WLAT-1]}};
     ram_bytes #(.BYTES(BEAT_BYTES), .DEPTH(WORDS)) u_ram (
         .i_clk(i_clk), .i_write(i_wvalid && !write_outside ? i_wstrb : {BEAT_BYTES{1'b0}}),
         .i_write_address(write_word[ADDR-1:0]), .i_write_data(i_wdata), .i_read(1'b1), .i_read_address(word[ADDR-1:0]),
@@ -78,14 +79,14 @@ module onchip_memory #(
         o_rresp <= outside ? 2'b11 : 2'b00;
         o_rlast <= last;
         o_rid   <= queued[AR-1];
-        answers <= (answers << 1) | {{(WLAT-1){1'b0}}, i_wvalid && i_wlast};
+        answers  <= (answers << 1) | {{(WLAT-1){1'b0}}, i_wvalid && i_wlast};
+        refusals <= (refusals << 1) | {{(WLAT-1){1'b0}}, write_bad || write_outside};
         if (i_awvalid) begin
             write_word <= i_awaddr[31:LOGB];
             write_bad  <= 1'b0;
         end else if (i_wvalid) begin
             write_word <= write_word + 1'b1;
             write_bad  <= write_bad || write_outside;
-            o_bresp    <= write_bad || write_outside ? 2'b11 : 2'b00;
         end
         if (i_rst) begin
             {head, tail, beat, o_rvalid} <= 17'd0;

@@ -22,6 +22,7 @@
 #define AX_OP_STORE 32
 #define AX_OP_VCON 33
 #define AX_OP_VTAB 34
+#define AX_OP_SPITCH 35
 #define AX_UNIT_FETCH 0
 #define AX_UNIT_LOAD 1
 #define AX_UNIT_MATRIX 2
@@ -80,8 +81,8 @@
 #define AX_CBUF_BIT 32768
 #define AX_READ_AFTER 17
 #define AX_UNIT_UNKNOWN 5
-#define AX_UNIT_OF {5, 0, 0, 0, 0, 5, 5, 5, 1, 5, 5, 5, 5, 5, 5, 5, 2, 2, 2, 2, 5, 5, 5, 5, 3, 3, 3, 3, 3, 3, 3, 3, 4, 3, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5}
-#define AX_SUB_MAX {0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 8, 8, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 15, 3, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define AX_UNIT_OF {5, 0, 0, 0, 0, 5, 5, 5, 1, 5, 5, 5, 5, 5, 5, 5, 2, 2, 2, 2, 5, 5, 5, 5, 3, 3, 3, 3, 3, 3, 3, 3, 4, 3, 3, 4, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5}
+#define AX_SUB_MAX {0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 8, 8, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 15, 3, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 #define AX_MISC_BITS {0, 0, 5, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 8, 2, 0, 16, 0, 0, 0, 0, 13, 4, 3, 7, 13, 6, 1, 0, 17, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 #define AX_FORMAT_BITS {2, 3, 4, 8, 2, 3, 4, 8, 4}
 #define AX_FORMAT_STORAGE {2, 4, 4, 8, 2, 4, 4, 8, 4}
@@ -240,6 +241,10 @@
 #define AX_STORE_BEATS_BITS 17
 #define AX_STORE_BYTES_LOW 0  /* of sub */
 #define AX_STORE_BYTES_BITS 3
+#define AX_SPITCH_ROW_LOW 0  /* of x */
+#define AX_SPITCH_ROW_BITS 32
+#define AX_SPITCH_PART_LOW 0  /* of y */
+#define AX_SPITCH_PART_BITS 16
 #define AX_VMAP_FUNCTION_LOW 0  /* of sub */
 #define AX_VMAP_FUNCTION_BITS 2
 #define AX_VMAP_REDUCE_LOW 2  /* of sub */

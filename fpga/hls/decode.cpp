@@ -61,10 +61,11 @@ static bool good_rows(const Raw &raw) {
       return !AX_FIELD(raw.misc, VMAP_TILED) || (into == AX_INTO_OBUF && size == 0);
     }
     case AX_OP_VROW:
-      if (raw.rx != 0 || raw.rz != 0 || raw.z >> 14) return false;
+      if (raw.rz != 0 || raw.z >> 14) return false;
       return raw.sub != AX_ROW_TOKEN || (raw.ry == 0 && !AX_FIELD(raw.misc, VROW_WRITE) && raw.y >> 8 == 0);
     case AX_OP_VLEN: return raw.y == 0 && raw.z == 0 && raw.ry == 0 && raw.rz == 0;
-    case AX_OP_VPITCH: return raw.z == 0 && raw.rz == 0;
+    case AX_OP_VPITCH:
+    case AX_OP_SPITCH: return raw.z == 0 && raw.rz == 0;
     case AX_OP_VCON: return raw.rx == 0 && raw.ry == 0 && raw.rz == 0 && raw.z == 0 && raw.y >> 6 == 0;
     case AX_OP_VTAB: return raw.rx == 0 && raw.ry == 0 && raw.rz == 0 && AX_FIELD(raw.misc, VTAB_STEP) < 32;
     default: return true;
@@ -100,7 +101,7 @@ static bool good_resolved(const Instruction &i) {
     case AX_OP_STORE: {
       if (i.sub == 0) return i.x % AX_BEAT_BYTES == 0;
       const uint32_t bytes = 1u << (i.sub - 1);
-      return i.x % bytes == 0 && bytes < AX_BEAT_BYTES;
+      return i.x % bytes == 0 && bytes <= AX_BEAT_BYTES;
     }
     case AX_OP_SEGW:
       return AX_FIELD(i.misc, SEGW_FORMAT) != AX_FMT_U8 || !AX_ENGINE_REUSE || AX_INDEX_ENTRIES == 256;

@@ -7,7 +7,7 @@ static stop_t execute(beat_t *memory, uint32_t mem_limit, const Instruction &i, 
     case AX_UNIT_LOAD: return load(memory, mem_limit, i, machine.buffers, counters);
     case AX_UNIT_MATRIX: return matrix_unit(i, machine.buffers, machine.matrix, counters);
     case AX_UNIT_VECTOR: return vector_unit(i, machine.buffers, machine.vector, counters);
-    default: return store(memory, mem_limit, i, machine.buffers, counters);
+    default: return store(memory, mem_limit, i, machine.buffers, machine.store, counters);
   }
 }
 

@@ -42,10 +42,15 @@ struct Vector {
   uint8_t shift[AX_SCALARS][AX_ROWS];
 };
 
+struct Store {
+  Instruction spitch;
+};
+
 struct Machine {
   Buffers buffers;
   Matrix matrix;
   Vector vector;
+  Store store;
 };
 
 #endif

@@ -96,23 +96,46 @@ stop_t load(const beat_t *memory, uint32_t mem_limit, const Instruction &i, Buff
   return AX_ERR_NONE;
 }
 
-stop_t store(beat_t *memory, uint32_t mem_limit, const Instruction &i, const Buffers &buffers, Counters &counters) {
-  const count_t beats = (count_t)AX_FIELD(i.misc, STORE_BEATS) * i.z;
-  const uint32_t first = i.x / AX_BEAT_BYTES;
-  if (!within_memory(first, beats, mem_limit)) return AX_ERR_MEMORY_ADDRESS;
-  if (beats != 0 && i.y + (uint64_t)beats > AX_OBUF_BEATS) return AX_ERR_LOCAL_ADDRESS;
-  counters.value[AX_COUNTER_STORE_BEATS] += (uint64_t)beats;
-  // sub = s > 0: of each beat only 2^(s-1) bytes, from X mod B on.
-  const int from = i.x % AX_BEAT_BYTES, end = i.sub == 0 ? AX_BEAT_BYTES : from + (1 << (i.sub - 1));
-  for (uint32_t k = 0; k < (uint32_t)beats; k++) {
+// Beats from `at` on to memory, of each of them bytes from .. end - 1.
+static void write_beats(beat_t *memory, uint32_t at, uint32_t beats, const Buffers &buffers, uint32_t beat, int from, int end) {
+  for (uint32_t k = 0; k < beats; k++) {
 #pragma HLS PIPELINE
-    beat_t beat = 0;
-    if (i.sub != 0) beat = memory[first + k];
+    beat_t whole = 0;
+    if (from != 0 || end < AX_BEAT_BYTES) whole = memory[at + k];
     for (int byte = 0; byte < AX_BEAT_BYTES; byte++) {
 #pragma HLS UNROLL
-      if (byte >= from && byte < end) beat.range(8 * byte + 7, 8 * byte) = buffers.obuf[i.y + k][byte];
+      if (byte >= from && byte < end) whole.range(8 * byte + 7, 8 * byte) = buffers.obuf[beat + k][byte];
     }
-    memory[first + k] = beat;
+    memory[at + k] = whole;
+  }
+}
+
+stop_t store(beat_t *memory, uint32_t mem_limit, const Instruction &i, const Buffers &buffers, Store &store, Counters &counters) {
+  if (i.opcode == AX_OP_SPITCH) {
+    store.spitch = i;
+    return AX_ERR_NONE;
+  }
+  // A piece is the whole transfer, or a row, or, of sub = s > 0, 2^(s-1) bytes of each beat, from the address mod B on.
+  const uint32_t beats = AX_FIELD(i.misc, STORE_BEATS);
+  const bool parts = i.sub != 0, rows = store.spitch.x != 0;
+  const count_t piece = parts ? (count_t)1 : rows ? (count_t)beats : (count_t)((count_t)beats * i.z);
+  const uint32_t in_row = parts ? beats : 1, all_rows = parts || rows ? (uint32_t)i.z : 1;
+  const uint32_t pitch = store.spitch.y == 0 ? (uint32_t)AX_BEAT_BYTES : (uint32_t)store.spitch.y;
+  uint64_t beat = i.y;
+  uint32_t row_at = i.x, at = i.x;
+  if (beats == 0 || i.z == 0) return AX_ERR_NONE;
+  for (uint32_t r = 0; r < all_rows; r++) {
+    if (rows) at = row_at;
+    for (uint32_t n = 0; n < in_row; n++) {
+      if (beat + (uint64_t)piece > AX_OBUF_BEATS) return AX_ERR_LOCAL_ADDRESS;
+      if (!within_memory(at / AX_BEAT_BYTES, piece, mem_limit)) return AX_ERR_MEMORY_ADDRESS;
+      const int from = parts ? at % AX_BEAT_BYTES : 0, end = parts ? from + (1 << (i.sub - 1)) : (int)AX_BEAT_BYTES;
+      write_beats(memory, at / AX_BEAT_BYTES, (uint32_t)piece, buffers, (uint32_t)beat, from, end);
+      counters.value[AX_COUNTER_STORE_BEATS] += (uint64_t)piece;
+      beat += (uint64_t)piece;
+      at += pitch;
+    }
+    row_at += store.spitch.x;
   }
   return AX_ERR_NONE;
 }

@@ -76,17 +76,19 @@ module axi_memory #(
     assign o_rresp   = outside ? 2'b11 : bad ? 2'b10 : 2'b00;
     assign o_rlast   = beat == burst_length[head];
 
-    // Writes: one burst at a time.
+    // Writes: the data of one burst at a time, responses of at most 31 due.
     reg  [31:0] write_address;
-    reg         pending, write_bad, write_outside;
-    reg  [63:0] write_time;
+    reg         write_bad, write_outside;
+    reg  [63:0] answer_time[0:31];
+    reg  [1:0]  answer[0:31];
+    reg  [4:0]  answer_head, answer_tail;
     integer     k;
     wire        now_outside = {32'd0, write_address} >= SIZE;
     wire        now_bad     = write_address >= i_bad_start && write_address < i_bad_end;
     assign o_awready = go_aw;
     assign o_wready  = go_w;
-    assign o_bvalid  = pending && now >= write_time && go_b;
-    assign o_bresp   = write_outside ? 2'b11 : write_bad ? 2'b10 : 2'b00;
+    assign o_bvalid  = answer_head != answer_tail && now >= answer_time[answer_head] && go_b;
+    assign o_bresp   = answer[answer_head];
 
     reg fill_seen, dump_seen;
     initial {fill_seen, dump_seen} = 2'b00;
@@ -102,7 +104,7 @@ module axi_memory #(
             now <= 64'd0;
             random <= i_stall;
             {head, tail, bursts, beat} <= 21'd0;
-            {pending, write_bad, write_outside} <= 3'd0;
+            {answer_head, answer_tail, write_bad, write_outside} <= 12'd0;
         end else begin
             now <= now + 64'd1;
             random <= {1'b0, random[31:1]} ^ (random[0] ? 32'hA3000000 : 32'd0);
@@ -125,11 +127,12 @@ module axi_memory #(
                 write_bad     <= write_bad || now_bad;
                 write_outside <= write_outside || now_outside;
                 if (i_wlast) begin
-                    pending    <= 1'b1;
-                    write_time <= now + LATER_W;
+                    answer[answer_tail]      <= write_outside || now_outside ? 2'b11 : write_bad || now_bad ? 2'b10 : 2'b00;
+                    answer_time[answer_tail] <= now + LATER_W;
+                    answer_tail              <= answer_tail + 5'd1;
                 end
             end
-            if (o_bvalid && i_bready) pending <= 1'b0;
+            if (o_bvalid && i_bready) answer_head <= answer_head + 5'd1;
         end
     end
 endmodule

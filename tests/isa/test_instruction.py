@@ -73,7 +73,7 @@ def test_any_bytes_decode_to_what_encodes_to_them_or_are_refused(data: bytes) ->
         ("NOPE", "unknown mnemonic"),
         ("SET rd=8 value=1", "rd must be 1..7"),
         ("SET rd=9 value=x", "is not name=number"),
-        ("STORE bytes=6 rows=1 beats=1", "sub is 6"),
+        ("STORE bytes=7 rows=1 beats=1", "sub is 7"),
         ("LOAD buffer=0 post=4", "posts only its own"),
         ("LOAD buffer=0 wait=3,3", "twice"),
         ("HALT wait=1", "no semaphores"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from axlora.isa.assembly import assemble
-from axlora.isa.legality import IllegalProgram, check_program
+from axlora.isa.legality import IllegalProgram, check_program, executed
 
 LOAD = "LOAD buffer=0 address=0 beat=0 rows=1 beats=8"
 
@@ -35,3 +35,13 @@ def test_credits_bound_the_count() -> None:
 
 def test_loop_count_zero_skips_the_body() -> None:
     check_program(assemble(f"LOOP count=0 body=1\n{LOAD} wait=4\nENDLOOP\nHALT"))
+
+
+@pytest.mark.parametrize(("register", "count"), [(0, 3), (8, 8), (9, 3 + 0xFFFF - 3), (1, 0xFFFF), (31, 0xFFFF)])
+def test_a_count_that_the_host_sets_is_the_largest_unless_it_is_known(register: int, count: int) -> None:
+    """SET writes R1, the host R31 to what it likes; R8 and R9 are given."""
+    program = assemble(f"LOOP count=3 body=1 rz={register}\n{LOAD}\nENDLOOP\nHALT")
+    known = {8: 5, 9: 0xFFFF - 3}
+    assert executed(program, known, 3 * 0xFFFF) == 2 + 2 * count
+    with pytest.raises(IllegalProgram, match="executes more"):
+        executed(program, known, 1 + 2 * count)

@@ -60,6 +60,7 @@ TARGETS = {
             group_scales=False,
             group_words=4,
             read_latency=25,
+            write_latency=100,
             burst_beats=8,
             vector_lanes=4,
         ),

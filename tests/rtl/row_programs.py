@@ -132,11 +132,15 @@ def row_case(seed: int, target: Target) -> Case:
     def row_scalar() -> None:
         function = Row(pick(4))
         token = function is Row.TOKEN
+        add = pick(t.tbuf_tokens - ROWS + 1) if token else pick(65536)
+        held = pick(add + 1)  # of `add` in a register
+        c.add(Opcode.SET, rd=1, value=held << 16)
         c.add(
             Opcode.VROW,
             function=function,
             factor=int(rng.choice([1, 0, 65535, pick(65536)])),
-            add=pick(t.tbuf_tokens - ROWS + 1) if token else pick(65536),
+            add=add - held,
+            rx=1,
             to=pick(256) if token else pick(8),
             shift=int(rng.choice([0, 1, 16, pick(64)])),
             adjust=int(rng.choice([0, 31, -31, pick(256) - 128])),
@@ -145,15 +149,24 @@ def row_case(seed: int, target: Target) -> Case:
             write=0 if token else pick(2),
         )
 
+    def stored(place: int) -> int:
+        """Some of OBUF to memory from `place` on; bytes that it may reach over. Rows and parts lie as they like, or touch."""
+        width = pick(beat.bit_length() + 1)
+        size = 1 << (width - 1) if width else beat
+        at = pick(beat) // size * size
+        row = int(rng.choice([0, size, 4 * pick(256)])) // (1 if width else beat) * (1 if width else beat)
+        part = int(rng.choice([0, size, beat * pick(9), pick(128)]))
+        beats, rows = 1 + pick(40 if not width or part < 64 else 20), 1 + pick(4)
+        c.add(Opcode.SPITCH, row=row, part=part)
+        c.add(Opcode.STORE, address=place + at, beat=pick(4), beats=beats, rows=rows, bytes=width)
+        return (3 * row + (40 * 64 if width else 0) + beats * rows * beat + 2 * beat) // beat * beat
+
     place = OUT
     for _ in range(20):
         rng.choice([row_map, row_map, row_map, row_scalar, row_scalar, product])()  # type: ignore[operator]
         if rng.random() < 0.3:
-            width = pick(beat.bit_length())
-            at = pick(beat) >> (width - 1) << (width - 1) if width else 0
-            beats = 1 + pick(40)
-            c.add(Opcode.STORE, address=place + at, beat=pick(4), beats=beats, rows=1, bytes=width)
-            place += beats * beat
+            place += stored(place)
+    c.add(Opcode.SPITCH)
     c.add(Opcode.VLEN, valid=1 << 20)
     c.add(Opcode.VPITCH)
     c.add(Opcode.VCON, ca=1)

@@ -192,6 +192,41 @@ ROW_FAULTS = [
     ),
 ]  # fmt: skip
 FAULTS += ROW_FAULTS
+FAULTS += [
+    Fault(
+        "write error of a burst before one beyond memory",
+        f"STORE address={SIZE - 128} beat=0 rows=1 beats=32\nHALT",
+        ErrorCode.AXI_WRITE,
+        Unit.STORE,
+        0,
+        bad=(SIZE - 128, SIZE - 120),
+    ),
+    Fault(
+        "write error of a part after others",
+        "SPITCH part=16\nSTORE address=8192 beat=0 rows=1 beats=40 bytes=1\nHALT",
+        ErrorCode.AXI_WRITE,
+        Unit.STORE,
+        1,
+        bad=(8192 + 16 * 30, 8200 + 16 * 30),
+    ),
+    _outside(
+        "second row beyond memory",
+        f"SPITCH row={SIZE}",
+        "STORE address=8192 rows=2 beats=1",
+        unit=Unit.STORE,
+        code=ErrorCode.MEMORY_ADDRESS,
+    ),
+    _outside(
+        "part beyond OBUF", "SPITCH part=16", f"STORE address=8192 beat={BEAT_END - 1} rows=2 beats=1 bytes=1", unit=Unit.STORE
+    ),
+    _outside(
+        "bytes of more than a beat",
+        "SPITCH",
+        "STORE address=8192 beats=1 rows=1 bytes=5",
+        unit=Unit.FETCH,
+        code=ErrorCode.ILLEGAL,
+    ),
+]
 
 
 def test_every_error_code_is_in_the_list() -> None:

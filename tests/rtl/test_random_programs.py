@@ -18,7 +18,7 @@ from axlora.sim.run import SimResult, run_image
 
 PUSH_SEEDS = 5
 ALL_SEEDS = 26
-ROW_OPCODES = {"VMAP", "VROW", "VLEN", "VPITCH", "VCON", "VTAB"}
+ROW_OPCODES = {"VMAP", "VROW", "VLEN", "VPITCH", "VCON", "VTAB", "SPITCH"}
 """Those that test_row_programs covers."""
 
 

@@ -10,7 +10,8 @@ from row_bench import overlapping_map
 from row_programs import row_case
 from test_random_programs import ROW_OPCODES, _compare
 
-from axlora.isa.opcodes import READ_AFTER, Into, Map, Opcode, Reduce, Row
+from axlora.isa.instruction import Instruction
+from axlora.isa.opcodes import POSTED, READ_AFTER, STORE_STEP, Into, Map, Opcode, Reduce, Row
 
 PUSH_SEEDS = 6
 ALL_SEEDS = 40
@@ -34,6 +35,7 @@ def test_rows_on_every_target_and_every_function_is_covered() -> None:
     for target in TARGETS.values():
         cases = [row_case(seed, target) for seed in range(100, 100 + ALL_SEEDS)]
         for case in cases:
+            pitch = Instruction(Opcode.SPITCH)
             for i in case.program:
                 seen[i.opcode.name] += 1
                 if i.opcode is Opcode.VMAP:
@@ -42,13 +44,22 @@ def test_rows_on_every_target_and_every_function_is_covered() -> None:
                     )
                 elif i.opcode is Opcode.VROW:
                     turns = -(-((i.misc & 7) + 1) // target.tokens)
-                    seen.update([("row", i.sub), ("write", i.misc >> 5), ("turns", min(turns, 3))])
+                    seen.update([("row", i.sub), ("write", i.misc >> 5), ("turns", min(turns, 3)), ("row by register", i.rx)])
                 elif i.opcode is Opcode.STORE:
-                    seen.update([("bytes", i.sub)])
+                    seen.update([("bytes", i.sub), ("rows", i.z > 1)])
+                    seen.update([("pitch", i.sub > 0, pitch.x > 0, i.sub > 0 and pitch.y > 0) for _ in range(i.z > 1)])
+                    waiting = i.sub > 0 and i.misc * i.z > POSTED and target.write_latency > POSTED * STORE_STEP
+                    seen.update(["posted"] if waiting else [])
+                elif i.opcode is Opcode.SPITCH:
+                    pitch = i
         _compare(cases)
     wanted = (
         [("map", m) for m in Map] + [("reduce", r) for r in Reduce] + [("into", i) for i in Into] + [("row", r) for r in Row]
     )
-    wanted += [("tiled", 1), ("write", 1), ("turns", 1), ("turns", 2), ("turns", 3)] + [("bytes", b) for b in range(5)]
+    wanted += [("tiled", 1), ("write", 1), ("row by register", 1), ("turns", 1), ("turns", 2), ("turns", 3)] + [
+        ("bytes", b) for b in range(6)
+    ]
+    wanted += [("rows", True), "posted", ("pitch", False, False, False), ("pitch", False, True, False)]
+    wanted += [("pitch", True, row, part) for row in (False, True) for part in (False, True)]
     wanted += ROW_OPCODES
     assert all(seen[w] > 20 for w in wanted), seen

@@ -253,6 +253,40 @@ def test_a_store_of_some_bytes_leaves_the_others_alone(sub: int) -> None:
         assert np.array_equal(got, expected)
 
 
+@given(
+    st.integers(0, B.bit_length()),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(0, 3 * B),
+    st.integers(0, 3 * B),
+    st.integers(0, B - 1),
+)
+def test_a_store_puts_rows_and_parts_where_spitch_says(sub: int, rows: int, beats: int, row: int, part: int, at: int) -> None:
+    """Byte by byte as in docs/isa.md; later beats over earlier ones."""
+    c, width = _program(), B if sub == 0 else 1 << (sub - 1)
+    at -= at % width
+    values = np.random.default_rng(sub).integers(1, 255, (16, B), np.uint8)
+    c.words(values.view("<i4"))
+    c.add(Opcode.VLEN, valid=EVERY)
+    c.add(Opcode.VCON, ca=1)
+    c.add(Opcode.VMAP, a=CBUF_BIT, words=16 * B // WORD, into=Into.OBUF, size=2)
+    c.add(Opcode.SPITCH, row=row, part=part)
+    c.add(Opcode.STORE, address=c.out + at, beat=2, beats=beats, rows=rows, bytes=sub)
+    expected = np.zeros(64 * B, np.uint8)
+    for r in range(rows):
+        for i in range(beats):
+            one = values[2 + r * beats + i]
+            if sub == 0:
+                place = at + r * (row or beats * B)
+                place = place // B * B + i * B
+                expected[place : place + B] = one
+                continue
+            place = at + r * (row or beats * (part or B)) + i * (part or B)
+            end = min(place % B + width, B)
+            expected[place : place + end - place % B] = one[place % B : end]
+    assert np.array_equal(_run(c)[: 64 * B], expected)
+
+
 @pytest.mark.parametrize("row_scale", [0, 1])
 def test_vreq_takes_the_row_scale_or_the_token_words(row_scale: int) -> None:
     """The same accumulators and records: VROW's TOKEN leaves TBUF alone and is taken with row_scale only."""

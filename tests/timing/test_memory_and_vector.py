@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axlora.isa.opcodes import Row
+from axlora.isa.assembly import make
+from axlora.isa.opcodes import Opcode, Row
 from axlora.isa.target import Target
 from axlora.timing.matrix import matmul_duration, matmul_setup
-from axlora.timing.memory import bursts, store_duration
+from axlora.timing.memory import bursts, store_bursts, store_duration
 from axlora.timing.vector import block_quantize_duration, requantize_duration, row_duration
 
 BASE = Target.load("test")
@@ -30,15 +31,53 @@ def test_a_burst_ends_at_the_end_or_at_a_boundary(size: int, first: int, beats: 
         assert at == first + beats or at % size == 0
 
 
+def _store(target: Target, pitch: dict[str, int] | None = None, **fields: int) -> tuple[list[tuple[int, int]], int]:
+    """Bursts and d of a STORE."""
+    found = list(store_bursts(target, make(Opcode.STORE, **fields), make(Opcode.SPITCH, **pitch or {})))
+    return found, store_duration(target, [count for _, count in found])
+
+
 def test_store_by_hand() -> None:
-    """A burst that starts in c answers in c + n + WLAT; the next starts one later; d is the last answer + 2."""
+    """A burst that starts in c is over in c + n and answered WLAT later; the next starts behind it, at least 4 later."""
     target = dataclasses.replace(BASE, burst_beats=16, write_latency=6)
     beat = target.beat_bytes
-    assert store_duration(target, 0, 0) == 2
-    assert store_duration(target, 0, 1) == 3 + 1 + 6 + 2
-    assert store_duration(target, 0, 16) == 3 + 16 + 6 + 2
-    assert store_duration(target, 0, 17) == (3 + 16 + 6) + 1 + (1 + 6) + 2
-    assert store_duration(target, 14 * beat, 20) == (3 + 2 + 6) + 1 + (16 + 6) + 1 + (2 + 6) + 2
+
+    def cycles(at: int, beats: int) -> int:
+        return _store(target, address=at * beat, rows=1, beats=beats)[1]
+
+    assert cycles(0, 0) == 2
+    assert cycles(0, 1) == 3 + 1 + 6 + 2
+    assert cycles(0, 16) == 3 + 16 + 6 + 2
+    assert cycles(0, 17) == (3 + 16 + 1) + (1 + 6) + 2
+    assert cycles(14, 20) == (3 + 4) + (16 + 1) + (2 + 6) + 2
+
+
+def test_rows_and_parts_are_bursts_of_their_own() -> None:
+    target = dataclasses.replace(BASE, burst_beats=16, write_latency=6)
+    beat = target.beat_bytes
+    assert _store(target, rows=3, beats=5) == ([(0, 15)], 3 + 15 + 6 + 2)
+    assert _store(target, {"row": 20 * beat}, rows=3, beats=5) == (
+        [(n * 20 * beat, 5) for n in range(3)],
+        3 + 2 * 6 + 5 + 6 + 2,
+    )
+    assert _store(target, {"row": 14 * beat}, rows=2, beats=5)[0] == [(0, 5), (14 * beat, 2), (16 * beat, 3)]
+    parts, duration = _store(target, {"row": 2, "part": 3 * beat}, address=beat + 4, bytes=2, rows=2, beats=2)
+    assert parts == [(beat, 1), (4 * beat, 1), (beat, 1), (4 * beat, 1)]
+    assert duration == 3 + 3 * 4 + 1 + 6 + 2
+
+
+@given(st.integers(1, 90), st.integers(1, 200))
+def test_at_most_sixteen_bursts_are_not_answered(count: int, latency: int) -> None:
+    """Found by cycles: in each, the bursts that have begun and whose response has not been seen."""
+    target = dataclasses.replace(BASE, write_latency=latency)
+    began: list[int] = []
+    cycle = 3
+    while len(began) < count:
+        if sum(cycle <= b + 1 + latency for b in began) < 16:
+            began.append(cycle)
+            cycle += 3
+        cycle += 1
+    assert store_duration(target, [1] * count) == began[-1] + 1 + latency + 2
 
 
 @pytest.mark.parametrize(

@@ -47,11 +47,49 @@ def _executed(program: list[Instruction]) -> list[Instruction]:
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 9), st.integers(1, 12)), min_size=1, max_size=4))
 def test_a_program_with_loops_executes_the_same(parts: list[tuple[int, int, int]]) -> None:
     plain = [i for count, step, body in parts for n in range(count) for i in _round(n, step, body)]
-    rolled, owners = roll(plain, [0] * len(plain))
+    rolled, places = roll(plain, [0] * len(plain))
     assert _executed(rolled) == _executed(plain)
-    assert len(rolled) == len(owners) <= len(plain)
+    assert len(rolled) == len(places) <= len(plain)
     if any(count * body > 8 + 2 * body + len(parts) * 8 for count, _, body in parts):
         assert len(rolled) < len(plain)
+
+
+@given(st.integers(3, 6), st.lists(st.tuples(st.integers(3, 9), st.integers(1, 4)), min_size=1, max_size=3), st.data())
+def test_loops_in_a_loop_execute_the_same(rounds: int, parts: list[tuple[int, int]], data: st.DataObject) -> None:
+    """Inner steps begin anew in each outer round; what stands between loops goes on by outer steps, which it may share."""
+    far, near = (data.draw(st.sampled_from([0, -64, 64, 640]), label) for label in ("outer step", "inner step"))
+
+    def instruction(outer: int, inner: int, kind: int) -> Instruction:
+        address = 8192 + far * outer + near * inner
+        return make(Opcode.LOAD, buffer=0, address=address, beat=(100 + 3 * inner - 5 * outer), rows=1, beats=1 + kind)
+
+    plain = [
+        i
+        for outer in range(rounds)
+        for n, (count, body) in enumerate(parts)
+        for i in [
+            instruction(outer, 0, 50 + n),
+            *(instruction(outer, inner, 8 * n + b) for inner in range(count) for b in range(body)),
+        ]
+    ]
+    rolled, places = roll(plain, [0] * len(plain))
+    assert _executed(rolled) == _executed(plain)
+    assert len(rolled) == len(places) <= len(plain)
+
+
+def test_two_loops_in_a_loop_are_found() -> None:
+    """The inner ones share a register, and the one between takes it, too."""
+
+    def scalars(group: int, first: int) -> list[Instruction]:
+        return [make(Opcode.VROW, factor=1, to=first + 4 * head + 48 * group, shift=first) for head in range(12)]
+
+    groups = [[*scalars(g, 0), make(Opcode.STORE, beat=48 * g, rows=1, beats=48), *scalars(g, 5)] for g in range(8)]
+    plain = [i for group in groups for i in group]
+    rolled, _ = roll(plain, [0] * len(plain))
+    assert _executed(rolled) == _executed(plain)
+    assert [i.z for i in rolled if i.opcode is Opcode.LOOP] == [8, 12, 12]
+    assert len(rolled) == 13
+    assert sum(i.opcode is Opcode.SET for i in rolled) == 4
 
 
 def test_what_does_not_repeat_stays_as_it_is() -> None:
@@ -64,12 +102,25 @@ def test_an_instruction_of_a_loop_has_one_owner(count: int, body: int, owners: l
     """So each owner's instructions are as many as before."""
     plain = [i for n in range(2 * count) for i in _round(n, 1, body)]
     before = [owners[n % body] + 3 * (n >= count * body) for n in range(len(plain))]  # others in the second half
-    rolled, after = roll(plain, before)
+    rolled, places = roll(plain, before)
+    after = [before[n] for n in places]
     own = dict.fromkeys(before, 0)
     for place, i in trace([*rolled, make(Opcode.HALT)], {9: 5}):
         if i.opcode not in (Opcode.SET, Opcode.LOOP, Opcode.ENDLOOP, Opcode.HALT):
             own[after[place]] += 1
     assert own == {owner: before.count(owner) for owner in own}
+
+
+def test_fields_that_take_no_register_stay_as_they_are() -> None:
+    """VCON has none; in VROW all but Z may step, and steps may go back."""
+    constants = [make(Opcode.VCON, ca=n) for n in range(9)]
+    assert roll(constants, [0] * len(constants))[0] == constants
+    scalars = [make(Opcode.VROW, factor=1, add=40 - 4 * n, to=20 - n, shift=3) for n in range(9)]
+    rolled, _ = roll(scalars, [0] * len(scalars))
+    assert len(rolled) < len(scalars)
+    assert _executed(rolled) == _executed(scalars)
+    shifts = [make(Opcode.VROW, factor=1, shift=n) for n in range(9)]
+    assert roll(shifts, [0] * len(shifts))[0] == shifts
 
 
 def test_steps_beyond_the_registers_stay_as_they_are() -> None:

@@ -125,8 +125,8 @@ def test_programs_are_legal_and_one_for_one_row_and_one_for_t(name: str) -> None
 def test_more_slots_than_the_positions_leave_is_refused() -> None:
     target, decoder = Target.load("test"), random_decoder(SHORT)
     linears = decoder.quantized(target)
-    with pytest.raises(BadModel, match="6 adapter slots"):
-        build(target, decoder.module(linears, 8, Starts.DECODE, 4), [*linears.values()], slots=6)
+    with pytest.raises(BadModel, match="5 adapter slots"):
+        build(target, decoder.module(linears, 8, Starts.DECODE, 4), [*linears.values()], slots=5)
 
 
 def test_heads_whose_halves_are_no_whole_words_are_refused() -> None:

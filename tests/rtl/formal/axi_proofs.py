@@ -14,7 +14,7 @@ _PEEKS = (
     Edit(
         "axlora_top.v",
         "    input  wire [1:0]              i_m_axi_bresp\n);",
-        "    input  wire [1:0]              i_m_axi_bresp,\n    output wire [39:0] f_top,\n    output wire [227:0] f_core\n);\n"
+        "    input  wire [1:0]              i_m_axi_bresp,\n    output wire [39:0] f_top,\n    output wire [238:0] f_core\n);\n"
         "    wire [1:0] f_control;\n"
         "    assign f_top = {f_control, start, reset, running, axi_busy, halt, error, base};",
     ),
@@ -29,8 +29,8 @@ _PEEKS = (
     Edit(
         "axlora_core.v",
         "    input  wire                    i_bbad\n);",
-        "    input  wire                    i_bbad,\n    output wire [227:0] f_core\n);\n"
-        "    wire [36:0] f_fetch;\n    wire [38:0] f_load;\n    wire [44:0] f_store;\n    wire [4:0] f_bursts;\n"
+        "    input  wire                    i_bbad,\n    output wire [238:0] f_core\n);\n"
+        "    wire [36:0] f_fetch;\n    wire [38:0] f_load;\n    wire [55:0] f_store;\n    wire [4:0] f_bursts;\n"
         "    assign f_core = {&quiet, stop, push[0], entry[`AXL_ENTRY_X], accept[0], head[`AXL_ENTRY_X],\n"
         "                     busy[0], busy[3], load_address,\n"
         "                     f_fetch, f_load, f_store, f_bursts};",
@@ -51,18 +51,22 @@ _PEEKS = (
         "    output wire [3:0]                 o_error,\n    output wire [38:0] f_load\n);\n"
         "    wire [31:0] at_burst;\n    assign f_load = {ready, at_burst, bursts, finish, left};",
     ),
-    Edit("load.v", ".o_bad(bad_burst));", ".o_bad(bad_burst), .f_address(at_burst));"),
+    Edit("load.v", ".o_bad(bad_burst));", ".o_bad(bad_burst), .f_address(at_burst), .f_next());"),
     Edit(
         "store.v",
         "    output wire [3:0]                 o_error\n);",
-        "    output wire [3:0]                 o_error,\n    output wire [44:0] f_store\n);\n"
-        "    wire [31:0] at_burst;\n    assign f_store = {ready, at_burst, state, sent, left, todo};",
+        "    output wire [3:0]                 o_error,\n    output wire [55:0] f_store\n);\n"
+        "    wire [31:0] at_burst;\n    wire [1:0] f_next;\n    wire f_row = row_beats != 17'd0;\n"
+        "    assign f_store = {ready, at_burst, state, sent, left, todo, due, began, ended, over, f_row, f_next};",
     ),
-    Edit("store.v", ".o_bad(bad_burst));", ".o_bad(bad_burst), .f_address(at_burst));"),
+    Edit("store.v", ".o_bad(bad_burst));", ".o_bad(bad_burst), .f_address(at_burst), .f_next(f_next));"),
     Edit(
         "burst.v",
         "    output reg         o_bad\n);",
-        "    output reg         o_bad,\n    output wire [31:0] f_address\n);\n    assign f_address = address;",
+        "    output reg         o_bad,\n    output wire [31:0] f_address,\n    output wire [1:0] f_next\n);\n"
+        "    assign f_address = address;\n"
+        "    assign f_next = {left > {26'd0, o_beats},\n"
+        "                     o_beats == (whole ? room : left[6:0]) && o_last == (left <= {26'd0, room})};",
     ),
     Edit(
         "read_arbiter.v",
@@ -256,12 +260,20 @@ _MASTER_FAULTS = (
     _bus("fetch asks again", "fetch.v", "REQ: if (i_grant) state", "REQ: if (i_beat) state", "fetch_outstanding", 14),
     _bus("AWVALID falls at an error", "store.v", "START && (sent || (", "START && ((", "aw_stays", 18),
     _bus(
-        "a write before the response",
+        "an address under the data before",
         "store.v",
-        "state <= RESPONSE;",
-        "state <= left ? START : RESPONSE;",
+        "o_awvalid   = go;",
+        "o_awvalid   = go || (state == DATA && !i_wready);",
         "one_write_at_a_time",
         18,
+    ),
+    _bus(
+        "over at the first response",
+        "store.v",
+        "RESPONSE: if (i_bvalid && due == 5'd1)",
+        "RESPONSE: if (i_bvalid)",
+        "finished_store_is_answered",
+        24,
     ),
     _bus(
         "WLAST a beat early",

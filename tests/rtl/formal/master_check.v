@@ -5,8 +5,8 @@
 //   reset     VALID is low after a reset
 //   stays     ARVALID, AWVALID, WVALID and their payloads stay until READY, whatever else happens
 //   legal     INCR bursts of whole beats, aligned, 1 to BURST_BEATS beats (fetch: a line of 64 bytes), never across 4096 bytes
-//   write     one burst at a time: data after its address, in every cycle until its last beat, AWLEN + 1 beats, WLAST on the
-//             last alone, the next address after the response
+//   write     the data of one burst at a time: after its address, in every cycle until its last beat, AWLEN + 1 beats, WLAST on
+//             the last alone, the next address after it; at most POSTED bursts without a response (responses_are_counted, below)
 //   reads     at most OUTSTANDING bursts of load (ID 1) and one of fetch (ID 0)
 //   accepts   RREADY and BREADY are high
 //   drains    after an error or a soft reset every burst is finished; a soft reset asks for nothing new and acts when the bus is
@@ -47,9 +47,10 @@ module master_check #(
     wire                    reset_wanted, reset_waited, busy, start, reset, running, axi_busy, halt, error;
     wire [31:0]             base, load_address, load_next, store_next, queued, fetch_x, accepted;
     wire                    halt_queued, load_ready, store_ready, idle, stop, pushed, taken, load_busy, store_busy, load_finish, load_left, sent, left, fetch_aim;
+    wire                    began, ended, over, row_has_beats, more, next_is_right;
     wire [2:0]              fetch_state, store_state;
     wire [3:0]              load_bursts;
-    wire [4:0]              bursts;
+    wire [4:0]              bursts, due;
     wire [6:0]              todo;
     axlora_top #(.VECTOR_LANES(1), .BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS), .OUTSTANDING(OUTSTANDING)) u_top (
         .i_clk(i_clk), .i_rst(i_rst), .o_busy(busy), .o_irq(unused_host[0]), .i_s_axi_awvalid(i_host[0]), .o_s_axi_awready(unused_host[1]),
@@ -66,10 +67,12 @@ module master_check #(
         .o_m_axi_bready(bready), .i_m_axi_bresp(i_bresp),
         .f_top({reset_wanted, reset_waited, start, reset, running, axi_busy, halt, error, base}),
         .f_core({idle, stop, pushed, queued, taken, accepted, load_busy, store_busy, load_address, halt_queued, fetch_aim, fetch_x, fetch_state,
-                 load_ready, load_next, load_bursts, load_finish, load_left, store_ready, store_next, store_state, sent, left, todo, bursts}));
+                 load_ready, load_next, load_bursts, load_finish, load_left, store_ready, store_next, store_state, sent, left, todo, due, began, ended, over,
+                 row_has_beats, more, next_is_right, bursts}));
 
     // The slave: what it has accepted and not yet answered.
-    reg        past, was_reset, was_drain, held_ar, held_aw, held_w, w_open, b_due;
+    reg        past, was_reset, was_drain, held_ar, held_aw, held_w, w_open;
+    reg [4:0]  b_due;
     reg [45:0] last_ar, last_aw;
     reg [9*BEAT_BYTES:0] last_w;
     reg [7:0]  w_left;
@@ -88,14 +91,14 @@ module master_check #(
         reads_0 <= i_rst ? 5'd0 : reads_0 + {4'd0, take_ar && !arid} - {4'd0, end_0};
         reads_1 <= i_rst ? 5'd0 : reads_1 + {4'd0, take_ar && arid} - {4'd0, end_1};
         w_open  <= !i_rst && (take_aw || (w_open && !(take_w && w_left == 8'd0)));
-        b_due   <= !i_rst && ((take_w && w_left == 8'd0) || (b_due && !i_bvalid));
+        b_due   <= i_rst ? 5'd0 : b_due + {4'd0, take_w && w_left == 8'd0} - {4'd0, i_bvalid};
         if (take_aw) w_left <= awlen;
         else if (take_w) w_left <= w_left - 8'd1;
     end
     always @* begin
         assume (past || i_rst);
         if (i_rvalid) assume (i_rid ? reads_1 != 5'd0 : reads_0 != 5'd0);
-        if (i_bvalid) assume (b_due);
+        if (i_bvalid) assume (b_due != 5'd0);
         if (taken) assume (accepted[LOGB-1:0] == {LOGB{1'b0}});  // a queue gives what was pushed: see queued_load_is_aligned
     end
 
@@ -103,9 +106,9 @@ module master_check #(
         crosses = {4'd0, address} + ({8'd0, length} + 16'd1) * BEAT > 16'd4096;
     endfunction
     wire [4:0] fetches = reads_0 + {4'd0, arvalid && !arid}, loads = reads_1 + {4'd0, arvalid && arid};
-    wire       in_flight = arvalid || reads_0 != 5'd0 || reads_1 != 5'd0 || awvalid || w_open || b_due;
+    wire       in_flight = arvalid || reads_0 != 5'd0 || reads_1 != 5'd0 || awvalid || w_open || b_due != 5'd0;
     localparam [2:0] ISSUE = 3'd3, WAIT = 3'd5;
-    localparam [2:0] START = 3'd1, DATA = 3'd2, RESPONSE = 3'd3;
+    localparam [2:0] START = 3'd1, DATA = 3'd2, FINISH = 3'd4, IDLE = 3'd0;
     always @* if (past) begin
         if (was_reset) valid_is_low_after_reset: assert (!arvalid && !awvalid && !wvalid);
         if (held_ar) ar_stays: assert (arvalid && ar == last_ar);
@@ -122,7 +125,7 @@ module master_check #(
             aw_is_of_beats: assert (!awid && awsize == LOGB && awburst == 2'b01 && awaddr[LOGB-1:0] == {LOGB{1'b0}});
             aw_stays_in_4096: assert (!crosses(awaddr[11:0], awlen));
             aw_length: assert (awlen < BURST_BEATS);
-            one_write_at_a_time: assert (!w_open && !b_due);
+            one_write_at_a_time: assert (!w_open);
         end
         w_follows_its_address: assert (wvalid == w_open);
         if (wvalid) wlast_is_the_last_beat: assert (wlast == (w_left == 8'd0));
@@ -153,11 +156,17 @@ module master_check #(
         if (load_finish && running) finished_load_is_done: assert (load_bursts == 4'd0 && !load_left);
         if (store_state != 3'd0) store_is_busy: assert (store_busy && store_next[LOGB-1:0] == {LOGB{1'b0}});
         data_is_open: assert ((store_state == DATA) == w_open);
-        response_is_due: assert ((store_state == RESPONSE) == b_due);
+        responses_are_counted: assert (due == b_due + {4'd0, w_open} && b_due <= `AXL_POSTED && due <= `AXL_POSTED && !(sent && due == `AXL_POSTED));
+        if (store_state == IDLE || store_state == FINISH) finished_store_is_answered: assert (due == 5'd0);
+        if (began) burst_began: assert (store_state == DATA && (ended || more));
+        if (over) last_burst_ended: assert (ended || !began);
+        if (sent || (store_state == START && store_ready)) next_burst_is_there: assert (next_is_right && left && !began);
+        if (store_state == START || store_state == DATA) rows_have_beats: assert (row_has_beats);
+        if (store_state == DATA && !over && !began) next_burst_has_beats: assert (left);
         if (w_open) todo_is_left: assert (w_left < BURST_BEATS && todo == w_left + 8'd1);
         sent_is_held: assert (sent == held_aw);
         if (sent) sent_at_start: assert (store_state == START);
-        if (store_state == START) start_has_beats: assert (left);
+        if (store_state == START) start_has_beats: assert (left && !began);
     end
 endmodule
 `default_nettype wire
