@@ -150,6 +150,13 @@ FAULTS = [
     Fault("loop without end", "LOOP count=2 body=1\n" * 5 + "HALT", ErrorCode.LOOP, Unit.FETCH, 4),
     Fault("end without loop", "ENDLOOP\nHALT", ErrorCode.LOOP, Unit.FETCH, 0),
     Fault("wait that is never met", "SEGA wait=0\nHALT", ErrorCode.WATCHDOG, Unit.FETCH, 1),
+    Fault(
+        "full queue before an error that is never reached",
+        "SEGA wait=0\n" * 5 + LOAD.replace("beat=0", "beat=60000") + "\nHALT",
+        ErrorCode.WATCHDOG,
+        Unit.FETCH,
+        4,
+    ),
 ]
 
 

@@ -1,0 +1,31 @@
+"""The trace of a run: what each instruction had of the counters adds up to them, and the units' times are in order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from programs import TARGETS, random_case
+
+from axlora.isa.opcodes import UNIT_COUNTERS
+from axlora.sim.run import run_image
+from axlora.sim.timeline import UNITS
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", ["test", "mac-4x2"])
+def test_shares_of_instructions_add_up_to_the_counters(name: str, seed: int) -> None:
+    case = random_case(seed, TARGETS[name])
+    run = run_image(case.target, case.memory, 0, case.registers)
+    assert run.trace is not None
+    for unit in UNITS:
+        own = {counter: run.trace.total(counter) for counter in UNIT_COUNTERS[unit]}
+        assert own == {counter: run.counters[counter] for counter in own}
+        mine = run.trace.unit == unit
+        accept, done = run.trace.accept[mine], run.trace.done[mine]
+        assert accept.size > 0
+        assert (accept < done).all()
+        assert (accept[1:] >= done[:-1]).all()
+    for counter in ("macs", "multiplications", "vector_elements"):
+        places, values = run.trace.shares[counter]
+        assert values.sum() == run.counters[counter] > 0
+        assert np.isin(run.trace.unit[places], UNITS).all()
