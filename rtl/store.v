@@ -76,6 +76,7 @@ module store #(
     reg  [15:0] rows;
     reg  [31:0] row_at, at;
     reg         pitched;
+    reg  [2:0]  sub;
     wire        row_ends = parts == 17'd1, pieces_end = row_ends && rows == 16'd1;
     wire [31:0] row_next = row_at + row_pitch;
     wire [31:0] part_next = at + (part_pitch == 16'd0 ? BEAT : {16'd0, part_pitch});
@@ -98,7 +99,6 @@ module store #(
         end
 
     // Bytes of each beat: all, or 2^(sub-1) of them from the address's place in the beat on.
-    reg  [2:0]      sub;
     reg  [LOGB-1:0] first;
     wire [5:0]      count = 6'd1 << (sub - 3'd1);
     wire [BEAT_BYTES-1:0] named = ~({BEAT_BYTES{1'b1}} << count);

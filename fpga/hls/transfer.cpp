@@ -97,7 +97,8 @@ stop_t load(const beat_t *memory, uint32_t mem_limit, const Instruction &i, Buff
 }
 
 // Beats from `at` on to memory, of each of them bytes from .. end - 1.
-static void write_beats(beat_t *memory, uint32_t at, uint32_t beats, const Buffers &buffers, uint32_t beat, int from, int end) {
+static void write_beats(beat_t *memory, uint32_t at, uint32_t beats, const Buffers &buffers, uint32_t beat, int from,
+                        int end) {
   for (uint32_t k = 0; k < beats; k++) {
 #pragma HLS PIPELINE
     beat_t whole = 0;
@@ -110,7 +111,8 @@ static void write_beats(beat_t *memory, uint32_t at, uint32_t beats, const Buffe
   }
 }
 
-stop_t store(beat_t *memory, uint32_t mem_limit, const Instruction &i, const Buffers &buffers, Store &store, Counters &counters) {
+stop_t store(beat_t *memory, uint32_t mem_limit, const Instruction &i, const Buffers &buffers, Store &store,
+             Counters &counters) {
   if (i.opcode == AX_OP_SPITCH) {
     store.spitch = i;
     return AX_ERR_NONE;

@@ -23,7 +23,8 @@ bool decode(ap_uint<128> word, const uint32_t registers[32], Instruction &i);
 
 // transfer.cpp: LOAD and STORE.
 stop_t load(const beat_t *memory, uint32_t mem_limit, const Instruction &i, Buffers &buffers, Counters &counters);
-stop_t store(beat_t *memory, uint32_t mem_limit, const Instruction &i, const Buffers &buffers, Store &store, Counters &counters);
+stop_t store(beat_t *memory, uint32_t mem_limit, const Instruction &i, const Buffers &buffers, Store &store,
+             Counters &counters);
 
 // matrix.cpp
 stop_t matrix_unit(const Instruction &i, Buffers &buffers, Matrix &matrix, Counters &counters);
