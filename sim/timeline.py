@@ -243,8 +243,6 @@ class Trace:
     """Cycle."""
     done: Int64
     """Cycle from which its unit is idle again."""
-    beats: Int64
-    """That load or store moved."""
     shares: Shares
     """Its share of the counters, the wait before it included; also adapter_macs and adapter_multiplications."""
 
@@ -383,4 +381,4 @@ def _trace(s: _State, record: Record, shares: Shares) -> Trace:
     number = np.cumsum(unit != Unit.FETCH) - 1
     addresses = np.array(record.addresses, np.int64)
     moved = {name: (number[places], values) for name, (places, values) in shares.items()}
-    return Trace(unit[kept], addresses[kept], s.times[1, kept], s.times[2, kept], s.program[4][kept], moved)
+    return Trace(unit[kept], addresses[kept], s.times[1, kept], s.times[2, kept], moved)

@@ -94,10 +94,6 @@ class Record:
         self.addresses.append(address)
         self._missed.append(missed)
 
-    def totals(self) -> dict[str, int]:
-        """What the actions counted, without time."""
-        return {name: sum(values) for name, (_, values) in self.counts.items()}
-
     def missed_array(self) -> npt.NDArray[np.bool_]:
         """Whether fetch found no line for each instruction: bool [n]."""
         return np.array(self._missed, np.bool_)
