@@ -13,7 +13,7 @@ import onnx
 from axlora.compiler.backend.link import link
 from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
-from axlora.compiler.frontend.onnx_reader import Model, input_types, takes_ids, takes_rows, with_fixed_inputs
+from axlora.compiler.frontend.onnx_reader import Model, has_scales, input_types, takes_ids, takes_rows, with_fixed_inputs
 from axlora.compiler.passes.placement import computes_on_host
 from axlora.compiler.pipelines.linears import lower
 from axlora.compiler.pipelines.options import CompileOptions
@@ -76,7 +76,8 @@ def _no_whole(model: Model, options: CompileOptions) -> str:
         return ""
     if not takes_rows(model):
         return "no input of token ids, and not one of rows of floats alone"
-    return "" if options.calibration is not None else "no calibration data for the input of floats"
+    told = options.calibration is not None or has_scales(model)
+    return "" if told else "no calibration data for the input of floats"
 
 
 def _proved(program: Program) -> Program:
@@ -99,8 +100,8 @@ def compile_whole(model: Model, target: Target, options: CompileOptions) -> Prog
 
     A start takes a sequence or, where nothing mixes rows (an MLP), as many rows of the batch as fit. Attention may be causal,
     or see every token that is no padding. The sequences of a batch run one after another, each with an adapter of its own; rows
-    that nothing mixes may have different adapters in one start. With `operators` all, a file's static scales of activations
-    are dropped, and every row has its own, unless `activation` keeps them.
+    that nothing mixes may have different adapters in one start. A file's static scales of activations stay where
+    `CompileOptions.activation` says so; else every row has its own.
 
     With `generate`, an export of a decoder becomes prefill and decode programs; nothing but picking embeddings is left.
 

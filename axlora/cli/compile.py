@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--activation",
         choices=["auto", "token8", "static8", "token16", "static16"],
         help="input codes of linears: a scale a token (auto: with the target's bits), or static (default: the file's scales "
-        "where it has them, else token8; whole models drop them unless static is asked for)",
+        "where it has them, else token8; with --operators all and --generate they are dropped unless static is asked for)",
     )
     add("--weight-bits", type=int, default=8, choices=[2, 3, 4, 8], help="for weights that the file holds as floats")
     add("--max-loras", type=int, metavar="N", help="different adapters in one batch, 0 to 8")

@@ -99,6 +99,12 @@ def takes_rows(model: Model) -> bool:
     return len(types) == 1 and types[0].elem_type in floats and len(types[0].shape.dim) > 1
 
 
+def has_scales(model: Model) -> bool:
+    """Whether a QuantizeLinear gives tensors a scale; the model need not be checked yet."""
+    proto = model if isinstance(model, onnx.ModelProto) else _open(Path(model))
+    return any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
+
+
 def load(model: Model) -> tuple[Aside, str]:
     """The checked model (a copy) and the name to call it in messages.
 

@@ -51,9 +51,9 @@ class CompileOptions:
     of floats are not."""
     activation: str | None = None
     """`token8`, `token16`: a scale for each token at run time; `static8`, `static16`: the file's scales, or from `calibration`;
-    None: the file's scales where it has them, `token8` elsewhere; `auto`: a scale a token and the target's bits. Whole models
-    (`operators` all, `generate`) drop the file's scales unless it is `static8` or `static16`, which keep them; values between
-    their linears have 32 bits everywhere, so nothing else is to be chosen there."""
+    None: the file's scales where it has them, `token8` elsewhere; `auto`: a scale a token and the target's bits. None with
+    `operators` all or `generate` drops the file's scales too, but where they alone tell the range of an input of floats.
+    Values between the linears of whole models have 32 bits everywhere, so nothing else is to be chosen there."""
     weight_bits: int = 8
     """2, 3, 4 or 8, for weights that the file holds as floats."""
     max_loras: int | None = None
@@ -123,6 +123,11 @@ class CompileOptions:
         return STATIC.get(self.activation or "", 0)
 
     @property
+    def keeps_scales(self) -> bool:
+        """Whether linears read codes of the file's own scales, where it has them; else every row has a scale of its own."""
+        return self.activation in STATIC or (self.activation is None and not self.asks_whole)
+
+    @property
     def asks_whole(self) -> bool:
         """Whether a model runs whole or is refused; else what does not run whole may run as linears."""
         return self.generate or self.operators == "all"
@@ -149,10 +154,9 @@ class CompileOptions:
 
     def special(self, bits: int) -> list[str]:
         """The choices that only programs of linears have, or models that keep their scales, for activations of `bits` bits."""
-        kept = self.activation in STATIC and self.asks_whole
         given = {
-            "mode exact": self.mode != "fused" and not kept,
-            f"activation {self.activation}": self.activation not in (None, "auto", f"token{bits}") and not kept,
+            "mode exact": self.exact and not self.keeps_scales,
+            f"activation {self.activation}": self.activation not in (None, "auto", f"token{bits}", *STATIC),
             f"lora_linears {self.lora_linears}": self.generate and self.lora_linears != "used",
             "merge": self.generate and self.merge,
             "operators linears": self.generate and self.operators == "linears",

@@ -22,7 +22,7 @@ from axlora.compiler.frontend.onnx_reader import Model
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import Linear, Lowered, Placement, Regions, Tensor
-from axlora.compiler.operators import Attention, Op, Transformer
+from axlora.compiler.operators import Attention, FakeQuantize, Op, Transformer
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
 from axlora.compiler.passes.dataflow import Dataflow
@@ -110,24 +110,25 @@ def _check_codes(own: Sequence[Activation], bits: int) -> None:
         raise BadModel(what, f"activation static{bits}", f"--activation static{most}")
 
 
-def recognised(proto: onnx.ModelProto, where: str, options: CompileOptions) -> tuple[Dataflow, Found]:
+def recognised(proto: onnx.ModelProto, where: str, options: CompileOptions, keep: bool | None = None) -> tuple[Dataflow, Found]:
     """The linears, without the file's scales of activations unless they stay: every row gets its own.
 
+    Args:
+        keep: whether its scales stay, where it has them; None: if the options keep them.
+
     Raises:
-        UnsupportedOperator: it has such scales, and they are not to be dropped. BadModel: it has none, or wider ones, and
-            they are to stay.
+        UnsupportedOperator: it has no scales, and options of linears ask for some. BadModel: it has none, or wider ones than
+            those that a whole model is to keep.
     """
     g, found = recognise(proto, options.exact, READ_WHOLE)
     own = _activations(g)
-    if options.static_bits:
+    if options.static_bits and options.asks_whole:
         _check_codes(own, options.static_bits)
+    if own and (options.keeps_scales if keep is None else keep):
         return g, tuple(_unrounded(g, f) for f in found)
-    if not own:
-        return g, found
-    if not options.asks_whole:
-        hint = f"{HINT}, or all: they are dropped, or kept by --activation static{max(x.bits for x in own)}"
-        raise UnsupportedOperator("the file's own scales of activations", where, hint)
-    return recognise(drop_scales(g, clips=False), passes=READ_WHOLE)
+    if options.static_bits or options.exact:
+        raise UnsupportedOperator("no static scales of activations in the file", where, HINT)
+    return recognise(drop_scales(g, clips=False), passes=READ_WHOLE) if own else (g, found)
 
 
 def _quantized(
@@ -269,12 +270,19 @@ class _Reading:
     options: CompileOptions
     dump: Dump
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the file's scales stay: the options keep them, or nothing else may tell the range of an input of floats."""
+        options = self.options
+        alone = options.activation is None and options.calibration is None and onnx_reader.takes_rows(self.file)
+        return options.keeps_scales or alone
+
     def read(self, shapes: Mapping[str, int], batch: int, reader: Reader, context: int = 0) -> _Read:
         """The model with its free dimensions fixed to `shapes`, as `reader` recognises it; `context` of a language model."""
         self.dump.restart()
         proto, where = onnx_reader.read(self.file, shapes, self.options.exact, empty_caches=context > 0)
         self.dump.model(proto)
-        g, found = recognised(proto, where, self.options)
+        g, found = recognised(proto, where, self.options, self.keeps)
         self.dump.modules(g.phases)
         transformer = reader(g, found, where)
         self.dump.recognised(transformer.operators)
@@ -311,7 +319,7 @@ class _Reading:
             except UnsupportedOperator:
                 raise error from None
             return self.read(*sequence, read_whole)
-        if not self.options.asks_whole and all(isinstance(op, LinearOp) for op in found.model.operators):
+        if not self.options.asks_whole and all(isinstance(op, LinearOp | FakeQuantize) for op in found.model.operators):
             raise UnsupportedOperator("linears alone", found.where, HINT)
         return found
 

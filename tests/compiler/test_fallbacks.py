@@ -142,12 +142,16 @@ def test_a_model_without_token_ids_counts_the_operators_of_the_host(said: Callab
 WIDE = dataclasses.replace(TEST, activation_bits=16, accumulator_bits=48)
 
 
-@pytest.mark.parametrize(("target", "option", "value"), [(TEST, "mode", "exact"), (WIDE, "activation", "token8")])
-def test_an_option_that_only_linears_have_is_said(
-    target: Target, option: str, value: str, said: Callable[[], list[str]]
-) -> None:
-    axlora.compile(_file("bert.dynamo"), target, shapes=FREE, **{option: value})  # type: ignore[arg-type]
-    assert f"({option} {value} is asked for)" in _only(said())
+def test_an_option_that_only_linears_have_is_said(said: Callable[[], list[str]]) -> None:
+    axlora.compile(_file("bert.dynamo"), WIDE, shapes=FREE, activation="token8")
+    assert "(activation token8 is asked for)" in _only(said())
+
+
+@pytest.mark.parametrize("form", ["float", "qdq"])
+def test_exact_is_whole_where_the_file_has_scales(form: str, said: Callable[[], list[str]], tmp_path: Path) -> None:
+    program = axlora.compile(path_of("bert.dynamo", form, tmp_path), TEST, shapes=FREE, mode="exact")
+    assert program.kind == ("linears" if form == "float" else "whole")
+    assert form == "qdq" or "no static scales of activations in the file" in _only(said())
 
 
 # What does not

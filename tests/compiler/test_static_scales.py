@@ -202,6 +202,24 @@ def test_scales_and_calibration_data_go_together(tmp_path: Path) -> None:
         assert np.linalg.norm(run.outputs[name] - wanted) < 0.02 * np.linalg.norm(wanted)
 
 
+@pytest.mark.parametrize("option", [{}, {"operators": "all"}, {"activation": "static8"}, {"mode": "exact"}])
+def test_rows_of_a_quantized_file_run_whole_without_data(option: dict[str, str], tmp_path: Path) -> None:
+    """The file's scales tell the range of its input, so they stay, whatever is asked for but a scale a token."""
+    path, data = _quantized(M.activation("Sigmoid"), "u8", tmp_path), M.samples(M.activation("Sigmoid"), BATCH, 1, seed=2)[0]
+    program = axlora.compile(path, TEST, shapes={"batch": BATCH}, **option)  # type: ignore[arg-type]
+    wanted = _compiled(path, mode=option.get("mode", "fused"))
+    assert program.kind == "whole"
+    assert not [row.operator for row in program.placement if row.where == "host"]
+    for name, codes in axlora.simulate(wanted, {"x": data}).codes.items():
+        np.testing.assert_array_equal(axlora.simulate(program, {"x": data}).codes[name], codes)
+
+
+def test_a_scale_a_token_needs_data_for_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = _quantized(M.activation("Sigmoid"), "u8", tmp_path)
+    assert axlora.compile(path, TEST, shapes={"batch": BATCH}, activation="auto").kind == "linears"
+    assert "only calibration data tells" in caplog.text
+
+
 def test_a_file_without_scales_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadModel, match="carries no static scales") as error:
         axlora.compile(M.activation("Relu"), TEST, shapes={"batch": 2}, operators="all", activation="static8")
