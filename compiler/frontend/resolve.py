@@ -11,6 +11,7 @@ from axlora.compiler.frontend.attach import ModulePath, ambiguous, candidates, c
 from axlora.compiler.frontend.base_weights import BaseWeights
 from axlora.compiler.frontend.embeddings import Table
 from axlora.compiler.frontend.held import Candidate, Held
+from axlora.compiler.frontend.packed import INTERLEAVED, LAYOUTS, Layout, PackedPart, joined, split
 from axlora.compiler.frontend.peft import PeftLora, PeftModule, read_content
 from axlora.compiler.layer import By, ModuleMatch
 
@@ -21,13 +22,6 @@ EMBEDDINGS = (
     "position_embeddings", "token_type_embeddings", "embed_positions",
 )  # fmt: skip
 """Last components of embeddings, where the model's own names are gone."""
-PACKED = {
-    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), ("qkv_proj", "qkv", "W_pack", "Wqkv", "in_proj")),
-    **dict.fromkeys(("query", "key", "value"), ("qkv", "qkv_proj", "query_key_value")),
-    **dict.fromkeys(("wq", "wk", "wv"), ("wqkv", "qkv_proj")),
-    **dict.fromkeys(("gate_proj", "up_proj"), ("gate_up_proj",)),
-}
-"""Module -> linears that models hold it in together with others."""
 LISTED = 8
 """Most names in a message."""
 
@@ -70,17 +64,34 @@ class _Left:
     hint: str = ""
 
 
+def _beside(path: ModulePath, name: str) -> ModulePath:
+    """The path of a module beside another."""
+    return replace(path, rest=(*path.rest[:-1], name))
+
+
 def listed(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+
+
+@dataclass(frozen=True)
+class _Home:
+    """The packed linear that holds a module."""
+
+    linear: Candidate
+    layout: Layout
+    part: str
+    by: By
 
 
 class _Resolver:
     def __init__(self, linears: Sequence[Candidate], tables: Sequence[Table], matching: Matching, where: str) -> None:
         self.linears, self.tables, self.matching, self.where = linears, tables, matching, where
         self.base = None if matching.base is None else BaseWeights(matching.base)
-        self.matches: dict[str, ModuleMatch] = {}
-        """By linear."""
+        self.matches: dict[tuple[str, str], ModuleMatch] = {}
+        """By linear, and of a packed one by its part."""
+        self.parts: dict[str, list[tuple[_Home, PeftLora]]] = {}
+        """Branches of parts by their packed linear."""
         self.left: list[_Left] = []
         self.equal: list[str] = []
         check_map(matching.adapter_map, linears, where)
@@ -121,35 +132,95 @@ class _Resolver:
             hint = f"every component of the path must agree; {near}; --adapter-map names the linear"
         return _Left(module, f"module {module!r} is no linear of the model", many, hint)
 
-    def packed(self, module: str) -> _Left | None:
-        """The module is a part of a linear that the model holds packed, or packs what the model holds apart."""
+    def home(self, module: str) -> _Home | None:
+        """The packed linear that holds a module among its columns; None: the model has a linear of the module, or neither."""
+        if module in (self.matching.adapter_map or {}) or candidates(module, self.linears)[0]:
+            return None
         wanted = module_path(module).renamed()
-        before, last = wanted.rest[:-1], wanted.rest[-1] if wanted.rest else ""
-        for name in PACKED.get(last, ()):
-            linear = self.named(replace(wanted, rest=(*before, name)))
-            if linear is not None:
-                why = f"of {name!r}, which the model holds packed as one linear"
-                hint = "export the model with separate projections: parts of one are not adapted yet"
-                return _Left(module, f"module {module!r} is a part {why} ({linear.name})", f"parts {why}", hint)
-        parts = [
-            part for part, packed in PACKED.items() if last in packed and self.named(replace(wanted, rest=(*before, part)))
-        ]
-        if parts:
-            why = f"packed, and the model holds {', '.join(parts)} apart"
-            return _Left(module, f"module {module!r} is {why}", why, "train it on a base with separate projections")
+        last = wanted.rest[-1] if wanted.rest else ""
+        for layout in LAYOUTS:
+            for name in layout.packed if last in layout.parts else ():
+                if (found := self.named(_beside(wanted, name))) is not None:
+                    return _Home(found[0], layout, last, found[1])
         return None
 
-    def named(self, wanted: ModulePath) -> Candidate | None:
-        """A linear of that path."""
-        return next((x for x in self.linears if any(own.renamed().agrees(wanted) for _, own in paths_of(x))), None)
+    def apart(self, module: str) -> dict[str, tuple[Candidate, By]] | None:
+        """The linears of all parts that a packed module holds; None: the model has one of the module, or not all parts."""
+        if module in (self.matching.adapter_map or {}) or candidates(module, self.linears)[0]:
+            return None
+        wanted = module_path(module).renamed()
+        for layout in LAYOUTS:
+            if wanted.rest and wanted.rest[-1] in layout.packed:
+                found = {part: self.named(_beside(wanted, part)) for part in layout.parts}
+                if all(found.values()):
+                    return {part: one for part, one in found.items() if one is not None}
+        return None
 
-    def take(self, module: str, linear: Candidate, by: By) -> None:
-        """Note that the module changes the linear."""
-        if linear.name in self.matches:
-            other = self.matches[linear.name].module
-            what = f"two modules mean the linear {linear.name!r}: {other!r} and {module!r}"
-            raise BadAdapter(what, self.where, "give --adapter-map")
-        self.matches[linear.name] = ModuleMatch(module, linear.name, by)
+    def packed(self, module: str) -> _Left | None:
+        """The module is a part of a linear that the model holds packed, and of which only branches are taken, or none."""
+        home = self.home(module)
+        wanted = module_path(module).renamed()
+        names = () if home is not None else INTERLEAVED.get(wanted.rest[-1] if wanted.rest else "", ())
+        found = next((one for name in names if (one := self.named(_beside(wanted, name))) is not None), None)
+        linear = home.linear if home is not None else found[0] if found is not None else None
+        if linear is None:
+            return None
+        why = f"of {paths_of(linear)[0][1].rest[-1]!r}, which the model holds packed as one linear"
+        hint = "merge its weight into the base" if home is not None else "the order of its columns differs from model to model"
+        hint += ", or export the model with separate projections"
+        return _Left(module, f"module {module!r} is a part {why} ({linear.name})", f"parts {why}", hint)
+
+    def named(self, wanted: ModulePath) -> tuple[Candidate, By] | None:
+        """A linear of that path, and the evidence."""
+        paths = ((x, by, own) for x in self.linears for by, own in paths_of(x))
+        return next(((x, by) for x, by, own in paths if own.renamed().agrees(wanted)), None)
+
+    def loras(self, given: Sequence[PeftLora], limit: int | None) -> list[tuple[PeftLora, str]]:
+        """Branches with their linears: parts of a packed linear are joined, and packed modules cut into their parts."""
+        found = [one for lora in given for one in self.one_or_parts(lora)]
+        for own in self.parts.values():
+            linear, layout = own[0][0].linear, own[0][0].layout
+            parts = [PackedPart(home.part, lora) for home, lora in own]
+            found.append((joined(linear, layout, parts, limit, self.where), linear.name))
+            for home, lora in own:
+                self.check_columns(home, lora)
+                self.take(lora.module, linear, home.by, home.part)
+        return found
+
+    def one_or_parts(self, lora: PeftLora) -> list[tuple[PeftLora, str]]:
+        """The branch with its linear, or with those of its parts; none of a part of a packed linear, or where there is none."""
+        if (home := self.home(lora.module)) is not None:
+            self.parts.setdefault(home.linear.name, []).append((home, lora))
+            return []
+        if (apart := self.apart(lora.module)) is not None:
+            layout = next(layout for layout in LAYOUTS if tuple(apart) == layout.parts)
+            cut = split(lora, layout, {part: linear.shape[1] for part, (linear, _) in apart.items()}, self.where)
+            for part, (linear, by) in apart.items():
+                self.check_shape(cut[part], linear)
+                self.take(lora.module, linear, by)
+            return [(cut[part], linear.name) for part, (linear, _) in apart.items()]
+        name = self.lora(lora)
+        return [] if name is None else [(lora, name)]
+
+    def check_columns(self, home: _Home, lora: PeftLora) -> None:
+        """Raise `BadAdapter` where the base of `--base` has other weights of the module than those columns."""
+        weight = None if self.base is None else self.base.of(lora.module)
+        columns = home.layout.columns({home.part: lora.b.shape[1]}, home.linear.shape[1])
+        if weight is None or columns is None:
+            return
+        held, own = home.linear.held(), columns[home.part]
+        part = Held(held.values[:, own], None if held.step is None else held.step[:, own])
+        if not any(part.equals(w) for w in (weight.T, weight)):
+            what = f"columns {own.start} to {own.stop - 1} of {home.linear.name!r} are not the base's {lora.module}"
+            raise BadAdapter(what, self.where, "export the model with separate projections")
+
+    def take(self, module: str, linear: Candidate, by: By, part: str = "") -> None:
+        """Note that the module changes the linear, or a part of it."""
+        for (name, other), match in self.matches.items():
+            if name == linear.name and (other == part or "" in (other, part)):
+                what = f"two modules mean the linear {linear.name!r}: {match.module!r} and {module!r}"
+                raise BadAdapter(what, self.where, "give --adapter-map")
+        self.matches[linear.name, part] = ModuleMatch(module, linear.name, by)
 
     def resized(self, module: str, rows: int, base_rows: int) -> _Left:
         """The module has other rows than the model's: a resized vocabulary, or other labels."""
@@ -170,14 +241,19 @@ class _Resolver:
             return None
         linear, by = found
         k, n = lora.a.shape[0], lora.b.shape[1]
-        if (k, n) != linear.shape:
-            if k == linear.shape[0] and lora.module.rsplit(".", 1)[-1] in HEADS:
-                self.left.append(self.resized(lora.module, n, linear.shape[1]))
-                return None
-            what = f"module {lora.module!r} is {k} to {n}, linear {linear.name!r} is {linear.shape[0]} to {linear.shape[1]}"
-            raise BadAdapter(what, self.where, "this adapter belongs to another base")
+        if k == linear.shape[0] and n != linear.shape[1] and lora.module.rsplit(".", 1)[-1] in HEADS:
+            self.left.append(self.resized(lora.module, n, linear.shape[1]))
+            return None
+        self.check_shape(lora, linear)
         self.take(lora.module, linear, by)
         return linear.name
+
+    def check_shape(self, lora: PeftLora, linear: Candidate) -> None:
+        """Raise `BadAdapter` for a branch of another shape than its linear's."""
+        k, n = lora.a.shape[0], lora.b.shape[1]
+        if (k, n) != linear.shape:
+            what = f"module {lora.module!r} is {k} to {n}, linear {linear.name!r} is {linear.shape[0]} to {linear.shape[1]}"
+            raise BadAdapter(what, self.where, "this adapter belongs to another base")
 
     def whole(self, module: PeftModule, branched: bool) -> tuple[PeftModule, str] | None:
         """The linear of a module that was saved whole, and what of it differs from the base.
@@ -309,7 +385,7 @@ def resolve(
     where = f"adapter {name!r} ({path})"
     content = read_content(path, max_lora_rank)
     r = _Resolver(linears, tables, matching, where)
-    loras = tuple((lora, linear) for lora in content.loras if (linear := r.lora(lora)) is not None)
+    loras = tuple(r.loras(content.loras, max_lora_rank))
     branched = {lora.module for lora in content.loras}
     saved = [module for module in content.modules if module.module not in content.embeddings]
     found = (r.whole(module, module.module in branched) for module in saved)

@@ -212,30 +212,13 @@ def test_exporters_aliases_and_operators_are_known(node: str) -> None:
     assert candidates("model.layers.0.self_attn.q_proj", mine) == (mine, By.NODE)
 
 
-PACKED = [
-    ("self_attn.qkv_proj", ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
-    ("attn.qkv_proj", ["self_attn.v_proj"]),
-    ("attention.query_key_value", ["attention.query", "attention.value"]),
-    ("mlp.gate_up_proj", ["mlp.gate_proj", "mlp.up_proj"]),
-]
-
-
-@pytest.mark.parametrize(("packed", "parts"), PACKED)
-def test_parts_of_a_packed_linear_are_called_so(write_peft: Write, packed: str, parts: list[str]) -> None:
-    modules = [f"model.layers.{i}.{part}" for i in (0, 1) for part in parts]
-    mine = linears([f"model.layers.{i}.{packed}" for i in (0, 1)])
-    with pytest.raises(
-        BadAdapter, match=rf"parts? of '{packed.split('.')[1]}', which the model holds packed as one linear"
-    ) as error:
+def test_parts_of_a_linear_whose_columns_have_no_one_order_are_called_so(write_peft: Write) -> None:
+    modules = [f"model.layers.{i}.attention.{part}" for i in (0, 1) for part in ("query", "value")]
+    mine = linears([f"model.layers.{i}.attention.query_key_value" for i in (0, 1)])
+    with pytest.raises(BadAdapter, match="parts of 'query_key_value', which the model holds packed as one linear") as error:
         resolve("law", adapter(write_peft, modules), mine)
     assert all(module in str(error.value) for module in modules)
     assert "separate projections" in error.value.hint
-
-
-def test_a_packed_module_of_linears_that_the_model_holds_apart_is_called_so(write_peft: Write) -> None:
-    mine = linears([f"model.layers.0.self_attn.{part}_proj" for part in "qkv"])
-    with pytest.raises(BadAdapter, match="is packed, and the model holds q_proj, k_proj, v_proj apart"):
-        resolve("law", adapter(write_peft, ["model.layers.0.self_attn.qkv_proj"]), mine)
 
 
 def test_the_base_tells_by_paths_whose_components_all_agree(write_peft: Write, tmp_path: Path) -> None:
