@@ -14,6 +14,7 @@ from axlora.compiler.backend.link import link
 from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
 from axlora.compiler.frontend.onnx_reader import Model, has_scales, input_types, takes_ids, takes_rows, with_fixed_inputs
+from axlora.compiler.frontend.peft import adapter_files
 from axlora.compiler.passes.placement import computes_on_host
 from axlora.compiler.pipelines.linears import lower
 from axlora.compiler.pipelines.options import CompileOptions
@@ -142,6 +143,6 @@ def _sources(model: Model, adapters: Mapping[str, str | Path]) -> dict[str, str]
     else:
         data = {"model": Path(model).read_bytes()}
     for name, folder in adapters.items():
-        for file in ("adapter_config.json", "adapter_model.safetensors"):
-            data[f"adapters/{name}/{file}"] = (Path(folder) / file).read_bytes()
+        for file in adapter_files(folder):
+            data[f"adapters/{name}/{file.name}"] = file.read_bytes()
     return {name: hashlib.sha256(value).hexdigest() for name, value in data.items()}

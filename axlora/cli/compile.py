@@ -15,7 +15,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL.onnx")
     add("-o", "--output", required=True, metavar="OUT.axl")
     add("--target", required=True, metavar="T", help="preset or TOML file")
-    add("--adapter", action="append", default=[], metavar="NAME=DIR", help="PEFT directory; may be repeated")
+    add(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="PEFT directory, or .onnx_adapter; may be repeated",
+    )
     add("--adapter-map", metavar="FILE", help="JSON: adapter module to ONNX node")
     add("--base", metavar="HF_DIR", help="the base of the adapters: matches their modules by equal weights")
     add("--partial-adapters", action="store_true", help="take the part of an adapter that fits the model, and name the rest")

@@ -1,4 +1,7 @@
-"""Read a PEFT LoRA directory: adapter_config.json and adapter_model.safetensors, whose names `peft_keys` takes apart."""
+"""Read a PEFT LoRA directory: adapter_config.json and adapter_model.safetensors, whose names `peft_keys` takes apart.
+
+An adapter of ONNX Runtime (`onnx_adapter`) is read into the same.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from safetensors import SafetensorError, deserialize
 
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend.adapter_formats import refuse_path, refuse_type
+from axlora.compiler.frontend.onnx_adapter import adapter_file, read_parameters
 from axlora.compiler.frontend.peft_keys import Part, sorted_keys
 
 Float64 = npt.NDArray[np.float64]
@@ -53,7 +57,7 @@ class PeftLora:
     b: Float64
     """[r, out]."""
     scale: float
-    """lora_alpha / r, or lora_alpha / sqrt(r) with rsLoRA."""
+    """lora_alpha / r, lora_alpha / sqrt(r) with rsLoRA, or 1 where B has it."""
     bias: Float64 | None
     """lora_bias [out], before the scale."""
     magnitude: Float64 | None
@@ -200,6 +204,30 @@ def _saved_whole(module: str, kind: str, config: dict[str, Any]) -> bool:
     return listed or (kind == "bias" and config.get("bias", "none") != "none")
 
 
+def adapter_files(path: str | Path) -> tuple[Path, ...]:
+    """The files that `read_content` reads, for an adapter that it took."""
+    file = adapter_file(Path(path))
+    return (file,) if file is not None else (Path(path) / "adapter_config.json", Path(path) / "adapter_model.safetensors")
+
+
+def _of_onnxruntime(file: Path, limit: int | None) -> PeftContent:
+    """An adapter of ONNX Runtime, whose scale is in lora_B; raises `BadAdapter` for anything but branches of linears."""
+    where = str(file)
+    if not _is_inside(file):
+        raise BadAdapter(f"{file.name} links out of the adapter's folder", where, "copy the file into the folder")
+    tensors = read_parameters(file)
+    parts: Parts = {}
+    for key, found in sorted_keys(tensors, where).items():
+        if found.part is not Part.BRANCH or found.name not in ("lora_A", "lora_B"):
+            hint = "give the PEFT directory that it was converted from"
+            raise BadAdapter(f"tensor {key!r} is no branch of a linear (lora_A, lora_B)", where, hint)
+        parts.setdefault(found.module, {})[found.name] = tensors[key]
+    if not parts:
+        raise BadAdapter("it holds no tensors", where, "convert the adapter again")
+    pairs = {module: _pair(module, part, where, limit) for module, part in sorted(parts.items())}
+    return PeftContent(tuple(PeftLora(module, a.T, b.T, 1.0, None, None) for module, (a, b) in pairs.items()), (), ())
+
+
 def read_content(path: str | Path, max_lora_rank: int | None = None) -> PeftContent:
     """All that a PEFT LoRA directory holds.
 
@@ -208,6 +236,8 @@ def read_content(path: str | Path, max_lora_rank: int | None = None) -> PeftCont
             NaN, shapes that do not pair, a rank that differs from the configuration or passes `max_lora_rank`, no tensors.
     """
     folder, where = Path(path), str(Path(path))
+    if (file := adapter_file(folder)) is not None:
+        return _of_onnxruntime(file, max_lora_rank)
     refuse_path(folder)
     config = _config(folder / "adapter_config.json")
     tensors = _tensors(folder / "adapter_model.safetensors")
@@ -249,19 +279,29 @@ def read_peft(path: str | Path, max_lora_rank: int | None = None) -> tuple[PeftL
     return read_content(path, max_lora_rank).loras
 
 
-def _branch(module: str, part: dict[str, Float64], config: dict[str, Any], where: str, limit: int | None) -> PeftLora:
+def _pair(module: str, part: dict[str, Float64], where: str, limit: int | None) -> tuple[Float64, Float64]:
+    """lora_A [r, in] and lora_B [out, r] of a module.
+
+    Raises:
+        BadAdapter: one is missing, they do not pair, or r is over `limit`.
+    """
     for name, other in (("lora_A", "lora_B"), ("lora_B", "lora_A")):
         if name not in part:
             raise BadAdapter(f"module {module!r} has {other} but no {name}", where, "save the adapter again")
     a, b = part["lora_A"], part["lora_B"]
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
         raise BadAdapter(f"module {module!r}: lora_A {a.shape} and lora_B {b.shape} do not pair", where, "linear layers only")
+    if limit is not None and a.shape[0] > limit:
+        raise BadAdapter(f"module {module!r}: rank {a.shape[0]} is over the limit {limit}", where, "raise max_lora_rank")
+    return a, b
+
+
+def _branch(module: str, part: dict[str, Float64], config: dict[str, Any], where: str, limit: int | None) -> PeftLora:
+    a, b = _pair(module, part, where, limit)
     rank = a.shape[0]
     wanted = _patterned(module, config, "rank_pattern", _number(config, "r", where), where)
     if rank != wanted:
         raise BadAdapter(f"module {module!r}: lora_A has rank {rank}, the configuration says {wanted:g}", where, "fix r")
-    if limit is not None and rank > limit:
-        raise BadAdapter(f"module {module!r}: rank {rank} is over the limit {limit}", where, "raise max_lora_rank")
     alpha = _patterned(module, config, "alpha_pattern", _number(config, "lora_alpha", where), where)
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     magnitude = part.get("lora_magnitude_vector")

@@ -101,7 +101,6 @@ def test_names_of_lora_are_none_of_another_format() -> None:
 
 
 FILES = {
-    "law.onnx_adapter": (b"\x0c\0\0\0TORT\0\0\0\0", "ONNX Runtime"),
     "renamed": (b"\x0c\0\0\0TORT\0\0\0\0", "ONNX Runtime"),
     "law.gguf": (b"GGUF\x03\0\0\0", "GGUF"),
     "adapter.data": (b"GGUF\x03\0\0\0", "GGUF"),

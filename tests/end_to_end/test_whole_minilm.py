@@ -191,9 +191,8 @@ def test_verilog_equals_simulator_on_the_whole_model(whole: Whole) -> None:
 
 def test_reports_add_up(whole: Whole) -> None:
     """`to_json` asserts the sums; here, that the parts are there: stages, adapter columns, bytes, saturation."""
-    program = axlora.compile(
-        whole.folder / "minilm_static.onnx", "edge-asic", adapters=whole.adapters, shapes={"batch": 1, "sequence": 8}
-    )
+    model, shapes = whole.folder / "minilm_static.onnx", {"batch": 1, "sequence": 8}
+    program = axlora.compile(model, "edge-asic", adapters=whole.adapters, shapes=shapes, operators="linears")
     assert len(program.functions) == 24
     run = axlora.simulate(program, whole.passages("topic", 1, 8), "topic")
     report = run.to_json()
