@@ -131,7 +131,7 @@ def stored_linear(target: Target, info: LayerInfo, number: int, arrays: Mapping[
 
     fmt = Format[info.format]
     codes = stored_codes(target, weights, info.tiling, fmt, info.k, info.n)
-    groups = info.tiling.shape.per_group * target.lanes
+    groups = info.tiling.gaps.down.features(info.tiling.shape.per_group * target.lanes)
     return Linear(
         name=info.name,
         input=info.input,

@@ -173,9 +173,10 @@ class Check:
         per = s.per_group
         self.within(s.tokens, 1, tokens, f"{field}.shape.tokens")
         self.within(per, 0, s.blocks if t.group_scales else 0, f"{field}.shape.per_group")
-        fmt = Format[info.format]
-        blocks = max(-(-info.k // t.lanes), s.blocks)
-        wanted = Shape.sized(t, info.n, blocks, fmt, info.output_bits, per, s.tokens, uses, m.rank)
+        self._gaps(info, f"{field}.gaps")
+        fmt, gaps = Format[info.format], info.tiling.gaps
+        blocks = max(-(-gaps.down.width(info.k) // t.lanes), s.blocks)
+        wanted = Shape.sized(t, gaps.across.width(info.n), blocks, fmt, info.output_bits, per, s.tokens, uses, m.rank)
         unit = wanted.column_unit
         for name, value in vars(wanted).items():
             self.need(getattr(s, name) == value, f"{field}.shape.{name}", getattr(s, name), f"{value}")
@@ -187,6 +188,17 @@ class Check:
         self.need(not per or plan.rows % per == 0, f"{field}.plan.rows", plan.rows, f"a multiple of {per}")
         size = s.groups * s.blocks * t.wbuf_line_bytes * s.storage // 8
         self.within(size, 0, len(m.image), f"{field}: bytes of weights")
+
+    def _gaps(self, info: LayerInfo, field: str) -> None:
+        """The parts hold the linear's rows and columns, each in its room; scale groups hold whole parts of one size."""
+        for name, parts, size in (("rows", info.tiling.gaps.rows, info.k), ("columns", info.tiling.gaps.columns, info.n)):
+            for number, (count, room) in enumerate(parts):
+                self.within(count, 1, size, f"{field}.{name}[{number}][0]")
+                self.within(room, count, FILE_LIMIT, f"{field}.{name}[{number}][1]")
+            self.need(not parts or sum(count for count, _ in parts) == size, f"{field}.{name}", "parts", f"{size} features")
+        down, per = info.tiling.gaps.down, info.tiling.shape.per_group * self.t.lanes
+        whole = down.group(per) and down.grouped(down.features(per)) == per
+        self.need(not per or bool(whole), f"{field}.rows", f"groups of {per} places", "groups of whole parts")
 
     def tiles(self) -> None:
         """Weight tiles lie in the image, one after the other."""

@@ -320,6 +320,11 @@ class Transformer:
         return found
 
     @property
+    def ends(self) -> frozenset[str]:
+        """Values that the host writes or reads."""
+        return frozenset({self.input, *(o.value for o in self.outputs)})
+
+    @property
     def rowwise(self) -> bool:
         """Whether each row is computed for itself: the rows of a batch need no order, and any of them fit in a start."""
         return self.given is not None and not any(isinstance(op, Attention | Rotary | Pool) for op in self.operators)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import tvm
 
@@ -16,9 +17,13 @@ from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import Plan, Shape, adapter_lines, pace_of
 from axlora.compiler.backend.roll import roll
 from axlora.compiler.backend.schedule import Schedule
+from axlora.compiler.backend.spread import WITHOUT_GAPS, Gaps
 from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.layer import Linear
+from axlora.compiler.operators import Linear as LinearOp
+from axlora.compiler.operators import Op
 from axlora.compiler.passes.lower_rows import Starts
+from axlora.compiler.rows.layout import WITHOUT, Layout, head_places, layouts
 from axlora.compiler.rows.lower import lower
 from axlora.compiler.rows.read_region import Region, read_region
 from axlora.isa.assembly import encode_program
@@ -120,12 +125,20 @@ def place(
     fixed: int,
     adaptable: Set[str],
     groups: int = 1,
+    gaps: Mapping[str, Gaps] = MappingProxyType({}),
 ) -> dict[str, Placed]:
-    """Tile the linears and put their weights into memory; `fixed` groups of PBUF are taken, `groups` groups of rows run."""
+    """Tile the linears and put their weights into memory.
+
+    Args:
+        fixed: groups of PBUF that are taken.
+        groups: groups of rows that run.
+        gaps: linear -> its gaps, of linears that have some.
+    """
     out: dict[str, Placed] = {}
     offset = 0
-    for linear in linears:
-        check_accumulators(target, linear)
+    for each in linears:
+        check_accumulators(target, each)
+        linear = gaps.get(each.name, WITHOUT_GAPS).linear(each)
         shape = Shape.of(target, linear, target.tokens, slots if rank and linear.name in adaptable else 0, rank)
         plan = _plan(target, linear, shape, fixed, groups)
         out[linear.name] = placed_linear(target, linear, shape, plan, memory.data, offset)
@@ -148,6 +161,7 @@ class _Job:
     region: Region
     placed: Mapping[str, Placed]
     context: int
+    layouts: Mapping[str, Layout]
 
     def emit(self, memory: Memory, blocks: Blocks, dry: bool = False) -> tuple[Emit, tuple[int, dict[str, int]]]:
         """Emit for these blocks; the fractions of input and outputs.
@@ -157,8 +171,9 @@ class _Job:
         """
         t = self.target
         sequence = self.region.starts is Starts.SEQUENCE
-        emit = Emit(t, self.placed, memory, blocks, self.context, self.region.head, dry, sequence)
-        return emit, lower(self.region, emit, t.activation_bits, self.context)
+        heads = head_places(self.region.operators, self.layouts)
+        emit = Emit(t, self.placed, memory, blocks, self.context, heads, dry, sequence)
+        return emit, lower(self.region, emit, t.activation_bits, self.context, self.layouts)
 
     def fits(self, blocks: Blocks) -> bool:
         """Whether the buffers hold blocks of so many rows."""
@@ -247,6 +262,15 @@ class _Looped:
         )
 
 
+def _gaps(operators: Sequence[Op], layouts: Mapping[str, Layout]) -> dict[str, Gaps]:
+    """Linear -> its gaps, from those of the values that it reads and writes."""
+    return {
+        op.name: Gaps(layouts.get(op.x, WITHOUT).parts, layouts.get(op.y, WITHOUT).parts)
+        for op in operators
+        if isinstance(op, LinearOp)
+    }
+
+
 def build(target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, slots: int = 0, chunk: int = PREFILL) -> Image:
     """Programs for one row (decode), T rows and more (prefill); or one program for all rows, or for as many as fit.
 
@@ -263,13 +287,16 @@ def build(target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, sl
     rowwise, rank = region.starts is Starts.ROWS, region.rank
     context = whole_context(target, region.context)
     slots = slots if rank else 0
-    fixed = 2 * -(-max(context, region.head + target.beat_bytes) // target.ports)
+    lie = layouts(region.operators, region.widths, {region.input, *region.outputs}, target.vector_lanes)
+    gaps = _gaps(region.operators, lie)
+    head = max((places for places, _ in head_places(region.operators, lie)), default=0)
+    fixed = 2 * -(-max(context, head + target.beat_bytes) // target.ports)
     groups = 1 if region.starts is Starts.DECODE else -(-region.rows // target.tokens)
 
     def job_of(groups: int) -> tuple[Memory, _Job]:
         memory = Memory()
-        places = place(target, linears, memory, slots, rank, fixed, region.ranks.keys(), groups)
-        return memory, _Job(target, region, places, context)
+        places = place(target, linears, memory, slots, rank, fixed, region.ranks.keys(), groups, gaps)
+        return memory, _Job(target, region, places, context, lie)
 
     memory, job, count = _most_rows(job_of, groups) if rowwise else (*job_of(groups), groups)
     placed = job.placed
@@ -323,5 +350,5 @@ def build(target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, sl
         fractions=fractions[1],
         input_words=one.pitch[region.input],
         output_words=one.output_words,
-        tilings={name: Tiling(p.shape, p.plan, p.tiles) for name, p in placed.items()},
+        tilings={name: Tiling(p.shape, p.plan, p.tiles, gaps.get(name, WITHOUT_GAPS)) for name, p in placed.items()},
     )

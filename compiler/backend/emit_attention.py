@@ -28,12 +28,12 @@ class Emit(LinearEmit):
     """`rows.Rows` as instructions."""
 
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
-        t, d = self.target, heads.dim
+        t = self.target
         if t.ports > t.beat_bytes or t.beat_bytes > t.lanes or t.tokens > t.lanes:
             what = f"beats of {t.beat_bytes} bytes, {t.tokens} tokens, {t.lanes} lanes and {t.ports} ports do not go together"
             raise DoesNotFit(what, f"target {t.name}", "attention needs ports <= beat_bytes <= lanes and tokens <= lanes")
         wide = self._wide(heads)
-        self.dim, self.slack = wide, max(self.slack, wide - d)
+        self.dim = wide
         for cells, kind, stride in ((k, "K", heads.k_stride), (v, "V", heads.v_stride)):
             beats = wide // (t.beat_bytes if kind == "K" else t.ports)
             most = max(1, t.obuf_beats // (OBUF_PARTS * self.tokens * (1 + beats)))
@@ -42,14 +42,14 @@ class Emit(LinearEmit):
                 scales = self._append_place(f"{kind} scales", own, self.tokens)
                 places = self._append_place(kind, own, self.tokens * beats)
                 for n, head in enumerate(own):
-                    part = Cells(cells.name, cells.first + head * stride, d)
+                    part = Cells(cells.name, cells.first + head * stride, cells.width)
                     self.map(Map.MAC, part, reduce=Reduce.ABSMAX)
                     scale = _part(scales, n, self.tokens)
                     fields = {"factor": factor, "shift": shift, "adjust": adjust, "scalar": 1, "to": scale.first, "write": 1}
                     self.schedule.add(Opcode.VROW, [], [scale], function=Row.RECIPROCAL, rows=self.tokens, **fields)
                     place = _part(places, n, self.tokens * beats)
                     at, pitch, _ = self._operand(part)
-                    self._set(Opcode.VLEN, valid=d)
+                    self._set(Opcode.VLEN, valid=cells.width)
                     self._set(Opcode.VPITCH, a=pitch, b=None, to=beats)
                     to = {"into": Into.OBUF, "size": 0, "tiled": int(kind == "V")}
                     self._vmap(

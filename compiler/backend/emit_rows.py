@@ -37,16 +37,18 @@ class RowEmit(TileEmit, MapsRows):
         memory: Memory,
         blocks: Sequence[tuple[int, int]],
         context: int,
-        head: int,
+        heads: Sequence[tuple[int, int]],
         dry: bool = False,
         sequence: bool = False,
     ) -> None:
-        """`blocks`: (first row, rows) of each; `head`: features of the widest head; `dry`: only to see whether it fits.
+        """`blocks`: (first row, rows) of each; `dry`: only to see whether it fits.
 
+        `heads`: of each attention, (places of a head in the cache, places of a head of its result).
         `sequence`: a start begins at position 0, and no register says where.
 
         No group takes more room than a block's first, so a dry run looks at that alone.
         """
+        head = max((wide for wide, _ in heads), default=0)
         self.alike = -(-max(context, head + target.beat_bytes) // target.ports)
         super().__init__(target, 2 * self.alike, dry)
         t, self._dry, self._sequence = target, dry, sequence
@@ -77,8 +79,8 @@ class RowEmit(TileEmit, MapsRows):
         self.cbuf = Ring("CBUF", t.cbuf_words)
         self.fbuf = Ring("FBUF", t.table_entries)
         self.dim = self.half = 0
-        self.slack = -head % t.beat_bytes
-        """Features behind a row that the last head's whole beats reach: behind all rows, or spilled ones come back shifted."""
+        self.slack = max((-(-wide // t.beat_bytes) * t.beat_bytes - own for wide, own in heads), default=0)
+        """Places behind a row that the last head's whole beats reach: behind all rows, or spilled ones come back shifted."""
         self.output_words: dict[int, int] = {}
         if need > t.ubuf_lines:
             raise DoesNotFit(f"needs {need} lines of UBUF, {t.ubuf_lines} are there", f"target {t.name}", "more ubuf_lines")

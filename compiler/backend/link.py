@@ -22,6 +22,7 @@ from axlora.compiler.backend.pack import (
 )
 from axlora.compiler.backend.plan import Plan, Shape, make_plan, output_bytes
 from axlora.compiler.backend.roll import roll
+from axlora.compiler.backend.spread import WITHOUT_GAPS, Gaps
 from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.layer import Adapter, Int64, Linear, Lowered
 from axlora.isa.assembly import encode_program
@@ -76,6 +77,7 @@ class Tiling:
     plan: Plan
     weights: tuple[int, ...]
     """Offset of each tile in the weights, row tiles of a column tile after each other."""
+    gaps: Gaps = WITHOUT_GAPS
 
 
 @dataclass(frozen=True)
@@ -256,16 +258,18 @@ def link(
 def adapter_block(target: Target, linears: Sequence[Linear], name: str, rank: int, tilings: Mapping[str, Tiling]) -> bytes:
     """The whole block of one adapter: its pieces in the order of the linears."""
     out = b""
-    for linear in linears:
-        if not tilings[linear.name].shape.slots:
+    for each in linears:
+        tiling = tilings[each.name]
+        if not tiling.shape.slots:
             continue
+        linear = tiling.gaps.linear(each)
         own: Adapter | None = next((a for a in linear.adapters if a.name == name), None)
-        out += adapter_bytes(target, linear, own, rank, tilings[linear.name].shape, tilings[linear.name].plan)
+        out += adapter_bytes(target, linear, own, rank, tiling.shape, tiling.plan)
     return out + bytes(-len(out) % ALIGN)
 
 
 def stored_codes(target: Target, weights: bytes, tiling: Tiling, fmt: Format, k: int, n: int) -> Int64:
-    """Codes [k, n] of a linear, read back from the weights."""
+    """Codes [k, n] of a linear, read back from the weights, without its gaps."""
     t, shape, plan = target, tiling.shape, tiling.plan
     full = np.zeros((shape.blocks * t.lanes, shape.groups * t.ports), np.int64)
     places = iter(tiling.weights)
@@ -275,7 +279,8 @@ def stored_codes(target: Target, weights: bytes, tiling: Tiling, fmt: Format, k:
             place = next(places)
             part = weight_codes(t, weights[place : place + size], fmt, height, width)
             full[row * t.lanes : (row + height) * t.lanes, column * t.ports : (column + width) * t.ports] = part
-    return full[:k, :n]
+    gaps = tiling.gaps
+    return gaps.across.gathered(gaps.down.gathered(full, k, 0), n, 1)
 
 
 def _pass_tokens(target: Target, rank: int) -> int:

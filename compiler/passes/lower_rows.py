@@ -67,9 +67,9 @@ class Calibrated:
         return self.rank if self.adaptable is None or linear.name in self.adaptable else 0
 
 
-def widths(model: Transformer, linears: Sequence[layer.Linear]) -> dict[str, int]:
-    """Features of every value."""
-    found, outputs = {model.input: model.features}, {linear.name: linear.n for linear in linears}
+def widths(model: Transformer, outputs: Mapping[str, int]) -> dict[str, int]:
+    """Features of every value; `outputs`: linear -> its columns."""
+    found = {model.input: model.features}
     for op in model.operators:
         match op:
             case Linear():
@@ -112,7 +112,7 @@ class _Rewriting:
     def __init__(self, names: Names, calibrated: Calibrated, builder: relax.BlockBuilder) -> None:
         self._names, self._given, self._builder = names, calibrated, builder
         model, linears = calibrated.model, calibrated.linears
-        self._model, self._widths, self._single = model, widths(model, linears), one_row(model.operators)
+        self._model, self._widths, self._single = model, widths(model, {x.name: x.n for x in linears}), one_row(model.operators)
         read = {op.name for op in model.operators if isinstance(op, Linear)}
         self._vars = {
             linear.name: LinearVars.declare(linear, f"w{n}", calibrated.branch(linear))

@@ -11,6 +11,7 @@ column magnitude. See docs/numerics.md.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -125,18 +126,25 @@ def _output(found: FoundLinear, step: Float64, bound: Float64) -> Activation:
 
 def offset_rows(found: FoundLinear, target: Target, weight_bits: int) -> int:
     """Rows that the linear's weight needs for the offset of a token."""
-    weight, _ = _weight(found, target, weight_bits, 0)
+    weight, _ = _weight(found, target, weight_bits, 0, int)
     return rows_needed(weight, weight_bits if found.codes is None else found.codes.bits)
 
 
 def quantize_linear(
-    found: FoundLinear, x: Activation, target: Target, weight_bits: int, rows: int = 0, group: int = 0
+    found: FoundLinear,
+    x: Activation,
+    target: Target,
+    weight_bits: int,
+    rows: int = 0,
+    group: int = 0,
+    grouped: Callable[[int], int] = int,
 ) -> tuple[Linear, Activation]:
     """The linear without adapters, and its output.
 
     Args:
         rows: that the weight gets for the offset of a token; at least `offset_rows`.
-        group: rows of the scale groups that float weights get; 0: a scale a column.
+        group: places of the scale groups that float weights get; 0: a scale a column.
+        grouped: rows of a scale group of at least so many places; 0: x has no such groups.
 
     Raises:
         BadModel: values that no integer form holds, naming node and column.
@@ -145,7 +153,7 @@ def quantize_linear(
     if x.bits > target.activation_bits:
         hint = "use a target with activation_bits = 16"
         raise DoesNotFit(f"activations have {x.bits} bits, the target takes {target.activation_bits}", where, hint)
-    weight, w_scale = _weight(found, target, weight_bits, group)
+    weight, w_scale = _weight(found, target, weight_bits, group, grouped)
     if rows:
         weight = with_offset_rows(weight, rows)
     sums = weight.sums(found.shape[0])
@@ -185,20 +193,22 @@ def _of_bias(bias: Float64, x_scale: float) -> float:
     return most / x_scale / (1 << 20) if most else 1.0
 
 
-def _weight(found: FoundLinear, target: Target, weight_bits: int, group: int) -> tuple[Codes, Float64]:
+def _weight(
+    found: FoundLinear, target: Target, weight_bits: int, group: int, grouped: Callable[[int], int]
+) -> tuple[Codes, Float64]:
     """The file's codes as the machine holds them, or codes of its floats; and the scale of each column.
 
     Codes with a zero point a column become signed ones in scale groups of scale 1: the machine subtracts zero points a group.
     """
     held = found.codes
-    if held is None and group:
-        return quantize_groups(found.weight, weight_bits, group)
+    if held is None and group and grouped(group):
+        return quantize_groups(found.weight, weight_bits, grouped(group))
     if held is None:
         codes, scale = quantize_weight(found.weight, weight_bits)
         return Codes(codes, _SIGNED[weight_bits]), scale
     if held.zero is None:
         return Codes(held.codes, _SIGNED[held.bits]), held.scale
-    rows = ZERO_POINT_ROWS // target.lanes * target.lanes
+    rows = grouped(ZERO_POINT_ROWS // target.lanes * target.lanes)
     if not target.group_scales or not rows:
         _LOG.warning("%s: weights with zero points are quantized again, target %s has no group scales", found.name, target.name)
         codes, scale = quantize_weight(found.weight, held.bits)

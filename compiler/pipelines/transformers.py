@@ -27,7 +27,7 @@ from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
 from axlora.compiler.passes.dataflow import Dataflow
 from axlora.compiler.passes.drop_scales import drop_scales
-from axlora.compiler.passes.lower_rows import Calibrated, Starts
+from axlora.compiler.passes.lower_rows import Calibrated, Starts, widths
 from axlora.compiler.passes.pipeline import READ_WHOLE, lower_rows, run
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import group_rows, quantize_linear
@@ -40,6 +40,7 @@ from axlora.compiler.reference.integer_module import IntegerModule
 from axlora.compiler.reference.operator_errors import value_errors
 from axlora.compiler.reference.whole_module import WholeModule
 from axlora.compiler.rows.formulas import held_zero
+from axlora.compiler.rows.layout import WITHOUT, layouts
 from axlora.compiler.rows.lower import HINT
 from axlora.compiler.rows.read_region import Region, read_region
 from axlora.isa.target import Target
@@ -137,6 +138,8 @@ def _quantized(
     """The linears for inputs with a scale a row, or one of the file, and 32-bit outputs."""
     reads = {op.name: op.x for op in model.operators if isinstance(op, LinearOp)}
     group = group_rows(target, options.weight_bits)
+    shapes = {each.name: each.shape[1] for each in found}
+    lie = layouts(model.operators, widths(model, shapes), model.ends, target.vector_lanes)
     linears, inputs = [], []
     options.tell("quantizing linears")
     for each in found:
@@ -144,7 +147,8 @@ def _quantized(
         x = Activation(each.x_name, "", 1.0, 0, target.activation_bits, per_token=True)
         if (codes := model.codes.get(reads.get(each.name, ""))) is not None:
             x = Activation(each.x_name, "", codes.scale, held_zero(codes, target.activation_bits), codes.bits)
-        linear, _ = quantize_linear(each, x, target, options.weight_bits, group=group)
+        grouped = lie.get(reads.get(each.name, ""), WITHOUT).group
+        linear, _ = quantize_linear(each, x, target, options.weight_bits, group=group, grouped=grouped)
         if each.loras:
             own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, x.bits)
             linear = replace(linear, adapters=(own,))

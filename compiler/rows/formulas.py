@@ -27,6 +27,7 @@ from axlora.compiler.operators import (
     Quantization,
     Rotary,
 )
+from axlora.compiler.rows.layout import WITHOUT, Layout
 from axlora.compiler.rows.row_operations import Cells, Heads, Rows
 from axlora.compiler.rows.steps import Append, Attend, Close, Collect
 from axlora.compiler.rows.tables import clamp_table, exp_table, function_table, steps_table
@@ -34,6 +35,7 @@ from axlora.isa.numerics import SAT32, to_fixed
 from axlora.isa.opcodes import Map, Reduce, Row
 
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
 
 SPARE_BITS = 2
 """Bits above the largest magnitude seen."""
@@ -86,6 +88,7 @@ class Formulas:
     steps: Mapping[str, float]
     """Linear -> value of an output code, a power of two."""
     widths: Mapping[str, int]
+    """Value -> places of a row of it."""
     bits: int
     context: int
     smooth: Mapping[str, Float64]
@@ -98,6 +101,8 @@ class Formulas:
     """Value -> its codes, of values that are rounded to codes of one scale."""
     late: frozenset[str] = frozenset()
     """Of these, values that are not rounded before the codes of linears are made, which alone read them."""
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    """Value -> its layout, of values that have gaps."""
     dying: set[str] = field(default_factory=set)
     """What the operator reads for the last time, and whose room no result has taken over."""
     active: str = ""
@@ -123,6 +128,18 @@ class Formulas:
 
     def seen(self, name: str) -> int:
         return fraction(self.largest[name])
+
+    def layout(self, name: str) -> Layout:
+        """Where a value's features lie."""
+        return self.layouts.get(name, WITHOUT)
+
+    def part(self, name: str, first: int, count: int) -> Cells:
+        """Features `first` .. `first + count - 1` of a value."""
+        return Cells(self.cells[name].name, *self.layout(name).span(first, count))
+
+    def constant(self, name: str, values: Int64, like: str) -> Cells:
+        """A number for each feature of the value `like`."""
+        return self.rows.constant(name, self.layout(like).spread(values))
 
     def linear(self, op: Linear) -> None:
         if self.active != op.x:
@@ -152,7 +169,7 @@ class Formulas:
         inverse = 1 / self.smooth[name]
         fs = fraction(float(inverse.max()), 0)
         fy = max(min(self.seen(f"{name}/smooth"), f + fs), f + fs - 63)
-        by = rows.constant(f"{name} channels", to_fixed(inverse, fs))
+        by = self.constant(f"{name} channels", to_fixed(inverse, fs), name)
         y = rows.temporary(f"{name} divided", x.width)
         for _ in rows.groups():
             rows.map(Map.MUL, x, by, out=y, shift=f + fs - fy, reduce=Reduce.ABSMAX)
@@ -165,17 +182,24 @@ class Formulas:
         self.rows.quantize(x, factor, shift - 16, 16, f + 16 - up, heads, keys)
 
     def norm(self, op: Norm) -> None:
-        x, y, n = self.cells[op.x], self.out(op.y, fraction(self.largest[op.y])), op.gain.size
+        """A norm reads its parts whole: of RMS with their gaps, whose zeros add nothing; of LAYER there are none inside."""
+        n, layout = op.gain.size, self.layout(op.x)
+        features = len(layout.places) if layout.parts else self.widths[op.x]
+        self.out(op.y, fraction(self.largest[op.y]))
         d = self.rows.temporary(f"{op.y} less mean", n) if op.kind is NormKind.LAYER else None
         for _ in self.rows.groups():
-            for first in range(0, x.width, n):
-                self.norm_part(op, Cells(x.name, x.first + first, n), Cells(y.name, y.first + first, n), d)
+            for first in range(0, features, n):
+                x, y = self.part(op.x, first, n), self.part(op.y, first, n)
+                if d is not None:
+                    x, y = Cells(x.name, x.first, n), Cells(y.name, y.first, n)
+                self.norm_part(op, x, y, d)
         if d is not None:
             self.rows.free(d)
 
     def norm_part(self, op: Norm, x: Cells, y: Cells, less: Cells | None) -> None:
         """One norm of as many features as the gain has; `less` is room for x less its mean."""
         rows, n, f = self.rows, op.gain.size, self.fractions[op.x]
+        layout = WITHOUT if less is not None else self.layout(op.x).part(0, n)
         mean_factor, mean_shift = ratio(1 if op.kind is NormKind.UNIT else 1 / n)
         d = x
         if less is not None:
@@ -195,10 +219,10 @@ class Formulas:
         rows.scalar(Row.RSQRT, 1, mean_factor, mean_shift - extra, add, middle - f + (unit + extra) // 2)
         rows.map(Map.SCALE, d, out=y, scale=1)
         gain_fraction = 29 - math.ceil(math.log2(max(float(np.abs(op.gain).max()), 2.0**-12)))
-        gain = rows.constant(f"{op.y} gain", to_fixed(op.gain, gain_fraction))
+        gain = rows.constant(f"{op.y} gain", layout.spread(to_fixed(op.gain, gain_fraction)))
         rows.map(Map.MUL, y, gain, out=y, shift=middle + gain_fraction - self.fractions[op.y])
         if op.bias is not None and op.bias.any():
-            bias = rows.constant(f"{op.y} bias", to_fixed(op.bias, self.fractions[op.y]))
+            bias = rows.constant(f"{op.y} bias", layout.spread(to_fixed(op.bias, self.fractions[op.y])))
             rows.map(Map.MAC, y, bias, out=y, cb=1)
 
     def add(self, op: Add) -> None:
@@ -234,8 +258,8 @@ class Formulas:
         exact = self.fractions[op.x] + fg
         fy = max(min(fraction(max(self.largest[op.y], self.largest[op.x] * gain, bias)), exact), exact - 63)
         y = self.over(op.y, fy, (op.x,))
-        by = self.rows.constant(f"{op.y} gain", to_fixed(op.gain, fg))
-        plus = self.rows.constant(f"{op.y} bias", to_fixed(op.bias, fy))
+        by = self.constant(f"{op.y} gain", to_fixed(op.gain, fg), op.y)
+        plus = self.constant(f"{op.y} bias", to_fixed(op.bias, fy), op.y)
         for _ in self.rows.groups():
             self.rows.map(Map.MUL, self.cells[op.x], by, y, shift=exact - fy)
             if bias:
@@ -274,40 +298,50 @@ class Formulas:
 
     def rotary(self, op: Rotary) -> None:
         rows, half, f = self.rows, op.cos.shape[1], self.fractions[op.x]
-        x, y = self.cells[op.x], self.out(op.y, f - 1)
-        cos = rows.by_position(f"cos {op.dim} {half}", to_fixed(op.cos, 30))
-        sin = rows.by_position(f"sin {op.dim} {half}", to_fixed(op.sin, 30))
-        t = rows.temporary(f"{op.y} turned", half)
+        self.out(op.y, f - 1)
+        turning = self.layout(op.x).part(op.first, half)
+        cos = rows.by_position(f"cos {op.dim} {half}", turning.spread(to_fixed(op.cos, 30)))
+        sin = rows.by_position(f"sin {op.dim} {half}", turning.spread(to_fixed(op.sin, 30)))
+        t = rows.temporary(f"{op.y} turned", turning.width(half))
         rest = op.dim - 2 * half
         for _ in rows.groups():
             for head in range(op.heads):
-                at, to = x.first + op.first + head * op.stride, y.first + head * op.dim
-                first, second = (Cells(x.name, at + side * half, half) for side in (0, 1))
+                at, to = op.first + head * op.stride, head * op.dim
+                first, second = (self.part(op.x, at + side * half, half) for side in (0, 1))
                 for a, b, side, sign in ((first, second, 0, -1), (second, first, 1, 1)):
-                    out = Cells(y.name, to + side * half, half)
+                    out = self.part(op.y, to + side * half, half)
                     rows.map(Map.MUL, a, cos, out, shift=30)
                     rows.map(Map.MUL, b, sin, t, shift=30)
                     rows.map(Map.MAC, out, t, out, cb=sign, shift=1)
                 if rest:
-                    rows.map(Map.MAC, Cells(x.name, at + 2 * half, rest), out=Cells(y.name, to + 2 * half, rest), shift=1)
+                    still = self.part(op.y, to + 2 * half, rest)
+                    rows.map(Map.MAC, self.part(op.x, at + 2 * half, rest), out=still, shift=1)
         rows.free(t)
 
     def append(self, step: Append) -> None:
         """K and V of the block's rows to the cache."""
         op = step.op
-        k, v = (Cells(name, first, op.dim) for name, first in ((op.k, op.first[1]), (op.v, op.first[2])))
+        k, v = self.part(op.k, op.first[1], op.dim), self.part(op.v, op.first[2], op.dim)
         factor, shift = ratio(1 / CACHE_CODE)
         for _ in self.rows.groups():
-            self.rows.append(_heads(op), k, v, factor, shift - KEY_BITS, KEY_BITS)
+            self.rows.append(self.heads(op), k, v, factor, shift - KEY_BITS, KEY_BITS)
+
+    def heads(self, op: Attention) -> Heads:
+        """The heads as they lie."""
+        places, strides = [], []
+        for n, name in ((1, op.k), (2, op.v)):
+            layout, first = self.layout(name), op.first[n]
+            places.append(layout.span(first, op.dim)[1])
+            strides.append(layout.place(first + op.stride[n]) - layout.place(first) if op.kv_heads > 1 else op.stride[n])
+        return Heads(op.y, op.heads, op.kv_heads, max(places), op.causal, *strides)
 
     def attend(self, step: Attend) -> None:
         """Each group's q with the cache."""
         op, rows, d = step.op, self.rows, step.op.dim
-        heads = _heads(op)
+        heads = self.heads(op)
         fq, fk, fv = (self.fractions[name] for name in (op.q, op.k, op.v))
-        q = Cells(op.q, op.first[0], d)
         most = ((1 << (self.bits - 1)) - 1) * CACHE_CODE
-        y = self.out(op.y, fraction(self.largest[op.v]))
+        self.out(op.y, fraction(self.largest[op.v]))
         e = rows.temporary(f"{op.y} scores", self.context)
         # q.k of codes, times scale 2**a: below 2**30. Times q's token scale: the score over the key's scale, of fraction up.
         a = min(30 - math.ceil(math.log2(d * most * op.scale)), 12 - math.ceil(math.log2(op.scale)))
@@ -320,7 +354,7 @@ class Formulas:
         scales = math.ceil(math.log2(math.ldexp(max(self.largest[op.v], 2.0**-12), fv + KEY_BITS + SPARE_BITS) / CACHE_CODE))
         down = max(0, scales)
         for head in range(op.heads):
-            part, out = Cells(q.name, q.first + head * op.stride[0], d), Cells(y.name, y.first + head * d, d)
+            part, out = self.part(op.q, op.first[0] + head * op.stride[0], d), self.part(op.y, head * d, d)
             for _ in rows.groups():
                 rows.map(Map.MAC, part, reduce=Reduce.ABSMAX)
                 self.codes(part, fq, up - a, heads)
@@ -366,7 +400,3 @@ class Formulas:
                 self.rows.count_rows()
                 self.rows.scalar(Row.RECIPROCAL, 1, 1, 0, 0, self.halvings)
                 self.rows.map(Map.SCALE, y, out=y, scale=1)
-
-
-def _heads(op: Attention) -> Heads:
-    return Heads(op.y, op.heads, op.kv_heads, op.dim, op.causal, op.stride[1], op.stride[2])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.operators import Attention, Linear, Op, Pool, Rotary, operands
 from axlora.compiler.rows.formulas import Formulas
+from axlora.compiler.rows.layout import WITHOUT, Layout
 from axlora.compiler.rows.read_region import Region
 from axlora.compiler.rows.row_operations import Rows
 from axlora.compiler.rows.steps import Append, Attend, Close, Collect, Step, reads, writes
@@ -63,12 +65,15 @@ def _phases(operators: Sequence[Op], blocks: int) -> tuple[_Phase, ...]:
     return (*(_Phase(tuple(p)) for p in parts), *((_Phase(tuple(end), True),) if end else ()))
 
 
-def lower(region: Region, rows: Rows, bits: int, context: int) -> tuple[int, dict[str, int]]:
+def lower(
+    region: Region, rows: Rows, bits: int, context: int, layouts: Mapping[str, Layout] = MappingProxyType({})
+) -> tuple[int, dict[str, int]]:
     """Carry out the region's operators on `rows`.
 
     Args:
         bits: of activations.
         context: most tokens.
+        layouts: value -> its layout on `rows`, of values that have gaps.
 
     Returns:
         fractions of the input rows, and of every value.
@@ -84,13 +89,14 @@ def lower(region: Region, rows: Rows, bits: int, context: int) -> tuple[int, dic
             rows,
             region.largest,
             region.steps,
-            region.widths,
+            {name: layouts.get(name, WITHOUT).width(width) for name, width in region.widths.items()},
             bits,
             context,
             region.smooth,
             outputs={name: n for name, n in region.outputs.items() if name not in read},
             held=region.codes,
             late=_rounded_late(region, bits) - region.outputs.keys(),
+            layouts=layouts,
         ),
         region.outputs,
         frozenset(step.op.y for phase in phases for _, step in phase.steps if isinstance(step, Collect)),

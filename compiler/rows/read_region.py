@@ -13,7 +13,7 @@ import tvm
 from tvm import relax
 
 from axlora.compiler import layer
-from axlora.compiler.operators import Attention, Op, Quantization, codes_of
+from axlora.compiler.operators import Op, Quantization, codes_of
 from axlora.compiler.passes.lower_rows import PLACES, Starts
 from axlora.compiler.passes.row_calls import KINDS, PREFIX, read
 
@@ -57,11 +57,6 @@ class Region:
     def codes(self) -> dict[str, Quantization]:
         """Value -> its codes, of values that are rounded to codes of one scale."""
         return codes_of(self.operators)
-
-    @property
-    def head(self) -> int:
-        """Features of the widest head of attention."""
-        return max((op.dim for op in self.operators if isinstance(op, Attention)), default=0)
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,10 @@ class Heads:
     heads: int
     kv_heads: int
     dim: int
+    """Places of a key, or of a value where those are more."""
     causal: bool
     k_stride: int
-    """Features from a head of k to the next."""
+    """Places from a head of k to the next."""
     v_stride: int
 
 

@@ -129,11 +129,13 @@ def test_more_slots_than_the_positions_leave_is_refused() -> None:
         build(target, decoder.module(linears, 8, Starts.DECODE, 4), [*linears.values()], slots=5)
 
 
-def test_heads_whose_halves_are_no_whole_words_are_refused() -> None:
-    target, decoder = Target.load("test"), random_decoder(Sizes(layers=1, dim=6, context=8))
-    linears = decoder.quantized(target)
-    with pytest.raises(BadModel, match="cut at feature 3"):
-        build(target, decoder.module(linears, 8, Starts.DECODE), [*linears.values()])
+@pytest.mark.parametrize("dim", [6, 10, 12, 20])
+@pytest.mark.parametrize("lanes", [2, 4, 8])
+def test_heads_and_halves_that_are_no_whole_words(lanes: int, dim: int) -> None:
+    """Halves of 3 to 10 features in words of 2 to 8, with adapters on every linear."""
+    target = Target.load("test") if lanes == 2 else replace(Target.load("zcu104"), vector_lanes=lanes)
+    sizes = Sizes(layers=1, dim=dim, context=20)
+    _compare(sizes, target, [target.tokens] * 2 + [1] * 3, (4,), [None, "a0"], seed=dim)
 
 
 def _emits(decoder: Decoder, target: Target, rows: int, dry: bool) -> str:
@@ -144,7 +146,7 @@ def _emits(decoder: Decoder, target: Target, rows: int, dry: bool) -> str:
         memory = Memory()
         fixed = 2 * -(-max(context, decoder.sizes.dim + target.beat_bytes) // target.ports)
         placed = place(target, list(linears.values()), memory, 0, 0, fixed, set(), -(-rows // target.tokens))
-        emit = Emit(target, placed, memory, [(0, rows)], context, decoder.sizes.dim, dry)
+        emit = Emit(target, placed, memory, [(0, rows)], context, [(decoder.sizes.dim,) * 2], dry)
         lower(decoder.region(linears), emit, target.activation_bits, context)
     except DoesNotFit as error:
         return str(error)

@@ -146,6 +146,16 @@ def test_pools(pools: tuple[PoolKind, ...], keys: int, words: int) -> None:
     _compare(_encoder(LAYER, pools=pools), dataclasses.replace(TEST, vbuf_words=words), 20, keys)
 
 
+@pytest.mark.parametrize("dim", [6, 12, 20])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("lanes", [4, 8])
+def test_heads_that_are_no_whole_words(lanes: int, packed: bool, dim: int) -> None:
+    """Heads of one linear or of three, halves that turn where they are three; with an adapter, in blocks that are spilled."""
+    target = dataclasses.replace(Target.load("zcu104"), vector_lanes=lanes, vbuf_words=8192 // lanes)
+    sizes = Sizes(layers=2, context=20, dim=dim, kv_heads=4, norm=NormKind.LAYER, packed=packed)
+    _compare(_encoder(sizes), target, 20, 17, 4)
+
+
 def test_zcu104_with_adapter_and_pools() -> None:
     _compare(_encoder(PACKED, pools=(PoolKind.MEAN,)), Target.load("zcu104"), 20, 13, 4)
 
