@@ -143,6 +143,12 @@ def instructions(numbered: Iterable[tuple[int, str]], opcodes: Collection[str]) 
     return [f"{n:4} {text}" for n, text in numbered if text.split()[0] in opcodes and not empty.search(f"{text} ")]
 
 
+def form(instruction: str) -> str:
+    """An instruction without its number, places and fences; the place of a VROW tells a fraction and stays."""
+    places = "a|b|token|acc|line|add|wait|post" + ("" if "VROW" in instruction else "|to")
+    return re.sub(rf"^\s*\d+| (?:{places})=\S+", "", instruction)
+
+
 def linear(made: Compiled) -> Iterator[str]:
     """The road of the linear."""
     dumps = made.dumps
@@ -299,9 +305,11 @@ def attention(made: Compiled) -> Iterator[str]:
     yield quoted([*keys[:3], *(keys[n] for n in stores[:2])])
     yield said("""
         Then, when all keys are there, the first head of the first two rows, in the order of the bindings above: a VMAP
-        or VROW each, MATMUL and VREQ for `ax_summed` and `ax_summed_1`.
+        or VROW each, MATMUL and VREQ for `ax_summed` and `ax_summed_1`. Where the next two groups begin is left out.
     """)
-    yield quoted(wanted[first - 3 : last + 1])
+    begun = {form(text) for text in wanted[first - 3 : first + 1]}
+    rest = [text for text in wanted[first + 1 : last + 1] if form(text) not in begun]
+    yield quoted([*wanted[first - 3 : first + 1], *rest])
 
 
 def page() -> str:

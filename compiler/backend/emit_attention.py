@@ -107,17 +107,23 @@ class Emit(LinearEmit):
         first = self.records[m1, shift]
         return Span("PBUF", first, first + groups)
 
-    def _attend(self, tile: Span, acc: Span, records: Span, out: Cells, weights: dict[str, int], **fields: int) -> None:
-        """The activation times a tile of the cache, to a value."""
+    def _multiply(self, place: int, tile: Span, groups: int, weights: dict[str, int], **blocks: int) -> None:
+        """The activation times a tile of the cache, `groups` column groups at most, to a place."""
+        live = [acc for kept, (acc, _) in self.sums.items() if kept != place]
+        acc = self.acc.take(groups, keep=live if self.ahead else [])
+        self.sums[place] = acc, self.scale
         self._segment(0, {"format": Format.S8, "line": tile.first} | weights, {})
         product = {"segments": 1, "acc": acc.first, "line": UBUF_BIT + self.active.first, "first": 1}
         product |= {"tokens": self.tokens, "token": self.at}
-        blocks = {"rz": fields["rz"]} if "rz" in fields else {"blocks": fields["blocks"]}
         self.schedule.add(Opcode.MATMUL, [tile, self.active, self._words()], [acc], **product, **blocks)
+
+    def _from_sums(self, place: int, out: Cells, m1: int, m1_shift: int, **groups: int) -> None:
+        """Sums of a place with their scale to a value."""
+        acc, scale = self.sums.pop(place)
+        records = self._uniform(m1, m1_shift, acc.stop - acc.first)
         self._set(Opcode.VCFG, base=records.first, token_scale=1, row_scale=1)
         at, pitch, _ = self._operand(out)
-        groups = {k: v for k, v in weights.items() if k in ("groups", "rz")}
-        self._requantize(acc, records, at, pitch, **groups)
+        self._requantize(acc, records, at, pitch, scale, **groups)
 
     def _key_scales(self, heads: Heads, head: int, kind: str) -> tuple[int, Span]:
         """The scales of all keys or values in CBUF."""
@@ -138,7 +144,7 @@ class Emit(LinearEmit):
     def _kv(heads: Heads, head: int) -> int:
         return head // (heads.heads // heads.kv_heads)
 
-    def scores(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
+    def times_keys(self, heads: Heads, head: int, place: int) -> None:
         t, d = self.target, self._wide(heads)
         blocks = -(-d // t.lanes)
         groups = -(-self.context // t.ports)
@@ -148,9 +154,11 @@ class Emit(LinearEmit):
             tile = self.wbuf.take(groups * blocks, key=key)
             where = self._cache(heads, self._kv(heads, head), "K")
             self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, rows=0, rz=int(Position.KEYS))
-        acc = self.acc.take(groups)
         weights = {"rz": int(Position.GROUPS), "block_stride": 1, "group_stride": blocks}
-        self._attend(tile, acc, self._uniform(m1, m1_shift, groups), out, weights, blocks=blocks)
+        self._multiply(place, tile, groups, weights, blocks=blocks)
+
+    def scores(self, heads: Heads, head: int, place: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
+        self._from_sums(place, out, m1, m1_shift, rz=int(Position.GROUPS))
         self._by_scales(heads, head, "K", out, key_shift, Reduce.MAX)
 
     def weigh(self, heads: Heads, head: int, e: Cells, shift: int) -> None:
@@ -165,7 +173,7 @@ class Emit(LinearEmit):
         fields = {"function": Map.MUL, "reduce": reduce, "into": Into.VBUF, "size": 2, "rz": int(Position.WORDS)}
         self._vmap(at, scales, at, 0, [place], [], self.tokens, **fields)
 
-    def mix(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int) -> None:
+    def times_values(self, heads: Heads, head: int, place: int) -> None:
         t, d = self.target, self._wide(heads)
         blocks = -(-self.context // t.lanes)
         groups = d // t.ports
@@ -176,7 +184,8 @@ class Emit(LinearEmit):
             where = self._cache(heads, self._kv(heads, head), "V")
             line = t.wbuf_line_beats
             self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, rows=0, rz=int(Position.BLOCKS))
-        acc = self.acc.take(groups)
         weights = {"groups": groups, "block_stride": groups, "group_stride": 1}
-        records = self._uniform(m1, m1_shift, groups)
-        self._attend(tile, acc, records, out, weights, rz=int(Position.BLOCKS))
+        self._multiply(place, tile, groups, weights, rz=int(Position.BLOCKS))
+
+    def mix(self, heads: Heads, place: int, out: Cells, m1: int, m1_shift: int) -> None:
+        self._from_sums(place, out, m1, m1_shift, groups=self._wide(heads) // self.target.ports)

@@ -18,7 +18,7 @@ class LinearEmit(MemoryEmit):
 
         def finish(columns: Columns, acc: Span, records: Span) -> None:
             to, pitch, _ = self._operand(out)
-            self._requantize(acc, records, to + columns[0] * t.ports // t.vector_lanes, pitch, groups=columns[1])
+            self._requantize(acc, records, to + columns[0] * t.ports // t.vector_lanes, pitch, self.at, groups=columns[1])
 
         self.multiply(self.placed[name], finish)
 
@@ -32,7 +32,7 @@ class LinearEmit(MemoryEmit):
 
         def finish(columns: Columns, acc: Span, records: Span) -> None:
             first, count = columns
-            self._requantize(acc, records, to, pitch, groups=count)
+            self._requantize(acc, records, to, pitch, self.at, groups=count)
             beats = count * t.ports * 4 // t.beat_bytes
             place = self.obuf.take(self.tokens * beats)
             self._copy(to, pitch, place, beats, count * t.ports // t.vector_lanes)

@@ -15,7 +15,7 @@ from axlora.compiler.backend.emit_tiles import ADAPTER, ROOM, Placed, TileEmit, 
 from axlora.compiler.backend.memory_layout import Memory, Pool, Ring, words_of
 from axlora.compiler.backend.schedule import MEMORY, Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
-from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows, Table
+from axlora.compiler.rows.row_operations import PLACES, Cells, Heads, MapRow, MapsRows, Table
 from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Row
 from axlora.isa.positions import SLOTS, Position
 from axlora.isa.target import Target
@@ -87,6 +87,13 @@ class RowEmit(TileEmit, MapsRows):
         if self.most > t.tbuf_tokens:
             raise DoesNotFit(f"{self.most} rows at once, TBUF has {t.tbuf_tokens}", f"target {t.name}", "more tbuf_tokens")
         self.heads_ubuf = Ring("UBUF", min(t.ubuf_lines, self.heads_first + 2 * own), self.heads_first)
+        self.scales = max(groups, 2) * t.tokens
+        """Places of row scales for q; as many behind them are for what multiplies values."""
+        self.sums: dict[int, tuple[Span, int]] = {}
+        """Of attention: place -> sums in ACC, and the place of their row scales."""
+        self.scale = self.turn = 0
+        """Place of the row scales of the codes at hand; the last turn of those of one group."""
+        self.ahead = 2 * self.scales <= t.tbuf_tokens and (PLACES + 1) * self.alike <= t.acc_words
         slots = max((p.shape.slots for p in placed.values()), default=0)
         if head and slots > SLOTS:
             raise DoesNotFit(f"{slots} adapter slots beside the registers of positions", "max-loras", f"at most {SLOTS}")
@@ -102,10 +109,14 @@ class RowEmit(TileEmit, MapsRows):
     def block(self, first: int, count: int) -> None:
         self.first, self.count = first, count
 
-    def groups(self) -> Iterator[None]:
-        for at in range(0, 1 if self._dry else self.count, self.target.tokens):
-            self.at, self.tokens = at, min(self.target.tokens, self.count - at)
-            yield
+    def groups(self) -> Iterator[int]:
+        for number in range(1 if self._dry else -(-self.count // self.target.tokens)):
+            self.select(number)
+            yield number
+
+    def select(self, number: int) -> None:
+        self.at = number * self.target.tokens
+        self.tokens = min(self.target.tokens, self.count - self.at)
 
     def chunks(self) -> Iterator[None]:
         yield
@@ -275,7 +286,8 @@ class RowEmit(TileEmit, MapsRows):
 
     def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int, heads: Heads | None, keys: bool) -> None:
         t = self.target
-        fields = {"factor": factor, "shift": shift, "adjust": adjust, "to": token & 255, "scalar": 1, "add": self.at}
+        self.scale = self.at if heads is None else self._scale_of_heads(keys)
+        fields = {"factor": factor, "shift": shift, "adjust": adjust, "to": token & 255, "scalar": 1, "add": self.scale}
         self.schedule.add(Opcode.VROW, function=Row.TOKEN, rows=self.tokens, **fields)
         lines = -(-x.width // t.lanes)
         if heads is not None and keys:
@@ -285,6 +297,15 @@ class RowEmit(TileEmit, MapsRows):
         self.active = self.heads_ubuf.take(lines) if heads is not None else self._codes(lines)
         words = 0 if keys else lines * t.lanes // t.vector_lanes
         self._to_ubuf(x, words, [], function=Map.SCALE, scale=1, **({"rz": int(Position.WORDS)} if keys else {}))
+
+    def _scale_of_heads(self, keys: bool) -> int:
+        """Place of the group's scales: of q, or behind all of those of the weights; of one group, those of q take turns."""
+        if not self.ahead:
+            return self.at
+        if keys:
+            return self.at + self.scales
+        self.turn = self.target.tokens - self.turn if self.count <= self.target.tokens else 0
+        return self.at + self.turn
 
     def static_codes(self, x: Cells, table: Table) -> None:
         t = self.target
@@ -307,11 +328,11 @@ class RowEmit(TileEmit, MapsRows):
 
     # Shared with linears and attention
 
-    def _requantize(self, acc: Span, records: Span, to: int, pitch: int, **fields: int) -> None:
+    def _requantize(self, acc: Span, records: Span, to: int, pitch: int, scale: int, **fields: int) -> None:
         self._set(Opcode.VOUT, size=2, vbuf=1)
         self._set(Opcode.VPITCH, a=None, b=None, to=pitch)
         reads = [acc, records, self._words()]
-        self.schedule.add(Opcode.VREQ, reads, [], acc=acc.first, to=to, tokens=self.tokens, token=self.at, **fields)
+        self.schedule.add(Opcode.VREQ, reads, [], acc=acc.first, to=to, tokens=self.tokens, token=scale, **fields)
 
     def _words(self) -> Span:
         return Span("TBUF", 0, self.most)

@@ -77,7 +77,7 @@ class TileEmit(ABC):
         """Select each chunk of tokens whose sums are in ACC together."""
 
     @abstractmethod
-    def groups(self) -> Iterator[None]:
+    def groups(self) -> Iterator[int | None]:
         """Select each group of the chunk's tokens in turn."""
 
     @abstractmethod

@@ -53,6 +53,8 @@ class RelaxRows(MapsRows):
         self.factors: dict[int, tuple[Expr, Expr]] = {}
         self.activation: Expr = None
         self.scale: list[Expr] = []
+        self.products: dict[int, list[Expr]] = {}
+        """Place -> codes, what they are multiplied with, and their scale, of attention."""
 
     # Room
 
@@ -63,8 +65,15 @@ class RelaxRows(MapsRows):
         self.tokens = count
         self.factors.clear()
 
-    def groups(self) -> Iterator[None]:
-        yield
+    def groups(self) -> Iterator[int]:
+        yield 0
+
+    def select(self, number: int) -> None:
+        pass
+
+    @property
+    def ahead(self) -> bool:
+        return True
 
     def operator(self, number: int) -> None:
         pass
@@ -292,10 +301,14 @@ class RelaxRows(MapsRows):
         self.reduced = made[1]
         return made[0]
 
-    def scores(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
+    def times_keys(self, heads: Heads, head: int, place: int) -> None:
+        codes, _ = self._cached(heads, head, "key")
+        self.products[place] = [self.activation, codes, *self.scale]
+
+    def scores(self, heads: Heads, head: int, place: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
         m, n = self.tokens, self.start.context
-        codes, scales = self._cached(heads, head, "key")
-        args = [_numbers(m1, m1_shift), self.activation, codes, *self.scale]
+        _, scales = self._cached(heads, head, "key")
+        args = [_numbers(m1, m1_shift), *self.products[place]]
         z = self._call(ax_rows.ax_summed, (m, heads.dim, n, True, self.start.bits), args, ((m, n), "int32"))
         self._put(out, self._weighed(heads, z, scales, key_shift, Reduce.MAX))
 
@@ -303,10 +316,13 @@ class RelaxRows(MapsRows):
         _, scales = self._cached(heads, head, "value")
         self._put(e, self._weighed(heads, self._of(e), scales, shift, Reduce.ABSMAX))
 
-    def mix(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int) -> None:
-        m, n = self.tokens, self.start.context
+    def times_values(self, heads: Heads, head: int, place: int) -> None:
         codes, _ = self._cached(heads, head, "value")
-        args = [_numbers(m1, m1_shift), self.activation, codes, *self.scale]
+        self.products[place] = [self.activation, codes, *self.scale]
+
+    def mix(self, heads: Heads, place: int, out: Cells, m1: int, m1_shift: int) -> None:
+        m, n = self.tokens, self.start.context
+        args = [_numbers(m1, m1_shift), *self.products[place]]
         fixed = (m, n, heads.dim, False, self.start.bits)
         self._put(out, self._call(ax_rows.ax_summed, fixed, args, ((m, heads.dim), "int32")))
 

@@ -53,6 +53,8 @@ class Reference(MapsRows):
         self.activation = np.zeros((tokens, 0), np.int64)
         self.scale: Int64 | None = None
         """Mantissa and shift of each row's scale [2, tokens, 1]; None: the activation has one scale."""
+        self.sums: dict[int, tuple[Int64, Int64]] = {}
+        """Place -> sums of attention and `scale` of what was multiplied."""
 
     @property
     def output(self) -> Int64:
@@ -66,8 +68,15 @@ class Reference(MapsRows):
         self.tokens = count
         self.factors = np.zeros((4, count, 2), np.int64)
 
-    def groups(self) -> Iterator[None]:
-        yield
+    def groups(self) -> Iterator[int]:
+        yield 0
+
+    def select(self, number: int) -> None:
+        pass
+
+    @property
+    def ahead(self) -> bool:
+        return True
 
     def operator(self, number: int) -> None:
         pass
@@ -224,22 +233,29 @@ class Reference(MapsRows):
         rows = np.stack(kept[heads.name, head // (heads.heads // heads.kv_heads)])
         return rows[:, :-1], rows[:, -1]
 
-    def _summed(self, sums: Int64, m1: int, m1_shift: int) -> Int64:
+    def _summed(self, place: int, m1: int, m1_shift: int) -> Int64:
         """Sums times the token scale."""
+        sums, (mantissa, shift) = self.sums[place]
         n = sums.shape[1]
         zeros, ones = np.zeros(n, np.int64), np.ones(n, np.int64)
-        assert self.scale is not None
-        mantissa, shift = self.scale
         y, _ = numerics.requantize(sums, zeros, m1 * ones, m1_shift * ones, mantissa=mantissa, token_shift=shift, bits=32)
         return y
 
-    def scores(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
-        codes, scales = self._cached(self.cache.keys, heads, head)
-        z = self._summed(numerics.matmul(self.activation, codes.T), m1, m1_shift)
+    def _sum(self, place: int, x: Int64, weight: Int64) -> None:
+        assert self.scale is not None
+        self.sums[place] = numerics.matmul(x, weight), self.scale
+
+    def times_keys(self, heads: Heads, head: int, place: int) -> None:
+        codes, _ = self._cached(self.cache.keys, heads, head)
+        self._sum(place, self.activation, codes.T)
+
+    def scores(self, heads: Heads, head: int, place: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
+        _, scales = self._cached(self.cache.keys, heads, head)
+        z = self._summed(place, m1, m1_shift)
         y, _ = numerics.map_rows(Map.MUL, z, np.broadcast_to(scales, z.shape), shift=key_shift)
-        valid = self._valid(len(codes), heads)
+        valid = self._valid(len(scales), heads)
         self.reduced = [int(r) for r in numerics.reduce_rows(Reduce.MAX, y, valid)]
-        self._of(out)[:, : len(codes)] = np.where(valid, y, 0)
+        self._of(out)[:, : len(scales)] = np.where(valid, y, 0)
 
     def weigh(self, heads: Heads, head: int, e: Cells, shift: int) -> None:
         _, scales = self._cached(self.cache.values, heads, head)
@@ -249,6 +265,9 @@ class Reference(MapsRows):
         self.reduced = [int(r) for r in numerics.reduce_rows(Reduce.ABSMAX, y, valid)]
         x[:] = np.where(valid, y, 0)
 
-    def mix(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int) -> None:
+    def times_values(self, heads: Heads, head: int, place: int) -> None:
         codes, _ = self._cached(self.cache.values, heads, head)
-        self._of(out)[:] = self._summed(numerics.matmul(self.activation[:, : len(codes)], codes), m1, m1_shift)
+        self._sum(place, self.activation[:, : len(codes)], codes)
+
+    def mix(self, heads: Heads, place: int, out: Cells, m1: int, m1_shift: int) -> None:
+        self._of(out)[:] = self._summed(place, m1, m1_shift)

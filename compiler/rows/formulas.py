@@ -7,7 +7,8 @@ come from the largest magnitude that calibration saw, with two bits to spare.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +29,7 @@ from axlora.compiler.operators import (
     Rotary,
 )
 from axlora.compiler.rows.layout import WITHOUT, Layout
-from axlora.compiler.rows.row_operations import Cells, Heads, Rows
+from axlora.compiler.rows.row_operations import PLACES, Cells, Heads, Rows
 from axlora.compiler.rows.steps import Append, Attend, Close, Collect
 from axlora.compiler.rows.tables import clamp_table, exp_table, function_table, steps_table
 from axlora.isa.numerics import SAT32, to_fixed
@@ -76,6 +77,26 @@ def held_zero(codes: Quantization, bits: int) -> int:
     Codes that fill the bits lose one end, the one that is further from zero: its value is that of the code beside it.
     """
     return codes.zero + int(codes.zero < 0 and codes.bits == bits)
+
+
+def in_turn(rounds: Iterable[Iterator[None]], ahead: bool) -> None:
+    """Carry out rounds of three parts: one after the other, or so that a round's product is found while others go on.
+
+    Ahead, the first part of a round comes before the last part of the round two before it, and then the second part of the
+    round before it.
+    """
+    under_way: deque[Iterator[None]] = deque()
+    for each in rounds:
+        next(each)
+        if len(under_way) == PLACES - 1:
+            next(under_way.popleft(), None)
+        if under_way:
+            next(under_way[-1])
+        under_way.append(each)
+        if not ahead:
+            list(under_way.pop())
+    while under_way:
+        list(under_way.popleft())
 
 
 @dataclass
@@ -353,26 +374,37 @@ class Formulas:
         # e times the values' scales keeps all bits that the largest scale leaves.
         scales = math.ceil(math.log2(math.ldexp(max(self.largest[op.v], 2.0**-12), fv + KEY_BITS + SPARE_BITS) / CACHE_CODE))
         down = max(0, scales)
-        for head in range(op.heads):
+
+        def rounds(head: int, group: int, place: int) -> Iterator[None]:
+            """One head of one group; it stops where the matrix unit has a product to find."""
             part, out = self.part(op.q, op.first[0] + head * op.stride[0], d), self.part(op.y, head * d, d)
-            for _ in rows.groups():
-                rows.map(Map.MAC, part, reduce=Reduce.ABSMAX)
-                self.codes(part, fq, up - a, heads)
-                rows.scores(heads, head, e, *ratio(math.ldexp(op.scale, a), 14), up + fk + KEY_BITS - SCORE_FRACTION)
-                for codes in op.score_codes:
-                    self.rounded(codes, e, SCORE_FRACTION, e, SCORE_FRACTION, heads)
-                rows.scalar(Row.COPY, 2, 1, 0)
-                rows.map(Map.TABLE, e, out=e, reduce=Reduce.SUM, table=exp, less=2, keys=heads)
-                # The sum divides the mixture or, where weights are rounded, them.
-                rows.scalar(Row.RECIPROCAL, 3, 1, 0, 0, self.fractions[op.y] - mixed + EXP_FRACTION)
-                if op.weight_codes is not None:
-                    rows.map(Map.SCALE, e, out=e, scale=3, keys=heads)
-                    self.rounded(op.weight_codes, e, EXP_FRACTION, e, EXP_FRACTION, heads)
-                rows.weigh(heads, head, e, down)
-                self.codes(e, EXP_FRACTION + fv + KEY_BITS - down, mixed - b, heads, True)
-                rows.mix(heads, head, out, *ratio(2.0**b, 14))
-                if op.weight_codes is None:
-                    rows.map(Map.SCALE, out, out=out, scale=3)
+            rows.select(group)
+            rows.map(Map.MAC, part, reduce=Reduce.ABSMAX)
+            self.codes(part, fq, up - a, heads)
+            rows.times_keys(heads, head, place)
+            yield
+            rows.select(group)
+            rows.scores(heads, head, place, e, *ratio(math.ldexp(op.scale, a), 14), up + fk + KEY_BITS - SCORE_FRACTION)
+            for codes in op.score_codes:
+                self.rounded(codes, e, SCORE_FRACTION, e, SCORE_FRACTION, heads)
+            rows.scalar(Row.COPY, 2, 1, 0)
+            rows.map(Map.TABLE, e, out=e, reduce=Reduce.SUM, table=exp, less=2, keys=heads)
+            # The sum divides the mixture or, where weights are rounded, them.
+            rows.scalar(Row.RECIPROCAL, 3, 1, 0, 0, self.fractions[op.y] - mixed + EXP_FRACTION)
+            if op.weight_codes is not None:
+                rows.map(Map.SCALE, e, out=e, scale=3, keys=heads)
+                self.rounded(op.weight_codes, e, EXP_FRACTION, e, EXP_FRACTION, heads)
+            rows.weigh(heads, head, e, down)
+            self.codes(e, EXP_FRACTION + fv + KEY_BITS - down, mixed - b, heads, True)
+            rows.times_values(heads, head, place)
+            yield
+            rows.select(group)
+            rows.mix(heads, place, out, *ratio(2.0**b, 14))
+            if op.weight_codes is None:
+                rows.map(Map.SCALE, out, out=out, scale=3)
+
+        order = ((head, group) for head in range(op.heads) for group in rows.groups())
+        in_turn((rounds(*which, n % PLACES) for n, which in enumerate(order)), rows.ahead)
         rows.free(e)
         self.active = ""
 

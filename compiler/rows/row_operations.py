@@ -16,6 +16,8 @@ import numpy.typing as npt
 from axlora.isa.opcodes import Map, Reduce, Row
 
 Int64 = npt.NDArray[np.int64]
+PLACES = 3
+"""Places for sums of attention."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,18 @@ class Rows(MapsRows, Protocol):
     def block(self, first: int, count: int) -> None:
         """Work on these rows from now on; values are theirs."""
 
-    def groups(self) -> Iterator[None]:
-        """Select each group of the block's rows in turn: what is done then is done to it. Linears take the whole block."""
+    def groups(self) -> Iterator[int]:
+        """Select each group of the block's rows in turn: what is done then is done to it. Linears take the whole block.
+
+        Yields the group's number, for `select`.
+        """
+
+    def select(self, number: int) -> None:
+        """Select a group again."""
+
+    @property
+    def ahead(self) -> bool:
+        """Whether `PLACES` heads or groups of an attention may be under way at once."""
 
     def operator(self, number: int) -> None:
         """Count what follows as operator `number` of the model."""
@@ -183,14 +195,20 @@ class Rows(MapsRows, Protocol):
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         """K and V of every row to codes and scales in the cache, a head at a time: u = rne(absmax * factor, shift)."""
 
-    def scores(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
-        """Scores of the activation (the head's q) with every key up to the row's own; MAX is their reduction.
+    def times_keys(self, heads: Heads, head: int, place: int) -> None:
+        """Sums of the activation (the head's q) and every key, with the token scale of q, to a place."""
 
-        v = sat32(rne(q.k m1, m1_shift)), times the token scale of q, times the key's scale, / 2**key_shift.
+    def scores(self, heads: Heads, head: int, place: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
+        """Scores with every key up to the row's own, from the sums at a place; MAX is their reduction.
+
+        v = sat32(rne(sum m1, m1_shift)), times the token scale of q, times the key's scale, / 2**key_shift.
         """
 
     def weigh(self, heads: Heads, head: int, e: Cells, shift: int) -> None:
         """e times the values' scales, / 2**shift, in place; ABSMAX is its reduction."""
 
-    def mix(self, heads: Heads, head: int, out: Cells, m1: int, m1_shift: int) -> None:
-        """The activation (weights of the values) through V: v = sat32(rne(sum m1, m1_shift)) times the token scale."""
+    def times_values(self, heads: Heads, head: int, place: int) -> None:
+        """Sums of the activation (weights of the values) and V, with the token scale of the weights, to a place."""
+
+    def mix(self, heads: Heads, place: int, out: Cells, m1: int, m1_shift: int) -> None:
+        """The mixture of values from the sums at a place: v = sat32(rne(sum m1, m1_shift)) times the token scale."""

@@ -122,6 +122,13 @@ def test_programs_are_legal_and_one_for_one_row_and_one_for_t(name: str) -> None
     assert machine.image.context == -(-SHORT.context // unit) * unit
 
 
+@pytest.mark.parametrize("tokens", [8, 32])
+def test_rounds_of_attention_ahead_and_one_after_the_other(tokens: int) -> None:
+    """With room for the row scales of 8 rows, those of a start of 8 are kept once; of one row, scales of q take turns."""
+    target = replace(Target.load("test"), tbuf_tokens=tokens)
+    _compare(Sizes(layers=1, context=20), target, [8, 8, 1, 1, 2])
+
+
 def test_more_slots_than_the_positions_leave_is_refused() -> None:
     target, decoder = Target.load("test"), random_decoder(SHORT)
     linears = decoder.quantized(target)
