@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from axlora.compiler.frontend.forms import block_codes, fused
+from axlora.compiler.frontend.forms import block_codes, fused, qoperators
 from axlora.compiler.frontend.forms.rewriter import File, Rewrite, Rewriter, branches
 from axlora.compiler.frontend.storage import copy_without
 from axlora.compiler.frontend.supported import STANDARD, opset
@@ -22,6 +22,17 @@ TAKEN: Mapping[tuple[str, str], Rewrite] = {
     (_MICROSOFT, "QuantizeLinear"): block_codes.quantize,
     (_MICROSOFT, "MatMulNBits"): block_codes.matmul_nbits,
     (_MICROSOFT, "GatherBlockQuantized"): block_codes.gather,
+    ("", "QLinearMatMul"): qoperators.matmul,
+    ("", "QLinearConv"): qoperators.conv,
+    (_MICROSOFT, "QGemm"): qoperators.gemm,
+    (_MICROSOFT, "QLinearAdd"): qoperators.binary("Add"),
+    (_MICROSOFT, "QLinearMul"): qoperators.binary("Mul"),
+    (_MICROSOFT, "QLinearSigmoid"): qoperators.unary("Sigmoid"),
+    (_MICROSOFT, "QLinearLeakyRelu"): qoperators.unary("LeakyRelu"),
+    (_MICROSOFT, "QLinearGlobalAveragePool"): qoperators.unary("GlobalAveragePool"),
+    (_MICROSOFT, "QLinearSoftmax"): qoperators.softmax,
+    (_MICROSOFT, "QLinearConcat"): qoperators.concat,
+    (_MICROSOFT, "QLinearWhere"): qoperators.where,
     (_MICROSOFT, "FusedMatMul"): fused.fused_matmul,
     (_MICROSOFT, "MatMulIntegerToFloat"): fused.matmul_integer_to_float,
     (_MICROSOFT, "DynamicQuantizeMatMul"): fused.dynamic_quantize_matmul,
