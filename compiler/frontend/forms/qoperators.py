@@ -64,12 +64,10 @@ def gemm(to: Rewriter) -> Nodes:
     turned = int(to.number("transB"))
     inputs = [_reals(to, 0), _reals(to, 3, 0 if turned else 1)]
     if given(6):
-        bias, scales = file.array(given(6)), [file.array(given(i)) for i in (1, 4)]
-        if bias is None or any(s is None for s in scales):
+        bias, x, w = (file.array(given(i)) for i in (6, 1, 4))
+        if bias is None or x is None or w is None:
             return None
-        step = np.float64(alpha) * np.prod([np.asarray(s, np.float64).reshape(-1) for s in scales if s.size == 1], axis=0)
-        for wide in (s for s in scales if s is not None and s.size > 1):
-            step = step * wide.astype(np.float64).reshape(-1)
+        step = alpha * x.astype(np.float64).reshape(-1) * w.astype(np.float64).reshape(-1)
         inputs.append(to.constant("c", bias * step))
     product = to.add("Gemm", inputs, alpha=float(alpha), transA=int(to.number("transA")), transB=turned)
     return _codes(to, product, given(7), given(8)) if given(7) else to.finish()
