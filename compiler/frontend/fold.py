@@ -129,12 +129,22 @@ class _Constants:
         self._model.graph.initializer.append(numpy_helper.from_array(value, name))
 
     def hold(self, node: onnx.NodeProto) -> bool:
-        """Keep a DequantizeLinear of constants, and what only turns one, in the graph: weights stay codes."""
-        turned = node.op_type in _TURNS and node.input[0] in self._held
-        if node.domain or not (turned or node.op_type == "DequantizeLinear") or not all(n in self for n in node.input if n):
+        """Keep a DequantizeLinear of constants, and what only turns one or scales its blocks: weights stay codes."""
+        kept = node.op_type == "DequantizeLinear" or self._is_of_held(node)
+        if node.domain or not kept or not all(n in self for n in node.input if n):
             return False
         self._held[node.output[0]] = node
         return True
+
+    def _is_of_held(self, node: onnx.NodeProto) -> bool:
+        """Whether a node turns a weight that is held, or is a step of the normal form of blocks (forms/block_codes.py)."""
+        before = self._held.get(node.input[0]) if node.input else None
+        if before is None:
+            return False
+        if node.op_type in ("Sub", "Mul"):
+            shape = self._known[node.input[1]].shape if node.input[1] in self._known else ()
+            return before.op_type in ("DequantizeLinear", "Sub") and len(shape) == 3 and shape[1] == 1
+        return node.op_type in _TURNS or (node.op_type in ("Reshape", "Slice") and before.op_type in ("Mul", "Reshape"))
 
     def of(self, node: onnx.NodeProto) -> list[Array] | None:
         """Results of a node whose inputs are all constant; None if they are not, or cannot be computed."""

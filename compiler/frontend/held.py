@@ -93,7 +93,7 @@ def of_found(found: FoundLinear) -> Candidate:
 
     def held() -> Held:
         values = found.weight if found.smooth is None else found.weight / found.smooth[:, None]
-        return Held(values, None if found.codes is None else np.broadcast_to(found.codes.scale, values.shape))
+        return Held(values, None if found.codes is None else found.codes.steps)
 
     return Candidate(found.name, found.node, found.modules, found.scopes, found.shape, held, found.bias)
 

@@ -9,7 +9,7 @@
 | Gather and its like along a negative axis | negative indices counted from another axis's extent | positive axes, here |
 | GroupNormalization | scales a group, not a channel | `expand` |
 | float16, bfloat16 | no bfloat16 kernels on the host | `precision` |
-| onnxruntime's FusedMatMul, MatMulIntegerToFloat, DynamicQuantizeMatMul | no importer | `unfuse` |
+| onnxruntime's own operators, scales of blocks | no importer | `forms/` |
 
 IsNaN, Where, Softmax, LayerNormalization, Gelu, Erf, GatherElements, DynamicQuantizeLinear, MatMulInteger and Q/DQ it takes.
 """

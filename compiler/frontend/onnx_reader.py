@@ -15,6 +15,7 @@ from axlora.compiler.frontend.control import inline_conditionals
 from axlora.compiler.frontend.expand import expand
 from axlora.compiler.frontend.fixed_inputs import fix_inputs
 from axlora.compiler.frontend.fold import fold, infer_shapes
+from axlora.compiler.frontend.forms.rewrite import rewrite
 from axlora.compiler.frontend.gemm import plain_gemms
 from axlora.compiler.frontend.host_ops import prepare
 from axlora.compiler.frontend.precision import in_float32, to_float32
@@ -23,7 +24,6 @@ from axlora.compiler.frontend.sizes import check_sizes, check_values
 from axlora.compiler.frontend.storage import Aside, check
 from axlora.compiler.frontend.supported import refuse_operators, refuse_unknown_shapes
 from axlora.compiler.frontend.tensors import check_inputs
-from axlora.compiler.frontend.unfuse import unfuse
 
 Model = onnx.ModelProto | str | Path
 """A model, or its file."""
@@ -106,10 +106,10 @@ def has_scales(model: Model) -> bool:
 
 
 def load(model: Model) -> tuple[Aside, str]:
-    """The checked model (a copy) and the name to call it in messages.
+    """The checked model (a copy), every known form of it as standard operators, and the name to call it in messages.
 
     Raises:
-        BadModel: no such file, not an ONNX file, truncated, refused by the ONNX checker, or weights out of reach.
+        BadModel: as `rewrite`; no such file, not an ONNX file, truncated, refused by the ONNX checker, or weights out of reach.
     """
     if isinstance(model, onnx.ModelProto):
         name, source, folder = "model", model, None
@@ -119,7 +119,7 @@ def load(model: Model) -> tuple[Aside, str]:
         raise BadModel("not an ONNX file, or damaged: it holds no operators", name, "export the model again")
     check(source, folder, name)
     check_inputs(source, name)
-    aside = Aside(source, folder, name)
+    aside = Aside(rewrite(source, folder, name), folder, name)
     try:
         onnx.checker.check_model(aside.model)
     except Exception as error:
@@ -223,7 +223,6 @@ def read(
     """
     aside, where = load(model)
     copy = aside.model
-    unfuse(copy)
     if empty_caches:
         drop_caches(copy)
     refuse_operators(copy)

@@ -12,6 +12,8 @@ import numpy.typing as npt
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 Reals = npt.NDArray[np.floating[Any]]
+MARK = "#"
+"""Between a tensor's name in the file and what rewrites of its form put behind it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,43 @@ class WeightCodes:
         """[k, n]: what the codes stand for."""
         return (self.stored.astype(np.float64) - (0 if self.zero is None else self.zero)) * self.scale
 
+    @property
+    def steps(self) -> Float64:
+        """[k, n]: the size of a code's step."""
+        return np.broadcast_to(self.scale, self.stored.shape)
+
+
+@dataclass(frozen=True)
+class BlockCodes:
+    """Integer weights of the file with a scale a block: weight = (stored - zero) * scale, both of the block of the row."""
+
+    stored: npt.NDArray[np.int8]
+    """[k, n], signed."""
+    scale: Float64
+    """[blocks, n], not negative."""
+    bits: int
+    """2, 3, 4 or 8: the least that hold the codes."""
+    rows: int
+    """Of a block, the last of which may have fewer."""
+    zero: Float64 | None = None
+    """[blocks, n], signed; integers where a linear has these codes."""
+
+    @property
+    def block(self) -> Int64:
+        """[k]: the block of each row."""
+        return np.arange(self.stored.shape[0]) // self.rows
+
+    @property
+    def reals(self) -> Float64:
+        """[k, n]: what the codes stand for."""
+        block = self.block
+        return (self.stored.astype(np.float64) - (0 if self.zero is None else self.zero[block])) * self.scale[block]
+
+    @property
+    def steps(self) -> Float64:
+        """[k, n]: the size of a code's step."""
+        return self.scale[self.block]
+
 
 @dataclass(frozen=True)
 class GraphLora:
@@ -83,7 +122,7 @@ class FoundLinear:
     """Its scale, if the file has one."""
     reals: Reals | Callable[[], Reals] = field(repr=False)
     """[k, n], or how to read it: the weights of a big model are not held twice."""
-    codes: WeightCodes | None
+    codes: WeightCodes | BlockCodes | None
     bias: Float64
     """[n], zeros if the model has none."""
     output_name: str

@@ -65,6 +65,19 @@ def _load(tensor: onnx.TensorProto, folder: Path, where: str) -> None:
     del tensor.external_data[:]
 
 
+def whole(tensor: onnx.TensorProto, folder: Path, where: str) -> onnx.TensorProto:
+    """A copy with its data, read from its file if need be.
+
+    Raises:
+        BadModel: a file that cannot be read.
+    """
+    own = onnx.TensorProto()
+    own.CopyFrom(tensor)
+    if _is_external(own):
+        _load(own, folder, where)
+    return own
+
+
 def check(model: onnx.ModelProto, folder: Path | None, where: str) -> None:
     """Raise `BadModel` for weights whose bytes do not fit their dimensions, and for external data out of reach.
 
@@ -109,12 +122,7 @@ class Aside:
                 self.model.graph.input.append(info)
 
     def _whole(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
-        """A copy, read from its file if need be."""
-        own = onnx.TensorProto()
-        own.CopyFrom(tensor)
-        if _is_external(own):
-            _load(own, self._folder, self._where)
-        return own
+        return whole(tensor, self._folder, self._where)
 
     def put_back(self, model: onnx.ModelProto) -> None:
         """The weights that `model` (made from `self.model`) still reads become its initializers, in float32, in place."""

@@ -22,7 +22,7 @@ from tvm import relax
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend.bounds import bound_indices
 from axlora.compiler.frontend.fold import constant_of
-from axlora.compiler.frontend.recognised import Activation, Reals, WeightCodes
+from axlora.compiler.frontend.recognised import Activation, BlockCodes, Reals, WeightCodes
 from axlora.compiler.frontend.tvm_import import compiled, import_to_read
 from axlora.compiler.passes.lower_linears import Names
 
@@ -81,7 +81,7 @@ class Matrix:
 
     shape: tuple[int, int]
     """[k, n], however the graph stores it."""
-    codes: WeightCodes | None
+    codes: WeightCodes | BlockCodes | None
     read: Callable[[], Reals]
     """The reals [k, n], in the type that the graph holds them in."""
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from axlora.compiler.frontend.recognised import Reals, WeightCodes
+from axlora.compiler.frontend.recognised import BlockCodes, Reals, WeightCodes
+from axlora.compiler.passes.block_weights import block_matrix
 from axlora.compiler.passes.dataflow import RESHAPES, Dataflow, Node
 
 
@@ -23,7 +24,7 @@ class Product:
     weight_name: str
     shape: tuple[int, int]
     """[k, n]."""
-    codes: WeightCodes | None
+    codes: WeightCodes | BlockCodes | None
     read: Callable[[], Reals]
     """The weights [k, n]."""
     nodes: tuple[int, ...]
@@ -58,7 +59,7 @@ def _product(g: Dataflow, index: int) -> Product | None:
     node = g.nodes[index]
     if node.op == "multiply":
         return _dynamic(g, node, index)
-    matrix = g.matrix(node.inputs[1]) if node.op == "matmul" else None
+    matrix = block_matrix(g, node.inputs[1]) or g.matrix(node.inputs[1]) if node.op == "matmul" else None
     if matrix is None or 0 in matrix.shape or g.constant(node.inputs[0]) is not None:
         return None
     if node.source.op_type == "Gemm" and not _adds_row(g, node, matrix.shape[1]):

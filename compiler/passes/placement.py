@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 
 from axlora.compiler.frontend.macs import MULTIPLYING, macs
@@ -68,18 +70,32 @@ def reason(g: Graph, node: onnx.NodeProto) -> str:
     return _form(g, node.input[1])
 
 
+def _weights(g: Graph, owner: Mapping[int, str]) -> dict[int, str]:
+    """Nodes that make a linear's weight of constants -> the linear, the first by name where it has several."""
+    fixed = {name for name in g.readers if g.constant(name) is not None}
+    for node in g.nodes:
+        if node.op_type != "Constant" and all(name in fixed for name in node.input if name):
+            fixed |= set(node.output)
+    found: dict[int, str] = {}
+    for index, node in reversed(list(enumerate(g.nodes))):
+        readers = g.readers.get(node.output[0], [])
+        feeds = {linear for i in readers if (linear := owner.get(i) or found.get(i)) is not None}
+        if node.op_type != "Constant" and node.output[0] in fixed and feeds:
+            found[index] = min(feeds)
+    return found
+
+
 def place(g: Graph, found: tuple[FoundLinear, ...]) -> tuple[Placement, ...]:
     """One row an ONNX node, in the graph's order."""
     owner = {index: linear.name for linear in found for index in linear.nodes}
+    weights = _weights(g, owner)
     rows = []
     for index, node in enumerate(g.nodes):
         name = f"{node.op_type} {node.name or node.output[0]}"
-        constant = node.op_type == "DequantizeLinear" and g.constant(node.input[0]) is not None
-        feeds = {owner[i] for i in g.readers.get(node.output[0], []) if i in owner}
         if index in owner:
             row = Placement(name, "accelerator", f"part of linear {owner[index]}", macs(node, g.shape))
-        elif constant and feeds:
-            row = Placement(name, "accelerator", f"weight codes of linear {min(feeds)}", 0)
+        elif index in weights:
+            row = Placement(name, "accelerator", f"weight codes of linear {weights[index]}", 0)
         elif node.op_type == "Constant":
             row = Placement(name, "host", CONSTANT, 0)
         elif node.op_type in _MOVES:

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.errors import BadModel, DoesNotFit
-from axlora.compiler.frontend.recognised import Activation, FoundLinear
+from axlora.compiler.frontend.recognised import Activation, BlockCodes, FoundLinear
 from axlora.compiler.layer import Codes, ColumnSums, Grid, Int64, Linear, Records
+from axlora.compiler.passes.block_weights import AGAIN_BITS, GROUP_ROWS, held_blocks
 from axlora.compiler.passes.offsets import rows_needed, with_offset_rows
 from axlora.isa.formats import Format
 from axlora.isa.target import Target
@@ -29,8 +30,6 @@ MANTISSA_BITS = 14
 """m1 is below 2**14: an adapter may multiply it by up to 4."""
 WIDE_BITS = 62
 """|w| of a requantization stays below 2**62."""
-ZERO_POINT_ROWS = 128
-"""Rows of the scale groups that carry a column's zero point."""
 _LOG = logging.getLogger(__name__)
 _SIGNED = {2: Format.S2, 3: Format.S3, 4: Format.S4, 8: Format.S8}
 
@@ -125,8 +124,10 @@ def _output(found: FoundLinear, step: Float64, bound: Float64) -> Activation:
 
 
 def offset_rows(found: FoundLinear, target: Target, weight_bits: int) -> int:
-    """Rows that the linear's weight needs for the offset of a token."""
+    """Rows that the linear's weight needs for the offset of a token; 0: it has scale groups, which leave no room for them."""
     weight, _ = _weight(found, target, weight_bits, 0, int)
+    if isinstance(found.codes, BlockCodes):
+        return 0 if weight.group else rows_needed(weight, weight.fmt.bits)
     return rows_needed(weight, weight_bits if found.codes is None else found.codes.bits)
 
 
@@ -201,22 +202,29 @@ def _weight(
     Codes with a zero point a column become signed ones in scale groups of scale 1: the machine subtracts zero points a group.
     """
     held = found.codes
+    if isinstance(held, BlockCodes):
+        kept = held_blocks(held, target, found.name, grouped)
+        return kept if kept is not None else _signed_codes(found.weight, AGAIN_BITS)
     if held is None and group and grouped(group):
         return quantize_groups(found.weight, weight_bits, grouped(group))
     if held is None:
-        codes, scale = quantize_weight(found.weight, weight_bits)
-        return Codes(codes, _SIGNED[weight_bits]), scale
+        return _signed_codes(found.weight, weight_bits)
     if held.zero is None:
         return Codes(held.codes, _SIGNED[held.bits]), held.scale
-    rows = grouped(ZERO_POINT_ROWS // target.lanes * target.lanes)
+    rows = grouped(GROUP_ROWS // target.lanes * target.lanes)
     if not target.group_scales or not rows:
         _LOG.warning("%s: weights with zero points are quantized again, target %s has no group scales", found.name, target.name)
-        codes, scale = quantize_weight(found.weight, held.bits)
-        return Codes(codes, _SIGNED[held.bits]), scale
+        return _signed_codes(found.weight, held.bits)
     middle = 1 << (held.bits - 1)
     groups = -(-held.stored.shape[0] // rows)
     zero = np.repeat((held.zero - middle)[None], groups, axis=0)
     return Codes(held.codes - middle, _SIGNED[held.bits], None, rows, np.ones_like(zero), zero), held.scale
+
+
+def _signed_codes(weight: Float64, bits: int) -> tuple[Codes, Float64]:
+    """Codes with a scale a column."""
+    codes, scale = quantize_weight(weight, bits)
+    return Codes(codes, _SIGNED[bits]), scale
 
 
 def _per_token(

@@ -16,7 +16,7 @@ import onnx
 
 from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend.attach import scope_of
-from axlora.compiler.frontend.recognised import FoundLinear
+from axlora.compiler.frontend.recognised import MARK, FoundLinear
 from axlora.compiler.passes.dataflow import PASSIVE, RESHAPES, Dataflow, Node
 from axlora.compiler.passes.lora_branches import Delta, branches
 from axlora.compiler.passes.matrix_products import Product, Products
@@ -62,12 +62,14 @@ def _next_join(c: _Context, product: Product, name: str) -> tuple[str, list[int]
 
 _ENDINGS = (
     ".weight", "_quantized", "_DequantizeLinear_Output", ".base_layer", ".MatMul", ".Gemm", ".matmul", ".default", "_quant",
-    "_MatMul", ".modules_to_save",
+    "_MatMul", ".modules_to_save", ".qweight", *(f"{part}_Q{bits}" for part in ("_DQ", "_matmul", "") for bits in (2, 4, 8)),
+    *(f"_DQ_Q{bits}_output" for bits in (2, 4, 8)),
 )  # fmt: skip
 
 
 def _bare(path: str) -> str:
-    """Without the endings that exporters, PEFT and quantizers add."""
+    """Without the endings that exporters, PEFT and quantizers add, and what rewrites put behind a name."""
+    path = path.split(MARK)[0]
     while (ending := next((e for e in _ENDINGS if path.endswith(e)), None)) is not None:
         path = path.removesuffix(ending)
     return path

@@ -162,14 +162,19 @@ def _partitioned(seen: Dataflow, lowered: Lowered, smooth: Smooth, rank: int, bi
 
 
 def _offset_rows(seen: Dataflow, g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> dict[str, int]:
-    """Tensors with a scale a token that lie on one side of zero -> rows for the offset, enough for all their readers."""
+    """Tensors with a scale a token that lie on one side of zero -> rows for the offset, enough for all their readers.
+
+    None where a reader's weight has no room for them: blocks of the file have scales of their own.
+    """
     rows: dict[str, int] = {}
+    full: set[str] = set()
     for each in found:
         source = seen.strip(each.x_name)
         if each.x is not None and each.x.per_token and one_sided(g, source if seen.is_named(source) else each.x_name):
             needed = offset_rows(each, target, weight_bits)
             rows[each.x.tensor] = max(rows.get(each.x.tensor, 0), needed)
-    return rows
+            full |= {each.x.tensor} if not needed else set()
+    return {name: needed for name, needed in rows.items() if name not in full}
 
 
 def _tensor(activation: Activation, source: str, shape: tuple[int, ...], columns: int, offset: int = 0) -> Tensor:

@@ -1,0 +1,128 @@
+"""Operators on codes, of the standard and of com.microsoft: DequantizeLinear, the operator on floats, QuantizeLinear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from onnx import helper
+
+from axlora.compiler.frontend.forms.rewriter import Nodes, Rewrite, Rewriter
+
+_CHANNELS_LAST = "channels_last"
+
+
+def _attributes(to: Rewriter, *without: str) -> dict[str, Any]:
+    """The node's attributes but those that only its quantized form has."""
+    return {a.name: helper.get_attribute_value(a) for a in to.node.attribute if a.name not in without}
+
+
+def _reals(to: Rewriter, first: int, axis: int = 1) -> str:
+    """Append the DequantizeLinear of codes, scale and zero point, which are inputs `first` and on."""
+    codes, scale, zero = (to.given(i) for i in range(first, first + 3))
+    return to.add("DequantizeLinear", [codes, *_flat(to, scale, zero)], axis=axis)
+
+
+def _flat(to: Rewriter, scale: str, zero: str) -> list[str]:
+    """Names of scale and zero point without further dimensions of one: scales a column may be [1, n] or [1]."""
+    names = [name for name in (scale, zero) if name]
+    values = [to.file.array(name) for name in names]
+    if all(value is None or value.ndim == 0 for value in values):
+        return names
+    size = max(value.size for value in values if value is not None)
+    shape = () if size == 1 else (size,)
+    return [
+        name
+        if value is None
+        else to.constant(f"{place} flat {name}", np.broadcast_to(value.reshape(-1), shape), value.dtype)
+        if size > 1
+        else to.constant(f"{place} flat {name}", value.reshape(()), value.dtype)
+        for place, (name, value) in enumerate(zip(names, values, strict=True))
+    ]
+
+
+def _codes(to: Rewriter, reals: str, scale: str, zero: str) -> Nodes:
+    """Append the QuantizeLinear of the result; without a zero point its codes have the type of the other ones."""
+    if not zero:
+        kinds = [value.dtype for name in to.node.input if (value := to.file.array(name)) is not None]
+        zero = to.constant("zero", 0, np.int8 if np.dtype(np.int8) in kinds else np.uint8)
+    to.add("QuantizeLinear", [reals, *_flat(to, scale, zero)])
+    return to.finish()
+
+
+def matmul(to: Rewriter) -> Nodes:
+    """QLinearMatMul(a, scale, zero, b, scale, zero, scale of y, zero of y)."""
+    dims = to.file.dims(to.given(3))
+    axis = len(dims) - 1 if dims else 1
+    product = to.add("MatMul", [_reals(to, 0), _reals(to, 3, axis)])
+    return _codes(to, product, to.given(6), to.given(7))
+
+
+def gemm(to: Rewriter) -> Nodes:
+    """QGemm(a, scale, zero, b, scale, zero, c, scale of y, zero of y): c has the scales of a and b; no scale of y: floats."""
+    file, given, alpha = to.file, to.given, to.number("alpha", 1)
+    turned = int(to.number("transB"))
+    inputs = [_reals(to, 0), _reals(to, 3, 0 if turned else 1)]
+    if given(6):
+        bias, x, w = (file.array(given(i)) for i in (6, 1, 4))
+        if bias is None or x is None or w is None:
+            return None
+        step = alpha * x.astype(np.float64).reshape(-1) * w.astype(np.float64).reshape(-1)
+        inputs.append(to.constant("c", bias * step))
+    product = to.add("Gemm", inputs, alpha=float(alpha), transA=int(to.number("transA")), transB=turned)
+    return _codes(to, product, given(7), given(8)) if given(7) else to.finish()
+
+
+def conv(to: Rewriter) -> Nodes:
+    """QLinearConv(x, scale, zero, w, scale, zero, scale of y, zero of y, bias): the bias has the scales of x and w."""
+    file, given = to.file, to.given
+    inputs = [_reals(to, 0), _reals(to, 3, 0)]
+    if given(8):
+        bias, x, w = (file.array(given(i)) for i in (8, 1, 4))
+        if bias is None or x is None or w is None:
+            return None
+        inputs.append(to.constant("bias", bias * x.astype(np.float64).reshape(-1) * w.astype(np.float64).reshape(-1)))
+    return _codes(to, to.add("Conv", inputs, **_attributes(to)), given(6), given(7))
+
+
+def binary(kind: str) -> Rewrite:
+    """QLinearAdd and its like (a, scale, zero, b, scale, zero, scale of y, zero of y)."""
+
+    def rewrite(to: Rewriter) -> Nodes:
+        result = to.add(kind, [_reals(to, 0), _reals(to, 3)])
+        return _codes(to, result, to.given(6), to.given(7))
+
+    return rewrite
+
+
+def unary(kind: str) -> Rewrite:
+    """QLinearSigmoid and its like (x, scale, zero, scale of y, zero of y), with the attributes of the standard operator."""
+
+    def rewrite(to: Rewriter) -> Nodes:
+        if to.number(_CHANNELS_LAST):
+            return None
+        result = to.add(kind, [_reals(to, 0)], **_attributes(to, _CHANNELS_LAST))
+        return _codes(to, result, to.given(3), to.given(4))
+
+    return rewrite
+
+
+def softmax(to: Rewriter) -> Nodes:
+    """QLinearSoftmax(x, scale, zero, scale of y, zero of y; axis, opset): older versions take all axes from one on together."""
+    old = to.number("opset", to.file.version) < 13
+    if old != (to.file.version < 13) and to.number("axis", -1) != -1:
+        return None
+    result = to.add("Softmax", [_reals(to, 0)], axis=int(to.number("axis", -1)))
+    return _codes(to, result, to.given(3), to.given(4))
+
+
+def concat(to: Rewriter) -> Nodes:
+    """QLinearConcat(scale of y, zero of y, x, scale, zero, x, scale, zero, ..; axis)."""
+    parts = [_reals(to, first) for first in range(2, len(to.node.input), 3)]
+    return _codes(to, to.add("Concat", parts, axis=int(to.number("axis"))), to.given(0), to.given(1))
+
+
+def where(to: Rewriter) -> Nodes:
+    """QLinearWhere(condition, x, scale, zero, y, scale, zero, scale of z, zero of z)."""
+    result = to.add("Where", [to.given(0), _reals(to, 1), _reals(to, 4)])
+    return _codes(to, result, to.given(7), to.given(8))

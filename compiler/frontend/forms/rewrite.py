@@ -1,0 +1,92 @@
+"""All forms of operators that are rewritten into standard ones before anything else looks at the graph.
+
+`TAKEN` is the list of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+
+from axlora.compiler.frontend.forms import block_codes, fused, qoperators
+from axlora.compiler.frontend.forms.rewriter import File, Rewrite, Rewriter, branches
+from axlora.compiler.frontend.storage import copy_without
+from axlora.compiler.frontend.supported import STANDARD, opset
+
+_MICROSOFT = "com.microsoft"
+TAKEN: Mapping[tuple[str, str], Rewrite] = {
+    ("", "DequantizeLinear"): block_codes.dequantize,
+    (_MICROSOFT, "DequantizeLinear"): block_codes.dequantize,
+    (_MICROSOFT, "QuantizeLinear"): block_codes.quantize,
+    (_MICROSOFT, "MatMulNBits"): block_codes.matmul_nbits,
+    (_MICROSOFT, "GatherBlockQuantized"): block_codes.gather,
+    ("", "QLinearMatMul"): qoperators.matmul,
+    ("", "QLinearConv"): qoperators.conv,
+    (_MICROSOFT, "QGemm"): qoperators.gemm,
+    (_MICROSOFT, "QLinearAdd"): qoperators.binary("Add"),
+    (_MICROSOFT, "QLinearMul"): qoperators.binary("Mul"),
+    (_MICROSOFT, "QLinearSigmoid"): qoperators.unary("Sigmoid"),
+    (_MICROSOFT, "QLinearLeakyRelu"): qoperators.unary("LeakyRelu"),
+    (_MICROSOFT, "QLinearGlobalAveragePool"): qoperators.unary("GlobalAveragePool"),
+    (_MICROSOFT, "QLinearSoftmax"): qoperators.softmax,
+    (_MICROSOFT, "QLinearConcat"): qoperators.concat,
+    (_MICROSOFT, "QLinearWhere"): qoperators.where,
+    (_MICROSOFT, "FusedMatMul"): fused.fused_matmul,
+    (_MICROSOFT, "MatMulIntegerToFloat"): fused.matmul_integer_to_float,
+    (_MICROSOFT, "DynamicQuantizeMatMul"): fused.dynamic_quantize_matmul,
+}
+"""Domain and operator -> what stands in its place. A rewrite may leave a node as it is (a DequantizeLinear without blocks)."""
+
+
+def _domain(node: onnx.NodeProto) -> str:
+    return "" if node.domain in STANDARD else node.domain
+
+
+def _rewritten(graph: onnx.GraphProto, file: File) -> bool:
+    """Rewrite a graph and its branches in place; true if a node changed."""
+    nodes: list[onnx.NodeProto] = []
+    changed = False
+    for node in graph.node:
+        for inner in branches(node):
+            changed |= _rewritten(inner, file)
+        known = TAKEN.get((_domain(node), node.op_type))
+        made = known(Rewriter(node, file)) if known is not None else None
+        nodes += [node] if made is None else made
+        changed |= made is not None
+    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    return changed
+
+
+def _is_taken(graph: onnx.GraphProto) -> bool:
+    return any(
+        (_domain(node), node.op_type) in TAKEN or any(_is_taken(inner) for inner in branches(node)) for node in graph.node
+    )
+
+
+def rewrite(source: onnx.ModelProto, folder: Path | None, where: str) -> onnx.ModelProto:
+    """The model with every known form as standard operators; `source` itself if it has none.
+
+    Args:
+        source: as the file has it; not changed.
+        folder: where external data lies.
+
+    Raises:
+        BadModel: a form whose parts contradict each other, or weights that cannot be read.
+    """
+    if not _is_taken(source.graph):
+        return source
+    file = File(folder or Path(), where, opset(source))
+    file.collect(source.graph)
+    model = onnx.ModelProto()
+    copy_without(source, model, "graph")
+    copy_without(source.graph, model.graph, "initializer")
+    if not _rewritten(model.graph, file):
+        return source
+    del model.graph.value_info[:]
+    model.graph.initializer.extend(t for t in source.graph.initializer if t.name not in file.added)
+    model.graph.initializer.extend(file.added.values())
+    return model
