@@ -13,7 +13,7 @@ from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend.fold import known_shapes
 
 STANDARD = ("", "ai.onnx")
-_HINT = "float models, static QDQ, operators on codes, dynamic int8 and weights with a scale a block are taken; export as one of them"
+_HINT = "taken are float, static QDQ, dynamic int8, operators on codes, weights with a scale a block; export as one of them"
 _CONTROL = ("Loop", "Scan")
 _CONTROL_HINT = "export the model with the loop unrolled"
 _RECURRENT = ("LSTM", "GRU", "RNN")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -445,17 +444,6 @@ def test_scale_groups_of_heads_with_gaps(file: str) -> None:
     program = axlora.compile(path, target, shapes=_free(path), operators="all", weight_bits=4)
     assert {linear.weight.group for linear in program.linears()} == groups
     _as_llvm_computes(path, target, {}, _feed(1, 5, padded="bert" in file), weight_bits=4)
-
-
-def test_auto_falls_back_to_linears_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    path = E.MODELS / "bert.dynamo.onnx"
-    with caplog.at_level(logging.WARNING):
-        program = axlora.compile(path, "zcu104", shapes=_free(path))
-    assert program.kind == "linears"
-    assert "only the linears run on the accelerator" in caplog.text
-    assert "cut at feature 6" in caplog.text
-    with pytest.raises(axlora.Error, match="cut at feature 6"):
-        axlora.compile(path, "zcu104", shapes=_free(path), operators="all")
 
 
 def test_calibration_measures_every_operators_error() -> None:

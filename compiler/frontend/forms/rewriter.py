@@ -84,17 +84,16 @@ class Rewriter:
         self.nodes: list[onnx.NodeProto] = []
         self.base = next(name for name in node.output if name)
 
-    def add(self, kind: str, inputs: list[str], count: int = 1, of: str = "", **attributes: Any) -> str:
-        """Append a node; returns its first result, further ones are called `name.1` and so on.
+    def add(self, kind: str, inputs: list[str], of: str = "", **attributes: Any) -> str:
+        """Append a node; returns its result.
 
         Args:
             of: weight that the result is a step of; its name stands in front of `MARK`.
         """
         own = f"{self.base}.{kind}" if of else kind
         name = f"{of or self.base}{MARK}{own}.{len(self.nodes)}"
-        names = [name, *(f"{name}.{i}" for i in range(1, count))]
         own = self.node.name or self.base
-        made = helper.make_node(kind, inputs, names, name=own if kind == "MatMul" else f"{own}/{kind}", **attributes)
+        made = helper.make_node(kind, inputs, [name], name=own if kind == "MatMul" else f"{own}/{kind}", **attributes)
         made.metadata_props.extend(self.node.metadata_props)
         self.nodes.append(made)
         return name
@@ -117,15 +116,6 @@ class Rewriter:
         if bias:
             self.add("Add", [self.nodes[-1].output[0], bias])
         self.nodes[-1].output[0] = self.base
-        return self.nodes
-
-    def results(self, names: list[str]) -> list[onnx.NodeProto]:
-        """The results `names` under the names of the replaced node's outputs, those that it has."""
-        for name, output in zip(names, self.node.output, strict=False):
-            if output:
-                self.nodes.append(
-                    helper.make_node("Identity", [name], [output], name=f"{self.node.name or self.base}/Identity")
-                )
         return self.nodes
 
 
