@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from onnxruntime import AdapterFormat
 
 from axlora.compiler.errors import BadAdapter
 
@@ -31,9 +30,14 @@ def read_parameters(data: Path) -> dict[str, Float64]:
     (`q_proj.lora_A.MatMul.weight`).
 
     Raises:
-        BadAdapter: a damaged file; tensors of integers or with NaN.
+        BadAdapter: onnxruntime is not installed; a damaged file; tensors of integers or with NaN.
     """
     where = str(data)
+    try:
+        from onnxruntime import AdapterFormat  # an extra, of this format alone
+    except ImportError:
+        hint = "pip install 'axlora[adapters]', or give the PEFT directory that it was converted from"
+        raise BadAdapter("reading an adapter of ONNX Runtime needs onnxruntime, which is not installed", where, hint) from None
     try:
         parameters = AdapterFormat.read_adapter(where).get_parameters()
         arrays = {name: np.array(value.numpy()) for name, value in parameters.items()}

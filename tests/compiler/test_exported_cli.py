@@ -61,9 +61,11 @@ def _command(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def _inputs(file: str, batch: int) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-    """(values of the free dimensions, what the model is fed): `batch` sequences of `exported.feeds`, some with padding."""
+    """(values of the free dimensions, what the model is fed): `batch` sequences of `exported.feeds`, encoders' with padding."""
     feeds = list(E.feeds(batch))
     feed = {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+    if file.startswith("gpt2"):  # causal models take masks of ones
+        feed["attention_mask"][:] = 1
     if file in DECODERS:
         feed = {"input_ids": np.random.default_rng(0).integers(0, D.VOCABULARY, (1, 20))}
     given = onnx.load(E.MODELS / f"{file}.onnx", load_external_data=False).graph.input

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,11 @@ def test_a_package_has_it(build: Any, tmp_path: Path) -> None:
     (match,) = program.adapters[0].modules
     assert match.module == PATHS[0]
     assert "adapters/law/law.onnx_adapter" in program.sources
+
+
+def test_without_onnxruntime_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _written({f"{n}.weight": v for n, v in _arrays().items()}, tmp_path / "law")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BadAdapter, match="needs onnxruntime, which is not installed") as error:
+        read_content(folder)
+    assert "axlora[adapters]" in error.value.hint
