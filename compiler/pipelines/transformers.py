@@ -278,8 +278,9 @@ class _Reading:
     def keeps(self) -> bool:
         """Whether the file's scales stay: the options keep them, or nothing else may tell the range of an input of floats."""
         options = self.options
-        alone = options.activation is None and options.calibration is None and onnx_reader.takes_rows(self.file)
-        return options.keeps_scales or alone
+        if options.keeps_scales or options.activation is not None or options.calibration is not None:
+            return options.keeps_scales
+        return onnx_reader.takes_rows(self.file)
 
     def read(self, shapes: Mapping[str, int], batch: int, reader: Reader, context: int = 0) -> _Read:
         """The model with its free dimensions fixed to `shapes`, as `reader` recognises it; `context` of a language model."""

@@ -6,7 +6,7 @@ the rows of embeddings, the place of the first and the cache to the outputs and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from axlora.compiler.passes.linear_calls import Emitter, LinearVars, emit_linear
 from axlora.compiler.rows import ax_rows
 from axlora.compiler.rows.lower import lower
 from axlora.compiler.rows.read_region import Region
-from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows, Table
+from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows, OneGroup, Table
 from axlora.isa.opcodes import Map, Reduce, Row
 
 Int64 = npt.NDArray[np.int64]
@@ -39,7 +39,7 @@ class _Value:
     """First column -> (width, tensor)."""
 
 
-class RelaxRows(MapsRows):
+class RelaxRows(OneGroup, MapsRows):
     """`rows.Rows` that writes a Relax function for `tokens` rows."""
 
     def __init__(self, builder: relax.BlockBuilder, emitter: Emitter, start: Start) -> None:
@@ -64,19 +64,6 @@ class RelaxRows(MapsRows):
     def block(self, first: int, count: int) -> None:
         self.tokens = count
         self.factors.clear()
-
-    def groups(self) -> Iterator[int]:
-        yield 0
-
-    def select(self, number: int) -> None:
-        pass
-
-    @property
-    def ahead(self) -> bool:
-        return True
-
-    def operator(self, number: int) -> None:
-        pass
 
     def value(self, name: str, width: int) -> Cells:
         self.values.setdefault(name, _Value(width, self.tokens))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler import layer
-from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows, Table
+from axlora.compiler.rows.row_operations import Cells, Heads, MapRow, MapsRows, OneGroup, Table
 from axlora.isa import numerics
 from axlora.isa.opcodes import Map, Reduce, Row
 
@@ -27,7 +27,7 @@ class Cache:
         return max((len(rows) for rows in self.keys.values()), default=0)
 
 
-class Reference(MapsRows):
+class Reference(OneGroup, MapsRows):
     """`rows.Rows` in NumPy, for tokens at positions `first`, `first` + 1, ...; reads and grows a cache."""
 
     def __init__(
@@ -67,19 +67,6 @@ class Reference(MapsRows):
     def block(self, first: int, count: int) -> None:
         self.tokens = count
         self.factors = np.zeros((4, count, 2), np.int64)
-
-    def groups(self) -> Iterator[int]:
-        yield 0
-
-    def select(self, number: int) -> None:
-        pass
-
-    @property
-    def ahead(self) -> bool:
-        return True
-
-    def operator(self, number: int) -> None:
-        pass
 
     def value(self, name: str, width: int) -> Cells:
         self.values.setdefault(name, np.zeros((self.tokens, width), np.int64))

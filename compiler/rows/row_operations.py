@@ -212,3 +212,22 @@ class Rows(MapsRows, Protocol):
 
     def mix(self, heads: Heads, place: int, out: Cells, m1: int, m1_shift: int) -> None:
         """The mixture of values from the sums at a place: v = sat32(rne(sum m1, m1_shift)) times the token scale."""
+
+
+class OneGroup:
+    """What `Rows` of references have in common: all rows are one group, and nothing is counted."""
+
+    @property
+    def ahead(self) -> bool:
+        """Attention takes the machine's order."""
+        return True
+
+    def groups(self) -> Iterator[int]:
+        """The one group."""
+        yield 0
+
+    def select(self, number: int) -> None:
+        """It is selected."""
+
+    def operator(self, number: int) -> None:
+        """Nothing is counted."""
