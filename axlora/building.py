@@ -98,6 +98,7 @@ def whole_program(
         batch=found.shape[0] if found.shape else found.batch,
         inputs=dict(inputs),
         mask=whole.mask,
+        padding=whole.padding,
         fixed=dict(whole.fixed),
         results=tuple(result(o) for o in whole.outputs),
         indices={o.name: o.index for o in whole.outputs if o.index is not None},

@@ -165,7 +165,7 @@ class Context:
     def _start(self, function: Function, ids: Sequence[int]) -> Int64:
         m, d, count = self._machine, self._decoder, len(ids)
         d.put(m, self._memory, d.embed({d.ids: ids}, self.length))
-        places = {int(k): v for k, v in position_registers(m.target, self.length, count, d.dim, d.half).items()}
+        places = {int(k): v for k, v in position_registers(m.target, self.length, count, d.dim, d.half, d.context).items()}
         start = Start(function, self._memory, places | self._registers, self._results, self._written, self._trace)
         left = self._engine.start(m.target, start)
         self._memory, self.length = left.memory, self.length + count

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from axlora.compiler.operators import Padding
 from axlora.compiler.pipelines.samples import order_of
 from axlora.compiler.rows.formulas import seen
 from axlora.isa.numerics import SAT32, to_fixed
@@ -101,6 +102,8 @@ class Sequences(Rows):
     indices: dict[str, npt.NDArray[np.int64]]
     given: Given | None = None
     """The input that is the first rows; None: they are looked up in `tables`."""
+    padding: Padding = Padding.ANYWHERE
+    """Where the mask may have padding."""
 
     @property
     def rowwise(self) -> bool:
@@ -132,7 +135,18 @@ class Sequences(Rows):
                 raise BadInput(f"input {name!r} must be {what}", "input", f"the first values are {first}")
             elif name == self.mask and not (value != 0).any(axis=1).all():
                 raise BadInput(f"input {name!r} has a row without a token", "input", "at least one 1 in every row")
+            elif name == self.mask:
+                self._check_padding(name, value != 0)
         return found
+
+    def _check_padding(self, name: str, tokens: npt.NDArray[np.bool_]) -> None:
+        """Refuse tokens [batch, context] that would come to other places than attention's biases and rotations have them at."""
+        first, count = tokens.argmax(axis=1), tokens.sum(axis=1)
+        last = self.context - tokens[:, ::-1].argmax(axis=1)
+        if self.padding is not Padding.ANYWHERE and (last - first != count).any():
+            raise BadInput(f"input {name!r} has padding between tokens", "input", "positions count here: tokens side by side")
+        if self.padding is Padding.BEHIND and first.any():
+            raise BadInput(f"input {name!r} has padding before tokens", "input", "positions count here: tokens first")
 
     def random_inputs(self, m: Machine, rng: np.random.Generator) -> Values:
         """Ids that index their tables, no padding; rows within the range that calibration saw."""
@@ -232,7 +246,7 @@ class Sequences(Rows):
             weights[:keys, 0] = 1
             m.put(memory, "row weights", weights.tobytes())
             m.put(memory, "row count", np.array([keys], "<i4").tobytes())
-        places = position_registers(m.target, 0, keys, self.dim, self.half)
+        places = position_registers(m.target, 0, keys, self.dim, self.half, self.context)
         return _Begun(memory, {int(k): v for k, v in places.items()} | registers, order)
 
     def _rows(self, r: Result) -> int:

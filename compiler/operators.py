@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,7 +178,10 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Attention:
-    """y = softmax(scale q k^T + mask) v, a head at a time; head h of q reads head h // (heads / kv_heads) of k and v."""
+    """y = softmax(scale q k^T + bias) v over the keys that are seen, a head at a time.
+
+    Head h of q reads head h // (heads / kv_heads) of k and v.
+    """
 
     q: str
     """[heads * dim]."""
@@ -201,6 +204,10 @@ class Attention:
     """What the scaled scores are rounded to before the softmax, one after the other."""
     weight_codes: Quantization | None = None
     """What the softmax's results are rounded to."""
+    bias: Float64 | None = None
+    """[heads or 1, positions, positions], added to the scaled scores of rows with keys; -inf: the row does not see the key."""
+    rounded_first: int = 0
+    """How many of the score codes come before the bias."""
 
 
 class PoolKind(Enum):
@@ -268,6 +275,25 @@ class Output:
     """[shape]: which elements of the value, counted through its rows; None: all in order."""
 
 
+class Padding(StrEnum):
+    """Where padding may lie, which the host puts behind a sequence's tokens: they get other positions and keep their order."""
+
+    ANYWHERE = "anywhere"
+    AROUND = "around"
+    """Distances of tokens count: they lie side by side."""
+    BEHIND = "behind"
+    """Positions count: the tokens come first."""
+
+
+def _padding(op: Op) -> Padding:
+    """Where an operator bears padding."""
+    if isinstance(op, Rotary):
+        return Padding.AROUND
+    if not isinstance(op, Attention) or op.bias is None:
+        return Padding.ANYWHERE
+    return Padding.AROUND if (op.bias[:, 1:, 1:] == op.bias[:, :-1, :-1]).all() else Padding.BEHIND
+
+
 @dataclass(frozen=True)
 class Transformer:
     """A model from its first rows to its outputs. The host picks and adds rows of embeddings; nothing else runs there."""
@@ -295,6 +321,11 @@ class Transformer:
     def codes(self) -> dict[str, Quantization]:
         """Value -> its codes, of values that are rounded to codes of one scale."""
         return codes_of(self.operators)
+
+    @property
+    def padding(self) -> Padding:
+        """Where padding may lie."""
+        return max((_padding(op) for op in self.operators), key=list(Padding).index, default=Padding.ANYWHERE)
 
     @property
     def bounds(self) -> dict[str, float]:

@@ -10,6 +10,8 @@ from .target import Target
 class Position(IntEnum):
     """Registers that the host sets before a start at a position; K = keys seen by the last row. R1 to R7 are left to loops."""
 
+    BIAS = 21
+    """Bytes of the rows before in a table by position and key."""
     FIRST = 22
     """Position of the first row."""
     GROUPS = 23
@@ -36,12 +38,13 @@ SLOTS = 4
 """Adapter slots whose registers leave the positions' alone; programs that name no position may have more."""
 
 
-def position_registers(target: Target, first: int, rows: int, dim: int, half: int) -> dict[int, int]:
+def position_registers(target: Target, first: int, rows: int, dim: int, half: int, context: int) -> dict[int, int]:
     """What the host writes for rows at `first` .. `first + rows - 1`.
 
     Args:
         first: a multiple of `rows`: the rows of a start lie in one tile of V.
         dim: features of a head, in whole beats. half: s32 elements of a row of the tables by position, padded.
+        context: most keys; a row of a table by position and key has an s32 element for each, padded to whole lines of L.
     """
     t, keys = target, first + rows
     blocks = -(-keys // t.lanes)
@@ -56,4 +59,5 @@ def position_registers(target: Target, first: int, rows: int, dim: int, half: in
         Position.SCALE: 4 * first,
         Position.SCALE_BEATS: -(-4 * keys // t.beat_bytes),
         Position.TURN: first * half * 4,
+        Position.BIAS: first * (-(-context // t.lanes) * t.lanes) * 4,
     }

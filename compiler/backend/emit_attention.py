@@ -137,7 +137,7 @@ class Emit(LinearEmit):
         place = self.cbuf.take(words, unit, key)
         beat = place.first * t.vector_word_bytes // t.beat_bytes
         where = self._cache(heads, self._kv(heads, head), f"{kind} scales")
-        self._load(Buffer.CBUF, where, place, beat, 1, rows=0, rz=int(Position.SCALE_BEATS))
+        self._load(Buffer.CBUF, where, place, beat, 1, **self._seen(heads, Position.SCALE_BEATS, "rows"))
         return CBUF_BIT + place.first, place
 
     @staticmethod
@@ -153,12 +153,12 @@ class Emit(LinearEmit):
         if tile is None:
             tile = self.wbuf.take(groups * blocks, key=key)
             where = self._cache(heads, self._kv(heads, head), "K")
-            self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, rows=0, rz=int(Position.KEYS))
-        weights = {"rz": int(Position.GROUPS), "block_stride": 1, "group_stride": blocks}
+            self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, **self._seen(heads, Position.KEYS, "rows"))
+        weights = {**self._seen(heads, Position.GROUPS, "groups"), "block_stride": 1, "group_stride": blocks}
         self._multiply(place, tile, groups, weights, blocks=blocks)
 
     def scores(self, heads: Heads, head: int, place: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
-        self._from_sums(place, out, m1, m1_shift, rz=int(Position.GROUPS))
+        self._from_sums(place, out, m1, m1_shift, **self._seen(heads, Position.GROUPS, "groups"))
         self._by_scales(heads, head, "K", out, key_shift, Reduce.MAX)
 
     def weigh(self, heads: Heads, head: int, e: Cells, shift: int) -> None:
@@ -170,8 +170,9 @@ class Emit(LinearEmit):
         self._visible(heads)
         self._set(Opcode.VPITCH, a=pitch, b=0, to=pitch)
         self._set(Opcode.VCON, ca=1, cb=0, shift=shift)
-        fields = {"function": Map.MUL, "reduce": reduce, "into": Into.VBUF, "size": 2, "rz": int(Position.WORDS)}
-        self._vmap(at, scales, at, 0, [place], [], self.tokens, **fields)
+        fields = {"function": Map.MUL, "reduce": reduce, "into": Into.VBUF, "size": 2}
+        words = self._seen(heads, Position.WORDS, "words")
+        self._vmap(at, scales, at, reads=[place], writes=[], rows=self.tokens, **words, **fields)
 
     def times_values(self, heads: Heads, head: int, place: int) -> None:
         t, d = self.target, self._wide(heads)
@@ -183,9 +184,9 @@ class Emit(LinearEmit):
             tile = self.wbuf.take(blocks * groups, key=key)
             where = self._cache(heads, self._kv(heads, head), "V")
             line = t.wbuf_line_beats
-            self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, rows=0, rz=int(Position.BLOCKS))
+            self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, **self._seen(heads, Position.BLOCKS, "rows"))
         weights = {"groups": groups, "block_stride": groups, "group_stride": 1}
-        self._multiply(place, tile, groups, weights, rz=int(Position.BLOCKS))
+        self._multiply(place, tile, groups, weights, **self._seen(heads, Position.BLOCKS, "blocks"))
 
     def mix(self, heads: Heads, place: int, out: Cells, m1: int, m1_shift: int) -> None:
         self._from_sums(place, out, m1, m1_shift, groups=self._wide(heads) // self.target.ports)

@@ -17,7 +17,7 @@ from axlora.compiler.backend.schedule import MEMORY, Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
 from axlora.compiler.rows.row_operations import PLACES, Cells, Heads, MapRow, MapsRows, Table
 from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Row
-from axlora.isa.positions import SLOTS, Position
+from axlora.isa.positions import SLOTS, Position, position_registers
 from axlora.isa.target import Target
 
 Int64 = npt.NDArray[np.int64]
@@ -60,8 +60,8 @@ class RowEmit(TileEmit, MapsRows):
         self.base: dict[str, int] = {}
         self.whole: dict[str, bool] = {}
         """Whether a value has a row for each of the block's, or for the group's only."""
-        self.constants: dict[str, tuple[int, int, bool]] = {}
-        """Name -> (offset in memory, words a row, whether a row a position)."""
+        self.constants: dict[str, tuple[int, int, Position | None]] = {}
+        """Name -> (offset in memory, words a row, register of the rows before; None: one row for all)."""
         self.records: dict[tuple[int, int], int] = {}
         self.spilled: dict[str, str] = {}
         """Value -> region that keeps it."""
@@ -174,20 +174,26 @@ class RowEmit(TileEmit, MapsRows):
         self.pool.free(cells.name)
 
     def constant(self, name: str, values: Int64) -> Cells:
-        return self._constant(name, values[None], False)
+        return self._constant(name, values[None], None)
 
     def by_position(self, name: str, values: Int64) -> Cells:
-        cells = self._constant(name, values, True)
+        cells = self._constant(name, values, Position.TURN)
         half = self.constants[name][1] * self.target.vector_lanes
         if self.half not in (0, half):
             raise UnsupportedOperator("rotary tables of different widths", name, "not supported yet")
         self.half = half
         return cells
 
-    def _constant(self, name: str, values: Int64, by_position: bool) -> Cells:
+    def by_key(self, name: str, values: Int64) -> Cells:
+        keys = values.shape[1]
+        if name not in self.constants:
+            self._constant(name, np.pad(values, ((0, 0), (0, -keys % self.target.lanes))), Position.BIAS)
+        return Cells(name, 0, keys)
+
+    def _constant(self, name: str, values: Int64, before: Position | None) -> Cells:
         data = words_of(self.target, values)
         words = len(data) // values.shape[0] // self.target.vector_word_bytes
-        self.constants[name] = (self.memory.put(data), words, by_position)
+        self.constants[name] = (self.memory.put(data), words, before)
         return Cells(name, 0, values.shape[1])
 
     def _operand(self, cells: Cells) -> tuple[int, int, list[Span]]:
@@ -200,7 +206,8 @@ class RowEmit(TileEmit, MapsRows):
             pitch = self.pitch[cells.name]
             row = self.at * pitch if self.whole[cells.name] else 0
             return self.base[cells.name] + row + cells.first // t.vector_lanes, pitch, []
-        offset, words, by_position = self.constants[cells.name]
+        offset, words, before = self.constants[cells.name]
+        by_position = before is not None
         rows = self.tokens if by_position else 1
         unit = max(1, t.beat_bytes // t.vector_word_bytes)
         key = (cells.name, self.row if by_position else 0)
@@ -208,7 +215,7 @@ class RowEmit(TileEmit, MapsRows):
         if place is None:
             place = self.cbuf.take(rows * words, unit, key)
             beats = rows * words * t.vector_word_bytes // t.beat_bytes
-            extra = {"rx": self._first(Position.TURN)} if by_position else {}
+            extra = {"rx": self._first(before)} if before is not None else {}
             offset += key[1] * words * t.vector_word_bytes
             self._load(Buffer.CBUF, offset, place, place.first * t.vector_word_bytes // t.beat_bytes, beats, **extra)
         return CBUF_BIT + place.first, words if by_position else 0, [place]
@@ -233,10 +240,9 @@ class RowEmit(TileEmit, MapsRows):
             at,
             at_b,
             to,
-            0 if row.keys is not None else self._words_of(row.a.width),
-            reads + more,
-            [],
-            self.tokens,
+            reads=reads + more,
+            writes=[],
+            rows=self.tokens,
             function=row.function,
             reduce=row.reduce,
             into=Into.NOTHING if row.out is None else Into.VBUF,
@@ -244,7 +250,7 @@ class RowEmit(TileEmit, MapsRows):
             scale=row.scale or 0,
             less=row.less or 0,
             subtract=int(row.less is not None),
-            **({"rz": int(Position.WORDS)} if row.keys is not None else {}),
+            **({"words": self._words_of(row.a.width)} if row.keys is None else self._seen(row.keys, Position.WORDS, "words")),
         )
 
     def _visible(self, heads: Heads) -> None:
@@ -253,6 +259,12 @@ class RowEmit(TileEmit, MapsRows):
             self._set(Opcode.VLEN, valid=1 + self.row, rx=self._first(Position.FIRST), step=1)
         else:
             self._set(Opcode.VLEN, valid=0, rx=int(Position.KEYS))
+
+    def _seen(self, heads: Heads, register: Position, field: str) -> dict[str, int]:
+        """A count that follows from the keys seen: a register's or, where a start is a whole causal sequence, its number."""
+        if not (self._sequence and heads.causal):
+            return {field: 0, "rz": int(register)}
+        return {field: position_registers(self.target, 0, self.context, 0, 0, self.context)[register]}
 
     def _first(self, register: Position) -> int:
         """A register that follows from the position of a start's first row: none where that is 0."""
@@ -295,8 +307,9 @@ class RowEmit(TileEmit, MapsRows):
         else:
             self._set(Opcode.VLEN, valid=x.width)
         self.active = self.heads_ubuf.take(lines) if heads is not None else self._codes(lines)
-        words = 0 if keys else lines * t.lanes // t.vector_lanes
-        self._to_ubuf(x, words, [], function=Map.SCALE, scale=1, **({"rz": int(Position.WORDS)} if keys else {}))
+        own = {"words": lines * t.lanes // t.vector_lanes}
+        words = self._seen(heads, Position.WORDS, "words") if heads is not None and keys else own
+        self._to_ubuf(x, [], function=Map.SCALE, scale=1, **words)
 
     def _scale_of_heads(self, keys: bool) -> int:
         """Place of the group's scales: of q, or behind all of those of the weights; of one group, those of q take turns."""
@@ -312,14 +325,14 @@ class RowEmit(TileEmit, MapsRows):
         lines = -(-x.width // t.lanes)
         self._set(Opcode.VLEN, valid=x.width)
         self.active = self._codes(lines)
-        self._to_ubuf(x, lines * t.lanes // t.vector_lanes, [self._lines(table)], function=Map.TABLE)
+        self._to_ubuf(x, [self._lines(table)], function=Map.TABLE, words=lines * t.lanes // t.vector_lanes)
 
-    def _to_ubuf(self, x: Cells, words: int, reads: list[Span], **fields: int) -> None:
+    def _to_ubuf(self, x: Cells, reads: list[Span], **fields: int) -> None:
         """The group's rows of a value to codes in their place."""
         at, pitch, _ = self._operand(x)
         self._set(Opcode.VPITCH, a=pitch, b=None, to=None)
         fields |= {"into": Into.UBUF, "size": self.target.activation_bits // 16}
-        self._vmap(at, at, self.active.first, words, reads, [self.active], self.tokens, **fields)
+        self._vmap(at, at, self.active.first, reads=reads, writes=[self.active], rows=self.tokens, **fields)
 
     def _codes(self, lines: int) -> Span:
         """The group's place in UBUF for what linears read."""

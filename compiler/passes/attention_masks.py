@@ -8,6 +8,8 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
+Bool = npt.NDArray[np.bool_]
+
 
 class Mask(Enum):
     """Which keys a token sees."""
@@ -18,38 +20,40 @@ class Mask(Enum):
     """Itself and those before it."""
     PADDING = "padding"
     """All that are no padding."""
+    CAUSAL_PADDING = "causal and padding"
+    """Itself and those before it that are no padding: as `CAUSAL`, once padding is behind all tokens."""
 
 
-def describe(seen: Sequence[npt.NDArray[np.bool_]]) -> str:
-    """What a mask that `kind_of_mask` does not know lets a token see, in words.
-
-    Args:
-        seen: [.., n, n], as there.
-    """
-    n = seen[0].shape[-1]
-    distance = np.arange(n)[:, None] - np.arange(n)[None, :]
-    for one in (m for s in seen for m in s.reshape(-1, n, n)):
-        before, after = (int(np.max(side[one], initial=0)) for side in (distance, -distance))
-        if np.array_equal(one, (distance <= before) & (distance >= -after)) and before < n - 1:
-            window = f"{before + 1} tokens" if not after else f"{before} tokens before and {after} after"
-            return f"attention in a sliding window of {window}"
-    if not any(np.triu(m, 1).any() for s in seen for m in s.reshape(-1, n, n)):
-        return "a mask of attention that hides some of the tokens before, by no padding"
-    return "a mask of attention that is neither causal nor of padding"
+HEEDING = {Mask.PADDING, Mask.CAUSAL_PADDING}
+"""Kinds that hide padding."""
+CAUSAL = {Mask.CAUSAL, Mask.CAUSAL_PADDING}
+"""Kinds that hide what comes later."""
 
 
-def kind_of_mask(seen: Sequence[npt.NDArray[np.bool_]], masks: Sequence[npt.NDArray[np.int64]]) -> Mask | None:
-    """The kind, or None if it is another.
+def both(a: Mask, b: Mask) -> Mask:
+    """The kind of two masks one after the other."""
+    if Mask.NONE in (a, b) or a is b:
+        return b if a is Mask.NONE else a
+    return Mask.CAUSAL_PADDING
+
+
+def kind_of_mask(seen: Sequence[Bool], masks: Sequence[npt.NDArray[np.int64]]) -> tuple[Mask, Bool] | None:
+    """The kind, and the keys that it shows and the mask hides whatever is padding; None if it is of no kind.
 
     Args:
-        seen: [.., n, n] for each mask of `masks`, or one for all.
+        seen: [heads or 1, n, n] for each mask of `masks`, or one for all.
         masks: [1, n], 1 where there is a token.
+
+    Returns:
+        The kind and bool [heads or 1, n, n].
     """
-    n = seen[0].shape[-1]
-    if all(s.all() for s in seen):
-        return Mask.NONE
-    if all(np.array_equal(m, np.tri(n, dtype=bool)) for s in seen for m in s.reshape(-1, n, n)):
-        return Mask.CAUSAL
-    if len(seen) == len(masks) and all((s == (m[0] > 0)).all() for s, m in zip(seen, masks, strict=True)):
-        return Mask.PADDING
-    return None
+    ever = np.any(seen, axis=0)
+    before = np.tri(ever.shape[-1], dtype=bool)
+    if all(np.array_equal(s, ever) for s in seen):
+        kind = Mask.NONE if ever.all() or (ever & ~before).any() else Mask.CAUSAL
+    elif len(seen) == len(masks) and all(np.array_equal(s, ever & (m[0] > 0)) for s, m in zip(seen, masks, strict=True)):
+        kind = Mask.PADDING if (ever & ~before).any() else Mask.CAUSAL_PADDING
+    else:
+        return None
+    own = np.diagonal(ever, axis1=1, axis2=2) if kind in HEEDING else ever.any(axis=-1)
+    return (kind, ~ever & (before if kind in CAUSAL else True)) if own.all() else None

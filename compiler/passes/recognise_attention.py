@@ -13,15 +13,15 @@ from axlora.compiler.operators import (
     Attention,
     Rotary,
 )
-from axlora.compiler.passes.attention_masks import Mask, describe, kind_of_mask
+from axlora.compiler.passes.attention_masks import CAUSAL, both, kind_of_mask
 from axlora.compiler.passes.dataflow import Node
 from axlora.compiler.passes.recognise_values import Scores, Symbol, Values
 from axlora.compiler.passes.tensor_elements import Constant, HeadView, Probed, View, heads
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
-_MASKED = -1e4
-"""A mask's value at and below which a key is not seen."""
+_MASKED = -5e3
+"""A mask's value at and below which a key is not seen: masks have -10,000 or less, with a bias on it or not."""
 
 
 @dataclass
@@ -46,10 +46,12 @@ class AttentionWalk(Values):
     def attention(self, node: Node, s: Scores, v: HeadView) -> Symbol:
         if self.rowwise:
             raise self.refuse(node, "attention between the rows of a batch")
-        if self.causal and s.mask is not Mask.CAUSAL:
+        if self.causal and s.mask not in CAUSAL:
             raise self.refuse(node, "not causal: attention without a causal mask")
         self.kinds.add(s.mask)
         count, kv = len(s.q.own), len(set(s.k.own))
+        if s.bias is not None and len(s.bias) not in (1, count):
+            raise self.refuse(node, f"a bias of {len(s.bias)} heads on the scores of {count}")
         groups = count // kv
         order = [sorted(set(own)) for own in (s.q.own, s.k.own, v.own)]
         grouped = not count % kv and s.k.own == tuple(order[1][h // groups] for h in range(count))
@@ -65,10 +67,9 @@ class AttentionWalk(Values):
         q, k, own = (value for value, _, _ in parts)
         first = (parts[0][1], parts[1][1], parts[2][1])
         stride = (parts[0][2], parts[1][2], parts[2][2])
-        causal = s.mask is Mask.CAUSAL
-        self.operators.append(
-            Attention(q, k, own, out, count, kv, s.q.dim, s.scale, causal, first, stride, s.codes, s.weight_codes)
-        )
+        causal = s.mask in CAUSAL
+        rounded = (s.codes, s.weight_codes, s.bias, s.rounded_first)
+        self.operators.append(Attention(q, k, own, out, count, kv, s.q.dim, s.scale, causal, first, stride, *rounded))
         self.features[out] = count * v.dim
         return self.head_views(out, range(count), v.dim, self.g.shape(out))
 
@@ -91,21 +92,41 @@ class AttentionWalk(Values):
         return self.turned[key], 0, view.dim
 
     def masked(self, node: Node, scores: Scores, masks: Sequence[npt.NDArray[np.generic]]) -> Scores:
-        """Scores plus a mask that is proved causal, or that of padding, or nothing."""
-        seen = []
-        for mask in masks:
-            spread = np.broadcast_to(mask, (*np.broadcast_shapes(mask.shape[:-2], (1, 1)), self.tokens, self.tokens))
-            seen.append(spread > _MASKED)
-            if (spread[seen[-1]] != 0).any():
-                raise self.refuse(node, "attention with a bias on its scores (relative positions, ALiBi)")
-        return self.seeing(node, scores, seen)
+        """Scores plus a tensor: one that hides keys, one that adds a bias to them, or both."""
+        spread = self._spread(masks)
+        seen = [each > _MASKED for each in spread]
+        bias = np.zeros(spread[0].shape)
+        known = np.zeros(bias.shape, bool)
+        for value, own in zip(spread, seen, strict=True):
+            if (value != bias)[known & own].any():
+                raise self.refuse(node, "a bias on scores that padding changes")
+            bias, known = np.where(own, value, bias), known | own
+        return self.seeing(node, self._biased(node, scores, bias) if bias.any() else scores, seen)
+
+    def _spread(self, masks: Sequence[npt.NDArray[np.generic]]) -> list[Float64]:
+        """Masks [.., n or 1, n or 1] as [heads or 1, n, n]."""
+        n = self.tokens
+        wide = [np.broadcast_to(m, (*m.shape[:-2], n, n)).astype(np.float64).reshape(-1, n, n) for m in masks]
+        alike = all((m == m[:1]).all() for m in wide)
+        return [m[:1] if alike else m for m in wide]
+
+    def _biased(self, node: Node, scores: Scores, bias: Float64) -> Scores:
+        """Scores with one more bias [heads or 1, n, n]."""
+        if scores.bias is not None and np.isfinite(bias).all() and scores.rounded_first != len(scores.codes):
+            raise self.refuse(node, "two biases on scores, which are rounded between them")
+        first = len(scores.codes) if np.isfinite(bias).all() else scores.rounded_first
+        return replace(scores, bias=bias if scores.bias is None else scores.bias + bias, rounded_first=first)
 
     def seeing(self, node: Node, scores: Scores, seen: Sequence[npt.NDArray[np.bool_]]) -> Scores:
-        """Scores of which only those `seen` [.., n, n] count."""
-        kind = kind_of_mask(seen, self.masks)
-        if kind is None or (kind is not Mask.NONE and scores.mask not in (Mask.NONE, kind)):
-            raise self.refuse(node, ("not causal: " if self.causal else "") + describe(seen))
-        return scores if kind is Mask.NONE else replace(scores, mask=kind)
+        """Scores of which only those `seen` [heads or 1, n, n] count."""
+        found = kind_of_mask(seen, self.masks)
+        if found is None:
+            what = "a mask of attention that leaves a token nothing to see, or in which padding does more than hide keys"
+            raise self.refuse(node, what)
+        kind, hidden = found
+        if hidden.any():
+            scores = self._biased(node, scores, np.where(hidden, -np.inf, 0.0))
+        return replace(scores, mask=both(scores.mask, kind))
 
     def chosen(self, node: Node, inputs: Sequence[Symbol]) -> Symbol | None:
         """Where(mask, scores, -inf), Where(masked, -inf, scores), and Where(never, 0, weights)."""
@@ -122,8 +143,7 @@ class AttentionWalk(Values):
             return None
         if (no.value.astype(np.float64) > _MASKED).any():
             return None
-        wide = [np.broadcast_to(c, (*np.broadcast_shapes(c.shape[:-2], (1, 1)), self.tokens, self.tokens)) for c in conditions]
-        return self.seeing(node, yes, wide)
+        return self.seeing(node, yes, [c > 0 for c in self._spread(conditions)])
 
 
 def stride_of(own: Sequence[int]) -> int:

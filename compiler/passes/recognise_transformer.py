@@ -23,7 +23,7 @@ from axlora.compiler.operators import (
     Transformer,
     operands,
 )
-from axlora.compiler.passes.attention_masks import Mask
+from axlora.compiler.passes.attention_masks import HEEDING
 from axlora.compiler.passes.dataflow import Dataflow
 from axlora.compiler.passes.recognise_operators import Walk
 from axlora.compiler.passes.recognise_values import PASS, SHAPED
@@ -220,7 +220,7 @@ def _walked(
         raise _no_ids(where)
     if given is not None and any(o.value == walk.input for o in outputs):
         raise UnsupportedOperator("an output that is the input itself", where, walk.hint)
-    if mask and not walk.kinds <= {Mask.PADDING}:
+    if mask and not walk.kinds <= HEEDING:
         raise UnsupportedOperator("attention that sees padding beside what heeds the mask", where, walk.hint)
     tables = walk.looked.tables if walk.looked is not None else ()
     lookups = tuple(Lookup(name, table) for name, table in sorted(tables, key=lambda pair: pair[0] != ids[0]))

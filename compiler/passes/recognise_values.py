@@ -55,10 +55,15 @@ class Scores:
     """What they are rounded to before the softmax."""
     weight_codes: Quantization | None = None
     """What its results are rounded to."""
+    bias: Float64 | None = None
+    """[heads or 1, n, n], added to them, -inf where a key is hidden that the mask shows."""
+    rounded_first: int = 0
+    """Codes before the bias."""
 
     def times(self, factor: float) -> Scores:
         """Scaled, before the softmax."""
-        return replace(self, scale=self.scale * factor, codes=tuple(c.times(factor) for c in self.codes))
+        bias = None if self.bias is None else self.bias * factor
+        return replace(self, scale=self.scale * factor, codes=tuple(c.times(factor) for c in self.codes), bias=bias)
 
 
 Symbol = Constant | Probed | Ids | Looked | View | Curve | Weighted | Length | Scores

@@ -120,6 +120,9 @@ class RelaxRows(OneGroup, MapsRows):
             self.values[name] = _Value(width, self.tokens, {0: (width, found)})
         return Cells(name, 0, width)
 
+    def by_key(self, name: str, values: Int64) -> Cells:
+        return self.by_position(name, values)
+
     def _call(self, make: Any, fixed: tuple[object, ...], args: list[Expr], out: Any) -> Expr:
         return self.emitter.call(make, fixed, args, out)
 

@@ -108,6 +108,9 @@ class Reference(OneGroup, MapsRows):
         self.values[name] = values[self.first : self.first + self.tokens]
         return Cells(name, 0, values.shape[1])
 
+    def by_key(self, name: str, values: Int64) -> Cells:
+        return self.by_position(name, values)
+
     def _of(self, cells: Cells) -> Int64:
         return self.values[cells.name][:, cells.first : cells.first + cells.width]
 

@@ -61,7 +61,12 @@ def _attend(op: Attention, q: Float64, k: Float64, v: Float64, keys: int) -> Flo
     ks, vs = (np.repeat(x, groups, axis=0) for x in (ks, vs))
     scores = qs @ ks.transpose(0, 2, 1) * op.scale
     seen = np.tri(n, dtype=bool) if op.causal else np.arange(n) < keys
-    for codes in op.score_codes:
+    for codes in op.score_codes[: op.rounded_first]:
+        scores = codes.rounded(scores)
+    if op.bias is not None:
+        bias = op.bias[:, :n, :n]
+        scores, seen = scores + np.where(np.isinf(bias), 0, bias), seen & ~np.isinf(bias)
+    for codes in op.score_codes[op.rounded_first :]:
         scores = codes.rounded(scores)
     scores = np.where(seen, scores, -np.inf)
     e = np.exp(scores - scores.max(axis=-1, keepdims=True))

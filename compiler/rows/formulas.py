@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
@@ -374,6 +375,7 @@ class Formulas:
         # e times the values' scales keeps all bits that the largest scale leaves.
         scales = math.ceil(math.log2(math.ldexp(max(self.largest[op.v], 2.0**-12), fv + KEY_BITS + SPARE_BITS) / CACHE_CODE))
         down = max(0, scales)
+        biases = self.biases(op)
 
         def rounds(head: int, group: int, place: int) -> Iterator[None]:
             """One head of one group; it stops where the matrix unit has a product to find."""
@@ -385,8 +387,11 @@ class Formulas:
             yield
             rows.select(group)
             rows.scores(heads, head, place, e, *ratio(math.ldexp(op.scale, a), 14), up + fk + KEY_BITS - SCORE_FRACTION)
-            for codes in op.score_codes:
-                self.rounded(codes, e, SCORE_FRACTION, e, SCORE_FRACTION, heads)
+            for n, tables in enumerate(biases):
+                for table in tables:
+                    rows.map(Map.MAC, e, table[head % len(table)], e, cb=1, reduce=Reduce.MAX, keys=heads)
+                for codes in op.score_codes[n : n + 1]:
+                    self.rounded(codes, e, SCORE_FRACTION, e, SCORE_FRACTION, heads)
             rows.scalar(Row.COPY, 2, 1, 0)
             rows.map(Map.TABLE, e, out=e, reduce=Reduce.SUM, table=exp, less=2, keys=heads)
             # The sum divides the mixture or, where weights are rounded, them.
@@ -407,6 +412,23 @@ class Formulas:
         in_turn((rounds(*which, n % PLACES) for n, which in enumerate(order)), rows.ahead)
         rows.free(e)
         self.active = ""
+
+    def biases(self, op: Attention) -> list[list[list[Cells]]]:
+        """Tables to add to the scores before each of their codes, and behind the last: of each table the cells of each head.
+
+        What hides keys comes last: codes would make of it a score as any other.
+        """
+        found: list[list[list[Cells]]] = [[] for _ in range(len(op.score_codes) + 1)]
+        if op.bias is None:
+            return found
+        hidden, last = np.isinf(op.bias), len(op.score_codes)
+        parts = [(op.rounded_first, np.where(hidden, 0.0, op.bias)), (last, np.where(hidden, -np.inf, 0.0))]
+        for n, part in [(last, op.bias)] if op.rounded_first == last else parts:
+            values = to_fixed(part[:, : self.context, : self.context], SCORE_FRACTION)
+            if values.any():
+                names = [f"bias {blake2b(each.tobytes(), digest_size=8).hexdigest()}" for each in values]
+                found[n].append([self.rows.by_key(*each) for each in zip(names, values, strict=True)])
+        return found
 
     def collect(self, step: Collect) -> None:
         """What the block's rows give the one row: the first row, or their sum / 2**shift (which cannot leave 32 bits)."""

@@ -165,6 +165,9 @@ class Rows(MapsRows, Protocol):
     def by_position(self, name: str, values: Int64) -> Cells:
         """A row [positions, n] of s32 for each position."""
 
+    def by_key(self, name: str, values: Int64) -> Cells:
+        """A row [positions, keys] of s32 for each position, an element a key."""
+
     def scalar(self, function: Row, slot: int, factor: int, shift: int, add: int = 0, adjust: int = 0) -> None:
         """VROW on all rows."""
 

@@ -21,7 +21,7 @@ from axlora.adapters import add_adapter
 from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.merge import merge_graph
-from axlora.compiler.operators import Apply, Attention, Function, PoolKind, Transformer
+from axlora.compiler.operators import Apply, Attention, Function, Padding, PoolKind, Transformer
 from axlora.compiler.passes.drop_scales import drop_scales
 from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.recognise_linears import recognise
@@ -100,15 +100,18 @@ def test_the_recognised_encoder_has_onnxruntimes_outputs(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", DECODERS)
-def test_decoders_are_causal_and_take_no_padding(file: str) -> None:
+def test_decoders_are_causal_and_take_padding(file: str) -> None:
+    """Anywhere, or about the tokens where distances count; of rows of padding nothing is asked."""
     path = E.MODELS / f"{file}.onnx"
     model, held = _recognised(onnx_reader.read(path, _free(path))[0])
-    assert model.mask is None
+    assert model.mask == "attention_mask"
     assert all(op.causal for op in model.operators if isinstance(op, Attention))
-    assert (model.fixed["attention_mask"] == 1).all()
+    assert model.padding is (Padding.AROUND if "llama" in file else Padding.ANYWHERE)
     if "half" not in file:
-        feed = _feed(1, 0, padded=False)
-        assert np.abs(_evaluated(model, held, feed)[0] - _onnxruntime(path, feed)[0]).max() < 1e-4
+        feed = _feed(1, 0, padded=model.padding is Padding.ANYWHERE)
+        tokens = feed["attention_mask"][0] > 0
+        got, wanted = (y.reshape(TOKENS, -1)[tokens] for y in (_evaluated(model, held, feed)[0], _onnxruntime(path, feed)[0]))
+        assert np.abs(got - wanted).max() < 1e-4
 
 
 def test_bert_pools_its_first_token() -> None:
@@ -237,6 +240,8 @@ def test_nothing_stays_on_the_host(file: str) -> None:
     (wanted,) = _onnxruntime(path, feed)
     (got,) = run.outputs.values()
     assert got.shape == wanted.shape
+    if file.startswith("gpt2"):  # of rows of padding nothing is asked
+        got, wanted = (y[feed["attention_mask"] > 0] for y in (got, wanted))
     assert np.linalg.norm(got - wanted) < 0.04 * np.linalg.norm(wanted)
     report = run.to_json()  # asserts the sums
     assert sum(layer.macs for layer in run.layers) == run.counters["macs"] == report["macs"]
@@ -323,22 +328,30 @@ KINDS = [
     ("file", "form"), [pytest.param(*p, marks=pytest.mark.slow if p in KINDS else pytest.mark.exhaustive) for p in FORMS]
 )
 def test_quantized_exports_run_whole(file: str, form: str, tmp_path: Path) -> None:
-    """As LLVM computes it, and near the model of the file's weights in floats: scales of activations are a row's own."""
+    """As LLVM computes it, and near the model of the file's weights in floats: scales of activations are a row's own.
+
+    Near over samples, for the three logits of one may cancel.
+    """
     path = path_of(file, form, tmp_path)
     if "sdpa" in file and form.startswith("dynamic"):
         with pytest.raises(UnsupportedOperator, match="QAttention"):
             axlora.compile(path, "test", shapes=_free(path), operators="all")
         return
     target = Target.load("test")
-    feed = {name: value % 32 for name, value in _feed(1, 5, padded="bert" in file).items()}
-    run = _as_llvm_computes(path, target, {}, feed)
+    _as_llvm_computes(path, target, {}, _feed(1, 5, padded="bert" in file))
+    program = axlora.compile(path, target, shapes=_free(path), operators="all")
     g, found = recognise(onnx_reader.read(path, _free(path))[0], passes=READ_WHOLE)
     if any(f.x is not None for f in found):
         g, found = recognise(drop_scales(g, clips=False), passes=READ_WHOLE)
-    model = read_whole(g, found, "model")
-    wanted = _evaluated(model, products(merge_graph(found)), feed)
-    for output, expected in zip(model.outputs, wanted, strict=True):
-        assert np.linalg.norm(run.outputs[output.name] - expected) < 0.06 * np.linalg.norm(expected)
+    model, held = read_whole(g, found, "model"), products(merge_graph(found))
+    errors, sizes = [], []
+    for seed in range(6):
+        feed = {name: value % 32 for name, value in _feed(1, seed, padded="bert" in file).items()}
+        (expected,) = _evaluated(model, held, feed)
+        (got,) = axlora.simulate(program, feed, timing=False).outputs.values()
+        errors.append(np.linalg.norm(got - expected))
+        sizes.append(np.linalg.norm(expected))
+    assert np.linalg.norm(errors) < 0.04 * np.linalg.norm(sizes)
 
 
 STATIC = [(file, form) for file, form in FORMS if form.startswith("qdq")]
