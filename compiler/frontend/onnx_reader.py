@@ -12,6 +12,7 @@ from onnxscript import optimizer
 from axlora.compiler.errors import BadModel, Error
 from axlora.compiler.frontend.cache import drop_caches
 from axlora.compiler.frontend.control import inline_conditionals
+from axlora.compiler.frontend.convolutions import unfold_convolutions
 from axlora.compiler.frontend.expand import expand
 from axlora.compiler.frontend.fixed_inputs import fix_inputs
 from axlora.compiler.frontend.fold import fold, infer_shapes
@@ -250,6 +251,7 @@ def read(
         raise BadModel(f"shapes do not fit: {_first_line(error)}", where, "check the model and --shape") from None
     aside.put_back(copy)
     passed.put_back(copy)
+    copy = unfold_convolutions(copy)
     refuse_unknown_shapes(copy, where)
     check_sizes(copy, where)
     check_values(copy, where)

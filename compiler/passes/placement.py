@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import onnx
 
 from axlora.compiler.frontend.macs import MULTIPLYING, macs
 from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.recognised import FoundLinear
-from axlora.compiler.layer import Placement
+from axlora.compiler.layer import TOKENS, Placement
 
 _MOVES = {"QuantizeLinear": "float to codes at the boundary", "DequantizeLinear": "codes to float at the boundary"}
 CONSTANT = "a constant"
@@ -52,8 +53,12 @@ def reason(g: Graph, node: onnx.NodeProto) -> str:
     constant = [_is_constant(g, name) for name in node.input[:2]]
     if not any(constant):
         return "both operands are activations"
+    if node.op_type == "Conv" and 0 not in (out := g.shape(node.output[0])):
+        positions = out[0] * prod(out[2:])
+        known = "its kernel is in a form that is not understood"
+        return f"its {positions} positions are more than the {TOKENS} that a linear takes" if positions > TOKENS else known
     if node.op_type in ("Conv", "ConvInteger", "ConvTranspose"):
-        return "convolutions have no path to the accelerator yet"
+        return "convolutions of this kind have no path to the accelerator yet"
     if all(constant):
         return "both operands are constant"
     if node.op_type == "Einsum":

@@ -1,0 +1,208 @@
+"""Convolutions as products of matrices: the patches that a kernel sees are rows, its weights a matrix.
+
+The host lays out the patches before they become codes: pairs work on elements, and may as well stand behind. The kernel's
+weights keep their codes and scales; groups become blocks of a matrix whose other codes are zero.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from axlora.compiler.frontend.fold import infer_shapes
+from axlora.compiler.frontend.onnx_graph import Graph, attribute
+from axlora.compiler.frontend.recognised import MARK
+from axlora.compiler.layer import TOKENS
+
+Array = npt.NDArray[Any]
+_PARTS = 16
+"""Most products that a convolution of groups becomes."""
+_COLUMNS = 8
+"""Least columns of such a product: lanes work on about as many at once."""
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A convolution's sizes, a number for each of the dimensions behind the channels."""
+
+    size: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @classmethod
+    def of(cls, node: onnx.NodeProto, size: Sequence[int], shape: Sequence[int]) -> _Kernel:
+        """`size`: of the kernel; `shape`: of the input behind its channels."""
+        given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        strides, dilations = (tuple(given.get(name, (1,) * len(size))) for name in ("strides", "dilations"))
+        pads = tuple(given.get("pads", (0,) * 2 * len(size)))
+        before, after = pads[: len(size)], pads[len(size) :]
+        if (auto := given.get("auto_pad", b"NOTSET")) in (b"SAME_UPPER", b"SAME_LOWER"):
+            sizes = zip(shape, strides, size, dilations, strict=True)
+            total = [max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n) for n, s, k, d in sizes]
+            less, more = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+            before, after = (less, more) if auto == b"SAME_UPPER" else (more, less)
+        return cls(tuple(size), strides, dilations, before, after)
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A constant of a convolution: reals, or codes of which the first axis may have scales of its own."""
+
+    values: Array
+    parameters: tuple[Array, ...] = ()
+    """Scale, and zero point if there is one; () of reals."""
+
+    def part(self, own: slice) -> _Weight:
+        """Some of the first axis."""
+        return _Weight(self.values[own], tuple(p if p.size == 1 else p[own] for p in self.parameters))
+
+    @property
+    def zero(self) -> Array:
+        """What stands for 0, of each of the first axis or of all."""
+        return self.parameters[1] if len(self.parameters) > 1 else np.zeros((), self.values.dtype)
+
+    def matrix(self, groups: int) -> _Weight:
+        """Weights [out, in / groups, ..] as [out, elements of the kernel times in]: zeros outside of a group's block."""
+        count, own = self.values.shape[:2]
+        flat = np.moveaxis(self.values.reshape(count, own, -1), 1, 2)
+        full = np.empty((count, flat.shape[1], own * groups), self.values.dtype)
+        full[:] = self.zero.reshape(-1, 1, 1)
+        for group, rows in enumerate(np.split(np.arange(count), groups)):
+            full[rows, :, group * own : (group + 1) * own] = flat[rows]
+        return _Weight(full.reshape(count, -1), self.parameters)
+
+
+def _weight(g: Graph, name: str) -> _Weight | None:
+    """A constant, or codes of one whose scales are one or as many as the first axis has; None if it is neither."""
+    value, back = g.constant(name), g.node_of(name)
+    if value is not None:
+        return _Weight(value)
+    if back is None or back.op_type != "DequantizeLinear":
+        return None
+    codes, *parameters = (g.constant(each) for each in back.input)
+    if codes is None or any(p is None for p in parameters) or attribute(back, "block_size"):
+        return None
+    known = tuple(p.reshape(-1) for p in parameters if p is not None)
+    first = attribute(back, "axis", 1) % max(1, codes.ndim) == 0
+    return _Weight(codes, known) if first or all(p.size == 1 for p in known) else None
+
+
+class _Unfolding:
+    """Writes the nodes that stand for one convolution."""
+
+    def __init__(self, g: Graph, node: onnx.NodeProto) -> None:
+        self.g, self.node = g, node
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: list[onnx.TensorProto] = []
+
+    def add(self, kind: str, *inputs: str, of: str = "", **attributes: Any) -> str:
+        """Append a node; returns its result, which is named after the weight `of` that it is a step of, if it is one."""
+        own, number = self.node.name or self.node.output[0], len(self.nodes)
+        name = own if kind == "MatMul" else f"{own}/{kind}.{number}"
+        made = helper.make_node(kind, inputs, [self.name(kind, number, of)], name, **attributes)
+        made.metadata_props.extend(self.node.metadata_props)
+        self.nodes.append(made)
+        return str(made.output[0])
+
+    def name(self, kind: str, number: int, of: str) -> str:
+        return f"{of}{MARK if of else ''}{self.node.output[0]}.{kind}.{number}"
+
+    def numbers(self, values: Sequence[int]) -> str:
+        return self.add("Constant", value=numpy_helper.from_array(np.array(values, np.int64)))
+
+    def held(self, weight: _Weight, turned: bool, of: str) -> str:
+        """A part of the constant `of`, [out, k] turned or [out], with the DequantizeLinear of its codes."""
+        values = weight.values.T if turned else weight.values
+        names = []
+        for value in (values, *(p if p.size > 1 else p.reshape(()) for p in weight.parameters)):
+            names.append(self.name("constant", len(self.tensors), of))
+            self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(value), names[-1]))
+        return self.add("DequantizeLinear", *names, of=of, axis=int(turned)) if weight.parameters else names[0]
+
+    def pair(self) -> list[onnx.NodeProto]:
+        """The QuantizeLinear and the DequantizeLinear of one scale that make the input; [] if none do."""
+        back = self.g.node_of(self.node.input[0])
+        codes = self.g.node_of(back.input[0]) if back is not None and back.op_type == "DequantizeLinear" else None
+        if back is None or codes is None or codes.op_type != "QuantizeLinear":
+            return []
+        return [codes, back] if all(prod(self.g.shape(p)) == 1 for p in (*codes.input[1:], *back.input[1:])) else []
+
+    def patches(self, x: str, k: _Kernel, out: Sequence[int]) -> str:
+        """[N, C, ..] to [N, positions of the output, elements of the kernel times C]; `out`: the output's dimensions."""
+        if any((*k.before, *k.after)):
+            x = self.add("Pad", x, self.numbers([0, 0, *k.before, 0, 0, *k.after]))
+        parts = []
+        for place in itertools.product(*map(range, k.size)):
+            first = [p * d for p, d in zip(place, k.dilations, strict=True)]
+            end = [f + (n - 1) * s + 1 for f, n, s in zip(first, out[2:], k.strides, strict=True)]
+            axes = range(2, len(out))
+            parts.append(self.add("Slice", x, *map(self.numbers, (first, end, axes, k.strides))))
+        every = parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=1)
+        flat = self.add("Reshape", every, self.numbers([out[0], -1, prod(out[2:])]))
+        return self.add("Transpose", flat, perm=[0, 2, 1])
+
+    def product(self, x: str, k: _Kernel, out: Sequence[int], weight: _Weight, bias: _Weight | None) -> str:
+        """The patches of an input, behind its pair, times a matrix."""
+        patches = self.patches(x, k, out)
+        for node in self.pair():
+            patches = self.add(node.op_type, patches, *node.input[1:])
+        names = self.node.input
+        y = self.add("MatMul", patches, self.held(weight, True, names[1]))
+        return y if bias is None else self.add("Add", y, self.held(bias, False, names[2]))
+
+    def run(self) -> list[onnx.NodeProto] | None:
+        """The nodes; None if this convolution stays as it is."""
+        node, g = self.node, self.g
+        shape, out = g.shape(node.input[0]), g.shape(node.output[0])
+        names = [name for name in node.input[1:] if name]
+        weight, *more = (_weight(g, name) for name in names)
+        if weight is None or None in more or out[0] * prod(out[2:]) > TOKENS or 0 in (*shape, *out):
+            return None
+        k = _Kernel.of(node, weight.values.shape[2:], shape[2:])
+        source = self.pair()[0].input[0] if self.pair() else node.input[0]
+        found = []
+        groups = int(attribute(node, "group", 1))
+        each, own = out[1] // groups, weight.values.shape[1]
+        least = max(-(-groups // _PARTS), -(-_COLUMNS // each))
+        together = next(n for n in range(min(least, groups), groups + 1) if groups % n == 0)
+        for first in range(0, groups, together):
+            columns = slice(first * each, (first + together) * each)
+            x, ends = source, [first * own, (first + together) * own, 1]
+            if together < groups:
+                x = self.add("Slice", x, *(self.numbers([n]) for n in ends))
+            bias = next((b.part(columns) for b in more if b is not None), None)
+            found.append(self.product(x, k, out, weight.part(columns).matrix(together), bias))
+        y = found[0] if len(found) == 1 else self.add("Concat", *found, axis=2)
+        self.add("Reshape", self.add("Transpose", y, perm=[0, 2, 1]), self.numbers(out))
+        self.nodes[-1].output[0] = node.output[0]
+        return self.nodes
+
+
+def unfold_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with products of matrices for convolutions of constant kernels, and the shapes of what is new.
+
+    One stays where its output has more positions than a linear takes tokens, or its kernel is in no form that is understood.
+    """
+    if not any(node.op_type == "Conv" for node in model.graph.node):
+        return model
+    g = Graph(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in g.nodes:
+        unfolding = _Unfolding(g, node) if node.op_type == "Conv" else None
+        made = unfolding.run() if unfolding is not None else None
+        nodes += [node] if made is None else made
+        model.graph.initializer.extend(unfolding.tensors if unfolding is not None and made is not None else [])
+    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    return infer_shapes(model)
