@@ -123,6 +123,10 @@ class _Constants:
     def __contains__(self, name: str) -> bool:
         return name in self._known or name in self._held
 
+    def small(self, name: str) -> Array | None:
+        """The value of a constant that is no weight's; None of anything else."""
+        return self._known.get(name)
+
     def put(self, name: str, value: Array) -> None:
         """A value that was folded."""
         self._known[name] = value
@@ -162,7 +166,33 @@ class _Constants:
         return self._known[name]
 
 
-def _folded(node: onnx.NodeProto, constants: _Constants, shapes: dict[str, tuple[int, ...]]) -> list[Array] | None:
+def _empty(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], types: dict[str, int]) -> list[Array] | None:
+    """Results of a node that gives nothing but tensors without elements."""
+    names = [name for name in node.output if name]
+    if not all(0 in shapes.get(name, ()) and types.get(name) for name in names):
+        return None
+    return [np.zeros(shapes[name], helper.tensor_dtype_to_np_dtype(types[name])) for name in names]
+
+
+def _choice(node: onnx.NodeProto, constants: _Constants) -> str:
+    """What a Where whose condition is constant and the same everywhere gives; empty of any other."""
+    condition = constants.small(node.input[0])
+    if condition is None or not condition.size or (condition != condition.flat[0]).any():
+        return ""
+    return str(node.input[1 if condition.flat[0] else 2])
+
+
+def _chosen(node: onnx.NodeProto, constants: _Constants, shapes: dict[str, tuple[int, ...]]) -> list[Array] | None:
+    """The result of a Where that takes a constant everywhere, whatever the other is."""
+    if node.op_type != "Where" or node.output[0] not in shapes:
+        return None
+    value = constants.small(_choice(node, constants))
+    return None if value is None else [np.broadcast_to(value, shapes[node.output[0]])]
+
+
+def _folded(
+    node: onnx.NodeProto, constants: _Constants, shapes: dict[str, tuple[int, ...]], types: dict[str, int]
+) -> list[Array] | None:
     """Results of a node that is constant, or None."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
         return None
@@ -174,20 +204,50 @@ def _folded(node: onnx.NodeProto, constants: _Constants, shapes: dict[str, tuple
         return None if found is None else [found]
     if any(int(np.prod(shapes.get(name, ()), dtype=np.int64)) > _LIMIT for name in node.output):
         return None
-    results = constants.of(node)
+    if (nothing := _empty(node, shapes, types)) is not None:
+        return nothing
+    results = constants.of(node) or _chosen(node, constants, shapes)
     return results if results is not None and all(r.size <= _LIMIT for r in results) else None
 
 
-def _bypassed(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], types: dict[str, int]) -> bool:
-    """The node gives its first input unchanged."""
+def _bypassed(
+    node: onnx.NodeProto, constants: _Constants, shapes: dict[str, tuple[int, ...]], types: dict[str, int]
+) -> str | None:
+    """The input that the node gives unchanged, or None."""
     if node.op_type in _PASSES:
-        return len(node.output) == 1
+        return node.input[0] if len(node.output) == 1 else None
     if node.op_type == "Cast":
-        return bool(types.get(node.input[0], 0) == next(a.i for a in node.attribute if a.name == "to"))
-    if node.op_type in ("Expand", "Reshape"):
-        source, result = shapes.get(node.input[0]), shapes.get(node.output[0])
-        return source is not None and source == result
-    return False
+        same = types.get(node.input[0], 0) == next(a.i for a in node.attribute if a.name == "to")
+        return node.input[0] if same else None
+    source = node.input[0] if node.input else ""
+    if node.op_type == "Concat":
+        some = [name for name in node.input if 0 not in shapes.get(name, ())]
+        source = some[0] if len(some) == 1 else ""
+    elif node.op_type == "Where":
+        source = _choice(node, constants)
+    elif node.op_type == "GatherElements":
+        source = node.input[0] if _in_order(node, constants.small(node.input[1])) else ""
+    elif node.op_type not in ("Expand", "Reshape", "Slice"):
+        return None
+    same_shape = source in shapes and shapes[source] == shapes.get(node.output[0])
+    return source if same_shape and not _is_turned(node, constants) else None
+
+
+def _in_order(node: onnx.NodeProto, index: Array | None) -> bool:
+    """Whether the index of a GatherElements is 0, 1, .. along its axis."""
+    if index is None:
+        return False
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 0) % index.ndim
+    order = np.arange(index.shape[axis]).reshape([-1 if i == axis else 1 for i in range(index.ndim)])
+    return bool((index == order).all())
+
+
+def _is_turned(node: onnx.NodeProto, constants: _Constants) -> bool:
+    """Whether a Slice may step backwards."""
+    if node.op_type != "Slice" or len(node.input) < 5 or not node.input[4]:
+        return False
+    steps = constants.small(node.input[4])
+    return steps is None or int(steps.astype(np.int64).min()) < 0
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:
@@ -206,12 +266,12 @@ def _one_round(model: onnx.ModelProto) -> bool:
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = renamed.get(name, name)
-        results = None if fixed & set(node.output) or constants.hold(node) else _folded(node, constants, shapes)
+        results = None if fixed & set(node.output) or constants.hold(node) else _folded(node, constants, shapes, types)
         if results is not None:
             for name, value in zip((n for n in node.output if n), results, strict=True):
                 constants.put(name, value)
-        elif _bypassed(node, shapes, types) and node.output[0] not in fixed:
-            renamed[node.output[0]] = node.input[0]
+        elif node.output[0] not in fixed and (same := _bypassed(node, constants, shapes, types)):
+            renamed[node.output[0]] = same
         else:
             kept.append(node)
     changed = len(kept) < len(graph.node)

@@ -60,6 +60,24 @@ def named(node: onnx.NodeProto) -> str:
     return f"node {node.name or next((o for o in node.output if o), node.op_type)!r}"
 
 
+_REASON = "axlora.reason"
+
+
+def because(node: onnx.NodeProto, why: str) -> None:
+    """Note in a node why it has no path, for its refusal: `with a window`, `without a bias`."""
+    node.metadata_props.add(key=_REASON, value=why)
+
+
+def reason(node: onnx.NodeProto) -> str:
+    """What `because` noted; empty without."""
+    return next((entry.value for entry in node.metadata_props if entry.key == _REASON), "")
+
+
+def _kind(node: onnx.NodeProto) -> str:
+    """Domain, operator and what is known of why it has no path."""
+    return f"{'.'.join(filter(None, (node.domain, node.op_type)))} {reason(node)}".strip()
+
+
 def _every(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """The nodes of a graph and of the branches in it."""
     for node in graph.node:
@@ -95,10 +113,9 @@ def refuse_operators(model: onnx.ModelProto) -> None:
     for node in _every(model.graph):
         if node.domain in own:
             continue
-        if node.domain not in STANDARD:
-            bad.append((node, f"operator {node.domain}.{node.op_type}"))
-        elif node.op_type != "If" and node.op_type not in host_operators() and not is_expanded(node, version):
-            bad.append((node, f"operator {node.op_type}"))
+        imported = node.op_type == "If" or node.op_type in host_operators() or is_expanded(node, version)
+        if node.domain not in STANDARD or not imported:
+            bad.append((node, f"operator {_kind(node)}"))
         elif (block := next((a.i for a in node.attribute if a.name == "block_size"), 0)) and node.op_type in _BLOCKED:
             bad.append((node, f"operator {node.op_type} with a scale for each block of {block}"))
     if not bad:

@@ -33,12 +33,12 @@ WHOLE_HINT = "compile with --operators linears"
 
 
 def _inputs(g: Dataflow) -> list[tuple[str, tuple[int, ...], np.dtype[Any]]]:
-    """(name, shape, type) of every input."""
+    """(name, shape, type) of every input that is read: a cache may be given for nothing."""
     constant = {i.name for i in g.model.graph.initializer}
     return [
         (i.name, g.shape(i.name), onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type))
         for i in g.model.graph.input
-        if i.name not in constant
+        if i.name not in constant and (i.name in g.readers or i.name in g.outputs)
     ]
 
 

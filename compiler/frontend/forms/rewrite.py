@@ -10,10 +10,10 @@ from pathlib import Path
 
 import onnx
 
-from axlora.compiler.frontend.forms import block_codes, fused, qoperators
+from axlora.compiler.frontend.forms import activations, attention, block_codes, fused, norms, qoperators, rotary
 from axlora.compiler.frontend.forms.rewriter import File, Rewrite, Rewriter, branches
 from axlora.compiler.frontend.storage import copy_without
-from axlora.compiler.frontend.supported import STANDARD, opset
+from axlora.compiler.frontend.supported import STANDARD, opset, reason
 
 _MICROSOFT = "com.microsoft"
 TAKEN: Mapping[tuple[str, str], Rewrite] = {
@@ -36,6 +36,20 @@ TAKEN: Mapping[tuple[str, str], Rewrite] = {
     (_MICROSOFT, "FusedMatMul"): fused.fused_matmul,
     (_MICROSOFT, "MatMulIntegerToFloat"): fused.matmul_integer_to_float,
     (_MICROSOFT, "DynamicQuantizeMatMul"): fused.dynamic_quantize_matmul,
+    ("", "SimplifiedLayerNormalization"): norms.simplified,
+    (_MICROSOFT, "SimplifiedLayerNormalization"): norms.simplified,
+    ("", "SkipSimplifiedLayerNormalization"): norms.skip_simplified,
+    (_MICROSOFT, "SkipSimplifiedLayerNormalization"): norms.skip_simplified,
+    (_MICROSOFT, "SkipLayerNormalization"): norms.skip,
+    (_MICROSOFT, "EmbedLayerNormalization"): norms.embed,
+    (_MICROSOFT, "Gelu"): activations.gelu,
+    (_MICROSOFT, "BiasGelu"): activations.gelu,
+    (_MICROSOFT, "FastGelu"): activations.fast_gelu,
+    (_MICROSOFT, "QuickGelu"): activations.quick_gelu,
+    (_MICROSOFT, "RotaryEmbedding"): rotary.rotary,
+    (_MICROSOFT, "GroupQueryAttention"): attention.grouped,
+    (_MICROSOFT, "MultiHeadAttention"): attention.multi_head,
+    (_MICROSOFT, "Attention"): attention.attention,
 }
 """Domain and operator -> what stands in its place. A rewrite may leave a node as it is (a DequantizeLinear without blocks)."""
 
@@ -45,7 +59,7 @@ def _domain(node: onnx.NodeProto) -> str:
 
 
 def _rewritten(graph: onnx.GraphProto, file: File) -> bool:
-    """Rewrite a graph and its branches in place; true if a node changed."""
+    """Rewrite a graph and its branches in place; true if a node changed, or was told why it has no path."""
     nodes: list[onnx.NodeProto] = []
     changed = False
     for node in graph.node:
@@ -54,7 +68,7 @@ def _rewritten(graph: onnx.GraphProto, file: File) -> bool:
         known = TAKEN.get((_domain(node), node.op_type))
         made = known(Rewriter(node, file)) if known is not None else None
         nodes += [node] if made is None else made
-        changed |= made is not None
+        changed |= made is not None or bool(reason(node))
     copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
     del graph.node[:]
     graph.node.extend(copies)

@@ -15,8 +15,22 @@ from onnx import helper, numpy_helper
 from axlora.compiler.frontend.fold import constant_of
 from axlora.compiler.frontend.recognised import MARK
 from axlora.compiler.frontend.storage import whole
+from axlora.compiler.frontend.supported import because
 
 Array = npt.NDArray[Any]
+_AXES_AS_INPUT, _MEAN_AXES_AS_INPUT = 13, 18
+"""First versions of the standard whose sums, and whose means, take their axes as an input."""
+_END = (1 << 63) - 1
+"""As the end of a Slice: all that is left."""
+_FAR = 64
+"""Most nodes that are gone back for the rank of a tensor."""
+_SAME_RANK = (
+    "MatMul", "MatMulNBits", "Add", "Mul", "Cast", "Identity", "LayerNormalization", "SimplifiedLayerNormalization",
+    "SkipSimplifiedLayerNormalization", "SkipLayerNormalization", "RotaryEmbedding", "Dropout", "Split", "Slice", "Concat",
+    "FusedMatMul",
+    "Attention", "MultiHeadAttention", "GroupQueryAttention", "Sub", "Div", "DequantizeLinear", "QuantizeLinear",
+)  # fmt: skip
+"""Operators whose result has the dimensions of the first input, as files have them (a weight is never the first)."""
 Nodes = list[onnx.NodeProto] | None
 """The nodes in place of one; None: it stays, and is refused by name if it has no path."""
 
@@ -35,13 +49,24 @@ class File:
     nodes: dict[str, onnx.NodeProto] = field(default_factory=dict)
     """Constant nodes by what they write."""
     readers: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
+    outputs: set[str] = field(default_factory=set)
+    """Of the graph and its branches."""
+    ranks: dict[str, int] = field(default_factory=dict)
+    """Dimensions of the tensors that the file tells them of."""
+    makers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    """What writes a tensor."""
     added: dict[str, onnx.TensorProto] = field(default_factory=dict)
     """What rewrites put into the graph; codes take the place of the file's constant of that name."""
 
     def collect(self, graph: onnx.GraphProto) -> None:
         """Note what a graph and its branches hold."""
         self.tensors |= {t.name: t for t in graph.initializer}
+        self.outputs |= {value.name for value in graph.output}
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.tensor_type.HasField("shape"):
+                self.ranks[value.name] = len(value.type.tensor_type.shape.dim)
         for node in graph.node:
+            self.makers |= dict.fromkeys((name for name in node.output if name), node)
             if node.op_type == "Constant":
                 self.nodes[node.output[0]] = node
             for name in node.input:
@@ -69,10 +94,30 @@ class File:
         value = constant_of(self.nodes[name]) if name in self.nodes else None
         return None if value is None else value.shape
 
+    def rank(self, name: str) -> int | None:
+        """Number of dimensions: as the file says, or as what makes the tensor tells; None if neither does."""
+        for _ in range(_FAR):
+            if (dims := self.dims(name)) is not None:
+                return len(dims)
+            if name in self.ranks:
+                return self.ranks[name]
+            node = self.makers.get(name)
+            if node is None or not node.input:
+                return None
+            if node.op_type == "Transpose":
+                return next((len(a.ints) for a in node.attribute if a.name == "perm"), None)
+            if node.op_type == "Reshape":
+                target = self.dims(node.input[1])
+                return None if target is None else target[0]
+            if node.op_type not in _SAME_RANK:
+                return None
+            name = node.input[0]
+        return None
+
     def add(self, name: str, make: Callable[[], Array]) -> str:
         """A constant of that name, made once: weights may be read by several nodes."""
         if name not in self.added:
-            self.added[name] = numpy_helper.from_array(np.ascontiguousarray(make()), name)
+            self.added[name] = numpy_helper.from_array(np.asarray(make(), order="C"), name)
         return name
 
 
@@ -84,16 +129,18 @@ class Rewriter:
         self.nodes: list[onnx.NodeProto] = []
         self.base = next(name for name in node.output if name)
 
-    def add(self, kind: str, inputs: list[str], of: str = "", **attributes: Any) -> str:
+    def add(self, kind: str, inputs: list[str], of: str = "", called: str = "", **attributes: Any) -> str:
         """Append a node; returns its result.
 
         Args:
             of: weight that the result is a step of; its name stands in front of `MARK`.
+            called: what stands behind the replaced node's name in the new one's: its kind, and of a MatMul nothing.
         """
         own = f"{self.base}.{kind}" if of else kind
         name = f"{of or self.base}{MARK}{own}.{len(self.nodes)}"
         own = self.node.name or self.base
-        made = helper.make_node(kind, inputs, [name], name=own if kind == "MatMul" else f"{own}/{kind}", **attributes)
+        called = called or ("" if kind == "MatMul" else kind)
+        made = helper.make_node(kind, inputs, [name], name=f"{own}/{called}" if called else own, **attributes)
         made.metadata_props.extend(self.node.metadata_props)
         self.nodes.append(made)
         return name
@@ -110,6 +157,75 @@ class Rewriter:
         """A number attribute."""
         found = next((a for a in self.node.attribute if a.name == name), None)
         return default if found is None else helper.get_attribute_value(found)
+
+    def reads(self, index: int) -> bool:
+        """Whether anything needs the node's result of that index."""
+        name = self.node.output[index] if index < len(self.node.output) else ""
+        return bool(name) and (name in self.file.outputs or bool(self.file.readers.get(name)))
+
+    def refuse(self, why: str) -> Nodes:
+        """None, for the node stays; its refusal says why."""
+        because(self.node, why)
+        return None
+
+    def sum(self, *terms: str) -> str:
+        """Append the sum of the terms that are not left out."""
+        first, *rest = (name for name in terms if name)
+        for name in rest:
+            first = self.add("Add", [first, name])
+        return first
+
+    def mean(self, x: str) -> str:
+        """Append the mean over the last dimension, which stays as one."""
+        if self.file.version < _MEAN_AXES_AS_INPUT:
+            return self.add("ReduceMean", [x], axes=[-1], keepdims=1)
+        return self.add("ReduceMean", [x, self.constant("last", [-1], np.int64)], keepdims=1)
+
+    def total(self, x: str, axis: int) -> str:
+        """Append the sum over one dimension, which goes."""
+        return self._along("ReduceSum", x, axis, keepdims=0)
+
+    def squeezed(self, x: str, axis: int) -> str:
+        """Append a tensor without a dimension of one."""
+        return self._along("Squeeze", x, axis)
+
+    def _along(self, kind: str, x: str, axis: int, **attributes: Any) -> str:
+        if self.file.version < _AXES_AS_INPUT:
+            return self.add(kind, [x], axes=[axis], **attributes)
+        return self.add(kind, [x, self.constant(f"axis {axis}", [axis], np.int64)], **attributes)
+
+    def shaped(self, x: str, *shape: int) -> str:
+        """Append a Reshape, with 0 and -1 as ONNX has them."""
+        return self.add("Reshape", [x, self.constant(f"shape {shape}", shape, np.int64)])
+
+    def part(self, x: str, axis: int, start: int, end: int = _END) -> str:
+        """Append a Slice along one axis."""
+        bounds = (("start", start), ("end", end), ("axis", axis))
+        return self.add("Slice", [x, *(self.constant(f"{what} {value}", [value], np.int64) for what, value in bounds)])
+
+    def dim(self, x: str, axis: int) -> str:
+        """Append an extent of a tensor: int64 [1]."""
+        return self.part(self.add("Shape", [x]), 0, axis, axis + 1)
+
+    def count(self, extent: str) -> str:
+        """Append 0, 1, .. up to an extent [1]: int64 [extent]."""
+        scalar = self.constant("scalar", [], np.int64)
+        end = self.add("Reshape", [extent, scalar])
+        return self.add("Range", [self.constant("0", 0, np.int64), end, self.constant("1", 1, np.int64)])
+
+    def finish_as(self, *results: str) -> list[onnx.NodeProto]:
+        """Tensors in the order of the node's outputs become what it wrote; those that it left out are ignored."""
+        names = {}
+        for name, output in zip(results, self.node.output, strict=False):
+            if not name or not output:
+                continue
+            made = any(name in node.output for node in self.nodes)
+            names[name if made and name not in names else self.add("Identity", [name])] = output
+        for node in self.nodes:
+            for field_ in (node.input, node.output):
+                for i, name in enumerate(field_):
+                    field_[i] = names.get(name, name)
+        return self.nodes
 
     def finish(self, bias: str = "") -> list[onnx.NodeProto]:
         """The last node, an Add of the bias if there is one, writes what the replaced one wrote."""
