@@ -39,6 +39,11 @@ class _Kernel:
     before: tuple[int, ...]
     after: tuple[int, ...]
 
+    @property
+    def apart(self) -> bool:
+        """Whether patches neither meet nor leave anything between them."""
+        return self.strides == self.size and set(self.dilations) == {1}
+
     @classmethod
     def of(cls, node: onnx.NodeProto, size: Sequence[int], shape: Sequence[int]) -> _Kernel:
         """`size`: of the kernel; `shape`: of the input behind its channels."""
@@ -139,6 +144,8 @@ class _Unfolding:
 
     def patches(self, x: str, k: _Kernel, out: Sequence[int]) -> str:
         """[N, C, ..] to [N, positions of the output, elements of the kernel times C]; `out`: the output's dimensions."""
+        if k.apart and not any((*k.before, *k.after)):
+            return self.tiles(x, k, out)
         if any((*k.before, *k.after)):
             x = self.add("Pad", x, self.numbers([0, 0, *k.before, 0, 0, *k.after]))
         parts = []
@@ -150,6 +157,15 @@ class _Unfolding:
         every = parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=1)
         flat = self.add("Reshape", every, self.numbers([out[0], -1, prod(out[2:])]))
         return self.add("Transpose", flat, perm=[0, 2, 1])
+
+    def tiles(self, x: str, k: _Kernel, out: Sequence[int]) -> str:
+        """As `patches`, which lie side by side: of an image in tiles, for example."""
+        rank, axes = len(k.size), range(2, len(out))
+        whole = [n * s for n, s in zip(out[2:], k.size, strict=True)]
+        x = self.add("Slice", x, *map(self.numbers, ([0] * rank, whole, axes)))
+        cut = self.add("Reshape", x, self.numbers([out[0], -1, *itertools.chain(*zip(out[2:], k.size, strict=True))]))
+        turned = self.add("Transpose", cut, perm=[0, *range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2), 1])
+        return self.add("Reshape", turned, self.numbers([out[0], prod(out[2:]), -1]))
 
     def product(self, x: str, k: _Kernel, out: Sequence[int], weight: _Weight, bias: _Weight | None) -> str:
         """The patches of an input, behind its pair, times a matrix."""

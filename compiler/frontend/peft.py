@@ -280,7 +280,7 @@ def read_peft(path: str | Path, max_lora_rank: int | None = None) -> tuple[PeftL
 
 
 def _pair(module: str, part: dict[str, Float64], where: str, limit: int | None) -> tuple[Float64, Float64]:
-    """lora_A [r, in] and lora_B [out, r] of a module.
+    """lora_A [r, in] and lora_B [out, r] of a module; of a convolution `in` are the patches' elements (frontend/convolutions).
 
     Raises:
         BadAdapter: one is missing, they do not pair, or r is over `limit`.
@@ -289,8 +289,14 @@ def _pair(module: str, part: dict[str, Float64], where: str, limit: int | None) 
         if name not in part:
             raise BadAdapter(f"module {module!r} has {other} but no {name}", where, "save the adapter again")
     a, b = part["lora_A"], part["lora_B"]
+    if a.ndim > 2 and b.ndim == a.ndim and math.prod(b.shape[2:]) == 1:
+        a, b = np.moveaxis(a.reshape(*a.shape[:2], -1), 1, 2).reshape(len(a), -1), b.reshape(b.shape[:2])
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
-        raise BadAdapter(f"module {module!r}: lora_A {a.shape} and lora_B {b.shape} do not pair", where, "linear layers only")
+        raise BadAdapter(
+            f"module {module!r}: lora_A {a.shape} and lora_B {b.shape} do not pair",
+            where,
+            "linears and convolutions have branches",
+        )
     if limit is not None and a.shape[0] > limit:
         raise BadAdapter(f"module {module!r}: rank {a.shape[0]} is over the limit {limit}", where, "raise max_lora_rank")
     return a, b

@@ -85,6 +85,22 @@ def conv(to: Rewriter) -> Nodes:
     return _codes(to, to.add("Conv", inputs, **_attributes(to)), given(6), given(7))
 
 
+def conv_integer(to: Rewriter) -> Nodes:
+    """ConvInteger(codes of x, w, zero of x, of w) behind DynamicQuantizeLinear: Conv(x, w) over the scale of x.
+
+    Floats as they are, for codes of x get scales of their own here; those of w stay, with a scale of 1.
+    """
+    x = to.file.makers.get(to.given(0))
+    if x is None or x.op_type != "DynamicQuantizeLinear" or to.given(2) != x.output[2] or to.file.dims(to.given(1)) is None:
+        return None
+    zero = [to.given(3)] if to.given(3) else []
+    one = to.constant("one", np.ones(to.file.dims(zero[0]) or () if zero else ()))
+    weight = to.add("DequantizeLinear", [to.given(1), one, *zero], of=to.given(1), axis=0)
+    product = to.add("Conv", [x.input[0], weight], **_attributes(to))
+    to.add("Div", [product, x.output[1]])
+    return to.finish()
+
+
 def binary(kind: str) -> Rewrite:
     """QLinearAdd and its like (a, scale, zero, b, scale, zero, scale of y, zero of y)."""
 

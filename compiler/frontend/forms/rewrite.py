@@ -24,6 +24,7 @@ TAKEN: Mapping[tuple[str, str], Rewrite] = {
     (_MICROSOFT, "GatherBlockQuantized"): block_codes.gather,
     ("", "QLinearMatMul"): qoperators.matmul,
     ("", "QLinearConv"): qoperators.conv,
+    ("", "ConvInteger"): qoperators.conv_integer,
     (_MICROSOFT, "QGemm"): qoperators.gemm,
     (_MICROSOFT, "QLinearAdd"): qoperators.binary("Add"),
     (_MICROSOFT, "QLinearMul"): qoperators.binary("Mul"),
