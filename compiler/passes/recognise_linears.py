@@ -63,7 +63,8 @@ def _next_join(c: _Context, product: Product, name: str) -> tuple[str, list[int]
 _ENDINGS = (
     ".weight", "_quantized", "_DequantizeLinear_Output", ".base_layer", ".MatMul", ".Gemm", ".Conv", ".matmul", ".default",
     "_quant", "_MatMul", ".modules_to_save", ".qweight",
-    *(f"{part}_Q{bits}" for part in ("_DQ", "_matmul", "") for bits in (2, 4, 8)), *(f"_DQ_Q{bits}_output" for bits in (2, 4, 8)),
+    *(f"{part}_Q{bits}" for part in ("_DQ", "_matmul", "") for bits in (2, 4, 8)),
+    *(f"_DQ_Q{bits}_output" for bits in (2, 4, 8)),
 )  # fmt: skip
 
 
