@@ -25,8 +25,6 @@ from axlora.compiler.layer import TOKENS
 Array = npt.NDArray[Any]
 _PARTS = 16
 """Most products that a convolution of groups becomes."""
-_COLUMNS = 8
-"""Least columns of such a product: lanes work on about as many at once."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +187,7 @@ class _Unfolding:
         found = []
         groups = int(attribute(node, "group", 1))
         each, own = out[1] // groups, weight.values.shape[1]
-        least = max(-(-groups // _PARTS), -(-_COLUMNS // each))
-        together = next(n for n in range(min(least, groups), groups + 1) if groups % n == 0)
+        together = next(n for n in range(-(-groups // _PARTS), groups + 1) if groups % n == 0)
         for first in range(0, groups, together):
             columns = slice(first * each, (first + together) * each)
             x, ends = source, [first * own, (first + together) * own, 1]

@@ -123,6 +123,11 @@ class CompileOptions:
         return STATIC.get(self.activation or "", 0)
 
     @property
+    def calibrates_scales(self) -> bool:
+        """Whether a whole model without scales gets static ones from the calibration data."""
+        return self.static_bits > 0 and self.calibration is not None and self.asks_whole
+
+    @property
     def keeps_scales(self) -> bool:
         """Whether linears read codes of the file's own scales, where it has them; else every row has a scale of its own."""
         return self.activation in STATIC or (self.activation is None and not self.asks_whole)

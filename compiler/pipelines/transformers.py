@@ -36,6 +36,7 @@ from axlora.compiler.passes.recognise_transformer import read_rows, read_transfo
 from axlora.compiler.pipelines import samples
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.pipelines.samples import Data, Float64, Found, Samples
+from axlora.compiler.pipelines.static_scales import with_static_scales
 from axlora.compiler.reference.integer_module import IntegerModule
 from axlora.compiler.reference.operator_errors import value_errors
 from axlora.compiler.reference.whole_module import WholeModule
@@ -104,7 +105,7 @@ def _activations(g: Dataflow) -> list[Activation]:
 def _check_codes(own: Sequence[Activation], bits: int) -> None:
     """Raises `BadModel`: no scale of the file's, or codes of more than `bits` bits, where its scales are to stay."""
     if not own:
-        hint = "leave --activation out, or give --calibration and --operators linears"
+        hint = "leave --activation out, or give --calibration"
         raise BadModel("the file carries no static scales of activations", f"activation static{bits}", hint)
     if (most := max(x.bits for x in own)) > bits:
         what = f"the file's activations have codes of {most} bits"
@@ -123,11 +124,11 @@ def recognised(proto: onnx.ModelProto, where: str, options: CompileOptions, keep
     """
     g, found = recognise(proto, options.exact, READ_WHOLE)
     own = _activations(g)
-    if options.static_bits and options.asks_whole:
+    if options.static_bits and options.asks_whole and (own or options.calibration is None):
         _check_codes(own, options.static_bits)
     if own and (options.keeps_scales if keep is None else keep):
         return g, tuple(_unrounded(g, f) for f in found)
-    if options.static_bits or options.exact:
+    if (options.static_bits and not options.calibrates_scales) or options.exact:
         raise UnsupportedOperator("no static scales of activations in the file", where, HINT)
     return recognise(drop_scales(g, clips=False), passes=READ_WHOLE) if own else (g, found)
 
@@ -415,7 +416,10 @@ def lower_whole(file: Model, target: Target, options: CompileOptions) -> Generat
     several = variants(read.found, options.files, options.matching, tables)
     peaks = samples.peaks(read.model, sequences, several)
     held = samples.products(read.found)
-    if data is not None:
+    if options.calibrates_scales and not read.model.codes:
+        model, peaks = with_static_scales(read.model, peaks, options.static_bits)
+        read = replace(read, model=model)
+    elif data is not None:
         model, found = samples.smoothed(read.model, read.found, peaks)
         read = replace(read, model=model, found=found)
     made = _finished(read, target, options, peaks, tables, dump)

@@ -16,7 +16,7 @@ from onnxruntime import quantization as q
 
 import axlora
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
-from axlora.compiler.operators import FakeQuantize, Transformer
+from axlora.compiler.operators import FakeQuantize, Linear, Transformer
 from axlora.compiler.passes.placement import computes_on_host
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.pipelines.transformers import lower_whole
@@ -223,7 +223,7 @@ def test_a_scale_a_token_needs_data_for_rows(tmp_path: Path, caplog: pytest.LogC
 def test_a_file_without_scales_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadModel, match="carries no static scales") as error:
         axlora.compile(M.activation("Relu"), TEST, shapes={"batch": 2}, operators="all", activation="static8")
-    assert "--operators linears" in error.value.hint
+    assert "--calibration" in error.value.hint
 
 
 def test_codes_of_16_bits_need_the_option_and_the_target(tmp_path: Path) -> None:
@@ -265,3 +265,29 @@ def test_a_value_is_rounded_once(tmp_path: Path) -> None:
     assert sum(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node) == 4
     found = lower_whole(path, TEST, CompileOptions(operators="all", activation="static8", shapes={"batch": 3}))
     assert len(_rounded(found.model)) == 3
+
+
+@pytest.mark.parametrize(("activation", "target"), [("static8", TEST), ("static16", WIDE)])
+def test_scales_from_calibration(activation: str, target: Target, tmp_path: Path) -> None:
+    """A float model gets them before its linears: as NumPy and LLVM compute it, and about as near as with a scale a row."""
+    model = M.activation("Gelu")
+    onnx.save(model, tmp_path / "f.onnx")
+    x, data = M.samples(model, BATCH, seed=2)[0], {"x": M.samples(model, BATCH, 4, seed=1)}
+    options = {"activation": activation, "calibration": data}
+    program, others = _lowered_run(tmp_path / "f.onnx", target, x, options)
+    found = lower_whole(model, target, CompileOptions(operators="all", shapes={"batch": BATCH}, **options))
+    reads = {op.x for op in found.model.operators if isinstance(op, Linear)}
+    codes = {op.y: op.codes for op in found.model.operators if isinstance(op, FakeQuantize)}
+    assert reads == codes.keys()
+    assert {c.bits for c in codes.values()} == {int(activation.removeprefix("static"))}
+    run = axlora.simulate(program, {"x": x}, timing=False)
+    (result,) = program.interface.results
+    for outputs in others:
+        np.testing.assert_array_equal(run.codes[result.name], outputs[result.region][:, : result.width])
+    rows = axlora.compile(tmp_path / "f.onnx", target, shapes={"batch": BATCH}, operators="all", calibration=data)
+    wanted = _onnxruntime(tmp_path / "f.onnx", x)[result.name]
+    static, own = (
+        np.linalg.norm(found.outputs[result.name] - wanted) / np.linalg.norm(wanted)
+        for found in (run, axlora.simulate(rows, {"x": x}, timing=False))
+    )
+    assert own < static < 2 * own
