@@ -100,6 +100,7 @@ def whole_program(
         mask=whole.mask,
         padding=whole.padding,
         fixed=dict(whole.fixed),
+        unread={name: shape[1:] for name, shape in whole.unread.items() if name in inputs},
         results=tuple(result(o) for o in whole.outputs),
         indices={o.name: o.index for o in whole.outputs if o.index is not None},
         given=None if given is None else Given(given.input, found.shape, given.features, whole.rowwise),

@@ -93,11 +93,13 @@ class Sequences(Rows):
     kind: ClassVar[Kind] = Kind.WHOLE
     batch: int
     inputs: dict[str, str]
-    """The model's inputs, each [batch, context] but for the one that is given as rows: name -> NumPy type."""
+    """The model's inputs, each [batch, context] but for the one that is given as rows and `unread`: name -> NumPy type."""
     mask: str | None
     """The input that tells tokens (not 0) from padding (0)."""
     fixed: dict[str, npt.NDArray[Any]]
     """Input -> [1, context]: the only values that it may hold."""
+    unread: dict[str, tuple[int, ...]]
+    """Inputs that may hold anything -> their dimensions behind the batch."""
     results: tuple[Result, ...]
     indices: dict[str, npt.NDArray[np.int64]]
     given: Given | None = None
@@ -111,7 +113,9 @@ class Sequences(Rows):
         return self.given is not None and self.given.rowwise
 
     def inputs_info(self, _: Machine) -> InputsInfo:
-        shapes = {} if self.given is None else {self.given.input: self.given.shape}
+        shapes = {name: (self.batch, *dims) for name, dims in self.unread.items()}
+        if self.given is not None:
+            shapes[self.given.input] = self.given.shape
         return {name: (shapes.get(name, (self.batch, self.context)), np.dtype(kind)) for name, kind in self.inputs.items()}
 
     def check_inputs(self, m: Machine, inputs: Inputs) -> Values:
@@ -119,6 +123,8 @@ class Sequences(Rows):
         found = checked(inputs, self.inputs_info(m))
         for name, value in found.items():
             kind = self.inputs[name]
+            if name in self.unread:
+                continue
             if self.given is not None and name == self.given.input:
                 found[name] = cast(name, value, np.dtype(kind))
                 continue
@@ -268,8 +274,11 @@ class Sequences(Rows):
         rows = [] if self.given is None else [self.given.input]
         c.named([*self.tables, *self.fixed, *([self.mask] if self.mask else []), *rows], self.inputs, "inputs")
         for name, kind in self.inputs.items():
-            types = _FLOATS if name in rows else _TYPES
+            types = _FLOATS if name in rows else (*_FLOATS, *_TYPES) if name in self.unread else _TYPES
             c.need(kind in types, f"type of input {name!r}", kind, f"one of {', '.join(types)}")
+        c.named(list(self.unread), self.inputs, "unread")
+        for name, dims in self.unread.items():
+            c.need(all(d > 0 for d in dims) and math.prod(dims) <= FILE_LIMIT, f"shape of input {name!r}", dims, "sizes")
         for name, value in self.fixed.items():
             c.array(f"fixed input {name!r}", value, value.dtype.str, (1, self.context))
         c.need(bool(self.results), "results", "empty", "one or more")

@@ -310,6 +310,8 @@ class Transformer:
     """The input that tells tokens (1) from padding (0), if the model heeds it."""
     fixed: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     """Inputs that must hold these values [1, tokens]."""
+    unread: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shapes of inputs that nothing reads: caches of a prompt, which may come in for nothing."""
     smooth: Mapping[str, Float64] = field(default_factory=dict)
     """Value -> what its channels [n] are divided by for linears, whose weights take it instead (docs/decisions/0005)."""
     given: RowInput | None = None

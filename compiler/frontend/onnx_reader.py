@@ -20,6 +20,7 @@ from axlora.compiler.frontend.forms.rewrite import rewrite
 from axlora.compiler.frontend.gemm import plain_gemms
 from axlora.compiler.frontend.host_ops import prepare
 from axlora.compiler.frontend.precision import in_float32, to_float32
+from axlora.compiler.frontend.products import plain_products
 from axlora.compiler.frontend.scales import check_scales, drop_infinite, make_codes_signed
 from axlora.compiler.frontend.sizes import check_sizes, check_values
 from axlora.compiler.frontend.storage import Aside, check
@@ -253,6 +254,7 @@ def read(
     passed.put_back(copy)
     copy = unfold_convolutions(copy)
     refuse_unknown_shapes(copy, where)
+    copy = prepare(plain_products(copy))
     check_sizes(copy, where)
     check_values(copy, where)
     return copy, where

@@ -62,9 +62,9 @@ def reason(g: Graph, node: onnx.NodeProto) -> str:
     if all(constant):
         return "both operands are constant"
     if node.op_type == "Einsum":
-        return "Einsum with a constant operand has no path to the accelerator yet"
+        return "this form of Einsum with a constant operand has no path to the accelerator yet"
     if constant[0]:
-        return "its constant is on the left; linears have it on the right"
+        return "its constant on the left cannot be turned to the right"
     shape = g.shape(node.input[1])
     if len(shape) != 2 and 0 not in shape:
         return f"its constant has shape {shape}; the weight of a linear has two dimensions"

@@ -228,8 +228,10 @@ def _walked(
     operators = _needed(walk.operators, {o.value for o in outputs})
     fixed = {name: value for name, value in fixed.items() if name in walk.used}
     heeded = mask if mask in walk.used else None
+    read = {name for name, _, _ in _inputs(walk.g)}
+    unread = {i.name: walk.g.shape(i.name) for i in walk.g.model.graph.input if i.name not in read}
     return Transformer(
-        lookups, positions, walk.input, operators, tuple(outputs), heeded, fixed, given=given, source=walk.source
+        lookups, positions, walk.input, operators, tuple(outputs), heeded, fixed, unread, given=given, source=walk.source
     )
 
 
