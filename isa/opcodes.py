@@ -167,6 +167,10 @@ UBUF_BIT = 0x8000
 CBUF_BIT = 0x8000
 VPIPE = 23
 """Stages of the vector unit's pipeline: the result of an element is written VPIPE cycles after its step of the walk."""
+MAP_PIPE = 19
+"""Cycles from the step of the walk of a VMAP's word until what it writes, at stage 18, can be read."""
+REDUCE_PIPE = 18
+"""Cycles from the step of a row's last word until its reduction can be read, less log2(V), the levels of pairs of a word."""
 READ_AFTER = 17
 """The q-th word of a VMAP reads what the words up to q - READ_AFTER wrote to VBUF: read at stage 2, written at stage 18."""
 
