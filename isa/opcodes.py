@@ -161,10 +161,16 @@ STORE_STEP = 4
 """Least cycles from the start of a burst of STORE to that of the next."""
 INSTRUCTION_BYTES = 16
 CACHE_LINE_BYTES = 64
+FETCH_FLIGHTS = 4
+"""Most cache lines that fetch has asked for and that are not there; a power of two."""
 UBUF_BIT = 0x8000
 CBUF_BIT = 0x8000
 VPIPE = 23
 """Stages of the vector unit's pipeline: the result of an element is written VPIPE cycles after its step of the walk."""
+MAP_PIPE = 19
+"""Cycles from the step of the walk of a VMAP's word until what it writes, at stage 18, can be read."""
+REDUCE_PIPE = 18
+"""Cycles from the step of a row's last word until its reduction can be read, less log2(V), the levels of pairs of a word."""
 READ_AFTER = 17
 """The q-th word of a VMAP reads what the words up to q - READ_AFTER wrote to VBUF: read at stage 2, written at stage 18."""
 
@@ -189,10 +195,10 @@ class Counter:
 COUNTERS: tuple[Counter, ...] = (
     Counter("cycles", "cycles", "from the first instruction look-up through the last cycle of HALT"),
     Counter("instructions", "instructions", "left ISSUE, HALT included"),
-    Counter("fetch_busy", "cycles", "LOOKUP, DECODE, and the ISSUE cycle in which an instruction leaves"),
-    Counter("fetch_miss", "cycles", "REQ and WAIT: the cache line is not there"),
+    Counter("fetch_busy", "cycles", "LOOKUP, DECODE, RESOLVE, and the ISSUE cycle in which an instruction leaves"),
+    Counter("fetch_miss", "cycles", "REQ; LOOKUP while a line is on its way, RESOLVE while one ahead is not granted"),
     Counter("fetch_queue", "cycles", "ISSUE while the unit's queue is full"),
-    Counter("fetch_halt", "cycles", "HALT in ISSUE while a queue or a unit is not empty"),
+    Counter("fetch_halt", "cycles", "HALT in ISSUE while a queue or a unit is not empty or a line is on its way"),
     Counter("load_busy", "cycles", "a beat for load arrives"),
     Counter("load_memory", "cycles", "executing, no beat arrives"),
     Counter("load_semaphore", "cycles", "idle, the head of the queue waits for a semaphore"),

@@ -10,8 +10,11 @@ from axlora.isa.formats import Format
 from axlora.isa.instruction import MISC_BITS, SUB_MAX
 from axlora.isa.opcodes import (
     COUNTERS,
+    FETCH_FLIGHTS,
     MACHINE_ID,
+    MAP_PIPE,
     POSTED,
+    REDUCE_PIPE,
     REGISTERS,
     SLOTS,
     VPIPE,
@@ -84,6 +87,8 @@ def verilog_header() -> str:
         lines += _of_opcode(opcode)
     lines += _places("ENTRY", _FIELDS)
     lines += [_define("SLOTS", f"4'd{SLOTS}"), _define("VPIPE", f"5'd{VPIPE}"), _define("POSTED", f"5'd{POSTED}")]
+    lines += [_define("MAP_PIPE", f"5'd{MAP_PIPE}"), _define("REDUCE_PIPE", f"5'd{REDUCE_PIPE}")]
+    lines.append(_define("FETCH_FLIGHTS", str(FETCH_FLIGHTS)))
     lines += [_define(f"COUNT_{c.name.upper()}", str(i)) for i, c in enumerate(COUNTERS)]
     lines.append(_define("COUNTERS", str(len(COUNTERS))))
     lines += [_define(f"REG_{r.name}", f"12'h{r.offset:03x}") for r in REGISTERS]

@@ -1,4 +1,5 @@
-// Fetch: LOOKUP, DECODE, RESOLVE, ISSUE, and REQ, WAIT on a miss; registers R0..R31, four nested loops.
+// Fetch: LOOKUP, DECODE, RESOLVE, ISSUE, and REQ on a miss; registers R0..R31, four nested loops. In RESOLVE the instruction
+// at place k of its line asks for the line k + 1 behind it, if that is neither there nor on its way.
 `default_nettype none
 `include "axlora_isa.vh"
 module fetch #(
@@ -43,10 +44,11 @@ module fetch #(
     output wire                       o_count_queue,
     output wire                       o_count_halt
 );
-    localparam [2:0] IDLE = 3'd0, LOOKUP = 3'd1, DECODE = 3'd2, ISSUE = 3'd3, REQ = 3'd4, WAIT = 3'd5, RESOLVE = 3'd6;
+    localparam [2:0] IDLE = 3'd0, LOOKUP = 3'd1, DECODE = 3'd2, ISSUE = 3'd3, REQ = 3'd4, RESOLVE = 3'd5;
+    localparam [31:0] LINES = ICACHE_LINES[31:0];
     reg  [2:0]   state;
     reg  [31:0]  pc;
-    wire         hit;
+    wire         known, hit, ahead_known;
     wire [127:0] cached;
     reg  [127:0] word;
     // The instruction at ISSUE
@@ -58,9 +60,23 @@ module fetch #(
     reg  [31:0]  x;
     reg  [15:0]  y, z;
     reg  [9:0]   waits, posts;
+    // The line ahead: its number is there in DECODE, whether it is wanted in RESOLVE.
+    reg  [25:0] ahead;
+    reg         wanted;
     icache #(.BEAT_BYTES(BEAT_BYTES), .LINES(ICACHE_LINES)) u_cache (
-        .i_clk(i_clk), .i_clear(i_rst || i_start), .i_pc(pc), .o_hit(hit), .o_word(cached),
-        .i_beat(i_beat && state == WAIT), .i_last(i_last), .i_data(i_data));
+        .i_clk(i_clk), .i_clear(i_rst || i_start), .i_pc(pc), .o_known(known), .o_hit(hit), .o_word(cached),
+        .i_ahead(ahead), .o_ahead_known(ahead_known), .i_ask(i_grant), .i_ask_line(o_request_address[31:6]),
+        .i_beat(i_beat), .i_last(i_last), .i_data(i_data));
+    wire [31:0] apart = {30'd0, pc[5:4]} + 32'd1;
+    always @(posedge i_clk) begin
+        ahead  <= pc[31:6] + apart[25:0];
+        wanted <= state == DECODE ? !ahead_known && apart < LINES && {ahead, 6'd0} < i_limit && cached[`AXL_WORD_OP] != `AXL_OP_HALT
+                                  : wanted && !i_grant;
+    end
+    reg  [2:0] flights;  // lines asked for that are not there
+    wire       crowded = flights == `AXL_FETCH_FLIGHTS, ask = state == REQ || (state == RESOLVE && wanted);
+    wire       waiting = ask && !i_grant;
+    always @(posedge i_clk) flights <= i_rst ? 3'd0 : flights + {2'd0, i_grant} - {2'd0, i_beat && i_last};
 
     // DECODE: the word is there, and R[rx] and so on are read. RESOLVE: X = x + R[rx].
     wire [4:0]  select_z = cached[`AXL_WORD_RZ], select_y = cached[`AXL_WORD_RY], select_x = cached[`AXL_WORD_RX];
@@ -121,9 +137,10 @@ module fetch #(
     wire        issue   = state == ISSUE && legal && !i_stop;
     wire        full    = (i_full & chosen) != 4'd0;
     wire        halt    = op == `AXL_OP_HALT;
-    assign o_leave = issue && !full && !(halt && (!i_all_quiet || i_overflowed)) && !loop_error;
+    wire        at_rest = i_all_quiet && flights == 3'd0;
+    assign o_leave = issue && !full && !(halt && (!at_rest || i_overflowed)) && !loop_error;
     assign o_push  = issue ? chosen & ~i_full : 4'd0;
-    assign o_halt  = issue && halt && i_all_quiet && !i_overflowed;
+    assign o_halt  = issue && halt && at_rest && !i_overflowed;
     assign set     = issue && op == `AXL_OP_SET;
     loops u_loops (
         .i_clk(i_clk), .i_rst(i_rst || i_start), .i_loop(issue && op == `AXL_OP_LOOP), .i_end(issue && op == `AXL_OP_ENDLOOP),
@@ -131,17 +148,18 @@ module fetch #(
         .o_error(loop_error));
 
     wire beyond = pc >= i_limit;
-    assign o_request         = state == REQ && !i_stop;
-    assign o_request_address = {pc[31:6], 6'd0};
+    assign o_request         = ask && !crowded && !i_stop;
+    assign o_request_address = {state == RESOLVE ? ahead : pc[31:6], 6'd0};
     assign o_pc              = pc;
     assign o_error = state == LOOKUP && beyond          ? `AXL_ERROR_MEMORY_ADDRESS
                    : state == ISSUE && !legal           ? `AXL_ERROR_ILLEGAL
                    : loop_error                         ? `AXL_ERROR_LOOP
-                   : state == WAIT && i_beat && i_bad   ? `AXL_ERROR_AXI_READ : `AXL_ERROR_NONE;
-    assign o_count_busy  = state == LOOKUP || state == DECODE || state == RESOLVE || o_leave;
-    assign o_count_miss  = state == REQ || state == WAIT;
+                   : o_running && i_beat && i_bad       ? `AXL_ERROR_AXI_READ : `AXL_ERROR_NONE;
+    wire   coming = state == LOOKUP && known && !hit;
+    assign o_count_busy  = (state == LOOKUP && !coming) || state == DECODE || (state == RESOLVE && !waiting) || o_leave;
+    assign o_count_miss  = state == REQ || coming || (state == RESOLVE && waiting);
     assign o_count_queue = issue && full;
-    assign o_count_halt  = issue && halt && !i_all_quiet;
+    assign o_count_halt  = issue && halt && !at_rest;
 
     reg  [2:0]  state_next;
     reg  [31:0] pc_next;
@@ -153,17 +171,16 @@ module fetch #(
         else if (i_stop) state_next = IDLE;
         else
             case (state)
-                LOOKUP: if (!beyond) state_next = hit ? DECODE : REQ;
+                LOOKUP: if (!beyond && !coming) state_next = hit ? DECODE : REQ;
                 DECODE: state_next = RESOLVE;
-                RESOLVE: state_next = ISSUE;
+                RESOLVE: if (!waiting) state_next = ISSUE;
                 ISSUE:
                     if (o_halt) state_next = IDLE;
                     else if (o_leave) begin
                         state_next = LOOKUP;
                         pc_next    = loop_skip || loop_back ? loop_target : pc + 32'd16;
                     end
-                REQ: if (i_grant) state_next = WAIT;
-                WAIT: if (i_beat && i_last) state_next = LOOKUP;
+                REQ: if (i_grant) state_next = LOOKUP;
                 default: state_next = IDLE;
             endcase
     end

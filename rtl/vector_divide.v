@@ -1,5 +1,5 @@
-// One row of VROW: (2^62 - 1) / n, cut, where n is loaded or floor(sqrt(radicand)). After i_load i_root says which steps are the
-// root's (none or 32); the 31 behind them are the quotient's. A bit a cycle, and the root's place is the divisor's.
+// One row of VROW: (2^62 - 1) / n, cut, where n is loaded or floor(sqrt(radicand)), 2^31 at least. After i_load i_root says which
+// steps are the root's (none or 16); the 16 behind them are the quotient's. Two bits a cycle, and the root's place is the divisor's.
 `default_nettype none
 module vector_divide (
     input  wire        i_clk,
@@ -11,23 +11,27 @@ module vector_divide (
     input  wire [63:0] i_radicand,
     output wire [31:0] o_quotient
 );
-    localparam [33:0] DIVIDEND = {3'd0, {31{1'b1}}};  // the upper half; each step of division appends a 1
+    localparam [33:0] DIVIDEND = {4'd0, {30{1'b1}}};  // the upper bits; each bit of the quotient appends a 1
     reg  [31:0] n;
     reg  [63:0] bits;  // what is left of the radicand, then the quotient
     reg  [33:0] rest;
     wire [33:0] next  = i_root ? {rest[31:0], bits[63:62]} : {rest[32:0], 1'b1};
     wire [33:0] trial = i_root ? {n, 2'b01} : {2'b00, n};
     wire        found = next >= trial;
-    wire        unused_rest = &{1'b0, rest[33]};
-    assign o_quotient = {1'b0, bits[30:0]};
+    wire [33:0] left  = found ? next - trial : next;
+    wire [33:0] next2  = i_root ? {left[31:0], bits[61:60]} : {left[32:0], 1'b1};
+    wire [33:0] trial2 = i_root ? {n[30:0], found, 2'b01} : {2'b00, n};
+    wire        found2 = next2 >= trial2;
+    wire        unused_rest = &{1'b0, rest[33], left[33]};
+    assign o_quotient = bits[31:0];
     always @(posedge i_clk) begin
         if (i_load ? !i_rooted : i_root_last) rest <= DIVIDEND;
         else if (i_load) rest <= 34'd0;
-        else rest <= found ? next - trial : next;
+        else rest <= found2 ? next2 - trial2 : next2;
         if (i_load) n <= i_rooted ? 32'd0 : i_divisor;
-        else if (i_root) n <= {n[30:0], found};
+        else if (i_root) n <= {n[29:0], found, found2};
         if (i_load) bits <= i_radicand;
-        else bits <= i_root ? bits << 2 : {bits[62:0], found};
+        else bits <= i_root ? bits << 4 : {bits[61:0], found, found2};
     end
 endmodule
 `default_nettype wire

@@ -114,12 +114,14 @@ module vector_rows #(
     wire       two    = kind == `AXL_MAP_MAC || kind == `AXL_MAP_MUL;
 
     // Stage 0: the walk
+    localparam [4:0] LEVELS = LOGV[4:0], REDUCED = `AXL_REDUCE_PIPE + LEVELS;
+    wire [4:0] pipe = reduction == `AXL_REDUCE_NONE || REDUCED < `AXL_MAP_PIPE ? `AXL_MAP_PIPE : REDUCED;
     wire        walk, row_end, map_done;
     wire [2:0]  row;
     wire [15:0] word;
     vector_walk u_walk (
         .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_map), .i_empty(z == 16'd0), .i_last_row(last_row),
-        .i_words(words), .o_walk(walk), .o_row_end(row_end), .o_row(row), .o_word(word), .o_done(map_done));
+        .i_words(words), .i_pipe(pipe), .o_walk(walk), .o_row_end(row_end), .o_row(row), .o_word(word), .o_done(map_done));
     // Stage 1: rows times pitches. Stage 2: addresses; operands are read.
     reg         walk1, walk2, end1, end2;
     reg  [2:0]  row1, row2;

@@ -1,6 +1,6 @@
 // VROW: a function of each row's reduction. Rows follow each other, one a cycle, up to TOKENS of them; then the next TOKENS.
 // PRODUCT and SUM (reduction times factor), SHIFT and ROUND, then WRITE (COPY), or COUNT and FINE (length), ALIGN, NORMALISE,
-// root (32 steps, RSQRT only) and quotient (31 steps) in a vector_divide of the row's own, and WRITE.
+// root (16 steps, RSQRT only) and quotient (16 steps) in a vector_divide of the row's own, and WRITE.
 `default_nettype none
 `include "axlora_isa.vh"
 module vector_scalar #(
@@ -29,7 +29,7 @@ module vector_scalar #(
     output wire               o_done
 );
     // Steps of the first row of TOKENS; each other row's are a cycle behind those of the row before it.
-    localparam [6:0] ROUNDED = 7'd4, NORMALISE = 7'd7, ROOT = NORMALISE + 7'd1, ROOT_STEPS = 7'd32, QUOTIENT_STEPS = 7'd31;
+    localparam [6:0] ROUNDED = 7'd4, NORMALISE = 7'd7, ROOT = NORMALISE + 7'd1, ROOT_STEPS = 7'd16, QUOTIENT_STEPS = 7'd16;
     localparam integer TOKENS_LAST = TOKENS - 1;
     localparam [2:0] INSIDE = TOKENS_LAST[2:0];
     reg                active;

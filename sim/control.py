@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import IntFlag
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,20 @@ _KNOWN: dict[Target, dict[object, Instruction]] = {}
 """Target -> (16 bytes, values of its registers) -> the resolved instruction: runs execute the same ones again."""
 _OWN = {Opcode.HALT, Opcode.SET, Opcode.LOOP, Opcode.ENDLOOP}
 """What fetch itself carries out."""
+_LINES = (1 << 32) // CACHE_LINE_BYTES
+"""Cache lines of all memory."""
 _MOST = 1 << 19
 """Instructions that are remembered for a target."""
+
+
+class Requests(IntFlag):
+    """Cache lines that an instruction makes fetch ask the memory for."""
+
+    NONE = 0
+    OWN = 1
+    """Its own, which was neither there nor asked for."""
+    AHEAD = 2
+    """The one that lies behind its own by as many lines as its place in it says, 1 to 4."""
 
 
 class Control:
@@ -42,11 +55,22 @@ class Control:
         if len(self._known) > _MOST:
             self._known.clear()
 
-    def _fetch(self) -> bool:
-        """Look up the line of pc; True if it was not in the cache."""
+    def _fetch(self) -> Requests:
+        """Look up the line of pc."""
         if self.pc >= self.mem_limit:
             raise MachineError(ErrorCode.MEMORY_ADDRESS, Unit.FETCH, self.pc, f"limit {self.mem_limit:#x}")
-        line = self.pc // CACHE_LINE_BYTES
+        return Requests.OWN if self._ask(self.pc // CACHE_LINE_BYTES) else Requests.NONE
+
+    def _fetch_ahead(self) -> Requests:
+        """Look up the line that the instruction at pc asks for ahead, if it is within the limit and has another place."""
+        apart = 1 + self.pc % CACHE_LINE_BYTES // INSTRUCTION_BYTES
+        line = (self.pc // CACHE_LINE_BYTES + apart) % _LINES
+        if apart >= len(self.tags) or line * CACHE_LINE_BYTES >= self.mem_limit:
+            return Requests.NONE
+        return Requests.AHEAD if self._ask(line) else Requests.NONE
+
+    def _ask(self, line: int) -> bool:
+        """Whether a line must be asked for; from now on it is there, or on its way."""
         place = line % len(self.tags)
         if self.tags[place] == line:
             return False
@@ -82,20 +106,22 @@ class Control:
             self._known[key] = found
         return found
 
-    def walk(self) -> Iterator[tuple[Instruction, int, bool]]:
-        """Yield (resolved instruction, its address, cache miss) for every instruction executed, HALT last.
+    def walk(self) -> Iterator[tuple[Instruction, int, Requests]]:
+        """Yield (resolved instruction, its address, lines asked for) for every instruction executed, HALT last.
 
         Raises:
             MachineError: illegal instruction, memory limit, loop nesting.
         """
         while True:
-            missed = self._fetch()
+            requests = self._fetch()
             address = self.pc
             try:
                 i = self._resolved()
             except BadInstruction as error:
                 raise MachineError(ErrorCode.ILLEGAL, Unit.FETCH, address, str(error)) from None
-            yield i, address, missed
+            if i.opcode is not Opcode.HALT:
+                requests |= self._fetch_ahead()
+            yield i, address, requests
             self.pc = (self.pc + INSTRUCTION_BYTES) & 0xFFFFFFFF
             if i.opcode not in _OWN:
                 continue

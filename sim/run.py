@@ -65,10 +65,10 @@ def run_image(
     record = Record()
     untimed: dict[str, int] = {}
     try:
-        for instruction, address, missed in control.walk():
+        for instruction, address, requests in control.walk():
             work = None if instruction.unit is Unit.FETCH else machine.execute(instruction, address)
             if timing:
-                record.add(instruction, address, missed, work)
+                record.add(instruction, address, requests, work)
             elif work is not None:
                 for name, value in work.counters.items():
                     untimed[name] = untimed.get(name, 0) + value

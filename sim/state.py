@@ -8,7 +8,7 @@ import numpy.typing as npt
 from axlora.isa import numerics
 from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction
-from axlora.isa.opcodes import SEGMENTS, UBUF_BIT, UNIT_OF, Buffer, ErrorCode, Into, Opcode, Row, Unit
+from axlora.isa.opcodes import SEGMENTS, UBUF_BIT, UNIT_OF, Buffer, ErrorCode, Into, Opcode, Reduce, Row, Unit
 from axlora.isa.target import Target
 from axlora.timing.matrix import MatmulTiming, matmul_duration, matmul_setup
 from axlora.timing.memory import part_addresses, store_bursts, store_duration
@@ -390,7 +390,7 @@ class Machine:
 
     def _vmap(self, i: Instruction, work: Work) -> None:
         rows, size = (i.misc & 7) + 1, i.misc >> 5 & 3
-        work.duration = map_duration(rows, i.z)
+        work.duration = map_duration(self.target, rows, i.z, Reduce(i.sub >> 2))
         if i.z == 0:
             return
         values, changed = self.rows.map(i, work)

@@ -16,6 +16,8 @@ from numba import njit
 
 from axlora.isa.opcodes import (
     CACHE_LINE_BYTES,
+    FETCH_FLIGHTS,
+    INSTRUCTION_BYTES,
     QUEUE_DEPTH,
     SEMAPHORE_MAX,
     SEMAPHORES,
@@ -26,6 +28,7 @@ from axlora.isa.opcodes import (
 from axlora.isa.target import Target
 from axlora.timing.memory import burst_beats
 
+from .control import Requests
 from .errors import MachineError
 from .work import Record
 
@@ -33,10 +36,10 @@ Int64 = npt.NDArray[np.int64]
 UNITS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
 _LANES = len(Unit)
 _FOREVER = 1 << 62
-_FREE, _FETCHED, _LOADING, _NEXT, _LEFT, _EARLIEST, _GRANTED, _LAST, _NOW, _CLOCK = range(10)
-"""Places in `_State.now`: cycle after the last beat promised; fetch's last grant; the load that transfers, or -1; its next
-beat in memory, beats that are not asked for, the earliest cycle of its next grant, bursts granted, the cycle of its last beat;
-the cycle of fetch's next LOOKUP; places in all."""
+_FREE, _FETCHED, _LINES, _LOADING, _NEXT, _LEFT, _EARLIEST, _GRANTED, _LAST, _NOW, _CLOCK = range(11)
+"""Places in `_State.now`: cycle after the last beat promised; fetch's last grant, lines granted; the load that transfers,
+or -1; its next beat in memory, beats that are not asked for, the earliest cycle of its next grant, bursts granted, the cycle
+of its last beat; the cycle of fetch's next LOOKUP; places in all."""
 
 
 class _State(NamedTuple):
@@ -44,8 +47,10 @@ class _State(NamedTuple):
 
     program: tuple[Int64, Int64, Int64, Int64, Int64, Int64]
     """Of each instruction: unit, waits [n, 2], posts [n, 2] (-1: none), first beat in memory, beats, duration."""
-    parameters: tuple[int, int, int]
-    """Read latency, outstanding bursts, beats of a burst."""
+    fetches: tuple[Int64, Int64, Int64]
+    """Of each instruction: its line's place in the cache, 1 if it is asked for; the place it asks for ahead, or -1."""
+    parameters: tuple[int, int, int, int]
+    """Read latency, outstanding bursts, beats of a burst, beats of a cache line."""
     times: Int64
     """[6, n]: visible, accept, done, then cycles idle, waiting for load, waiting for others, before accept."""
     queue: Int64
@@ -67,6 +72,10 @@ class _State(NamedTuple):
     taken: Int64
     ring: Int64
     """Cycle of the last beat of load's last bursts."""
+    lines: Int64
+    """[place in the cache]: cycle from which the line is there."""
+    flights: Int64
+    """Cycle from which each of fetch's last lines is there."""
     now: Int64
 
 
@@ -84,7 +93,7 @@ def _grant(s: _State) -> int:
 def _step(s: _State) -> bool:
     """Grant load's next burst; whether the transfer is complete."""
     now = s.now
-    latency, outstanding, burst = s.parameters
+    latency, outstanding, burst, _ = s.parameters
     cycle = _grant(s)
     beats = burst_beats(now[_NEXT], now[_LEFT], burst)
     now[_FREE] = max(cycle + 1 + latency, now[_FREE]) + beats
@@ -163,24 +172,48 @@ def _settle(s: _State, limit: int) -> None:
 
 
 @njit(cache=True)
-def _run(s: _State, missed: npt.NDArray[np.bool_], line_beats: int) -> tuple[int, int, int]:
+def _request(s: _State, place: int, cycle: int) -> int:
+    """Fetch asks for a line from `cycle` on; the cycle in which it is granted: one of the flights must be free."""
+    now, flights = s.now, s.flights
+    cycle = max(cycle, flights[now[_LINES] % len(flights)])
+    _settle(s, cycle)
+    now[_FETCHED] = cycle
+    now[_FREE] = max(cycle + 1 + s.parameters[0], now[_FREE]) + s.parameters[3]
+    s.lines[place] = flights[now[_LINES] % len(flights)] = now[_FREE]
+    now[_LINES] += 1
+    return cycle
+
+
+@njit(cache=True)
+def _look_up(s: _State, i: int) -> int:
+    """LOOKUP until the line is there, and what is asked for ahead in RESOLVE; cycles lost."""
+    now = s.now
+    places, asked, ahead = s.fetches
+    place, first = places[i], now[_NOW]
+    if asked[i]:
+        _request(s, place, first + 1)
+        first += 1  # the LOOKUP that finds nothing
+    now[_NOW] = max(first, s.lines[place]) + 2
+    lost = now[_NOW] - 2 - first
+    if ahead[i] >= 0:
+        granted = _request(s, ahead[i], now[_NOW])
+        lost += granted - now[_NOW]
+        now[_NOW] = granted
+    now[_NOW] += 1
+    return int(lost)
+
+
+@njit(cache=True)
+def _run(s: _State) -> tuple[int, int, int]:
     """Feed on the instructions in program order.
 
     Returns:
         (-1, or the instruction at which fetch waits forever; cycles of cache misses, of full queues).
     """
     now, unit, times = s.now, s.program[0], s.times
-    latency = s.parameters[0]
     misses = full = 0
     for i in range(len(unit)):
-        if missed[i]:
-            request = now[_NOW] + 1
-            _settle(s, request)
-            now[_FETCHED] = request
-            now[_FREE] = max(request + 1 + latency, now[_FREE]) + line_beats
-            misses += now[_FREE] - request
-            now[_NOW] = now[_FREE]
-        now[_NOW] += 3
+        misses += _look_up(s, i)
         u = unit[i]
         if u != Unit.FETCH:
             behind = s.length[u] - QUEUE_DEPTH
@@ -209,7 +242,7 @@ def _halt(s: _State) -> int:
     for u in range(Unit.LOAD, Unit.STORE + 1):
         if s.next[u] < s.length[u]:
             return -1
-    wait = max(0, s.done.max() - (s.now[_NOW] - 1))
+    wait = max(0, max(s.done.max(), s.flights.max()) - (s.now[_NOW] - 1))
     s.now[_NOW] += wait
     return int(wait)
 
@@ -265,6 +298,15 @@ def _starts(numbers: Int64, count: int) -> Int64:
     return np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=count))])[:count].astype(np.int64)
 
 
+def _fetches(target: Target, record: Record) -> tuple[Int64, Int64, Int64]:
+    """`_State.fetches`."""
+    addresses, requests = np.array(record.addresses, np.int64), record.requests_array()
+    line, place = addresses // CACHE_LINE_BYTES, addresses % CACHE_LINE_BYTES // INSTRUCTION_BYTES
+    own, ahead = (requests & int(Requests.OWN) != 0).astype(np.int64), requests & int(Requests.AHEAD) != 0
+    places = line % target.icache_lines
+    return places, own, np.where(ahead, (line + 1 + place) % target.icache_lines, -1)
+
+
 def _state(target: Target, record: Record) -> _State:
     a = record.arrays(target)
     n = len(a.unit)
@@ -278,7 +320,8 @@ def _state(target: Target, record: Record) -> _State:
     now[[_FETCHED, _LOADING]] = -1
     return _State(
         program=(a.unit, a.waits, a.posts, a.place, a.beats, a.duration),
-        parameters=(target.read_latency, target.outstanding, target.burst_beats),
+        fetches=_fetches(target, record),
+        parameters=(target.read_latency, target.outstanding, target.burst_beats, CACHE_LINE_BYTES // target.beat_bytes),
         times=np.zeros((6, n), np.int64),
         queue=zeros(n),
         first=_starts(a.unit, _LANES),
@@ -292,6 +335,8 @@ def _state(target: Target, record: Record) -> _State:
         takes=zeros(semaphores.size),
         taken=zeros(SEMAPHORES),
         ring=zeros(target.outstanding),
+        lines=zeros(target.icache_lines),
+        flights=zeros(FETCH_FLIGHTS),
         now=now,
     )
 
@@ -312,7 +357,7 @@ def check(target: Target, record: Record) -> None:
         MachineError: code 8, the watchdog.
     """
     s = _state(target, record)
-    place, _, _ = _run(s, record.missed_array(), CACHE_LINE_BYTES // target.beat_bytes)
+    place, _, _ = _run(s)
     if place >= 0:
         _hang(s, record, place)
 
@@ -324,8 +369,7 @@ def timeline(target: Target, record: Record) -> Timeline:
         MachineError: code 8, the watchdog; code 6, a semaphore that overflows.
     """
     s = _state(target, record)
-    line_beats, missed = CACHE_LINE_BYTES // target.beat_bytes, record.missed_array()
-    place, misses, full = _run(s, missed, line_beats)
+    place, misses, full = _run(s)
     if place >= 0:
         _hang(s, record, place)
     waited = _halt(s)
@@ -340,9 +384,9 @@ def timeline(target: Target, record: Record) -> Timeline:
     for unit in UNITS:
         if not s.length[unit]:
             counters[f"{unit.name.lower()}_idle"] = cycles
-    count, lines = len(record.addresses), int(np.count_nonzero(missed))
+    count = len(record.addresses)
     counters |= {"instructions": count, "fetch_miss": misses, "fetch_queue": full, "fetch_halt": waited}
-    counters |= {"fetch_busy": 4 * count + lines, "fetch_beats": line_beats * lines}
+    counters |= {"fetch_busy": 4 * count + int(s.fetches[1].sum()), "fetch_beats": int(s.now[_LINES]) * s.parameters[3]}
     counters |= {"load_beats": counters.get("load_busy", 0), "store_beats": counters.get("store_busy", 0)}
     return Timeline(cycles, counters, _trace(s, record, shares))
 

@@ -74,11 +74,11 @@ class Record:
         self.addresses: list[int] = []
         self.counts: dict[str, tuple[list[int], list[int]]] = {}
         """Counter -> instructions, and what each adds."""
-        self._missed: list[bool] = []
+        self._requests: list[int] = []
         self._costs: list[tuple[int, int]] = []
 
-    def add(self, instruction: Instruction, address: int, missed: bool, work: Work | None) -> None:
-        """An instruction; `work` of those that are not fetch's own."""
+    def add(self, instruction: Instruction, address: int, requests: int, work: Work | None) -> None:
+        """An instruction; `requests` are `control.Requests`, `work` that of those that are not fetch's own."""
         if work is None:
             self._costs.append((0, 0))
         else:
@@ -92,11 +92,11 @@ class Record:
                 values.append(value)
         self.instructions.append(instruction)
         self.addresses.append(address)
-        self._missed.append(missed)
+        self._requests.append(requests)
 
-    def missed_array(self) -> npt.NDArray[np.bool_]:
-        """Whether fetch found no line for each instruction: bool [n]."""
-        return np.array(self._missed, np.bool_)
+    def requests_array(self) -> Int64:
+        """Cache lines that each instruction makes fetch ask for: int64 [n], `control.Requests`."""
+        return np.array(self._requests, np.int64)
 
     def arrays(self, target: Target) -> Recorded:
         """As arrays."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from axlora.isa.opcodes import VPIPE, Row
+from axlora.isa.opcodes import MAP_PIPE, REDUCE_PIPE, VPIPE, Reduce, Row
 from axlora.isa.target import Target
 
 
@@ -19,13 +19,14 @@ def block_quantize_duration(target: Target, taking_part: Sequence[bool], groups:
     return VPIPE + sum(1 + (one if part else 1) for part in taking_part)
 
 
-def map_duration(rows: int, words: int) -> int:
-    """d of a VMAP over `rows` rows of `words` words: a word a cycle."""
-    return rows * words + VPIPE
+def map_duration(target: Target, rows: int, words: int, reduction: Reduce) -> int:
+    """d of a VMAP over `rows` rows of `words` words: a word a cycle, until the last is written and the rows are reduced."""
+    levels = target.vector_lanes.bit_length() - 1
+    return rows * words + (MAP_PIPE if reduction is Reduce.NONE else max(MAP_PIPE, REDUCE_PIPE + levels))
 
 
-ROW_LATENCY = {Row.COPY: 5, Row.RECIPROCAL: 40, Row.RSQRT: 72, Row.TOKEN: 40}
-"""Cycles of one row: two of product, two of rounding, write; the others four to normalise, 31 of division; 32 of the root."""
+ROW_LATENCY = {Row.COPY: 5, Row.RECIPROCAL: 25, Row.RSQRT: 41, Row.TOKEN: 25}
+"""Cycles of one row: two of product, two of rounding, write; the others four to normalise, 16 of division; 16 of the root."""
 
 
 def row_duration(target: Target, function: Row, rows: int) -> int:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from axlora.isa.assembly import make
 from axlora.isa.instruction import Instruction
-from axlora.isa.opcodes import SEMAPHORE_MAX, UNIT_OF, VPIPE, Buffer, Opcode, Row, Unit
+from axlora.isa.opcodes import MAP_PIPE, SEMAPHORE_MAX, UNIT_OF, VPIPE, Buffer, Opcode, Row, Unit
 from axlora.timing.vector import ROW_LATENCY
 
 STRETCH = 64
@@ -170,7 +170,7 @@ def _product(f: Mapping[str, int]) -> int:
 
 
 def _map(f: Mapping[str, int]) -> int:
-    return (f.get("rows", 1) or UNKNOWN) * (f.get("words", 0) or UNKNOWN) + VPIPE
+    return (f.get("rows", 1) or UNKNOWN) * (f.get("words", 0) or UNKNOWN) + MAP_PIPE
 
 
 def _requantize(f: Mapping[str, int]) -> int:

@@ -10,20 +10,32 @@ static void read_line(const beat_t *memory, uint32_t line, ap_uint<8 * AX_CACHE_
   }
 }
 
+// Reads a line that is not in the cache.
+static void ask(const beat_t *memory, uint32_t line, Fetch &fetch, Counters &counters) {
+  const uint32_t place = line % AX_ICACHE_LINES;
+  if (fetch.valid[place] && fetch.tag[place] == line) return;
+  read_line(memory, line, fetch.line[place]);
+  fetch.tag[place] = line;
+  fetch.valid[place] = true;
+  counters.value[AX_COUNTER_FETCH_BEATS] += LINE_BEATS;
+}
+
+// The line that the instruction at pc asks for ahead: 1 to 4 behind its own.
+static void ask_ahead(const beat_t *memory, uint32_t mem_limit, Fetch &fetch, Counters &counters) {
+  const uint32_t apart = fetch.pc % AX_CACHE_LINE_BYTES / AX_INSTRUCTION_BYTES + 1;
+  const uint32_t line = (fetch.pc + apart * AX_CACHE_LINE_BYTES) / AX_CACHE_LINE_BYTES;
+  if (apart < AX_ICACHE_LINES && line * AX_CACHE_LINE_BYTES < mem_limit) ask(memory, line, fetch, counters);
+}
+
 // The instruction at pc with its registers added in.
 stop_t fetch_instruction(const beat_t *memory, uint32_t mem_limit, Fetch &fetch, Instruction &i, Counters &counters) {
   if (fetch.pc >= mem_limit) return AX_ERR_MEMORY_ADDRESS;
   const uint32_t line = fetch.pc / AX_CACHE_LINE_BYTES;
-  const uint32_t place = line % AX_ICACHE_LINES;
-  if (!fetch.valid[place] || fetch.tag[place] != line) {
-    read_line(memory, line, fetch.line[place]);
-    fetch.tag[place] = line;
-    fetch.valid[place] = true;
-    counters.value[AX_COUNTER_FETCH_BEATS] += LINE_BEATS;
-  }
+  ask(memory, line, fetch, counters);
   const int at = 8 * (fetch.pc % AX_CACHE_LINE_BYTES);
-  const ap_uint<128> word = fetch.line[place].range(at + 127, at);
+  const ap_uint<128> word = fetch.line[line % AX_ICACHE_LINES].range(at + 127, at);
   if (!decode(word, fetch.registers, i)) return AX_ERR_ILLEGAL;
+  if (i.opcode != AX_OP_HALT) ask_ahead(memory, mem_limit, fetch, counters);
   return AX_ERR_NONE;
 }
 

@@ -1,6 +1,8 @@
 // axlora_top with the port names of cocotbext-axi, and a watch on the master's AXI rules: VALID and its payload stay until READY,
-// no burst crosses 4096 bytes, WLAST comes with the last beat only, never more than OUTSTANDING + 1 read bursts (one is fetch's).
+// no burst crosses 4096 bytes, WLAST comes with the last beat only, never more read bursts than OUTSTANDING of load and
+// FETCH_FLIGHTS of fetch.
 `default_nettype none
+`include "axlora_isa.vh"
 module axi_tb #(
     parameter ENGINE_REUSE = 1, parameter LANES = 8, parameter PORTS = 4, parameter MULTIPLIERS = 1, parameter LATENCY = 3,
     parameter TOKENS = 2, parameter FIFO_DEPTH = 8, parameter ACTIVATION_BITS = 8, parameter ACCUMULATOR_BITS = 32,
@@ -93,7 +95,8 @@ module axi_tb #(
     reg  [9*BEAT_BYTES:0]     last_w;
     reg                       held_ar, held_aw, held_w;
     reg  [7:0]                reads, beats, length;
-    localparam [7:0]  MOST = OUTSTANDING[7:0] + 8'd1;
+    localparam integer MOST_VALUE = OUTSTANDING + `AXL_FETCH_FLIGHTS;
+    localparam [7:0]  MOST = MOST_VALUE[7:0];
     localparam [15:0] BEAT = BEAT_BYTES[15:0];
     function crosses(input [11:0] address, input [7:0] count);
         crosses = {4'd0, address} + ({8'd0, count} + 16'd1) * BEAT > 16'd4096;

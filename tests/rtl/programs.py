@@ -19,7 +19,7 @@ from axlora.isa.assembly import assemble, encode_program
 from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction
 from axlora.isa.legality import check_program
-from axlora.isa.opcodes import Opcode
+from axlora.isa.opcodes import CACHE_LINE_BYTES, Opcode
 from axlora.isa.regions import region_bytes, slot_values, token_words
 from axlora.isa.target import Target
 
@@ -131,6 +131,15 @@ TARGETS = {
     )
 }
 """The elaborations of the random tests."""
+
+CACHES = {
+    t.name: t
+    for t in (
+        _variant("cache-2", icache_lines=2, read_latency=60, beat_bytes=16, ports=8),
+        _variant("cache-8", icache_lines=8, read_latency=200, beat_bytes=16, ports=8),
+    )
+}
+"""Small instruction caches behind slow memories."""
 
 SMALL = ("test", "mac-4x2", "reuse-m2", "reuse-16bit")
 """Those of every push; the first also of make test-fast: each simulator takes half a minute to build."""
@@ -266,6 +275,35 @@ def random_case(seed: int, target: Target) -> Case:
         put(address, block)
         registers |= slot_values(t, slot, address, rank)
     return Case(seed, t, memory.tobytes(), registers, linked.program)
+
+
+def _walk(rng: np.random.Generator, length: int, depth: int) -> list[str]:
+    """Settings, loads, and loops of 0 to 3 passes, nested to `depth`; no unit waits for another."""
+    lines: list[str] = []
+    while len(lines) < length:
+        kind = rng.random()
+        if depth and kind < 0.15:
+            body = _walk(rng, int(rng.integers(1, 24)), depth - 1)
+            lines += [f"LOOP count={int(rng.integers(0, 4))} body={len(body)}", *body, "ENDLOOP"]
+        elif kind < 0.25:
+            beats = int(rng.integers(0, 24))
+            lines.append(f"LOAD buffer=1 address=0 beat=0 rows=1 beats={beats}")
+        elif kind < 0.5:
+            lines.append(f"SEGA segment={int(rng.integers(0, 9))}")
+        else:
+            lines.append(f"SET rd=1 value={int(rng.integers(0, 100))}")
+    return lines
+
+
+def fetch_case(seed: int, target: Target) -> Case:
+    """A program for the instruction cache: loops shorter and longer than it, skipped ones, loads that share the bus, and
+    0 to 4 lines of memory behind HALT."""
+    rng = np.random.default_rng(seed)
+    program = assemble("\n".join([*_walk(rng, int(rng.integers(20, 160)), 3), "HALT"]))
+    data = encode_program(program)
+    padding = -len(data) % CACHE_LINE_BYTES + CACHE_LINE_BYTES * int(rng.integers(0, 5))
+    least = 24 * target.beat_bytes  # what loads read
+    return Case(seed, target, data + bytes(max(padding, least - len(data))), {}, tuple(program))
 
 
 def semaphore_case(target: Target, rounds: int = 40) -> Case:

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from programs import SMALL, TARGETS, Case, random_case, semaphore_case
+from programs import CACHES, SMALL, TARGETS, Case, fetch_case, random_case, semaphore_case
 
 from axlora.isa.assembly import assemble, encode_program
 from axlora.isa.legality import trace
-from axlora.isa.opcodes import COUNTERS, SEMAPHORE_MAX, SEMAPHORES, UNIT_OF, ErrorCode, Opcode, Unit
+from axlora.isa.opcodes import CACHE_LINE_BYTES, COUNTERS, SEMAPHORE_MAX, SEMAPHORES, UNIT_OF, ErrorCode, Opcode, Unit
 from axlora.rtl.runner import Image, run_images
+from axlora.sim import timeline
+from axlora.sim.control import Control, Requests
 from axlora.sim.errors import MachineError
 from axlora.sim.run import SimResult, run_image
 
@@ -128,6 +130,28 @@ def test_the_32_bit_clamp_is_symmetric() -> None:
 @pytest.mark.parametrize("name", [SMALL[0], *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL[1:])])
 def test_verilog_equals_simulator(name: str) -> None:
     _compare([random_case(seed, TARGETS[name]) for seed in range(PUSH_SEEDS)])
+
+
+def _requests(case: Case) -> Counter[Requests]:
+    memory = np.frombuffer(case.memory, np.uint8)
+    return Counter(asked for _, _, asked in Control(case.target, memory, 0, case.registers, memory.size).walk())
+
+
+@pytest.mark.parametrize("name", [SMALL[0], *(pytest.param(n, marks=pytest.mark.slow) for n in (SMALL[-1], *CACHES))])
+def test_fetch_ahead_equals_the_simulator(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line is asked for when it is met or ahead, is waited for on its way, and its place may be given away meanwhile."""
+    cases = [fetch_case(seed, (TARGETS | CACHES)[name]) for seed in range(40)]
+    results = _compare(cases)
+    asked = sum((_requests(case) for case in cases), Counter[Requests]())
+    assert all(asked[r] for r in (Requests.NONE, Requests.OWN, Requests.AHEAD))
+    assert sum(r.counters["fetch_halt"] > 0 for r in results) >= 10
+    alone = cases[0].target.read_latency + CACHE_LINE_BYTES // cases[0].target.beat_bytes + 1
+    demands = [sum(n for r, n in _requests(case).items() if r & Requests.OWN) for case in cases]
+    assert any(r.counters["fetch_miss"] > n * alone for r, n in zip(results, demands, strict=True))  # waits for one on its way
+    if name == "cache-8":
+        monkeypatch.setattr(timeline, "FETCH_FLIGHTS", 64)
+        free = [run_image(c.target, c.memory, 0, c.registers).cycles for c in cases]
+        assert free != [r.cycles for r in results]  # a fifth line waited
 
 
 @pytest.mark.exhaustive

@@ -43,7 +43,7 @@ def _line_bytes(codes: np.ndarray, fmt: Format) -> bytes:
     return packed.transpose(1, 0, 2).tobytes()
 
 
-def test_control_instructions_take_four_cycles_and_a_miss_takes_the_latency() -> None:
+def test_control_instructions_take_four_cycles_a_miss_the_latency_and_lines_ahead_none() -> None:
     program = [
         Instruction(Opcode.SET, misc=1, x=5),
         Instruction(Opcode.LOOP, y=1, z=3),
@@ -55,12 +55,14 @@ def test_control_instructions_take_four_cycles_and_a_miss_takes_the_latency() ->
         Instruction(Opcode.HALT),
     ]
     result = _run(TEST, program)
-    executed, misses, beats = 10, 2, 64 // TEST.beat_bytes
+    executed, ahead, beats = 10, 4, 64 // TEST.beat_bytes  # the instructions of the first line ask for a line each
     miss = 1 + 1 + TEST.read_latency + beats - 1  # REQ; AR in the next cycle, its beats RLAT later
     assert result.counters["instructions"] == executed
-    assert result.counters["fetch_beats"] == misses * beats
-    assert result.counters["fetch_miss"] == misses * miss
-    assert result.cycles == 4 * executed + misses * (1 + miss)
+    assert result.counters["fetch_beats"] == (1 + ahead) * beats
+    assert result.counters["fetch_miss"] == miss
+    there = 2 + 1 + TEST.read_latency + ahead * beats  # cycles from the first hit until all lines are there: RESOLVE, AR, beats
+    assert result.counters["fetch_halt"] == there - (4 * executed - 1) > 0
+    assert result.cycles == 1 + miss + there + 1
 
 
 def _linear(rng: np.random.Generator, fmt: Format, scaled: bool) -> tuple[list[Instruction], dict[int, bytes], np.ndarray]:

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axlora.isa.assembly import make
-from axlora.isa.opcodes import Opcode, Row
+from axlora.isa.opcodes import Opcode, Reduce, Row
 from axlora.isa.target import Target
 from axlora.timing.matrix import matmul_duration, matmul_setup
 from axlora.timing.memory import bursts, store_bursts, store_duration
-from axlora.timing.vector import block_quantize_duration, requantize_duration, row_duration
+from axlora.timing.vector import block_quantize_duration, map_duration, requantize_duration, row_duration
 
 BASE = Target.load("test")
 
@@ -97,7 +97,7 @@ def test_block_quantize_by_hand() -> None:
     assert block_quantize_duration(target, [False, False], 5) == 23 + 2 * 2
 
 
-@pytest.mark.parametrize(("function", "one"), [(Row.COPY, 5), (Row.RECIPROCAL, 40), (Row.RSQRT, 72), (Row.TOKEN, 40)])
+@pytest.mark.parametrize(("function", "one"), [(Row.COPY, 5), (Row.RECIPROCAL, 25), (Row.RSQRT, 41), (Row.TOKEN, 25)])
 def test_rows_by_hand(function: Row, one: int) -> None:
     """Rows of a turn end a cycle apart; a turn of T rows begins when the one before it is over."""
     target = dataclasses.replace(BASE, tokens=4)
@@ -105,6 +105,15 @@ def test_rows_by_hand(function: Row, one: int) -> None:
     assert row_duration(target, function, 4) == 1 + one + 3
     assert row_duration(target, function, 5) == 1 + (one + 3) + one
     assert row_duration(target, function, 8) == 1 + 2 * (one + 3)
+
+
+@pytest.mark.parametrize(("lanes", "reduced"), [(1, 19), (2, 19), (4, 20), (8, 21), (16, 22)])
+def test_map_by_hand(lanes: int, reduced: int) -> None:
+    """A word a cycle; written behind stage 18, reduced behind a stage of leaves, log2(V) of pairs and one of the row."""
+    target = dataclasses.replace(BASE, lanes=16, ports=16, wbuf_lines=1024, vector_lanes=lanes)
+    for words in (0, 1, 7):
+        assert map_duration(target, 3, words, Reduce.NONE) == 3 * words + 19
+        assert map_duration(target, 3, words, Reduce.MAX) == 3 * words + reduced
 
 
 def test_an_empty_matmul_by_hand() -> None:

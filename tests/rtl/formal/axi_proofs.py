@@ -14,7 +14,7 @@ _PEEKS = (
     Edit(
         "axlora_top.v",
         "    input  wire [1:0]              i_m_axi_bresp\n);",
-        "    input  wire [1:0]              i_m_axi_bresp,\n    output wire [39:0] f_top,\n    output wire [238:0] f_core\n);\n"
+        "    input  wire [1:0]              i_m_axi_bresp,\n    output wire [39:0] f_top,\n    output wire [241:0] f_core\n);\n"
         "    wire [1:0] f_control;\n"
         "    assign f_top = {f_control, start, reset, running, axi_busy, halt, error, base};",
     ),
@@ -29,8 +29,8 @@ _PEEKS = (
     Edit(
         "axlora_core.v",
         "    input  wire                    i_bbad\n);",
-        "    input  wire                    i_bbad,\n    output wire [238:0] f_core\n);\n"
-        "    wire [36:0] f_fetch;\n    wire [38:0] f_load;\n    wire [55:0] f_store;\n    wire [4:0] f_bursts;\n"
+        "    input  wire                    i_bbad,\n    output wire [241:0] f_core\n);\n"
+        "    wire [39:0] f_fetch;\n    wire [38:0] f_load;\n    wire [55:0] f_store;\n    wire [4:0] f_bursts;\n"
         "    assign f_core = {&quiet, stop, push[0], entry[`AXL_ENTRY_X], accept[0], head[`AXL_ENTRY_X],\n"
         "                     busy[0], busy[3], load_address,\n"
         "                     f_fetch, f_load, f_store, f_bursts};",
@@ -42,8 +42,8 @@ _PEEKS = (
     Edit(
         "fetch.v",
         "    output wire                       o_count_halt\n);",
-        "    output wire                       o_count_halt,\n    output wire [36:0] f_fetch\n);\n"
-        "    assign f_fetch = {halt && chosen != 4'd0, legal && chosen[0], x, state};",
+        "    output wire                       o_count_halt,\n    output wire [39:0] f_fetch\n);\n"
+        "    assign f_fetch = {flights, halt && chosen != 4'd0, legal && chosen[0], x, state};",
     ),
     Edit(
         "load.v",
@@ -257,7 +257,7 @@ _MASTER_FAULTS = (
     _bus("a base that changes under a burst", "control.v", "if (!i_running && !i_axi_active) o_base", "o_base", "aw_stays", 18),
     _bus("a load off its beats is legal", "decode.v", "whole ? aligned :", "whole ? 1'b1 :", "queued_load_is_aligned", 14),
     _bus("a burst of load too many", "load.v", "ready && bursts < MOST;", "ready && bursts <= MOST;", "load_outstanding", 20),
-    _bus("fetch asks again", "fetch.v", "REQ: if (i_grant) state", "REQ: if (i_beat) state", "fetch_outstanding", 14),
+    _bus("fetch asks for a fifth line", "fetch.v", "ask && !crowded &&", "ask &&", "fetch_outstanding", 24),
     _bus("AWVALID falls at an error", "store.v", "START && (sent || (", "START && ((", "aw_stays", 18),
     _bus(
         "an address under the data before",
@@ -341,8 +341,14 @@ _MASTER_FAULTS = (
         "start_finds_the_bus_empty",
         20,
     ),
+    _bus("HALT does not wait", "fetch.v", "issue && halt && at_rest &&", "issue && halt &&", "halt_finds_the_bus_empty", 18),
     _bus(
-        "HALT does not wait", "fetch.v", "issue && halt && i_all_quiet &&", "issue && halt &&", "halt_finds_the_bus_empty", 18
+        "HALT under a line in flight",
+        "fetch.v",
+        "i_all_quiet && flights == 3'd0;",
+        "i_all_quiet;",
+        "halt_finds_the_bus_empty",
+        18,
     ),
     _bus("BREADY is low", "axlora_top.v", "o_m_axi_bready} = 3'b011;", "o_m_axi_bready} = 3'b010;", "always_accepts", 8),
 )

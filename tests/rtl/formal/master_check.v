@@ -7,7 +7,7 @@
 //   legal     INCR bursts of whole beats, aligned, 1 to BURST_BEATS beats (fetch: a line of 64 bytes), never across 4096 bytes
 //   write     the data of one burst at a time: after its address, in every cycle until its last beat, AWLEN + 1 beats, WLAST on
 //             the last alone, the next address after it; at most POSTED bursts without a response (responses_are_counted, below)
-//   reads     at most OUTSTANDING bursts of load (ID 1) and one of fetch (ID 0)
+//   reads     at most OUTSTANDING bursts of load (ID 1) and FETCH_FLIGHTS of fetch (ID 0)
 //   accepts   RREADY and BREADY are high
 //   drains    after an error or a soft reset every burst is finished; a soft reset asks for nothing new and acts when the bus is
 //             empty; the machine says busy until then and does not start; HALT finds the bus empty
@@ -48,7 +48,7 @@ module master_check #(
     wire [31:0]             base, load_address, load_next, store_next, queued, fetch_x, accepted;
     wire                    halt_queued, load_ready, store_ready, idle, stop, pushed, taken, load_busy, store_busy, load_finish, load_left, sent, left, fetch_aim;
     wire                    began, ended, over, row_has_beats, more, next_is_right;
-    wire [2:0]              fetch_state, store_state;
+    wire [2:0]              fetch_state, store_state, flights;
     wire [3:0]              load_bursts;
     wire [4:0]              bursts, due;
     wire [6:0]              todo;
@@ -66,7 +66,7 @@ module master_check #(
         .i_m_axi_wready(i_wready), .o_m_axi_wdata(wdata), .o_m_axi_wstrb(wstrb), .o_m_axi_wlast(wlast), .i_m_axi_bvalid(i_bvalid),
         .o_m_axi_bready(bready), .i_m_axi_bresp(i_bresp),
         .f_top({reset_wanted, reset_waited, start, reset, running, axi_busy, halt, error, base}),
-        .f_core({idle, stop, pushed, queued, taken, accepted, load_busy, store_busy, load_address, halt_queued, fetch_aim, fetch_x, fetch_state,
+        .f_core({idle, stop, pushed, queued, taken, accepted, load_busy, store_busy, load_address, flights, halt_queued, fetch_aim, fetch_x, fetch_state,
                  load_ready, load_next, load_bursts, load_finish, load_left, store_ready, store_next, store_state, sent, left, todo, due, began, ended, over,
                  row_has_beats, more, next_is_right, bursts}));
 
@@ -107,7 +107,7 @@ module master_check #(
     endfunction
     wire [4:0] fetches = reads_0 + {4'd0, arvalid && !arid}, loads = reads_1 + {4'd0, arvalid && arid};
     wire       in_flight = arvalid || reads_0 != 5'd0 || reads_1 != 5'd0 || awvalid || w_open || b_due != 5'd0;
-    localparam [2:0] ISSUE = 3'd3, WAIT = 3'd5;
+    localparam [2:0] ISSUE = 3'd3, RESOLVE = 3'd5;
     localparam [2:0] START = 3'd1, DATA = 3'd2, FINISH = 3'd4, IDLE = 3'd0;
     always @* if (past) begin
         if (was_reset) valid_is_low_after_reset: assert (!arvalid && !awvalid && !wvalid);
@@ -130,7 +130,7 @@ module master_check #(
         w_follows_its_address: assert (wvalid == w_open);
         if (wvalid) wlast_is_the_last_beat: assert (wlast == (w_left == 8'd0));
         load_outstanding: assert (reads_1 <= OUTSTANDING && loads <= OUTSTANDING);
-        fetch_outstanding: assert (reads_0 <= 5'd1 && fetches <= 5'd1);
+        fetch_outstanding: assert (reads_0 <= `AXL_FETCH_FLIGHTS && fetches <= `AXL_FETCH_FLIGHTS);
         if (in_flight) busy_while_in_flight: assert (axi_busy && busy);
         if (start) start_finds_the_bus_empty: assert (!in_flight && !running);
         if (was_drain) reset_asks_for_nothing_new: assert ((!arvalid || held_ar) && (!awvalid || held_aw));
@@ -143,13 +143,13 @@ module master_check #(
         if (reset_wanted) drain_stops: assert (stop);
         if (reset_wanted && reset_waited) drained_units_begin_nothing: assert (!load_ready && !store_ready);
         if (fetch_state == ISSUE) halt_is_not_queued: assert (!halt_queued);
-        running_is_the_state: assert (running == (fetch_state != 3'd0) && fetch_state != 3'd7);
+        running_is_the_state: assert (running == (fetch_state != 3'd0) && fetch_state <= RESOLVE);
         if (!running && stop) stopped_units_begin_nothing: assert (idle || (!load_ready && !store_ready));
         if (!running && !stop) halted_units_are_idle: assert (idle);
         base_is_of_pages: assert (base[11:0] == 12'd0);
         arbiter_counts: assert (bursts == fetches + loads);
         if (running || !stop) load_counts: assert (load_bursts == loads);
-        if (running) fetch_waits: assert ((fetch_state == WAIT) == (fetches == 5'd1));
+        flights_are_counted: assert ({2'd0, flights} == fetches);
         if (fetch_state == ISSUE && fetch_aim) load_at_issue_is_aligned: assert (fetch_x[LOGB-1:0] == {LOGB{1'b0}});
         if (load_busy) load_is_aligned: assert (load_next[LOGB-1:0] == {LOGB{1'b0}});
         if (!load_busy) idle_load_has_no_burst: assert ((stop && !running) || load_bursts == 4'd0);
