@@ -122,7 +122,9 @@ def test_a_layer_with_lora_in_verilog() -> None:
         put = np.zeros((count, width), "<i4")
         put[:, : rows.shape[1]] = rows
         memory[address : address + put.nbytes] = put.view(np.uint8).reshape(-1)
-        registers = {int(k): v for k, v in position_registers(target, position, count, image.dim, image.half).items()}
+        registers = {
+            int(k): v for k, v in position_registers(target, position, count, image.dim, image.half, image.context).items()
+        }
         registers |= slot_values(target, 1, image.adapter_address, 8)
         images.append(Image(memory.tobytes(), image.addresses[count], registers, len(memory)))
         result = run_image(target, memory, image.addresses[count], registers)

@@ -80,7 +80,7 @@ def _compare(d: Decoder, target: Target, tokens: int, keys: int, rank: int = 0) 
     padded = np.zeros((tokens, image.input_words * target.vector_lanes), np.int64)
     padded[:, : rows.shape[1]] = rows
     put("input", padded)
-    registers = {int(k): v for k, v in position_registers(target, 0, keys, image.dim, image.half).items()}
+    registers = {int(k): v for k, v in position_registers(target, 0, keys, image.dim, image.half, image.context).items()}
     if rank:
         block = adapter_block(target, list(linears.values()), "a", rank, image.tilings)
         memory[image.adapter_address : image.adapter_address + len(block)] = np.frombuffer(block, np.uint8)

@@ -274,7 +274,7 @@ class Machine:
         for row, name in enumerate(adapters or ()):
             slots[row] = 0 if name is None else 1 + self.adapters.index(name)
         self._put(i.regions["token words"][0], token_words(slots))
-        place = position_registers(t, self.position, len(rows), i.dim, i.half)
+        place = position_registers(t, self.position, len(rows), i.dim, i.half, i.context)
         registers = {int(k): v for k, v in place.items()} | self.slots
         return Start(self.memory.copy(), i.addresses[len(rows)], registers, len(rows))
 
