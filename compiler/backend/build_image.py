@@ -163,8 +163,13 @@ class _Job:
     context: int
     layouts: Mapping[str, Layout]
 
-    def emit(self, memory: Memory, blocks: Blocks, dry: bool = False) -> tuple[Emit, tuple[int, dict[str, int]]]:
+    def emit(
+        self, memory: Memory, blocks: Blocks, dry: bool = False, parks: bool = False
+    ) -> tuple[Emit, tuple[int, dict[str, int]]]:
         """Emit for these blocks; the fractions of input and outputs.
+
+        Args:
+            parks: as `Rows.parks`.
 
         Raises:
             BadModel: they do not fit.
@@ -172,13 +177,13 @@ class _Job:
         t = self.target
         sequence = self.region.starts is Starts.SEQUENCE
         heads = head_places(self.region.operators, self.layouts)
-        emit = Emit(t, self.placed, memory, blocks, self.context, heads, dry, sequence)
+        emit = Emit(t, self.placed, memory, blocks, self.context, heads, dry, sequence, parks)
         return emit, lower(self.region, emit, t.activation_bits, self.context, self.layouts)
 
-    def fits(self, blocks: Blocks) -> bool:
+    def fits(self, blocks: Blocks, parks: bool = False) -> bool:
         """Whether the buffers hold blocks of so many rows."""
         try:
-            self.emit(Memory(), blocks, dry=True)
+            self.emit(Memory(), blocks, dry=True, parks=parks)
         except BadModel:
             return False
         return True
@@ -190,7 +195,14 @@ class _Job:
             rows.append(2 * rows[-1])
         return rows
 
-    def blocks(self, rows: int) -> Blocks:
+    def most(self, rows: int) -> tuple[Blocks, bool]:
+        """All rows at once or as few blocks as can be, and whether values are parked for it: weights are read once a block."""
+        whole, parked = self.blocks(rows, False), [(0, rows)]
+        if len(whole) > 1:
+            parked = self.blocks(rows, True)
+        return (parked, True) if len(parked) < len(whole) else (whole, False)
+
+    def blocks(self, rows: int, parks: bool) -> list[tuple[int, int]]:
         """All rows at once, or cut as evenly as groups of T allow."""
         t = self.target.tokens
         groups = -(-rows // t)
@@ -199,7 +211,7 @@ class _Job:
             middle = -(-(low + high) // 2)
             largest = t * max(count for _, count in _cut(groups, middle))
             # Every block finds VBUF empty, so two of the largest tell; two, because one alone spills nothing.
-            if self.fits([(0, largest), (largest, largest)] if middle < groups else [(0, rows)]):
+            if self.fits([(0, largest), (largest, largest)] if middle < groups else [(0, rows)], parks):
                 low = middle
             else:
                 high = middle - 1
@@ -300,6 +312,7 @@ def build(target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, sl
 
     memory, job, count = _most_rows(job_of, groups) if rowwise else (*job_of(groups), groups)
     placed = job.placed
+    parks = False
     match region.starts:
         case Starts.DECODE:
             starts = {n: [(0, n)] for n in sorted({1, *job.prefill(min(chunk, region.rows))})}
@@ -307,11 +320,12 @@ def build(target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, sl
             most = min(region.rows, count * target.tokens)
             starts = {most: [(0, most)]}
         case Starts.SEQUENCE:
-            starts = {region.rows: list(job.blocks(region.rows))}
+            blocks, parks = job.most(region.rows)
+            starts = {region.rows: list(blocks)}
     emitters: dict[int, Emit] = {}
     fractions: tuple[int, dict[str, int]] = (0, {})
     for count, blocks in reversed(starts.items()):
-        emitters[count], fractions = job.emit(memory, blocks)
+        emitters[count], fractions = job.emit(memory, blocks, parks=parks)
     first = -(-len(memory.data) // ALIGN) * ALIGN
     # Addresses do not change what a program does, so its size is known before them.
     looped = {count: _Looped.of(emit.schedule) for count, emit in sorted(emitters.items())}

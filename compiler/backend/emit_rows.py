@@ -40,22 +40,23 @@ class RowEmit(TileEmit, MapsRows):
         heads: Sequence[tuple[int, int]],
         dry: bool = False,
         sequence: bool = False,
+        parks: bool = False,
     ) -> None:
         """`blocks`: (first row, rows) of each; `dry`: only to see whether it fits.
 
         `heads`: of each attention, (places of a head in the cache, places of a head of its result).
-        `sequence`: a start begins at position 0, and no register says where.
+        `sequence`: a start begins at position 0, and no register says where. `parks`: as `Rows.parks`.
 
         No group takes more room than a block's first, so a dry run looks at that alone.
         """
         head = max((wide for wide, _ in heads), default=0)
         self.alike = -(-max(context, head + target.beat_bytes) // target.ports)
         super().__init__(target, 2 * self.alike, dry)
-        t, self._dry, self._sequence = target, dry, sequence
+        t, self._dry, self._sequence, self.parks = target, dry, sequence, parks
         self.placed, self.memory, self.context, self._blocks = placed, memory, context, blocks
         self.first, self.count = blocks[0]
         self.most = max(count for _, count in blocks)
-        self.pool = Pool(t.vbuf_words - t.lanes // t.vector_lanes)  # a head's codes are read in whole lines, beyond its end
+        self.pool = Pool(t.vbuf_words - t.lanes // t.vector_lanes, parks)  # a head's codes are read in whole lines, beyond it
         self.pitch: dict[str, int] = {}
         self.base: dict[str, int] = {}
         self.whole: dict[str, bool] = {}

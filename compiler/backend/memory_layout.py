@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -68,10 +69,11 @@ class Ring:
 
 
 class Pool:
-    """Words of VBUF for values, first fit; freed ones are used again (one unit reads and writes them, in order)."""
+    """Words of VBUF for values; freed ones are used again (one unit reads and writes them, in order)."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, from_ends: bool = False) -> None:
+        """`from_ends`: of all places take the one that leaves the widest room, at an end if it can be; else the first."""
+        self.size, self.from_ends = size, from_ends
         self.taken: dict[str, tuple[int, int]] = {}
 
     def take(self, name: str, count: int) -> int:
@@ -80,20 +82,29 @@ class Pool:
         Raises:
             BadModel: no such room.
         """
-        start = 0
-        for first, stop in sorted(self.taken.values()):
-            if start + count <= first:
-                break
-            start = max(start, stop)
-        if start + count > self.size:
+        rooms = [(first, stop) for first, stop in self._rooms() if stop - first >= count]
+        if not rooms:
             held = sum(stop - first for first, stop in self.taken.values())
             raise DoesNotFit(
                 f"{name!r} needs {count} words of VBUF, {self.size - held} of {self.size} are free",
                 "target",
                 "a target with more vbuf_words or fewer tokens",
             )
+        starts = [start for first, stop in rooms for start in (first, stop - count)]
+        start = min(starts, key=lambda place: self._cost(place, count)) if self.from_ends else starts[0]
         self.taken[name] = (start, start + count)
         return start
+
+    def _rooms(self) -> list[tuple[int, int]]:
+        """(first, end) of what is free, in order."""
+        edges = [(0, 0), *sorted(self.taken.values()), (self.size, self.size)]
+        return [(stop, first) for (_, stop), (first, _) in itertools.pairwise(edges)]
+
+    def _cost(self, start: int, count: int) -> tuple[int, bool]:
+        """Less is better: how narrow the widest room is that a place leaves, and whether it lies between others."""
+        rooms = self._rooms()
+        widest = max(max(min(stop, start) - first, stop - max(first, start + count)) for first, stop in rooms)
+        return -widest, 0 < start < self.size - count
 
     def keep(self, name: str, count: int) -> int:
         """First word of a room at the end that is never given back.

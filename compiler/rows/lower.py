@@ -116,6 +116,18 @@ def lower(
     return fractions[region.input], dict(fractions)
 
 
+def _parked(steps: Sequence[tuple[int, Step]], widths: Mapping[str, int]) -> dict[int, list[str]]:
+    """Step -> values that it reads or makes, which wait behind it while a wider value is read or made."""
+    found: dict[int, list[str]] = {}
+    touched = [{*reads(step), writes(step)} - {""} for _, step in steps]
+    for n, names in enumerate(touched):
+        for name in names:
+            again = next((m for m in range(n + 1, len(steps)) if name in reads(steps[m][1])), n)
+            if any(widths[other] > widths[name] for between in touched[n + 1 : again] for other in between):
+                found.setdefault(n, []).append(name)
+    return found
+
+
 @dataclass
 class _Walk:
     """Blocks through phases: values from before are restored when they are read, those of later phases are spilled."""
@@ -134,6 +146,7 @@ class _Walk:
         state.active = ""
         final = {name: n for n, (_, step) in enumerate(phase.steps) for name in reads(step)}
         own: set[str] = set()
+        parked = _parked(phase.steps, state.widths) if rows.parks else {}
         if begins is not None:
             rows.read_input(state.out(begins, state.seen(begins)))
             own.add(begins)
@@ -154,6 +167,8 @@ class _Walk:
                         state.dying.add(made)
             for name in sorted(over):
                 self._leave(name, name in own and name in later, name in state.dying)
+            for name in sorted(parked.get(n, ())):
+                self._leave(name, True, False)
         for name in sorted(set(cells) - self.pooled):
             self._leave(name, name in own and name in later, True)
 

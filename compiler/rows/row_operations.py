@@ -123,6 +123,10 @@ class Rows(MapsRows, Protocol):
         """Select a group again."""
 
     @property
+    def parks(self) -> bool:
+        """Whether values are kept in memory while wider ones are worked on."""
+
+    @property
     def ahead(self) -> bool:
         """Whether `PLACES` heads or groups of an attention may be under way at once."""
 
@@ -218,7 +222,9 @@ class Rows(MapsRows, Protocol):
 
 
 class OneGroup:
-    """What `Rows` of references have in common: all rows are one group, and nothing is counted."""
+    """What `Rows` of references have in common: all rows are one group, they have room, and nothing is counted."""
+
+    parks = False
 
     @property
     def ahead(self) -> bool:

@@ -305,13 +305,18 @@ def test_the_integer_module_equals_the_simulator(path: Path) -> None:
     _as_llvm_computes(path, Target.load("test"), {"a": folder} if folder.is_dir() else {}, _feed(1, 4, padded))
 
 
-@pytest.mark.parametrize("static", [False, True])
-def test_rows_that_are_spilled_before_attention_come_back(static: bool, tmp_path: Path) -> None:
-    """Heads of 6 features leave slack behind a row: rows of two blocks, too many for VBUF at once."""
+@pytest.mark.parametrize(("static", "words", "blocks"), [(False, 512, 2), (False, 1024, 1), (True, 1024, 2)])
+def test_rows_that_wait_in_memory_come_back(static: bool, words: int, blocks: int, tmp_path: Path) -> None:
+    """Before attention, of two blocks; beside wider values, of one too, which reads weights once. Heads of 6 leave slack."""
     path = path_of("gpt2.dynamo", "qdq" if static else "float", tmp_path)
-    target, activation = replace(Target.load("test"), vbuf_words=1024), "static8" if static else None
+    target, activation = replace(Target.load("test"), vbuf_words=words), "static8" if static else None
     program = axlora.compile(path, target, shapes=_free(path), operators="all", activation=activation)
     assert "rows 0" in program.regions
+    roomy = axlora.compile(path, Target.load("test"), shapes=_free(path), operators="all", activation=activation)
+    assert "rows 0" not in roomy.regions
+    runs = [axlora.simulate(p, _feed(1, 5, padded=False)) for p in (program, roomy)]
+    read = [sum(o.bytes_read for o in run.layers if "fc" in o.name) for run in runs]
+    assert (read[0] > read[1]) == (blocks > 1)
     _as_llvm_computes(path, target, {}, _feed(1, 5, padded=False), static)
 
 
