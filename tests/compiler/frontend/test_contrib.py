@@ -217,6 +217,28 @@ def test_grouped_queries_that_are_refused(attributes: dict[str, Any], part: str)
     refused(Grouped(attributes=attributes).case(), part)
 
 
+@pytest.mark.parametrize("batch", [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("turned", [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("constant", [None, "a", "b"])
+def test_products_of_turned_operands(batch: tuple[int, int], turned: tuple[int, int], constant: str | None) -> None:
+    """[2, 4, 3, 5] . [2, 4, 5, 6], each turned back."""
+    dims = {"a": [2, 4, 3, 5], "b": [2, 4, 5, 6]}
+    given = {}
+    for name, first, last in zip(dims, batch, turned, strict=True):
+        shape = dims[name]
+        shape = [*shape[:2], shape[3], shape[2]] if last else shape
+        given[name] = floats(*([shape[2], *shape[:2], shape[3]] if first else shape))
+    attributes = {"transA": turned[0], "transB": turned[1], "transBatchA": batch[0], "transBatchB": batch[1], "alpha": 0.5}
+    inputs = {name: value for name, value in given.items() if name != constant}
+    constants = {name: value for name, value in given.items() if name == constant}
+    equal(Case("FusedMatMul", ["a", "b"], inputs, constants, (4,), attributes=attributes))
+
+
+def test_turned_operands_of_two_dimensions() -> None:
+    attributes = {"transA": 1, "transB": 1, "alpha": 2.0}
+    equal(Case("FusedMatMul", ["a", "b"], {"a": floats(5, 3)}, {"b": floats(6, 5)}, (2,), attributes=attributes))
+
+
 def mask(keys: int) -> Array:
     return (np.arange(keys) < np.array([[keys - 2], [keys]])).astype(np.int32)
 
