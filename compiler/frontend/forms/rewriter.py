@@ -25,9 +25,10 @@ _END = (1 << 63) - 1
 _FAR = 64
 """Most nodes that are gone back for the rank of a tensor."""
 _SAME_RANK = (
-    "MatMul", "MatMulNBits", "FusedMatMul", "Add", "Sub", "Mul", "Div", "Cast", "Identity", "Dropout", "Split", "Slice", "Concat",
-    "LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
-    "RotaryEmbedding", "BiasGelu", "FastGelu", "QuickGelu", "Gelu", "Relu", "Sigmoid", "Tanh", "QuantizeLinear", "DequantizeLinear",
+    "MatMul", "MatMulNBits", "FusedMatMul", "Add", "Sub", "Mul", "Div", "Cast", "Identity", "Dropout", "Split", "Slice",
+    "Concat", "LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "QuantizeLinear",
+    "SkipSimplifiedLayerNormalization", "RotaryEmbedding", "BiasGelu", "FastGelu", "QuickGelu", "Gelu", "Relu", "Sigmoid",
+    "Tanh", "DequantizeLinear",
 )  # fmt: skip
 """Operators whose result has the dimensions of the first input, as files have them (a weight is never the first)."""
 _ROWS = ("EmbedLayerNormalization", "Attention", "MultiHeadAttention", "GroupQueryAttention")
