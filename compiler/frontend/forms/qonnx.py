@@ -160,7 +160,10 @@ def _codes(to: Rewriter, codes: Float64, scale: Array, zero: Array, axis: int, d
 
 
 def _pair(to: Rewriter, quantizer: _Quantizer, dtype: type) -> Nodes:
-    """QuantizeLinear and DequantizeLinear of an activation."""
+    """QuantizeLinear and DequantizeLinear of an activation.
+
+    QuantizeLinear adds the zero point behind the rounding: where it is odd, a value halfway between codes gets the other one.
+    """
     x, limits = to.given(0), np.iinfo(dtype)
     scale, zero = float(quantizer.scale.reshape(())), float(quantizer.zero.reshape(()))
     if (quantizer.low, quantizer.high) != (limits.min, limits.max):
