@@ -102,9 +102,9 @@ def takes_rows(model: Model) -> bool:
 
 
 def has_scales(model: Model) -> bool:
-    """Whether a QuantizeLinear gives tensors a scale; the model need not be checked yet."""
+    """Whether a QuantizeLinear, or QONNX's Quant, gives tensors a scale; the model need not be checked yet."""
     proto = model if isinstance(model, onnx.ModelProto) else _open(Path(model))
-    return any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
+    return any(node.op_type in ("QuantizeLinear", "Quant") for node in proto.graph.node)
 
 
 def load(model: Model) -> tuple[Aside, str]:

@@ -27,6 +27,8 @@ class FoundNorm:
     """Indices of its nodes; the last writes y."""
 
 
+_LEAST = 1e-12
+"""Epsilon of a norm without one: BERT's, which optimizers take for zero."""
 _PASSED = (*PASSIVE, "quantize", "dequantize")
 """What rounds, if anything, inside a norm."""
 
@@ -75,17 +77,26 @@ def _last_axis(g: Dataflow, node: Node) -> bool:
     return axes is not None and [a % rank for a in axes] == [rank - 1]
 
 
+def _shifted(g: Dataflow, name: str) -> tuple[str, float, list[int]] | None:
+    """A mean of squares, the epsilon that is added to it, and the node of that sum; None if another tensor is added."""
+    added = _node(g, name, "add")
+    if added is None:
+        return name, _LEAST, []
+    side = 0 if g.scalar(added.inputs[1]) is not None else 1
+    eps = g.scalar(added.inputs[1 - side])
+    return None if eps is None else (added.inputs[side], eps, [g.producer[name]])
+
+
 def _taken_apart(g: Dataflow, index: int) -> FoundNorm | None:
     """The norm whose square root is node `index`."""
     root = g.nodes[index]
-    added = _node(g, root.inputs[0], "add")
-    if added is None:
+    shifted = _shifted(g, root.inputs[0])
+    if shifted is None:
         return None
-    side = 0 if g.scalar(added.inputs[1]) is not None else 1
-    eps = g.scalar(added.inputs[1 - side])
-    mean = _node(g, added.inputs[side], "mean")
+    squares, eps, before = shifted
+    mean = _node(g, squares, "mean")
     d = _square(g, mean.inputs[0]) if mean is not None and _last_axis(g, mean) else None
-    if eps is None or mean is None or d is None:
+    if mean is None or d is None:
         return None
     x, centred = _plain(g, d, PASSIVE), False
     less = _node(g, d, "subtract")
@@ -112,7 +123,7 @@ def _taken_apart(g: Dataflow, index: int) -> FoundNorm | None:
         gain, bias = (vector, bias) if kind == "multiply" else (gain, vector)
         nodes += ahead
         y = node.outputs[0]
-    before = [g.producer[name] for name in (root.inputs[0], added.inputs[side], mean.inputs[0])]
+    before += [g.producer[name] for name in (squares, mean.inputs[0])]
     return FoundNorm(x, y, centred, gain, bias, eps, (*_between(g, x, nodes, before), *nodes))
 
 

@@ -32,6 +32,10 @@ class Builder:
     bits: int = 4
     """Of weights; 0: floats."""
     layers: int = 2
+    apart: bool = False
+    """RotaryEmbedding nodes with positions of their own in front of attention, as the builder has them for other devices."""
+    half: bool = False
+    """Weights, caches and logits of 16 bits."""
     adapters: bool = False
     """A LoRA of rank 4 on o_proj and down_proj, in the graph."""
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -108,12 +112,20 @@ class Builder:
         else:
             counts = {"q_proj": HEADS, "k_proj": GROUPS, "v_proj": GROUPS}
             reads = [self.linear(f"{path}/{name}/MatMul", x, HIDDEN, count * DIM) for name, count in counts.items()]
+        tables = ["cos_cache", "sin_cache"]
+        if self.apart:
+            reads[:2] = [
+                self.node("RotaryEmbedding", f"{path}/{part}/RotaryEmbedding", [x, "position_ids", *tables], domain=MICROSOFT)[
+                    0
+                ]
+                for part, x in zip(("q_rotary", "k_rotary"), reads[:2], strict=True)
+            ]
         past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
         present = [f"present.{layer}.{part}" for part in ("key", "value")]
         out = f"{path}/GroupQueryAttention/output_0"
-        attributes = {"num_heads": HEADS, "kv_num_heads": GROUPS, "scale": DIM**-0.5, "do_rotary": 1, "rotary_interleaved": 0}
-        attributes |= {"local_window_size": -1, "softcap": 0.0}
-        reads += [*past, *lengths, "cos_cache", "sin_cache"]
+        attributes = {"num_heads": HEADS, "kv_num_heads": GROUPS, "scale": DIM**-0.5, "rotary_interleaved": 0}
+        attributes |= {"do_rotary": int(not self.apart), "local_window_size": -1, "softcap": 0.0}
+        reads += [*past, *lengths, *([] if self.apart else tables)]
         name = f"{path}/GroupQueryAttention"
         made = helper.make_node("GroupQueryAttention", reads, [out, *present], name=name, domain=MICROSOFT, **attributes)
         self.nodes.append(made)
@@ -158,8 +170,22 @@ class Builder:
             *(values(f"present.{name}", TensorProto.FLOAT, own) for name in caches),
         ]
         graph = helper.make_graph(self.nodes, "main_graph", inputs, outputs, self.constants)
+        if self.apart:
+            graph.input.append(values("position_ids", TensorProto.INT64, ["batch_size", "sequence_length"]))
+        if self.half:
+            in_half(graph)
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def in_half(graph: onnx.GraphProto) -> None:
+    """Floats of 16 bits, in place."""
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
 
 
 def save(model: onnx.ModelProto, folder: Path) -> Path:

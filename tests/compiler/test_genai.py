@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import genai as G
 import numpy as np
@@ -15,7 +16,13 @@ from onnx import numpy_helper
 import axlora
 
 IDS = np.array([[3, 7, 1, 9, 30, 2]])
-FORMS = {"codes": G.Builder(), "packed": G.Builder(packed=True), "adapters": G.Builder(bits=0, adapters=True)}
+FORMS: dict[str, dict[str, Any]] = {
+    "codes": {},
+    "packed": {"packed": True},
+    "adapters": {"bits": 0, "adapters": True},
+    "half": {"half": True},
+    "rotary apart": {"apart": True},
+}
 
 
 def logits(path: Path, ids: np.ndarray) -> np.ndarray:
@@ -24,8 +31,10 @@ def logits(path: Path, ids: np.ndarray) -> np.ndarray:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(str(path), options)
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    empty = np.zeros((1, G.GROUPS, 0, G.DIM), np.float32)
-    inputs |= {i.name: empty for i in session.get_inputs() if i.name not in inputs}
+    inputs["position_ids"] = np.arange(ids.size)[None]
+    known = {i.name: np.float16 if "float16" in i.type else np.float32 for i in session.get_inputs()}
+    empty = {name: np.zeros((1, G.GROUPS, 0, G.DIM), kind) for name, kind in known.items() if name not in inputs}
+    inputs = {name: value for name, value in (inputs | empty).items() if name in known}
     return np.asarray(session.run(["logits"], inputs)[0])
 
 
@@ -42,7 +51,7 @@ def greedy(path: Path, count: int) -> list[int]:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_it_generates(form: str, tmp_path: Path) -> None:
-    path = G.save(FORMS[form].model(), tmp_path)
+    path = G.save(G.Builder(**FORMS[form]).model(), tmp_path)
     program = axlora.compile(path, "zcu104", generate=True, max_context=32)
     assert program.kind == "generator"
     assert program.host_macs == 0

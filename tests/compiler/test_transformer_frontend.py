@@ -297,7 +297,12 @@ def test_heads_in_another_order_are_refused() -> None:
 
 
 def test_a_second_input_is_refused_by_its_name() -> None:
+    """One that something reads; others may come in for nothing."""
     proto = _read("llama.dynamo")
-    proto.graph.input.append(helper.make_tensor_value_info("past_key", onnx.TensorProto.FLOAT, [1, 2, 3, 4]))
+    cache = helper.make_tensor_value_info("past_key", onnx.TensorProto.FLOAT, [1, 2, 3, 4])
+    proto.graph.input.append(cache)
+    _recognised(proto)
+    proto.graph.node.append(helper.make_node("Relu", ["past_key"], ["present"]))
+    proto.graph.output.append(helper.make_tensor_value_info("present", onnx.TensorProto.FLOAT, [1, 2, 3, 4]))
     with pytest.raises(UnsupportedOperator, match="'past_key'"):
         _recognised(proto)

@@ -22,7 +22,7 @@ def gelu(to: Rewriter) -> Nodes:
 def fast_gelu(to: Rewriter) -> Nodes:
     """FastGelu(x, bias): x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))."""
     x = to.sum(to.given(0), to.given(1))
-    cube = to.add("Mul", [to.add("Mul", [x, x]), to.add("Mul", [x, to.constant("cube", _CUBE)])])
+    cube = to.add("Mul", [to.add("Pow", [x, to.constant("three", 3)]), to.constant("cube", _CUBE)])
     inner = to.add("Mul", [to.add("Add", [x, cube]), to.constant("root", math.sqrt(2 / math.pi))])
     return _halved(to, x, to.add("Tanh", [inner]))
 

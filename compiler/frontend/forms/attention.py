@@ -9,11 +9,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from axlora.compiler.frontend.forms.norms import divided
 from axlora.compiler.frontend.forms.rewriter import Nodes, Rewriter
 from axlora.compiler.frontend.forms.rotary import rotated, rows_of
 
 _HIDDEN = -1e30
 """Score of a key that is not seen."""
+_NORM = 1e-6
+"""qk_norm_epsilon where none is given."""
 _FILTER = -10000.0
 """mask_filter_value where none is given."""
 _ROWS, _HEADS, _PACKED = 3, 4, 5
@@ -37,6 +40,8 @@ class Parts:
     """Truth values that broadcast with the scores: which keys a token sees; empty: all."""
     cap: float = 0
     """Scores become cap * tanh(scores / cap); 0: they stay."""
+    sink: str = ""
+    """[1, heads or 1, 1, 1]: a score of no key, which takes its part of the softmax; empty: none."""
 
 
 def _attended(to: Rewriter, parts: Parts) -> str:
@@ -54,8 +59,17 @@ def _attended(to: Rewriter, parts: Parts) -> str:
     scores = to.sum(scores, *parts.biases)
     if parts.seen:
         scores = to.add("Where", [parts.seen, scores, to.constant("hidden", _HIDDEN)])
-    mixed = to.add("MatMul", [to.add("Softmax", [scores], axis=-1), parts.v], called="mixture")
+    weights = _softmax(to, scores, parts.sink)
+    mixed = to.add("MatMul", [weights, parts.v], called="mixture")
     return to.shaped(to.add("Transpose", [mixed], perm=[0, 2, 1, 3]), 0, 0, -1)
+
+
+def _softmax(to: Rewriter, scores: str, sink: str) -> str:
+    """Append the softmax over the last dimension, and over a sink that is left out of its result."""
+    if not sink:
+        return to.add("Softmax", [scores], axis=-1)
+    column = to.add("Expand", [sink, to.add("Shape", [to.part(scores, 3, 0, 1)])])
+    return to.part(to.add("Softmax", [to.add("Concat", [scores, column], axis=3)], axis=-1), 3, 0, -1)
 
 
 def _heads(to: Rewriter, rows: str, count: int) -> str:
@@ -83,7 +97,7 @@ def _causal(to: Rewriter, tokens: str, keys: str) -> str:
 
 
 def grouped(to: Rewriter) -> Nodes:
-    """GroupQueryAttention(q, k, v, past k, v, seqlens, total, cos, sin, positions, bias): causal, with a cache.
+    """GroupQueryAttention(q, k, v, past k, v, seqlens, total, cos, sin, positions, bias, sink, .., norms of q, k): causal.
 
     `seqlens` [batch] are the keys of each sequence less one, `total` the most of them: as many as there are tokens means
     that the past is not read. Elsewhere the keys of a sequence lie behind its own past.
@@ -99,6 +113,7 @@ def grouped(to: Rewriter) -> Nodes:
         packed = to.shaped(g(0), 0, 0, heads + 2 * groups, -1)
         q, k, v = _split(to, packed, 2, [heads, groups, groups])
     tokens = to.dim(q, 1)
+    q, k = (divided(to, x, g(i), to.number("qk_norm_epsilon", _NORM)) if g(i) else x for x, i in ((q, 14), (k, 15)))
     past = _Past.of(to, tokens) if g(3) else None
     places = _places(to, tokens, past)
     if to.number("do_rotary"):
@@ -112,17 +127,27 @@ def grouped(to: Rewriter) -> Nodes:
     order = to.constant("groups", np.arange(heads) // (heads // groups), np.int64)
     every = [x if heads == groups else to.add("Gather", [x, order], axis=1) for x in (k, v)]
     seen = _window(to, to.shaped(places, 0, 1, -1, 1), to.count(to.dim(k, 2)))
-    parts = Parts(q, every[0], every[1], to.number("scale"), (g(10),), seen, to.number("softcap"))
+    parts = Parts(q, every[0], every[1], to.number("scale"), (g(10),), seen, to.number("softcap"), _sink(to))
     return to.finish_as(_attended(to, parts), *caches)
 
 
-_TAKEN = ("num_heads", "kv_num_heads", "scale", "do_rotary", "rotary_interleaved", "local_window_size", "softcap")
-_USUAL = {"causal": (1,), "k_quant_type": (b"NONE",), "v_quant_type": (b"NONE",), "smooth_softmax": (0, -1)}
+def _sink(to: Rewriter) -> str:
+    """Append the score of no key, of each head or 0; empty where the softmax is a plain one."""
+    if to.given(11):
+        return to.shaped(to.given(11), 1, -1, 1, 1)
+    return to.constant("sink", np.zeros((1, 1, 1, 1))) if to.number("smooth_softmax") > 0 else ""
+
+
+_TAKEN = (
+    "num_heads", "kv_num_heads", "scale", "do_rotary", "rotary_interleaved", "local_window_size", "softcap", "smooth_softmax",
+    "qk_norm_epsilon",
+)  # fmt: skip
+_USUAL = {"causal": (1,), "k_quant_type": (b"NONE",), "v_quant_type": (b"NONE",)}
 """Values of further attributes that say nothing; of those that are not named 0."""
 
 
 def _is_usual(attribute: onnx.AttributeProto) -> bool:
-    return attribute.name == "qk_norm_epsilon" or helper.get_attribute_value(attribute) in _USUAL.get(attribute.name, (0,))
+    return helper.get_attribute_value(attribute) in _USUAL.get(attribute.name, (0,))
 
 
 def _not_grouped(to: Rewriter) -> str:
@@ -130,9 +155,8 @@ def _not_grouped(to: Rewriter) -> str:
     g = to.given
     heads, groups = int(to.number("num_heads")), int(to.number("kv_num_heads"))
     odd = next((a.name for a in to.node.attribute if a.name not in _TAKEN and not _is_usual(a)), "")
-    more = next((i for i in range(11, len(to.node.input)) if g(i)), 0)
-    if odd or more:
-        return f"with {odd}" if odd else f"with an input {more}"
+    if odd or g(12) or g(13):
+        return f"with {odd or 'scales of its caches'}"
     if to.reads(3):
         return "whose scores are read"
     if heads < 1 or groups < 1 or heads % groups:

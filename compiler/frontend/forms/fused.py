@@ -9,18 +9,32 @@ from axlora.compiler.frontend.forms.rewriter import Nodes, Rewriter
 
 
 def fused_matmul(to: Rewriter) -> Nodes:
-    """FusedMatMul(a, b; alpha, transA, transB) of two dimensions or constant b: Transpose, MatMul, Mul."""
-    if to.number("transA") or to.number("transBatchA") or to.number("transBatchB"):
-        return None
-    right = to.given(1)
-    if to.number("transB"):
-        if len(to.file.dims(right) or ()) != 2:
-            return None
-        right = to.add("Transpose", [right], perm=[1, 0])
-    product = to.add("MatMul", [to.given(0), right])
+    """FusedMatMul(a, b; alpha, transA, transB, transBatchA, transBatchB): Transpose, MatMul, Mul.
+
+    trans exchanges the last two dimensions; transBatch puts the first one behind those of the batch before that.
+    """
+    sides = [_turned(to, to.given(i), f"trans{side}", f"transBatch{side}") for i, side in enumerate("AB")]
+    if not all(sides):
+        return to.refuse("that turns a tensor whose dimensions the file does not tell")
+    product = to.add("MatMul", sides)
     if (alpha := to.number("alpha", 1)) != 1:
         to.add("Mul", [product, to.constant("alpha", alpha)])
     return to.finish()
+
+
+def _turned(to: Rewriter, name: str, last: str, batch: str) -> str:
+    """Append the Transpose of an operand, if it has one; empty if its number of dimensions is not known."""
+    if not to.number(last) and not to.number(batch):
+        return name
+    rank = to.file.rank(name)
+    if rank is None:
+        return ""
+    order = list(range(rank))
+    if to.number(batch) and rank > 2:
+        order = [*order[1:-1], 0, order[-1]]
+    if to.number(last) and rank > 1:
+        order = [*order[:-2], order[-1], order[-2]]
+    return to.add("Transpose", [name], perm=order)
 
 
 def _integer_to_float(to: Rewriter, codes: list[str], x_scale: str, w_scale: str, bias: str) -> list[onnx.NodeProto]:

@@ -11,7 +11,7 @@ _SKIP_EPSILON = 1e-12
 _EPSILON = 1e-5
 
 
-def _divided(to: Rewriter, x: str, gain: str, epsilon: float) -> str:
+def divided(to: Rewriter, x: str, gain: str, epsilon: float) -> str:
     """Append x / sqrt(mean of its squares + epsilon) * gain, over the last dimension."""
     square = to.mean(to.add("Mul", [x, x]))
     root = to.add("Sqrt", [to.add("Add", [square, to.constant("epsilon", epsilon)])])
@@ -20,7 +20,7 @@ def _divided(to: Rewriter, x: str, gain: str, epsilon: float) -> str:
 
 def _centred(to: Rewriter, x: str, gain: str, bias: str, epsilon: float) -> str:
     """Append the layer norm of x over the last dimension."""
-    return to.sum(_divided(to, to.add("Sub", [x, to.mean(x)]), gain, epsilon), bias)
+    return to.sum(divided(to, to.add("Sub", [x, to.mean(x)]), gain, epsilon), bias)
 
 
 def simplified(to: Rewriter) -> Nodes:
@@ -30,7 +30,7 @@ def simplified(to: Rewriter) -> Nodes:
         return to.refuse(f"along axis {axis}")
     if to.reads(1):
         return to.refuse("whose second result is read")
-    return to.finish_as(_divided(to, to.given(0), to.given(1), to.number("epsilon", _EPSILON)))
+    return to.finish_as(divided(to, to.given(0), to.given(1), to.number("epsilon", _EPSILON)))
 
 
 def _with_sum(to: Rewriter, norm: Callable[[str], str], *terms: str) -> Nodes:
@@ -44,7 +44,7 @@ def _with_sum(to: Rewriter, norm: Callable[[str], str], *terms: str) -> Nodes:
 def skip_simplified(to: Rewriter) -> Nodes:
     """SkipSimplifiedLayerNormalization(x, skip, gain, bias; epsilon): the norm of the sum, and the sum."""
     g, epsilon = to.given, to.number("epsilon", _SKIP_EPSILON)
-    return _with_sum(to, lambda total: _divided(to, total, g(2), epsilon), g(0), g(1), g(3))
+    return _with_sum(to, lambda total: divided(to, total, g(2), epsilon), g(0), g(1), g(3))
 
 
 def skip(to: Rewriter) -> Nodes:

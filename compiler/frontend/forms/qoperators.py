@@ -116,7 +116,7 @@ def unary(kind: str) -> Rewrite:
 
     def rewrite(to: Rewriter) -> Nodes:
         if to.number(_CHANNELS_LAST):
-            return None
+            return to.refuse("with channels_last")
         result = to.add(kind, [_reals(to, 0)], **_attributes(to, _CHANNELS_LAST))
         return _codes(to, result, to.given(3), to.given(4))
 

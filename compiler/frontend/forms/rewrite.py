@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from axlora.compiler.frontend.forms import activations, attention, block_codes, fused, norms, qoperators, rotary
+from axlora.compiler.frontend.forms import activations, attention, block_codes, fused, norms, qonnx, qoperators, rotary
 from axlora.compiler.frontend.forms.rewriter import File, Rewrite, Rewriter, branches
 from axlora.compiler.frontend.storage import copy_without
 from axlora.compiler.frontend.supported import STANDARD, opset, reason
@@ -51,6 +51,10 @@ TAKEN: Mapping[tuple[str, str], Rewrite] = {
     (_MICROSOFT, "GroupQueryAttention"): attention.grouped,
     (_MICROSOFT, "MultiHeadAttention"): attention.multi_head,
     (_MICROSOFT, "Attention"): attention.attention,
+} | {
+    (domain, kind): rewrite
+    for domain in ("qonnx.custom_op.general", "onnx.brevitas")
+    for kind, rewrite in (("Quant", qonnx.quant), ("BipolarQuant", qonnx.bipolar), ("Trunc", qonnx.trunc))
 }
 """Domain and operator -> what stands in its place. A rewrite may leave a node as it is (a DequantizeLinear without blocks)."""
 

@@ -25,12 +25,14 @@ _END = (1 << 63) - 1
 _FAR = 64
 """Most nodes that are gone back for the rank of a tensor."""
 _SAME_RANK = (
-    "MatMul", "MatMulNBits", "Add", "Mul", "Cast", "Identity", "LayerNormalization", "SimplifiedLayerNormalization",
-    "SkipSimplifiedLayerNormalization", "SkipLayerNormalization", "RotaryEmbedding", "Dropout", "Split", "Slice", "Concat",
-    "FusedMatMul",
-    "Attention", "MultiHeadAttention", "GroupQueryAttention", "Sub", "Div", "DequantizeLinear", "QuantizeLinear",
+    "MatMul", "MatMulNBits", "FusedMatMul", "Add", "Sub", "Mul", "Div", "Cast", "Identity", "Dropout", "Split", "Slice",
+    "Concat", "LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "QuantizeLinear",
+    "SkipSimplifiedLayerNormalization", "RotaryEmbedding", "BiasGelu", "FastGelu", "QuickGelu", "Gelu", "Relu", "Sigmoid",
+    "Tanh", "DequantizeLinear",
 )  # fmt: skip
 """Operators whose result has the dimensions of the first input, as files have them (a weight is never the first)."""
+_ROWS = ("EmbedLayerNormalization", "Attention", "MultiHeadAttention", "GroupQueryAttention")
+"""Operators of com.microsoft whose first result is [batch, tokens, features]."""
 Nodes = list[onnx.NodeProto] | None
 """The nodes in place of one; None: it stays, and is refused by name if it has no path."""
 
@@ -112,6 +114,11 @@ class File:
             if node.op_type == "Reshape":
                 target = self.dims(node.input[1])
                 return None if target is None else target[0]
+            if node.op_type in _ROWS and node.domain and name == node.output[0]:
+                return 3
+            if node.op_type == "Gather":
+                table, index = self.rank(node.input[0]), self.rank(node.input[1])
+                return None if table is None or index is None else table + index - 1
             if node.op_type not in _SAME_RANK:
                 return None
             name = node.input[0]

@@ -152,6 +152,9 @@ class Grouped:
     packed: bool = False
     rotary: int = 0
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    sink: bool = False
+    norms: bool = False
+    bias: bool = False
 
     def case(self) -> Case:
         heads, groups, dim = 4, 2, 16
@@ -162,7 +165,10 @@ class Grouped:
         inputs["lengths"] = np.array(self.lengths, np.int32)
         constants = {"total": np.array(self.total, np.int32)}
         constants |= {name: floats(40, self.rotary // 2) for name in ("cos", "sin") if self.rotary}
-        names = ("q", "k", "v", "pk", "pv", "lengths", "total", "cos", "sin")
+        constants |= {"sink": floats(heads)} if self.sink else {}
+        constants |= {name: floats(dim) for name in ("qn", "kn") if self.norms}
+        constants |= {"bias": floats(1, heads, self.tokens, self.total)} if self.bias else {}
+        names = ("q", "k", "v", "pk", "pv", "lengths", "total", "cos", "sin", "places", "bias", "sink", "", "", "qn", "kn")
         reads = [name if name in inputs or name in constants else "" for name in names]
         own = {"num_heads": heads, "kv_num_heads": groups, "do_rotary": int(self.rotary > 0), **self.attributes}
         return Case("GroupQueryAttention", reads, inputs, constants, (3, 4, 4), attributes=own)
@@ -184,6 +190,9 @@ GROUPED = {
     "window": Grouped(attributes={"local_window_size": 2}),
     "scale": Grouped(attributes={"scale": 0.3}),
     "softcap": Grouped(attributes={"softcap": 1.5}),
+    "smooth softmax": Grouped(attributes={"smooth_softmax": 1}),
+    "sinks": Grouped(sink=True, rotary=16),
+    "bias of scores": Grouped(bias=True),
     "decode": Grouped(1, 4, 5, rotary=16),
     "decode of several lengths": Grouped(1, 4, 5, (2, 4), rotary=16),
     "decode in a window": Grouped(1, 6, 7, (6, 6), attributes={"local_window_size": 3}),
@@ -197,6 +206,22 @@ def test_grouped_queries(name: str) -> None:
     equal(GROUPED[name].case(), GROUPED[name].valid)
 
 
+def test_norms_of_heads() -> None:
+    """onnxruntime has them on other devices alone: the same node computes it of normed queries and keys."""
+    epsilon = 1e-3
+    case = Grouped(norms=True, rotary=16, attributes={"qk_norm_epsilon": epsilon}).case()
+    read, _ = onnx_reader.read(case.model())
+    got = run(read, case.inputs)
+    for name, gain in (("q", "qn"), ("k", "kn")):
+        x, g = case.inputs[name], case.constants.pop(gain)
+        heads = x.reshape(*x.shape[:2], -1, g.size)
+        case.inputs[name] = (heads / np.sqrt((heads**2).mean(-1, keepdims=True) + epsilon) * g).reshape(x.shape)
+    case.reads = case.reads[:9]
+    del case.attributes["qk_norm_epsilon"]
+    for value, wanted in zip(got, run(case.model(), case.inputs), strict=True):
+        np.testing.assert_allclose(value, wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_a_prompt_does_not_read_the_cache() -> None:
     """All that reads it, or the lengths, is gone: a decoder of prompts may be whole."""
     case = Grouped(5, 9, 5, rotary=16).case()
@@ -208,13 +233,35 @@ def test_a_prompt_does_not_read_the_cache() -> None:
 @pytest.mark.parametrize(
     ("attributes", "part"),
     [
-        ({"smooth_softmax": 1}, "with smooth_softmax"),
+        ({"qk_output": 1}, "with qk_output"),
         ({"k_quant_type": "PER_TENSOR"}, "with k_quant_type"),
         ({"causal": 0}, "causal"),
     ],
 )
 def test_grouped_queries_that_are_refused(attributes: dict[str, Any], part: str) -> None:
     refused(Grouped(attributes=attributes).case(), part)
+
+
+@pytest.mark.parametrize("batch", [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("turned", [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("constant", [None, "a", "b"])
+def test_products_of_turned_operands(batch: tuple[int, int], turned: tuple[int, int], constant: str | None) -> None:
+    """[2, 4, 3, 5] . [2, 4, 5, 6], each turned back."""
+    dims = {"a": [2, 4, 3, 5], "b": [2, 4, 5, 6]}
+    given = {}
+    for name, first, last in zip(dims, batch, turned, strict=True):
+        shape = dims[name]
+        shape = [*shape[:2], shape[3], shape[2]] if last else shape
+        given[name] = floats(*([shape[2], *shape[:2], shape[3]] if first else shape))
+    attributes = {"transA": turned[0], "transB": turned[1], "transBatchA": batch[0], "transBatchB": batch[1], "alpha": 0.5}
+    inputs = {name: value for name, value in given.items() if name != constant}
+    constants = {name: value for name, value in given.items() if name == constant}
+    equal(Case("FusedMatMul", ["a", "b"], inputs, constants, (4,), attributes=attributes))
+
+
+def test_turned_operands_of_two_dimensions() -> None:
+    attributes = {"transA": 1, "transB": 1, "alpha": 2.0}
+    equal(Case("FusedMatMul", ["a", "b"], {"a": floats(5, 3)}, {"b": floats(6, 5)}, (2,), attributes=attributes))
 
 
 def mask(keys: int) -> Array:
