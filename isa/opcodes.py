@@ -167,8 +167,9 @@ UBUF_BIT = 0x8000
 CBUF_BIT = 0x8000
 VPIPE = 23
 """Stages of the vector unit's pipeline: the result of an element is written VPIPE cycles after its step of the walk."""
-MAP_PIPE = 19
-"""Cycles from the step of the walk of a VMAP's word until what it writes, at stage 18, can be read."""
+MAP_PIPE = 16
+"""Cycles from the step of the walk of a VMAP's last word until the unit is idle. What is written at stage 18 can be read three
+cycles later: no unit reads a result sooner than three cycles after it accepts."""
 REDUCE_PIPE = 18
 """Cycles from the step of a row's last word until its reduction can be read, less log2(V), the levels of pairs of a word."""
 READ_AFTER = 17

@@ -237,7 +237,7 @@
 `define AXL_SLOTS 4'd8
 `define AXL_VPIPE 5'd23
 `define AXL_POSTED 5'd16
-`define AXL_MAP_PIPE 5'd19
+`define AXL_MAP_PIPE 5'd16
 `define AXL_REDUCE_PIPE 5'd18
 `define AXL_FETCH_FLIGHTS 4
 `define AXL_COUNT_CYCLES 0

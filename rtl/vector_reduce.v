@@ -47,7 +47,7 @@ module vector_reduce #(
     reg                fresh;
     wire signed [63:0] own  = {{28{node[71]}}, node[71:36]};
     wire signed [63:0] next = fresh ? own : sum ? total + own : own > total ? own : total;
-    wire               keep = element && last && i_reduction != `AXL_REDUCE_NONE;
+    wire               keep = element && last;
     initial fresh = 1'b1;
     ram_lut #(.WIDTH(64), .DEPTH(8)) u_reduced (
         .i_clk(i_clk), .i_write(keep), .i_write_address(row), .i_write_data(next), .i_read_address(i_read_row),

@@ -115,7 +115,7 @@ module vector_rows #(
 
     // Stage 0: the walk
     localparam [4:0] LEVELS = LOGV[4:0], REDUCED = `AXL_REDUCE_PIPE + LEVELS;
-    wire [4:0] pipe = reduction == `AXL_REDUCE_NONE || REDUCED < `AXL_MAP_PIPE ? `AXL_MAP_PIPE : REDUCED;
+    wire [4:0] pipe = reduction == `AXL_REDUCE_NONE ? `AXL_MAP_PIPE : REDUCED;
     wire        walk, row_end, map_done;
     wire [2:0]  row;
     wire [15:0] word;
@@ -228,10 +228,18 @@ module vector_rows #(
         for (e = 0; e < VECTOR_LANES; e = e + 1) valid4[e] <= n3 + {1'b0, e[31:0]} < length3;
     end
 
+    // Stages 17 and 18 may meet the settings of the next instruction: theirs are two cycles older.
+    reg  [1:0] into_before, into_late, size_before, size_late;
+    reg        tiled_before, tiled_late;
+    always @(posedge i_clk) begin
+        {into_before, size_before, tiled_before} <= {into, size, tiled};
+        {into_late, size_late, tiled_late}       <= {into_before, size_before, tiled_before};
+    end
+
     // Stages 4 to 18: elements
     wire [32*VECTOR_LANES-1:0] results, y17;
     wire [VECTOR_LANES-1:0]    changed, valid17;
-    wire [31:0] high = size == 2'd0 ? 32'h7f : size == 2'd1 ? 32'h7fff : 32'h7fffffff;
+    wire [31:0] high = size_late == 2'd0 ? 32'h7f : size_late == 2'd1 ? 32'h7fff : 32'h7fffffff;
     generate
         for (g = 0; g < VECTOR_LANES; g = g + 1) begin : g_element
             wire [15:0] entry;
@@ -244,7 +252,7 @@ module vector_rows #(
                 .i_clk(i_clk), .i_a(a4[32*g +: 32]), .i_b(b4[32*g +: 32]), .i_less(less4), .i_factor(factor4),
                 .i_factor_shift(factor_shift4), .i_valid(valid4[g]), .i_function(kind), .i_ca(ca), .i_cb(cb), .i_shift(shift),
                 .i_low(low), .i_step(interval_step), .i_first(first), .i_last(last), .i_slope_shift(slope_shift),
-                .i_writes(into != `AXL_INTO_NOTHING), .i_high(high), .o_entry(entry), .i_record(record),
+                .i_writes(into_late != `AXL_INTO_NOTHING), .i_high(high), .o_entry(entry), .i_record(record),
                 .o_y(y17[32*g +: 32]), .o_y_valid(valid17[g]), .o_result(results[32*g +: 32]), .o_changed(changed[g]));
             assign o_ubuf_data[ACTIVATION_BITS*g +: ACTIVATION_BITS] = results[32*g +: ACTIVATION_BITS];
         end
@@ -254,7 +262,8 @@ module vector_rows #(
     wire        element17, end17;
     wire [2:0]  row17;
     delay #(.WIDTH(5), .STAGES(14)) u_seventeen (
-        .i_clk(i_clk), .i_data({element3 && !i_rst, end3, row3}), .o_data({element17, end17, row17}));
+        .i_clk(i_clk), .i_data({element3 && reduction != `AXL_REDUCE_NONE && !i_rst, end3, row3}),
+        .o_data({element17, end17, row17}));
     vector_reduce #(.VECTOR_LANES(VECTOR_LANES)) u_reduce (
         .i_clk(i_clk), .i_rst(i_rst), .i_element(element17), .i_end(end17), .i_row(row17), .i_reduction(reduction), .i_y(y17),
         .i_valid(valid17), .i_read_row(reduced_row), .o_reduced(reduced));
@@ -273,16 +282,16 @@ module vector_rows #(
     wire [8*OUT_BYTES-1:0]  map_data;
     wire [OUT_BYTES-1:0]    one_beat = {OUT_BYTES{1'b1}} >> (OUT_BYTES - BEAT_BYTES);
     vector_output #(.PORTS(PORTS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES)) u_output (
-        .i_valid(element18 && into == `AXL_INTO_OBUF), .i_tiled(tiled), .i_size(size), .i_byte(byte18), .i_results(results),
+        .i_valid(element18 && into_late == `AXL_INTO_OBUF), .i_tiled(tiled_late), .i_size(size_late), .i_byte(byte18), .i_results(results),
         .o_write(map_write), .o_data(map_data));
-    assign vbuf_write = i_vbuf_write || (element18 && into == `AXL_INTO_VBUF);
+    assign vbuf_write = i_vbuf_write || (element18 && into_late == `AXL_INTO_VBUF);
     assign vbuf_word  = i_vbuf_write ? i_vbuf_word : word18;
     assign vbuf_data  = i_vbuf_write ? i_vbuf_data : results;
     wire   value_write = row_write && write_value && !map;
     assign o_obuf_write = value_write ? one_beat : map_write;
     assign o_obuf_beat  = value_write ? value_at[OADDR-1:0] : beat18;
     assign o_obuf_data  = value_write ? {(OUT_BYTES/4){value}} : map_data;
-    assign o_ubuf_write = element18 && into == `AXL_INTO_UBUF ? {{(TOKENS-1){1'b0}}, 1'b1} << row18 : {TOKENS{1'b0}};
+    assign o_ubuf_write = element18 && into_late == `AXL_INTO_UBUF ? {{(TOKENS-1){1'b0}}, 1'b1} << row18 : {TOKENS{1'b0}};
     assign o_elements   = element18 ? VECTOR_LANES[4:0] : 5'd0;
     wire [4:0] clamps;
     popcount #(.WIDTH(VECTOR_LANES), .OUT(5)) u_clamps (.i_bits(changed), .o_count(clamps));

@@ -56,8 +56,14 @@ module vector_unit #(
     wire [VECTOR_LANES*ACTIVATION_BITS-1:0] sums_codes, rows_codes;
     wire [3:0]                 sums_error, rows_error;
     wire [4:0]                 sums_elements, rows_elements, sums_saturations, rows_saturations;
+    // VMAP writes for two cycles after the next instruction may be accepted (AXL_MAP_PIPE); VREQ and VQT do not.
     reg                        rows_now;
-    always @(posedge i_clk) if (i_accept) rows_now <= !sums;
+    reg  [1:0]                 rows_before;
+    always @(posedge i_clk) begin
+        if (i_accept) rows_now <= !sums;
+        rows_before <= {rows_before[0], rows_now};
+    end
+    wire                       rows_write_now = rows_now || rows_before != 2'd0;
     vector #(.LANES(LANES), .PORTS(PORTS), .TOKENS(TOKENS), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES),
              .ACTIVATION_BITS(ACTIVATION_BITS), .ACCUMULATOR_BITS(ACCUMULATOR_BITS), .ACC_WORDS(ACC_WORDS),
              .PBUF_GROUPS(PBUF_GROUPS), .TBUF_TOKENS(TBUF_TOKENS), .OBUF_BEATS(OBUF_BEATS), .UBUF_LINES(UBUF_LINES),
@@ -82,14 +88,14 @@ module vector_unit #(
     assign o_single      = sums ? sums_single : rows_single;
     assign o_done        = rows_now ? rows_done : sums_done;
     assign o_error       = rows_now ? rows_error : sums_error;
-    assign o_obuf_write  = rows_now ? rows_write : sums_write;
-    assign o_obuf_beat   = rows_now ? rows_beat : sums_beat;
-    assign o_obuf_data   = rows_now ? rows_data : sums_data;
-    assign o_ubuf_write  = rows_now ? rows_ubuf : sums_ubuf;
-    assign o_ubuf_line   = rows_now ? rows_line : sums_line;
-    assign o_ubuf_lane   = rows_now ? rows_lane : sums_lane;
-    assign o_ubuf_data   = rows_now ? rows_codes : sums_codes;
-    assign o_elements    = rows_now ? rows_elements : sums_elements;
-    assign o_saturations = rows_now ? rows_saturations : sums_saturations;
+    assign o_obuf_write  = rows_write_now ? rows_write : sums_write;
+    assign o_obuf_beat   = rows_write_now ? rows_beat : sums_beat;
+    assign o_obuf_data   = rows_write_now ? rows_data : sums_data;
+    assign o_ubuf_write  = rows_write_now ? rows_ubuf : sums_ubuf;
+    assign o_ubuf_line   = rows_write_now ? rows_line : sums_line;
+    assign o_ubuf_lane   = rows_write_now ? rows_lane : sums_lane;
+    assign o_ubuf_data   = rows_write_now ? rows_codes : sums_codes;
+    assign o_elements    = rows_write_now ? rows_elements : sums_elements;
+    assign o_saturations = rows_write_now ? rows_saturations : sums_saturations;
 endmodule
 `default_nettype wire

@@ -20,9 +20,9 @@ def block_quantize_duration(target: Target, taking_part: Sequence[bool], groups:
 
 
 def map_duration(target: Target, rows: int, words: int, reduction: Reduce) -> int:
-    """d of a VMAP over `rows` rows of `words` words: a word a cycle, until the last is written and the rows are reduced."""
+    """d of a VMAP over `rows` rows of `words` words: a word a cycle, until what follows may begin."""
     levels = target.vector_lanes.bit_length() - 1
-    return rows * words + (MAP_PIPE if reduction is Reduce.NONE else max(MAP_PIPE, REDUCE_PIPE + levels))
+    return rows * words + (MAP_PIPE if reduction is Reduce.NONE else REDUCE_PIPE + levels)
 
 
 ROW_LATENCY = {Row.COPY: 5, Row.RECIPROCAL: 25, Row.RSQRT: 41, Row.TOKEN: 25}

@@ -7,8 +7,9 @@ from programs import Case
 from row_programs import Chain
 
 from axlora.isa.assembly import encode_program
+from axlora.isa.formats import Format
 from axlora.isa.legality import check_program
-from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode
+from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
 from axlora.isa.target import Target
 
 EVERY = 1 << 20
@@ -66,6 +67,57 @@ def random_words(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """s32 of every magnitude, both ends among them."""
     values = rng.integers(-(2**31), 2**31, shape) >> rng.integers(0, 31, shape)
     return np.where(rng.random(shape) < 0.05, rng.choice([-(2**31), 2**31 - 1, -(2**31) + 1], shape), values)
+
+
+def followed_maps(target: Target) -> Program:
+    """VMAPs of a word, each followed at once by what could meet its last stages.
+
+    A VMAP that reads the word, writes elsewhere or in another size, one that reduces, a VROW, a VREQ, a STORE,
+    a MATMUL on UBUF.
+    """
+    rng = np.random.default_rng(7)
+    t, lanes = target, target.vector_lanes
+    beats = max(1, t.vector_word_bytes // t.beat_bytes)
+    c = Program(t)
+    c.words(random_words(rng, 32, lanes))
+    records = np.zeros(t.ports, np.dtype([("bias", "<i4"), ("m1", "<u2"), ("shift", "<u2")]))
+    records["bias"], records["m1"] = rng.integers(-1000, 1000, t.ports), 1
+    c.load(Buffer.PBUF, records.tobytes().ljust(t.beat_bytes, b"\0"))
+    c.load(Buffer.WBUF, rng.bytes(t.wbuf_line_bytes))
+    c.add(Opcode.VLEN, valid=EVERY)
+    c.add(Opcode.VPITCH)
+    c.add(Opcode.VCON, ca=1, shift=12)
+    c.add(Opcode.SEGW, segment=0, format=Format.S8, groups=1, block_stride=1, group_stride=1)
+    c.add(Opcode.SEGA, segment=0)
+    place = 0
+
+    def one(a: int, **fields: int) -> None:
+        c.add(Opcode.VMAP, function=Map.MAC, a=a, words=1, **fields)
+
+    def kept() -> None:
+        nonlocal place
+        c.store(5 * beats, place)
+        place += 5 * beats * t.beat_bytes
+
+    for n, size in enumerate((0, 1, 2)):
+        one(CBUF_BIT | n, into=Into.OBUF, size=size)
+        one(CBUF_BIT | n + 4, into=Into.VBUF, size=2, to=n)
+        one(n, into=Into.OBUF, size=(size + 1) % 3, to=beats)
+        one(CBUF_BIT | n + 8, reduce=Reduce.MAX)
+        one(CBUF_BIT | n + 12, into=Into.OBUF, size=size, to=2 * beats)
+        c.add(Opcode.VROW, function=Row.COPY, factor=1, write=1, to=3 * beats)
+        one(CBUF_BIT | n + 16, into=Into.OBUF, size=2)
+        c.add(Opcode.VROW, function=Row.COPY, factor=1, write=1, to=4 * beats)
+        kept()
+        c.add(Opcode.VOUT, size=size, zero_point=n)
+        one(CBUF_BIT | n + 20, into=Into.OBUF, size=2)
+        c.add(Opcode.VREQ, to=beats, groups=1)
+        kept()
+        one(CBUF_BIT | n + 24, into=Into.UBUF, size=t.activation_bits // 16)
+        c.add(Opcode.MATMUL, segments=1, line=UBUF_BIT, blocks=1, first=1, tokens=1)
+        c.add(Opcode.VREQ, to=beats, groups=1)
+        kept()
+    return c
 
 
 def overlapping_map(target: Target, distance: int, rows: int) -> Program:

@@ -107,11 +107,12 @@ def row_case(seed: int, target: Target) -> Case:
         size = {Into.NOTHING: 0, Into.VBUF: 2, Into.UBUF: t.activation_bits // 16, Into.OBUF: pick(3)}[into]
         tiled = int(into is Into.OBUF and t.ports <= beat and rng.random() < 0.5)
         size = 0 if tiled else size
-        c.add(Opcode.VLEN, valid=int(rng.choice([1 << 20, pick(words * v + 2)])), step=pick(2))
-        c.add(Opcode.VPITCH, a=pick(8), b=pick(8), to=words + pick(3) if into is Into.VBUF else pick(12))
-        c.add(Opcode.VCON, ca=pick(65536) - 32768, cb=pick(65536) - 32768, shift=int(rng.choice([0, 1, 15, 31, pick(64)])))
-        low, step = int(rng.choice([-(2**31), -pick(2**30), 0, pick(2**20)])), pick(32)
-        c.add(Opcode.VTAB, low=low, first=pick(8), last=pick(8), step=step, shift=int(rng.choice([0, step, pick(64)])))
+        if rng.random() < 0.7:  # else what it follows is settings of before: a VMAP at once, often
+            c.add(Opcode.VLEN, valid=int(rng.choice([1 << 20, pick(words * v + 2)])), step=pick(2))
+            c.add(Opcode.VPITCH, a=pick(8), b=pick(8), to=words + pick(3) if into is Into.VBUF else pick(12))
+            c.add(Opcode.VCON, ca=pick(65536) - 32768, cb=pick(65536) - 32768, shift=int(rng.choice([0, 1, 15, 31, pick(64)])))
+            low, step = int(rng.choice([-(2**31), -pick(2**30), 0, pick(2**20)])), pick(32)
+            c.add(Opcode.VTAB, low=low, first=pick(8), last=pick(8), step=step, shift=int(rng.choice([0, step, pick(64)])))
         c.add(
             Opcode.VMAP,
             function=function,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from programs import SMALL, TARGETS
-from row_bench import overlapping_map
+from row_bench import followed_maps, overlapping_map
 from row_programs import row_case
 from test_random_programs import ROW_OPCODES, _compare
 
 from axlora.isa.instruction import Instruction
-from axlora.isa.opcodes import POSTED, READ_AFTER, STORE_STEP, Into, Map, Opcode, Reduce, Row
+from axlora.isa.opcodes import POSTED, READ_AFTER, STORE_STEP, Into, Map, Opcode, Reduce, Row, Unit
 
 PUSH_SEEDS = 6
 ALL_SEEDS = 40
@@ -29,6 +30,11 @@ def test_a_vmap_reads_its_own_words_from_the_same_distance_on() -> None:
     _compare([overlapping_map(target, distance, rows).case() for distance in distances for rows in (1, 3)])
 
 
+@pytest.mark.parametrize("name", [SMALL[0], *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL[1:])])
+def test_what_follows_a_vmap_may_begin_before_its_last_word_is_written(name: str) -> None:
+    _compare([followed_maps(TARGETS[name]).case()])
+
+
 @pytest.mark.exhaustive
 def test_rows_on_every_target_and_every_function_is_covered() -> None:
     seen: Counter[object] = Counter()
@@ -36,6 +42,9 @@ def test_rows_on_every_target_and_every_function_is_covered() -> None:
         cases = [row_case(seed, target) for seed in range(100, 100 + ALL_SEEDS)]
         for case in cases:
             pitch = Instruction(Opcode.SPITCH)
+            vector = [i for i in case.program if i.unit is Unit.VECTOR]
+            early = [pair for pair in pairwise(vector) if pair[0].opcode is Opcode.VMAP and not pair[0].sub >> 2]
+            seen.update(("behind", after.opcode) for _, after in early)
             for i in case.program:
                 seen[i.opcode.name] += 1
                 if i.opcode is Opcode.VMAP:
@@ -61,5 +70,6 @@ def test_rows_on_every_target_and_every_function_is_covered() -> None:
     ]
     wanted += [("rows", True), "posted", ("pitch", False, False, False), ("pitch", False, True, False)]
     wanted += [("pitch", True, row, part) for row in (False, True) for part in (False, True)]
+    wanted += [("behind", o) for o in (Opcode.VMAP, Opcode.VROW, Opcode.VCFG, Opcode.VLEN)]
     wanted += ROW_OPCODES
     assert all(seen[w] > 20 for w in wanted), seen
