@@ -50,8 +50,6 @@ class File:
     tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
     nodes: dict[str, onnx.NodeProto] = field(default_factory=dict)
     """Constant nodes by what they write."""
-    makers: dict[str, onnx.NodeProto] = field(default_factory=dict)
-    """All nodes by what they write."""
     readers: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
     outputs: set[str] = field(default_factory=set)
     """Of the graph and its branches."""
@@ -73,7 +71,6 @@ class File:
             self.makers |= dict.fromkeys((name for name in node.output if name), node)
             if node.op_type == "Constant":
                 self.nodes[node.output[0]] = node
-            self.makers |= dict.fromkeys(node.output, node)
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
             for attribute in node.attribute:
