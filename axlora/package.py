@@ -179,7 +179,8 @@ def _joined(cls: type[Any], m: Manifest, arrays: Arrays) -> Interface:
             fields[field] = value
     hints = typing.get_type_hints(cls)
     for f in dataclasses.fields(cls):
-        if f.name not in groups and (f.default is dataclasses.MISSING or f.name in m):
+        needed = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if f.name not in groups and (needed or f.name in m):
             fields[f.name] = m.get(hints[f.name], f.name)
     made: Interface = cls(**fields)
     return made

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
@@ -98,14 +98,14 @@ class Sequences(Rows):
     """The input that tells tokens (not 0) from padding (0)."""
     fixed: dict[str, npt.NDArray[Any]]
     """Input -> [1, context]: the only values that it may hold."""
-    unread: dict[str, tuple[int, ...]]
-    """Inputs that may hold anything -> their dimensions behind the batch."""
     results: tuple[Result, ...]
     indices: dict[str, npt.NDArray[np.int64]]
     given: Given | None = None
     """The input that is the first rows; None: they are looked up in `tables`."""
     padding: Padding = Padding.ANYWHERE
     """Where the mask may have padding."""
+    unread: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Inputs that may hold anything -> their dimensions behind the batch."""
 
     @property
     def rowwise(self) -> bool:

@@ -112,7 +112,8 @@ class AttentionWalk(Values):
 
     def _biased(self, node: Node, scores: Scores, bias: Float64) -> Scores:
         """Scores with one more bias [heads or 1, n, n]."""
-        if scores.bias is not None and np.isfinite(bias).all() and scores.rounded_first != len(scores.codes):
+        before = scores.bias is not None and bool(scores.bias[np.isfinite(scores.bias)].any())
+        if before and np.isfinite(bias).all() and scores.rounded_first != len(scores.codes):
             raise self.refuse(node, "two biases on scores, which are rounded between them")
         first = len(scores.codes) if np.isfinite(bias).all() else scores.rounded_first
         return replace(scores, bias=bias if scores.bias is None else scores.bias + bias, rounded_first=first)

@@ -112,10 +112,10 @@ def test_a_whole_model_does_not_generate(package: Path, capsys: pytest.CaptureFi
     assert "does not generate" in capsys.readouterr().err
 
 
-def test_a_package_from_before_rows_were_given_is_read(program: axlora.Program, package: Path) -> None:
+def test_a_package_of_an_older_compiler_is_read(program: axlora.Program, package: Path) -> None:
     """A field that has a default may be missing."""
     manifest = json.loads((package / "manifest.json").read_text())
-    assert manifest.pop("given") is None
+    assert [manifest.pop(name) for name in ("given", "padding", "unread")] == [None, "anywhere", {}]
     manifest.pop("sha256")
     manifest["sha256"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     (package / "manifest.json").write_text(json.dumps(manifest))

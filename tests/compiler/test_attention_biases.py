@@ -14,9 +14,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import axlora
+from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.operators import Attention, Padding
+from axlora.compiler.passes.recognise_transformer import read_whole
 from axlora.compiler.pipelines.options import CompileOptions
-from axlora.compiler.pipelines.transformers import lower_whole
+from axlora.compiler.pipelines.samples import products
+from axlora.compiler.pipelines.transformers import lower_whole, recognised
+from axlora.compiler.rows import float_forms
 from axlora.isa.target import Target
 
 TOKENS, HEADS, DIM, IDS = 16, 2, 8, 30
@@ -198,6 +202,29 @@ def test_near_onnxruntime_and_as_llvm_computes(name: str, plain: float) -> None:
         assert distance(got, wanted) < 1.4 * plain
     without = expected(model(lambda _, scores: scores), {"input_ids": feed["input_ids"]})[:, real]
     assert distance(without, wanted) > 0.05  # what is added counts
+
+
+def rounded(w: Writer, scores: str) -> str:
+    """Behind a pair of 8 bits."""
+    scale, zero = w.constant(np.array(0.2)), w.constant(np.array(0, np.int8))
+    return w("DequantizeLinear", w("QuantizeLinear", scores, scale, zero), scale, zero)
+
+
+def test_a_pair_between_a_mask_and_a_bias() -> None:
+    """The recognised operators in floats: the pair rounds scores alone, keys are hidden behind it, the bias is added last."""
+    hides = added(hidden(CAUSAL & (DISTANCE != 2)))
+    proto, feed = model(lambda w, s: added(RANDOM)(w, rounded(w, hides(w, s)))), feeds(CASES["window"])[0]
+    options = CompileOptions(operators="all", activation="static8")
+    g, found = recognised(*onnx_reader.read(proto), options)
+    read = read_whole(g, found, "model")
+    (op, _) = (op for op in read.operators if isinstance(op, Attention))
+    assert (len(op.score_codes), op.rounded_first) == (1, 1)
+    rows = float_forms.embed(read, {"input_ids": feed["input_ids"][0]})
+    got = float_forms.evaluate(read, rows, products(found), TOKENS)[read.outputs[0].value]
+    assert distance(got, expected(proto, feed)[0]) < 1e-4
+    first = model(lambda w, s: rounded(w, added(RANDOM)(w, hides(w, s))))
+    assert distance(expected(first, feed), expected(proto, feed)) > 1e-2
+    assert axlora.compile(proto, "test", operators="all", activation="static8").host_macs == 0
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.padding not in (None, Padding.ANYWHERE)])
