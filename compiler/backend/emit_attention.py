@@ -30,11 +30,6 @@ def cache_bytes(target: Target, context: int, kind: str, places: int) -> int:
     return context * (4 if kind.endswith("scales") else -(-places // target.beat_bytes) * target.beat_bytes)
 
 
-def _part(span: Span, number: int, count: int) -> Span:
-    """Part `number` of places that are divided into parts of `count`."""
-    return Span(span.where, span.first + number * count, span.first + (number + 1) * count)
-
-
 class Emit(LinearEmit):
     """`rows.Rows` as instructions."""
 
@@ -55,10 +50,10 @@ class Emit(LinearEmit):
                 for n, head in enumerate(own):
                     part = Cells(cells.name, cells.first + head * stride, cells.width)
                     self.map(Map.MAC, part, reduce=Reduce.ABSMAX)
-                    scale = _part(scales, n, self.tokens)
+                    scale = scales.part(n, self.tokens)
                     fields = {"factor": factor, "shift": shift, "adjust": adjust, "scalar": 1, "to": scale.first, "write": 1}
                     self.schedule.add(Opcode.VROW, [], [scale], function=Row.RECIPROCAL, rows=self.tokens, **fields)
-                    place = _part(places, n, self.tokens * beats)
+                    place = places.part(n, self.tokens * beats)
                     at, pitch, _ = self._operand(part)
                     self._set(Opcode.VLEN, valid=cells.width)
                     self._set(Opcode.VPITCH, a=pitch, b=None, to=beats)
@@ -94,7 +89,7 @@ class Emit(LinearEmit):
         self._set(Opcode.SPITCH, row=t.ports, part=t.wbuf_line_bytes)
         place = self.behind // t.lanes * t.lanes * wide + self.behind % t.lanes * t.ports
         for n, (_, values) in enumerate(places):
-            part = _part(codes, n, self.tokens * (wide // t.ports))
+            part = codes.part(n, self.tokens * (wide // t.ports))
             self._store(values + place, part, wide // t.ports, t.ports, self._first(Position.VALUE), self.tokens)
 
     def _wide(self, heads: Heads) -> int:

@@ -238,10 +238,16 @@ class RowEmit(TileEmit, MapsRows):
         place = self.cbuf.held.get(key)
         if place is None:
             place = self.cbuf.take(rows * words, unit, key)
-            beats = rows * words * t.vector_word_bytes // t.beat_bytes
+            parts = rows if self.apart else 1  # each row from where its own sequence is
+            size = words * t.vector_word_bytes
             extra = {"rx": self._first(before)} if before is not None else {}
-            offset += (self.behind if by_position else 0) * words * t.vector_word_bytes
-            self._load(Buffer.CBUF, offset, place, place.first * t.vector_word_bytes // t.beat_bytes, beats, **extra)
+            offset += self.behind * size if by_position else 0
+            for n in range(parts):
+                part = place.part(n, rows * words // parts)
+                beat, beats = part.first * t.vector_word_bytes // t.beat_bytes, rows * size // parts // t.beat_bytes
+                self.schedule.window = self.at + n if by_position and self.apart else 0
+                self._load(Buffer.CBUF, offset, part, beat, beats, **extra)
+            self.schedule.window = self.at if self._alone else 0
         return CBUF_BIT + place.first, words if by_position else 0, [place]
 
     def _words_of(self, width: int) -> int:
@@ -336,7 +342,7 @@ class RowEmit(TileEmit, MapsRows):
         self._to_ubuf(x, [], function=Map.SCALE, scale=1, **words)
 
     def _scale_of_heads(self, keys: bool) -> int:
-        """Place of the group's scales: of q, or behind all of q those of the weights; q's of one group or row take turns."""
+        """Place of the group's scales: q's, which take turns where all have one, or behind all of those the weights'."""
         if not self.ahead:
             return self.at
         if keys:

@@ -50,6 +50,10 @@ class Span:
     first: int
     stop: int
 
+    def part(self, number: int, count: int) -> Span:
+        """Part `number` of places that are divided into parts of `count`."""
+        return Span(self.where, self.first + number * count, self.first + (number + 1) * count)
+
 
 @dataclass(slots=True)
 class _Step:

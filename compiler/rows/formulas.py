@@ -326,7 +326,7 @@ class Formulas:
         sin = rows.by_position(f"sin {op.dim} {half}", turning.spread(to_fixed(op.sin, 30)))
         t = rows.temporary(f"{op.y} turned", turning.width(half))
         rest = op.dim - 2 * half
-        for _ in rows.sequences():
+        for _ in rows.groups():
             for head in range(op.heads):
                 at, to = op.first + head * op.stride, head * op.dim
                 first, second = (self.part(op.x, at + side * half, half) for side in (0, 1))

@@ -98,9 +98,9 @@ def test_what_a_batch_does_not_take_is_refused(made: Made) -> None:
         batch.join()
     with pytest.raises(BadInput, match="the batch is full: 3 sequences"):
         batch.join()
+    one = made.alone.session().batch()
+    one.join()
     with pytest.raises(BadInput, match="the batch is full: 1 sequences"):
-        one = made.alone.session().batch()
-        one.join()
         one.join()
     with pytest.raises(axlora.BadAdapter, match="no adapter 'b'"):
         made.together.session().batch().join("b")
