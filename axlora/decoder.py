@@ -20,7 +20,7 @@ from .inputs import BadInput, Inputs, InputsInfo, Kind, Values, checked
 from .machine import Function, Int64, Machine
 from .rows import Rows
 from .run import Run, run_of
-from .validate import Check
+from .validate import FILE_LIMIT, Check
 
 FURTHER = "caches of further sequences"
 """Region behind the cache of the first."""
@@ -116,6 +116,7 @@ class Decoder(Rows):
         rows, together = ([f.rows for f in c.m.functions if f.batch is batch] for batch in (False, True))
         c.need(1 in rows and len(set(rows)) == len(rows), "functions", rows, "one of one row, others of more")
         c.within(self.together, 1, c.t.windows, "together")
+        c.within(self.cache, 0, FILE_LIMIT, "cache")
         c.need(max(together, default=1) == self.together, "functions of batches", together, f"one of {self.together} sequences")
         caches = [(at, size) for name, (at, size) in c.m.regions.items() if name == FURTHER]
         need = self.cache * (self.together - 1)
