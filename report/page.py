@@ -56,8 +56,9 @@ _LAYERS_TEXT = (
     "name of a row to what each unit spent on it. Of a whole model all operators are layers."
 )
 _ROOF_TEXT = (
-    "Each point is a layer with products. No layer is above the line: on the left the bus bounds it (bytes a cycle), on the "
-    "right the lanes do (MACs a cycle). A point far below waits for something else: see its row."
+    "Each point is a layer with products. On the left the bus bounds them (bytes a cycle), on the right the lanes do (MACs a "
+    "cycle). A point far below the line waits for something else: see its row; one above it had its weights read during the "
+    "layers before."
 )
 _REUSE_TEXT = (
     "Share of the products that no multiplier made, because the product of the activation and an equal weight was kept."
