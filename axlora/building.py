@@ -24,7 +24,7 @@ from .layer_counters import Operator
 from .layers import layer_info, layer_vectors
 from .machine import Function
 from .program import Program
-from .sequences import Given, Result, Sequences
+from .sequences import Given, Part, Result, Sequences
 from .stages import Stages
 from .tensors import InputInfo, OutputInfo, TileInfo
 
@@ -78,6 +78,20 @@ def _rows(found: Generated, functions: Sequence[Function]) -> dict[str, Any]:
     }
 
 
+def _parts(found: Generated) -> tuple[Part, ...]:
+    """The first rows of further streams."""
+    return tuple(
+        Part(
+            own.rows,
+            fraction,
+            words,
+            tuple(x.input for x in own.lookups),
+            *(("", 0) if own.given is None else (own.given.input, own.given.features)),
+        )
+        for own, (fraction, words) in zip(found.model.more, found.image.more, strict=True)
+    )
+
+
 def whole_program(
     found: Generated, target: Target, inputs: Mapping[str, str], sources: Sources, max_loras: int | None
 ) -> Program:
@@ -86,15 +100,23 @@ def whole_program(
     width, single, places = found.region.widths, one_row(whole.operators), found.region.outputs
 
     def result(o: Output) -> Result:
-        place, rows = places[o.value], 1 if o.value in single else found.tokens
+        place, stream = places[o.value], found.region.streams[o.value]
+        rows = 1 if o.value in single else (found.tokens, *(own.rows for own in whole.more))[stream]
         words, fraction = image.output_words[place], image.fractions[o.value]
-        return Result(o.name, o.shape, place, rows, width[o.value], words, fraction, o.index is not None)
+        return Result(o.name, o.shape, place, rows, width[o.value], words, fraction, o.index is not None, stream)
 
     fields = _transformer(found, target, sources, max_loras)
     fields["functions"] = tuple(replace(f, name="main") for f in fields["functions"])
     interface = Sequences(
         **_rows(found, fields["functions"]),
-        tables={x.input: x.table.astype(np.float32) for x in whole.lookups},
+        tables={x.input: x.table.astype(np.float32) for own in whole.all_streams(0) for x in own.lookups},
+        more=_parts(found),
+        more_positions={
+            str(n): own.positions[: own.rows].astype(np.float32)
+            for n, own in enumerate(whole.more, 1)
+            if own.positions is not None
+        },
+        masked=whole.masked,
         batch=found.shape[0] if found.shape else found.batch,
         inputs=dict(inputs),
         mask=whole.mask,

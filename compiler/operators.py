@@ -1,13 +1,13 @@
 """A model between its first rows and its outputs: what the frontend recognises and the lowering takes.
 
 Values are rows of features: real [rows, n], a row a token where the first rows are embeddings of token ids. Nothing but
-attention and pools mixes rows. Operators are in an order in
-which every value is written before it is read, once.
+attention and pools mixes rows. Rows of several sequences (an encoder's and a decoder's) are streams, which meet in attention
+alone. Operators are in an order in which every value is written before it is read, once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any, NamedTuple
@@ -246,6 +246,14 @@ def operands(op: Op) -> tuple[str, ...]:
     return (op.x,)
 
 
+def streams(operators: Iterable[Op], inputs: Sequence[str]) -> dict[str, int]:
+    """Value -> number of its stream: of the input that its rows are; those of attention are its queries'."""
+    found = {name: n for n, name in enumerate(inputs)}
+    for op in operators:
+        found[op.y] = found[operands(op)[0]]
+    return found
+
+
 @dataclass(frozen=True)
 class Lookup:
     """Rows of a table, picked by an input of the model."""
@@ -261,6 +269,33 @@ class RowInput:
 
     input: str
     features: int
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The first rows of a stream, which the host gives."""
+
+    lookups: tuple[Lookup, ...]
+    """Tables whose rows add up to them; () if they are an input of floats."""
+    positions: Float64 | None
+    """[rows, n] that are added too, or None."""
+    input: str
+    """Value that holds them."""
+    rows: int
+    given: RowInput | None = None
+    """The input that they are, where none are looked up."""
+    source: str = ""
+    """The graph's tensor that holds them."""
+
+    @property
+    def features(self) -> int:
+        """Of a row."""
+        return self.lookups[0].table.shape[1] if self.given is None else self.given.features
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The model's inputs that they are made of."""
+        return tuple(x.input for x in self.lookups) if self.given is None else (self.given.input,)
 
 
 @dataclass(frozen=True)
@@ -285,12 +320,16 @@ class Padding(StrEnum):
     """Positions count: the tokens come first."""
 
 
-def _padding(op: Op) -> Padding:
-    """Where an operator bears padding."""
+def _padding(op: Op, masked: Set[str]) -> Padding:
+    """Where an operator bears padding, which is in the rows of these values."""
+    if not masked & {*operands(op)}:
+        return Padding.ANYWHERE
     if isinstance(op, Rotary):
         return Padding.AROUND
     if not isinstance(op, Attention) or op.bias is None:
         return Padding.ANYWHERE
+    if not {op.q, op.k} <= masked:
+        return Padding.BEHIND
     return Padding.AROUND if (op.bias[:, 1:, 1:] == op.bias[:, :-1, :-1]).all() else Padding.BEHIND
 
 
@@ -318,6 +357,24 @@ class Transformer:
     """The input that is the first value, where no rows are looked up."""
     source: str = ""
     """The graph's tensor that holds the first value."""
+    more: tuple[Stream, ...] = ()
+    """Of further streams."""
+    masked: int = 0
+    """The stream that `mask` is of."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The values that the host gives, one a stream."""
+        return (self.input, *(each.input for each in self.more))
+
+    @property
+    def streams(self) -> dict[str, int]:
+        """Value -> number of its stream."""
+        return streams(self.operators, self.inputs)
+
+    def all_streams(self, rows: int) -> tuple[Stream, ...]:
+        """The first rows of every stream; `rows`: of the first."""
+        return (Stream(self.lookups, self.positions, self.input, rows, self.given, self.source), *self.more)
 
     @property
     def codes(self) -> dict[str, Quantization]:
@@ -327,7 +384,8 @@ class Transformer:
     @property
     def padding(self) -> Padding:
         """Where padding may lie."""
-        return max((_padding(op) for op in self.operators), key=list(Padding).index, default=Padding.ANYWHERE)
+        masked = {name for name, stream in self.streams.items() if stream == self.masked}
+        return max((_padding(op, masked) for op in self.operators), key=list(Padding).index, default=Padding.ANYWHERE)
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -355,12 +413,13 @@ class Transformer:
     @property
     def ends(self) -> frozenset[str]:
         """Values that the host writes or reads."""
-        return frozenset({self.input, *(o.value for o in self.outputs)})
+        return frozenset({*self.inputs, *(o.value for o in self.outputs)})
 
     @property
     def rowwise(self) -> bool:
         """Whether each row is computed for itself: the rows of a batch need no order, and any of them fit in a start."""
-        return self.given is not None and not any(isinstance(op, Attention | Rotary | Pool) for op in self.operators)
+        mixed = any(isinstance(op, Attention | Rotary | Pool) for op in self.operators)
+        return self.given is not None and not self.more and not mixed
 
     @property
     def features(self) -> int:

@@ -15,8 +15,8 @@ class MemoryEmit(RowEmit):
     """Adds transfers and pools."""
 
     def read_input(self, cells: Cells) -> None:
-        """Rows of embeddings from memory to a value."""
-        self._read("input", cells)
+        """The stream's first rows from memory to a value."""
+        self._read(self.region("input"), cells)
 
     def spill(self, cells: Cells) -> None:
         t = self.target
@@ -43,8 +43,9 @@ class MemoryEmit(RowEmit):
         self._write(f"output {number}", cells)
 
     def _rows(self) -> int:
-        """Rows of a region that holds all rows."""
-        return max(first + -(-count // self.target.tokens) * self.target.tokens for first, count in self._blocks)
+        """Rows of a region that holds all rows of the stream."""
+        own = self._blocks[self.stream]
+        return max(first + -(-count // self.target.tokens) * self.target.tokens for first, count in own)
 
     def _read(self, region: str, cells: Cells) -> None:
         t = self.target
@@ -130,7 +131,7 @@ class MemoryEmit(RowEmit):
         """1 or 0 a row, the group's in CBUF: operand, (place, words a row)."""
         t = self.target
         unit = max(1, t.beat_bytes // t.vector_word_bytes)
-        start = ROOM + self.memory.room("row weights", self._rows() * unit * t.vector_word_bytes)
+        start = ROOM + self.memory.room(self.region("row weights"), self._rows() * unit * t.vector_word_bytes)
         place = self.cbuf.take(self.tokens * unit, unit)
         size = unit * t.vector_word_bytes
         self._load(
@@ -146,7 +147,7 @@ class MemoryEmit(RowEmit):
         t = self.target
         unit = max(1, t.beat_bytes // t.vector_word_bytes)
         size = unit * t.vector_word_bytes
-        start = ROOM + self.memory.room("row count", size)
+        start = ROOM + self.memory.room(self.region("row count"), size)
         place = self.cbuf.take(unit, unit)
         self._load(Buffer.CBUF, start, place, place.first * t.vector_word_bytes // t.beat_bytes, size // t.beat_bytes)
         self._set(Opcode.VLEN, valid=1)

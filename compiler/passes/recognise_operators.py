@@ -183,6 +183,8 @@ class Walk(PairWalk, PoolWalk):
         x, y = (self.rows(node, name) for name in node.inputs)
         if x == y and kind == "multiply":
             return Length(x, "squares")
+        if self.stream(x) != self.stream(y):
+            raise self.refuse(node, "rows of two inputs meet outside of attention")
         if (x in self.single) != (y in self.single):
             raise self.refuse(node, "rows of all tokens meet one row of all")
         out = node.outputs[0]
@@ -202,8 +204,8 @@ class Walk(PairWalk, PoolWalk):
             if kind in ("multiply", "divide") and c.size == 1:
                 return a.times(float(c.reshape(-1)[0]) ** (1 if kind == "multiply" else -1))
             # Positions and token types, added to the rows of embeddings before anything reads them.
-            n = a.tables[0][1].shape[1]
-            return a.plus(Looked((), np.broadcast_to(c, (1, self.tokens, n)).reshape(-1, n))) if kind == "add" else None
+            n, tokens = a.tables[0][1].shape[1], self.g.shape(a.tables[0][0])[-1]
+            return a.plus(Looked((), np.broadcast_to(c, (1, tokens, n)).reshape(-1, n))) if kind == "add" else None
         if isinstance(a, View) and kind in ("multiply", "divide"):
             return a.times(c if kind == "multiply" else 1 / c)
         if c.size > 1 and isinstance(a, View | Curve):
@@ -300,7 +302,7 @@ class Walk(PairWalk, PoolWalk):
 
     def picked(self, view: View) -> View:
         """A view that is the first row of a value is a value of its own."""
-        if view.value in self.single or self.tokens == 1 or not view.starts(self.features[view.value]):
+        if view.value in self.single or self.tokens(view.value) == 1 or not view.starts(self.features[view.value]):
             return view
         if (view.terms[0][1] != 1).any():
             return view

@@ -15,11 +15,15 @@ from axlora.compiler.operators import (
     Affine,
     Apply,
     FakeQuantize,
+    Lookup,
     Op,
     OwnFunction,
     Pool,
     PoolKind,
     Quantization,
+    RowInput,
+    Stream,
+    streams,
 )
 from axlora.compiler.passes.attention_masks import Mask
 from axlora.compiler.passes.dataflow import PASSIVE, RESHAPES, Dataflow, Node
@@ -75,7 +79,6 @@ class Values:
 
     g: Dataflow
     found: Sequence[FoundLinear]
-    tokens: int
     hint: str
     causal: bool
     """Whether attention must be causal."""
@@ -86,15 +89,19 @@ class Values:
     """Values of one row."""
     masks: tuple[Int64, ...] = ()
     """What a mask of padding is probed with; () if there is none."""
+    padded_stream: int | None = None
+    """The stream that the mask is of, once something heeds it."""
     used: set[str] = field(default_factory=set)
     """Tensors that some followed node reads."""
-    kinds: set[Mask] = field(default_factory=set)
-    """Of all attention."""
-    looked: Looked | None = None
-    input: str = ""
-    source: str = ""
-    """The tensor that holds the first value."""
+    kinds: set[tuple[int, Mask]] = field(default_factory=set)
+    """(stream of the keys, kind) of all attention."""
+    streams: list[Stream] = field(default_factory=list)
+    """What the first values are."""
+    looked: list[Looked | None] = field(default_factory=list)
+    """The rows that each is, if it is looked up."""
     turned: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
+    main: str = ""
+    """The input of token ids."""
     curves: list[tuple[OwnFunction, Float64]] = field(default_factory=list)
     """Functions without a name, and their values (`Curve.values`)."""
     affine: dict[tuple[str, bytes, bytes], str] = field(default_factory=dict)
@@ -120,9 +127,33 @@ class Values:
         self.symbols[name] = View.rows(name, self.g.shape(name))
 
     def give(self, name: str, features: int) -> None:
-        """An input of floats as rows of the first value."""
+        """An input of floats as the first rows of a stream."""
         self.value(name, features)
-        self.input = self.source = name
+        rows = int(np.prod(self.g.shape(name))) // features
+        self.streams.append(Stream((), None, name, rows, RowInput(name, features), name))
+        self.looked.append(None)
+
+    def stream(self, value: str) -> int:
+        """The stream that a value is of."""
+        return streams(self.operators, [own.input for own in self.streams])[value]
+
+    def tokens(self, value: str) -> int:
+        """Rows of the stream that a value is of."""
+        return self.streams[self.stream(value)].rows
+
+    def padded(self, value: str) -> tuple[Int64, ...]:
+        """Masks of padding for the rows of a value: those that the mask is probed with, or one of ones."""
+        own, tokens = self.stream(value), self.tokens(value)
+        if self.masks and self.padded_stream in (None, own) and self.masks[0].shape[1] == tokens:
+            return self.masks
+        return probes(tokens)[:1]
+
+    def heeds(self, node: Node, value: str) -> None:
+        """The mask of padding is of the stream that a value is of."""
+        own = self.stream(value)
+        if self.padded_stream not in (None, own) or self.masks[0].shape[1] != self.tokens(value):
+            raise self.refuse(node, "a mask of padding for the tokens of two inputs")
+        self.padded_stream = own
 
     def symbol(self, name: str) -> Symbol:
         """What a tensor is; constants are looked up."""
@@ -144,7 +175,9 @@ class Values:
             return self.applied(node, symbol)
         if isinstance(symbol, Looked):
             return self.first(node, name, symbol)
-        if isinstance(symbol, Weighted) and symbol.summed and symbol.means(self.masks or probes(self.tokens)[:1]):
+        if isinstance(symbol, Weighted) and symbol.summed and symbol.means(self.padded(symbol.value)):
+            if len(self.padded(symbol.value)) > 1:
+                self.heeds(node, symbol.value)
             return self.pooled(symbol.value, PoolKind.MEAN)
         if isinstance(symbol, View) and symbol.factor() == 1:
             return symbol.value
@@ -154,13 +187,18 @@ class Values:
 
     def first(self, node: Node, name: str, looked: Looked) -> str:
         """The value of the rows that were looked up, which a tensor holds."""
-        if self.looked is not None and self.looked is not looked and not self.looked.is_like(looked):
-            raise self.refuse(node, "a second embedding of the token ids")
-        if not self.input:
-            n = looked.tables[0][1].shape[1]
-            self.looked, self.input, self.source = looked, "embeddings", name
-            self.features[self.input] = n
-        return self.input if looked.codes is None else self.rounded(self.input, looked.codes)
+        n = next((n for n, own in enumerate(self.looked) if own is not None and own.is_like(looked)), None)
+        if n is None:
+            if any(own is not None and own.inputs & looked.inputs for own in self.looked):
+                raise self.refuse(node, "a second embedding of the token ids")
+            n, tables = len(self.streams), sorted(looked.tables, key=lambda pair: pair[0] != self.main)
+            value, (_, table) = f"embeddings {n}" if n else "embeddings", tables[0]
+            rows, lookups = self.g.shape(tables[0][0])[-1], tuple(Lookup(*pair) for pair in tables)
+            self.streams.append(Stream(lookups, looked.constant, value, rows, None, name))
+            self.looked.append(looked)
+            self.features[value] = table.shape[1]
+        value = self.streams[n].input
+        return value if looked.codes is None else self.rounded(value, looked.codes)
 
     def rounded(self, value: str, codes: Quantization) -> str:
         """The value that stands for another's codes."""

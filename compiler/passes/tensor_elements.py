@@ -61,6 +61,11 @@ class Looked:
     codes: Quantization | None = None
     """What their sum is rounded to."""
 
+    @property
+    def inputs(self) -> set[str]:
+        """Of ids."""
+        return {name for name, _ in self.tables}
+
     def is_like(self, other: Looked) -> bool:
         """Whether the same rows add up, rounded or not."""
         a, b = ([*(x.tables), ("", np.zeros(()) if x.constant is None else x.constant)] for x in (self, other))

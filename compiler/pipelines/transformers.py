@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 
-from axlora.compiler.backend.build_image import PREFILL, Image, build, whole_context
+from axlora.compiler.backend.build_image import PREFILL, Image, build
+from axlora.compiler.backend.emit_rows import whole_context
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
@@ -158,21 +159,23 @@ def _quantized(
     return linears, inputs
 
 
-def _placement(model: Transformer, linears: Sequence[Linear], keys: int, rows: int) -> tuple[Placement, ...]:
-    """One row an operator; multiply-accumulates of `rows` tokens with `keys` keys."""
-    sizes = {linear.name: linear.k * linear.n for linear in linears}
+def _placement(
+    model: Transformer, linears: Sequence[Linear], keys: Sequence[int], rows: Sequence[int], batch: int
+) -> tuple[Placement, ...]:
+    """One row an operator; multiply-accumulates of `rows` tokens of each stream with `keys` keys, for `batch` sequences."""
+    sizes, streams = {linear.name: linear.k * linear.n for linear in linears}, model.streams
 
     def row(op: Op) -> Placement:
         macs = 0
         if isinstance(op, LinearOp):
-            macs = sizes[op.name] * rows
+            macs = sizes[op.name] * rows[streams[op.x]] * batch
         elif isinstance(op, Attention):
-            macs = 2 * op.heads * op.dim * keys * rows
+            macs = 2 * op.heads * op.dim * keys[streams[op.k]] * rows[streams[op.q]] * batch
         return Placement(
             f"{type(op).__name__} {op.name if isinstance(op, LinearOp) else op.y}", "accelerator", "integer rows", macs
         )
 
-    first = tuple(Placement(f"Gather {x.input}", "host", EMBEDDING, 0) for x in model.lookups)
+    first = tuple(Placement(f"Gather {x.input}", "host", EMBEDDING, 0) for own in model.all_streams(0) for x in own.lookups)
     return (*first, *(row(op) for op in model.operators))
 
 
@@ -336,8 +339,9 @@ def _lowered(read: _Read, target: Target, options: CompileOptions, tables: Seque
     linears, inputs = _quantized(model, read.found, target, options)
     own_name = GRAPH if any(x.adapters for x in linears) else None
     decodes = read.starts is Starts.DECODE
-    keys, count = (whole_context(target, read.rows), 1) if decodes else (read.rows, read.rows * read.batch)
-    placement = _placement(model, linears, keys, count)
+    rows = [own.rows for own in model.all_streams(read.rows)]
+    keys, rows = ([whole_context(target, read.rows)], [1]) if decodes else (rows, rows)
+    placement = _placement(model, linears, keys, rows, read.batch)
     own_names = (GRAPH,) if own_name else ()
     matches = {GRAPH: graph_matches(linears)} if own_name else {}
     lowered = Lowered(tuple(linears), tuple(inputs), (), placement, own_names, own_name, matches=matches)

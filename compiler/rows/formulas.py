@@ -72,6 +72,11 @@ def ratio(value: float, bits: int = 16) -> tuple[int, int]:
     return (factor >> 1, bits - exponent - 1) if factor == 1 << bits else (factor, bits - exponent)
 
 
+def _named(kind: str, values: Int64) -> str:
+    """The name of a table, which is that of its values."""
+    return f"{kind} {values.shape} {blake2b(values.tobytes(), digest_size=8).hexdigest()}"
+
+
 def held_zero(codes: Quantization, bits: int) -> int:
     """The code of 0 where a linear reads codes of `bits` bits, whose range is symmetric.
 
@@ -129,6 +134,8 @@ class Formulas:
     """What the operator reads for the last time, and whose room no result has taken over."""
     active: str = ""
     """The value whose codes linears read."""
+    streams: Mapping[str, int] = field(default_factory=dict)
+    """Value -> number of its stream."""
 
     def out(self, name: str, f: int) -> Cells:
         """Room for a value of fraction f."""
@@ -322,8 +329,7 @@ class Formulas:
         rows, half, f = self.rows, op.cos.shape[1], self.fractions[op.x]
         self.out(op.y, f - 1)
         turning = self.layout(op.x).part(op.first, half)
-        cos = rows.by_position(f"cos {op.dim} {half}", turning.spread(to_fixed(op.cos, 30)))
-        sin = rows.by_position(f"sin {op.dim} {half}", turning.spread(to_fixed(op.sin, 30)))
+        cos, sin = (self.by_position(turning.spread(to_fixed(table, 30))) for table in (op.cos, op.sin))
         t = rows.temporary(f"{op.y} turned", turning.width(half))
         rest = op.dim - 2 * half
         for _ in rows.groups():
@@ -340,6 +346,10 @@ class Formulas:
                     rows.map(Map.MAC, self.part(op.x, at + 2 * half, rest), out=still, shift=1)
         rows.free(t)
 
+    def by_position(self, values: Int64) -> Cells:
+        """A row for each position; tables that are alike are one."""
+        return self.rows.by_position(_named("table", values), values)
+
     def append(self, step: Append) -> None:
         """K and V of the block's rows to the cache."""
         op = step.op
@@ -355,7 +365,7 @@ class Formulas:
             layout, first = self.layout(name), op.first[n]
             places.append(layout.span(first, op.dim)[1])
             strides.append(layout.place(first + op.stride[n]) - layout.place(first) if op.kv_heads > 1 else op.stride[n])
-        return Heads(op.y, op.heads, op.kv_heads, max(places), op.causal, *strides)
+        return Heads(op.y, op.heads, op.kv_heads, max(places), op.causal, strides[0], strides[1], self.streams[op.k])
 
     def attend(self, step: Attend) -> None:
         """Each group's q with the cache."""
@@ -425,9 +435,9 @@ class Formulas:
         parts = [(op.rounded_first, np.where(hidden, 0.0, op.bias)), (last, np.where(hidden, -np.inf, 0.0))]
         for n, part in [(last, op.bias)] if op.rounded_first == last else parts:
             values = to_fixed(part[:, : self.context, : self.context], SCORE_FRACTION)
+            values = np.pad(values, ((0, 0), (0, 0), (0, self.context - values.shape[2])))
             if values.any():
-                names = [f"bias {blake2b(each.tobytes(), digest_size=8).hexdigest()}" for each in values]
-                found[n].append([self.rows.by_key(*each) for each in zip(names, values, strict=True)])
+                found[n].append([self.rows.by_key(_named("bias", each), each) for each in values])
         return found
 
     def collect(self, step: Collect) -> None:

@@ -54,6 +54,8 @@ class Heads:
     k_stride: int
     """Places from a head of k to the next."""
     v_stride: int
+    stream: int
+    """Of keys and values."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,13 @@ class MapsRows(Protocol):
 
 
 class Rows(MapsRows, Protocol):
-    """A set of rows, one a token, on which the lowering works: a block of them at a time, and within it groups."""
+    """Streams of rows, one a token, on which the lowering works: a block of one at a time, and within it groups."""
 
-    def blocks(self) -> Sequence[tuple[int, int]]:
-        """(first row, rows) of each block: as many rows as fit at once."""
+    def blocks(self, stream: int) -> Sequence[tuple[int, int]]:
+        """(first row, rows) of each block of a stream: as many rows as fit at once."""
 
-    def block(self, first: int, count: int) -> None:
-        """Work on these rows from now on; values are theirs."""
+    def block(self, stream: int, first: int, count: int) -> None:
+        """Work on these rows of a stream from now on; values are theirs."""
 
     def groups(self) -> Iterator[int]:
         """Select each group of the block's rows in turn: what is done then is done to it. Linears take the whole block.
@@ -158,7 +160,7 @@ class Rows(MapsRows, Protocol):
         """No block of the value is restored again."""
 
     def read_input(self, cells: Cells) -> None:
-        """The rows of embeddings into their value."""
+        """The stream's first rows into their value."""
 
     def write_output(self, number: int, cells: Cells) -> None:
         """An output of the model from its value."""
@@ -197,7 +199,7 @@ class Rows(MapsRows, Protocol):
         """out = out + x / 2**shift, rounded a row, over the group's rows that are no padding; `out` has one row."""
 
     def count_rows(self) -> None:
-        """The number of rows that are no padding, as the reduction of one row."""
+        """The number of the stream's rows that are no padding, as the reduction of one row."""
 
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         """K and V of every row to codes and scales in the cache, a head at a time: u = rne(absmax * factor, shift)."""

@@ -42,7 +42,9 @@ def _model(x: Float64, *operators: Op) -> Transformer:
 def _both(x: Float64, *operators: Op, largest: Mapping[str, float] | None = None) -> tuple[Float64, Float64]:
     """(integer, real) results of operators on rows x, scales from these very rows unless given."""
     model = _model(x, *operators)
-    most = {name: float(peak.max()) for name, peak in float_forms.magnitudes(model, [(x, len(x))], {}).items()}
+    most = {
+        name: float(peak.max()) for name, peak in float_forms.magnitudes(model, [float_forms.Sample(x, len(x))], {}).items()
+    }
     most = most | dict(largest or {})
     rows = np.rint(np.ldexp(x, fraction(most["x"]))).astype(np.int64)
     reference = Reference({}, [None] * len(x), Cache(), 8, rows)

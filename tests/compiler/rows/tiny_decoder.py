@@ -108,7 +108,7 @@ class Decoder:
     def largest(self) -> dict[str, float]:
         """Of every value, over four random sequences."""
         ids = np.random.default_rng(1).integers(0, VOCABULARY, (4, self.sizes.context))
-        rows = [(self.rows(x), len(x)) for x in ids]
+        rows = [float_forms.Sample(self.rows(x), len(x)) for x in ids]
         return {name: float(peak.max()) for name, peak in float_forms.magnitudes(self.model, rows, self.products).items()}
 
     def module(

@@ -1,0 +1,155 @@
+"""Encoder-decoders whole on the machine: rows of two sequences, which meet in cross attention."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from encoder_decoders import IDS, Model, Sizes
+
+import axlora
+from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.pipelines.options import CompileOptions
+from axlora.compiler.pipelines.transformers import Generated, lower_whole
+from axlora.compiler.reference.numpy_rows import Cache, Reference
+from axlora.compiler.rows.lower import lower
+from axlora.isa.numerics import to_fixed
+from axlora.isa.target import Target
+
+TARGET = Target.load("test")
+Feed = dict[str, np.ndarray]
+CASES = {
+    "bart": Sizes(),
+    "t5": Sizes(relative=True, mask=True, keys=7, tokens=9),
+    "decoder of a given encoder": Sizes(encoder=False, mask=True),
+    "as many tokens as keys": Sizes(keys=6, mask=True),
+    "one token": Sizes(tokens=1),
+}
+
+
+def feed(sizes: Sizes, proto: onnx.ModelProto, batch: int = 1, seed: int = 0, padded: bool = True) -> Feed:
+    rng = np.random.default_rng(seed)
+    mask = np.ones((batch, sizes.keys), np.int64)
+    if padded:
+        mask[:, -2:] = 0
+        mask[0, 1] = int(sizes.relative)  # distances count: no padding between tokens
+    every = {
+        "input_ids": rng.integers(0, IDS, (batch, sizes.keys)),
+        "attention_mask": mask,
+        "encoder_hidden_states": rng.normal(0, 1, (batch, sizes.keys, sizes.n)).astype(np.float32),
+        "decoder_input_ids": rng.integers(0, IDS, (batch, sizes.tokens)),
+    }
+    return {i.name: every[i.name] for i in proto.graph.input}
+
+
+def calibration(sizes: Sizes, proto: onnx.ModelProto) -> Feed:
+    samples = [feed(sizes, proto, seed=100 + n, padded=False) for n in range(8)]
+    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def expected(proto: onnx.ModelProto, given: Feed) -> np.ndarray:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return np.asarray(ort.InferenceSession(proto.SerializeToString(), options).run(None, given)[0])
+
+
+def distance(got: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
+
+
+def fixed(found: Generated, given: Feed) -> list[tuple[np.ndarray, int]]:
+    """First rows of the streams in fixed point, padding last, and how many are no padding."""
+    out = []
+    for n, (own, fraction) in enumerate(
+        zip(found.model.all_streams(found.tokens), (found.image.input_fraction, *(f for f, _ in found.image.more)), strict=True)
+    ):
+        if own.given is not None:
+            rows = given[own.given.input][0].astype(np.float64)
+        else:
+            rows = sum(x.table.astype(np.float32).astype(np.float64)[given[x.input][0]] for x in own.lookups)
+            rows = rows + (0 if own.positions is None else own.positions.astype(np.float32))
+        mask = given[found.model.mask][0] if found.model.mask and n == found.model.masked else np.ones(own.rows)
+        out.append((to_fixed(rows, fraction)[np.argsort(mask == 0, kind="stable")], int(mask.sum())))
+    return out
+
+
+@pytest.mark.parametrize("name", [*list(CASES)[:1], *(pytest.param(name, marks=pytest.mark.slow) for name in list(CASES)[1:])])
+def test_whole_near_onnxruntime_and_equal_to_both_references(name: str, tmp_path: Path) -> None:
+    """Nothing but embeddings on the host; the padding of the encoder's tokens counts; the package is read again."""
+    sizes = CASES[name]
+    proto = Model(sizes).proto()
+    options = {"operators": "all", "calibration": calibration(sizes, proto)}
+    program = axlora.compile(proto, TARGET, **options)
+    assert program.host_macs == 0
+    assert {p.operator.split()[0] for p in program.placement if p.where == "host"} <= {"Gather"}
+    given = feed(sizes, proto)
+    run = axlora.simulate(program, given)
+    wanted = expected(proto, given)
+    assert distance(run.outputs["logits"], wanted) < 0.04
+    if sizes.mask:
+        assert distance(expected(proto, given | {"attention_mask": np.ones((1, sizes.keys), np.int64)}), wanted) > 0.05
+    found = lower_whole(proto, TARGET, CompileOptions(**options))
+    (first, keys), *more = fixed(found, given)
+    linears, context = {x.name: x for x in found.lowered.linears}, found.image.context
+    numpy = Reference(linears, [None] * len(first), Cache(), TARGET.activation_bits, first, keys, more)
+    lower(found.region, numpy, TARGET.activation_bits, context)
+    outputs, _ = found.integers(TARGET.activation_bits).run(first, 0, keys, more=more)
+    np.testing.assert_array_equal(outputs[0], numpy.output)
+    np.testing.assert_array_equal(run.codes["logits"].reshape(sizes.tokens, -1)[:, :IDS], numpy.output)
+    held = {i.name: onnx.numpy_helper.to_array(i) for i in onnx_reader.read(proto, {})[0].graph.initializer}
+    (whole,) = found.whole(TARGET.activation_bits).run(held | given, None)
+    np.testing.assert_allclose(whole, run.outputs["logits"], rtol=0, atol=1e-4 * np.abs(whole).max())
+    program.save(tmp_path / "m.axl")
+    again = axlora.simulate(axlora.load(tmp_path / "m.axl"), given)
+    np.testing.assert_array_equal(again.outputs["logits"], run.outputs["logits"])
+
+
+def test_blocks_of_both_sequences() -> None:
+    """Buffers that hold neither at once: the same bits as one block each."""
+    sizes = Sizes(keys=41, tokens=26, mask=True)
+    proto = Model(sizes).proto()
+    options = {"operators": "all", "calibration": calibration(sizes, proto)}
+    given = feed(sizes, proto)
+    small = replace(TARGET, vbuf_words=512)
+    found = [lower_whole(proto, target, CompileOptions(**options)) for target in (TARGET, small)]
+    assert [any(name.startswith("rows ") for name in each.image.regions) for each in found] == [False, True]
+    one, several = (axlora.simulate(axlora.compile(proto, target, **options), given) for target in (TARGET, small))
+    np.testing.assert_array_equal(one.codes["logits"], several.codes["logits"])
+
+
+def test_a_batch_of_free_lengths() -> None:
+    sizes = Sizes(free=True, mask=True)
+    proto = Model(sizes).proto()
+    shapes = {"batch": 2, "source": sizes.keys, "target": sizes.tokens}
+    data = {name: np.concatenate([value, value], axis=1) for name, value in calibration(sizes, proto).items()}
+    program = axlora.compile(proto, "test", operators="all", calibration=data, shapes=shapes)
+    given = feed(sizes, proto, batch=2)
+    assert distance(axlora.simulate(program, given).outputs["logits"], expected(proto, given)) < 0.03
+
+
+def test_wrong_inputs_are_refused() -> None:
+    sizes = Sizes(encoder=False)
+    proto = Model(sizes).proto()
+    with pytest.raises(axlora.Error, match="encoder_hidden_states"):
+        axlora.compile(proto, "test", operators="all")
+    program = axlora.compile(proto, "test", operators="all", calibration=calibration(sizes, proto))
+    given = feed(sizes, proto)
+    with pytest.raises(axlora.BadInput, match=r"compiled for \(1, 10, 16\)"):
+        axlora.simulate(program, given | {"encoder_hidden_states": given["encoder_hidden_states"][:, :9]})
+    with pytest.raises(axlora.BadInput, match="'decoder_input_ids' holds ids outside 0 to 39"):
+        axlora.simulate(program, given | {"decoder_input_ids": np.full((1, sizes.tokens), IDS)})
+
+
+@pytest.mark.slow
+def test_verilog_has_the_simulators_bits_and_counters() -> None:
+    sizes = Sizes(keys=5, tokens=3, mask=True)
+    proto = Model(sizes).proto()
+    program = axlora.compile(proto, TARGET, operators="all", calibration=calibration(sizes, proto))
+    given = feed(sizes, proto)
+    sim, rtl = (program.session(engine=engine).run(given) for engine in ("sim", "rtl"))
+    assert sim.counters == rtl.counters
+    np.testing.assert_array_equal(sim.codes["logits"], rtl.codes["logits"])
