@@ -87,6 +87,7 @@ def _parts(found: Generated) -> tuple[Part, ...]:
             words,
             tuple(x.input for x in own.lookups),
             *(("", 0) if own.given is None else (own.given.input, own.given.features)),
+            shape=own.shape,
         )
         for own, (fraction, words) in zip(found.model.more, found.image.more, strict=True)
     )
@@ -101,7 +102,7 @@ def whole_program(
 
     def result(o: Output) -> Result:
         place, stream = places[o.value], found.region.streams[o.value]
-        rows = 1 if o.value in single else (found.tokens, *(own.rows for own in whole.more))[stream]
+        rows = 1 if o.value in single else whole.lengths(found.tokens)[stream]
         words, fraction = image.output_words[place], image.fractions[o.value]
         return Result(o.name, o.shape, place, rows, width[o.value], words, fraction, o.index is not None, stream)
 
@@ -117,6 +118,12 @@ def whole_program(
             if own.positions is not None
         },
         masked=whole.masked,
+        made=whole.lengths(0)[1 + len(whole.more) :],
+        layouts={
+            str(n): own.given.index
+            for n, own in enumerate(whole.all_streams(0))
+            if own.given is not None and own.given.index is not None
+        },
         batch=found.shape[0] if found.shape else found.batch,
         inputs=dict(inputs),
         mask=whole.mask,
@@ -125,7 +132,7 @@ def whole_program(
         unread={name: shape[1:] for name, shape in whole.unread.items() if name in inputs},
         results=tuple(result(o) for o in whole.outputs),
         indices={o.name: o.index for o in whole.outputs if o.index is not None},
-        given=None if given is None else Given(given.input, found.shape, given.features, whole.rowwise),
+        given=None if given is None else Given(given.input, found.shape, given.features, whole.rowwise, bool(whole.shape)),
     )
     return Program(**fields, interface=interface)
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.operators import Padding
+from axlora.compiler.operators import Padding, RowInput
 from axlora.compiler.pipelines.samples import order_of
 from axlora.compiler.rows.formulas import seen
 from axlora.isa.numerics import SAT32, to_fixed
@@ -62,7 +62,9 @@ class Given:
     """Of the whole batch."""
     features: int
     rowwise: bool
-    """Whether nothing mixes rows; else they are sequences, [batch, context, features]."""
+    """Whether nothing mixes rows; else they are sequences."""
+    laid_out: bool = False
+    """Whether the rows are not its elements in order: `Sequences.layouts` says which."""
 
     @property
     def rows(self) -> int:
@@ -82,9 +84,11 @@ class Part:
     tables: tuple[str, ...]
     """Inputs whose tables' rows add up; () where an input of floats is the rows."""
     given: str = ""
-    """That input [batch, rows, features]."""
+    """That input, [batch, rows, features] but for `shape`."""
     features: int = 0
     """Of a given row."""
+    shape: tuple[int, ...] = ()
+    """Of that input behind the batch, where the rows are not its elements in order: `Sequences.layouts` says which."""
 
 
 _FLOATS = ("float16", "float32", "float64")
@@ -130,13 +134,19 @@ class Sequences(Rows):
     """Number of a further stream -> [rows, features], added to its rows."""
     masked: int = 0
     """The stream that the mask is of."""
+    made: tuple[int, ...] = ()
+    """Rows of streams that the machine makes of others."""
+    layouts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    """Number of a stream -> [rows, features]: elements of one sequence's input that are its first rows, -1 for zeros."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """The first rows of every stream; of rows that nothing mixes, those of a start."""
         others = {name for part in self.more for name in part.tables}
         names = tuple(name for name in self.tables if name not in others)
-        given = ("", 0) if self.given is None else (self.given.input, self.given.features)
+        given: tuple[str, int, tuple[int, ...]] = ("", 0, ())
+        if self.given is not None:
+            given = self.given.input, self.given.features, self.given.shape[1:] if self.given.laid_out else ()
         return (Part(self.context, self.input_fraction, self.input_words, names, *given), *self.more)
 
     def _lengths(self) -> dict[str, int]:
@@ -153,7 +163,9 @@ class Sequences(Rows):
 
     def inputs_info(self, _: Machine) -> InputsInfo:
         shapes = {name: (self.batch, *dims) for name, dims in self.unread.items()}
-        shapes |= {part.given: (self.batch, part.rows, part.features) for part in self.more if part.given}
+        for part in self.more:
+            if part.given:
+                shapes[part.given] = (self.batch, *(part.shape or (part.rows, part.features)))
         if self.given is not None:
             shapes[self.given.input] = self.given.shape
         tokens = self._lengths()
@@ -228,13 +240,13 @@ class Sequences(Rows):
         wanted, written = [m.regions[f"output {n}"] for n in sorted({r.region for r in self.results})], list(m.regions.values())
         lefts: list[Left] = []
         found: dict[str, list[Int64]] = {r.name: [] for r in self.results}
-        count = -(-self.given.rows // self.context) if self.given is not None else self.batch
+        count = -(-self.given.rows // self.context) if self.given is not None and self.given.rowwise else self.batch
         for n, begun in enumerate(self._starts(m, given, adapter)):
             lefts.append(engine.start(m.target, Start(function, begun.memory, begun.registers, wanted, written)))
             for r in self.results:
                 values = self.read(m, lefts[-1].memory, f"output {r.region}", r.rows, r.words)[:, : r.width]
                 back = np.empty_like(values)
-                order = begun.orders[r.stream]
+                order = begun.orders[r.stream] if r.stream < len(begun.orders) else []
                 back[order if r.rows == len(order) else slice(None)] = values
                 found[r.name].append(back)
             if progress is not None:
@@ -260,7 +272,8 @@ class Sequences(Rows):
             order, keys = order_of(mask, part.rows)
             positions = self.more_positions.get(str(n)) if n else self.positions
             if part.given:
-                rows = to_fixed(values[part.given].reshape(-1, part.features), part.input_fraction)
+                own = RowInput(part.given, part.features, self.layouts.get(str(n)))
+                rows = to_fixed(own.rows(values[part.given]), part.input_fraction)
             else:
                 rows = self.picked(values, part.tables, positions, part.input_fraction)
             found.append((rows[order], order, keys))
@@ -335,6 +348,16 @@ class Sequences(Rows):
         c.need([f.rows for f in c.m.functions] == [self.context], "functions", len(c.m.functions), "one, for the context")
         rows = [part.given for part in self.parts if part.given]
         c.within(self.masked, 0, len(self.more), "masked")
+        for n, rows_made in enumerate(self.made):
+            c.within(rows_made, 1, FILE_LIMIT, f"made[{n}]")
+        laid_out = [str(n) for n, part in enumerate(self.parts) if part.shape]
+        c.need(sorted(self.layouts) == sorted(laid_out), "layouts", list(self.layouts), "those of streams that need one")
+        for n, part in enumerate(self.parts):
+            if part.shape:
+                size = math.prod(part.shape)
+                c.need(min(part.shape) > 0 and size <= FILE_LIMIT, f"shape of stream {n}", part.shape, "sizes")
+                wanted, index = (part.rows, part.features), self.layouts[str(n)]
+                c.array(f"layout {n}", index, "i8", wanted, lambda v, size=size: bool(((v >= -1) & (v < size)).all()))
         c.named([*self.tables, *self.fixed, *([self.mask] if self.mask else []), *rows], self.inputs, "inputs")
         for name, kind in self.inputs.items():
             types = _FLOATS if name in rows else (*_FLOATS, *_TYPES) if name in self.unread else _TYPES
@@ -376,6 +399,9 @@ class Sequences(Rows):
         c.within(given.features, 1, FILE_LIMIT, "given.features")
         size = math.prod(given.shape)
         c.need(bool(given.shape) and min(given.shape) > 0 and size <= FILE_LIMIT, "given.shape", given.shape, "sizes")
+        if given.laid_out:
+            c.need(not given.rowwise and given.shape[0] == self.batch, "given.shape", given.shape, f"{self.batch} first")
+            return
         c.need(size % given.features == 0, "given.shape", given.shape, f"rows of {given.features}")
         if given.rowwise:
             c.need(given.shape[0] == self.batch, "given.shape", given.shape, f"{self.batch} first")
@@ -389,8 +415,9 @@ class Sequences(Rows):
     def _check_result(self, c: Check, r: Result, field: str) -> None:
         rows = self.given.rows if self.given is not None and self.given.rowwise else r.rows
         size, whole = int(np.prod([max(0, n) for n in r.shape], dtype=np.int64)), rows * r.width
-        c.within(r.stream, 0, len(self.more), f"{field}.stream")
-        taken = (self.context,) if self.rowwise else (1, self.parts[r.stream].rows)
+        lengths = [*(part.rows for part in self.parts), *self.made]
+        c.within(r.stream, 0, len(lengths) - 1, f"{field}.stream")
+        taken = (self.context,) if self.rowwise else (1, lengths[r.stream])
         c.need(r.rows in taken, f"{field}.rows", r.rows, " or ".join(map(str, taken)))
         c.within(r.width, 1, r.words * c.t.vector_lanes, f"{field}.width")
         c.within(r.fraction, -62, 62, f"{field}.fraction")

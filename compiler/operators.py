@@ -210,6 +210,30 @@ class Attention:
     """How many of the score codes come before the bias."""
 
 
+@dataclass(frozen=True)
+class Positional:
+    """y = x + a row of a table for each position."""
+
+    x: str
+    y: str
+    table: Float64
+    """[rows, n]."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows of x side by side, zeros beyond its ends: row r of y is rows r stride + j dilation - before, j = 0 .. taps - 1."""
+
+    x: str
+    y: str
+    taps: int
+    stride: int
+    dilation: int
+    before: int
+    rows: int
+    """Of y, which are a stream of their own."""
+
+
 class PoolKind(Enum):
     """Kind of pooling: how one row is made of all rows."""
 
@@ -228,7 +252,7 @@ class Pool:
     kind: PoolKind
 
 
-Op = Norm | Linear | Add | Mul | Affine | Apply | FakeQuantize | Rotary | Attention | Pool
+Op = Norm | Linear | Add | Mul | Affine | Apply | FakeQuantize | Rotary | Attention | Positional | Window | Pool
 
 
 def codes_of(operators: Iterable[Op]) -> dict[str, Quantization]:
@@ -247,10 +271,12 @@ def operands(op: Op) -> tuple[str, ...]:
 
 
 def streams(operators: Iterable[Op], inputs: Sequence[str]) -> dict[str, int]:
-    """Value -> number of its stream: of the input that its rows are; those of attention are its queries'."""
+    """Value -> number of its stream: of an input and, behind those, of a window; what attention makes is of its queries'."""
     found = {name: n for n, name in enumerate(inputs)}
+    count = len(found)
     for op in operators:
-        found[op.y] = found[operands(op)[0]]
+        found[op.y] = count if isinstance(op, Window) else found[operands(op)[0]]
+        count += isinstance(op, Window)
     return found
 
 
@@ -265,10 +291,23 @@ class Lookup:
 
 @dataclass(frozen=True)
 class RowInput:
-    """An input of floats that holds the first value as it is: its elements in order are rows of `features`."""
+    """An input of floats that holds the first rows: its elements in order, or those that an index names."""
 
     input: str
     features: int
+    index: npt.NDArray[np.int64] | None = None
+    """[rows, features]: which elements of one sequence's input; -1: zero."""
+
+    def rows(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The rows [rows, features] of an input."""
+        flat = values.reshape(-1)
+        if self.index is None:
+            return flat.reshape(-1, self.features)
+        return np.where(self.index < 0, np.zeros((), flat.dtype), flat[self.index])
+
+    def count(self, shape: tuple[int, ...]) -> int:
+        """Rows of an input of this shape."""
+        return len(self.index) if self.index is not None else int(np.prod(shape)) // self.features
 
 
 @dataclass(frozen=True)
@@ -286,6 +325,8 @@ class Stream:
     """The input that they are, where none are looked up."""
     source: str = ""
     """The graph's tensor that holds them."""
+    shape: tuple[int, ...] = ()
+    """Of that input of one sequence, without the first dimension; () where its rows are in order."""
 
     @property
     def features(self) -> int:
@@ -326,6 +367,8 @@ def _padding(op: Op, masked: Set[str]) -> Padding:
         return Padding.ANYWHERE
     if isinstance(op, Rotary):
         return Padding.AROUND
+    if isinstance(op, Positional | Window):
+        return Padding.BEHIND
     if not isinstance(op, Attention) or op.bias is None:
         return Padding.ANYWHERE
     if not {op.q, op.k} <= masked:
@@ -361,6 +404,8 @@ class Transformer:
     """Of further streams."""
     masked: int = 0
     """The stream that `mask` is of."""
+    shape: tuple[int, ...] = ()
+    """As `Stream.shape`, of the first."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -374,7 +419,13 @@ class Transformer:
 
     def all_streams(self, rows: int) -> tuple[Stream, ...]:
         """The first rows of every stream; `rows`: of the first."""
-        return (Stream(self.lookups, self.positions, self.input, rows, self.given, self.source), *self.more)
+        first = Stream(self.lookups, self.positions, self.input, rows, self.given, self.source, self.shape)
+        return (first, *self.more)
+
+    def lengths(self, rows: int) -> tuple[int, ...]:
+        """Rows of every stream, those of windows too; `rows`: of the first."""
+        made = [op.rows for op in self.operators if isinstance(op, Window)]
+        return (rows, *(own.rows for own in self.more), *made)
 
     @property
     def codes(self) -> dict[str, Quantization]:
@@ -418,7 +469,7 @@ class Transformer:
     @property
     def rowwise(self) -> bool:
         """Whether each row is computed for itself: the rows of a batch need no order, and any of them fit in a start."""
-        mixed = any(isinstance(op, Attention | Rotary | Pool) for op in self.operators)
+        mixed = any(isinstance(op, Attention | Rotary | Positional | Window | Pool) for op in self.operators)
         return self.given is not None and not self.more and not mixed
 
     @property

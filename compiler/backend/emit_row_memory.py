@@ -60,16 +60,36 @@ class MemoryEmit(RowEmit):
             to = self.base[cells.name] + self.at * words
             self._line(CBUF_BIT + place.first, words, to, rows=self.tokens, reads=[place])
 
-    def _write(self, region: str, cells: Cells) -> None:
+    def keep(self, name: str, x: Cells, before: int, total: int) -> None:
+        self.kept.setdefault(name, (f"window {len(self.kept)}", x, self.pitch[x.name]))
+        self._write(self.kept[name][0], x, before, max(total, before + self._rows()))
+
+    def tap(self, name: str, out: Cells, first: int, stride: int) -> None:
+        t, (region, x, words) = self.target, self.kept[name]
+        size, count = words * t.vector_word_bytes, (self.tokens - 1) * stride + 1
+        place = self.cbuf.take(count * words, max(1, t.beat_bytes // t.vector_word_bytes))
+        start = ROOM + self.memory.regions[region][0] + (self.row * stride + first) * size
+        beat = place.first * t.vector_word_bytes // t.beat_bytes
+        self._load(Buffer.CBUF, start, place, beat, count * size // t.beat_bytes)
+        to, pitch, _ = self._operand(out)
+        self._set(Opcode.VLEN, valid=x.width)
+        self._set(Opcode.VPITCH, a=stride * words, b=stride * words, to=pitch)
+        self._set(Opcode.VCON, ca=1, cb=0, shift=0)
+        fields = {"function": Map.MAC, "into": Into.VBUF, "size": 2}
+        at, many = CBUF_BIT + place.first, self._words_of(out.width)
+        self._vmap(at, at, to, many, [place], [], self.tokens, **fields)
+
+    def _write(self, region: str, cells: Cells, before: int = 0, total: int = 0) -> None:
+        """The block's rows to a region, behind `before` others; `total` rows in all, or those of the stream."""
         t = self.target
         words = self.pitch[cells.name]
         beats = words * t.vector_word_bytes // t.beat_bytes
-        start = ROOM + self.memory.room(region, self._rows() * words * t.vector_word_bytes)
+        start = ROOM + self.memory.room(region, (total or self._rows()) * words * t.vector_word_bytes)
         for _ in self.groups():
             place = self.obuf.take(self.tokens * beats)
             at, _, _ = self._operand(Cells(cells.name, 0, cells.width))
             self._copy(at, words, place, beats, words)
-            self._store(start + self.row * words * t.vector_word_bytes, place, self.tokens * beats, 0, 0)
+            self._store(start + (before + self.row) * words * t.vector_word_bytes, place, self.tokens * beats, 0, 0)
 
     def _line(
         self,

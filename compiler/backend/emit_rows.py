@@ -75,6 +75,8 @@ class RowEmit(TileEmit, MapsRows):
         self.records: dict[tuple[int, int], int] = {}
         self.spilled: dict[str, str] = {}
         """Value -> region that keeps it."""
+        self.kept: dict[str, tuple[str, Cells, int]] = {}
+        """Rows that windows slide over: the region that holds them, their cells, words a row."""
         self.idle_rooms: list[str] = []
         """Regions of spilled values that are not needed any more."""
         longest = max((p.shape.blocks for p in placed.values()), default=1)
@@ -113,7 +115,7 @@ class RowEmit(TileEmit, MapsRows):
 
     # Blocks
 
-    def blocks(self, stream: int) -> Sequence[tuple[int, int]]:
+    def blocks(self, stream: int, rows: int) -> Sequence[tuple[int, int]]:
         return self._blocks[stream]
 
     def block(self, stream: int, first: int, count: int) -> None:

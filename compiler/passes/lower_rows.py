@@ -20,7 +20,20 @@ import tvm
 from tvm import relax
 
 from axlora.compiler import layer
-from axlora.compiler.operators import Add, Attention, Linear, Mul, Op, Output, Pool, Rotary, Stream, Transformer, operands
+from axlora.compiler.operators import (
+    Add,
+    Attention,
+    Linear,
+    Mul,
+    Op,
+    Output,
+    Pool,
+    Rotary,
+    Stream,
+    Transformer,
+    Window,
+    operands,
+)
 from axlora.compiler.passes.linear_calls import LinearVars
 from axlora.compiler.passes.lower_linears import Names, live
 from axlora.compiler.passes.row_calls import Array, composite, external, reads, written
@@ -78,6 +91,8 @@ def widths(model: Transformer, outputs: Mapping[str, int]) -> dict[str, int]:
                 found[op.y] = op.heads * op.dim
             case Add() | Mul():
                 found[op.y] = found[op.a]
+            case Window():
+                found[op.y] = found[op.x] * op.taps
             case _:
                 found[op.y] = found[op.x]
     return found
@@ -173,6 +188,10 @@ class _Rewriting:
         """The call of one operator."""
         attributes, arrays = written(op)
         args = {name: self._values[value] for name, value in reads(op).items()}
+        if isinstance(op, Window):
+            self._rows.append(op.rows)
+            self._orders.append(None)
+            self._places.append(relax.const(np.array([0, op.rows]), "int64"))
         args |= {name: self._constant(value) for name, value in arrays.items()}
         if isinstance(op, Linear):
             own = {name: v for name, v in vars(self._vars[op.name]).items() if v is not None}

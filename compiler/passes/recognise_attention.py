@@ -52,7 +52,7 @@ class AttentionWalk(Values):
             raise self.refuse(node, "keys and values of two inputs")
         if s.mask in HEEDING:
             self.heeds(node, s.k.value)
-        self.kinds.add((self.stream(s.k.value), s.mask))
+        self.kinds.add((s.k.value, s.mask))
         count, kv = len(s.q.own), len(set(s.k.own))
         if s.bias is not None and len(s.bias) not in (1, count):
             raise self.refuse(node, f"a bias of {len(s.bias)} heads on the scores of {count}")

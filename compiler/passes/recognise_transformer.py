@@ -71,9 +71,9 @@ def _row_input(g: Dataflow) -> str | None:
 
 
 def _row_inputs(g: Dataflow) -> list[str]:
-    """The inputs of floats [1, tokens, features]."""
-    found = [(name, shape) for name, shape, kind in _inputs(g) if kind.kind == "f"]
-    return [name for name, shape in found if len(shape) == 3 and shape[0] == 1 and 0 not in shape]
+    """The inputs of floats [1, tokens, features], of images or of sound."""
+    found = [(name, shape) for name, shape, kind in _inputs(g) if kind.kind == "f" and "mask" not in name]
+    return [name for name, shape in found if len(shape) > 2 and shape[0] == 1 and 0 not in shape]
 
 
 def _usual(name: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> npt.NDArray[Any] | None:
@@ -189,8 +189,8 @@ def _read(
     walk = Walk(g, found, hint, hint.endswith("--generate"))
     walk.symbols |= {name: Ids(name) for name in ids}
     walk.main = ids[0] if ids else ""
-    for name in rows:
-        walk.give(name, g.shape(name)[-1])
+    walk.hosts |= {*rows}
+    walk.symbols |= {name: View.rows(name, g.shape(name)) for name in rows}
     walk.symbols |= {name: Constant(value) for name, value in fixed.items()}
     if mask:
         kind = next(kind for name, _, kind in _inputs(g) if name == mask)
@@ -213,7 +213,7 @@ def _walked(walk: Walk, where: str, fixed: Mapping[str, npt.NDArray[Any]], mask:
     if any(own.given is not None and o.value == own.input for own in walk.streams for o in outputs):
         raise UnsupportedOperator("an output that is the input itself", where, walk.hint)
     masked = 0 if walk.padded_stream is None else walk.padded_stream
-    if mask and not {kind for stream, kind in walk.kinds if stream == masked} <= HEEDING:
+    if mask and not {kind for keys, kind in walk.kinds if walk.stream(keys) == masked} <= HEEDING:
         raise UnsupportedOperator("attention that sees padding beside what heeds the mask", where, walk.hint)
     operators = _needed(walk.operators, {o.value for o in outputs})
     fixed = {name: value for name, value in fixed.items() if name in walk.used}
@@ -234,6 +234,7 @@ def _walked(walk: Walk, where: str, fixed: Mapping[str, npt.NDArray[Any]], mask:
         source=first.source,
         more=tuple(more),
         masked=masked,
+        shape=first.shape,
     )
 
 

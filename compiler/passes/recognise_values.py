@@ -23,6 +23,7 @@ from axlora.compiler.operators import (
     Quantization,
     RowInput,
     Stream,
+    Window,
     streams,
 )
 from axlora.compiler.passes.attention_masks import Mask
@@ -93,12 +94,18 @@ class Values:
     """The stream that the mask is of, once something heeds it."""
     used: set[str] = field(default_factory=set)
     """Tensors that some followed node reads."""
-    kinds: set[tuple[int, Mask]] = field(default_factory=set)
-    """(stream of the keys, kind) of all attention."""
+    kinds: set[tuple[str, Mask]] = field(default_factory=set)
+    """(keys, kind) of all attention."""
     streams: list[Stream] = field(default_factory=list)
     """What the first values are."""
     looked: list[Looked | None] = field(default_factory=list)
     """The rows that each is, if it is looked up."""
+    hosts: set[str] = field(default_factory=set)
+    """Inputs of floats, whose elements the host lays out as rows."""
+    laid: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
+    """Input, and which of its elements are rows -> their value."""
+    windows: dict[Window, str] = field(default_factory=dict)
+    """Window without a result -> its result."""
     turned: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
     main: str = ""
     """The input of token ids."""
@@ -139,7 +146,8 @@ class Values:
 
     def tokens(self, value: str) -> int:
         """Rows of the stream that a value is of."""
-        return self.streams[self.stream(value)].rows
+        made = [op.rows for op in self.operators if isinstance(op, Window)]
+        return [*(own.rows for own in self.streams), *made][self.stream(value)]
 
     def padded(self, value: str) -> tuple[Int64, ...]:
         """Masks of padding for the rows of a value: those that the mask is probed with, or one of ones."""
@@ -151,6 +159,8 @@ class Values:
     def heeds(self, node: Node, value: str) -> None:
         """The mask of padding is of the stream that a value is of."""
         own = self.stream(value)
+        if own >= len(self.streams):
+            raise self.refuse(node, "a mask of padding for rows that a convolution makes")
         if self.padded_stream not in (None, own) or self.masks[0].shape[1] != self.tokens(value):
             raise self.refuse(node, "a mask of padding for the tokens of two inputs")
         self.padded_stream = own
@@ -172,18 +182,89 @@ class Values:
         """
         symbol = self.symbol(name)
         if isinstance(symbol, Curve):
-            return self.applied(node, symbol)
+            if symbol.index is None:
+                return self.applied(node, symbol)
+            symbol = self.viewed(node, name)
         if isinstance(symbol, Looked):
             return self.first(node, name, symbol)
         if isinstance(symbol, Weighted) and symbol.summed and symbol.means(self.padded(symbol.value)):
             if len(self.padded(symbol.value)) > 1:
                 self.heeds(node, symbol.value)
             return self.pooled(symbol.value, PoolKind.MEAN)
+        if isinstance(symbol, View) and symbol.value in self.hosts:
+            return self.laid_out(node, name, symbol)
         if isinstance(symbol, View) and symbol.factor() == 1:
             return symbol.value
         if isinstance(symbol, View) and (gain := symbol.columns(self.features[symbol.value])) is not None:
             return self.scaled(symbol.value, gain, np.zeros(gain.size))
+        window = self.window(symbol) if isinstance(symbol, View) else None
+        if window is not None:
+            return self.slid(window)
         raise self.refuse(node, "reads a tensor that is not rows of features, one a token")
+
+    def as_rows(self, node: Node) -> None:
+        """What a node reads of an input of floats as rows of its last dimension."""
+        for name in node.inputs:
+            symbol = self.symbols.get(name)
+            if isinstance(symbol, View) and symbol.value in self.hosts:
+                self.symbols[name] = View.rows(self.rows(node, name), self.g.shape(name))
+
+    def laid_out(self, node: Node, name: str, view: View) -> str:
+        """The first rows of a stream that the host lays out: elements of an input, or zeros."""
+        shape = self.g.shape(name)
+        ((index, coefficient),) = view.terms[:1]
+        if len(view.terms) > 1 or not np.isin(coefficient, (0, 1)).all() or not shape:
+            raise self.refuse(node, "reads more than elements of an input")
+        place = np.where(coefficient == 0, -1, index).reshape(-1, shape[-1])
+        key = (view.value, place.shape, place.tobytes())
+        if key not in self.laid:
+            whole = view.factor() == 1
+            value = view.value if whole and view.value not in self.features else f"{view.value} rows {len(self.laid)}"
+            given = RowInput(view.value, shape[-1], None if whole else place)
+            own = self.g.shape(view.value)[1:]
+            self.streams.append(Stream((), None, value, len(place), given, name, () if whole and len(own) == 2 else own))
+            self.looked.append(None)
+            self.features[value] = shape[-1]
+            self.laid[key] = value
+        return self.laid[key]
+
+    def window(self, view: View) -> Window | None:
+        """The window that a view [.., rows, features] is; None if it is none, or of rows that nothing may mix."""
+        n = self.features[view.value]
+        index, coefficient = view.terms[0]
+        if self.rowwise or view.value in self.single or len(view.terms) > 1 or index.ndim < 2 or index.shape[-1] % n:
+            return None
+        index, coefficient = (v.reshape(-1, index.shape[-1] // n, n) for v in (index, coefficient))
+        seen = coefficient[:, :, 0] == 1
+        whole = np.where(seen[..., None], index[:, :, :1] + np.arange(n), index)
+        if (coefficient != seen[..., None]).any() or (whole != index).any() or (index[seen][:, 0] % n).any() or not seen.any():
+            return None
+        row, (rows, taps) = index[:, :, 0] // n, seen.shape
+
+        def apart(axis: int) -> int:
+            """Rows from one of the window to the next along an axis; 1 if no two are seen."""
+            both = np.take(seen, range(1, seen.shape[axis]), axis) & np.take(seen, range(seen.shape[axis] - 1), axis)
+            steps = np.diff(row, axis=axis)[both]
+            return int(steps[0]) if steps.size else 1
+
+        stride, dilation = apart(0), apart(1)
+        r, j = (int(v[0]) for v in np.nonzero(seen))
+        before = r * stride + j * dilation - int(row[r, j])
+        at = np.arange(rows)[:, None] * stride + np.arange(taps) * dilation - before
+        inside = (at >= 0) & (at < self.tokens(view.value))
+        if stride < 1 or dilation < 1 or not np.array_equal(inside, seen) or (at != row)[seen].any():
+            return None
+        return Window(view.value, "", taps, stride, dilation, before, rows)
+
+    def slid(self, window: Window) -> str:
+        """The value that a window makes, the same one for the same window."""
+        key = replace(window, y="")
+        if key not in self.windows:
+            name = window.y or f"{window.x} window {len(self.windows)}"
+            self.windows[key] = name
+            self.features[name] = self.features[window.x] * window.taps
+            self.operators.append(replace(window, y=name))
+        return self.windows[key]
 
     def first(self, node: Node, name: str, looked: Looked) -> str:
         """The value of the rows that were looked up, which a tensor holds."""
@@ -266,6 +347,9 @@ class Values:
         symbol = self.symbol(name)
         if isinstance(symbol, View):
             return symbol
+        if isinstance(symbol, Curve) and symbol.index is not None:
+            size = self.tokens(symbol.value) * self.features[symbol.value]
+            return View(self.applied(node, symbol), ((symbol.index, np.ones(symbol.shape)),), size)
         return View.rows(self.rows(node, name), self.g.shape(name))
 
     def fixed(self, nodes: set[int]) -> set[int]:

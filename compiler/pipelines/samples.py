@@ -144,7 +144,7 @@ def _random(model: Transformer, parts: Sequence[Stream], where: str) -> Data:
             what = f"input {own.given.input!r} of floats, whose range only calibration data tells"
             raise UnsupportedOperator(what, where, f"give --calibration, or {HINT}")
         if own.given is not None:
-            found[own.given.input] = _random_rows(model, own.input, (1, own.rows, own.features))
+            found[own.given.input] = _random_rows(model, own.input, (1, *(own.shape or (own.rows, own.features))))
         found |= {x.input: rng.integers(0, len(x.table), (RANDOM, own.rows))[:, None] for x in own.lookups}
         if model.mask is not None and own is parts[model.masked]:
             found[model.mask] = np.ones((RANDOM, 1, own.rows), np.int64)
@@ -177,8 +177,9 @@ def of_sequences(model: Transformer, data: Data | None, batch: int, tokens: int,
             raise BadModel(f"{name!r} must be from 0 to {count - 1}", "calibration", "check the tokenizer")
     for own in parts:
         if own.given is not None:
-            rows_of = _calibration(own.given.input, data, (batch, own.rows, own.features), where)
-            given[own.given.input] = rows_of.reshape(-1, own.rows, own.features)[:SEQUENCES]
+            shape = own.shape or (own.rows, own.features)
+            whole = _calibration(own.given.input, data, (batch, *shape), where)
+            given[own.given.input] = whole.reshape(-1, *shape)[:SEQUENCES]
     if len({len(value) for value in given.values()}) != 1:
         raise BadModel("inputs of different numbers of samples", "calibration", "as many of each")
     out = []

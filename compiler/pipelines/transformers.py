@@ -52,6 +52,7 @@ CONTEXT = 256
 """Most tokens of a language model, unless a user says otherwise."""
 EMBEDDING = "picks the rows of embeddings"
 """Why a Gather is on the host."""
+LAYOUT = "lays out the elements of an input as rows"
 UNCALIBRATED = "no calibration data: magnitudes come from random token ids"
 """Said when all else went well: an error is one line."""
 
@@ -175,7 +176,10 @@ def _placement(
             f"{type(op).__name__} {op.name if isinstance(op, LinearOp) else op.y}", "accelerator", "integer rows", macs
         )
 
-    first = tuple(Placement(f"Gather {x.input}", "host", EMBEDDING, 0) for own in model.all_streams(0) for x in own.lookups)
+    parts = model.all_streams(0)
+    first = [Placement(f"Gather {x.input}", "host", EMBEDDING, 0) for own in parts for x in own.lookups]
+    given = [own.given for own in parts if own.given is not None and own.given.index is not None]
+    first += [Placement(f"Gather {own.input}", "host", LAYOUT, 0) for own in given]
     return (*first, *(row(op) for op in model.operators))
 
 
@@ -207,7 +211,7 @@ class _Read:
     @property
     def rows(self) -> int:
         """Of a sequence, of the batch of rows that nothing mixes, or of the context of a language model."""
-        return self.context or int(np.prod(self.shape)) // (1 if self.model.given is None else self.model.given.features)
+        return self.context or (int(np.prod(self.shape)) if self.model.given is None else self.model.given.count(self.shape))
 
     def first_rows(self, data: Data | None) -> Samples:
         """What calibration looks at; errors as those of `samples`."""
@@ -321,7 +325,7 @@ class _Reading:
             found = self.read(shapes, 1, read_rows)
         except UnsupportedOperator as error:
             (free,) = dimensions.values()
-            if len(free) != 3:  # no sequences
+            if len(free) < 3:  # no sequences
                 raise
             try:
                 sequence = _one_sequence(dimensions, shapes)
@@ -339,7 +343,7 @@ def _lowered(read: _Read, target: Target, options: CompileOptions, tables: Seque
     linears, inputs = _quantized(model, read.found, target, options)
     own_name = GRAPH if any(x.adapters for x in linears) else None
     decodes = read.starts is Starts.DECODE
-    rows = [own.rows for own in model.all_streams(read.rows)]
+    rows = model.lengths(read.rows)
     keys, rows = ([whole_context(target, read.rows)], [1]) if decodes else (rows, rows)
     placement = _placement(model, linears, keys, rows, read.batch)
     own_names = (GRAPH,) if own_name else ()

@@ -48,6 +48,8 @@ class RelaxRows(OneGroup, MapsRows):
         self.stream, self.tokens = 0, start.lengths[0]
         self.values: dict[str, _Value] = {}
         self.outputs: dict[int, Expr] = {}
+        self.kept: dict[str, Expr] = {}
+        """Rows that windows slide over."""
         self.caches = dict(start.caches)
         self.reduced: Expr = None
         self.factors: dict[int, tuple[Expr, Expr]] = {}
@@ -58,7 +60,7 @@ class RelaxRows(OneGroup, MapsRows):
 
     # Room
 
-    def blocks(self, stream: int) -> Sequence[tuple[int, int]]:
+    def blocks(self, stream: int, rows: int) -> Sequence[tuple[int, int]]:
         return [(0, self.start.lengths[stream])]
 
     def block(self, stream: int, first: int, count: int) -> None:
@@ -250,6 +252,16 @@ class RelaxRows(OneGroup, MapsRows):
 
     # Pools
 
+    def keep(self, name: str, x: Cells, before: int, total: int) -> None:
+        own = self._of(x)
+        zeros = [relax.const(np.zeros((n, x.width), np.int32)) for n in (before, total - before - self.tokens) if n > 0]
+        parts = [*zeros[:1], own, *zeros[1:]] if before else [own, *zeros]
+        self.kept[name] = self._emit(relax.op.concat(parts, axis=0)) if zeros else own
+
+    def tap(self, name: str, out: Cells, first: int, stride: int) -> None:
+        rows = relax.op.strided_slice(self.kept[name], [0], [first], [first + (self.tokens - 1) * stride + 1], [stride])
+        self._put(out, self._emit(rows))
+
     def pick(self, x: Cells, out: Cells) -> None:
         first = relax.op.strided_slice(self._of(x), [0], [0], [1])
         self._put(out, self._emit(first))
@@ -371,7 +383,8 @@ class IntegerModule:
 
     def _function(self, builder: relax.BlockBuilder, emitter: Emitter, tokens: int, bits: int) -> None:
         lengths = (tokens, *self.region.lengths[1:])
-        sizes = list(zip(self.region.inputs, lengths, strict=True))
+        sizes = list(zip(self.region.inputs, lengths, strict=False))
+        made = [relax.const(np.array([0, length]), "int64") for length in lengths[len(sizes) :]]
         rows = [relax.Var(f"rows{n}", relax.TensorType((m, self.region.widths[x]), "int32")) for n, (x, m) in enumerate(sizes)]
         places = [relax.Var(f"places{n}", relax.TensorType((2,), "int64")) for n in range(len(sizes))]
         caches = {
@@ -385,7 +398,7 @@ class IntegerModule:
         params = [*rows, *places, *caches.values(), *(v for _, variables in own.values() for v in variables.all())]
         with builder.function(f"start_{tokens}", params):
             with builder.dataflow():
-                to = RelaxRows(builder, emitter, Start(lengths, self.context, bits, rows, places, caches, own))
+                to = RelaxRows(builder, emitter, Start(lengths, self.context, bits, rows, [*places, *made], caches, own))
                 self.fractions = lower(self.region, to, bits, self.context)
                 self.numbers = tuple(sorted(to.outputs))
                 results = [*(to.outputs[n] for n in self.numbers), *(to.caches[name] for name in self.caches)]

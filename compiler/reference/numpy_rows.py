@@ -55,6 +55,8 @@ class Reference(OneGroup, MapsRows):
         """Number of the output -> s32 [rows, n]."""
         self.first = len(cache)
         self.values: dict[str, Int64] = {}
+        self.kept: dict[str, Int64] = {}
+        """Rows that windows slide over."""
         self.reduced: list[int] = [0] * tokens
         self.factors = np.zeros((4, tokens, 2), np.int64)
         self.activation = np.zeros((tokens, 0), np.int64)
@@ -68,7 +70,9 @@ class Reference(OneGroup, MapsRows):
         """The first output, s32 [rows, n]."""
         return self.outputs[0]
 
-    def blocks(self, stream: int) -> Sequence[tuple[int, int]]:
+    def blocks(self, stream: int, rows: int) -> Sequence[tuple[int, int]]:
+        if stream == len(self.given):
+            self.given.append((np.zeros((rows, 0), np.int64), rows))
         return [(0, len(self.given[stream][0]))]
 
     def block(self, stream: int, first: int, count: int) -> None:
@@ -206,6 +210,13 @@ class Reference(OneGroup, MapsRows):
         out = self.value(f"output {number}", self.linears[name].n)
         self.linear(name, out)
         self.write_output(number, out)
+
+    def keep(self, name: str, x: Cells, before: int, total: int) -> None:
+        own = self._of(x)
+        self.kept[name] = np.pad(own, ((before, max(0, total - before - len(own))), (0, 0)))
+
+    def tap(self, name: str, out: Cells, first: int, stride: int) -> None:
+        self._of(out)[:] = self.kept[name][first : first + (self.tokens - 1) * stride + 1 : stride]
 
     def pick(self, x: Cells, out: Cells) -> None:
         self._of(out)[:] = self._of(x)[:1]

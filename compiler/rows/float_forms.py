@@ -25,9 +25,11 @@ from axlora.compiler.operators import (
     Op,
     Pool,
     PoolKind,
+    Positional,
     Rotary,
     Stream,
     Transformer,
+    Window,
     operands,
 )
 
@@ -105,6 +107,12 @@ def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]
             return _rotate(op, values[op.x])
         case Attention():
             return _attend(op, values[op.q], values[op.k], values[op.v], keys[op.k])
+        case Positional():
+            return values[op.x] + op.table[: len(values[op.x])]
+        case Window():
+            x, at = values[op.x], np.arange(op.rows)[:, None] * op.stride + np.arange(op.taps) * op.dilation - op.before
+            inside = (at >= 0) & (at < len(x))
+            return np.where(inside[..., None], x[np.where(inside, at, 0)], 0.0).reshape(op.rows, -1)
         case Pool():
             x = values[op.x]
             return x[:1] if op.kind is PoolKind.FIRST else x[: keys[op.x]].mean(axis=0, keepdims=True)
@@ -117,7 +125,7 @@ def embed(model: Transformer | Stream, ids: Mapping[str, npt.NDArray[Any]], orde
         order: places of the sequence in the order of the rows; default its own.
     """
     if model.given is not None:
-        own = np.asarray(ids[model.given.input], np.float64).reshape(-1, model.given.features)
+        own = model.given.rows(np.asarray(ids[model.given.input], np.float64))
         return own if order is None else own[order]
     first = ids[model.lookups[0].input]
     order = np.arange(len(first)) if order is None else order
@@ -141,7 +149,7 @@ class Sample(NamedTuple):
 
     def keys_of(self, model: Transformer) -> dict[str, int]:
         """Value -> how many of its rows are no padding."""
-        keys = (self.keys, *(own for _, own in self.more))
+        keys = (self.keys, *(own for _, own in self.more), *model.lengths(0)[1 + len(self.more) :])
         return {name: keys[stream] for name, stream in model.streams.items()}
 
     def values(self, model: Transformer) -> dict[str, Float64]:

@@ -26,12 +26,13 @@ from axlora.compiler.operators import (
     Norm,
     NormKind,
     PoolKind,
+    Positional,
     Quantization,
     Rotary,
 )
 from axlora.compiler.rows.layout import WITHOUT, Layout
 from axlora.compiler.rows.row_operations import PLACES, Cells, Heads, Rows
-from axlora.compiler.rows.steps import Append, Attend, Close, Collect
+from axlora.compiler.rows.steps import Append, Attend, Close, Collect, Keep, Slide
 from axlora.compiler.rows.tables import clamp_table, exp_table, function_table, steps_table
 from axlora.isa.numerics import SAT32, to_fixed
 from axlora.isa.opcodes import Map, Reduce, Row
@@ -349,6 +350,33 @@ class Formulas:
     def by_position(self, values: Int64) -> Cells:
         """A row for each position; tables that are alike are one."""
         return self.rows.by_position(_named("table", values), values)
+
+    def positional(self, op: Positional) -> None:
+        fx, table = self.fractions[op.x], float(np.abs(op.table).max())
+        fy = min(fraction(max(self.largest[op.y], table)), fx + FACTOR_BITS)
+        y, down = self.over(op.y, fy, (op.x,)), max(0, fx - fy)
+        by = self.by_position(self.layout(op.y).spread(to_fixed(op.table, fy)))
+        for _ in self.rows.groups():
+            x, near = self.cells[op.x], down if down <= FACTOR_BITS else 0
+            if down > near:
+                self.rows.map(Map.MAC, x, out=y, shift=min(63, down))
+                x = y
+            self.rows.map(Map.MAC, x, by, y, ca=1 << max(0, fy - fx), cb=1 << near, shift=near)
+
+    def keep(self, step: Keep) -> None:
+        """The block's rows of a window to memory."""
+        op = step.op
+        total = (op.rows - 1) * op.stride + (op.taps - 1) * op.dilation + max(0, -op.before) + 1
+        self.rows.keep(op.y, self.cells[op.x], max(0, op.before), total)
+
+    def slide(self, step: Slide) -> None:
+        """The block's rows of what a window makes."""
+        op = step.op
+        self.out(op.y, self.fractions[op.x])
+        n = self.widths[op.x]
+        for _ in self.rows.groups():
+            for j in range(op.taps):
+                self.rows.tap(op.y, self.part(op.y, j * n, n), j * op.dilation + max(0, -op.before), op.stride)
 
     def append(self, step: Append) -> None:
         """K and V of the block's rows to the cache."""

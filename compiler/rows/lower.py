@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from axlora.compiler.errors import UnsupportedOperator
-from axlora.compiler.operators import Attention, Linear, Pool, Rotary, operands
+from axlora.compiler.operators import Attention, Linear, Pool, Positional, Rotary, Window, operands
 from axlora.compiler.rows.formulas import Formulas
 from axlora.compiler.rows.layout import WITHOUT, Layout
 from axlora.compiler.rows.read_region import Region
 from axlora.compiler.rows.row_operations import Rows
-from axlora.compiler.rows.steps import Append, Attend, Close, Collect, Step, reads, writes
+from axlora.compiler.rows.steps import Append, Attend, Close, Collect, Keep, Slide, Step, reads, writes
 
 HINT = "compile with --operators linears"
 """Hint of every refusal here: the linears of such a model can still run on the machine."""
@@ -66,23 +66,25 @@ def _steps(region: Region) -> tuple[list[_Placed], list[_Placed]]:
             end.append(_Placed(n, Close(op), stream))
             single.add(op.y)
         elif any(of_one):
-            if not all(of_one) or isinstance(op, Attention | Rotary):
+            if not all(of_one) or isinstance(op, Attention | Rotary | Positional | Window):
                 raise UnsupportedOperator("tokens and a pooled row meet", op.y, HINT)
             end.append(_Placed(n, op, stream))
             single.add(op.y)
         elif isinstance(op, Attention):
             steps += [_Placed(n, Append(op), streams[op.k]), _Placed(n, Attend(op), stream)]
+        elif isinstance(op, Window):
+            steps += [_Placed(n, Keep(op), streams[op.x]), _Placed(n, Slide(op), stream)]
         else:
             steps.append(_Placed(n, op, stream))
     return steps, end
 
 
 def _by_streams(steps: Sequence[_Placed]) -> list[_Placed]:
-    """The steps so that a stream goes on until it needs keys of another: what others need of it comes first."""
+    """The steps so that a stream goes on until it needs keys or rows of another: what others need of it comes first."""
     needs: dict[int, set[int]] = {each.stream: set() for each in steps}
-    appended = {each.number: each.stream for each in steps if isinstance(each.step, Append)}
+    appended = {each.number: each.stream for each in steps if isinstance(each.step, Append | Keep)}
     for each in steps:
-        if isinstance(each.step, Attend):
+        if isinstance(each.step, Attend | Slide):
             needs[each.stream].add(appended[each.number])
     for _ in needs:
         needs = {stream: own.union(*(needs[other] for other in own)) for stream, own in needs.items()}
@@ -94,9 +96,9 @@ def _by_streams(steps: Sequence[_Placed]) -> list[_Placed]:
     done: set[int] = set()
     while len(found) < len(steps):
         for own in left.values():
-            while own and not (isinstance(own[0].step, Attend) and own[0].number not in done):
+            while own and not (isinstance(own[0].step, Attend | Slide) and own[0].number not in done):
                 found.append(own.popleft())
-                if isinstance(found[-1].step, Append):
+                if isinstance(found[-1].step, Append | Keep):
                     done.add(found[-1].number)
     return found
 
@@ -138,7 +140,7 @@ def lower(
     Raises:
         UnsupportedOperator: rows and what a pool made of them meet.
     """
-    blocks = [rows.blocks(stream) for stream in range(len(region.inputs))]
+    blocks = [rows.blocks(stream, length) for stream, length in enumerate(region.lengths)]
     phases = _phases(region, [len(own) for own in blocks])
     read = {name for op in region.operators for name in reads(op)}
     walk = _Walk(
@@ -165,10 +167,11 @@ def lower(
     begun: set[int] = set()
     for p, phase in enumerate(phases):
         later = {name for name, final in last.items() if final > p}
-        begins = None if phase.stream in begun else region.inputs[phase.stream]
+        first = phase.stream not in begun and phase.stream < len(region.inputs)
+        begins = region.inputs[phase.stream] if first else None
         begun.add(phase.stream)
-        for first, count in [(0, 1)] if phase.one_row else blocks[phase.stream]:
-            rows.block(phase.stream, first, count)
+        for at, count in [(0, 1)] if phase.one_row else blocks[phase.stream]:
+            rows.block(phase.stream, at, count)
             walk.block(phase, later, begins)
         for name in [name for name in walk.spilled if last[name] <= p]:
             rows.forget(name)

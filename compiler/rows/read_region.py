@@ -28,7 +28,7 @@ class Region:
     inputs: tuple[str, ...]
     """Values that hold the rows which the host gives, one a stream."""
     lengths: tuple[int, ...]
-    """Rows of each: of a sequence, of a batch, or most that a cache holds."""
+    """Rows of each, and of those that windows make: of a sequence, of a batch, or most that a cache holds."""
     counted: int
     """The stream of which a register says how many rows are no padding: of the others none are."""
     starts: Starts
@@ -148,6 +148,7 @@ class _Reading:
     def region(self, function: relax.Function) -> Region:
         """What its calls say."""
         inputs: dict[str, int] = {}
+        made: list[int] = []
         counted, starts = 0, Starts.SEQUENCE
         for call in calls(function):
             match call.kind:
@@ -165,10 +166,11 @@ class _Reading:
                     self._linear(call)
                 case _:
                     self._operator(call)
+                    made += [int(call.variable.ty.shape.values[0])] if call.kind == "window" else []
         assert inputs, "the region of the accelerator reads no rows"
         return Region(
             tuple(inputs),
-            tuple(inputs.values()),
+            (*inputs.values(), *made),
             counted,
             starts,
             tuple(self._operators),

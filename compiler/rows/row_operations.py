@@ -109,8 +109,8 @@ class MapsRows(Protocol):
 class Rows(MapsRows, Protocol):
     """Streams of rows, one a token, on which the lowering works: a block of one at a time, and within it groups."""
 
-    def blocks(self, stream: int) -> Sequence[tuple[int, int]]:
-        """(first row, rows) of each block of a stream: as many rows as fit at once."""
+    def blocks(self, stream: int, rows: int) -> Sequence[tuple[int, int]]:
+        """(first row, rows) of each block of a stream: as many rows as fit at once; `rows`: of a stream that windows make."""
 
     def block(self, stream: int, first: int, count: int) -> None:
         """Work on these rows of a stream from now on; values are theirs."""
@@ -191,6 +191,12 @@ class Rows(MapsRows, Protocol):
 
     def logits(self, number: int, name: str) -> None:
         """The activation through a linear that is an output, to memory: there may be more logits than a value holds."""
+
+    def keep(self, name: str, x: Cells, before: int, total: int) -> None:
+        """The block's rows of a value to memory under a name, behind `before` rows of zeros; `total` rows in all, or more."""
+
+    def tap(self, name: str, out: Cells, first: int, stride: int) -> None:
+        """Of what was kept row first + r stride, zeros counted, for each row r of the group."""
 
     def pick(self, x: Cells, out: Cells) -> None:
         """The first row of all, when its block is worked on; `out` has one row."""

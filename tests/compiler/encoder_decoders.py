@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 from writer import Writer
 
-IDS = 40
+IDS, MELS = 40, 5
 LEAST = float(np.finfo(np.float32).min)
 
 
@@ -30,6 +30,8 @@ class Sizes:
     """Whether the encoder's padding is masked."""
     relative: bool = False
     """T5's: norms without a mean, relative positions, no scale of scores; else BART's."""
+    sound: bool = False
+    """Whisper's: the encoder's rows are made of sound by two convolutions, the second of stride 2."""
     free: bool = False
     """Whether batch and lengths are free."""
 
@@ -90,6 +92,23 @@ class Model:
             bias = np.zeros((1, 1, rows, rows))
         return self.w.constant(np.where(distance >= 0, bias, LEAST) if causal else bias)
 
+    def gelu(self, x: str) -> str:
+        """As exporters write it, of operators of ONNX."""
+        w = self.w
+        erf = w("Add", w("Erf", w("Div", x, w.constant(np.array(2**0.5)))), w.constant(np.array(1.0)))
+        return w("Mul", w("Mul", x, erf), w.constant(np.array(0.5)))
+
+    def convolution(self, x: str, channels: int, stride: int) -> str:
+        w, s = self.w, self.s
+        kernel = w.constant(self.rng.normal(0, (3 * channels) ** -0.5, (s.n, channels, 3)))
+        return w("Conv", x, kernel, w.constant(self.rng.normal(0, 0.1, s.n)), kernel_shape=[3], pads=[1, 1], strides=[stride])
+
+    def stem(self) -> str:
+        """[1, MELS, 2 keys] to [1, keys, n]."""
+        x = self.gelu(self.convolution("input_features", MELS, 1))
+        x = self.w("Transpose", self.gelu(self.convolution(x, self.s.n, 2)), perm=[0, 2, 1])
+        return self.w("Add", x, self.w.constant(self.rng.normal(0, 0.5, (self.s.keys, self.s.n))))
+
     def embedded(self, table: str, ids: str, rows: int) -> str:
         x = self.w("Gather", table, ids)
         return x if self.s.relative else self.w("Add", x, self.w.constant(self.rng.normal(0, 0.5, (rows, self.s.n))))
@@ -104,7 +123,7 @@ class Model:
         keys = "encoder_hidden_states"
         if s.encoder:
             bias = self.relative(s.keys, False)
-            x = self.embedded(table, "input_ids", s.keys)
+            x = self.stem() if s.sound else self.embedded(table, "input_ids", s.keys)
             keys = self.norm(self.layer(x, w("Add", bias, hidden) if hidden else bias))
         x = self.embedded(table, "decoder_input_ids", s.tokens)
         for _ in range(2):
@@ -116,6 +135,7 @@ class Model:
         names = {name for node in w.nodes for name in node.input}
         inputs = [
             value("input_ids", TensorProto.INT64, [batch, source]),
+            value("input_features", TensorProto.FLOAT, [batch, MELS, 2 * s.keys]),
             value("attention_mask", TensorProto.INT64, [batch, source]),
             value("encoder_hidden_states", TensorProto.FLOAT, [batch, source, s.n]),
             value("decoder_input_ids", TensorProto.INT64, [batch, target]),

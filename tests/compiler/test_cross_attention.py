@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from encoder_decoders import IDS, Model, Sizes
+from encoder_decoders import IDS, MELS, Model, Sizes
 
 import axlora
 from axlora.compiler.frontend import onnx_reader
@@ -28,6 +28,7 @@ CASES = {
     "decoder of a given encoder": Sizes(encoder=False, mask=True),
     "as many tokens as keys": Sizes(keys=6, mask=True),
     "one token": Sizes(tokens=1),
+    "whisper": Sizes(sound=True, keys=9),
 }
 
 
@@ -39,6 +40,7 @@ def feed(sizes: Sizes, proto: onnx.ModelProto, batch: int = 1, seed: int = 0, pa
         mask[0, 1] = int(sizes.relative)  # distances count: no padding between tokens
     every = {
         "input_ids": rng.integers(0, IDS, (batch, sizes.keys)),
+        "input_features": rng.normal(0, 1, (batch, MELS, 2 * sizes.keys)).astype(np.float32),
         "attention_mask": mask,
         "encoder_hidden_states": rng.normal(0, 1, (batch, sizes.keys, sizes.n)).astype(np.float32),
         "decoder_input_ids": rng.integers(0, IDS, (batch, sizes.tokens)),
@@ -68,7 +70,7 @@ def fixed(found: Generated, given: Feed) -> list[tuple[np.ndarray, int]]:
         zip(found.model.all_streams(found.tokens), (found.image.input_fraction, *(f for f, _ in found.image.more)), strict=True)
     ):
         if own.given is not None:
-            rows = given[own.given.input][0].astype(np.float64)
+            rows = own.given.rows(given[own.given.input][0].astype(np.float64))
         else:
             rows = sum(x.table.astype(np.float32).astype(np.float64)[given[x.input][0]] for x in own.lookups)
             rows = rows + (0 if own.positions is None else own.positions.astype(np.float32))
@@ -108,9 +110,9 @@ def test_whole_near_onnxruntime_and_equal_to_both_references(name: str, tmp_path
     np.testing.assert_array_equal(again.outputs["logits"], run.outputs["logits"])
 
 
-def test_blocks_of_both_sequences() -> None:
+@pytest.mark.parametrize("sizes", [Sizes(keys=41, tokens=26, mask=True), Sizes(keys=33, tokens=20, sound=True)])
+def test_blocks_of_both_sequences(sizes: Sizes) -> None:
     """Buffers that hold neither at once: the same bits as one block each."""
-    sizes = Sizes(keys=41, tokens=26, mask=True)
     proto = Model(sizes).proto()
     options = {"operators": "all", "calibration": calibration(sizes, proto)}
     given = feed(sizes, proto)
@@ -145,8 +147,8 @@ def test_wrong_inputs_are_refused() -> None:
 
 
 @pytest.mark.slow
-def test_verilog_has_the_simulators_bits_and_counters() -> None:
-    sizes = Sizes(keys=5, tokens=3, mask=True)
+@pytest.mark.parametrize("sizes", [Sizes(keys=5, tokens=3, mask=True), Sizes(keys=5, tokens=3, sound=True)])
+def test_verilog_has_the_simulators_bits_and_counters(sizes: Sizes) -> None:
     proto = Model(sizes).proto()
     program = axlora.compile(proto, TARGET, operators="all", calibration=calibration(sizes, proto))
     given = feed(sizes, proto)
