@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 
 from axlora.compiler.errors import UnsupportedOperator
+from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.operators import (
     Op,
@@ -102,6 +103,8 @@ def read_transformer(g: Dataflow, found: Sequence[FoundLinear], where: str) -> T
             value = _usual(name, shape, kind)
             if value is None:
                 hint = "export without caches: the cache is made by --generate"
+                if not is_cache(name):
+                    hint = "generation goes on with one sequence of token ids; compile without --generate for whole sequences"
                 raise UnsupportedOperator(f"input {name!r} beside the token ids", where, hint)
             fixed[name] = value
     return _read(g, found, where, [ids], [], fixed, "", "compile without --generate")
@@ -148,8 +151,11 @@ def read_whole(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transfo
     more: list[str] = []
     masks: list[str] = []
     for name, shape, kind in _inputs(g):
-        if name == ids or name in rows:
+        if name == ids or (name in rows and not is_cache(name)):
             continue
+        if is_cache(name):
+            hint = "export the decoder without caches (use_cache=False), for all its tokens at once"
+            raise UnsupportedOperator(f"input {name!r} is a cache of keys and values", where, hint)
         value = _usual(name, shape, kind)
         if len(shape) != 2 or shape[0] != 1 or (value is None and kind.kind not in "iu"):
             raise UnsupportedOperator(f"input {name!r} beside token ids or rows", where, WHOLE_HINT)

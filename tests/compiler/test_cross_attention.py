@@ -7,21 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from encoder_decoders import IDS, MELS, Model, Sizes
+from whole_runs import TARGET, Feed, compared, distance, expected
 
 import axlora
-from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.pipelines.options import CompileOptions
-from axlora.compiler.pipelines.transformers import Generated, lower_whole
-from axlora.compiler.reference.numpy_rows import Cache, Reference
-from axlora.compiler.rows.lower import lower
-from axlora.isa.numerics import to_fixed
-from axlora.isa.target import Target
+from axlora.compiler.pipelines.transformers import lower_whole
 
-TARGET = Target.load("test")
-Feed = dict[str, np.ndarray]
 CASES = {
     "bart": Sizes(),
     "t5": Sizes(relative=True, mask=True, keys=7, tokens=9),
@@ -53,58 +46,17 @@ def calibration(sizes: Sizes, proto: onnx.ModelProto) -> Feed:
     return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
-def expected(proto: onnx.ModelProto, given: Feed) -> np.ndarray:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return np.asarray(ort.InferenceSession(proto.SerializeToString(), options).run(None, given)[0])
-
-
-def distance(got: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
-
-
-def fixed(found: Generated, given: Feed) -> list[tuple[np.ndarray, int]]:
-    """First rows of the streams in fixed point, padding last, and how many are no padding."""
-    out = []
-    for n, (own, fraction) in enumerate(
-        zip(found.model.all_streams(found.tokens), (found.image.input_fraction, *(f for f, _ in found.image.more)), strict=True)
-    ):
-        if own.given is not None:
-            rows = own.given.rows(given[own.given.input][0].astype(np.float64))
-        else:
-            rows = sum(x.table.astype(np.float32).astype(np.float64)[given[x.input][0]] for x in own.lookups)
-            rows = rows + (0 if own.positions is None else own.positions.astype(np.float32))
-        mask = given[found.model.mask][0] if found.model.mask and n == found.model.masked else np.ones(own.rows)
-        out.append((to_fixed(rows, fraction)[np.argsort(mask == 0, kind="stable")], int(mask.sum())))
-    return out
-
-
 @pytest.mark.parametrize("name", [*list(CASES)[:1], *(pytest.param(name, marks=pytest.mark.slow) for name in list(CASES)[1:])])
 def test_whole_near_onnxruntime_and_equal_to_both_references(name: str, tmp_path: Path) -> None:
     """Nothing but embeddings on the host; the padding of the encoder's tokens counts; the package is read again."""
     sizes = CASES[name]
     proto = Model(sizes).proto()
-    options = {"operators": "all", "calibration": calibration(sizes, proto)}
-    program = axlora.compile(proto, TARGET, **options)
-    assert program.host_macs == 0
-    assert {p.operator.split()[0] for p in program.placement if p.where == "host"} <= {"Gather"}
     given = feed(sizes, proto)
-    run = axlora.simulate(program, given)
+    program, run = compared(proto, given, calibration=calibration(sizes, proto))
     wanted = expected(proto, given)
     assert distance(run.outputs["logits"], wanted) < 0.04
     if sizes.mask:
         assert distance(expected(proto, given | {"attention_mask": np.ones((1, sizes.keys), np.int64)}), wanted) > 0.05
-    found = lower_whole(proto, TARGET, CompileOptions(**options))
-    (first, keys), *more = fixed(found, given)
-    linears, context = {x.name: x for x in found.lowered.linears}, found.image.context
-    numpy = Reference(linears, [None] * len(first), Cache(), TARGET.activation_bits, first, keys, more)
-    lower(found.region, numpy, TARGET.activation_bits, context)
-    outputs, _ = found.integers(TARGET.activation_bits).run(first, 0, keys, more=more)
-    np.testing.assert_array_equal(outputs[0], numpy.output)
-    np.testing.assert_array_equal(run.codes["logits"].reshape(sizes.tokens, -1)[:, :IDS], numpy.output)
-    held = {i.name: onnx.numpy_helper.to_array(i) for i in onnx_reader.read(proto, {})[0].graph.initializer}
-    (whole,) = found.whole(TARGET.activation_bits).run(held | given, None)
-    np.testing.assert_allclose(whole, run.outputs["logits"], rtol=0, atol=1e-4 * np.abs(whole).max())
     program.save(tmp_path / "m.axl")
     again = axlora.simulate(axlora.load(tmp_path / "m.axl"), given)
     np.testing.assert_array_equal(again.outputs["logits"], run.outputs["logits"])
