@@ -322,13 +322,19 @@ class Sequences(Rows):
         for n, (part, (rows, order, keys)) in enumerate(zip(self.parts, parts, strict=True)):
             own = f" {n}" if n else ""
             self.put(m, memory, rows, f"input{own}", part.input_words)
-            if f"row weights{own}" in m.regions:
-                weights = np.zeros((len(order), m.regions[f"row count{own}"][1] // 4), "<i4")
-                weights[:keys, 0] = 1
-                m.put(memory, f"row weights{own}", weights.tobytes())
-                m.put(memory, f"row count{own}", np.array([keys], "<i4").tobytes())
+            self._weigh(m, memory, own, len(order), keys)
+        for n, rows_made in enumerate(self.made, len(parts)):
+            self._weigh(m, memory, f" {n}", rows_made, rows_made)
         places = position_registers(m.target, 0, parts[self.masked][2], self.dim, self.half, self.context)
         return _Begun(memory, {int(k): v for k, v in places.items()} | registers, tuple(order for _, order, _ in parts))
+
+    def _weigh(self, m: Machine, memory: Bytes, stream: str, rows: int, keys: int) -> None:
+        """What a mean over the rows of a stream reads, if there is one: 1 for rows that are no padding, and their number."""
+        if f"row weights{stream}" in m.regions:
+            weights = np.zeros((rows, m.regions[f"row count{stream}"][1] // 4), "<i4")
+            weights[:keys, 0] = 1
+            m.put(memory, f"row weights{stream}", weights.tobytes())
+            m.put(memory, f"row count{stream}", np.array([keys], "<i4").tobytes())
 
     def _rows(self, r: Result) -> int:
         """Rows of a result for the whole batch."""
@@ -350,6 +356,7 @@ class Sequences(Rows):
         c.within(self.masked, 0, len(self.more), "masked")
         for n, rows_made in enumerate(self.made):
             c.within(rows_made, 1, FILE_LIMIT, f"made[{n}]")
+            self._check_weights(c, len(self.parts) + n, rows_made)
         laid_out = [str(n) for n, part in enumerate(self.parts) if part.shape]
         c.need(sorted(self.layouts) == sorted(laid_out), "layouts", list(self.layouts), "those of streams that need one")
         for n, part in enumerate(self.parts):
@@ -380,14 +387,18 @@ class Sequences(Rows):
         c.named(list(self.more_positions), [str(n) for n, part in enumerate(self.more, 1) if part.tables], "more_positions")
         self.check_rows(c, regions, features, SLOTS if self.rowwise else 1, self.parts[0].tables)
 
+    @staticmethod
+    def _check_weights(c: Check, n: int, rows: int) -> None:
+        for name, size in (("row weights", 4 * rows), ("row count", 4)):
+            if f"{name} {n}" in c.m.regions:
+                c.region(f"{name} {n}", size)
+
     def _check_part(self, c: Check, n: int, part: Part) -> None:
         c.within(part.rows, 1, FILE_LIMIT, f"rows of stream {n}")
         c.within(part.input_words, 1, FILE_LIMIT, f"input_words of stream {n}")
         c.within(part.input_fraction, -62, 62, f"input_fraction of stream {n}")
         c.region(f"input {n}", part.input_words * c.t.vector_word_bytes * part.rows)
-        for name in ("row weights", "row count"):
-            if f"{name} {n}" in c.m.regions:
-                c.region(f"{name} {n}", 4 * (part.rows if name == "row weights" else 1))
+        self._check_weights(c, n, part.rows)
         if part.given:
             c.need(not part.tables, f"tables of stream {n}", part.tables, "none: rows are given")
             c.within(part.features, 1, part.input_words * c.t.vector_lanes, f"features of stream {n}")

@@ -13,7 +13,7 @@ from axlora.compiler.errors import BadModel, Error
 from axlora.compiler.frontend.cache import drop_caches
 from axlora.compiler.frontend.control import inline_conditionals
 from axlora.compiler.frontend.convolutions import unfold_convolutions
-from axlora.compiler.frontend.expand import expand
+from axlora.compiler.frontend.expand import expand, plain_flattens
 from axlora.compiler.frontend.fixed_inputs import fix_inputs
 from axlora.compiler.frontend.fold import fold, infer_shapes
 from axlora.compiler.frontend.forms.rewrite import rewrite
@@ -238,6 +238,7 @@ def read(
         refuse_operators(copy)  # definitions may use operators without a path
         copy = infer_shapes(copy)
         check_sizes(copy, where, aside.names)
+        plain_flattens(copy)
         copy = optimizer.optimize(copy, output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
         refuse_operators(copy)  # functions are part of the graph now
         copy = inline_conditionals(copy, where)

@@ -110,6 +110,8 @@ class Walk(PairWalk, PoolWalk):
         if kind not in _MOVING:
             self.as_rows(node)
         inputs = [self.symbol(name) for name in node.inputs if name]
+        if kind in _JOINS or kind in _UNARY:
+            inputs = [_squared(x, self.g.shape(name)) for x, name in zip(inputs, node.inputs, strict=True)]
         result: Symbol | dict[str, Symbol] | None
         if isinstance(inputs[0], Weighted | Length):
             result = self.reduced(node, inputs)
@@ -368,6 +370,11 @@ class Walk(PairWalk, PoolWalk):
         if (view.terms[0][1] != 1).any():
             return view
         return View.rows(self.pooled(view.value, PoolKind.FIRST), view.shape)
+
+
+def _squared(x: Symbol, shape: tuple[int, ...]) -> Symbol:
+    """Squares that no sum follows are a function as any other."""
+    return Curve(x.of, shape, np.square) if isinstance(x, Length) and x.stage == "squares" else x
 
 
 def _rows(a: Symbol, b: Symbol) -> bool:

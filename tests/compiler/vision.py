@@ -19,7 +19,7 @@ class Vision:
     tokens: int = 1
     """Constant rows in front of the patches: a class token, and one of distillation."""
     pooled: str = "first"
-    """`first`: the class token alone is classified; `mean`: all rows' mean; `all`: every row is an output."""
+    """`first`: the class token alone is classified; `mean`: the patches' mean; `all`: every row is an output."""
     labels: int = 10
     body: Sizes = field(default_factory=Sizes)
 
@@ -48,7 +48,8 @@ def vision(v: Vision, seed: int = 0) -> onnx.ModelProto:
     if v.pooled == "first":
         x = w("Gather", x, w.constant(np.array(0)), axis=1)
     elif v.pooled == "mean":
-        x = w("ReduceMean", x, w.ints(1), keepdims=0)
+        own = w("Slice", x, w.ints(v.tokens), w.ints(v.rows), w.ints(1)) if v.tokens else x
+        x = w("ReduceMean", own, w.ints(1), keepdims=0)
     m.linear(x, n, v.labels)
     w.nodes[-1].output[0] = "logits"
     value, shape = helper.make_tensor_value_info, [1, v.rows, v.labels] if v.pooled == "all" else [1, v.labels]
