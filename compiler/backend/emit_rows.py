@@ -47,12 +47,15 @@ class RowEmit(TileEmit, MapsRows):
         dry: bool = False,
         sequence: bool = False,
         parks: bool = False,
+        several: bool = False,
+        apart: bool = False,
         counted: int = 0,
     ) -> None:
         """`blocks`: (first row, rows) of each, of each stream; `dry`: only to see whether it fits.
 
         `heads`: of each attention, (places of a head in the cache, places of a head of its result).
-        `sequence`: a start begins at position 0, and no register says where. `parks`: as `Rows.parks`.
+        `sequence`: a start begins at position 0, and no register says where. `parks`, `apart`: as `Rows`.
+        `several`: a register says where a sequence's cache is.
         `counted`: the stream of which a register says how many keys there are.
 
         No group takes more room than a block's first, so a dry run looks at that alone.
@@ -60,7 +63,10 @@ class RowEmit(TileEmit, MapsRows):
         head = max((wide for wide, _ in heads), default=0)
         self.alike = -(-max(context, head + target.beat_bytes) // target.ports)
         super().__init__(target, 2 * self.alike, dry)
-        t, self._dry, self._sequence, self.parks = target, dry, sequence, parks
+        t, self._dry, self._sequence, self.parks, self.apart = target, dry, sequence, parks, apart
+        self.several = several
+        self._alone = False
+        """Whether rows are selected one by one."""
         self.placed, self.memory, self.context, self._blocks = placed, memory, context, blocks
         self.counted, self.stream = counted, 0
         self.first, self.count = blocks[0][0]
@@ -130,13 +136,25 @@ class RowEmit(TileEmit, MapsRows):
         return f"{kind} {self.stream}" if self.stream else kind
 
     def groups(self) -> Iterator[int]:
+        self._alone = False
         for number in range(1 if self._dry else -(-self.count // self.target.tokens)):
             self.select(number)
             yield number
 
+    def sequences(self) -> Iterator[int]:
+        if not self.apart:
+            yield from self.groups()
+            return
+        self._alone = True
+        for number in range(1 if self._dry else self.count):
+            self.select(number)
+            yield number
+
     def select(self, number: int) -> None:
-        self.at = number * self.target.tokens
-        self.tokens = min(self.target.tokens, self.count - self.at)
+        step = 1 if self._alone else self.target.tokens
+        self.at = number * step
+        self.tokens = min(step, self.count - self.at)
+        self.schedule.window = number if self._alone else 0
 
     def chunks(self) -> Iterator[None]:
         yield
@@ -148,6 +166,11 @@ class RowEmit(TileEmit, MapsRows):
     def row(self) -> int:
         """The group's first row of all."""
         return self.first + self.at
+
+    @property
+    def behind(self) -> int:
+        """Rows of its sequence that the start has before the group."""
+        return 0 if self.apart else self.row
 
     # Instructions
 
@@ -234,10 +257,16 @@ class RowEmit(TileEmit, MapsRows):
         place = self.cbuf.held.get(key)
         if place is None:
             place = self.cbuf.take(rows * words, unit, key)
-            beats = rows * words * t.vector_word_bytes // t.beat_bytes
+            parts = rows if self.apart else 1  # each row from where its own sequence is
+            size = words * t.vector_word_bytes
             extra = {"rx": self._first(before)} if before is not None else {}
-            offset += key[1] * words * t.vector_word_bytes
-            self._load(Buffer.CBUF, offset, place, place.first * t.vector_word_bytes // t.beat_bytes, beats, **extra)
+            offset += self.behind * size if by_position else 0
+            for n in range(parts):
+                part = place.part(n, rows * words // parts)
+                beat, beats = part.first * t.vector_word_bytes // t.beat_bytes, rows * size // parts // t.beat_bytes
+                self.schedule.window = self.at + n if by_position and self.apart else 0
+                self._load(Buffer.CBUF, offset, part, beat, beats, **extra)
+            self.schedule.window = self.at if self._alone else 0
         return CBUF_BIT + place.first, words if by_position else 0, [place]
 
     def _words_of(self, width: int) -> int:
@@ -276,8 +305,8 @@ class RowEmit(TileEmit, MapsRows):
     def _visible(self, heads: Heads) -> None:
         """Keys up to each row's own are valid; without a causal mask, all that are no padding."""
         if heads.causal:
-            self._set(Opcode.VLEN, valid=1 + self.row, rx=self._first(Position.FIRST), step=1)
-        elif heads.stream != self.counted:
+            self._set(Opcode.VLEN, valid=1 + self.behind, rx=self._first(Position.FIRST), step=1)
+        elif self._sequence and heads.stream != self.counted:
             self._set(Opcode.VLEN, valid=self._length(heads.stream))
         else:
             self._set(Opcode.VLEN, valid=0, rx=int(Position.KEYS))
@@ -335,13 +364,13 @@ class RowEmit(TileEmit, MapsRows):
         self._to_ubuf(x, [], function=Map.SCALE, scale=1, **words)
 
     def _scale_of_heads(self, keys: bool) -> int:
-        """Place of the group's scales: of q, or behind all of those of the weights; of one group, those of q take turns."""
+        """Place of the group's scales: q's, which take turns where all have one, or behind all of those the weights'."""
         if not self.ahead:
             return self.at
         if keys:
             return self.at + self.scales
-        self.turn = self.target.tokens - self.turn if self.count <= self.target.tokens else 0
-        return self.at + self.turn
+        self.turn = self.target.tokens - self.turn if self.apart or self.count <= self.target.tokens else 0
+        return self.turn if self.apart else self.at + self.turn
 
     def static_codes(self, x: Cells, table: Table) -> None:
         t = self.target

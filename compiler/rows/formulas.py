@@ -383,7 +383,7 @@ class Formulas:
         op = step.op
         k, v = self.part(op.k, op.first[1], op.dim), self.part(op.v, op.first[2], op.dim)
         factor, shift = ratio(1 / CACHE_CODE)
-        for _ in self.rows.groups():
+        for _ in self.rows.sequences():
             self.rows.append(self.heads(op), k, v, factor, shift - KEY_BITS, KEY_BITS)
 
     def heads(self, op: Attention) -> Heads:
@@ -446,7 +446,14 @@ class Formulas:
             if op.weight_codes is None:
                 rows.map(Map.SCALE, out, out=out, scale=3)
 
-        order = ((head, group) for head in range(op.heads) for group in rows.groups())
+        # Keys and values that several heads read are loaded once for them all.
+        alike = op.heads // op.kv_heads if rows.apart else 1
+        order = (
+            (head, group)
+            for first in range(0, op.heads, alike)
+            for group in rows.sequences()
+            for head in range(first, first + alike)
+        )
         in_turn((rounds(*which, n % PLACES) for n, which in enumerate(order)), rows.ahead)
         rows.free(e)
         self.active = ""

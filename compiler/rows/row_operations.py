@@ -121,8 +121,15 @@ class Rows(MapsRows, Protocol):
         Yields the group's number, for `select`.
         """
 
+    def sequences(self) -> Iterator[int]:
+        """As `groups`, of rows of one sequence: what is done then may look at positions and the cache."""
+
     def select(self, number: int) -> None:
-        """Select a group again."""
+        """Select again what `groups` or `sequences` gave last."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether every row is of another sequence."""
 
     @property
     def parks(self) -> bool:
@@ -233,6 +240,7 @@ class OneGroup:
     """What `Rows` of references have in common: all rows are one group, they have room, and nothing is counted."""
 
     parks = False
+    apart = False
 
     @property
     def ahead(self) -> bool:
@@ -241,6 +249,10 @@ class OneGroup:
 
     def groups(self) -> Iterator[int]:
         """The one group."""
+        yield 0
+
+    def sequences(self) -> Iterator[int]:
+        """The one group, of one sequence."""
         yield 0
 
     def select(self, number: int) -> None:
