@@ -19,6 +19,7 @@ from axlora.compiler.frontend.fold import fold, infer_shapes
 from axlora.compiler.frontend.forms.rewrite import rewrite
 from axlora.compiler.frontend.gemm import plain_gemms
 from axlora.compiler.frontend.host_ops import prepare
+from axlora.compiler.frontend.onnx_graph import sort_nodes
 from axlora.compiler.frontend.precision import in_float32, to_float32
 from axlora.compiler.frontend.products import plain_products
 from axlora.compiler.frontend.scales import check_scales, drop_infinite, make_codes_signed
@@ -122,6 +123,7 @@ def load(model: Model) -> tuple[Aside, str]:
     check(source, folder, name)
     check_inputs(source, name)
     aside = Aside(rewrite(source, folder, name), folder, name)
+    sort_nodes(aside.model.graph)
     try:
         onnx.checker.check_model(aside.model)
     except Exception as error:

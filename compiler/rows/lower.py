@@ -60,8 +60,6 @@ def _steps(region: Region) -> tuple[list[_Placed], list[_Placed]]:
         if isinstance(op, Pool):
             if any(of_one):
                 raise UnsupportedOperator("a pooled row is pooled again", op.y, HINT)
-            if end and end[0].stream != stream:
-                raise UnsupportedOperator("rows of two sequences are pooled", op.y, HINT)
             steps.append(_Placed(n, Collect(op), stream))
             end.append(_Placed(n, Close(op), stream))
             single.add(op.y)
@@ -120,7 +118,8 @@ def _phases(region: Region, blocks: Sequence[int]) -> tuple[_Phase, ...]:
         if not parts or own or parts[-1][0].stream != each.stream:
             parts.append([])
         parts[-1].append(each)
-    whole = [(part, False) for part in parts] + ([(end, True)] if end else [])
+    ends = [[each for each in end if each.stream == stream] for stream in range(len(blocks))]
+    whole = [(part, False) for part in parts] + [(own, True) for own in ends if own]
     return tuple(_Phase(tuple((x.number, x.step) for x in part), part[0].stream, one_row) for part, one_row in whole)
 
 
