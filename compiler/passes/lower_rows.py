@@ -44,6 +44,9 @@ TO_ROWS, FROM_ROWS = "to_rows", "from_rows"
 PLACES = "places"
 """Argument of what heeds more than a row: the place of the first, and how many are no padding."""
 
+BESIDE = "beside"
+"""Argument of a further stream's first rows: the first stream's."""
+
 
 class Starts(Enum):
     """Which rows come to a start of the machine."""
@@ -182,7 +185,10 @@ class _Rewriting:
             self._places.append(emit(relax.op.concat([relax.const(np.zeros(1), "int64"), keys])))
         rows = self._host(TO_ROWS, x, self._type(name), {"y": name})
         attributes = {"y": name, "starts": self._given.starts.value, "counted": int(counted)} | self._given.peak(name)
-        self._values[name] = self._call("input", {"x": rows}, self._type(name), attributes)
+        args = {"x": rows}
+        if self._values:  # streams that nothing else connects are one region all the same
+            args[BESIDE] = self._values[self._model.input]
+        self._values[name] = self._call("input", args, self._type(name), attributes)
 
     def _operator(self, op: Op) -> None:
         """The call of one operator."""

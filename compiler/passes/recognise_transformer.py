@@ -28,6 +28,7 @@ from axlora.compiler.passes.recognise_operators import Walk
 from axlora.compiler.passes.recognise_values import PASS, SHAPED
 from axlora.compiler.passes.tensor_elements import Constant, Curve, Ids, Probed, View, Weighted, probes
 
+ONE_SEQUENCE = "generation goes on with one sequence of token ids; compile without --generate for whole sequences"
 WHOLE_HINT = "compile with --operators linears"
 
 
@@ -102,9 +103,7 @@ def read_transformer(g: Dataflow, found: Sequence[FoundLinear], where: str) -> T
         if name != ids:
             value = _usual(name, shape, kind)
             if value is None:
-                hint = "export without caches: the cache is made by --generate"
-                if not is_cache(name):
-                    hint = "generation goes on with one sequence of token ids; compile without --generate for whole sequences"
+                hint = "export without caches: the cache is made by --generate" if is_cache(name) else ONE_SEQUENCE
                 raise UnsupportedOperator(f"input {name!r} beside the token ids", where, hint)
             fixed[name] = value
     return _read(g, found, where, [ids], [], fixed, "", "compile without --generate")

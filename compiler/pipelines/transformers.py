@@ -33,7 +33,7 @@ from axlora.compiler.passes.pipeline import READ_WHOLE, lower_rows, run
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import group_rows, quantize_linear
 from axlora.compiler.passes.recognise_linears import recognise
-from axlora.compiler.passes.recognise_transformer import read_rows, read_transformer, read_whole
+from axlora.compiler.passes.recognise_transformer import ONE_SEQUENCE, read_rows, read_transformer, read_whole
 from axlora.compiler.pipelines import samples
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.pipelines.samples import Data, Float64, Found, Samples
@@ -309,6 +309,9 @@ class _Reading:
             UnsupportedOperator: a node that is not understood, or is not causal. BadModel: another context than the export's.
         """
         dimensions = {name: dims for name, dims in onnx_reader.dimensions(self.file).items() if not is_cache(name)}
+        for name, dims in dimensions.items():
+            if len(dims) > 2:  # an encoder's rows
+                raise UnsupportedOperator(f"input {name!r} beside the token ids", "model", ONE_SEQUENCE)
         context, own = _context(dimensions, self.options.max_context, self.options.shapes or {})
         return self.read(own, 1, read_transformer, context)
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from encoder_decoders import IDS, MELS, Model, Sizes
 from whole_runs import TARGET, Feed, compared, distance, expected
+from writer import Writer
 
 import axlora
 from axlora.compiler.pipelines.options import CompileOptions
@@ -96,6 +98,61 @@ def test_wrong_inputs_are_refused() -> None:
         axlora.simulate(program, given | {"encoder_hidden_states": given["encoder_hidden_states"][:, :9]})
     with pytest.raises(axlora.BadInput, match="'decoder_input_ids' holds ids outside 0 to 39"):
         axlora.simulate(program, given | {"decoder_input_ids": np.full((1, sizes.tokens), IDS)})
+
+
+def two_towers() -> onnx.ModelProto:
+    """Two inputs of ids to a row each, and nothing between them."""
+    m = Model(Sizes())
+    table = m.w.constant(m.rng.normal(0, 1, (IDS, m.s.n)))
+    for name, rows, kind in (("input_ids", 6, "mean"), ("decoder_input_ids", 4, "first")):
+        x = m.norm(m.layer(m.embedded(table, name, rows), ""))
+        if kind == "mean":
+            m.w("ReduceMean", x, m.w.ints(1), keepdims=0)
+        else:
+            m.w("Gather", x, m.w.constant(np.array(0)), axis=1)
+        m.w.nodes[-1].output[0] = kind
+    value = onnx.helper.make_tensor_value_info
+    inputs = [value("input_ids", onnx.TensorProto.INT64, [1, 6]), value("decoder_input_ids", onnx.TensorProto.INT64, [1, 4])]
+    outputs = [value(name, onnx.TensorProto.FLOAT, [1, m.s.n]) for name in ("mean", "first")]
+    graph = onnx.helper.make_graph(m.w.nodes, "g", inputs, outputs, m.w.held)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_two_towers_are_pooled_apart() -> None:
+    rng = np.random.default_rng(5)
+    given = {"input_ids": rng.integers(0, IDS, (1, 6)), "decoder_input_ids": rng.integers(0, IDS, (1, 4))}
+    _, run = compared(two_towers(), given)
+    session = ort.InferenceSession(two_towers().SerializeToString())
+    for name, wanted in zip(("mean", "first"), session.run(None, given), strict=True):
+        assert distance(run.outputs[name], wanted) < 0.03
+
+
+def test_rows_of_two_inputs_meet_in_attention_alone() -> None:
+    """As many rows of each: sizes do not tell."""
+    w, ids = Writer(), ("input_ids", "decoder_input_ids")
+    table = w.constant(np.random.default_rng(0).normal(0, 1, (IDS, 16)))
+    a, b = (w("MatMul", w("Gather", table, name), w.constant(np.eye(16) + n)) for n, name in enumerate(ids))
+    w("Add", a, b)
+    value = onnx.helper.make_tensor_value_info
+    inputs = [value(name, onnx.TensorProto.INT64, [1, 6]) for name in ids]
+    outputs = [value(w.nodes[-1].output[0], onnx.TensorProto.FLOAT, [1, 6, 16])]
+    graph = onnx.helper.make_graph(w.nodes, "g", inputs, outputs, w.held)
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    with pytest.raises(axlora.Error, match=r"node 'n4' \(Add\): rows of two inputs meet"):
+        axlora.compile(proto, "test", operators="all")
+
+
+@pytest.mark.parametrize("generate", [False, True])
+def test_caches_and_generation_are_refused_by_name(generate: bool) -> None:
+    proto = Model(Sizes(encoder=False)).proto()
+    if not generate:
+        value = onnx.helper.make_tensor_value_info("past_key_values.0.key", onnx.TensorProto.FLOAT, [1, 2, 3, 8])
+        proto.graph.input.append(value)
+        proto.graph.node.append(onnx.helper.make_node("Neg", [value.name], ["present.0.key"]))
+        proto.graph.output.append(onnx.helper.make_tensor_value_info("present.0.key", onnx.TensorProto.FLOAT, [1, 2, 3, 8]))
+    words = "compile without --generate" if generate else "'past_key_values.0.key' is a cache of keys and values"
+    with pytest.raises(axlora.Error, match=words):
+        axlora.compile(proto, "test", **({"generate": True} if generate else {"operators": "all"}))
 
 
 @pytest.mark.slow
