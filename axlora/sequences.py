@@ -249,8 +249,8 @@ class Sequences(Rows):
             for r in self.results:
                 values = self.read(m, lefts[-1].memory, f"output {r.region}", r.rows, r.words)[:, : r.width]
                 back = np.empty_like(values)
-                order = begun.orders[r.stream] if r.stream < len(begun.orders) else []
-                back[order if r.rows == len(order) else slice(None)] = values
+                ordered = r.stream < len(begun.orders) and r.rows == len(begun.orders[r.stream])
+                back[begun.orders[r.stream] if ordered else slice(None)] = values
                 found[r.name].append(back)
             if progress is not None:
                 progress(n + 1, count)
@@ -367,7 +367,8 @@ class Sequences(Rows):
                 size = math.prod(part.shape)
                 c.need(min(part.shape) > 0 and size <= FILE_LIMIT, f"shape of stream {n}", part.shape, "sizes")
                 wanted, index = (part.rows, part.features), self.layouts[str(n)]
-                c.array(f"layout {n}", index, "i8", wanted, lambda v, size=size: bool(((v >= -1) & (v < size)).all()))
+                c.array(f"layout {n}", index, "i8", wanted)
+                c.need(index.min() >= -1 and index.max() < size, f"layout {n}", index.max(), f"-1 to {size - 1}")
         c.named([*self.tables, *self.fixed, *([self.mask] if self.mask else []), *rows], self.inputs, "inputs")
         for name, kind in self.inputs.items():
             types = _FLOATS if name in rows else (*_FLOATS, *_TYPES) if name in self.unread else _TYPES

@@ -389,10 +389,10 @@ def _as_curve(x: Symbol) -> Curve | None:
     if (c := x.factor()) is not None:
         return Curve(x.value, x.shape, lambda t: c * t)
     index, coefficient = x.terms[0]
-    c = float(coefficient.reshape(-1)[0])
-    if len(x.terms) > 1 or c == 0 or (coefficient != c).any():
+    factor = float(coefficient.reshape(-1)[0])
+    if len(x.terms) > 1 or factor == 0 or (coefficient != factor).any():
         return None
-    return Curve(x.value, x.shape, lambda t: c * t, index)
+    return Curve(x.value, x.shape, lambda t: factor * t, index)
 
 
 def _both_curves(kind: str, a: Symbol, b: Symbol) -> Curve | None:

@@ -234,7 +234,8 @@ class Values:
         index, coefficient = view.terms[0]
         if self.rowwise or view.value in self.single or len(view.terms) > 1 or index.ndim < 2 or index.shape[-1] % n:
             return None
-        index, coefficient = (v.reshape(-1, index.shape[-1] // n, n) for v in (index, coefficient))
+        shape = (-1, index.shape[-1] // n, n)
+        index, coefficient = index.reshape(shape), coefficient.reshape(shape)
         seen = coefficient[:, :, 0] == 1
         whole = np.where(seen[..., None], index[:, :, :1] + np.arange(n), index)
         if (coefficient != seen[..., None]).any() or (whole != index).any() or (index[seen][:, 0] % n).any() or not seen.any():

@@ -348,8 +348,8 @@ def _lowered(read: _Read, target: Target, options: CompileOptions, tables: Seque
     own_name = GRAPH if any(x.adapters for x in linears) else None
     decodes = read.starts is Starts.DECODE
     rows = model.lengths(read.rows)
-    keys, rows = ([whole_context(target, read.rows)], [1]) if decodes else (rows, rows)
-    placement = _placement(model, linears, keys, rows, read.batch)
+    keys, count = ((whole_context(target, read.rows),), (1,)) if decodes else (rows, rows)
+    placement = _placement(model, linears, keys, count, read.batch)
     own_names = (GRAPH,) if own_name else ()
     matches = {GRAPH: graph_matches(linears)} if own_name else {}
     lowered = Lowered(tuple(linears), tuple(inputs), (), placement, own_names, own_name, matches=matches)
