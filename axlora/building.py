@@ -11,9 +11,10 @@ import numpy as np
 
 from axlora.compiler.backend.link import Linked, OutputPlace, Tiling
 from axlora.compiler.layer import Lowered
-from axlora.compiler.operators import Linear, Output
+from axlora.compiler.operators import Linear
 from axlora.compiler.passes.lower_rows import one_row
 from axlora.compiler.pipelines.transformers import Generated
+from axlora.compiler.transformer import Output
 from axlora.isa.assembly import encode_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS
 from axlora.isa.target import Target

@@ -20,23 +20,11 @@ import tvm
 from tvm import relax
 
 from axlora.compiler import layer
-from axlora.compiler.operators import (
-    Add,
-    Attention,
-    Linear,
-    Mul,
-    Op,
-    Output,
-    Pool,
-    Rotary,
-    Stream,
-    Transformer,
-    Window,
-    operands,
-)
+from axlora.compiler.operators import Add, Attention, Linear, Mul, Op, Pool, Rotary, Window, operands
 from axlora.compiler.passes.linear_calls import LinearVars
 from axlora.compiler.passes.lower_linears import Names, live
 from axlora.compiler.passes.row_calls import Array, composite, external, reads, written
+from axlora.compiler.transformer import Output, Stream, Transformer
 
 Expr = Any
 TO_ROWS, FROM_ROWS = "to_rows", "from_rows"

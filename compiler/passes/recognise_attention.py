@@ -9,10 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.operators import (
-    Attention,
-    Rotary,
-)
+from axlora.compiler.operators import Attention, Rotary
 from axlora.compiler.passes.attention_masks import CAUSAL, HEEDING, both, kind_of_mask
 from axlora.compiler.passes.dataflow import Node
 from axlora.compiler.passes.recognise_values import Scores, Symbol, Values

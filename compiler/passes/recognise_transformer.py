@@ -16,17 +16,13 @@ import onnx
 from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.recognised import FoundLinear
-from axlora.compiler.operators import (
-    Op,
-    Output,
-    Transformer,
-    operands,
-)
+from axlora.compiler.operators import Op, operands
 from axlora.compiler.passes.attention_masks import HEEDING
 from axlora.compiler.passes.dataflow import Dataflow
 from axlora.compiler.passes.recognise_operators import Walk
 from axlora.compiler.passes.recognise_values import PASS, SHAPED
 from axlora.compiler.passes.tensor_elements import Constant, Curve, Ids, Probed, View, Weighted, probes
+from axlora.compiler.transformer import Output, Transformer
 
 ONE_SEQUENCE = "generation goes on with one sequence of token ids; compile without --generate for whole sequences"
 WHOLE_HINT = "compile with --operators linears"

@@ -15,14 +15,11 @@ from axlora.compiler.operators import (
     Affine,
     Apply,
     FakeQuantize,
-    Lookup,
     Op,
     OwnFunction,
     Pool,
     PoolKind,
     Quantization,
-    RowInput,
-    Stream,
     Window,
     streams,
 )
@@ -40,6 +37,7 @@ from axlora.compiler.passes.tensor_elements import (
     Weighted,
     probes,
 )
+from axlora.compiler.transformer import Lookup, RowInput, Stream
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend.calibrate import smoothing, stacked
 from axlora.compiler.frontend.recognised import FoundLinear
-from axlora.compiler.operators import Add, Affine, Attention, FakeQuantize, Mul, Norm, Stream, Transformer
+from axlora.compiler.operators import Add, Affine, Attention, FakeQuantize, Mul, Norm
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.rows.float_forms import Product, Sample, embed, magnitudes
 from axlora.compiler.rows.lower import HINT
+from axlora.compiler.transformer import Stream, Transformer
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]

@@ -23,7 +23,7 @@ from axlora.compiler.frontend.onnx_reader import Model
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import Linear, Lowered, Placement, Regions, Tensor
-from axlora.compiler.operators import Attention, FakeQuantize, Op, Transformer
+from axlora.compiler.operators import Attention, FakeQuantize, Op
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
 from axlora.compiler.passes.dataflow import Dataflow
@@ -41,10 +41,11 @@ from axlora.compiler.pipelines.static_scales import with_static_scales
 from axlora.compiler.reference.integer_module import IntegerModule
 from axlora.compiler.reference.operator_errors import value_errors
 from axlora.compiler.reference.whole_module import WholeModule
-from axlora.compiler.rows.formulas import held_zero
+from axlora.compiler.rows.fractions import held_zero
 from axlora.compiler.rows.layout import WITHOUT, layouts
 from axlora.compiler.rows.lower import HINT
 from axlora.compiler.rows.read_region import Region, read_region
+from axlora.compiler.transformer import Transformer
 from axlora.isa.positions import SLOTS as POSITION_SLOTS
 from axlora.isa.target import Target
 

@@ -9,12 +9,12 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from axlora.compiler.layer import Linear
-from axlora.compiler.operators import Transformer
 from axlora.compiler.reference.numpy_rows import Cache, Reference
 from axlora.compiler.rows.float_forms import Product, Sample, evaluate
-from axlora.compiler.rows.formulas import fraction
+from axlora.compiler.rows.fractions import fraction
 from axlora.compiler.rows.lower import lower
 from axlora.compiler.rows.read_region import Region
+from axlora.compiler.transformer import Transformer
 from axlora.isa.numerics import to_fixed
 
 Float64 = npt.NDArray[np.float64]

@@ -27,11 +27,10 @@ from axlora.compiler.operators import (
     PoolKind,
     Positional,
     Rotary,
-    Stream,
-    Transformer,
     Window,
     operands,
 )
+from axlora.compiler.transformer import Stream, Transformer
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]

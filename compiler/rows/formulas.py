@@ -7,8 +7,7 @@ come from the largest magnitude that calibration saw, with two bits to spare.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -30,8 +29,21 @@ from axlora.compiler.operators import (
     Quantization,
     Rotary,
 )
+from axlora.compiler.rows.fractions import (
+    CACHE_CODE,
+    EXP_FRACTION,
+    FACTOR_BITS,
+    KEY_BITS,
+    SCORE_FRACTION,
+    SPARE_BITS,
+    SQUARE_SHIFT,
+    TABLE_FRACTION,
+    fraction,
+    held_zero,
+    ratio,
+)
 from axlora.compiler.rows.layout import WITHOUT, Layout
-from axlora.compiler.rows.row_operations import PLACES, Cells, Heads, Rows
+from axlora.compiler.rows.row_operations import PLACES, Cells, Heads, Rows, in_turn
 from axlora.compiler.rows.steps import Append, Attend, Close, Collect, Keep, Slide
 from axlora.compiler.rows.tables import clamp_table, exp_table, function_table, steps_table
 from axlora.isa.numerics import SAT32, to_fixed
@@ -40,70 +52,10 @@ from axlora.isa.opcodes import Map, Reduce, Row
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-SPARE_BITS = 2
-"""Bits above the largest magnitude seen."""
-TABLE_FRACTION = 18
-"""Of what goes through a function and comes out: one table serves every layer; values reach +-2**13 (`functions.MOST`)."""
-SQUARE_SHIFT = 28
-FACTOR_BITS = 14
-"""A factor of MAC is at most 2**14."""
-EXP_FRACTION = 30
-SCORE_FRACTION = 20
-"""Scores reach +-2**11."""
-CACHE_CODE = 127
-"""Largest code of keys and values: 8 bits, whatever the activations have."""
-KEY_BITS = 6
-"""Bits below a code of the scales of keys and values."""
-
-
-def fraction(largest: float, spare: int = SPARE_BITS) -> int:
-    """The fraction at which `largest` leaves `spare` bits of 31."""
-    return 30 - spare - math.ceil(math.log2(max(largest, 2.0**-12)))
-
-
-def seen(fraction: int) -> float:
-    """Inverse of `fraction`: the power of two up to which magnitudes were seen."""
-    return math.ldexp(1.0, 30 - SPARE_BITS - fraction)
-
-
-def ratio(value: float, bits: int = 16) -> tuple[int, int]:
-    """value ~ factor / 2**shift with a factor below 2**bits."""
-    _, exponent = math.frexp(value)
-    factor = round(math.ldexp(value, bits - exponent))
-    return (factor >> 1, bits - exponent - 1) if factor == 1 << bits else (factor, bits - exponent)
-
 
 def _named(kind: str, values: Int64) -> str:
     """The name of a table, which is that of its values."""
     return f"{kind} {values.shape} {blake2b(values.tobytes(), digest_size=8).hexdigest()}"
-
-
-def held_zero(codes: Quantization, bits: int) -> int:
-    """The code of 0 where a linear reads codes of `bits` bits, whose range is symmetric.
-
-    Codes that fill the bits lose one end, the one that is further from zero: its value is that of the code beside it.
-    """
-    return codes.zero + int(codes.zero < 0 and codes.bits == bits)
-
-
-def in_turn(rounds: Iterable[Iterator[None]], ahead: bool) -> None:
-    """Carry out rounds of three parts: one after the other, or so that a round's product is found while others go on.
-
-    Ahead, the first part of a round comes before the last part of the round two before it, and then the second part of the
-    round before it.
-    """
-    under_way: deque[Iterator[None]] = deque()
-    for each in rounds:
-        next(each)
-        if len(under_way) == PLACES - 1:
-            next(under_way.popleft(), None)
-        if under_way:
-            next(under_way[-1])
-        under_way.append(each)
-        if not ahead:
-            list(under_way.pop())
-    while under_way:
-        list(under_way.popleft())
 
 
 @dataclass

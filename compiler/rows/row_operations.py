@@ -6,7 +6,8 @@ One lowering drives both, so they cannot drift; what each does with an operation
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -260,3 +261,23 @@ class OneGroup:
 
     def operator(self, number: int) -> None:
         """Nothing is counted."""
+
+
+def in_turn(rounds: Iterable[Iterator[None]], ahead: bool) -> None:
+    """Carry out rounds of three parts: one after the other, or so that a round's product is found while others go on.
+
+    Ahead, the first part of a round comes before the last part of the round two before it, and then the second part of the
+    round before it.
+    """
+    under_way: deque[Iterator[None]] = deque()
+    for each in rounds:
+        next(each)
+        if len(under_way) == PLACES - 1:
+            next(under_way.popleft(), None)
+        if under_way:
+            next(under_way[-1])
+        under_way.append(each)
+        if not ahead:
+            list(under_way.pop())
+    while under_way:
+        list(under_way.popleft())

@@ -15,12 +15,13 @@ from writer import Writer
 
 import axlora
 from axlora.compiler.frontend import onnx_reader
-from axlora.compiler.operators import Attention, Padding
+from axlora.compiler.operators import Attention
 from axlora.compiler.passes.recognise_transformer import read_whole
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.pipelines.samples import products
 from axlora.compiler.pipelines.transformers import lower_whole, recognised
 from axlora.compiler.rows import float_forms
+from axlora.compiler.transformer import Padding
 from axlora.isa.target import Target
 
 TOKENS, HEADS, DIM, IDS = 16, 2, 8, 30

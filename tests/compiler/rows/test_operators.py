@@ -16,22 +16,20 @@ from axlora.compiler.operators import (
     Apply,
     Attention,
     Function,
-    Lookup,
     Mul,
     Norm,
     NormKind,
     Op,
-    Output,
     Positional,
     Rotary,
-    Transformer,
     Window,
 )
 from axlora.compiler.reference.numpy_rows import Cache, Reference
 from axlora.compiler.rows import float_forms
-from axlora.compiler.rows.formulas import fraction
+from axlora.compiler.rows.fractions import fraction
 from axlora.compiler.rows.lower import lower
 from axlora.compiler.rows.read_region import read_region
+from axlora.compiler.transformer import Lookup, Output, Transformer
 
 Float64 = np.ndarray
 EXPONENT = st.integers(-10, 10)

@@ -19,25 +19,23 @@ from axlora.compiler.operators import (
     Attention,
     FakeQuantize,
     Function,
-    Lookup,
     Mul,
     Norm,
     NormKind,
     Op,
-    Output,
     OwnFunction,
     Pool,
     PoolKind,
     Positional,
     Quantization,
     Rotary,
-    Transformer,
     Window,
 )
 from axlora.compiler.passes.lower_rows import Starts
 from axlora.compiler.passes.row_calls import composite, plain, typed
 from axlora.compiler.rows.read_region import Region, read_region
 from axlora.compiler.rows.tables import function_table
+from axlora.compiler.transformer import Lookup, Output, Transformer
 from axlora.isa.target import Target
 
 FEATURES, ROWS = 12, 5
