@@ -65,6 +65,8 @@ class RowEmit(TileEmit, MapsRows):
         super().__init__(target, 2 * self.alike, dry)
         t, self._dry, self._sequence, self.parks, self.apart = target, dry, sequence, parks, apart
         self.several = several
+        self._heads = 1
+        """That are as rows of the one row that is selected."""
         self._alone = False
         """Whether rows are selected one by one."""
         self.placed, self.memory, self.context, self._blocks = placed, memory, context, blocks
@@ -150,10 +152,11 @@ class RowEmit(TileEmit, MapsRows):
             self.select(number)
             yield number
 
-    def select(self, number: int) -> None:
+    def select(self, number: int, heads: int = 1) -> None:
         step = 1 if self._alone else self.target.tokens
         self.at = number * step
-        self.tokens = min(step, self.count - self.at)
+        self.tokens = max(heads, min(step, self.count - self.at))
+        self._heads = heads
         self.schedule.window = number if self._alone else 0
 
     def chunks(self) -> Iterator[None]:
@@ -200,9 +203,15 @@ class RowEmit(TileEmit, MapsRows):
         unit = max(self.target.lanes, self.target.ports)
         return -(-(width + self.slack) // unit) * unit // self.target.vector_lanes
 
-    def temporary(self, name: str, width: int) -> Cells:
+    def at_once(self, heads: Heads) -> int:
+        if self.count > 1 and not self.apart:
+            return 1
+        alike = heads.heads // heads.kv_heads
+        return max(n for n in range(1, min(alike, self.target.tokens) + 1) if alike % n == 0)
+
+    def temporary(self, name: str, width: int, least: int = 1) -> Cells:
         self.pitch[name] = self._pitch(width)
-        self.base[name] = self.pool.take(name, min(self.count, self.target.tokens) * self.pitch[name])
+        self.base[name] = self.pool.take(name, max(least, min(self.count, self.target.tokens)) * self.pitch[name])
         self.whole[name] = False
         return Cells(name, 0, width)
 
@@ -248,7 +257,8 @@ class RowEmit(TileEmit, MapsRows):
         if cells.name not in self.constants:
             pitch = self.pitch[cells.name]
             row = self.at * pitch if self.whole[cells.name] else 0
-            return self.base[cells.name] + row + cells.first // t.vector_lanes, pitch, []
+            apart = cells.apart // t.vector_lanes
+            return self.base[cells.name] + row + cells.first // t.vector_lanes, apart or pitch, []
         offset, words, before = self.constants[cells.name]
         by_position = before is not None
         rows = self.tokens if by_position else 1
@@ -305,7 +315,7 @@ class RowEmit(TileEmit, MapsRows):
     def _visible(self, heads: Heads) -> None:
         """Keys up to each row's own are valid; without a causal mask, all that are no padding."""
         if heads.causal:
-            self._set(Opcode.VLEN, valid=1 + self.behind, rx=self._first(Position.FIRST), step=1)
+            self._set(Opcode.VLEN, valid=1 + self.behind, rx=self._first(Position.FIRST), step=int(self._heads == 1))
         elif self._sequence and heads.stream != self.counted:
             self._set(Opcode.VLEN, valid=self._length(heads.stream))
         else:
@@ -367,10 +377,11 @@ class RowEmit(TileEmit, MapsRows):
         """Place of the group's scales: q's, which take turns where all have one, or behind all of those the weights'."""
         if not self.ahead:
             return self.at
+        at = 0 if self.apart else self.at  # of sequences a row is under way, and then the next
         if keys:
-            return self.at + self.scales
+            return at + self.scales
         self.turn = self.target.tokens - self.turn if self.apart or self.count <= self.target.tokens else 0
-        return self.turn if self.apart else self.at + self.turn
+        return at + self.turn
 
     def static_codes(self, x: Cells, table: Table) -> None:
         t = self.target

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -354,7 +354,8 @@ class Formulas:
         fq, fk, fv = (self.fractions[name] for name in (op.q, op.k, op.v))
         most = ((1 << (self.bits - 1)) - 1) * CACHE_CODE
         self.out(op.y, fraction(self.largest[op.v]))
-        e = rows.temporary(f"{op.y} scores", self.context)
+        once = rows.at_once(heads) if op.bias is None else 1
+        e = rows.temporary(f"{op.y} scores", self.context, once)
         # q.k of codes, times scale 2**a: below 2**30. Times q's token scale: the score over the key's scale, of fraction up.
         a = min(30 - math.ceil(math.log2(d * most * op.scale)), 12 - math.ceil(math.log2(op.scale)))
         up = fraction(self.largest[op.q] * CACHE_CODE * d * op.scale)
@@ -369,13 +370,14 @@ class Formulas:
 
         def rounds(head: int, group: int, place: int) -> Iterator[None]:
             """One head of one group; it stops where the matrix unit has a product to find."""
-            part, out = self.part(op.q, op.first[0] + head * op.stride[0], d), self.part(op.y, head * d, d)
-            rows.select(group)
+            part = self.head(op.q, op.first[0] + head * op.stride[0], d, op.stride[0], once)
+            out = self.head(op.y, head * d, d, d, once)
+            rows.select(group, once)
             rows.map(Map.MAC, part, reduce=Reduce.ABSMAX)
             self.codes(part, fq, up - a, heads)
             rows.times_keys(heads, head, place)
             yield
-            rows.select(group)
+            rows.select(group, once)
             rows.scores(heads, head, place, e, *ratio(math.ldexp(op.scale, a), 14), up + fk + KEY_BITS - SCORE_FRACTION)
             for n, tables in enumerate(biases):
                 for table in tables:
@@ -393,22 +395,27 @@ class Formulas:
             self.codes(e, EXP_FRACTION + fv + KEY_BITS - down, mixed - b, heads, True)
             rows.times_values(heads, head, place)
             yield
-            rows.select(group)
+            rows.select(group, once)
             rows.mix(heads, place, out, *ratio(2.0**b, 14))
             if op.weight_codes is None:
                 rows.map(Map.SCALE, out, out=out, scale=3)
 
         # Keys and values that several heads read are loaded once for them all.
-        alike = op.heads // op.kv_heads if rows.apart else 1
+        alike = op.heads // op.kv_heads if rows.apart else once
         order = (
             (head, group)
             for first in range(0, op.heads, alike)
             for group in rows.sequences()
-            for head in range(first, first + alike)
+            for head in range(first, first + alike, once)
         )
         in_turn((rounds(*which, n % PLACES) for n, which in enumerate(order)), rows.ahead)
         rows.free(e)
         self.active = ""
+
+    def head(self, name: str, first: int, count: int, stride: int, once: int) -> Cells:
+        """The features of a head; those of `once` heads, each `stride` features behind the one before, are as rows."""
+        cells, layout = self.part(name, first, count), self.layout(name)
+        return cells if once == 1 else replace(cells, apart=layout.place(first + stride) - layout.place(first))
 
     def biases(self, op: Attention) -> list[list[list[Cells]]]:
         """Tables to add to the scores before each of their codes, and behind the last: of each table the cells of each head.

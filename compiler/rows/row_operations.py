@@ -28,6 +28,8 @@ class Cells:
     name: str
     first: int
     width: int
+    apart: int = 0
+    """Places from these features to those that are as another row (`Rows.at_once`); 0: rows are rows."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,11 @@ class Rows(MapsRows, Protocol):
     def sequences(self) -> Iterator[int]:
         """As `groups`, of rows of one sequence: what is done then may look at positions and the cache."""
 
-    def select(self, number: int) -> None:
-        """Select again what `groups` or `sequences` gave last."""
+    def select(self, number: int, heads: int = 1) -> None:
+        """Select again what `groups` or `sequences` gave last; `heads`: of a row, so many are as rows of their own."""
+
+    def at_once(self, heads: Heads) -> int:
+        """Heads that read the same keys and are worked on as rows, because there is one row."""
 
     @property
     def apart(self) -> bool:
@@ -146,8 +151,8 @@ class Rows(MapsRows, Protocol):
     def value(self, name: str, width: int) -> Cells:
         """Allocate a value of `width` features for the block's rows."""
 
-    def temporary(self, name: str, width: int) -> Cells:
-        """Allocate a value of `width` features for the rows of one group."""
+    def temporary(self, name: str, width: int, least: int = 1) -> Cells:
+        """Allocate a value of `width` features for the rows of one group, and `least` at least."""
 
     def one_row(self, name: str, width: int) -> Cells:
         """Allocate a value of one row that all blocks add to; it begins as zeros."""
@@ -256,8 +261,12 @@ class OneGroup:
         """The one group, of one sequence."""
         yield 0
 
-    def select(self, number: int) -> None:
+    def select(self, number: int, heads: int = 1) -> None:
         """It is selected."""
+
+    def at_once(self, heads: Heads) -> int:
+        """One after the other."""
+        return 1
 
     def operator(self, number: int) -> None:
         """Nothing is counted."""
