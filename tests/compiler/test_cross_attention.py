@@ -20,8 +20,7 @@ from axlora.compiler.pipelines.transformers import lower_whole
 CASES = {
     "bart": Sizes(),
     "t5": Sizes(relative=True, mask=True, keys=7, tokens=9),
-    "decoder of a given encoder": Sizes(encoder=False, mask=True),
-    "as many tokens as keys": Sizes(keys=6, mask=True),
+    "decoder of a given encoder, as many tokens as keys": Sizes(encoder=False, mask=True, keys=6),
     "one token": Sizes(tokens=1),
     "whisper": Sizes(sound=True, keys=9),
 }

@@ -15,10 +15,10 @@ import axlora
 
 CASES = {
     "class token": Vision(),
-    "mean of all rows": Vision(pooled="mean", tokens=0),
     "mean of the patches behind a class token": Vision(pooled="mean"),
-    "every row, two tokens, a side that is no multiple": Vision(pooled="all", tokens=2, side=13),
-    "heads that are no whole words": Vision(body=Sizes(heads=3, dim=6)),
+    "every row, two tokens, a side and heads that are no multiples": Vision(
+        pooled="all", tokens=2, side=13, body=Sizes(heads=3, dim=6)
+    ),
 }
 
 
