@@ -220,7 +220,7 @@ class Transformer:
     def rowwise(self) -> bool:
         """Whether each row is computed for itself: the rows of a batch need no order, and any of them fit in a start."""
         mixed = any(isinstance(op, Attention | Rotary | Positional | Window | Pool) for op in self.operators)
-        return self.given is not None and not self.more and not mixed
+        return self.given is not None and not self.shape and not self.more and not mixed
 
     @property
     def features(self) -> int:
