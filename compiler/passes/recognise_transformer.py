@@ -16,7 +16,7 @@ import onnx
 from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.recognised import FoundLinear
-from axlora.compiler.operators import Op, operands
+from axlora.compiler.operators import Attention, Op, operands
 from axlora.compiler.passes.attention_masks import HEEDING
 from axlora.compiler.passes.dataflow import Dataflow
 from axlora.compiler.passes.recognise_operators import Walk
@@ -160,17 +160,31 @@ def read_whole(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transfo
             more.append(name)
         else:
             masks.append(name)
-    masks = [*sorted(masks, key=lambda name: "decoder" in name), ""]  # an encoder's padding counts: a decoder's comes last
     never = [name for name in more if name not in usual]
     error: UnsupportedOperator | None = None
-    for own, heeded in dict.fromkeys((tuple(a), b) for a in (more, never) for b in masks):
-        fixed = {name: value for name, value in usual.items() if name not in own and name != heeded}
-        try:
-            return _read(g, found, where, [*([ids] if ids else []), *own], rows, fixed, heeded, WHOLE_HINT)
-        except UnsupportedOperator as refused:
-            error = refused
+    for own in dict.fromkeys((tuple(more), tuple(never))):
+        late: Transformer | None = None
+        for heeded in (*masks, ""):
+            fixed = {name: value for name, value in usual.items() if name not in own and name != heeded}
+            try:
+                model = _read(g, found, where, [*([ids] if ids else []), *own], rows, fixed, heeded, WHOLE_HINT)
+            except UnsupportedOperator as refused:
+                error = refused
+                continue
+            if not heeded or not _sees_none_behind(model):
+                return model if heeded or late is None else late
+            late = late or model
+        if late is not None:
+            return late
     assert error is not None
     raise error
+
+
+def _sees_none_behind(model: Transformer) -> bool:
+    """Whether no attention sees padding that lies behind the tokens, mask or not: then another input's mask counts more."""
+    streams = model.streams
+    seen = [op for op in model.operators if isinstance(op, Attention) and streams[op.k] == model.masked]
+    return bool(model.more) and bool(seen) and all(op.causal for op in seen)
 
 
 def _read(

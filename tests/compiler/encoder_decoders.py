@@ -28,6 +28,8 @@ class Sizes:
     """Whether the file has an encoder; else its output is an input."""
     mask: bool = False
     """Whether the encoder's padding is masked."""
+    own_mask: bool = False
+    """Whether there is a mask of the decoder's padding, too, whose name says nothing."""
     relative: bool = False
     """T5's: norms without a mean, relative positions, no scale of scores; else BART's."""
     sound: bool = False
@@ -109,6 +111,12 @@ class Model:
         x = self.w("Transpose", self.gelu(self.convolution(x, self.s.n, 2)), perm=[0, 2, 1])
         return self.w("Add", x, self.w.constant(self.rng.normal(0, 0.5, (self.s.keys, self.s.n))))
 
+    def hidden(self, mask: str) -> str:
+        """0 for tokens, a large negative number for padding."""
+        w = self.w
+        seen = w("Cast", w("Unsqueeze", mask, w.ints(1, 2)), to=TensorProto.FLOAT)
+        return w("Mul", w("Sub", w.constant(np.array(1.0)), seen), w.constant(np.array(LEAST / 2)))
+
     def embedded(self, table: str, ids: str, rows: int) -> str:
         x = self.w("Gather", table, ids)
         return x if self.s.relative else self.w("Add", x, self.w.constant(self.rng.normal(0, 0.5, (rows, self.s.n))))
@@ -116,24 +124,24 @@ class Model:
     def proto(self) -> onnx.ModelProto:
         w, s = self.w, self.s
         table = w.constant(self.rng.normal(0, 1, (IDS, s.n)))
-        hidden = ""
-        if s.mask:
-            mask = w("Cast", w("Unsqueeze", "attention_mask", w.ints(1, 2)), to=TensorProto.FLOAT)
-            hidden = w("Mul", w("Sub", w.constant(np.array(1.0)), mask), w.constant(np.array(LEAST)))
+        hidden = self.hidden("attention_mask") if s.mask else ""
         keys = "encoder_hidden_states"
         if s.encoder:
             bias = self.relative(s.keys, False)
             x = self.stem() if s.sound else self.embedded(table, "input_ids", s.keys)
             keys = self.norm(self.layer(x, w("Add", bias, hidden) if hidden else bias))
         x = self.embedded(table, "decoder_input_ids", s.tokens)
+        own = self.hidden("own_mask") if s.own_mask else ""
         for _ in range(2):
-            x = self.layer(x, self.relative(s.tokens, True), keys, hidden)
+            causal = self.relative(s.tokens, True)
+            x = self.layer(x, w("Add", causal, own) if own else causal, keys, hidden)
         w("MatMul", self.norm(x), w.constant(self.rng.normal(0, s.n**-0.5, (s.n, IDS))))
         w.nodes[-1].output[0] = "logits"
         batch, source, target = ("batch", "source", "target") if s.free else (1, s.keys, s.tokens)
         value = helper.make_tensor_value_info
         names = {name for node in w.nodes for name in node.input}
         inputs = [
+            value("own_mask", TensorProto.INT64, [batch, target]),
             value("input_ids", TensorProto.INT64, [batch, source]),
             value("input_features", TensorProto.FLOAT, [batch, MELS, 2 * s.keys]),
             value("attention_mask", TensorProto.INT64, [batch, source]),

@@ -22,6 +22,7 @@ CASES = {
     "t5": Sizes(relative=True, mask=True, keys=7, tokens=9),
     "decoder of a given encoder, as many tokens as keys": Sizes(encoder=False, mask=True, keys=6),
     "one token": Sizes(tokens=1),
+    "two masks": Sizes(encoder=False, mask=True, own_mask=True),
     "whisper": Sizes(sound=True, keys=9),
 }
 
@@ -36,6 +37,7 @@ def feed(sizes: Sizes, proto: onnx.ModelProto, batch: int = 1, seed: int = 0, pa
         "input_ids": rng.integers(0, IDS, (batch, sizes.keys)),
         "input_features": rng.normal(0, 1, (batch, MELS, 2 * sizes.keys)).astype(np.float32),
         "attention_mask": mask,
+        "own_mask": np.ones((batch, sizes.tokens), np.int64),
         "encoder_hidden_states": rng.normal(0, 1, (batch, sizes.keys, sizes.n)).astype(np.float32),
         "decoder_input_ids": rng.integers(0, IDS, (batch, sizes.tokens)),
     }
@@ -54,6 +56,7 @@ def test_whole_near_onnxruntime_and_equal_to_both_references(name: str, tmp_path
     proto = Model(sizes).proto()
     given = feed(sizes, proto)
     program, run = compared(proto, given, calibration=calibration(sizes, proto))
+    assert program.interface.mask == ("attention_mask" if sizes.mask else None)
     wanted = expected(proto, given)
     assert distance(run.outputs["logits"], wanted) < 0.04
     if sizes.mask:
