@@ -98,6 +98,7 @@ class Run:
             "engine": t.engine,
             "clock_mhz": t.clock_mhz,
             "beat_bytes": t.beat_bytes,
+            "peak_macs": t.lanes * t.ports * t.tokens,
             "cycles": self.cycles,
             "counters": c,
             "stalls": self.stalls,
