@@ -11,9 +11,10 @@ import numpy as np
 
 from axlora.compiler.backend.link import Linked, OutputPlace, Tiling
 from axlora.compiler.layer import Lowered
-from axlora.compiler.operators import Linear, Output
+from axlora.compiler.operators import Linear
 from axlora.compiler.passes.lower_rows import one_row
 from axlora.compiler.pipelines.transformers import Generated
+from axlora.compiler.transformer import Output
 from axlora.isa.assembly import encode_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS
 from axlora.isa.target import Target
@@ -24,7 +25,7 @@ from .layer_counters import Operator
 from .layers import layer_info, layer_vectors
 from .machine import Function
 from .program import Program
-from .sequences import Given, Result, Sequences
+from .sequences import Given, Part, Result, Sequences
 from .stages import Stages
 from .tensors import InputInfo, OutputInfo, TileInfo
 
@@ -77,6 +78,21 @@ def _rows(found: Generated, functions: Sequence[Function]) -> dict[str, Any]:
     }
 
 
+def _parts(found: Generated) -> tuple[Part, ...]:
+    """The first rows of further streams."""
+    return tuple(
+        Part(
+            own.rows,
+            fraction,
+            words,
+            tuple(x.input for x in own.lookups),
+            *(("", 0) if own.given is None else (own.given.input, own.given.features)),
+            shape=own.shape,
+        )
+        for own, (fraction, words) in zip(found.model.more, found.image.more, strict=True)
+    )
+
+
 def whole_program(
     found: Generated, target: Target, inputs: Mapping[str, str], sources: Sources, max_loras: int | None
 ) -> Program:
@@ -85,15 +101,29 @@ def whole_program(
     width, single, places = found.region.widths, one_row(whole.operators), found.region.outputs
 
     def result(o: Output) -> Result:
-        place, rows = places[o.value], 1 if o.value in single else found.tokens
+        place, stream = places[o.value], found.region.streams[o.value]
+        rows = 1 if o.value in single else whole.lengths(found.tokens)[stream]
         words, fraction = image.output_words[place], image.fractions[o.value]
-        return Result(o.name, o.shape, place, rows, width[o.value], words, fraction, o.index is not None)
+        return Result(o.name, o.shape, place, rows, width[o.value], words, fraction, o.index is not None, stream)
 
     fields = _transformer(found, target, sources, max_loras)
     fields["functions"] = tuple(replace(f, name="main") for f in fields["functions"])
     interface = Sequences(
         **_rows(found, fields["functions"]),
-        tables={x.input: x.table.astype(np.float32) for x in whole.lookups},
+        tables={x.input: x.table.astype(np.float32) for own in whole.all_streams(0) for x in own.lookups},
+        more=_parts(found),
+        more_positions={
+            str(n): own.positions[: own.rows].astype(np.float32)
+            for n, own in enumerate(whole.more, 1)
+            if own.positions is not None
+        },
+        masked=whole.masked,
+        made=whole.lengths(0)[1 + len(whole.more) :],
+        layouts={
+            str(n): own.given.index
+            for n, own in enumerate(whole.all_streams(0))
+            if own.given is not None and own.given.index is not None
+        },
         batch=found.shape[0] if found.shape else found.batch,
         inputs=dict(inputs),
         mask=whole.mask,
@@ -102,7 +132,7 @@ def whole_program(
         unread={name: shape[1:] for name, shape in whole.unread.items() if name in inputs},
         results=tuple(result(o) for o in whole.outputs),
         indices={o.name: o.index for o in whole.outputs if o.index is not None},
-        given=None if given is None else Given(given.input, found.shape, given.features, whole.rowwise),
+        given=None if given is None else Given(given.input, found.shape, given.features, whole.rowwise, bool(whole.shape)),
     )
     return Program(**fields, interface=interface)
 

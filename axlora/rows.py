@@ -57,9 +57,20 @@ class Rows:
 
     def embed(self, ids: Mapping[str, Sequence[int] | npt.NDArray[Any]], first: int = 0) -> Int64:
         """Rows [tokens, features] in fixed point of tokens at positions `first` ...; `ids` by input."""
-        rows = np.sum([table[list(ids[name])].astype(np.float64) for name, table in self.tables.items()], axis=0)
-        places = 0.0 if self.positions is None else self.positions[first : first + len(rows)]
-        return to_fixed(rows + places, self.input_fraction)
+        return self.picked(
+            ids, list(self.tables), None if self.positions is None else self.positions[first:], self.input_fraction
+        )
+
+    def picked(
+        self,
+        ids: Mapping[str, Sequence[int] | npt.NDArray[Any]],
+        names: Sequence[str],
+        positions: npt.NDArray[np.float32] | None,
+        fraction: int,
+    ) -> Int64:
+        """The sum of rows of these inputs' tables and, from the first on, of positions, in fixed point."""
+        rows = np.sum([self.tables[name][list(ids[name])].astype(np.float64) for name in names], axis=0)
+        return to_fixed(rows + (0.0 if positions is None else positions[: len(rows)]), fraction)
 
     def begin(self, m: Machine, adapter: str | None) -> tuple[Bytes, dict[int, int]]:
         """Memory and registers before the first start of a sequence."""
@@ -68,11 +79,11 @@ class Rows:
         m.put(memory, "token words", token_words(np.full(count, int(adapter is not None))))
         return memory, m.registers([] if adapter is None else [adapter])
 
-    def put(self, m: Machine, memory: Bytes, rows: Int64) -> None:
-        """Rows in fixed point into the region `input`."""
-        words = np.zeros((len(rows), self.input_words * m.target.vector_lanes), "<i4")
-        words[:, : rows.shape[1]] = rows
-        m.put(memory, "input", words.tobytes())
+    def put(self, m: Machine, memory: Bytes, rows: Int64, region: str = "input", words: int | None = None) -> None:
+        """Rows in fixed point into a region of first rows, `words` of memory each."""
+        padded = np.zeros((len(rows), (words or self.input_words) * m.target.vector_lanes), "<i4")
+        padded[:, : rows.shape[1]] = rows
+        m.put(memory, region, padded.tobytes())
 
     def read(self, m: Machine, memory: Bytes, region: str, rows: int, words: int) -> Int64:
         """Rows of a result [rows, padded features]."""
@@ -89,13 +100,21 @@ class Rows:
             ]
         )
 
-    def check_rows(self, c: Check, outputs: Mapping[str, int], features: int | None = None, slots: int = 1) -> None:
+    def check_rows(
+        self,
+        c: Check,
+        outputs: Mapping[str, int],
+        features: int | None = None,
+        slots: int = 1,
+        names: Sequence[str] | None = None,
+    ) -> None:
         """What models of rows are checked for: regions, tables, linears, functions, operators of their instructions.
 
         Args:
             outputs: region of a result -> bytes that the rows of a start take.
             features: of rows that are given; None: the tables' rows are the first.
             slots: most adapters in a start.
+            names: of the tables that the first rows are picked from; None: of all.
         """
         m, t = c.m, c.t
         c.need(m.host is None, "host", "there", "null: nothing of the model runs there")
@@ -113,9 +132,9 @@ class Rows:
             if name in m.regions:
                 c.region(name, 4 * (self.context if name == "row weights" else 1))
         if features is None:
-            self._check_tables(c)
+            self.check_tables(c, list(self.tables) if names is None else names, self.positions, self.context, self.input_words)
         else:
-            c.need(not self.tables, "tables", list(self.tables), "none: rows are given")
+            c.need(not (self.tables if names is None else names), "tables", list(self.tables), "none: rows are given")
             c.need(self.positions is None, "positions", "there", "none: rows are given")
             c.within(features, 1, self.input_words * t.vector_lanes, "features of the rows")
         for number, info in enumerate(m.layers):
@@ -132,11 +151,15 @@ class Rows:
         for f in m.functions:
             c.ends(f, EXECUTED * (f.size // INSTRUCTION_BYTES))
 
-    def _check_tables(self, c: Check) -> None:
-        c.need(bool(self.tables), "tables", "empty", "one or more")
-        width = min(table.shape[-1] if table.ndim else 0 for table in self.tables.values())
-        c.within(width, 1, self.input_words * c.t.vector_lanes, "features of the tables")
-        for name, table in self.tables.items():
+    def check_tables(
+        self, c: Check, names: Sequence[str], positions: npt.NDArray[np.float32] | None, context: int, words: int
+    ) -> None:
+        """Tables from which first rows are picked, and what is added to `context` of them; `words` of memory each."""
+        c.need(bool(names), "tables", "empty", "one or more")
+        tables = {name: self.tables[name] for name in names}
+        width = min(table.shape[-1] if table.ndim else 0 for table in tables.values())
+        c.within(width, 1, words * c.t.vector_lanes, "features of the tables")
+        for name, table in tables.items():
             c.array(f"table {name}", table, "f4", (max(1, len(table) if table.ndim else 0), width))
-        if self.positions is not None:
-            c.array("positions", self.positions, "f4", (self.context, width))
+        if positions is not None:
+            c.array("positions", positions, "f4", (context, width))

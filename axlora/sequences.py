@@ -14,9 +14,9 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.operators import Padding
 from axlora.compiler.pipelines.samples import order_of
-from axlora.compiler.rows.formulas import seen
+from axlora.compiler.rows.fractions import seen
+from axlora.compiler.transformer import Padding, RowInput
 from axlora.isa.numerics import SAT32, to_fixed
 from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS
 from axlora.isa.positions import position_registers
@@ -50,6 +50,7 @@ class Result:
     """value = integer / 2**fraction."""
     picked: bool
     """Only some elements, or in another order: `Sequences.indices` says which."""
+    stream: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,33 @@ class Given:
     """Of the whole batch."""
     features: int
     rowwise: bool
-    """Whether nothing mixes rows; else they are sequences, [batch, context, features]."""
+    """Whether nothing mixes rows; else they are sequences."""
+    laid_out: bool = False
+    """Whether the rows are not its elements in order: `Sequences.layouts` says which."""
 
     @property
     def rows(self) -> int:
         """Of the whole batch."""
         return int(np.prod(self.shape, dtype=np.int64)) // self.features
+
+
+@dataclass(frozen=True)
+class Part:
+    """The first rows of a stream: of an encoder's tokens, or of a decoder's."""
+
+    rows: int
+    """Of a sequence."""
+    input_fraction: int
+    input_words: int
+    """Of a row of the region `input N` of stream N."""
+    tables: tuple[str, ...]
+    """Inputs whose tables' rows add up; () where an input of floats is the rows."""
+    given: str = ""
+    """That input, [batch, rows, features] but for `shape`."""
+    features: int = 0
+    """Of a given row."""
+    shape: tuple[int, ...] = ()
+    """Of that input behind the batch, where the rows are not its elements in order: `Sequences.layouts` says which."""
 
 
 _FLOATS = ("float16", "float32", "float64")
@@ -79,8 +101,8 @@ class _Begun:
 
     memory: Bytes
     registers: dict[int, int]
-    order: Int64
-    """Places of the sequence in the order of the rows."""
+    orders: tuple[Int64, ...]
+    """Of each stream: places of the sequence in the order of the rows."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +128,33 @@ class Sequences(Rows):
     """Where the mask may have padding."""
     unread: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Inputs that may hold anything -> their dimensions behind the batch."""
+    more: tuple[Part, ...] = ()
+    """Of further streams."""
+    more_positions: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """Number of a further stream -> [rows, features], added to its rows."""
+    masked: int = 0
+    """The stream that the mask is of."""
+    made: tuple[int, ...] = ()
+    """Rows of streams that the machine makes of others."""
+    layouts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    """Number of a stream -> [rows, features]: elements of one sequence's input that are its first rows, -1 for zeros."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The first rows of every stream; of rows that nothing mixes, those of a start."""
+        others = {name for part in self.more for name in part.tables}
+        names = tuple(name for name in self.tables if name not in others)
+        given: tuple[str, int, tuple[int, ...]] = ("", 0, ())
+        if self.given is not None:
+            given = self.given.input, self.given.features, self.given.shape[1:] if self.given.laid_out else ()
+        return (Part(self.context, self.input_fraction, self.input_words, names, *given), *self.more)
+
+    def _lengths(self) -> dict[str, int]:
+        """Input -> tokens of a sequence of it."""
+        parts = self.parts
+        found = {name: part.rows for part in parts for name in (*part.tables, part.given)}
+        found |= {name: value.shape[1] for name, value in self.fixed.items()}
+        return found | ({self.mask: parts[self.masked].rows} if self.mask is not None else {})
 
     @property
     def rowwise(self) -> bool:
@@ -114,27 +163,34 @@ class Sequences(Rows):
 
     def inputs_info(self, _: Machine) -> InputsInfo:
         shapes = {name: (self.batch, *dims) for name, dims in self.unread.items()}
+        for part in self.more:
+            if part.given:
+                shapes[part.given] = (self.batch, *(part.shape or (part.rows, part.features)))
         if self.given is not None:
             shapes[self.given.input] = self.given.shape
-        return {name: (shapes.get(name, (self.batch, self.context)), np.dtype(kind)) for name, kind in self.inputs.items()}
+        tokens = self._lengths()
+        return {
+            name: (shapes[name] if name in shapes else (self.batch, tokens[name]), np.dtype(kind))
+            for name, kind in self.inputs.items()
+        }
 
     def check_inputs(self, m: Machine, inputs: Inputs) -> Values:
         """As `Stages.check_inputs`; ids outside their table and padding where none is taken are refused too."""
-        found = checked(inputs, self.inputs_info(m))
+        found, rows = checked(inputs, self.inputs_info(m)), {part.given for part in self.parts}
         for name, value in found.items():
             kind = self.inputs[name]
             if name in self.unread:
                 continue
-            if self.given is not None and name == self.given.input:
+            if name in rows:
                 found[name] = cast(name, value, np.dtype(kind))
                 continue
             if value.dtype.kind not in "fiub" or not np.isfinite(value).all() or (value != np.trunc(value)).any():
                 raise BadInput(f"input {name!r} holds values that are no {kind}", "input", f"{kind} values")
             if name in self.tables:
-                rows = len(self.tables[name])
-                if value.min() < -rows or value.max() >= rows:
-                    raise BadInput(f"input {name!r} holds ids outside 0 to {rows - 1}", "input", "check the tokenizer")
-                found[name] = value.astype(np.int64) % rows
+                count = len(self.tables[name])
+                if value.min() < -count or value.max() >= count:
+                    raise BadInput(f"input {name!r} holds ids outside 0 to {count - 1}", "input", "check the tokenizer")
+                found[name] = value.astype(np.int64) % count
             elif name in self.fixed and (value != self.fixed[name]).any():
                 what = "ones: padding is not taken" if (self.fixed[name] == 1).all() else "what it was compiled for"
                 first = self.fixed[name][0, :4].tolist()
@@ -146,9 +202,9 @@ class Sequences(Rows):
         return found
 
     def _check_padding(self, name: str, tokens: npt.NDArray[np.bool_]) -> None:
-        """Refuse tokens [batch, context] that would come to other places than attention's biases and rotations have them at."""
+        """Refuse tokens [batch, rows] that would come to other places than attention's biases and rotations have them at."""
         first, count = tokens.argmax(axis=1), tokens.sum(axis=1)
-        last = self.context - tokens[:, ::-1].argmax(axis=1)
+        last = tokens.shape[1] - tokens[:, ::-1].argmax(axis=1)
         if self.padding is not Padding.ANYWHERE and (last - first != count).any():
             raise BadInput(f"input {name!r} has padding between tokens", "input", "positions count here: tokens side by side")
         if self.padding is Padding.BEHIND and first.any():
@@ -156,12 +212,13 @@ class Sequences(Rows):
 
     def random_inputs(self, m: Machine, rng: np.random.Generator) -> Values:
         """Ids that index their tables, no padding; rows within the range that calibration saw."""
+        fractions = {part.given: part.input_fraction for part in self.parts}
 
         def values(name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
             if name in self.tables:
                 return rng.integers(0, len(self.tables[name]), shape)
-            if self.given is not None and name == self.given.input:
-                top = seen(self.input_fraction)
+            if name in fractions:
+                top = seen(fractions[name])
                 return np.clip(rng.normal(0, top / 4, shape), -top, top)
             return np.broadcast_to(self.fixed.get(name, np.array(1)), shape)
 
@@ -186,13 +243,14 @@ class Sequences(Rows):
         wanted, written = [m.regions[f"output {n}"] for n in sorted({r.region for r in self.results})], list(m.regions.values())
         lefts: list[Left] = []
         found: dict[str, list[Int64]] = {r.name: [] for r in self.results}
-        count = -(-self.given.rows // self.context) if self.given is not None else self.batch
+        count = -(-self.given.rows // self.context) if self.given is not None and self.given.rowwise else self.batch
         for n, begun in enumerate(self._starts(m, given, adapter)):
             lefts.append(engine.start(m.target, Start(function, begun.memory, begun.registers, wanted, written)))
             for r in self.results:
                 values = self.read(m, lefts[-1].memory, f"output {r.region}", r.rows, r.words)[:, : r.width]
                 back = np.empty_like(values)
-                back[begun.order if r.rows == self.context else slice(None)] = values
+                ordered = r.stream < len(begun.orders) and r.rows == len(begun.orders[r.stream])
+                back[begun.orders[r.stream] if ordered else slice(None)] = values
                 found[r.name].append(back)
             if progress is not None:
                 progress(n + 1, count)
@@ -202,13 +260,27 @@ class Sequences(Rows):
         return run_of(m, engine, outputs, codes, lefts, layers, self.saturated(given))
 
     def rows(self, values: Values) -> tuple[Int64, Int64, int]:
-        """Rows of one sequence in fixed point, the places of their tokens, and how many are no padding.
+        """Rows of the first stream of one sequence in fixed point, the places of their tokens, and how many are no padding.
 
         Args:
-            values: input -> [context].
+            values: input -> [tokens].
         """
-        order, keys = order_of(values[self.mask] if self.mask else None, self.context)
-        return (self.embed(values) if self.given is None else self.given_rows(self.given, values))[order], order, keys
+        return self.first_rows(values)[0]
+
+    def first_rows(self, values: Values) -> list[tuple[Int64, Int64, int]]:
+        """As `rows`, of every stream."""
+        found = []
+        for n, part in enumerate(self.parts):
+            mask = values[self.mask] if self.mask is not None and n == self.masked else None
+            order, keys = order_of(mask, part.rows)
+            positions = self.more_positions.get(str(n)) if n else self.positions
+            if part.given:
+                own = RowInput(part.given, part.features, self.layouts.get(str(n)))
+                rows = to_fixed(own.rows(values[part.given]), part.input_fraction)
+            else:
+                rows = self.picked(values, part.tables, positions, part.input_fraction)
+            found.append((rows[order], order, keys))
+        return found
 
     def given_rows(self, given: Given, values: Values) -> Int64:
         """Given rows in fixed point; what is beyond its 32 bits is clamped."""
@@ -216,7 +288,8 @@ class Sequences(Rows):
 
     def saturated(self, values: Values) -> int:
         """Elements of given rows at the ends of the fixed point's range: 8 to 16 times the largest that calibration saw."""
-        return 0 if self.given is None else int((np.abs(self.given_rows(self.given, values)) == SAT32).sum())
+        given = [(values[part.given], part.input_fraction) for part in self.parts if part.given]
+        return sum(int((np.abs(to_fixed(value, fraction)) == SAT32).sum()) for value, fraction in given)
 
     def _starts(self, m: Machine, values: Values, adapter: AdapterChoice) -> Iterator[_Begun]:
         """What each start of a run begins with.
@@ -239,24 +312,32 @@ class Sequences(Rows):
             part, memory = slice(first, first + self.context), m.memory()
             m.put(memory, "token words", token_words(slots[part]))
             self.put(m, memory, rows[part])
-            yield _Begun(memory, m.registers(used), np.arange(self.context))
+            yield _Begun(memory, m.registers(used), (np.arange(self.context),))
 
     def _begin(self, m: Machine, values: Values, adapter: str | None) -> _Begun:
         """What the start of one sequence begins with.
 
         Args:
-            values: input -> [context].
+            values: input -> [tokens].
         """
-        rows, order, keys = self.rows(values)
+        parts = self.first_rows(values)
         memory, registers = self.begin(m, adapter)
-        self.put(m, memory, rows)
-        if "row weights" in m.regions:
-            weights = np.zeros((self.context, m.regions["row count"][1] // 4), "<i4")
+        for n, (part, (rows, order, keys)) in enumerate(zip(self.parts, parts, strict=True)):
+            own = f" {n}" if n else ""
+            self.put(m, memory, rows, f"input{own}", part.input_words)
+            self._weigh(m, memory, own, len(order), keys)
+        for n, rows_made in enumerate(self.made, len(parts)):
+            self._weigh(m, memory, f" {n}", rows_made, rows_made)
+        places = position_registers(m.target, 0, parts[self.masked][2], self.dim, self.half, self.context)
+        return _Begun(memory, {int(k): v for k, v in places.items()} | registers, tuple(order for _, order, _ in parts))
+
+    def _weigh(self, m: Machine, memory: Bytes, stream: str, rows: int, keys: int) -> None:
+        """What a mean over the rows of a stream reads, if there is one: 1 for rows that are no padding, and their number."""
+        if f"row weights{stream}" in m.regions:
+            weights = np.zeros((rows, m.regions[f"row count{stream}"][1] // 4), "<i4")
             weights[:keys, 0] = 1
-            m.put(memory, "row weights", weights.tobytes())
-            m.put(memory, "row count", np.array([keys], "<i4").tobytes())
-        places = position_registers(m.target, 0, keys, self.dim, self.half, self.context)
-        return _Begun(memory, {int(k): v for k, v in places.items()} | registers, order)
+            m.put(memory, f"row weights{stream}", weights.tobytes())
+            m.put(memory, f"row count{stream}", np.array([keys], "<i4").tobytes())
 
     def _rows(self, r: Result) -> int:
         """Rows of a result for the whole batch."""
@@ -274,7 +355,20 @@ class Sequences(Rows):
         regions = {f"output {r.region}": r.words * t.vector_word_bytes * r.rows for r in self.results}
         c.within(self.batch, 1, 1 << 15, "batch")
         c.need([f.rows for f in c.m.functions] == [self.context], "functions", len(c.m.functions), "one, for the context")
-        rows = [] if self.given is None else [self.given.input]
+        rows = [part.given for part in self.parts if part.given]
+        c.within(self.masked, 0, len(self.more), "masked")
+        for n, rows_made in enumerate(self.made):
+            c.within(rows_made, 1, FILE_LIMIT, f"made[{n}]")
+            self._check_weights(c, len(self.parts) + n, rows_made)
+        laid_out = [str(n) for n, part in enumerate(self.parts) if part.shape]
+        c.need(sorted(self.layouts) == sorted(laid_out), "layouts", list(self.layouts), "those of streams that need one")
+        for n, part in enumerate(self.parts):
+            if part.shape:
+                size = math.prod(part.shape)
+                c.need(min(part.shape) > 0 and size <= FILE_LIMIT, f"shape of stream {n}", part.shape, "sizes")
+                wanted, index = (part.rows, part.features), self.layouts[str(n)]
+                c.array(f"layout {n}", index, "i8", wanted)
+                c.need(index.min() >= -1 and index.max() < size, f"layout {n}", index.max(), f"-1 to {size - 1}")
         c.named([*self.tables, *self.fixed, *([self.mask] if self.mask else []), *rows], self.inputs, "inputs")
         for name, kind in self.inputs.items():
             types = _FLOATS if name in rows else (*_FLOATS, *_TYPES) if name in self.unread else _TYPES
@@ -283,7 +377,8 @@ class Sequences(Rows):
         for name, dims in self.unread.items():
             c.need(all(d > 0 for d in dims) and math.prod(dims) <= FILE_LIMIT, f"shape of input {name!r}", dims, "sizes")
         for name, value in self.fixed.items():
-            c.array(f"fixed input {name!r}", value, value.dtype.str, (1, self.context))
+            c.within(value.size, 1, FILE_LIMIT, f"size of fixed input {name!r}")
+            c.array(f"fixed input {name!r}", value, value.dtype.str, (1, value.size))
         c.need(bool(self.results), "results", "empty", "one or more")
         c.unique([r.name for r in self.results], "results")
         if self.given is not None:
@@ -291,12 +386,37 @@ class Sequences(Rows):
         for n, r in enumerate(self.results):
             self._check_result(c, r, f"results[{n}]")
         features = None if self.given is None else self.given.features
-        self.check_rows(c, regions, features, SLOTS if self.rowwise else 1)
+        for n, part in enumerate(self.more, 1):
+            self._check_part(c, n, part)
+        c.named(list(self.more_positions), [str(n) for n, part in enumerate(self.more, 1) if part.tables], "more_positions")
+        self.check_rows(c, regions, features, SLOTS if self.rowwise else 1, self.parts[0].tables)
+
+    @staticmethod
+    def _check_weights(c: Check, n: int, rows: int) -> None:
+        for name, size in (("row weights", 4 * rows), ("row count", 4)):
+            if f"{name} {n}" in c.m.regions:
+                c.region(f"{name} {n}", size)
+
+    def _check_part(self, c: Check, n: int, part: Part) -> None:
+        c.within(part.rows, 1, FILE_LIMIT, f"rows of stream {n}")
+        c.within(part.input_words, 1, FILE_LIMIT, f"input_words of stream {n}")
+        c.within(part.input_fraction, -62, 62, f"input_fraction of stream {n}")
+        c.region(f"input {n}", part.input_words * c.t.vector_word_bytes * part.rows)
+        self._check_weights(c, n, part.rows)
+        if part.given:
+            c.need(not part.tables, f"tables of stream {n}", part.tables, "none: rows are given")
+            c.within(part.features, 1, part.input_words * c.t.vector_lanes, f"features of stream {n}")
+        else:
+            c.named(list(part.tables), list(self.tables), f"tables of stream {n}")
+            self.check_tables(c, part.tables, self.more_positions.get(str(n)), part.rows, part.input_words)
 
     def _check_given(self, c: Check, given: Given) -> None:
         c.within(given.features, 1, FILE_LIMIT, "given.features")
         size = math.prod(given.shape)
         c.need(bool(given.shape) and min(given.shape) > 0 and size <= FILE_LIMIT, "given.shape", given.shape, "sizes")
+        if given.laid_out:
+            c.need(not given.rowwise and given.shape[0] == self.batch, "given.shape", given.shape, f"{self.batch} first")
+            return
         c.need(size % given.features == 0, "given.shape", given.shape, f"rows of {given.features}")
         if given.rowwise:
             c.need(given.shape[0] == self.batch, "given.shape", given.shape, f"{self.batch} first")
@@ -310,7 +430,9 @@ class Sequences(Rows):
     def _check_result(self, c: Check, r: Result, field: str) -> None:
         rows = self.given.rows if self.given is not None and self.given.rowwise else r.rows
         size, whole = int(np.prod([max(0, n) for n in r.shape], dtype=np.int64)), rows * r.width
-        taken = (self.context,) if self.rowwise else (1, self.context)
+        lengths = [*(part.rows for part in self.parts), *self.made]
+        c.within(r.stream, 0, len(lengths) - 1, f"{field}.stream")
+        taken = (self.context,) if self.rowwise else (1, lengths[r.stream])
         c.need(r.rows in taken, f"{field}.rows", r.rows, " or ".join(map(str, taken)))
         c.within(r.width, 1, r.words * c.t.vector_lanes, f"{field}.width")
         c.within(r.fraction, -62, 62, f"{field}.fraction")

@@ -1,16 +1,16 @@
 """A model between its first rows and its outputs: what the frontend recognises and the lowering takes.
 
 Values are rows of features: real [rows, n], a row a token where the first rows are embeddings of token ids. Nothing but
-attention and pools mixes rows. Operators are in an order in
-which every value is written before it is read, once.
+attention and pools mixes rows. Rows of several sequences (an encoder's and a decoder's) are streams, which meet in attention
+alone. Operators are in an order in which every value is written before it is read, once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, StrEnum
-from typing import Any, NamedTuple
+from enum import Enum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -210,6 +210,30 @@ class Attention:
     """How many of the score codes come before the bias."""
 
 
+@dataclass(frozen=True)
+class Positional:
+    """y = x + a row of a table for each position."""
+
+    x: str
+    y: str
+    table: Float64
+    """[rows, n]."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows of x side by side, zeros beyond its ends: row r of y is rows r stride + j dilation - before, j = 0 .. taps - 1."""
+
+    x: str
+    y: str
+    taps: int
+    stride: int
+    dilation: int
+    before: int
+    rows: int
+    """Of y, which are a stream of their own."""
+
+
 class PoolKind(Enum):
     """Kind of pooling: how one row is made of all rows."""
 
@@ -228,7 +252,7 @@ class Pool:
     kind: PoolKind
 
 
-Op = Norm | Linear | Add | Mul | Affine | Apply | FakeQuantize | Rotary | Attention | Pool
+Op = Norm | Linear | Add | Mul | Affine | Apply | FakeQuantize | Rotary | Attention | Positional | Window | Pool
 
 
 def codes_of(operators: Iterable[Op]) -> dict[str, Quantization]:
@@ -246,143 +270,11 @@ def operands(op: Op) -> tuple[str, ...]:
     return (op.x,)
 
 
-@dataclass(frozen=True)
-class Lookup:
-    """Rows of a table, picked by an input of the model."""
-
-    input: str
-    table: Float64
-    """[ids, n]."""
-
-
-@dataclass(frozen=True)
-class RowInput:
-    """An input of floats that holds the first value as it is: its elements in order are rows of `features`."""
-
-    input: str
-    features: int
-
-
-@dataclass(frozen=True)
-class Output:
-    """An output of the model: a value's elements."""
-
-    name: str
-    value: str
-    shape: tuple[int, ...] = ()
-    """Of one sequence, whose first dimension is 1; of rows that nothing mixes, of the whole batch."""
-    index: npt.NDArray[np.int64] | None = None
-    """[shape]: which elements of the value, counted through its rows; None: all in order."""
-
-
-class Padding(StrEnum):
-    """Where padding may lie, which the host puts behind a sequence's tokens: they get other positions and keep their order."""
-
-    ANYWHERE = "anywhere"
-    AROUND = "around"
-    """Distances of tokens count: they lie side by side."""
-    BEHIND = "behind"
-    """Positions count: the tokens come first."""
-
-
-def _padding(op: Op) -> Padding:
-    """Where an operator bears padding."""
-    if isinstance(op, Rotary):
-        return Padding.AROUND
-    if not isinstance(op, Attention) or op.bias is None:
-        return Padding.ANYWHERE
-    return Padding.AROUND if (op.bias[:, 1:, 1:] == op.bias[:, :-1, :-1]).all() else Padding.BEHIND
-
-
-@dataclass(frozen=True)
-class Transformer:
-    """A model from its first rows to its outputs. The host picks and adds rows of embeddings; nothing else runs there."""
-
-    lookups: tuple[Lookup, ...]
-    """Tables whose rows add up to the first value, that of the token ids first; () if the model is given rows."""
-    positions: Float64 | None
-    """[positions, n] that are added too, or None."""
-    input: str
-    """Value that holds the rows."""
-    operators: tuple[Op, ...]
-    outputs: tuple[Output, ...]
-    mask: str | None = None
-    """The input that tells tokens (1) from padding (0), if the model heeds it."""
-    fixed: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
-    """Inputs that must hold these values [1, tokens]."""
-    unread: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Shapes of inputs that nothing reads: caches of a prompt, which may come in for nothing."""
-    smooth: Mapping[str, Float64] = field(default_factory=dict)
-    """Value -> what its channels [n] are divided by for linears, whose weights take it instead (docs/decisions/0005)."""
-    given: RowInput | None = None
-    """The input that is the first value, where no rows are looked up."""
-    source: str = ""
-    """The graph's tensor that holds the first value."""
-
-    @property
-    def codes(self) -> dict[str, Quantization]:
-        """Value -> its codes, of values that are rounded to codes of one scale."""
-        return codes_of(self.operators)
-
-    @property
-    def padding(self) -> Padding:
-        """Where padding may lie."""
-        return max((_padding(op) for op in self.operators), key=list(Padding).index, default=Padding.ANYWHERE)
-
-    @property
-    def bounds(self) -> dict[str, float]:
-        """Value -> the largest magnitude that codes leave: its own, those of all that read it, or of what it is made of."""
-        found = {name: codes.largest for name, codes in self.codes.items()}
-        readers: dict[str, list[Op]] = {}
-        for op in self.operators:
-            for name in operands(op):
-                readers.setdefault(name, []).append(op)
-        for name in readers.keys() - {o.value for o in self.outputs}:
-            own = [op.codes.largest for op in readers[name] if isinstance(op, FakeQuantize)]
-            if len(own) == len(readers[name]):
-                found[name] = max(own)
-        for op in self.operators:
-            known = [found[name] for name in operands(op) if name in found]
-            match op, known:
-                case Add(), [a, b]:
-                    found.setdefault(op.y, a + b)
-                case Mul(), [a, b]:
-                    found.setdefault(op.y, a * b)
-                case Affine(), [x]:
-                    found.setdefault(op.y, float((x * np.abs(op.gain) + np.abs(op.bias)).max()))
-        return found
-
-    @property
-    def ends(self) -> frozenset[str]:
-        """Values that the host writes or reads."""
-        return frozenset({self.input, *(o.value for o in self.outputs)})
-
-    @property
-    def rowwise(self) -> bool:
-        """Whether each row is computed for itself: the rows of a batch need no order, and any of them fit in a start."""
-        return self.given is not None and not any(isinstance(op, Attention | Rotary | Pool) for op in self.operators)
-
-    @property
-    def features(self) -> int:
-        """Of a row of the first value."""
-        return self.embedding.shape[1] if self.given is None else self.given.features
-
-    @property
-    def rows_input(self) -> str:
-        """The model's input that says how many rows there are: of token ids, or the rows themselves."""
-        return self.tokens_input if self.given is None else self.given.input
-
-    @property
-    def embedding(self) -> Float64:
-        """[vocabulary, n]: row of each token id."""
-        return self.lookups[0].table
-
-    @property
-    def tokens_input(self) -> str:
-        """The model's input of token ids."""
-        return self.lookups[0].input
-
-    @property
-    def output(self) -> str:
-        """Value of the first output."""
-        return self.outputs[0].value
+def streams(operators: Iterable[Op], inputs: Sequence[str]) -> dict[str, int]:
+    """Value -> number of its stream: of an input and, behind those, of a window; what attention makes is of its queries'."""
+    found = {name: n for n, name in enumerate(inputs)}
+    count = len(found)
+    for op in operators:
+        found[op.y] = count if isinstance(op, Window) else found[operands(op)[0]]
+        count += isinstance(op, Window)
+    return found

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import tvm
 
 from axlora.compiler.backend.emit_attention import Emit, cache_bytes, cache_name
+from axlora.compiler.backend.emit_rows import whole_context
 from axlora.compiler.backend.emit_tiles import Placed
 from axlora.compiler.backend.link import Tiling, check_accumulators, placed_linear
 from axlora.compiler.backend.memory_layout import ALIGN, Memory
@@ -35,7 +36,8 @@ from axlora.isa.target import Target
 
 PREFILL = 32
 """Rows of the largest prefill start, unless a user says otherwise: weights are read once for them, and the program grows."""
-Blocks = Sequence[tuple[int, int]]
+Blocks = Sequence[Sequence[tuple[int, int]]]
+"""(first row, rows) of each block, of each stream."""
 _TRANSFERS = (Opcode.LOAD, Opcode.STORE)
 
 
@@ -81,9 +83,11 @@ class Image:
     """Elements of a row of the tables by position, padded; 0 without."""
     input_fraction: int
     fractions: Mapping[str, int]
-    """Output's value -> its fraction."""
+    """Value -> its fraction."""
     input_words: int
     """Words of a row of the input region."""
+    more: tuple[tuple[int, int], ...]
+    """(fraction, words of a row) of the input region of each further stream."""
     output_words: Mapping[int, int]
     """Number of an output -> words of a row of its region."""
     tilings: Mapping[str, Tiling]
@@ -171,12 +175,6 @@ def place(
     return out
 
 
-def whole_context(target: Target, context: int) -> int:
-    """Tokens that a cache of at least `context` has: whole tiles."""
-    unit = max(target.lanes, target.ports)
-    return -(-context // unit) * unit
-
-
 @dataclass(frozen=True)
 class _Job:
     """What all programs of a model are made from."""
@@ -204,7 +202,8 @@ class _Job:
         sequence = self.region.starts is Starts.SEQUENCE
         heads = head_places(self.region.operators, self.layouts)
         placed = self.placed if apart or self.batch == 1 else {name: _of_one(p) for name, p in self.placed.items()}
-        emit = Emit(t, placed, memory, blocks, self.context, heads, dry, sequence, parks, self.batch > 1, apart)
+        several, counted = self.batch > 1, self.region.counted
+        emit = Emit(t, placed, memory, blocks, self.context, heads, dry, sequence, parks, several, apart, counted)
         return emit, lower(self.region, emit, t.activation_bits, self.context, self.layouts)
 
     def fits(self, blocks: Blocks, parks: bool = False) -> bool:
@@ -218,31 +217,40 @@ class _Job:
     def prefill(self, tokens: int) -> list[int]:
         """Rows of prefill starts: T times powers of two, up to what fits and at most `tokens`."""
         rows = [self.target.tokens]
-        while 2 * rows[-1] <= tokens and self.fits([(0, 2 * rows[-1])]):
+        while 2 * rows[-1] <= tokens and self.fits([[(0, 2 * rows[-1])]]):
             rows.append(2 * rows[-1])
         return rows
 
-    def most(self, rows: int) -> tuple[Blocks, bool]:
+    def most(self) -> tuple[Blocks, bool]:
         """All rows at once or as few blocks as can be, and whether values are parked for it: weights are read once a block."""
-        whole, parked = self.blocks(rows, False), [(0, rows)]
-        if len(whole) > 1:
-            parked = self.blocks(rows, True)
-        return (parked, True) if len(parked) < len(whole) else (whole, False)
+        lengths = self.region.lengths
+        whole = self.blocks(False)
+        parked: Blocks = [[(0, rows)] for rows in lengths]
+        if any(len(own) > 1 for own in whole):
+            parked = self.blocks(True)
+        return (parked, True) if sum(map(len, parked)) < sum(map(len, whole)) else (whole, False)
 
-    def blocks(self, rows: int, parks: bool) -> list[tuple[int, int]]:
+    def blocks(self, parks: bool) -> Blocks:
         """All rows at once, or cut as evenly as groups of T allow."""
-        t = self.target.tokens
-        groups = -(-rows // t)
-        low, high = 1, groups
+        t, lengths = self.target.tokens, self.region.lengths
+        groups = [-(-rows // t) for rows in lengths]
+
+        def tried(most: int) -> Blocks:
+            """Every block finds VBUF empty, so two of the largest tell; two, because one alone spills nothing."""
+            found = []
+            for rows, own in zip(lengths, groups, strict=True):
+                largest = t * max(count for _, count in _cut(own, most))
+                found.append([(0, largest), (largest, largest)] if most < own else [(0, rows)])
+            return found
+
+        low, high = 1, max(groups)
         while low < high:
             middle = -(-(low + high) // 2)
-            largest = t * max(count for _, count in _cut(groups, middle))
-            # Every block finds VBUF empty, so two of the largest tell; two, because one alone spills nothing.
-            if self.fits([(0, largest), (largest, largest)] if middle < groups else [(0, rows)], parks):
-                low = middle
-            else:
-                high = middle - 1
-        return [(first * t, min(count * t, rows - first * t)) for first, count in _cut(groups, low)]
+            low, high = (middle, high) if self.fits(tried(middle), parks) else (low, middle - 1)
+        return [
+            [(first * t, min(count * t, rows - first * t)) for first, count in _cut(own, low)]
+            for rows, own in zip(lengths, groups, strict=True)
+        ]
 
 
 def _of_one(placed: Placed) -> Placed:
@@ -272,7 +280,7 @@ def _most_rows(job_of: Callable[[int], tuple[Memory, _Job]], groups: int) -> tup
             _, job = job_of(count)
         except DoesNotFit:
             return False
-        return job.fits([(0, count * job.target.tokens)])
+        return job.fits([[(0, count * job.target.tokens)]])
 
     low, high = (groups, groups) if fits(groups) else (1, groups - 1)
     while low < high:
@@ -352,11 +360,11 @@ def build(
     rowwise, rank = region.starts is Starts.ROWS, region.rank
     context = whole_context(target, region.context)
     slots = slots if rank else 0
-    lie = layouts(region.operators, region.widths, {region.input, *region.outputs}, target.vector_lanes)
+    lie = layouts(region.operators, region.widths, {*region.inputs, *region.outputs}, target.vector_lanes)
     gaps = _gaps(region.operators, lie)
     head = max((places for places, _ in head_places(region.operators, lie)), default=0)
     fixed = 2 * -(-max(context, head + target.beat_bytes) // target.ports)
-    groups = 1 if region.starts is Starts.DECODE else -(-region.rows // target.tokens)
+    groups = 1 if region.starts is Starts.DECODE else -(-max(region.lengths) // target.tokens)
 
     def job_of(groups: int) -> tuple[Memory, _Job]:
         memory = Memory()
@@ -366,23 +374,24 @@ def build(
     memory, job, count = _most_rows(job_of, groups) if rowwise else (*job_of(groups), groups)
     placed = job.placed
     parks = False
+    starts: dict[int, Blocks] = {}
     together: list[int] = []
     match region.starts:
         case Starts.DECODE:
-            starts = {n: [(0, n)] for n in sorted({1, *job.prefill(min(chunk, region.rows))})}
+            starts = {n: [[(0, n)]] for n in sorted({1, *job.prefill(min(chunk, region.rows))})}
             together = batches(batch)
         case Starts.ROWS:
             most = min(region.rows, count * target.tokens)
-            starts = {most: [(0, most)]}
+            starts = {most: [[(0, most)]]}
         case Starts.SEQUENCE:
-            blocks, parks = job.most(region.rows)
-            starts = {region.rows: list(blocks)}
+            every, parks = job.most()
+            starts = {region.rows: every}
     cache = _caches(job, memory) if batch > 1 else 0
     kinds = [(rows, False) for rows in starts] + [(rows, True) for rows in together]
     emitters: dict[tuple[int, bool], Emit] = {}
     fractions: tuple[int, dict[str, int]] = (0, {})
     for rows, apart in sorted(kinds, reverse=True):  # regions are as large as the first start that has them needs
-        blocks = [(0, rows)] if apart else starts[rows]
+        blocks: Blocks = [[(0, rows)]] if apart else starts[rows]
         emitters[rows, apart], fractions = job.emit(memory, blocks, parks=parks, apart=apart)
     first = -(-len(memory.data) // ALIGN) * ALIGN
     # Addresses do not change what a program does, so its size is known before them.
@@ -419,6 +428,7 @@ def build(
         input_fraction=fractions[0],
         fractions=fractions[1],
         input_words=one.pitch[region.input],
+        more=tuple((fractions[1][name], one.pitch[name]) for name in region.inputs[1:]),
         output_words=one.output_words,
         tilings={name: Tiling(p.shape, p.plan, p.tiles, gaps.get(name, WITHOUT_GAPS)) for name, p in placed.items()},
     )

@@ -15,8 +15,8 @@ class MemoryEmit(RowEmit):
     """Adds transfers and pools."""
 
     def read_input(self, cells: Cells) -> None:
-        """Rows of embeddings from memory to a value."""
-        self._read("input", cells)
+        """The stream's first rows from memory to a value."""
+        self._read(self.region("input"), cells)
 
     def spill(self, cells: Cells) -> None:
         t = self.target
@@ -43,8 +43,9 @@ class MemoryEmit(RowEmit):
         self._write(f"output {number}", cells)
 
     def _rows(self) -> int:
-        """Rows of a region that holds all rows."""
-        return max(first + -(-count // self.target.tokens) * self.target.tokens for first, count in self._blocks)
+        """Rows of a region that holds all rows of the stream."""
+        own = self._blocks[self.stream]
+        return max(first + -(-count // self.target.tokens) * self.target.tokens for first, count in own)
 
     def _read(self, region: str, cells: Cells) -> None:
         t = self.target
@@ -59,16 +60,36 @@ class MemoryEmit(RowEmit):
             to = self.base[cells.name] + self.at * words
             self._line(CBUF_BIT + place.first, words, to, rows=self.tokens, reads=[place])
 
-    def _write(self, region: str, cells: Cells) -> None:
+    def keep(self, name: str, x: Cells, before: int, total: int) -> None:
+        self.kept.setdefault(name, (f"window {len(self.kept)}", x, self.pitch[x.name]))
+        self._write(self.kept[name][0], x, before, max(total, before + self._rows()))
+
+    def tap(self, name: str, out: Cells, first: int, stride: int) -> None:
+        t, (region, x, words) = self.target, self.kept[name]
+        size, count = words * t.vector_word_bytes, (self.tokens - 1) * stride + 1
+        place = self.cbuf.take(count * words, max(1, t.beat_bytes // t.vector_word_bytes))
+        start = ROOM + self.memory.regions[region][0] + (self.row * stride + first) * size
+        beat = place.first * t.vector_word_bytes // t.beat_bytes
+        self._load(Buffer.CBUF, start, place, beat, count * size // t.beat_bytes)
+        to, pitch, _ = self._operand(out)
+        self._set(Opcode.VLEN, valid=x.width)
+        self._set(Opcode.VPITCH, a=stride * words, b=stride * words, to=pitch)
+        self._set(Opcode.VCON, ca=1, cb=0, shift=0)
+        fields = {"function": Map.MAC, "into": Into.VBUF, "size": 2}
+        at, many = CBUF_BIT + place.first, self._words_of(out.width)
+        self._vmap(at, at, to, many, [place], [], self.tokens, **fields)
+
+    def _write(self, region: str, cells: Cells, before: int = 0, total: int = 0) -> None:
+        """The block's rows to a region, behind `before` others; `total` rows in all, or those of the stream."""
         t = self.target
         words = self.pitch[cells.name]
         beats = words * t.vector_word_bytes // t.beat_bytes
-        start = ROOM + self.memory.room(region, self._rows() * words * t.vector_word_bytes)
+        start = ROOM + self.memory.room(region, (total or self._rows()) * words * t.vector_word_bytes)
         for _ in self.groups():
             place = self.obuf.take(self.tokens * beats)
             at, _, _ = self._operand(Cells(cells.name, 0, cells.width))
             self._copy(at, words, place, beats, words)
-            self._store(start + self.row * words * t.vector_word_bytes, place, self.tokens * beats, 0, 0)
+            self._store(start + (before + self.row) * words * t.vector_word_bytes, place, self.tokens * beats, 0, 0)
 
     def _line(
         self,
@@ -130,7 +151,7 @@ class MemoryEmit(RowEmit):
         """1 or 0 a row, the group's in CBUF: operand, (place, words a row)."""
         t = self.target
         unit = max(1, t.beat_bytes // t.vector_word_bytes)
-        start = ROOM + self.memory.room("row weights", self._rows() * unit * t.vector_word_bytes)
+        start = ROOM + self.memory.room(self.region("row weights"), self._rows() * unit * t.vector_word_bytes)
         place = self.cbuf.take(self.tokens * unit, unit)
         size = unit * t.vector_word_bytes
         self._load(
@@ -146,7 +167,7 @@ class MemoryEmit(RowEmit):
         t = self.target
         unit = max(1, t.beat_bytes // t.vector_word_bytes)
         size = unit * t.vector_word_bytes
-        start = ROOM + self.memory.room("row count", size)
+        start = ROOM + self.memory.room(self.region("row count"), size)
         place = self.cbuf.take(unit, unit)
         self._load(Buffer.CBUF, start, place, place.first * t.vector_word_bytes // t.beat_bytes, size // t.beat_bytes)
         self._set(Opcode.VLEN, valid=1)

@@ -25,6 +25,12 @@ EVERY = 1 << 20
 """More elements than a row has."""
 
 
+def whole_context(target: Target, context: int) -> int:
+    """Tokens that a cache of at least `context` has: whole tiles."""
+    unit = max(target.lanes, target.ports)
+    return -(-context // unit) * unit
+
+
 class RowEmit(TileEmit, MapsRows):
     """`rows.Rows` as instructions: blocks of rows whose values lie in VBUF together, in groups of at most T."""
 
@@ -35,7 +41,7 @@ class RowEmit(TileEmit, MapsRows):
         target: Target,
         placed: Mapping[str, Placed],
         memory: Memory,
-        blocks: Sequence[tuple[int, int]],
+        blocks: Sequence[Sequence[tuple[int, int]]],
         context: int,
         heads: Sequence[tuple[int, int]],
         dry: bool = False,
@@ -43,12 +49,14 @@ class RowEmit(TileEmit, MapsRows):
         parks: bool = False,
         several: bool = False,
         apart: bool = False,
+        counted: int = 0,
     ) -> None:
-        """`blocks`: (first row, rows) of each; `dry`: only to see whether it fits.
+        """`blocks`: (first row, rows) of each, of each stream; `dry`: only to see whether it fits.
 
         `heads`: of each attention, (places of a head in the cache, places of a head of its result).
         `sequence`: a start begins at position 0, and no register says where. `parks`, `apart`: as `Rows`.
         `several`: a register says where a sequence's cache is.
+        `counted`: the stream of which a register says how many keys there are.
 
         No group takes more room than a block's first, so a dry run looks at that alone.
         """
@@ -62,8 +70,9 @@ class RowEmit(TileEmit, MapsRows):
         self._alone = False
         """Whether rows are selected one by one."""
         self.placed, self.memory, self.context, self._blocks = placed, memory, context, blocks
-        self.first, self.count = blocks[0]
-        self.most = max(count for _, count in blocks)
+        self.counted, self.stream = counted, 0
+        self.first, self.count = blocks[0][0]
+        self.most = max(count for own in blocks for _, count in own)
         self.pool = Pool(t.vbuf_words - t.lanes // t.vector_lanes, parks)  # a head's codes are read in whole lines, beyond it
         self.pitch: dict[str, int] = {}
         self.base: dict[str, int] = {}
@@ -74,6 +83,8 @@ class RowEmit(TileEmit, MapsRows):
         self.records: dict[tuple[int, int], int] = {}
         self.spilled: dict[str, str] = {}
         """Value -> region that keeps it."""
+        self.kept: dict[str, tuple[str, Cells, int]] = {}
+        """Rows that windows slide over: the region that holds them, their cells, words a row."""
         self.idle_rooms: list[str] = []
         """Regions of spilled values that are not needed any more."""
         longest = max((p.shape.blocks for p in placed.values()), default=1)
@@ -112,11 +123,19 @@ class RowEmit(TileEmit, MapsRows):
 
     # Blocks
 
-    def blocks(self) -> Sequence[tuple[int, int]]:
-        return self._blocks
+    def blocks(self, stream: int, rows: int) -> Sequence[tuple[int, int]]:
+        return self._blocks[stream]
 
-    def block(self, first: int, count: int) -> None:
-        self.first, self.count = first, count
+    def block(self, stream: int, first: int, count: int) -> None:
+        self.stream, self.first, self.count = stream, first, count
+
+    def _length(self, stream: int) -> int:
+        """Rows of a stream."""
+        return max(first + count for first, count in self._blocks[stream])
+
+    def region(self, kind: str) -> str:
+        """The name of the stream's own region of a kind."""
+        return f"{kind} {self.stream}" if self.stream else kind
 
     def groups(self) -> Iterator[int]:
         self._alone = False
@@ -212,7 +231,7 @@ class RowEmit(TileEmit, MapsRows):
     def by_position(self, name: str, values: Int64) -> Cells:
         cells = self._constant(name, values, Position.TURN)
         half = self.constants[name][1] * self.target.vector_lanes
-        if self.half not in (0, half):
+        if self.half not in (0, half) and not self._sequence:
             raise UnsupportedOperator("rotary tables of different widths", name, "not supported yet")
         self.half = half
         return cells
@@ -297,14 +316,17 @@ class RowEmit(TileEmit, MapsRows):
         """Keys up to each row's own are valid; without a causal mask, all that are no padding."""
         if heads.causal:
             self._set(Opcode.VLEN, valid=1 + self.behind, rx=self._first(Position.FIRST), step=int(self._heads == 1))
+        elif self._sequence and heads.stream != self.counted:
+            self._set(Opcode.VLEN, valid=self._length(heads.stream))
         else:
             self._set(Opcode.VLEN, valid=0, rx=int(Position.KEYS))
 
     def _seen(self, heads: Heads, register: Position, field: str) -> dict[str, int]:
-        """A count that follows from the keys seen: a register's or, where a start is a whole causal sequence, its number."""
-        if not (self._sequence and heads.causal):
+        """A count that follows from the keys seen: a register's or, where it is the same in every start, its number."""
+        if not self._sequence or (heads.stream == self.counted and not heads.causal):
             return {field: 0, "rz": int(register)}
-        return {field: position_registers(self.target, 0, self.context, 0, 0, self.context)[register]}
+        keys = whole_context(self.target, self._length(heads.stream))
+        return {field: position_registers(self.target, 0, keys, 0, 0, keys)[register]}
 
     def _first(self, register: Position) -> int:
         """A register that follows from the position of a start's first row: none where that is 0."""

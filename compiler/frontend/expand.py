@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import defs
+from onnx import defs, numpy_helper
 
-from axlora.compiler.frontend.fold import infer_shapes
+from axlora.compiler.frontend.fold import infer_shapes, known_shapes
+from axlora.compiler.frontend.onnx_graph import attribute
 from axlora.compiler.frontend.supported import is_expanded, opset
 
 _DEPTH = 4
@@ -74,18 +77,32 @@ def _inlined(node: onnx.NodeProto, body: onnx.FunctionProto, index: int, version
             for i, name in enumerate(field):
                 field[i] = names.setdefault(name, f"{node.op_type}.{index}.{name}") if name else ""
         kept = []
-        for attribute in copy.attribute:
-            if attribute.ref_attr_name and attribute.ref_attr_name in given:
+        for one in copy.attribute:
+            if one.ref_attr_name and one.ref_attr_name in given:
                 value = onnx.AttributeProto()
-                value.CopyFrom(given[attribute.ref_attr_name])
-                value.name = attribute.name
+                value.CopyFrom(given[one.ref_attr_name])
+                value.name = one.name
                 kept.append(value)
-            elif not attribute.ref_attr_name:
-                kept.append(attribute)
+            elif not one.ref_attr_name:
+                kept.append(one)
         del copy.attribute[:]
         copy.attribute.extend(kept)
         result.append(copy)
     return result
+
+
+def plain_flattens(model: onnx.ModelProto) -> None:
+    """Reshape for Flatten of a known shape, in place: onnxscript's own rewrite of two that read one tensor loses a shape."""
+    shapes = known_shapes(model)
+    for node in model.graph.node:
+        if node.op_type == "Flatten" and (shape := shapes.get(node.input[0])) is not None:
+            axis = int(attribute(node, "axis", 1))
+            axis += len(shape) if axis < 0 else 0
+            sizes = np.array([prod(shape[:axis]), prod(shape[axis:])], np.int64)
+            model.graph.initializer.append(numpy_helper.from_array(sizes, f"{node.output[0]}/sizes"))
+            node.op_type = "Reshape"
+            node.input.append(f"{node.output[0]}/sizes")
+            del node.attribute[:]
 
 
 def expand(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from math import prod
 
 import numpy as np
@@ -19,6 +20,21 @@ def attribute(node: onnx.NodeProto, name: str, default: float = 0) -> float:
     """A number attribute."""
     found = next((a for a in node.attribute if a.name == name), None)
     return onnx.helper.get_attribute_value(found) if found is not None else default
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Nodes behind those that make what they read, in place: converters append some at the end. A circle is left as it is."""
+    maker = {name: n for n, node in enumerate(graph.node) for name in node.output if name}
+    needs = {n: {maker[name] for name in node.input if name in maker} for n, node in enumerate(graph.node)}
+    if all(m < n for n, own in needs.items() for m in own) or any(a.HasField("g") for n in graph.node for a in n.attribute):
+        return
+    try:
+        order = [*TopologicalSorter(needs).static_order()]
+    except CycleError:
+        return
+    copies = [onnx.NodeProto.FromString(graph.node[n].SerializeToString()) for n in order]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 @dataclass

@@ -13,12 +13,13 @@ from axlora.compiler.errors import BadModel, Error
 from axlora.compiler.frontend.cache import drop_caches
 from axlora.compiler.frontend.control import inline_conditionals
 from axlora.compiler.frontend.convolutions import unfold_convolutions
-from axlora.compiler.frontend.expand import expand
+from axlora.compiler.frontend.expand import expand, plain_flattens
 from axlora.compiler.frontend.fixed_inputs import fix_inputs
 from axlora.compiler.frontend.fold import fold, infer_shapes
 from axlora.compiler.frontend.forms.rewrite import rewrite
 from axlora.compiler.frontend.gemm import plain_gemms
 from axlora.compiler.frontend.host_ops import prepare
+from axlora.compiler.frontend.onnx_graph import sort_nodes
 from axlora.compiler.frontend.precision import in_float32, to_float32
 from axlora.compiler.frontend.products import plain_products
 from axlora.compiler.frontend.scales import check_scales, drop_infinite, make_codes_signed
@@ -122,6 +123,7 @@ def load(model: Model) -> tuple[Aside, str]:
     check(source, folder, name)
     check_inputs(source, name)
     aside = Aside(rewrite(source, folder, name), folder, name)
+    sort_nodes(aside.model.graph)
     try:
         onnx.checker.check_model(aside.model)
     except Exception as error:
@@ -238,6 +240,7 @@ def read(
         refuse_operators(copy)  # definitions may use operators without a path
         copy = infer_shapes(copy)
         check_sizes(copy, where, aside.names)
+        plain_flattens(copy)
         copy = optimizer.optimize(copy, output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
         refuse_operators(copy)  # functions are part of the graph now
         copy = inline_conditionals(copy, where)

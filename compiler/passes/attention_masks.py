@@ -37,23 +37,26 @@ def both(a: Mask, b: Mask) -> Mask:
     return Mask.CAUSAL_PADDING
 
 
-def kind_of_mask(seen: Sequence[Bool], masks: Sequence[npt.NDArray[np.int64]]) -> tuple[Mask, Bool] | None:
+def kind_of_mask(seen: Sequence[Bool], masks: Sequence[npt.NDArray[np.int64]], own: bool) -> tuple[Mask, Bool] | None:
     """The kind, and the keys that it shows and the mask hides whatever is padding; None if it is of no kind.
 
     Args:
-        seen: [heads or 1, n, n] for each mask of `masks`, or one for all.
+        seen: [heads or 1, m, n] for each mask of `masks`, or one for all.
         masks: [1, n], 1 where there is a token.
+        own: whether tokens see those of their own sequence.
 
     Returns:
-        The kind and bool [heads or 1, n, n].
+        The kind and bool [heads or 1, m, n].
     """
     ever = np.any(seen, axis=0)
-    before = np.tri(ever.shape[-1], dtype=bool)
+    before = np.tri(*ever.shape[1:]) > 0 if own else np.zeros(ever.shape[1:], np.bool_)
     if all(np.array_equal(s, ever) for s in seen):
         kind = Mask.NONE if ever.all() or (ever & ~before).any() else Mask.CAUSAL
     elif len(seen) == len(masks) and all(np.array_equal(s, ever & (m[0] > 0)) for s, m in zip(seen, masks, strict=True)):
         kind = Mask.PADDING if (ever & ~before).any() else Mask.CAUSAL_PADDING
     else:
         return None
-    own = np.diagonal(ever, axis1=1, axis2=2) if kind in HEEDING else ever.any(axis=-1)
-    return (kind, ~ever & (before if kind in CAUSAL else True)) if own.all() else None
+    # Whatever is padding, a token sees itself, or all of another sequence.
+    itself = np.diagonal(ever, axis1=1, axis2=2) if own else ever
+    always = itself if kind in HEEDING else ever.any(axis=-1)
+    return (kind, ~ever & (before if kind in CAUSAL else True)) if always.all() else None

@@ -20,16 +20,20 @@ import tvm
 from tvm import relax
 
 from axlora.compiler import layer
-from axlora.compiler.operators import Add, Attention, Linear, Mul, Op, Output, Pool, Rotary, Transformer, operands
+from axlora.compiler.operators import Add, Attention, Linear, Mul, Op, Pool, Rotary, Window, operands
 from axlora.compiler.passes.linear_calls import LinearVars
 from axlora.compiler.passes.lower_linears import Names, live
 from axlora.compiler.passes.row_calls import Array, composite, external, reads, written
+from axlora.compiler.transformer import Output, Stream, Transformer
 
 Expr = Any
 TO_ROWS, FROM_ROWS = "to_rows", "from_rows"
 """The host's functions: floats to fixed point and back."""
 PLACES = "places"
 """Argument of what heeds more than a row: the place of the first, and how many are no padding."""
+
+BESIDE = "beside"
+"""Argument of a further stream's first rows: the first stream's."""
 
 
 class Starts(Enum):
@@ -69,7 +73,7 @@ class Calibrated:
 
 def widths(model: Transformer, outputs: Mapping[str, int]) -> dict[str, int]:
     """Features of every value; `outputs`: linear -> its columns."""
-    found = {model.input: model.features}
+    found = {own.input: own.features for own in model.all_streams(0)}
     for op in model.operators:
         match op:
             case Linear():
@@ -78,6 +82,8 @@ def widths(model: Transformer, outputs: Mapping[str, int]) -> dict[str, int]:
                 found[op.y] = op.heads * op.dim
             case Add() | Mul():
                 found[op.y] = found[op.a]
+            case Window():
+                found[op.y] = found[op.x] * op.taps
             case _:
                 found[op.y] = found[op.x]
     return found
@@ -120,59 +126,72 @@ class _Rewriting:
             if linear.name in read
         }
         self._steps = {linear.name: linear.output_step for linear in linears}
-        self._places: Expr = None
+        self._streams = model.streams
+        self._places: list[Expr] = []
+        """Of each stream: the place of its first row, and how many are no padding."""
         self._values: dict[str, Expr] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Expr] = {}
-        self._rows = 0
-        self._order: Expr = None
-        """[rows]: the places of the rows in the model's order; None if they are in it."""
+        self._rows: list[int] = []
+        """Of each stream."""
+        self._orders: list[Expr] = []
+        """Of each stream [rows]: the places of the rows in the model's order; None if they are in it."""
 
     def module(self, main: relax.Function) -> tvm.IRModule:
         """The module with `main` rewritten."""
         names, model, builder = self._names, self._model, self._builder
-        source, mask = names.variables[model.source], names.variables[model.mask] if model.mask else None
-        kept, needed = live(main, {source} if mask is None else {source, mask})
+        sources = [names.variables[each.source] for each in model.all_streams(0)]
+        mask = names.variables[model.mask] if model.mask else None
+        kept, needed = live(main, {*sources} if mask is None else {*sources, mask})
         given = {names.variables[name] for name in names.inputs}
         params = [p for p in main.params if p in given or p in needed] + [v for own in self._vars.values() for v in own.all()]
-        self._rows = prod(int(d) for d in source.ty.shape.values) // model.features
         with builder.function("main", params, {"num_input": len(given)}):
             with builder.dataflow():
                 for binding in kept:
                     builder.emit_normalized(binding)
-                self._first(source, mask)
+                for each, source in zip(model.all_streams(0), sources, strict=True):
+                    self._first(each, source, mask)
                 for op in model.operators:
                     self._operator(op)
                 result = builder.emit_output(relax.Tuple(self._outputs()))
             builder.emit_func_output(result)
         return builder.get()
 
-    def _first(self, source: Expr, mask: Expr) -> None:
-        """The rows that the host gives, and their places."""
-        model, name, emit = self._model, self._model.input, self._builder.emit
-        x = emit(relax.op.reshape(source, (self._rows, model.features)))
-        if mask is None:
-            self._places = relax.const(np.array([0, self._rows]), "int64")
+    def _first(self, stream: Stream, source: Expr, mask: Expr) -> None:
+        """The rows of a stream that the host gives, and their places."""
+        name, emit, counted = stream.input, self._builder.emit, len(self._rows) == self._model.masked
+        self._rows.append(prod(int(d) for d in source.ty.shape.values) // stream.features)
+        self._orders.append(None)
+        x = emit(relax.op.reshape(source, (self._rows[-1], stream.features)))
+        if mask is None or not counted:
+            self._places.append(relax.const(np.array([0, self._rows[-1]]), "int64"))
         else:
             padding = emit(relax.op.equal(emit(relax.op.reshape(mask, (-1,))), relax.const(0, str(mask.ty.dtype))))
-            self._order = emit(relax.op.argsort(emit(relax.op.astype(padding, "int32"))))
-            x = emit(relax.op.take(x, self._order, axis=0))
+            self._orders[-1] = emit(relax.op.argsort(emit(relax.op.astype(padding, "int32"))))
+            x = emit(relax.op.take(x, self._orders[-1], axis=0))
             tokens = emit(relax.op.astype(emit(relax.op.logical_not(padding)), "int64"))
             keys = emit(relax.op.sum(tokens, keepdims=True))
-            self._places = emit(relax.op.concat([relax.const(np.zeros(1), "int64"), keys]))
+            self._places.append(emit(relax.op.concat([relax.const(np.zeros(1), "int64"), keys])))
         rows = self._host(TO_ROWS, x, self._type(name), {"y": name})
-        attributes = {"y": name, "starts": self._given.starts.value} | self._given.peak(name)
-        self._values[name] = self._call("input", {"x": rows}, self._type(name), attributes)
+        attributes = {"y": name, "starts": self._given.starts.value, "counted": int(counted)} | self._given.peak(name)
+        args = {"x": rows}
+        if self._values:  # streams that nothing else connects are one region all the same
+            args[BESIDE] = self._values[self._model.input]
+        self._values[name] = self._call("input", args, self._type(name), attributes)
 
     def _operator(self, op: Op) -> None:
         """The call of one operator."""
         attributes, arrays = written(op)
         args = {name: self._values[value] for name, value in reads(op).items()}
+        if isinstance(op, Window):
+            self._rows.append(op.rows)
+            self._orders.append(None)
+            self._places.append(relax.const(np.array([0, op.rows]), "int64"))
         args |= {name: self._constant(value) for name, value in arrays.items()}
         if isinstance(op, Linear):
             own = {name: v for name, v in vars(self._vars[op.name]).items() if v is not None}
             args, attributes["step"] = {"x": self._divided(op.x), **own}, self._steps[op.name]
         elif isinstance(op, Attention | Rotary | Pool):
-            args[PLACES] = self._places
+            args[PLACES] = self._places[self._streams[op.k if isinstance(op, Attention) else op.x]]
         kind, attributes = type(op).__name__.lower(), attributes | self._given.peak(op.y)
         self._values[op.y] = self._call(kind, args, self._type(op.y), attributes)
 
@@ -199,15 +218,16 @@ class _Rewriting:
         """Of the rows of its value."""
         emit, real = self._builder.emit, relax.TensorType(self._shape(output.value), "float32")
         y = self._host(FROM_ROWS, rows, real, {"y": output.value})
-        if self._order is not None and output.value not in self._single:
-            y = emit(relax.op.take(y, emit(relax.op.argsort(self._order)), axis=0))
+        order = self._orders[self._streams[output.value]]
+        if order is not None and output.value not in self._single:
+            y = emit(relax.op.take(y, emit(relax.op.argsort(order)), axis=0))
         if output.index is not None:
             places = relax.const(output.index.reshape(-1), "int64")
             y = emit(relax.op.take(emit(relax.op.reshape(y, (-1,))), places, axis=0))
         return emit(relax.op.reshape(y, output.shape)) if output.shape else y
 
     def _shape(self, value: str) -> tuple[int, int]:
-        return 1 if value in self._single else self._rows, self._widths[value]
+        return 1 if value in self._single else self._rows[self._streams[value]], self._widths[value]
 
     def _type(self, value: str) -> relax.TensorType:
         return relax.TensorType(self._shape(value), "int32")

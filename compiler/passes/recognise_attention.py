@@ -9,11 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.operators import (
-    Attention,
-    Rotary,
-)
-from axlora.compiler.passes.attention_masks import CAUSAL, both, kind_of_mask
+from axlora.compiler.operators import Attention, Rotary
+from axlora.compiler.passes.attention_masks import CAUSAL, HEEDING, both, kind_of_mask
 from axlora.compiler.passes.dataflow import Node
 from axlora.compiler.passes.recognise_values import Scores, Symbol, Values
 from axlora.compiler.passes.tensor_elements import Constant, HeadView, Probed, View, heads
@@ -48,7 +45,11 @@ class AttentionWalk(Values):
             raise self.refuse(node, "attention between the rows of a batch")
         if self.causal and s.mask not in CAUSAL:
             raise self.refuse(node, "not causal: attention without a causal mask")
-        self.kinds.add(s.mask)
+        if self.stream(s.k.value) != self.stream(v.value):
+            raise self.refuse(node, "keys and values of two inputs")
+        if s.mask in HEEDING:
+            self.heeds(node, s.k.value)
+        self.kinds.add((s.k.value, s.mask))
         count, kv = len(s.q.own), len(set(s.k.own))
         if s.bias is not None and len(s.bias) not in (1, count):
             raise self.refuse(node, f"a bias of {len(s.bias)} heads on the scores of {count}")
@@ -93,7 +94,7 @@ class AttentionWalk(Values):
 
     def masked(self, node: Node, scores: Scores, masks: Sequence[npt.NDArray[np.generic]]) -> Scores:
         """Scores plus a tensor: one that hides keys, one that adds a bias to them, or both."""
-        spread = self._spread(masks)
+        spread = self._spread(scores, masks)
         seen = [each > _MASKED for each in spread]
         bias = np.zeros(spread[0].shape)
         known = np.zeros(bias.shape, bool)
@@ -103,15 +104,15 @@ class AttentionWalk(Values):
             bias, known = np.where(own, value, bias), known | own
         return self.seeing(node, self._biased(node, scores, bias) if bias.any() else scores, seen)
 
-    def _spread(self, masks: Sequence[npt.NDArray[np.generic]]) -> list[Float64]:
-        """Masks [.., n or 1, n or 1] as [heads or 1, n, n]."""
-        n = self.tokens
-        wide = [np.broadcast_to(m, (*m.shape[:-2], n, n)).astype(np.float64).reshape(-1, n, n) for m in masks]
-        alike = all((m == m[:1]).all() for m in wide)
-        return [m[:1] if alike else m for m in wide]
+    def _spread(self, scores: Scores, masks: Sequence[npt.NDArray[np.generic]]) -> list[Float64]:
+        """Masks [.., m or 1, n or 1] as [heads or 1, m, n]."""
+        m, n = self.tokens(scores.q.value), self.tokens(scores.k.value)
+        wide = [np.broadcast_to(each, (*each.shape[:-2], m, n)).astype(np.float64).reshape(-1, m, n) for each in masks]
+        alike = all((each == each[:1]).all() for each in wide)
+        return [each[:1] if alike else each for each in wide]
 
     def _biased(self, node: Node, scores: Scores, bias: Float64) -> Scores:
-        """Scores with one more bias [heads or 1, n, n]."""
+        """Scores with one more bias [heads or 1, m, n]."""
         before = scores.bias is not None and bool(scores.bias[np.isfinite(scores.bias)].any())
         if before and np.isfinite(bias).all() and scores.rounded_first != len(scores.codes):
             raise self.refuse(node, "two biases on scores, which are rounded between them")
@@ -119,8 +120,10 @@ class AttentionWalk(Values):
         return replace(scores, bias=bias if scores.bias is None else scores.bias + bias, rounded_first=first)
 
     def seeing(self, node: Node, scores: Scores, seen: Sequence[npt.NDArray[np.bool_]]) -> Scores:
-        """Scores of which only those `seen` [heads or 1, n, n] count."""
-        found = kind_of_mask(seen, self.masks)
+        """Scores of which only those `seen` [heads or 1, m, n] count."""
+        own = self.stream(scores.q.value) == self.stream(scores.k.value)
+        masks = self.masks if self.masks and self.masks[0].shape[1] == seen[0].shape[2] else ()
+        found = kind_of_mask(seen, masks, own)
         if found is None:
             what = "a mask of attention that leaves a token nothing to see, or in which padding does more than hide keys"
             raise self.refuse(node, what)
@@ -144,7 +147,7 @@ class AttentionWalk(Values):
             return None
         if (no.value.astype(np.float64) > _MASKED).any():
             return None
-        return self.seeing(node, yes, [c > 0 for c in self._spread(conditions)])
+        return self.seeing(node, yes, [c > 0 for c in self._spread(yes, conditions)])
 
 
 def stride_of(own: Sequence[int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,15 +12,7 @@ import numpy.typing as npt
 
 from axlora.compiler import functions
 from axlora.compiler.frontend.recognised import FoundLinear
-from axlora.compiler.operators import (
-    Add,
-    Function,
-    Linear,
-    Mul,
-    Norm,
-    NormKind,
-    PoolKind,
-)
+from axlora.compiler.operators import Add, Function, Linear, Mul, Norm, NormKind, PoolKind, Positional, Window
 from axlora.compiler.passes.dataflow import RESHAPES, Node
 from axlora.compiler.passes.recognise_norms import FoundNorm, norms
 from axlora.compiler.passes.recognise_pairs import PairWalk
@@ -42,6 +35,8 @@ _UNARY: dict[str, Callable[[Float64], Float64]] = {
     "nn.gelu": partial(functions.real, Function.GELU),
     "nn.gelu_tanh": partial(functions.real, Function.GELU_TANH),
 }
+_MOVING = (*PASS, *SHAPED, "permute_dims", "split", "strided_slice", "take", "concat", "pad")
+"""Operators that only move elements: what they make of an input of floats the host lays out."""
 _JOINS: dict[str, Callable[..., Float64]] = {
     "add": np.add,
     "subtract": np.subtract,
@@ -101,8 +96,12 @@ class Walk(PairWalk, PoolWalk):
 
     def node(self, node: Node) -> None:
         """One node that is neither of a linear nor of a norm."""
-        inputs = [self.symbol(name) for name in node.inputs if name]
         kind = node.op
+        if kind not in _MOVING:
+            self.as_rows(node)
+        inputs = [self.symbol(name) for name in node.inputs if name]
+        if kind in _JOINS or kind in _UNARY:
+            inputs = [_squared(x, self.g.shape(name)) for x, name in zip(inputs, node.inputs, strict=True)]
         result: Symbol | dict[str, Symbol] | None
         if isinstance(inputs[0], Weighted | Length):
             result = self.reduced(node, inputs)
@@ -133,6 +132,8 @@ class Walk(PairWalk, PoolWalk):
             result = self.unary(node, inputs[0])
         elif kind == "concat" and len(full := [x for x in inputs if not (isinstance(x, Constant) and x.value.size == 0)]) == 1:
             result = full[0]  # keys behind an empty cache
+        elif kind == "concat" and isinstance(inputs[0], Constant) and any(isinstance(x, View | Curve) for x in inputs):
+            result = self.between(node, inputs)
         elif kind == "nn.batch_norm" and isinstance(inputs[0], View | Curve):
             result = self.batch_norm(node, inputs[0], inputs[1:])
         elif kind in ("sum", "mean") and isinstance(inputs[0], View | Curve):
@@ -183,6 +184,8 @@ class Walk(PairWalk, PoolWalk):
         x, y = (self.rows(node, name) for name in node.inputs)
         if x == y and kind == "multiply":
             return Length(x, "squares")
+        if self.stream(x) != self.stream(y):
+            raise self.refuse(node, "rows of two inputs meet outside of attention")
         if (x in self.single) != (y in self.single):
             raise self.refuse(node, "rows of all tokens meet one row of all")
         out = node.outputs[0]
@@ -202,16 +205,19 @@ class Walk(PairWalk, PoolWalk):
             if kind in ("multiply", "divide") and c.size == 1:
                 return a.times(float(c.reshape(-1)[0]) ** (1 if kind == "multiply" else -1))
             # Positions and token types, added to the rows of embeddings before anything reads them.
-            n = a.tables[0][1].shape[1]
-            return a.plus(Looked((), np.broadcast_to(c, (1, self.tokens, n)).reshape(-1, n))) if kind == "add" else None
+            n, tokens = a.tables[0][1].shape[1], self.g.shape(a.tables[0][0])[-1]
+            return a.plus(Looked((), np.broadcast_to(c, (1, tokens, n)).reshape(-1, n))) if kind == "add" else None
         if isinstance(a, View) and kind in ("multiply", "divide"):
             return a.times(c if kind == "multiply" else 1 / c)
         if c.size > 1 and isinstance(a, View | Curve):
             if kind in ("multiply", "divide"):
                 return self.by_feature(node, a, c if kind == "multiply" else 1 / c, np.zeros(1))
-            return self.by_feature(node, a, np.ones(1), c if kind == "add" else -c) if kind in ("add", "subtract") else None
+            if kind not in ("add", "subtract"):
+                return None
+            c = c if kind == "add" else -c
+            return self.by_feature(node, a, np.ones(1), c) or self.by_row(node, a, c)
         if c.size == 1 and (curve := _as_curve(a)) is not None:
-            return Curve(curve.value, curve.shape, _scalar(kind, curve.of, float(c.reshape(-1)[0])))
+            return curve.over(_scalar(kind, curve.of, float(c.reshape(-1)[0])))
         return None
 
     def by_feature(self, node: Node, a: View | Curve, gain: Float64, bias: Float64) -> View | None:
@@ -226,6 +232,19 @@ class Walk(PairWalk, PoolWalk):
         if any((c != c[0]).any() for c in rows):
             return None
         return View.rows(self.scaled(x, rows[0][0] * (1 if own is None else own), np.array(rows[1][0])), shape)
+
+    def by_row(self, node: Node, a: View | Curve, c: Float64) -> View | None:
+        """a + c, a row of it for each position; None where a is repeated for it, or rows are none of a sequence."""
+        out, name = node.outputs[0], next(n for n in node.inputs if self.symbols.get(n) is a)
+        if self.rowwise or self._elements(out) != self._elements(name):
+            return None
+        x = self.rows(node, name)
+        table = np.broadcast_to(c, self.g.shape(out)).reshape(-1, self.features[x])
+        if x in self.single:
+            return None
+        self.value(out, self.features[x], x)
+        self.operators.append(Positional(x, out, np.array(table)))
+        return View.rows(out, self.g.shape(out))
 
     def batch_norm(self, node: Node, x: View | Curve, vectors: Sequence[Symbol]) -> View | None:
         """gain (x - mean) / sqrt(variance + eps) + bias, whose statistics are constants, over the last dimension."""
@@ -244,12 +263,12 @@ class Walk(PairWalk, PoolWalk):
         if curve is None or c.size != 1:
             return None
         number, of = float(c.reshape(-1)[0]), curve.of
-        return Curve(curve.value, curve.shape, lambda t: _JOINS[kind](number, of(t)))
+        return curve.over(lambda t: _JOINS[kind](number, of(t)))
 
     def unary(self, node: Node, x: Symbol) -> Symbol | None:
         if node.op == "negative":
             if isinstance(x, Curve):
-                return Curve(x.value, x.shape, lambda t, of=x.of: -of(t))  # type: ignore[misc]
+                return x.over(lambda t, of=x.of: -of(t))  # type: ignore[misc]
             return x.times(np.float64(-1)) if isinstance(x, View) else None
         curve = _as_curve(x)
         if curve is None:
@@ -257,11 +276,11 @@ class Walk(PairWalk, PoolWalk):
         inner, own = curve.of, _UNARY.get(node.op)
         if node.op == "nn.leakyrelu":
             slope = node.number("alpha")
-            return Curve(curve.value, curve.shape, lambda t: np.where(inner(t) < 0, slope * inner(t), inner(t)))
+            return curve.over(lambda t: np.where(inner(t) < 0, slope * inner(t), inner(t)))
         if own is None:
             (least,), (most,) = node.static
             own = partial(np.clip, a_min=least, a_max=most)
-        return Curve(curve.value, curve.shape, lambda t: own(inner(t)))
+        return curve.over(lambda t: own(inner(t)))
 
     def moved(self, node: Node, inputs: Sequence[Symbol]) -> View | dict[str, Symbol] | None:
         """Operators that only move elements."""
@@ -270,6 +289,13 @@ class Walk(PairWalk, PoolWalk):
         kind = node.op
         if kind in RESHAPES:
             return x.moved(lambda v: v.reshape(self.g.shape(node.outputs[0])))
+        if kind == "pad":
+            pads = self.g.constant(node.source.input[1]) if len(node.source.input) > 1 else None
+            mode = next((a.s.decode() for a in node.source.attribute if a.name == "mode"), "constant")
+            if pads is None or mode != "constant" or pads.size != 2 * len(x.shape) or self._pads_with(node) != 0:
+                return None
+            widths = pads.reshape(2, -1).T.astype(int).tolist()
+            return x.moved(lambda v: np.pad(v, widths))
         if kind == "broadcast_to":
             return x.moved(lambda v: np.broadcast_to(v, self.g.shape(node.outputs[0])))
         if kind == "permute_dims":
@@ -298,13 +324,47 @@ class Walk(PairWalk, PoolWalk):
             return replace(x, terms=tuple((i.astype(np.int64), c.astype(np.float64)) for i, c in joined))
         return None
 
+    def _pads_with(self, node: Node) -> float:
+        """What a Pad puts around its input."""
+        name = node.source.input[2] if len(node.source.input) > 2 else ""
+        value = self.g.constant(name) if name else np.zeros(1)
+        return math.nan if value is None else float(value.reshape(-1)[0])
+
+    def between(self, node: Node, inputs: Sequence[Symbol]) -> View | None:
+        """Constant rows before and behind those of a value: a class token, for example."""
+        places = [n for n, x in enumerate(inputs) if not isinstance(x, Constant)]
+        shape = self.g.shape(node.outputs[0])
+        if len(places) != 1 or len(shape) != 3 or shape[0] != 1 or int(node.number("axis")) != 1 or self.rowwise:
+            return None
+        x = self.rows(node, node.inputs[places[0]])
+        if x in self.single:
+            return None
+        parts = [
+            s.value.reshape(-1, shape[2]) if isinstance(s, Constant) else np.zeros((self.tokens(x), shape[2])) for s in inputs
+        ]
+        before, out = sum(len(p) for p in parts[: places[0]]), node.outputs[0]
+        made = self.slid(Window(x, f"{out} rows", 1, 1, 1, before, shape[1]))
+        self.value(out, shape[2])
+        self.operators.append(Positional(made, out, np.concatenate(parts).astype(np.float64)))
+        return View.rows(out, shape)
+
     def picked(self, view: View) -> View:
         """A view that is the first row of a value is a value of its own."""
-        if view.value in self.single or self.tokens == 1 or not view.starts(self.features[view.value]):
+        if (
+            view.value in self.hosts
+            or view.value in self.single
+            or self.tokens(view.value) == 1
+            or not view.starts(self.features[view.value])
+        ):
             return view
         if (view.terms[0][1] != 1).any():
             return view
         return View.rows(self.pooled(view.value, PoolKind.FIRST), view.shape)
+
+
+def _squared(x: Symbol, shape: tuple[int, ...]) -> Symbol:
+    """Squares that no sum follows are a function as any other."""
+    return Curve(x.of, shape, np.square) if isinstance(x, Length) and x.stage == "squares" else x
 
 
 def _rows(a: Symbol, b: Symbol) -> bool:
@@ -314,18 +374,24 @@ def _rows(a: Symbol, b: Symbol) -> bool:
 def _as_curve(x: Symbol) -> Curve | None:
     if isinstance(x, Curve):
         return x
-    if isinstance(x, View) and (c := x.factor()) is not None:
+    if not isinstance(x, View):
+        return None
+    if (c := x.factor()) is not None:
         return Curve(x.value, x.shape, lambda t: c * t)
-    return None
+    index, coefficient = x.terms[0]
+    factor = float(coefficient.reshape(-1)[0])
+    if len(x.terms) > 1 or factor == 0 or (coefficient != factor).any():
+        return None
+    return Curve(x.value, x.shape, lambda t: factor * t, index)
 
 
 def _both_curves(kind: str, a: Symbol, b: Symbol) -> Curve | None:
     """Two functions of the same value as one."""
     f, g = _as_curve(a), _as_curve(b)
-    if f is None or g is None or f.value != g.value:
+    if f is None or g is None or not f.same(g):
         return None
     own, other, join = f.of, g.of, _JOINS[kind]
-    return Curve(f.value, f.shape, lambda t: join(own(t), other(t)))
+    return f.over(lambda t: join(own(t), other(t)))
 
 
 def _scalar(kind: str, f: Callable[[Float64], Float64], c: float) -> Callable[[Float64], Float64]:

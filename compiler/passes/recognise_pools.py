@@ -8,14 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.operators import (
-    Norm,
-    NormKind,
-    PoolKind,
-)
+from axlora.compiler.operators import Norm, NormKind, PoolKind
 from axlora.compiler.passes.dataflow import Node
 from axlora.compiler.passes.recognise_values import PASS, SHAPED, Symbol, Values
-from axlora.compiler.passes.tensor_elements import Constant, Curve, Length, Looked, Probed, View, Weighted, probes
+from axlora.compiler.passes.tensor_elements import Constant, Curve, Length, Looked, Probed, View, Weighted
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -36,9 +32,10 @@ class PoolWalk(Values):
         weights = []
         for value in b.values:
             spread = np.broadcast_to(value, shape).astype(np.float64).reshape(-1, shape[-1])
-            if spread.shape != (self.tokens, self.features[x]) or (spread != spread[:, :1]).any():
+            if spread.shape != (self.tokens(x), self.features[x]) or (spread != spread[:, :1]).any():
                 return None
             weights.append(spread[:, 0])
+        self.heeds(node, x)
         return Weighted(x, tuple(weights))
 
     def reduction(self, node: Node, x: View | Curve) -> Symbol | None:
@@ -47,9 +44,9 @@ class PoolWalk(Values):
         axes = self.axes(node, rank)
         kind = node.op
         if kind == "mean" and rank == 3 and axes == [1]:
-            return Weighted(
-                self.rows(node, node.inputs[0]), (np.full(self.tokens, 1 / self.tokens),) * max(1, len(self.masks)), True
-            )
+            rows = self.rows(node, node.inputs[0])
+            tokens = self.tokens(rows)
+            return Weighted(rows, (np.full(tokens, 1 / tokens),) * len(self.padded(rows)), True)
         if kind == "sum" and axes == [rank - 1] and isinstance(x, Curve):
             probe = np.linspace(-3, 3, 7)
             return Length(x.value, "sum") if np.allclose(x.of(probe), probe**2) else None
@@ -84,7 +81,7 @@ class PoolWalk(Values):
         if kind in ("divide", "multiply") and isinstance(other, Constant | Probed):
             values = other.values if isinstance(other, Probed) else (other.value,) * len(x.weights)
             return x.scaled([1 / v if kind == "divide" else v for v in (np.asarray(v, np.float64) for v in values)])
-        if not x.sums(self.masks or probes(self.tokens)[:1]):
+        if not x.sums(self.padded(x.value)):
             return None
         # A row's length takes any factor with it: the mean stands for the sum.
         if (kind == "multiply" and other == x) or (

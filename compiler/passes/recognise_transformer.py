@@ -14,21 +14,17 @@ import numpy.typing as npt
 import onnx
 
 from axlora.compiler.errors import UnsupportedOperator
+from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.recognised import FoundLinear
-from axlora.compiler.operators import (
-    Lookup,
-    Op,
-    Output,
-    RowInput,
-    Transformer,
-    operands,
-)
+from axlora.compiler.operators import Attention, Op, operands
 from axlora.compiler.passes.attention_masks import HEEDING
 from axlora.compiler.passes.dataflow import Dataflow
 from axlora.compiler.passes.recognise_operators import Walk
 from axlora.compiler.passes.recognise_values import PASS, SHAPED
 from axlora.compiler.passes.tensor_elements import Constant, Curve, Ids, Probed, View, Weighted, probes
+from axlora.compiler.transformer import Output, Transformer
 
+ONE_SEQUENCE = "generation goes on with one sequence of token ids; compile without --generate for whole sequences"
 WHOLE_HINT = "compile with --operators linears"
 
 
@@ -72,6 +68,12 @@ def _row_input(g: Dataflow) -> str | None:
     return floats[0][0] if len(floats) == 1 and len(floats[0][1]) > 1 and 0 not in floats[0][1] else None
 
 
+def _row_inputs(g: Dataflow) -> list[str]:
+    """The inputs of floats [1, tokens, features], of images or of sound."""
+    found = [(name, shape) for name, shape, kind in _inputs(g) if kind.kind == "f" and "mask" not in name]
+    return [name for name, shape in found if len(shape) > 2 and shape[0] == 1 and 0 not in shape]
+
+
 def _usual(name: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> npt.NDArray[Any] | None:
     """What an input beside the token ids holds unless someone says otherwise: no padding, positions in order, one type."""
     if "mask" in name:
@@ -97,10 +99,10 @@ def read_transformer(g: Dataflow, found: Sequence[FoundLinear], where: str) -> T
         if name != ids:
             value = _usual(name, shape, kind)
             if value is None:
-                hint = "export without caches: the cache is made by --generate"
+                hint = "export without caches: the cache is made by --generate" if is_cache(name) else ONE_SEQUENCE
                 raise UnsupportedOperator(f"input {name!r} beside the token ids", where, hint)
             fixed[name] = value
-    return _read(g, found, where, [ids], fixed, "", "compile without --generate")
+    return _read(g, found, where, [ids], [], fixed, "", "compile without --generate")
 
 
 def read_rows(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transformer:
@@ -117,10 +119,10 @@ def read_rows(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transfor
     shape = g.shape(name)
     error: UnsupportedOperator | None = None
     for features in dict.fromkeys((shape[-1], int(np.prod(shape[1:])))):
-        walk = Walk(g, found, int(np.prod(shape)) // features, WHOLE_HINT, False, rowwise=True)
+        walk = Walk(g, found, WHOLE_HINT, False, rowwise=True)
         walk.give(name, features)
         try:
-            return _walked(walk, where, (name,), {}, "", RowInput(name, features))
+            return _walked(walk, where, {}, "")
         except UnsupportedOperator as refused:
             error = error or refused
     assert error is not None
@@ -130,41 +132,59 @@ def read_rows(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transfor
 def read_whole(g: Dataflow, found: Sequence[FoundLinear], where: str) -> Transformer:
     """The whole model for whole sequences: attention may be causal, see all tokens, or all that are no padding.
 
-    The first rows are those of token ids or, where no ids are, of the one input of floats [1, tokens, features].
-    An input that the model does not heed as ids or as a mask of padding is fixed to its usual value (`Transformer.fixed`).
+    The first rows of a stream are those of token ids or an input of floats [1, tokens, features]; an encoder-decoder has two
+    streams, of an encoder's and of a decoder's tokens. An input that the model does not heed as ids or as a mask of padding is
+    fixed to its usual value (`Transformer.fixed`).
 
     Raises:
         UnsupportedOperator: names the node that is not understood.
     """
-    ids = _token_input(g)
-    rows = _row_input(g) if ids is None else None
-    ids = ids or rows
-    if ids is None:
+    ids, rows = _token_input(g), _row_inputs(g)
+    if ids is None and not rows:
         raise _no_ids(where)
     usual: dict[str, npt.NDArray[Any]] = {}
     more: list[str] = []
-    mask = ""
+    masks: list[str] = []
     for name, shape, kind in _inputs(g):
-        if name == ids:
+        if name == ids or (name in rows and not is_cache(name)):
             continue
+        if is_cache(name):
+            hint = "export the decoder without caches (use_cache=False), for all its tokens at once"
+            raise UnsupportedOperator(f"input {name!r} is a cache of keys and values", where, hint)
         value = _usual(name, shape, kind)
-        if value is None or len(shape) != 2 or shape[0] != 1:
+        if len(shape) != 2 or shape[0] != 1 or (value is None and kind.kind not in "iu"):
             raise UnsupportedOperator(f"input {name!r} beside token ids or rows", where, WHOLE_HINT)
-        usual[name] = value
-        if "mask" in name and not mask:
-            mask = name
-        elif "mask" not in name:
+        if value is not None:
+            usual[name] = value
+        if value is None or "mask" not in name:
             more.append(name)
-    tries: list[tuple[list[str], str]] = [(more, mask), (more, ""), ([], mask), ([], "")]
+        else:
+            masks.append(name)
+    never = [name for name in more if name not in usual]
     error: UnsupportedOperator | None = None
-    for own, heeded in dict.fromkeys((tuple(a), b) for a, b in tries):
-        fixed = {name: value for name, value in usual.items() if name not in own and name != heeded}
-        try:
-            return _read(g, found, where, [ids, *own], fixed, heeded, WHOLE_HINT, rows is not None)
-        except UnsupportedOperator as refused:
-            error = refused
+    for own in dict.fromkeys((tuple(more), tuple(never))):
+        late: Transformer | None = None
+        for heeded in (*masks, ""):
+            fixed = {name: value for name, value in usual.items() if name not in own and name != heeded}
+            try:
+                model = _read(g, found, where, [*([ids] if ids else []), *own], rows, fixed, heeded, WHOLE_HINT)
+            except UnsupportedOperator as refused:
+                error = refused
+                continue
+            if not heeded or not _sees_none_behind(model):
+                return model if heeded or late is None else late
+            late = late or model
+        if late is not None:
+            return late
     assert error is not None
     raise error
+
+
+def _sees_none_behind(model: Transformer) -> bool:
+    """Whether no attention sees padding that lies behind the tokens, mask or not: then another input's mask counts more."""
+    streams = model.streams
+    seen = [op for op in model.operators if isinstance(op, Attention) and streams[op.k] == model.masked]
+    return bool(model.more) and bool(seen) and all(op.causal for op in seen)
 
 
 def _read(
@@ -172,42 +192,29 @@ def _read(
     found: Sequence[FoundLinear],
     where: str,
     ids: Sequence[str],
+    rows: Sequence[str],
     fixed: Mapping[str, npt.NDArray[Any]],
     mask: str,
     hint: str,
-    rows: bool = False,
 ) -> Transformer:
-    """The model with these inputs as ids, this one as the mask of padding, and those of fixed values.
-
-    Args:
-        rows: the first of `ids` holds no ids but the first value's rows.
-    """
-    shape = g.shape(ids[0])
-    if len(shape) != 2 + rows or shape[0] != 1:
-        if rows:
-            raise UnsupportedOperator(f"rows of shape {shape}", where, "[batch, tokens, features]")
-        raise UnsupportedOperator(f"token ids of shape {shape}", where, "[batch, tokens]")
-    walk = Walk(g, found, shape[1], hint, hint.endswith("--generate"))
+    """The model with these inputs as ids, these as rows, this one as the mask of padding, and those of fixed values."""
+    for name in ids:
+        if len(shape := g.shape(name)) != 2 or shape[0] != 1:
+            raise UnsupportedOperator(f"token ids of shape {shape}", where, "[batch, tokens]")
+    walk = Walk(g, found, hint, hint.endswith("--generate"))
     walk.symbols |= {name: Ids(name) for name in ids}
-    given = RowInput(ids[0], shape[2]) if rows else None
-    if given is not None:
-        walk.give(given.input, given.features)
+    walk.main = ids[0] if ids else ""
+    walk.hosts |= {*rows}
+    walk.symbols |= {name: View.rows(name, g.shape(name)) for name in rows}
     walk.symbols |= {name: Constant(value) for name, value in fixed.items()}
     if mask:
         kind = next(kind for name, _, kind in _inputs(g) if name == mask)
-        walk.masks = probes(shape[1])
+        walk.masks = probes(g.shape(mask)[1])
         walk.symbols[mask] = Probed(tuple(m.astype(kind) for m in walk.masks))
-    return _walked(walk, where, ids, fixed, mask, given)
+    return _walked(walk, where, fixed, mask)
 
 
-def _walked(
-    walk: Walk,
-    where: str,
-    ids: Sequence[str],
-    fixed: Mapping[str, npt.NDArray[Any]],
-    mask: str,
-    given: RowInput | None,
-) -> Transformer:
+def _walked(walk: Walk, where: str, fixed: Mapping[str, npt.NDArray[Any]], mask: str) -> Transformer:
     """What a walk that knows the inputs finds."""
     walk.run()
     codes = next((o for o in walk.g.model.graph.output if o.type.tensor_type.elem_type != onnx.TensorProto.FLOAT), None)
@@ -216,22 +223,33 @@ def _walked(
     outputs = [_output(walk, o.name, where) for o in walk.g.model.graph.output]
     if walk.causal:
         outputs = outputs[:1]
-    if walk.looked is None and given is None:
+    if not walk.streams:
         raise _no_ids(where)
-    if given is not None and any(o.value == walk.input for o in outputs):
+    if any(own.given is not None and o.value == own.input for own in walk.streams for o in outputs):
         raise UnsupportedOperator("an output that is the input itself", where, walk.hint)
-    if mask and not walk.kinds <= HEEDING:
+    masked = 0 if walk.padded_stream is None else walk.padded_stream
+    if mask and not {kind for keys, kind in walk.kinds if walk.stream(keys) == masked} <= HEEDING:
         raise UnsupportedOperator("attention that sees padding beside what heeds the mask", where, walk.hint)
-    tables = walk.looked.tables if walk.looked is not None else ()
-    lookups = tuple(Lookup(name, table) for name, table in sorted(tables, key=lambda pair: pair[0] != ids[0]))
-    positions = walk.looked.constant if walk.looked is not None else None
     operators = _needed(walk.operators, {o.value for o in outputs})
     fixed = {name: value for name, value in fixed.items() if name in walk.used}
     heeded = mask if mask in walk.used else None
     read = {name for name, _, _ in _inputs(walk.g)}
     unread = {i.name: walk.g.shape(i.name) for i in walk.g.model.graph.input if i.name not in read}
+    first, *more = walk.streams
     return Transformer(
-        lookups, positions, walk.input, operators, tuple(outputs), heeded, fixed, unread, given=given, source=walk.source
+        first.lookups,
+        first.positions,
+        first.input,
+        operators,
+        tuple(outputs),
+        heeded,
+        fixed,
+        unread,
+        given=first.given,
+        source=first.source,
+        more=tuple(more),
+        masked=masked,
+        shape=first.shape,
     )
 
 

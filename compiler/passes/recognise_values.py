@@ -20,6 +20,8 @@ from axlora.compiler.operators import (
     Pool,
     PoolKind,
     Quantization,
+    Window,
+    streams,
 )
 from axlora.compiler.passes.attention_masks import Mask
 from axlora.compiler.passes.dataflow import PASSIVE, RESHAPES, Dataflow, Node
@@ -35,6 +37,7 @@ from axlora.compiler.passes.tensor_elements import (
     Weighted,
     probes,
 )
+from axlora.compiler.transformer import Lookup, RowInput, Stream
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -75,7 +78,6 @@ class Values:
 
     g: Dataflow
     found: Sequence[FoundLinear]
-    tokens: int
     hint: str
     causal: bool
     """Whether attention must be causal."""
@@ -86,15 +88,25 @@ class Values:
     """Values of one row."""
     masks: tuple[Int64, ...] = ()
     """What a mask of padding is probed with; () if there is none."""
+    padded_stream: int | None = None
+    """The stream that the mask is of, once something heeds it."""
     used: set[str] = field(default_factory=set)
     """Tensors that some followed node reads."""
-    kinds: set[Mask] = field(default_factory=set)
-    """Of all attention."""
-    looked: Looked | None = None
-    input: str = ""
-    source: str = ""
-    """The tensor that holds the first value."""
+    kinds: set[tuple[str, Mask]] = field(default_factory=set)
+    """(keys, kind) of all attention."""
+    streams: list[Stream] = field(default_factory=list)
+    """What the first values are."""
+    looked: list[Looked | None] = field(default_factory=list)
+    """The rows that each is, if it is looked up."""
+    hosts: set[str] = field(default_factory=set)
+    """Inputs of floats, whose elements the host lays out as rows."""
+    laid: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
+    """Input, and which of its elements are rows -> their value."""
+    windows: dict[Window, str] = field(default_factory=dict)
+    """Window without a result -> its result."""
     turned: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
+    main: str = ""
+    """The input of token ids."""
     curves: list[tuple[OwnFunction, Float64]] = field(default_factory=list)
     """Functions without a name, and their values (`Curve.values`)."""
     affine: dict[tuple[str, bytes, bytes], str] = field(default_factory=dict)
@@ -120,9 +132,36 @@ class Values:
         self.symbols[name] = View.rows(name, self.g.shape(name))
 
     def give(self, name: str, features: int) -> None:
-        """An input of floats as rows of the first value."""
+        """An input of floats as the first rows of a stream."""
         self.value(name, features)
-        self.input = self.source = name
+        rows = int(np.prod(self.g.shape(name))) // features
+        self.streams.append(Stream((), None, name, rows, RowInput(name, features), name))
+        self.looked.append(None)
+
+    def stream(self, value: str) -> int:
+        """The stream that a value is of."""
+        return streams(self.operators, [own.input for own in self.streams])[value]
+
+    def tokens(self, value: str) -> int:
+        """Rows of the stream that a value is of."""
+        made = [op.rows for op in self.operators if isinstance(op, Window)]
+        return [*(own.rows for own in self.streams), *made][self.stream(value)]
+
+    def padded(self, value: str) -> tuple[Int64, ...]:
+        """Masks of padding for the rows of a value: those that the mask is probed with, or one of ones."""
+        own, tokens = self.stream(value), self.tokens(value)
+        if self.masks and self.padded_stream in (None, own) and self.masks[0].shape[1] == tokens:
+            return self.masks
+        return probes(tokens)[:1]
+
+    def heeds(self, node: Node, value: str) -> None:
+        """The mask of padding is of the stream that a value is of."""
+        own = self.stream(value)
+        if own >= len(self.streams):
+            raise self.refuse(node, "a mask of padding for rows that a convolution makes")
+        if self.padded_stream not in (None, own) or self.masks[0].shape[1] != self.tokens(value):
+            raise self.refuse(node, "a mask of padding for the tokens of two inputs")
+        self.padded_stream = own
 
     def symbol(self, name: str) -> Symbol:
         """What a tensor is; constants are looked up."""
@@ -141,26 +180,105 @@ class Values:
         """
         symbol = self.symbol(name)
         if isinstance(symbol, Curve):
-            return self.applied(node, symbol)
+            if symbol.index is None:
+                return self.applied(node, symbol)
+            symbol = self.viewed(node, name)
         if isinstance(symbol, Looked):
             return self.first(node, name, symbol)
-        if isinstance(symbol, Weighted) and symbol.summed and symbol.means(self.masks or probes(self.tokens)[:1]):
+        if isinstance(symbol, Weighted) and symbol.summed and symbol.means(self.padded(symbol.value)):
+            if len(self.padded(symbol.value)) > 1:
+                self.heeds(node, symbol.value)
             return self.pooled(symbol.value, PoolKind.MEAN)
+        if isinstance(symbol, View) and symbol.value in self.hosts:
+            return self.laid_out(node, name, symbol)
         if isinstance(symbol, View) and symbol.factor() == 1:
             return symbol.value
         if isinstance(symbol, View) and (gain := symbol.columns(self.features[symbol.value])) is not None:
             return self.scaled(symbol.value, gain, np.zeros(gain.size))
+        window = self.window(symbol) if isinstance(symbol, View) else None
+        if window is not None:
+            return self.slid(window)
         raise self.refuse(node, "reads a tensor that is not rows of features, one a token")
+
+    def as_rows(self, node: Node) -> None:
+        """What a node reads of an input of floats as rows of its last dimension."""
+        for name in node.inputs:
+            symbol = self.symbols.get(name)
+            if isinstance(symbol, View) and symbol.value in self.hosts:
+                self.symbols[name] = View.rows(self.rows(node, name), self.g.shape(name))
+
+    def laid_out(self, node: Node, name: str, view: View) -> str:
+        """The first rows of a stream that the host lays out: elements of an input, or zeros."""
+        shape = self.g.shape(name)
+        ((index, coefficient),) = view.terms[:1]
+        if len(view.terms) > 1 or not np.isin(coefficient, (0, 1)).all() or not shape:
+            raise self.refuse(node, "reads more than elements of an input")
+        place = np.where(coefficient == 0, -1, index).reshape(-1, shape[-1])
+        key = (view.value, place.shape, place.tobytes())
+        if key not in self.laid:
+            whole = view.factor() == 1
+            value = view.value if whole and view.value not in self.features else f"{view.value} rows {len(self.laid)}"
+            given = RowInput(view.value, shape[-1], None if whole else place)
+            own = self.g.shape(view.value)[1:]
+            self.streams.append(Stream((), None, value, len(place), given, name, () if whole and len(own) == 2 else own))
+            self.looked.append(None)
+            self.features[value] = shape[-1]
+            self.laid[key] = value
+        return self.laid[key]
+
+    def window(self, view: View) -> Window | None:
+        """The window that a view [.., rows, features] is; None if it is none, or of rows that nothing may mix."""
+        n = self.features[view.value]
+        index, coefficient = view.terms[0]
+        if self.rowwise or view.value in self.single or len(view.terms) > 1 or index.ndim < 2 or index.shape[-1] % n:
+            return None
+        shape = (-1, index.shape[-1] // n, n)
+        index, coefficient = index.reshape(shape), coefficient.reshape(shape)
+        seen = coefficient[:, :, 0] == 1
+        whole = np.where(seen[..., None], index[:, :, :1] + np.arange(n), index)
+        if (coefficient != seen[..., None]).any() or (whole != index).any() or (index[seen][:, 0] % n).any() or not seen.any():
+            return None
+        row, (rows, taps) = index[:, :, 0] // n, seen.shape
+
+        def apart(axis: int) -> int:
+            """Rows from one of the window to the next along an axis; 1 if no two are seen."""
+            both = np.take(seen, range(1, seen.shape[axis]), axis) & np.take(seen, range(seen.shape[axis] - 1), axis)
+            steps = np.diff(row, axis=axis)[both]
+            return int(steps[0]) if steps.size else 1
+
+        stride, dilation = apart(0), apart(1)
+        r, j = (int(v[0]) for v in np.nonzero(seen))
+        before = r * stride + j * dilation - int(row[r, j])
+        at = np.arange(rows)[:, None] * stride + np.arange(taps) * dilation - before
+        inside = (at >= 0) & (at < self.tokens(view.value))
+        if stride < 1 or dilation < 1 or not np.array_equal(inside, seen) or (at != row)[seen].any():
+            return None
+        return Window(view.value, "", taps, stride, dilation, before, rows)
+
+    def slid(self, window: Window) -> str:
+        """The value that a window makes, the same one for the same window."""
+        key = replace(window, y="")
+        if key not in self.windows:
+            name = window.y or f"{window.x} window {len(self.windows)}"
+            self.windows[key] = name
+            self.features[name] = self.features[window.x] * window.taps
+            self.operators.append(replace(window, y=name))
+        return self.windows[key]
 
     def first(self, node: Node, name: str, looked: Looked) -> str:
         """The value of the rows that were looked up, which a tensor holds."""
-        if self.looked is not None and self.looked is not looked and not self.looked.is_like(looked):
-            raise self.refuse(node, "a second embedding of the token ids")
-        if not self.input:
-            n = looked.tables[0][1].shape[1]
-            self.looked, self.input, self.source = looked, "embeddings", name
-            self.features[self.input] = n
-        return self.input if looked.codes is None else self.rounded(self.input, looked.codes)
+        n = next((n for n, own in enumerate(self.looked) if own is not None and own.is_like(looked)), None)
+        if n is None:
+            if any(own is not None and own.inputs & looked.inputs for own in self.looked):
+                raise self.refuse(node, "a second embedding of the token ids")
+            n, tables = len(self.streams), sorted(looked.tables, key=lambda pair: pair[0] != self.main)
+            value, (_, table) = f"embeddings {n}" if n else "embeddings", tables[0]
+            rows, lookups = self.g.shape(tables[0][0])[-1], tuple(Lookup(*pair) for pair in tables)
+            self.streams.append(Stream(lookups, looked.constant, value, rows, None, name))
+            self.looked.append(looked)
+            self.features[value] = table.shape[1]
+        value = self.streams[n].input
+        return value if looked.codes is None else self.rounded(value, looked.codes)
 
     def rounded(self, value: str, codes: Quantization) -> str:
         """The value that stands for another's codes."""
@@ -228,6 +346,9 @@ class Values:
         symbol = self.symbol(name)
         if isinstance(symbol, View):
             return symbol
+        if isinstance(symbol, Curve) and symbol.index is not None:
+            size = self.tokens(symbol.value) * self.features[symbol.value]
+            return View(self.applied(node, symbol), ((symbol.index, np.ones(symbol.shape)),), size)
         return View.rows(self.rows(node, name), self.g.shape(name))
 
     def fixed(self, nodes: set[int]) -> set[int]:

@@ -61,6 +61,11 @@ class Looked:
     codes: Quantization | None = None
     """What their sum is rounded to."""
 
+    @property
+    def inputs(self) -> set[str]:
+        """Of ids."""
+        return {name for name, _ in self.tables}
+
     def is_like(self, other: Looked) -> bool:
         """Whether the same rows add up, rounded or not."""
         a, b = ([*(x.tables), ("", np.zeros(()) if x.constant is None else x.constant)] for x in (self, other))
@@ -189,11 +194,23 @@ PROBED = np.linspace(-8, 8, 161)
 
 @dataclass(frozen=True)
 class Curve:
-    """A function of each element of a value, in the value's own order."""
+    """A function of elements of a value."""
 
     value: str
     shape: tuple[int, ...]
     of: Callable[[Float64], Float64]
+    index: Int64 | None = None
+    """[shape]: which elements, counted through the value; None: all in order."""
+
+    def over(self, of: Callable[[Float64], Float64]) -> Curve:
+        """Another function of the same elements."""
+        return replace(self, of=of)
+
+    def same(self, other: Curve) -> bool:
+        """Whether they are functions of the same elements."""
+        if self.value != other.value or (self.index is None) != (other.index is None):
+            return False
+        return self.index is None or np.array_equal(self.index, other.index if other.index is not None else ())
 
     def function(self) -> Function | None:
         """The one it is, found by its values: within 1e-5 of it on -8..8, and nearer than to any other."""

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend.calibrate import smoothing, stacked
 from axlora.compiler.frontend.recognised import FoundLinear
-from axlora.compiler.operators import Add, Affine, Attention, FakeQuantize, Mul, Norm, Transformer
+from axlora.compiler.operators import Add, Affine, Attention, FakeQuantize, Mul, Norm
 from axlora.compiler.operators import Linear as LinearOp
-from axlora.compiler.rows.float_forms import Product, embed, magnitudes
+from axlora.compiler.rows.float_forms import Product, Sample, embed, magnitudes
 from axlora.compiler.rows.lower import HINT
+from axlora.compiler.transformer import Stream, Transformer
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -25,8 +26,7 @@ RANDOM, RANDOM_TOKENS = 4, 64
 """Random token ids that stand in for calibration data."""
 SEQUENCES = 64
 """Most sequences of calibration data that are looked at."""
-Samples = list[tuple[Float64, int]]
-"""The first rows of each sample, and how many of them are no padding."""
+Samples = list[Sample]
 
 
 class _Products(Mapping[str, Product]):
@@ -117,7 +117,7 @@ def _calibration(name: str, data: Data, shape: tuple[int, ...], where: str) -> n
 
 def is_bounded(model: Transformer) -> bool:
     """Whether the file's own scales tell the range of every value that has no other."""
-    needed = {model.input}
+    needed = {*model.inputs}
     for op in model.operators:
         match op:
             case Norm() | Add() | Mul():
@@ -129,21 +129,27 @@ def is_bounded(model: Transformer) -> bool:
     return needed <= model.bounds.keys()
 
 
-def _random_rows(model: Transformer, shape: tuple[int, ...]) -> Float64:
-    """Samples of the input of rows, in the range of its first codes."""
-    (codes, *_) = (op.codes for op in model.operators if isinstance(op, FakeQuantize) and op.x == model.input)
+def _random_rows(model: Transformer, input: str, shape: tuple[int, ...]) -> Float64:
+    """Samples of an input of rows, in the range of its first codes."""
+    (codes, *_) = (op.codes for op in model.operators if isinstance(op, FakeQuantize) and op.x == input)
     least, most = ((end - codes.zero) * codes.scale for end in (codes.low, codes.high))
     return np.random.default_rng(0).uniform(least, most, (RANDOM, *shape))
 
 
-def _given(model: Transformer, data: Data | None, shape: tuple[int, ...], where: str) -> Data | None:
-    """Calibration data, which rows that are given need, unless the file's own scales tell their range: then random rows."""
-    if data is None and model.given is not None:
-        if is_bounded(model):
-            return {model.given.input: _random_rows(model, shape)}
-        what = f"input {model.given.input!r} of floats, whose range only calibration data tells"
-        raise UnsupportedOperator(what, where, f"give --calibration, or {HINT}")
-    return data
+def _random(model: Transformer, parts: Sequence[Stream], where: str) -> Data:
+    """Random samples [samples, 1, tokens] of ids, and of rows that are given, whose range the file's own scales must tell."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    rng = np.random.default_rng(0)
+    for own in parts:
+        if own.given is not None and not is_bounded(model):
+            what = f"input {own.given.input!r} of floats, whose range only calibration data tells"
+            raise UnsupportedOperator(what, where, f"give --calibration, or {HINT}")
+        if own.given is not None:
+            found[own.given.input] = _random_rows(model, own.input, (1, *(own.shape or (own.rows, own.features))))
+        found |= {x.input: rng.integers(0, len(x.table), (RANDOM, own.rows))[:, None] for x in own.lookups}
+        if model.mask is not None and own is parts[model.masked]:
+            found[model.mask] = np.ones((RANDOM, 1, own.rows), np.int64)
+    return found
 
 
 def of_sequences(model: Transformer, data: Data | None, batch: int, tokens: int, where: str) -> Samples:
@@ -151,36 +157,40 @@ def of_sequences(model: Transformer, data: Data | None, batch: int, tokens: int,
 
     Args:
         data: input -> samples of [batch, tokens], of given rows [batch, tokens, features], see `calibrate.stacked`.
+        tokens: rows of the first stream.
 
     Raises:
         UnsupportedOperator: no data for rows that are given. BadModel: an input is missing, of another length, or holds ids
             outside its table.
     """
-    rows = (batch, tokens, model.features)
-    data = _given(model, data, rows, where)
-    if data is None:
-        rng = np.random.default_rng(0)
-        ids = {x.input: rng.integers(0, len(x.table), (RANDOM, tokens)) for x in model.lookups}
-        return [(embed(model, {name: value[n] for name, value in ids.items()}), tokens) for n in range(RANDOM)]
+    parts = model.all_streams(tokens)
+    batch, data = (1, _random(model, parts, where)) if data is None else (batch, data)
     given: dict[str, npt.NDArray[Any]] = {}
-    for name in (*(x.input for x in model.lookups), *([model.mask] if model.mask else [])):
-        value = _calibration(name, data, (batch, tokens), where)
+    tables = {x.input: (len(x.table), own.rows) for own in parts for x in own.lookups}
+    if model.mask is not None:
+        tables[model.mask] = (0, parts[model.masked].rows)
+    for name, (count, rows) in tables.items():
+        value = _calibration(name, data, (batch, rows), where)
         if value.dtype.kind not in "iub":
             raise BadModel(f"calibration data of {name!r} has type {value.dtype}, must be integers", where, "token ids")
-        given[name] = value.reshape(-1, tokens)[:SEQUENCES]
-    for x in model.lookups:
-        if given[x.input].min() < 0 or given[x.input].max() >= len(x.table):
-            raise BadModel(f"{x.input!r} must be from 0 to {len(x.table) - 1}", "calibration", "check the tokenizer")
-    if model.given is not None:
-        own = _calibration(model.given.input, data, rows, where)
-        given[model.given.input] = own.reshape(-1, tokens, model.given.features)[:SEQUENCES]
+        given[name] = value.reshape(-1, rows)[:SEQUENCES]
+        if count and (given[name].min() < 0 or given[name].max() >= count):
+            raise BadModel(f"{name!r} must be from 0 to {count - 1}", "calibration", "check the tokenizer")
+    for own in parts:
+        if own.given is not None:
+            shape = own.shape or (own.rows, own.features)
+            whole = _calibration(own.given.input, data, (batch, *shape), where)
+            given[own.given.input] = whole.reshape(-1, *shape)[:SEQUENCES]
     if len({len(value) for value in given.values()}) != 1:
         raise BadModel("inputs of different numbers of samples", "calibration", "as many of each")
     out = []
-    for n in range(len(given[model.rows_input])):
-        order, keys = order_of(given[model.mask][n] if model.mask else None, tokens)
-        if keys:
-            out.append((embed(model, {name: value[n] for name, value in given.items()}, order), keys))
+    for n in range(len(next(iter(given.values())))):
+        sample = {name: value[n] for name, value in given.items()}
+        masks = [sample[model.mask] if model.mask is not None and s == model.masked else None for s in range(len(parts))]
+        orders = [order_of(mask, own.rows) for mask, own in zip(masks, parts, strict=True)]
+        first, *more = ((embed(own, sample, order), keys) for own, (order, keys) in zip(parts, orders, strict=True))
+        if orders[model.masked][1]:
+            out.append(Sample(*first, tuple(more)))
     if not out:
         raise BadModel("every sample is padding alone", "calibration", "masks with ones")
     return out
@@ -188,15 +198,17 @@ def of_sequences(model: Transformer, data: Data | None, batch: int, tokens: int,
 
 def of_decoder(model: Transformer, data: Data | None, context: int) -> Samples:
     """Sequences of a language model, of at most `context` tokens; random ones without data. Errors as `_ids`."""
-    return [(embed(model, {model.tokens_input: i}), len(i)) for i in _ids(model, data, context)]
+    return [Sample(embed(model, {model.tokens_input: i}), len(i)) for i in _ids(model, data, context)]
 
 
 def of_rows(model: Transformer, data: Data | None, shape: tuple[int, ...], where: str) -> Samples:
-    """Batches [*shape] of rows that nothing mixes. Errors as `ofof_sequences`."""
+    """Batches [*shape] of rows that nothing mixes. Errors as `of_sequences`."""
     assert model.given is not None
-    data = _given(model, data, shape, where) or {}
+    if data is None:
+        (part,) = model.all_streams(shape_rows(shape))
+        data = {name: value.reshape(-1, *shape) for name, value in _random(model, [part], where).items()}
     samples = _calibration(model.given.input, data, shape, where)[:SEQUENCES]
-    return [(embed(model, {model.given.input: sample}), shape_rows(shape)) for sample in samples]
+    return [Sample(embed(model, {model.given.input: sample}), shape_rows(shape)) for sample in samples]
 
 
 def shape_rows(shape: tuple[int, ...]) -> int:

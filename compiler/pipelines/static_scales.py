@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.operators import FakeQuantize, Linear, Op, Quantization, Transformer
+from axlora.compiler.operators import FakeQuantize, Linear, Op, Quantization
+from axlora.compiler.transformer import Transformer
 
 Float64 = npt.NDArray[np.float64]
 _LEAST = 2.0**-30

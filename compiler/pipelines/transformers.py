@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 
-from axlora.compiler.backend.build_image import PREFILL, Image, build, whole_context
+from axlora.compiler.backend.build_image import PREFILL, Image, build
+from axlora.compiler.backend.emit_rows import whole_context
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
@@ -22,7 +23,7 @@ from axlora.compiler.frontend.onnx_reader import Model
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import Linear, Lowered, Placement, Regions, Tensor
-from axlora.compiler.operators import Attention, FakeQuantize, Op, Transformer
+from axlora.compiler.operators import Attention, FakeQuantize, Op
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
 from axlora.compiler.passes.dataflow import Dataflow
@@ -32,7 +33,7 @@ from axlora.compiler.passes.pipeline import READ_WHOLE, lower_rows, run
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import group_rows, quantize_linear
 from axlora.compiler.passes.recognise_linears import recognise
-from axlora.compiler.passes.recognise_transformer import read_rows, read_transformer, read_whole
+from axlora.compiler.passes.recognise_transformer import ONE_SEQUENCE, read_rows, read_transformer, read_whole
 from axlora.compiler.pipelines import samples
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.pipelines.samples import Data, Float64, Found, Samples
@@ -40,10 +41,11 @@ from axlora.compiler.pipelines.static_scales import with_static_scales
 from axlora.compiler.reference.integer_module import IntegerModule
 from axlora.compiler.reference.operator_errors import value_errors
 from axlora.compiler.reference.whole_module import WholeModule
-from axlora.compiler.rows.formulas import held_zero
+from axlora.compiler.rows.fractions import held_zero
 from axlora.compiler.rows.layout import WITHOUT, layouts
 from axlora.compiler.rows.lower import HINT
 from axlora.compiler.rows.read_region import Region, read_region
+from axlora.compiler.transformer import Transformer
 from axlora.isa.positions import SLOTS as POSITION_SLOTS
 from axlora.isa.target import Target
 
@@ -52,6 +54,7 @@ CONTEXT = 256
 """Most tokens of a language model, unless a user says otherwise."""
 EMBEDDING = "picks the rows of embeddings"
 """Why a Gather is on the host."""
+LAYOUT = "lays out the elements of an input as rows"
 UNCALIBRATED = "no calibration data: magnitudes come from random token ids"
 """Said when all else went well: an error is one line."""
 
@@ -159,21 +162,26 @@ def _quantized(
     return linears, inputs
 
 
-def _placement(model: Transformer, linears: Sequence[Linear], keys: int, rows: int) -> tuple[Placement, ...]:
-    """One row an operator; multiply-accumulates of `rows` tokens with `keys` keys."""
-    sizes = {linear.name: linear.k * linear.n for linear in linears}
+def _placement(
+    model: Transformer, linears: Sequence[Linear], keys: Sequence[int], rows: Sequence[int], batch: int
+) -> tuple[Placement, ...]:
+    """One row an operator; multiply-accumulates of `rows` tokens of each stream with `keys` keys, for `batch` sequences."""
+    sizes, streams = {linear.name: linear.k * linear.n for linear in linears}, model.streams
 
     def row(op: Op) -> Placement:
         macs = 0
         if isinstance(op, LinearOp):
-            macs = sizes[op.name] * rows
+            macs = sizes[op.name] * rows[streams[op.x]] * batch
         elif isinstance(op, Attention):
-            macs = 2 * op.heads * op.dim * keys * rows
+            macs = 2 * op.heads * op.dim * keys[streams[op.k]] * rows[streams[op.q]] * batch
         return Placement(
             f"{type(op).__name__} {op.name if isinstance(op, LinearOp) else op.y}", "accelerator", "integer rows", macs
         )
 
-    first = tuple(Placement(f"Gather {x.input}", "host", EMBEDDING, 0) for x in model.lookups)
+    parts = model.all_streams(0)
+    first = [Placement(f"Gather {x.input}", "host", EMBEDDING, 0) for own in parts for x in own.lookups]
+    given = [own.given for own in parts if own.given is not None and own.given.index is not None]
+    first += [Placement(f"Gather {own.input}", "host", LAYOUT, 0) for own in given]
     return (*first, *(row(op) for op in model.operators))
 
 
@@ -205,7 +213,7 @@ class _Read:
     @property
     def rows(self) -> int:
         """Of a sequence, of the batch of rows that nothing mixes, or of the context of a language model."""
-        return self.context or int(np.prod(self.shape)) // (1 if self.model.given is None else self.model.given.features)
+        return self.context or (int(np.prod(self.shape)) if self.model.given is None else self.model.given.count(self.shape))
 
     def first_rows(self, data: Data | None) -> Samples:
         """What calibration looks at; errors as those of `samples`."""
@@ -302,6 +310,9 @@ class _Reading:
             UnsupportedOperator: a node that is not understood, or is not causal. BadModel: another context than the export's.
         """
         dimensions = {name: dims for name, dims in onnx_reader.dimensions(self.file).items() if not is_cache(name)}
+        for name, dims in dimensions.items():
+            if len(dims) > 2:  # an encoder's rows
+                raise UnsupportedOperator(f"input {name!r} beside the token ids", "model", ONE_SEQUENCE)
         context, own = _context(dimensions, self.options.max_context, self.options.shapes or {})
         return self.read(own, 1, read_transformer, context)
 
@@ -319,7 +330,7 @@ class _Reading:
             found = self.read(shapes, 1, read_rows)
         except UnsupportedOperator as error:
             (free,) = dimensions.values()
-            if len(free) != 3:  # no sequences
+            if len(free) < 3:  # no sequences
                 raise
             try:
                 sequence = _one_sequence(dimensions, shapes)
@@ -337,8 +348,9 @@ def _lowered(read: _Read, target: Target, options: CompileOptions, tables: Seque
     linears, inputs = _quantized(model, read.found, target, options)
     own_name = GRAPH if any(x.adapters for x in linears) else None
     decodes = read.starts is Starts.DECODE
-    keys, count = (whole_context(target, read.rows), 1) if decodes else (read.rows, read.rows * read.batch)
-    placement = _placement(model, linears, keys, count)
+    rows = model.lengths(read.rows)
+    keys, count = ((whole_context(target, read.rows),), (1,)) if decodes else (rows, rows)
+    placement = _placement(model, linears, keys, count, read.batch)
     own_names = (GRAPH,) if own_name else ()
     matches = {GRAPH: graph_matches(linears)} if own_name else {}
     lowered = Lowered(tuple(linears), tuple(inputs), (), placement, own_names, own_name, matches=matches)

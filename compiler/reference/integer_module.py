@@ -40,14 +40,16 @@ class _Value:
 
 
 class RelaxRows(OneGroup, MapsRows):
-    """`rows.Rows` that writes a Relax function for `tokens` rows."""
+    """`rows.Rows` that writes a Relax function for so many rows of each stream."""
 
     def __init__(self, builder: relax.BlockBuilder, emitter: Emitter, start: Start) -> None:
         """The function's body is open in `builder`."""
         self.builder, self.emitter, self.start = builder, emitter, start
-        self.tokens = start.tokens
+        self.stream, self.tokens = 0, start.lengths[0]
         self.values: dict[str, _Value] = {}
         self.outputs: dict[int, Expr] = {}
+        self.kept: dict[str, Expr] = {}
+        """Rows that windows slide over."""
         self.caches = dict(start.caches)
         self.reduced: Expr = None
         self.factors: dict[int, tuple[Expr, Expr]] = {}
@@ -58,11 +60,11 @@ class RelaxRows(OneGroup, MapsRows):
 
     # Room
 
-    def blocks(self) -> Sequence[tuple[int, int]]:
-        return [(0, self.start.tokens)]
+    def blocks(self, stream: int, rows: int) -> Sequence[tuple[int, int]]:
+        return [(0, self.start.lengths[stream])]
 
-    def block(self, first: int, count: int) -> None:
-        self.tokens = count
+    def block(self, stream: int, first: int, count: int) -> None:
+        self.stream, self.tokens = stream, count
         self.factors.clear()
 
     def value(self, name: str, width: int) -> Cells:
@@ -94,7 +96,7 @@ class RelaxRows(OneGroup, MapsRows):
         pass
 
     def read_input(self, cells: Cells) -> None:
-        self._put(cells, self.start.rows)
+        self._put(cells, self.start.rows[self.stream])
 
     def write_output(self, number: int, cells: Cells) -> None:
         self.outputs[number] = self._of(cells)
@@ -115,7 +117,7 @@ class RelaxRows(OneGroup, MapsRows):
             found = self._call(
                 ax_rows.ax_by_position,
                 (self.tokens, width, positions),
-                [table, self.start.places],
+                [table, self.start.places[self.stream]],
                 ((self.tokens, width), "int32"),
             )
             self.values[name] = _Value(width, self.tokens, {0: (width, found)})
@@ -176,7 +178,7 @@ class RelaxRows(OneGroup, MapsRows):
         if row.less is not None:
             args.append(self.factors[row.less][0])
         if row.keys is not None:
-            args.append(self.start.places)
+            args.append(self.start.places[row.keys.stream])
         if row.table is not None:
             args.append(relax.const(row.table.records.astype(np.int32)))
         causal = None if row.keys is None else row.keys.causal
@@ -251,21 +253,31 @@ class RelaxRows(OneGroup, MapsRows):
 
     # Pools
 
+    def keep(self, name: str, x: Cells, before: int, total: int) -> None:
+        own = self._of(x)
+        zeros = [relax.const(np.zeros((n, x.width), np.int32)) for n in (before, total - before - self.tokens) if n > 0]
+        parts = [*zeros[:1], own, *zeros[1:]] if before else [own, *zeros]
+        self.kept[name] = self._emit(relax.op.concat(parts, axis=0)) if zeros else own
+
+    def tap(self, name: str, out: Cells, first: int, stride: int) -> None:
+        rows = relax.op.strided_slice(self.kept[name], [0], [first], [first + (self.tokens - 1) * stride + 1], [stride])
+        self._put(out, self._emit(rows))
+
     def pick(self, x: Cells, out: Cells) -> None:
         first = relax.op.strided_slice(self._of(x), [0], [0], [1])
         self._put(out, self._emit(first))
 
     def gather(self, x: Cells, out: Cells, shift: int) -> None:
-        args = [self._of(x), self.start.places]
+        args = [self._of(x), self.start.places[self.stream]]
         self._put(out, self._call(ax_rows.ax_gather, (self.tokens, x.width, shift), args, ((1, x.width), "int32")))
 
     def count_rows(self) -> None:
-        self.reduced = self._emit(relax.op.strided_slice(self.start.places, [0], [1], [2]))
+        self.reduced = self._emit(relax.op.strided_slice(self.start.places[self.stream], [0], [1], [2]))
 
     # Attention
 
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
-        m, context, places = self.tokens, self.start.context, self.start.places
+        m, context, places = self.tokens, self.start.context, self.start.places[self.stream]
         for cells, kind, stride in ((k, "key", heads.k_stride), (v, "value", heads.v_stride)):
             for head in range(heads.kv_heads):
                 x = Cells(cells.name, cells.first + head * stride, heads.dim)
@@ -287,7 +299,7 @@ class RelaxRows(OneGroup, MapsRows):
 
     def _weighed(self, heads: Heads, x: Expr, scales: Expr, shift: int, reduce: Reduce) -> Expr:
         m, n = self.tokens, self.start.context
-        args, results = [_numbers(shift), x, scales, self.start.places], [((m, n), "int32"), ((m,), "int64")]
+        args, results = [_numbers(shift), x, scales, self.start.places[heads.stream]], [((m, n), "int32"), ((m,), "int64")]
         made = self._several(ax_rows.ax_weigh, (m, n, heads.causal, reduce), args, results)
         self.reduced = made[1]
         return made[0]
@@ -327,11 +339,14 @@ def _numbers(*values: int) -> Expr:
 class Start:
     """The parameters of one function."""
 
-    tokens: int
+    lengths: Sequence[int]
+    """Rows of each stream."""
     context: int
     bits: int
-    rows: Expr
-    places: Expr
+    rows: Sequence[Expr]
+    """First rows of each stream."""
+    places: Sequence[Expr]
+    """Position of each stream's first row, and how many are no padding."""
     caches: Mapping[str, Expr]
     linears: Mapping[str, tuple[layer.Linear, LinearVars]]
 
@@ -368,9 +383,11 @@ class IntegerModule:
         self._weights: dict[str | None, list[Any]] = {}
 
     def _function(self, builder: relax.BlockBuilder, emitter: Emitter, tokens: int, bits: int) -> None:
-        width = self.region.widths[self.region.input]
-        rows = relax.Var("rows", relax.TensorType((tokens, width), "int32"))
-        places = relax.Var("places", relax.TensorType((2,), "int64"))
+        lengths = (tokens, *self.region.lengths[1:])
+        sizes = list(zip(self.region.inputs, lengths, strict=False))
+        made = [relax.const(np.array([0, length]), "int64") for length in lengths[len(sizes) :]]
+        rows = [relax.Var(f"rows{n}", relax.TensorType((m, self.region.widths[x]), "int32")) for n, (x, m) in enumerate(sizes)]
+        places = [relax.Var(f"places{n}", relax.TensorType((2,), "int64")) for n in range(len(sizes))]
         caches = {
             name: relax.Var(f"cache{n}", relax.TensorType(shape, dtype))
             for n, (name, (shape, dtype)) in enumerate(self.caches.items())
@@ -379,10 +396,10 @@ class IntegerModule:
             name: (linear, LinearVars.declare(linear, f"w{n}", self.region.rank))
             for n, (name, linear) in enumerate(self.linears.items())
         }
-        params = [rows, places, *caches.values(), *(v for _, variables in own.values() for v in variables.all())]
+        params = [*rows, *places, *caches.values(), *(v for _, variables in own.values() for v in variables.all())]
         with builder.function(f"start_{tokens}", params):
             with builder.dataflow():
-                to = RelaxRows(builder, emitter, Start(tokens, self.context, bits, rows, places, caches, own))
+                to = RelaxRows(builder, emitter, Start(lengths, self.context, bits, rows, [*places, *made], caches, own))
                 self.fractions = lower(self.region, to, bits, self.context)
                 self.numbers = tuple(sorted(to.outputs))
                 results = [*(to.outputs[n] for n in self.numbers), *(to.caches[name] for name in self.caches)]
@@ -403,7 +420,13 @@ class IntegerModule:
         return self._weights[adapter]
 
     def run(
-        self, rows: Int64, first: int = 0, keys: int | None = None, cache: list[Any] | None = None, adapter: str | None = None
+        self,
+        rows: Int64,
+        first: int = 0,
+        keys: int | None = None,
+        cache: list[Any] | None = None,
+        adapter: str | None = None,
+        more: Sequence[tuple[Int64, int]] = (),
     ) -> tuple[dict[int, Int64], list[Any]]:
         """One start.
 
@@ -412,14 +435,17 @@ class IntegerModule:
             first: position of the first. keys: rows that are no padding, default all.
             cache: what an earlier start gave, default an empty one.
             adapter: its name; None is the base.
+            more: rows of further streams, and how many of them are no padding.
 
         Returns:
             number of each output -> s32 [rows, n], and the cache.
         """
         if self._vm is None:
             self._vm = compiled(self.module)
-        places = np.array([first, len(rows) if keys is None else keys], np.int64)
-        arguments = [tvm.runtime.tensor(rows.astype(np.int32)), tvm.runtime.tensor(places)]
+        counts = [np.array([first, len(rows) if keys is None else keys], np.int64)]
+        counts += [np.array([0, own], np.int64) for _, own in more]
+        given = [each.astype(np.int32) for each in (rows, *(own for own, _ in more))]
+        arguments = [tvm.runtime.tensor(each) for each in (*given, *counts)]
         results = self._vm[f"start_{len(rows)}"](*arguments, *(cache or self.empty()), *self._parameters(adapter))
         outputs = {n: results[place].numpy().astype(np.int64) for place, n in enumerate(self.numbers)}
         return outputs, [results[n] for n in range(len(self.numbers), len(results))]

@@ -38,16 +38,25 @@ class Reference(OneGroup, MapsRows):
         bits: int,
         rows: Int64,
         keys: int | None = None,
+        more: Sequence[tuple[Int64, int]] = (),
     ) -> None:
-        """`rows`: the input, s32 [tokens, n]; `keys`: the first so many of them are no padding, default all."""
+        """The first rows.
+
+        Args:
+            rows: of the first stream, s32 [tokens, n]. keys: the first so many of them are no padding, default all.
+            more: the same of further streams.
+        """
         tokens = len(rows)
         self.linears, self.adapters, self.cache, self.bits, self.tokens = linears, adapters, cache, bits, tokens
-        self.input = rows
+        self.given = [(rows, tokens if keys is None else keys), *more]
+        """First rows of each stream, and how many of them are no padding."""
+        self.stream = 0
         self.outputs: dict[int, Int64] = {}
         """Number of the output -> s32 [rows, n]."""
         self.first = len(cache)
-        self.keys = tokens if keys is None else keys
         self.values: dict[str, Int64] = {}
+        self.kept: dict[str, Int64] = {}
+        """Rows that windows slide over."""
         self.reduced: list[int] = [0] * tokens
         self.factors = np.zeros((4, tokens, 2), np.int64)
         self.activation = np.zeros((tokens, 0), np.int64)
@@ -61,11 +70,13 @@ class Reference(OneGroup, MapsRows):
         """The first output, s32 [rows, n]."""
         return self.outputs[0]
 
-    def blocks(self) -> Sequence[tuple[int, int]]:
-        return [(0, self.tokens)]
+    def blocks(self, stream: int, rows: int) -> Sequence[tuple[int, int]]:
+        if stream == len(self.given):
+            self.given.append((np.zeros((rows, 0), np.int64), rows))
+        return [(0, len(self.given[stream][0]))]
 
-    def block(self, first: int, count: int) -> None:
-        self.tokens = count
+    def block(self, stream: int, first: int, count: int) -> None:
+        self.stream, self.tokens = stream, count
         self.factors = np.zeros((4, count, 2), np.int64)
 
     def value(self, name: str, width: int) -> Cells:
@@ -96,7 +107,7 @@ class Reference(OneGroup, MapsRows):
         pass
 
     def read_input(self, cells: Cells) -> None:
-        self.values[cells.name] = self.input.copy()
+        self.values[cells.name] = self.given[self.stream][0].copy()
 
     def write_output(self, number: int, cells: Cells) -> None:
         self.outputs[number] = self._of(cells).copy()
@@ -117,7 +128,8 @@ class Reference(OneGroup, MapsRows):
 
     def _valid(self, width: int, heads: Heads) -> npt.NDArray[np.bool_]:
         """Keys up to each row's own if causal, else all that are no padding."""
-        own = self.first + 1 + np.arange(self.tokens)[:, None] if heads.causal else np.full((self.tokens, 1), self.keys)
+        keys = self.given[heads.stream][1]
+        own = self.first + 1 + np.arange(self.tokens)[:, None] if heads.causal else np.full((self.tokens, 1), keys)
         return np.asarray(np.arange(width)[None] < own)
 
     def mapped(self, row: MapRow) -> None:
@@ -167,7 +179,7 @@ class Reference(OneGroup, MapsRows):
 
     def linear(self, name: str, out: Cells) -> None:
         own = self.linears[name]
-        names = self.adapters[: self.tokens]
+        names = self.adapters[: self.tokens] if self.stream == 0 else [self.adapters[0]] * self.tokens
         for chosen in dict.fromkeys(names):
             rows = np.array([r for r, a in enumerate(names) if a == chosen])
             x = self.activation[rows]
@@ -200,16 +212,23 @@ class Reference(OneGroup, MapsRows):
         self.linear(name, out)
         self.write_output(number, out)
 
+    def keep(self, name: str, x: Cells, before: int, total: int) -> None:
+        own = self._of(x)
+        self.kept[name] = np.pad(own, ((before, max(0, total - before - len(own))), (0, 0)))
+
+    def tap(self, name: str, out: Cells, first: int, stride: int) -> None:
+        self._of(out)[:] = self.kept[name][first : first + (self.tokens - 1) * stride + 1 : stride]
+
     def pick(self, x: Cells, out: Cells) -> None:
         self._of(out)[:] = self._of(x)[:1]
 
     def gather(self, x: Cells, out: Cells, shift: int) -> None:
         total = self._of(out)
-        for row in self._of(x)[: self.keys]:
+        for row in self._of(x)[: self.given[self.stream][1]]:
             total[:] = numerics.map_rows(Map.MAC, row[None], total, ca=1, cb=1 << shift, shift=shift)[0]
 
     def count_rows(self) -> None:
-        self.reduced = [self.keys]
+        self.reduced = [self.given[self.stream][1]]
 
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         for cells, kept, stride in ((k, self.cache.keys, heads.k_stride), (v, self.cache.values, heads.v_stride)):

@@ -15,7 +15,7 @@ from tvm import relax
 from axlora.compiler import layer
 from axlora.compiler.frontend.bounds import bound_indices
 from axlora.compiler.frontend.tvm_import import compiled
-from axlora.compiler.operators import Linear
+from axlora.compiler.operators import Attention, Linear
 from axlora.compiler.passes.ax_boundary import ax_from_rows, ax_to_rows
 from axlora.compiler.passes.linear_calls import Emitter, LinearVars, parameters
 from axlora.compiler.passes.lower_rows import FROM_ROWS, PLACES, TO_ROWS
@@ -68,20 +68,25 @@ class WholeModule:
     def _integers(self, builder: relax.BlockBuilder, emitter: Emitter, function: relax.Function) -> tuple[Expr, dict[str, int]]:
         """The results of the region as its row operations give them, and the fraction of every value."""
         region, called = self._region, list(calls(function))
-        linears = [call for call in called if call.kind == "linear"]
+        products = [call for call in called if call.kind == "linear"]
         names = [op.name for op in region.operators if isinstance(op, Linear)]
-        own = {
+        linears = {
             name: (self._linears[name], LinearVars(**{part.name: call.args.get(part.name) for part in fields(LinearVars)}))
-            for name, call in zip(names, linears, strict=True)
+            for name, call in zip(names, products, strict=True)
         }
         caches = {
             name: relax.const(np.zeros(shape, dtype))
             for name, (shape, dtype) in cache_shapes(region.operators, self._context).items()
         }
-        rows = next(call.args["x"] for call in called if call.kind == "input")
-        alone = relax.const(np.array([0, region.rows]), "int64")
-        places = next((call.args[PLACES] for call in called if PLACES in call.args), alone)
-        to = RelaxRows(builder, emitter, Start(region.rows, self._context, self._bits, rows, places, caches, own))
+        rows = [call.args["x"] for call in called if call.kind == "input"]
+        places = [relax.const(np.array([0, length]), "int64") for length in region.lengths]
+        keys = {op.y: op.k for op in region.operators if isinstance(op, Attention)}
+        for call in called:
+            if PLACES in call.args:
+                own = str(call.attributes["y"])
+                places[region.streams[keys.get(own, own)]] = call.args[PLACES]
+        start = Start(region.lengths, self._context, self._bits, rows, places, caches, linears)
+        to = RelaxRows(builder, emitter, start)
         fractions = lower(region, to, self._bits, self._context)[1]
         stored = {call.variable: to.outputs[int(call.attributes["number"])] for call in called if call.kind == "output"}
         return _with(function, stored), fractions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,12 @@ from axlora.compiler.operators import (
     Op,
     Pool,
     PoolKind,
+    Positional,
     Rotary,
-    Transformer,
+    Window,
     operands,
 )
+from axlora.compiler.transformer import Stream, Transformer
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -52,7 +54,7 @@ def _heads(x: Float64, first: int, stride: int, count: int, dim: int) -> Float64
 
 
 def _attend(op: Attention, q: Float64, k: Float64, v: Float64, keys: int) -> Float64:
-    n = len(q)
+    n, most = len(q), len(k)
     groups = op.heads // op.kv_heads
     qs, ks, vs = (
         _heads(x, first, stride, count, op.dim).transpose(1, 0, 2)
@@ -60,11 +62,11 @@ def _attend(op: Attention, q: Float64, k: Float64, v: Float64, keys: int) -> Flo
     )
     ks, vs = (np.repeat(x, groups, axis=0) for x in (ks, vs))
     scores = qs @ ks.transpose(0, 2, 1) * op.scale
-    seen = np.tri(n, dtype=bool) if op.causal else np.arange(n) < keys
+    seen = np.tri(n, dtype=bool) if op.causal else np.arange(most) < keys
     for codes in op.score_codes[: op.rounded_first]:
         scores = codes.rounded(scores)
     if op.bias is not None:
-        bias = op.bias[:, :n, :n]
+        bias = op.bias[:, :n, :most]
         scores, seen = scores + np.where(np.isinf(bias), 0, bias), seen & ~np.isinf(bias)
     for codes in op.score_codes[op.rounded_first :]:
         scores = codes.rounded(scores)
@@ -83,7 +85,8 @@ def _norm(op: Norm, features: Float64) -> Float64:
     return np.asarray(y if op.bias is None else y + op.bias).reshape(features.shape)
 
 
-def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product], keys: int) -> Float64:
+def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product], keys: Mapping[str, int]) -> Float64:
+    """`keys`: value -> how many of its rows are no padding."""
     match op:
         case Norm():
             return _norm(op, values[op.x])
@@ -102,54 +105,86 @@ def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]
         case Rotary():
             return _rotate(op, values[op.x])
         case Attention():
-            return _attend(op, values[op.q], values[op.k], values[op.v], keys)
+            return _attend(op, values[op.q], values[op.k], values[op.v], keys[op.k])
+        case Positional():
+            return values[op.x] + op.table[: len(values[op.x])]
+        case Window():
+            x, at = values[op.x], np.arange(op.rows)[:, None] * op.stride + np.arange(op.taps) * op.dilation - op.before
+            inside = (at >= 0) & (at < len(x))
+            return np.where(inside[..., None], x[np.where(inside, at, 0)], 0.0).reshape(op.rows, -1)
         case Pool():
             x = values[op.x]
-            return x[:1] if op.kind is PoolKind.FIRST else x[:keys].mean(axis=0, keepdims=True)
+            return x[:1] if op.kind is PoolKind.FIRST else x[: keys[op.x]].mean(axis=0, keepdims=True)
 
 
-def embed(model: Transformer, ids: Mapping[str, npt.NDArray[Any]], order: Int64 | None = None) -> Float64:
+def embed(model: Transformer | Stream, ids: Mapping[str, npt.NDArray[Any]], order: Int64 | None = None) -> Float64:
     """The first rows [tokens, n] of one sequence; `ids`: input -> [tokens], or the elements of rows that are given.
 
     Args:
         order: places of the sequence in the order of the rows; default its own.
     """
     if model.given is not None:
-        own = np.asarray(ids[model.given.input], np.float64).reshape(-1, model.given.features)
+        own = model.given.rows(np.asarray(ids[model.given.input], np.float64))
         return own if order is None else own[order]
-    first = ids[model.tokens_input]
+    first = ids[model.lookups[0].input]
     order = np.arange(len(first)) if order is None else order
-    rows = np.zeros((len(first), model.embedding.shape[1]))
+    found = np.zeros((len(first), model.features))
     for lookup in model.lookups:
-        rows += lookup.table[ids[lookup.input]]
+        found += lookup.table[ids[lookup.input]]
     if model.positions is not None:
-        rows += model.positions[: len(first)]
-    return np.asarray(rows[order])
+        found += model.positions[: len(first)]
+    return np.asarray(found[order])
 
 
-def evaluate(model: Transformer, rows: Float64, linears: Mapping[str, Product], keys: int | None = None) -> dict[str, Float64]:
+class Sample(NamedTuple):
+    """The first rows of one run."""
+
+    rows: Float64
+    """[tokens, n]."""
+    keys: int
+    """The first so many rows are no padding."""
+    more: tuple[tuple[Float64, int], ...] = ()
+    """The same of further streams."""
+
+    def keys_of(self, model: Transformer) -> dict[str, int]:
+        """Value -> how many of its rows are no padding."""
+        keys = (self.keys, *(own for _, own in self.more), *model.lengths(0)[1 + len(self.more) :])
+        return {name: keys[stream] for name, stream in model.streams.items()}
+
+    def values(self, model: Transformer) -> dict[str, Float64]:
+        """The values that the host gives."""
+        return dict(zip(model.inputs, (self.rows, *(own for own, _ in self.more)), strict=True))
+
+
+def evaluate(
+    model: Transformer,
+    rows: Float64,
+    linears: Mapping[str, Product],
+    keys: int | None = None,
+    more: tuple[tuple[Float64, int], ...] = (),
+) -> dict[str, Float64]:
     """Every value of the model for one sequence: name -> float64 [n, features].
 
     Args:
         rows: of embeddings [n, features] (`embed`).
         linears: linear -> what it makes of [n, k].
         keys: the first so many rows are no padding; default all.
+        more: rows and keys of further streams.
     """
-    values = {model.input: rows}
+    sample = Sample(rows, len(rows) if keys is None else keys, more)
+    values, known = sample.values(model), sample.keys_of(model)
     for op in model.operators:
-        values[op.y] = _apply(op, values, linears, len(rows) if keys is None else keys)
+        values[op.y] = _apply(op, values, linears, known)
     return values
 
 
-def magnitudes(
-    model: Transformer, sequences: Sequence[tuple[Float64, int]], linears: Mapping[str, Product]
-) -> dict[str, Float64]:
-    """Largest magnitude [features] of every value over sequences: rows of embeddings [n, features], how many are no padding."""
+def magnitudes(model: Transformer, samples: Sequence[Sample], linears: Mapping[str, Product]) -> dict[str, Float64]:
+    """Largest magnitude [features] of every value over samples."""
     found: dict[str, Float64] = {}
     # Products of one sequence are small: threads that share one wait for each other longer than they work.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        for first, count in _batches([len(rows) for rows, _ in sequences]):
-            _look(model, sequences[first : first + count], linears, found, pool)
+        for first, count in _batches([sum(map(len, each.values(model).values())) for each in samples]):
+            _look(model, samples[first : first + count], linears, found, pool)
     return found
 
 
@@ -169,19 +204,22 @@ def _batches(rows: Sequence[int]) -> list[tuple[int, int]]:
 
 def _look(
     model: Transformer,
-    batch: Sequence[tuple[Float64, int]],
+    batch: Sequence[Sample],
     linears: Mapping[str, Product],
     found: dict[str, Float64],
     pool: Executor,
 ) -> None:
     """Raise `found` to the magnitudes of a batch, operator by operator: a weight is read once for all its sequences."""
     last = {name: n for n, op in enumerate(model.operators) for name in operands(op)}
-    values = [{model.input: rows} for rows, _ in batch]
-    _raise(found, model.input, [_peak(rows) for rows, _ in batch])
+    values, known = [each.values(model) for each in batch], [each.keys_of(model) for each in batch]
+    for name in model.inputs:
+        _raise(found, name, [_peak(own[name]) for own in values])
     for n, op in enumerate(model.operators):
         held = {op.name: linears[op.name]} if isinstance(op, Linear) else {}
 
-        def advance(own: dict[str, Float64], keys: int, n: int = n, op: Op = op, held: Mapping[str, Product] = held) -> Float64:
+        def advance(
+            own: dict[str, Float64], keys: Mapping[str, int], n: int = n, op: Op = op, held: Mapping[str, Product] = held
+        ) -> Float64:
             """The operator for one sequence; its peak."""
             value = _apply(op, own, held, keys)
             if op.y in last:
@@ -191,7 +229,7 @@ def _look(
                     del own[name]
             return _peak(value)
 
-        _raise(found, op.y, pool.map(advance, values, [keys for _, keys in batch]))
+        _raise(found, op.y, pool.map(advance, values, known))
 
 
 def _peak(value: Float64) -> Float64:

@@ -7,8 +7,7 @@ come from the largest magnitude that calibration saw, with two bits to spare.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
@@ -26,12 +25,26 @@ from axlora.compiler.operators import (
     Norm,
     NormKind,
     PoolKind,
+    Positional,
     Quantization,
     Rotary,
 )
+from axlora.compiler.rows.fractions import (
+    CACHE_CODE,
+    EXP_FRACTION,
+    FACTOR_BITS,
+    KEY_BITS,
+    SCORE_FRACTION,
+    SPARE_BITS,
+    SQUARE_SHIFT,
+    TABLE_FRACTION,
+    fraction,
+    held_zero,
+    ratio,
+)
 from axlora.compiler.rows.layout import WITHOUT, Layout
-from axlora.compiler.rows.row_operations import PLACES, Cells, Heads, Rows
-from axlora.compiler.rows.steps import Append, Attend, Close, Collect
+from axlora.compiler.rows.row_operations import PLACES, Cells, Heads, Rows, in_turn
+from axlora.compiler.rows.steps import Append, Attend, Close, Collect, Keep, Slide
 from axlora.compiler.rows.tables import clamp_table, exp_table, function_table, steps_table
 from axlora.isa.numerics import SAT32, to_fixed
 from axlora.isa.opcodes import Map, Reduce, Row
@@ -39,65 +52,10 @@ from axlora.isa.opcodes import Map, Reduce, Row
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-SPARE_BITS = 2
-"""Bits above the largest magnitude seen."""
-TABLE_FRACTION = 18
-"""Of what goes through a function and comes out: one table serves every layer; values reach +-2**13 (`functions.MOST`)."""
-SQUARE_SHIFT = 28
-FACTOR_BITS = 14
-"""A factor of MAC is at most 2**14."""
-EXP_FRACTION = 30
-SCORE_FRACTION = 20
-"""Scores reach +-2**11."""
-CACHE_CODE = 127
-"""Largest code of keys and values: 8 bits, whatever the activations have."""
-KEY_BITS = 6
-"""Bits below a code of the scales of keys and values."""
 
-
-def fraction(largest: float, spare: int = SPARE_BITS) -> int:
-    """The fraction at which `largest` leaves `spare` bits of 31."""
-    return 30 - spare - math.ceil(math.log2(max(largest, 2.0**-12)))
-
-
-def seen(fraction: int) -> float:
-    """Inverse of `fraction`: the power of two up to which magnitudes were seen."""
-    return math.ldexp(1.0, 30 - SPARE_BITS - fraction)
-
-
-def ratio(value: float, bits: int = 16) -> tuple[int, int]:
-    """value ~ factor / 2**shift with a factor below 2**bits."""
-    _, exponent = math.frexp(value)
-    factor = round(math.ldexp(value, bits - exponent))
-    return (factor >> 1, bits - exponent - 1) if factor == 1 << bits else (factor, bits - exponent)
-
-
-def held_zero(codes: Quantization, bits: int) -> int:
-    """The code of 0 where a linear reads codes of `bits` bits, whose range is symmetric.
-
-    Codes that fill the bits lose one end, the one that is further from zero: its value is that of the code beside it.
-    """
-    return codes.zero + int(codes.zero < 0 and codes.bits == bits)
-
-
-def in_turn(rounds: Iterable[Iterator[None]], ahead: bool) -> None:
-    """Carry out rounds of three parts: one after the other, or so that a round's product is found while others go on.
-
-    Ahead, the first part of a round comes before the last part of the round two before it, and then the second part of the
-    round before it.
-    """
-    under_way: deque[Iterator[None]] = deque()
-    for each in rounds:
-        next(each)
-        if len(under_way) == PLACES - 1:
-            next(under_way.popleft(), None)
-        if under_way:
-            next(under_way[-1])
-        under_way.append(each)
-        if not ahead:
-            list(under_way.pop())
-    while under_way:
-        list(under_way.popleft())
+def _named(kind: str, values: Int64) -> str:
+    """The name of a table, which is that of its values."""
+    return f"{kind} {values.shape} {blake2b(values.tobytes(), digest_size=8).hexdigest()}"
 
 
 @dataclass
@@ -129,6 +87,8 @@ class Formulas:
     """What the operator reads for the last time, and whose room no result has taken over."""
     active: str = ""
     """The value whose codes linears read."""
+    streams: Mapping[str, int] = field(default_factory=dict)
+    """Value -> number of its stream."""
 
     def out(self, name: str, f: int) -> Cells:
         """Room for a value of fraction f."""
@@ -322,8 +282,7 @@ class Formulas:
         rows, half, f = self.rows, op.cos.shape[1], self.fractions[op.x]
         self.out(op.y, f - 1)
         turning = self.layout(op.x).part(op.first, half)
-        cos = rows.by_position(f"cos {op.dim} {half}", turning.spread(to_fixed(op.cos, 30)))
-        sin = rows.by_position(f"sin {op.dim} {half}", turning.spread(to_fixed(op.sin, 30)))
+        cos, sin = (self.by_position(turning.spread(to_fixed(table, 30))) for table in (op.cos, op.sin))
         t = rows.temporary(f"{op.y} turned", turning.width(half))
         rest = op.dim - 2 * half
         for _ in rows.groups():
@@ -340,6 +299,37 @@ class Formulas:
                     rows.map(Map.MAC, self.part(op.x, at + 2 * half, rest), out=still, shift=1)
         rows.free(t)
 
+    def by_position(self, values: Int64) -> Cells:
+        """A row for each position; tables that are alike are one."""
+        return self.rows.by_position(_named("table", values), values)
+
+    def positional(self, op: Positional) -> None:
+        fx, table = self.fractions[op.x], float(np.abs(op.table).max())
+        fy = min(fraction(max(self.largest[op.y], table)), fx + FACTOR_BITS)
+        y, down = self.over(op.y, fy, (op.x,)), max(0, fx - fy)
+        by = self.by_position(self.layout(op.y).spread(to_fixed(op.table, fy)))
+        for _ in self.rows.groups():
+            x, near = self.cells[op.x], down if down <= FACTOR_BITS else 0
+            if down > near:
+                self.rows.map(Map.MAC, x, out=y, shift=min(63, down))
+                x = y
+            self.rows.map(Map.MAC, x, by, y, ca=1 << max(0, fy - fx), cb=1 << near, shift=near)
+
+    def keep(self, step: Keep) -> None:
+        """The block's rows of a window to memory."""
+        op = step.op
+        total = (op.rows - 1) * op.stride + (op.taps - 1) * op.dilation + max(0, -op.before) + 1
+        self.rows.keep(op.y, self.cells[op.x], max(0, op.before), total)
+
+    def slide(self, step: Slide) -> None:
+        """The block's rows of what a window makes."""
+        op = step.op
+        self.out(op.y, self.fractions[op.x])
+        n = self.widths[op.x]
+        for _ in self.rows.groups():
+            for j in range(op.taps):
+                self.rows.tap(op.y, self.part(op.y, j * n, n), j * op.dilation + max(0, -op.before), op.stride)
+
     def append(self, step: Append) -> None:
         """K and V of the block's rows to the cache."""
         op = step.op
@@ -355,7 +345,7 @@ class Formulas:
             layout, first = self.layout(name), op.first[n]
             places.append(layout.span(first, op.dim)[1])
             strides.append(layout.place(first + op.stride[n]) - layout.place(first) if op.kv_heads > 1 else op.stride[n])
-        return Heads(op.y, op.heads, op.kv_heads, max(places), op.causal, *strides)
+        return Heads(op.y, op.heads, op.kv_heads, max(places), op.causal, strides[0], strides[1], self.streams[op.k])
 
     def attend(self, step: Attend) -> None:
         """Each group's q with the cache."""
@@ -439,9 +429,9 @@ class Formulas:
         parts = [(op.rounded_first, np.where(hidden, 0.0, op.bias)), (last, np.where(hidden, -np.inf, 0.0))]
         for n, part in [(last, op.bias)] if op.rounded_first == last else parts:
             values = to_fixed(part[:, : self.context, : self.context], SCORE_FRACTION)
+            values = np.pad(values, ((0, 0), (0, 0), (0, self.context - values.shape[2])))
             if values.any():
-                names = [f"bias {blake2b(each.tobytes(), digest_size=8).hexdigest()}" for each in values]
-                found[n].append([self.rows.by_key(*each) for each in zip(names, values, strict=True)])
+                found[n].append([self.rows.by_key(_named("bias", each), each) for each in values])
         return found
 
     def collect(self, step: Collect) -> None:

@@ -29,7 +29,9 @@ from axlora.compiler.operators import (
     NormKind,
     Op,
     Pool,
+    Positional,
     Rotary,
+    Window,
 )
 
 Number = TypeVar("Number", bound=np.number[Any])
@@ -169,11 +171,15 @@ class _Classes:
             case Norm():
                 self.join(op.y, op.x)
                 self[op.y].norms.append(op)
-            case Affine():
+            case Affine() | Positional():
                 self.join(op.y, op.x)
             case FakeQuantize():
                 self.join(op.y, op.x)
                 self[op.y].kept |= op.codes.rounded(np.zeros(())) != 0
+            case Window():
+                self[op.x].kept = True
+                n = self[op.x].width
+                self[op.y].cuts |= set(range(0, op.taps * n + 1, n))
             case Apply() | Pool():  # a table may make a little of 0
                 self.join(op.y, op.x)
                 self[op.y].kept = True

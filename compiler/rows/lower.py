@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from axlora.compiler.errors import UnsupportedOperator
-from axlora.compiler.operators import Attention, Linear, Op, Pool, Rotary, operands
+from axlora.compiler.operators import Attention, Linear, Pool, Positional, Rotary, Window, operands
 from axlora.compiler.rows.formulas import Formulas
 from axlora.compiler.rows.layout import WITHOUT, Layout
 from axlora.compiler.rows.read_region import Region
 from axlora.compiler.rows.row_operations import Rows
-from axlora.compiler.rows.steps import Append, Attend, Close, Collect, Step, reads, writes
+from axlora.compiler.rows.steps import Append, Attend, Close, Collect, Keep, Slide, Step, reads, writes
 
 HINT = "compile with --operators linears"
 """Hint of every refusal here: the linears of such a model can still run on the machine."""
@@ -25,44 +26,101 @@ def _rounded_late(region: Region, bits: int) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
+class _Placed:
+    """A step with its operator's number, of a stream."""
+
+    number: int
+    step: Step
+    stream: int
+
+
+@dataclass(frozen=True)
 class _Phase:
-    """Steps that a block can take without what other blocks do in them; each with its operator's number."""
+    """Steps that a block of a stream can take without what other blocks do in them; each with its operator's number."""
 
     steps: tuple[tuple[int, Step], ...]
+    stream: int
     one_row: bool = False
     """What is behind a pool: it has one row in all."""
 
 
-def _phases(operators: Sequence[Op], blocks: int) -> tuple[_Phase, ...]:
-    """The steps, cut where a block needs all blocks' keys and values, and behind pools.
+def _steps(region: Region) -> tuple[list[_Placed], list[_Placed]]:
+    """The steps of all rows, and those of the one row that pools make.
 
     Raises:
         UnsupportedOperator: rows and what a pool made of them meet, or attention behind a pool.
     """
     single: set[str] = set()
-    parts: list[list[tuple[int, Step]]] = [[]]
-    end: list[tuple[int, Step]] = []
-    for n, op in enumerate(operators):
+    steps: list[_Placed] = []
+    end: list[_Placed] = []
+    streams = region.streams
+    for n, op in enumerate(region.operators):
         of_one = [name in single for name in reads(op)]
+        stream = streams[op.y]
         if isinstance(op, Pool):
             if any(of_one):
                 raise UnsupportedOperator("a pooled row is pooled again", op.y, HINT)
-            parts[-1].append((n, Collect(op)))
-            end.append((n, Close(op)))
+            steps.append(_Placed(n, Collect(op), stream))
+            end.append(_Placed(n, Close(op), stream))
             single.add(op.y)
         elif any(of_one):
-            if not all(of_one) or isinstance(op, Attention | Rotary):
+            if not all(of_one) or isinstance(op, Attention | Rotary | Positional | Window):
                 raise UnsupportedOperator("tokens and a pooled row meet", op.y, HINT)
-            end.append((n, op))
+            end.append(_Placed(n, op, stream))
             single.add(op.y)
         elif isinstance(op, Attention):
-            parts[-1].append((n, Append(op)))
-            if blocks > 1:
-                parts.append([])
-            parts[-1].append((n, Attend(op)))
+            steps += [_Placed(n, Append(op), streams[op.k]), _Placed(n, Attend(op), stream)]
+        elif isinstance(op, Window):
+            steps += [_Placed(n, Keep(op), streams[op.x]), _Placed(n, Slide(op), stream)]
         else:
-            parts[-1].append((n, op))
-    return (*(_Phase(tuple(p)) for p in parts), *((_Phase(tuple(end), True),) if end else ()))
+            steps.append(_Placed(n, op, stream))
+    return steps, end
+
+
+def _by_streams(steps: Sequence[_Placed]) -> list[_Placed]:
+    """The steps so that a stream goes on until it needs keys or rows of another: what others need of it comes first."""
+    needs: dict[int, set[int]] = {each.stream: set() for each in steps}
+    appended = {each.number: each.stream for each in steps if isinstance(each.step, Append | Keep)}
+    for each in steps:
+        if isinstance(each.step, Attend | Slide):
+            needs[each.stream].add(appended[each.number])
+    for _ in needs:
+        needs = {stream: own.union(*(needs[other] for other in own)) for stream, own in needs.items()}
+    left = {
+        stream: deque(each for each in steps if each.stream == stream)
+        for stream in sorted(needs, key=lambda stream: len(needs[stream] - {stream}))
+    }
+    found: list[_Placed] = []
+    done: set[int] = set()
+    while len(found) < len(steps):
+        for own in left.values():
+            while own and not (isinstance(own[0].step, Attend | Slide) and own[0].number not in done):
+                found.append(own.popleft())
+                if isinstance(found[-1].step, Append | Keep):
+                    done.add(found[-1].number)
+    return found
+
+
+def _phases(region: Region, blocks: Sequence[int]) -> tuple[_Phase, ...]:
+    """The steps, cut where streams take turns, where a block needs all blocks' keys and values, and behind pools.
+
+    Args:
+        blocks: of each stream.
+
+    Raises:
+        UnsupportedOperator: as `_steps`.
+    """
+    steps, end = _steps(region)
+    appended = {each.number: each.stream for each in steps if isinstance(each.step, Append)}
+    parts: list[list[_Placed]] = []
+    for each in _by_streams(steps):
+        own = isinstance(each.step, Attend) and appended[each.number] == each.stream and blocks[each.stream] > 1
+        if not parts or own or parts[-1][0].stream != each.stream:
+            parts.append([])
+        parts[-1].append(each)
+    ends = [[each for each in end if each.stream == stream] for stream in range(len(blocks))]
+    whole = [(part, False) for part in parts] + [(own, True) for own in ends if own]
+    return tuple(_Phase(tuple((x.number, x.step) for x in part), part[0].stream, one_row) for part, one_row in whole)
 
 
 def lower(
@@ -76,13 +134,13 @@ def lower(
         layouts: value -> its layout on `rows`, of values that have gaps.
 
     Returns:
-        fractions of the input rows, and of every value.
+        fractions of the first stream's input rows, and of every value.
 
     Raises:
         UnsupportedOperator: rows and what a pool made of them meet.
     """
-    blocks = rows.blocks()
-    phases = _phases(region.operators, len(blocks))
+    blocks = [rows.blocks(stream, length) for stream, length in enumerate(region.lengths)]
+    phases = _phases(region, [len(own) for own in blocks])
     read = {name for op in region.operators for name in reads(op)}
     walk = _Walk(
         Formulas(
@@ -97,6 +155,7 @@ def lower(
             held=region.codes,
             late=_rounded_late(region, bits) - region.outputs.keys(),
             layouts=layouts,
+            streams=region.streams,
         ),
         region.outputs,
         frozenset(step.op.y for phase in phases for _, step in phase.steps if isinstance(step, Collect)),
@@ -104,11 +163,15 @@ def lower(
     for name in sorted(walk.pooled):
         walk.state.cells[name] = rows.one_row(name, walk.state.widths[name])
     last = {name: p for p, phase in enumerate(phases) for _, step in phase.steps for name in reads(step)}
+    begun: set[int] = set()
     for p, phase in enumerate(phases):
         later = {name for name, final in last.items() if final > p}
-        for first, count in [(0, 1)] if phase.one_row else blocks:
-            rows.block(first, count)
-            walk.block(phase, later, region.input if p == 0 else None)
+        first = phase.stream not in begun and phase.stream < len(region.inputs)
+        begins = region.inputs[phase.stream] if first else None
+        begun.add(phase.stream)
+        for at, count in [(0, 1)] if phase.one_row else blocks[phase.stream]:
+            rows.block(phase.stream, at, count)
+            walk.block(phase, later, begins)
         for name in [name for name in walk.spilled if last[name] <= p]:
             rows.forget(name)
             walk.spilled.remove(name)
@@ -140,7 +203,7 @@ class _Walk:
     spilled: list[str] = field(default_factory=list)
 
     def block(self, phase: _Phase, later: set[str], begins: str | None) -> None:
-        """All steps of a phase for the block that was chosen; `begins`: the value of the input, in the first phase."""
+        """All steps of a phase for the block that was chosen; `begins`: the value of the input, in its stream's first."""
         state, rows = self.state, self.state.rows
         cells = state.cells
         state.active = ""

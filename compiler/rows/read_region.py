@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import tvm
 from tvm import relax
 
 from axlora.compiler import layer
-from axlora.compiler.operators import Op, Quantization, codes_of
+from axlora.compiler.operators import Op, Quantization, codes_of, streams
 from axlora.compiler.passes.lower_rows import PLACES, Starts
 from axlora.compiler.passes.row_calls import KINDS, PREFIX, read
 
@@ -24,10 +25,12 @@ Float64 = npt.NDArray[np.float64]
 class Region:
     """Operators on rows, and what the module says of their values and linears."""
 
-    input: str
-    """Value that holds the rows which the host gives."""
-    rows: int
-    """Of a sequence, of a batch, or most that a cache holds."""
+    inputs: tuple[str, ...]
+    """Values that hold the rows which the host gives, one a stream."""
+    lengths: tuple[int, ...]
+    """Rows of each, and of those that windows make: of a sequence, of a batch, or most that a cache holds."""
+    counted: int
+    """The stream of which a register says how many rows are no padding: of the others none are."""
     starts: Starts
     operators: tuple[Op, ...]
     outputs: Mapping[str, int]
@@ -44,6 +47,21 @@ class Region:
     """Linear that adapters may change -> widest rank."""
 
     @property
+    def input(self) -> str:
+        """Value that holds the first stream's rows."""
+        return self.inputs[0]
+
+    @property
+    def rows(self) -> int:
+        """Of the first stream."""
+        return self.lengths[0]
+
+    @cached_property
+    def streams(self) -> dict[str, int]:
+        """Value -> number of its stream."""
+        return streams(self.operators, self.inputs)
+
+    @property
     def rank(self) -> int:
         """Of the widest adapter."""
         return max(self.ranks.values(), default=0)
@@ -51,7 +69,7 @@ class Region:
     @property
     def context(self) -> int:
         """Most tokens of a sequence; 1 where rows are none of a sequence."""
-        return 1 if self.starts is Starts.ROWS else self.rows
+        return 1 if self.starts is Starts.ROWS else max(self.lengths)
 
     @property
     def codes(self) -> dict[str, Quantization]:
@@ -129,12 +147,15 @@ class _Reading:
 
     def region(self, function: relax.Function) -> Region:
         """What its calls say."""
-        first: tuple[str, int, Starts] | None = None
+        inputs: dict[str, int] = {}
+        made: list[int] = []
+        counted, starts = 0, Starts.SEQUENCE
         for call in calls(function):
             match call.kind:
                 case "input":
-                    rows = int(call.variable.ty.shape.values[0])
-                    first = self._value(call), rows, Starts(call.attributes["starts"])
+                    counted = len(inputs) if call.attributes["counted"] else counted
+                    starts = Starts(call.attributes["starts"])
+                    inputs[self._value(call)] = int(call.variable.ty.shape.values[0])
                 case "smooth":
                     x = self._divided[call.variable] = self._values[call.args["x"]]
                     self._smooth[x] = self._array(call.args["by"])
@@ -145,9 +166,13 @@ class _Reading:
                     self._linear(call)
                 case _:
                     self._operator(call)
-        assert first is not None, "the region of the accelerator reads no rows"
+                    made += [int(call.variable.ty.shape.values[0])] if call.kind == "window" else []
+        assert inputs, "the region of the accelerator reads no rows"
         return Region(
-            *first,
+            tuple(inputs),
+            (*inputs.values(), *made),
+            counted,
+            starts,
             tuple(self._operators),
             self._outputs,
             self._widths,

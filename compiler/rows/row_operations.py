@@ -6,7 +6,8 @@ One lowering drives both, so they cannot drift; what each does with an operation
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,6 +57,8 @@ class Heads:
     k_stride: int
     """Places from a head of k to the next."""
     v_stride: int
+    stream: int
+    """Of keys and values."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +110,13 @@ class MapsRows(Protocol):
 
 
 class Rows(MapsRows, Protocol):
-    """A set of rows, one a token, on which the lowering works: a block of them at a time, and within it groups."""
+    """Streams of rows, one a token, on which the lowering works: a block of one at a time, and within it groups."""
 
-    def blocks(self) -> Sequence[tuple[int, int]]:
-        """(first row, rows) of each block: as many rows as fit at once."""
+    def blocks(self, stream: int, rows: int) -> Sequence[tuple[int, int]]:
+        """(first row, rows) of each block of a stream: as many rows as fit at once; `rows`: of a stream that windows make."""
 
-    def block(self, first: int, count: int) -> None:
-        """Work on these rows from now on; values are theirs."""
+    def block(self, stream: int, first: int, count: int) -> None:
+        """Work on these rows of a stream from now on; values are theirs."""
 
     def groups(self) -> Iterator[int]:
         """Select each group of the block's rows in turn: what is done then is done to it. Linears take the whole block.
@@ -170,7 +173,7 @@ class Rows(MapsRows, Protocol):
         """No block of the value is restored again."""
 
     def read_input(self, cells: Cells) -> None:
-        """The rows of embeddings into their value."""
+        """The stream's first rows into their value."""
 
     def write_output(self, number: int, cells: Cells) -> None:
         """An output of the model from its value."""
@@ -202,6 +205,12 @@ class Rows(MapsRows, Protocol):
     def logits(self, number: int, name: str) -> None:
         """The activation through a linear that is an output, to memory: there may be more logits than a value holds."""
 
+    def keep(self, name: str, x: Cells, before: int, total: int) -> None:
+        """The block's rows of a value to memory under a name, behind `before` rows of zeros; `total` rows in all, or more."""
+
+    def tap(self, name: str, out: Cells, first: int, stride: int) -> None:
+        """Of what was kept row first + r stride, zeros counted, for each row r of the group."""
+
     def pick(self, x: Cells, out: Cells) -> None:
         """The first row of all, when its block is worked on; `out` has one row."""
 
@@ -209,7 +218,7 @@ class Rows(MapsRows, Protocol):
         """out = out + x / 2**shift, rounded a row, over the group's rows that are no padding; `out` has one row."""
 
     def count_rows(self) -> None:
-        """The number of rows that are no padding, as the reduction of one row."""
+        """The number of the stream's rows that are no padding, as the reduction of one row."""
 
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         """K and V of every row to codes and scales in the cache, a head at a time: u = rne(absmax * factor, shift)."""
@@ -261,3 +270,23 @@ class OneGroup:
 
     def operator(self, number: int) -> None:
         """Nothing is counted."""
+
+
+def in_turn(rounds: Iterable[Iterator[None]], ahead: bool) -> None:
+    """Carry out rounds of three parts: one after the other, or so that a round's product is found while others go on.
+
+    Ahead, the first part of a round comes before the last part of the round two before it, and then the second part of the
+    round before it.
+    """
+    under_way: deque[Iterator[None]] = deque()
+    for each in rounds:
+        next(each)
+        if len(under_way) == PLACES - 1:
+            next(under_way.popleft(), None)
+        if under_way:
+            next(under_way[-1])
+        under_way.append(each)
+        if not ahead:
+            list(under_way.pop())
+    while under_way:
+        list(under_way.popleft())

@@ -1,10 +1,10 @@
-"""A transformer's operators as steps: attention and pools in halves, because blocks of rows meet between them."""
+"""A transformer's operators as steps: attention, windows and pools in halves, because blocks of rows meet between them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from axlora.compiler.operators import Attention, Op, Pool, operands
+from axlora.compiler.operators import Attention, Op, Pool, Window, operands
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,21 @@ class Close:
     op: Pool
 
 
-Step = Op | Append | Attend | Collect | Close
+@dataclass(frozen=True)
+class Keep:
+    """The first half of a window: a block's rows to memory."""
+
+    op: Window
+
+
+@dataclass(frozen=True)
+class Slide:
+    """The second half: each row's own of them side by side."""
+
+    op: Window
+
+
+Step = Op | Append | Attend | Keep | Slide | Collect | Close
 
 
 def reads(op: Step) -> tuple[str, ...]:
@@ -45,8 +59,10 @@ def reads(op: Step) -> tuple[str, ...]:
             return op.op.k, op.op.v
         case Attend():
             return (op.op.q,)
-        case Collect():
+        case Collect() | Keep():
             return (op.op.x,)
+        case Slide():
+            return ()
         case Close():
             return (op.op.y,)
     return operands(op)
@@ -55,8 +71,8 @@ def reads(op: Step) -> tuple[str, ...]:
 def writes(op: Step) -> str:
     """The value that an operator makes, or "" for what is not whole yet."""
     match op:
-        case Append() | Collect():
+        case Append() | Collect() | Keep():
             return ""
-        case Attend() | Close():
+        case Attend() | Close() | Slide():
             return op.op.y
     return op.y

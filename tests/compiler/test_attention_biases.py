@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+from writer import Writer
 
 import axlora
 from axlora.compiler.frontend import onnx_reader
-from axlora.compiler.operators import Attention, Padding
+from axlora.compiler.operators import Attention
 from axlora.compiler.passes.recognise_transformer import read_whole
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.pipelines.samples import products
 from axlora.compiler.pipelines.transformers import lower_whole, recognised
 from axlora.compiler.rows import float_forms
+from axlora.compiler.transformer import Padding
 from axlora.isa.target import Target
 
 TOKENS, HEADS, DIM, IDS = 16, 2, 8, 30
@@ -28,26 +29,6 @@ N = HEADS * DIM
 LEAST = float(np.finfo(np.float32).min)
 DISTANCE = np.arange(TOKENS)[:, None] - np.arange(TOKENS)[None]
 CAUSAL = DISTANCE >= 0
-
-
-class Writer:
-    """Nodes one after another."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.held: list[onnx.TensorProto] = []
-
-    def constant(self, value: np.ndarray) -> str:
-        value = value.astype(np.float32) if value.dtype == np.float64 else value
-        self.held.append(numpy_helper.from_array(value, f"c{len(self.held)}"))
-        return self.held[-1].name
-
-    def ints(self, *values: int) -> str:
-        return self.constant(np.array(values, np.int64))
-
-    def __call__(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [f"t{len(self.nodes)}"], f"n{len(self.nodes)}", **attributes))
-        return str(self.nodes[-1].output[0])
 
 
 def hidden(seen: np.ndarray, least: float = LEAST) -> np.ndarray:

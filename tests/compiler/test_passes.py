@@ -17,11 +17,11 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 import axlora
 from axlora.compiler.frontend import tvm_import
 from axlora.compiler.layer import Lowered
-from axlora.compiler.operators import Transformer
 from axlora.compiler.passes import pipeline
 from axlora.compiler.passes.lower_linears import Names
 from axlora.compiler.passes.lower_rows import Calibrated, Starts
 from axlora.compiler.pipelines import linears, transformers
+from axlora.compiler.transformer import Transformer
 
 SHAPES = {"batch": 1, "sequence": 8}
 IDS = {"input_ids": np.arange(8)[None], "attention_mask": np.ones((1, 8), np.int64)}

@@ -16,12 +16,13 @@ from onnxruntime import quantization as q
 
 import axlora
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
-from axlora.compiler.operators import FakeQuantize, Linear, Transformer
+from axlora.compiler.operators import FakeQuantize, Linear
 from axlora.compiler.passes.placement import computes_on_host
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.pipelines.transformers import lower_whole
 from axlora.compiler.reference.numpy_rows import Cache, Reference
 from axlora.compiler.rows.lower import lower
+from axlora.compiler.transformer import Transformer
 from axlora.isa.target import Target
 
 TEST = Target.load("test")

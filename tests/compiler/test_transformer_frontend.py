@@ -17,12 +17,13 @@ from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.merge import merge_graph
 from axlora.compiler.frontend.precision import to_float32
-from axlora.compiler.operators import Affine, Apply, Attention, Function, Norm, NormKind, Transformer
+from axlora.compiler.operators import Affine, Apply, Attention, Function, Norm, NormKind
 from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.passes.recognise_transformer import read_transformer
 from axlora.compiler.pipelines.samples import products
 from axlora.compiler.rows import float_forms
+from axlora.compiler.transformer import Transformer
 
 TOKENS = 16
 FREE = {"batch": 1, "sequence": TOKENS}

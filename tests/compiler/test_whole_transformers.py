@@ -21,7 +21,7 @@ from axlora.adapters import add_adapter
 from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.merge import merge_graph
-from axlora.compiler.operators import Apply, Attention, Function, Padding, PoolKind, Transformer
+from axlora.compiler.operators import Apply, Attention, Function, PoolKind
 from axlora.compiler.passes.drop_scales import drop_scales
 from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.recognise_linears import recognise
@@ -31,6 +31,7 @@ from axlora.compiler.pipelines.samples import products
 from axlora.compiler.pipelines.transformers import lower_whole, recognised
 from axlora.compiler.rows import float_forms
 from axlora.compiler.rows.float_forms import Product
+from axlora.compiler.transformer import Padding, Transformer
 from axlora.isa.target import Target
 
 TOKENS = 16

@@ -11,11 +11,12 @@ from tiny_llama import PROSE, Quantized, model, with_outliers
 
 import axlora
 from axlora.compiler.backend.build_image import build
-from axlora.compiler.operators import Add, Output
+from axlora.compiler.operators import Add
 from axlora.compiler.passes.lower_rows import Starts
 from axlora.compiler.reference.numpy_rows import Cache, Reference
 from axlora.compiler.rows.lower import lower
 from axlora.compiler.rows.read_region import read_region
+from axlora.compiler.transformer import Output
 from axlora.isa.numerics import to_fixed
 from axlora.isa.positions import position_registers
 from axlora.isa.regions import slot_values, token_words

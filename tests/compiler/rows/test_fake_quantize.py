@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from axlora.compiler.operators import Quantization
-from axlora.compiler.rows.formulas import fraction, held_zero
+from axlora.compiler.rows.fractions import fraction, held_zero
 from axlora.compiler.rows.row_operations import Table
 from axlora.compiler.rows.tables import clamp_table, steps_table
 from axlora.isa import numerics

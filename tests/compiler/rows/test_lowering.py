@@ -13,7 +13,7 @@ from tiny_decoder import VOCABULARY, IntegerReference, Sizes, random_branches, r
 from axlora.compiler.layer import Linear as Quantized
 from axlora.compiler.operators import Function, NormKind
 from axlora.compiler.rows import float_forms
-from axlora.compiler.rows.formulas import fraction, ratio
+from axlora.compiler.rows.fractions import fraction, ratio
 from axlora.isa.target import Target
 
 LLAMA = Sizes()

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tiny_decoder import VOCABULARY, Decoder, IntegerReference, Machine, Sizes, random_branches, random_decoder
 
-from axlora.compiler.backend.build_image import build, place, whole_context
+from axlora.compiler.backend.build_image import build, place
 from axlora.compiler.backend.emit_attention import Emit
+from axlora.compiler.backend.emit_rows import whole_context
 from axlora.compiler.backend.memory_layout import Memory
 from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.operators import Function, NormKind
@@ -153,7 +154,7 @@ def _emits(decoder: Decoder, target: Target, rows: int, dry: bool) -> str:
         memory = Memory()
         fixed = 2 * -(-max(context, decoder.sizes.dim + target.beat_bytes) // target.ports)
         placed = place(target, list(linears.values()), memory, 0, 0, fixed, set(), -(-rows // target.tokens))
-        emit = Emit(target, placed, memory, [(0, rows)], context, [(decoder.sizes.dim,) * 2], dry)
+        emit = Emit(target, placed, memory, [[(0, rows)]], context, [(decoder.sizes.dim,) * 2], dry)
         lower(decoder.region(linears), emit, target.activation_bits, context)
     except DoesNotFit as error:
         return str(error)

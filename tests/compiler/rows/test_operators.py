@@ -16,20 +16,20 @@ from axlora.compiler.operators import (
     Apply,
     Attention,
     Function,
-    Lookup,
     Mul,
     Norm,
     NormKind,
     Op,
-    Output,
+    Positional,
     Rotary,
-    Transformer,
+    Window,
 )
 from axlora.compiler.reference.numpy_rows import Cache, Reference
 from axlora.compiler.rows import float_forms
-from axlora.compiler.rows.formulas import fraction
+from axlora.compiler.rows.fractions import fraction
 from axlora.compiler.rows.lower import lower
 from axlora.compiler.rows.read_region import read_region
+from axlora.compiler.transformer import Lookup, Output, Transformer
 
 Float64 = np.ndarray
 EXPONENT = st.integers(-10, 10)
@@ -42,7 +42,9 @@ def _model(x: Float64, *operators: Op) -> Transformer:
 def _both(x: Float64, *operators: Op, largest: Mapping[str, float] | None = None) -> tuple[Float64, Float64]:
     """(integer, real) results of operators on rows x, scales from these very rows unless given."""
     model = _model(x, *operators)
-    most = {name: float(peak.max()) for name, peak in float_forms.magnitudes(model, [(x, len(x))], {}).items()}
+    most = {
+        name: float(peak.max()) for name, peak in float_forms.magnitudes(model, [float_forms.Sample(x, len(x))], {}).items()
+    }
     most = most | dict(largest or {})
     rows = np.rint(np.ldexp(x, fraction(most["x"]))).astype(np.int64)
     reference = Reference({}, [None] * len(x), Cache(), 8, rows)
@@ -172,3 +174,28 @@ def test_functions_of_large_values(exponent: int) -> None:
     x = np.random.default_rng(0).uniform(-4, 4, (2, 33))
     got, wanted = _both(x, Apply("x", "y", Function.SIGMOID), largest={"x": 2.0**exponent})
     assert np.abs(got - wanted).max() < 2.0 ** (exponent - 28) + 1e-4
+
+
+@settings(max_examples=100, deadline=None)
+@given(EXPONENT, EXPONENT, st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_a_row_for_each_position_of_any_magnitude(x: int, table: int, rows: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    own, added = rng.normal(0, 1, (2, rows, 6)) * 2.0 ** np.array([x, table])[:, None, None]
+    assert _error(*_both(own, Positional("x", "y", added))) < 2e-4
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    *(st.integers(1, 4) for _ in range(3)), st.integers(-3, 5), st.integers(1, 9), st.integers(1, 6), st.integers(0, 2**32 - 1)
+)
+def test_windows_are_the_rows_side_by_side(
+    taps: int, stride: int, dilation: int, before: int, rows: int, made: int, seed: int
+) -> None:
+    """Whatever lies beyond either end is zeros."""
+    x = np.random.default_rng(seed).integers(-50, 50, (rows, 3)).astype(float)
+    got, wanted = _both(x, Window("x", "y", taps, stride, dilation, before, made))
+    np.testing.assert_array_equal(got, wanted)
+    behind = 200
+    padded = np.pad(x, ((behind, behind), (0, 0)))
+    at = behind - before + np.arange(made)[:, None] * stride + np.arange(taps) * dilation
+    np.testing.assert_array_equal(wanted, padded[at].reshape(made, -1))

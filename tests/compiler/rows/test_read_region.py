@@ -19,23 +19,23 @@ from axlora.compiler.operators import (
     Attention,
     FakeQuantize,
     Function,
-    Lookup,
     Mul,
     Norm,
     NormKind,
     Op,
-    Output,
     OwnFunction,
     Pool,
     PoolKind,
+    Positional,
     Quantization,
     Rotary,
-    Transformer,
+    Window,
 )
 from axlora.compiler.passes.lower_rows import Starts
 from axlora.compiler.passes.row_calls import composite, plain, typed
 from axlora.compiler.rows.read_region import Region, read_region
 from axlora.compiler.rows.tables import function_table
+from axlora.compiler.transformer import Lookup, Output, Transformer
 from axlora.isa.target import Target
 
 FEATURES, ROWS = 12, 5
@@ -57,6 +57,8 @@ ONE: list[Op] = [
     Rotary("x", "y", 2, 5, *TURN, 1, 6),
     *(Attention("x", "x", "x", "y", 4, 2, 2, 0.3, causal, (0, 8, 8), (2, 2, 2)) for causal in (True, False)),
     Attention("x", "x", "x", "y", 4, 2, 2, 0.3, True, (0, 8, 8), (2, 2, 2), (CODES, CODES), CODES._replace(zero=0)),
+    Positional("x", "y", RNG.normal(0, 1, (ROWS, FEATURES))),
+    Window("x", "y", 3, 2, 1, 1, 3),
     *(Pool("x", "y", kind) for kind in PoolKind),
 ]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from axlora.compiler.functions import OWN_ERROR, own_bound, own_function, real
 from axlora.compiler.operators import Function
-from axlora.compiler.rows.formulas import EXP_FRACTION, SCORE_FRACTION, TABLE_FRACTION
+from axlora.compiler.rows.fractions import EXP_FRACTION, SCORE_FRACTION, TABLE_FRACTION
 from axlora.compiler.rows.row_operations import Table
 from axlora.compiler.rows.tables import EXP_INTERVALS, EXP_LOW, INTERVALS, exp_table, function_table
 from axlora.isa import numerics

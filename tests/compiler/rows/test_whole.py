@@ -13,22 +13,11 @@ from axlora.compiler.backend.build_image import Image, build
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.layer import Linear as Quantized
-from axlora.compiler.operators import (
-    Add,
-    Apply,
-    Attention,
-    Function,
-    Linear,
-    Norm,
-    NormKind,
-    Output,
-    Pool,
-    PoolKind,
-    Transformer,
-)
+from axlora.compiler.operators import Add, Apply, Attention, Function, Linear, Norm, NormKind, Pool, PoolKind
 from axlora.compiler.reference import numpy_rows
 from axlora.compiler.rows import float_forms
 from axlora.compiler.rows.lower import lower
+from axlora.compiler.transformer import Output, Transformer
 from axlora.isa.positions import position_registers
 from axlora.isa.regions import slot_values, token_words
 from axlora.isa.target import Target

@@ -18,21 +18,7 @@ from axlora.compiler.backend.build_image import Image, build
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.layer import Linear as Quantized
-from axlora.compiler.operators import (
-    Add,
-    Apply,
-    Attention,
-    Function,
-    Linear,
-    Lookup,
-    Mul,
-    Norm,
-    NormKind,
-    Op,
-    Output,
-    Rotary,
-    Transformer,
-)
+from axlora.compiler.operators import Add, Apply, Attention, Function, Linear, Mul, Norm, NormKind, Op, Rotary
 from axlora.compiler.passes.lower_linears import Names
 from axlora.compiler.passes.lower_rows import Calibrated, Starts
 from axlora.compiler.passes.pipeline import lower_rows, run
@@ -40,9 +26,10 @@ from axlora.compiler.passes.quantize_adapter import Branch, quantize_adapter
 from axlora.compiler.passes.quantize_linear import quantize_linear
 from axlora.compiler.reference import numpy_rows
 from axlora.compiler.rows import float_forms
-from axlora.compiler.rows.formulas import fraction
+from axlora.compiler.rows.fractions import fraction
 from axlora.compiler.rows.lower import lower
 from axlora.compiler.rows.read_region import Region, read_region
+from axlora.compiler.transformer import Lookup, Output, Transformer
 from axlora.isa.positions import position_registers
 from axlora.isa.regions import slot_values, token_words
 from axlora.isa.target import Target
@@ -108,7 +95,7 @@ class Decoder:
     def largest(self) -> dict[str, float]:
         """Of every value, over four random sequences."""
         ids = np.random.default_rng(1).integers(0, VOCABULARY, (4, self.sizes.context))
-        rows = [(self.rows(x), len(x)) for x in ids]
+        rows = [float_forms.Sample(self.rows(x), len(x)) for x in ids]
         return {name: float(peak.max()) for name, peak in float_forms.magnitudes(self.model, rows, self.products).items()}
 
     def module(
