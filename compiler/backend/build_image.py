@@ -10,6 +10,7 @@ from types import MappingProxyType
 import tvm
 
 from axlora.compiler.backend.emit_attention import Emit
+from axlora.compiler.backend.emit_rows import Form
 from axlora.compiler.backend.emit_tiles import Placed
 from axlora.compiler.backend.link import Tiling, check_accumulators, placed_linear
 from axlora.compiler.backend.memory_layout import ALIGN, Memory
@@ -164,12 +165,12 @@ class _Job:
     layouts: Mapping[str, Layout]
 
     def emit(
-        self, memory: Memory, blocks: Blocks, dry: bool = False, parks: bool = False
+        self, memory: Memory, blocks: Blocks, dry: bool = False, form: Form = Form.CHAINED
     ) -> tuple[Emit, tuple[int, dict[str, int]]]:
         """Emit for these blocks; the fractions of input and outputs.
 
         Args:
-            parks: as `Rows.parks`.
+            form: what is done for room.
 
         Raises:
             BadModel: they do not fit.
@@ -177,13 +178,13 @@ class _Job:
         t = self.target
         sequence = self.region.starts is Starts.SEQUENCE
         heads = head_places(self.region.operators, self.layouts)
-        emit = Emit(t, self.placed, memory, blocks, self.context, heads, dry, sequence, parks)
+        emit = Emit(t, self.placed, memory, blocks, self.context, heads, dry, sequence, form)
         return emit, lower(self.region, emit, t.activation_bits, self.context, self.layouts)
 
-    def fits(self, blocks: Blocks, parks: bool = False) -> bool:
+    def fits(self, blocks: Blocks, form: Form) -> bool:
         """Whether the buffers hold blocks of so many rows."""
         try:
-            self.emit(Memory(), blocks, dry=True, parks=parks)
+            self.emit(Memory(), blocks, True, form)
         except BadModel:
             return False
         return True
@@ -191,18 +192,23 @@ class _Job:
     def prefill(self, tokens: int) -> list[int]:
         """Rows of prefill starts: T times powers of two, up to what fits and at most `tokens`."""
         rows = [self.target.tokens]
-        while 2 * rows[-1] <= tokens and self.fits([(0, 2 * rows[-1])]):
+        while 2 * rows[-1] <= tokens and self.form([(0, 2 * rows[-1])]):
             rows.append(2 * rows[-1])
         return rows
 
-    def most(self, rows: int) -> tuple[Blocks, bool]:
-        """All rows at once or as few blocks as can be, and whether values are parked for it: weights are read once a block."""
-        whole, parked = self.blocks(rows, False), [(0, rows)]
-        if len(whole) > 1:
-            parked = self.blocks(rows, True)
-        return (parked, True) if len(parked) < len(whole) else (whole, False)
+    def form(self, blocks: Blocks) -> Form | None:
+        """The form for rows that are worked on at once; None if they do not fit."""
+        return next((form for form in (Form.CHAINED, Form.PLAIN) if self.fits(blocks, form)), None)
 
-    def blocks(self, rows: int, parks: bool) -> list[tuple[int, int]]:
+    def most(self, rows: int) -> tuple[Blocks, Form]:
+        """All rows at once or as few blocks as can be, and the form for it: weights are read once a block."""
+        best = self.blocks(rows, Form.CHAINED), Form.CHAINED
+        for form in (Form.PLAIN, Form.PARKED):
+            if len(best[0]) > 1 and len(blocks := self.blocks(rows, form)) < len(best[0]):
+                best = blocks, form
+        return best
+
+    def blocks(self, rows: int, form: Form) -> list[tuple[int, int]]:
         """All rows at once, or cut as evenly as groups of T allow."""
         t = self.target.tokens
         groups = -(-rows // t)
@@ -211,7 +217,7 @@ class _Job:
             middle = -(-(low + high) // 2)
             largest = t * max(count for _, count in _cut(groups, middle))
             # Every block finds VBUF empty, so two of the largest tell; two, because one alone spills nothing.
-            if self.fits([(0, largest), (largest, largest)] if middle < groups else [(0, rows)], parks):
+            if self.fits([(0, largest), (largest, largest)] if middle < groups else [(0, rows)], form):
                 low = middle
             else:
                 high = middle - 1
@@ -240,7 +246,7 @@ def _most_rows(job_of: Callable[[int], tuple[Memory, _Job]], groups: int) -> tup
             _, job = job_of(count)
         except DoesNotFit:
             return False
-        return job.fits([(0, count * job.target.tokens)])
+        return job.form([(0, count * job.target.tokens)]) is not None
 
     low, high = (groups, groups) if fits(groups) else (1, groups - 1)
     while low < high:
@@ -312,20 +318,20 @@ def build(target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, sl
 
     memory, job, count = _most_rows(job_of, groups) if rowwise else (*job_of(groups), groups)
     placed = job.placed
-    parks = False
+    starts: dict[int, tuple[Blocks, Form]]
     match region.starts:
-        case Starts.DECODE:
-            starts = {n: [(0, n)] for n in sorted({1, *job.prefill(min(chunk, region.rows))})}
+        case Starts.SEQUENCE:
+            starts = {region.rows: job.most(region.rows)}
         case Starts.ROWS:
             most = min(region.rows, count * target.tokens)
-            starts = {most: [(0, most)]}
-        case Starts.SEQUENCE:
-            blocks, parks = job.most(region.rows)
-            starts = {region.rows: list(blocks)}
+            starts = {most: ([(0, most)], job.form([(0, most)]) or Form.PLAIN)}
+        case Starts.DECODE:
+            counts = sorted({1, *job.prefill(min(chunk, region.rows))})
+            starts = {n: ([(0, n)], job.form([(0, n)]) or Form.PLAIN) for n in counts}
     emitters: dict[int, Emit] = {}
     fractions: tuple[int, dict[str, int]] = (0, {})
-    for count, blocks in reversed(starts.items()):
-        emitters[count], fractions = job.emit(memory, blocks, parks=parks)
+    for count, (blocks, form) in reversed(starts.items()):
+        emitters[count], fractions = job.emit(memory, blocks, form=form)
     first = -(-len(memory.data) // ALIGN) * ALIGN
     # Addresses do not change what a program does, so its size is known before them.
     looped = {count: _Looped.of(emit.schedule) for count, emit in sorted(emitters.items())}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from axlora.compiler import layer
-from axlora.compiler.backend.emit_row_linears import LinearEmit
+from axlora.compiler.backend.emit_chains import ChainEmit
 from axlora.compiler.backend.emit_tiles import ROOM
 from axlora.compiler.backend.pack import base_records
 from axlora.compiler.backend.schedule import Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
-from axlora.compiler.rows.row_operations import Cells, Heads
+from axlora.compiler.rows.row_operations import PLACES, Cells, Heads
 from axlora.isa.formats import Format
 from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
 from axlora.isa.positions import Position
@@ -24,7 +24,7 @@ def _part(span: Span, number: int, count: int) -> Span:
     return Span(span.where, span.first + number * count, span.first + (number + 1) * count)
 
 
-class Emit(LinearEmit):
+class Emit(ChainEmit):
     """`rows.Rows` as instructions."""
 
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
@@ -81,10 +81,6 @@ class Emit(LinearEmit):
             part = _part(codes, n, self.tokens * (wide // t.ports))
             self._store(values + place, part, wide // t.ports, t.ports, self._first(Position.VALUE), self.tokens)
 
-    def _wide(self, heads: Heads) -> int:
-        """Features of a head in the cache: whole beats, the rest zeros."""
-        return -(-heads.dim // self.target.beat_bytes) * self.target.beat_bytes
-
     def _cache(self, heads: Heads, head: int, kind: str) -> int:
         """Address of one head's keys, values or scales."""
         size = self.context * (4 if kind.endswith("scales") else self._wide(heads))
@@ -107,10 +103,16 @@ class Emit(LinearEmit):
         first = self.records[m1, shift]
         return Span("PBUF", first, first + groups)
 
-    def _multiply(self, place: int, tile: Span, groups: int, weights: dict[str, int], **blocks: int) -> None:
-        """The activation times a tile of the cache, `groups` column groups at most, to a place."""
-        live = [acc for kept, (acc, _) in self.sums.items() if kept != place]
-        acc = self.acc.take(groups, keep=live if self.ahead else [])
+    def _multiply(
+        self, heads: Heads, place: int, part: int, tile: Span, groups: int, weights: dict[str, int], **blocks: int
+    ) -> None:
+        """The activation times a tile of the cache, `groups` column groups at most, to a part of attention's room."""
+        if self.attending != heads.name:
+            self.attending = heads.name
+            self.pinned.pop("", None)
+            self.pinned[""] = self.acc.take(PLACES * self.alike, keep=self.pinned.values())
+        first = self.pinned[""].first + part * self.alike
+        acc = Span("ACC", first, first + groups)
         self.sums[place] = acc, self.scale
         self._segment(0, {"format": Format.S8, "line": tile.first} | weights, {})
         product = {"segments": 1, "acc": acc.first, "line": UBUF_BIT + self.active.first, "first": 1}
@@ -155,7 +157,7 @@ class Emit(LinearEmit):
             where = self._cache(heads, self._kv(heads, head), "K")
             self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, **self._seen(heads, Position.KEYS, "rows"))
         weights = {**self._seen(heads, Position.GROUPS, "groups"), "block_stride": 1, "group_stride": blocks}
-        self._multiply(place, tile, groups, weights, blocks=blocks)
+        self._multiply(heads, place, self.turn, tile, groups, weights, blocks=blocks)
 
     def scores(self, heads: Heads, head: int, place: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
         self._from_sums(place, out, m1, m1_shift, **self._seen(heads, Position.GROUPS, "groups"))
@@ -186,7 +188,7 @@ class Emit(LinearEmit):
             line = t.wbuf_line_beats
             self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, **self._seen(heads, Position.BLOCKS, "rows"))
         weights = {"groups": groups, "block_stride": groups, "group_stride": 1}
-        self._multiply(place, tile, groups, weights, **self._seen(heads, Position.BLOCKS, "blocks"))
+        self._multiply(heads, place, 2, tile, groups, weights, **self._seen(heads, Position.BLOCKS, "blocks"))
 
     def mix(self, heads: Heads, place: int, out: Cells, m1: int, m1_shift: int) -> None:
         self._from_sums(place, out, m1, m1_shift, groups=self._wide(heads) // self.target.ports)

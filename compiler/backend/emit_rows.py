@@ -7,6 +7,7 @@ keys, values, rows of embeddings and logits pass through memory. Linears and att
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,17 @@ EVERY = 1 << 20
 """More elements than a row has."""
 
 
+class Form(Enum):
+    """How the steps of a start are done, for room or for time."""
+
+    CHAINED = "chained"
+    """Group by group, where weights allow it (`Chains`)."""
+    PLAIN = "plain"
+    """Each to all groups at once."""
+    PARKED = "parked"
+    """Likewise; values are kept in memory while wider ones are worked on."""
+
+
 class RowEmit(TileEmit, MapsRows):
     """`rows.Rows` as instructions: blocks of rows whose values lie in VBUF together, in groups of at most T."""
 
@@ -40,23 +52,25 @@ class RowEmit(TileEmit, MapsRows):
         heads: Sequence[tuple[int, int]],
         dry: bool = False,
         sequence: bool = False,
-        parks: bool = False,
+        form: Form = Form.PLAIN,
     ) -> None:
         """`blocks`: (first row, rows) of each; `dry`: only to see whether it fits.
 
         `heads`: of each attention, (places of a head in the cache, places of a head of its result).
-        `sequence`: a start begins at position 0, and no register says where. `parks`: as `Rows.parks`.
-
+        `sequence`: a start begins at position 0, and no register says where.
         No group takes more room than a block's first, so a dry run looks at that alone.
         """
         head = max((wide for wide, _ in heads), default=0)
         self.alike = -(-max(context, head + target.beat_bytes) // target.ports)
         super().__init__(target, 2 * self.alike, dry)
-        t, self._dry, self._sequence, self.parks = target, dry, sequence, parks
+        t, self._dry, self._sequence = target, dry, sequence
+        self.parks = form is Form.PARKED
         self.placed, self.memory, self.context, self._blocks = placed, memory, context, blocks
         self.first, self.count = blocks[0]
         self.most = max(count for _, count in blocks)
-        self.pool = Pool(t.vbuf_words - t.lanes // t.vector_lanes, parks)  # a head's codes are read in whole lines, beyond it
+        self.pool = Pool(
+            t.vbuf_words - t.lanes // t.vector_lanes, self.parks
+        )  # a head's codes are read in whole lines, beyond it
         self.pitch: dict[str, int] = {}
         self.base: dict[str, int] = {}
         self.whole: dict[str, bool] = {}
@@ -88,13 +102,18 @@ class RowEmit(TileEmit, MapsRows):
         if self.most > t.tbuf_tokens:
             raise DoesNotFit(f"{self.most} rows at once, TBUF has {t.tbuf_tokens}", f"target {t.name}", "more tbuf_tokens")
         self.heads_ubuf = Ring("UBUF", min(t.ubuf_lines, self.heads_first + 2 * own), self.heads_first)
-        self.scales = max(groups, 2) * t.tokens
-        """Places of row scales for q; as many behind them are for what multiplies values."""
+        self.scales = groups * t.tokens
+        """Places of row scales before those of attention."""
+        self.attending = ""
+        """The attention whose sums have room in ACC."""
+        self.chained = form is Form.CHAINED
+        self.split = ""
+        """The linear of the chain at hand of which all rows but the last have gone before."""
         self.sums: dict[int, tuple[Span, int]] = {}
         """Of attention: place -> sums in ACC, and the place of their row scales."""
         self.scale = self.turn = 0
-        """Place of the row scales of the codes at hand; the last turn of those of one group."""
-        self.ahead = 2 * self.scales <= t.tbuf_tokens and (PLACES + 1) * self.alike <= t.acc_words
+        """Place of the row scales of the codes at hand; whose turn it is of two places for those of q."""
+        self.ahead = self.scales + 3 * t.tokens <= t.tbuf_tokens and 2 * PLACES * self.alike <= t.acc_words
         slots = max((p.shape.slots for p in placed.values()), default=0)
         if head and slots > SLOTS:
             raise DoesNotFit(f"{slots} adapter slots beside the registers of positions", "max-loras", f"at most {SLOTS}")
@@ -313,13 +332,12 @@ class RowEmit(TileEmit, MapsRows):
         self._to_ubuf(x, [], function=Map.SCALE, scale=1, **words)
 
     def _scale_of_heads(self, keys: bool) -> int:
-        """Place of the group's scales: of q, or behind all of those of the weights; of one group, those of q take turns."""
+        """Place of the group's scales: those of q take turns, and behind them are those of the weights."""
         if not self.ahead:
             return self.at
-        if keys:
-            return self.at + self.scales
-        self.turn = self.target.tokens - self.turn if self.count <= self.target.tokens else 0
-        return self.at + self.turn
+        if not keys:
+            self.turn = 1 - self.turn
+        return self.scales + (2 if keys else self.turn) * self.target.tokens
 
     def static_codes(self, x: Cells, table: Table) -> None:
         t = self.target

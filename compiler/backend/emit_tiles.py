@@ -66,6 +66,8 @@ class TileEmit(ABC):
         self.acc = Ring("ACC", t.acc_words)
         self.obuf = Ring("OBUF", t.obuf_beats)
         self.sbuf = Ring("SBUF", t.sbuf_lines)
+        self.pinned: dict[str, Span] = {}
+        """Places of ACC that others leave alone."""
 
     @property
     def group(self) -> int:
@@ -132,7 +134,9 @@ class TileEmit(ABC):
                         records = self._records(p, n, columns, offsets, with_a)
                     for _ in self.groups():
                         if m == 0:
-                            sums.append(self.acc.take(width + (s.rank_groups if with_a else 0), keep=sums))
+                            sums.append(
+                                self.acc.take(width + (s.rank_groups if with_a else 0), keep=[*sums, *self.pinned.values()])
+                            )
                         self._product(p, count, held, adapters if with_a else [], sums[self.group_of_chunk], width, part)
                 assert records is not None
                 self._adapt(p, columns, sums, records, adapters, with_a)
@@ -219,13 +223,13 @@ class TileEmit(ABC):
             out.append((a, b))
         return out
 
-    def _records(self, p: Placed, n: int, columns: Columns, offsets: list[int], with_a: bool) -> Span:
+    def _records(self, p: Placed, n: int, columns: Columns, offsets: list[int], with_a: bool, key: object = None) -> Span:
         """Records of a column tile in PBUF: the base's, each slot's, and of the first tile those of x.A."""
         t, s = self.target, p.shape
         first, count = columns
         record = t.ports * 8
         unit = max(1, t.beat_bytes // record)
-        place = self.pbuf.take(count * (1 + s.slots) + (s.slots * s.rank_groups if with_a else 0), unit)
+        place = self.pbuf.take(count * (1 + s.slots) + (s.slots * s.rank_groups if with_a else 0), unit, key)
 
         def load(address: int, at: int, groups: int, **fields: int) -> None:
             beats = (1 if "rz" in fields else groups) * record // t.beat_bytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -38,6 +38,8 @@ from axlora.isa.opcodes import Map, Reduce, Row
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
+Body = Callable[[], None]
+"""What is done to the group of rows that is selected."""
 
 SPARE_BITS = 2
 """Bits above the largest magnitude seen."""
@@ -80,8 +82,8 @@ def held_zero(codes: Quantization, bits: int) -> int:
     return codes.zero + int(codes.zero < 0 and codes.bits == bits)
 
 
-def in_turn(rounds: Iterable[Iterator[None]], ahead: bool) -> None:
-    """Carry out rounds of three parts: one after the other, or so that a round's product is found while others go on.
+def in_turn(rounds: Iterable[Iterator[None]], ahead: bool) -> Iterator[None]:
+    """Carry out rounds of three parts, and stop behind each: one after the other, or so that others go on while a product is found.
 
     Ahead, the first part of a round comes before the last part of the round two before it, and then the second part of the
     round before it.
@@ -89,15 +91,19 @@ def in_turn(rounds: Iterable[Iterator[None]], ahead: bool) -> None:
     under_way: deque[Iterator[None]] = deque()
     for each in rounds:
         next(each)
-        if len(under_way) == PLACES - 1:
+        over = len(under_way) == PLACES - 1
+        if over:
             next(under_way.popleft(), None)
         if under_way:
             next(under_way[-1])
         under_way.append(each)
         if not ahead:
             list(under_way.pop())
+        if over or not ahead:
+            yield
     while under_way:
         list(under_way.popleft())
+        yield
 
 
 @dataclass
@@ -129,23 +135,27 @@ class Formulas:
     """What the operator reads for the last time, and whose room no result has taken over."""
     active: str = ""
     """The value whose codes linears read."""
+    local: Set[str] = frozenset()
+    """Values that need room for the rows of one group only."""
+    released: list[Cells] = field(default_factory=list)
+    """Temporary values of the bodies at hand."""
 
     def out(self, name: str, f: int) -> Cells:
         """Room for a value of fraction f."""
         self.fractions[name] = f
-        self.cells[name] = self.rows.value(name, self.widths[name])
+        make = self.rows.temporary if name in self.local else self.rows.value
+        self.cells[name] = make(name, self.widths[name])
         return self.cells[name]
 
     def over(self, name: str, f: int, operands: Sequence[str]) -> Cells:
         """As `out`, in place over an operand whose last read this is, if there is one."""
-        self.fractions[name] = f
-        old = next((x for x in operands if x in self.dying), None)
+        enough = self.dying if name in self.local else self.dying - self.local
+        old = next((x for x in operands if x in enough), None)
         if old is None:
-            self.cells[name] = self.rows.value(name, self.widths[name])
-        else:
-            self.dying.remove(old)
-            self.cells[name] = self.rows.take_over(name, self.cells[old])
-            self.cells[old] = self.cells[name]
+            return self.out(name, f)
+        self.fractions[name] = f
+        self.dying.remove(old)
+        self.cells[name] = self.cells[old] = self.rows.take_over(name, self.cells[old])
         return self.cells[name]
 
     def seen(self, name: str) -> int:
@@ -163,60 +173,85 @@ class Formulas:
         """A number for each feature of the value `like`."""
         return self.rows.constant(name, self.layout(like).spread(values))
 
+    def everywhere(self, body: Body) -> None:
+        """Do it to every group; temporary values are given back."""
+        for _ in self.rows.groups():
+            body()
+        self.release()
+
+    def release(self) -> None:
+        """Give back temporary values."""
+        for cells in self.released:
+            self.rows.free(cells)
+        self.released.clear()
+
+    def passing(self, name: str, width: int) -> Cells:
+        """Room for a temporary value of a body."""
+        self.released.append(self.rows.temporary(name, width))
+        return self.released[-1]
+
     def linear(self, op: Linear) -> None:
+        """A linear of all groups."""
         if self.active != op.x:
-            self.activate(op.x)
-        f = -round(math.log2(self.steps[op.name]))
+            self.everywhere(self.activation(op.x))
         if op.y in self.outputs:
-            self.fractions[op.y] = f
+            self.fractions[op.y] = self.fraction_of(op)
             self.rows.logits(self.outputs[op.y], op.name)
         else:
-            self.rows.linear(op.name, self.out(op.y, f))
+            self.rows.linear(op.name, self.out(op.y, self.fraction_of(op)))
 
-    def activate(self, name: str) -> None:
+    def fraction_of(self, op: Linear) -> int:
+        """The fraction of a linear's result."""
+        return -round(math.log2(self.steps[op.name]))
+
+    def activation(self, name: str) -> Body:
         """Codes of a value, a scale a token."""
         x, rows, f = self.cells[name], self.rows, self.fractions[name]
         self.active = name
         if name in self.held:
-            codes, zero = self.held[name], held_zero(self.held[name], self.bits)
-            for _ in rows.groups():
-                rows.static_codes(x, steps_table(codes, f, zero))
-            return
+            codes = steps_table(self.held[name], f, held_zero(self.held[name], self.bits))
+            return lambda: rows.static_codes(x, codes)
         if name not in self.smooth:
-            for _ in rows.groups():
+
+            def plain() -> None:
                 rows.map(Map.MAC, x, reduce=Reduce.ABSMAX)
                 self.codes(x, f, self.bits - 8)
-            return
+
+            return plain
         # Channels are divided first: by a constant's product, at a fraction that holds the largest quotient.
         inverse = 1 / self.smooth[name]
         fs = fraction(float(inverse.max()), 0)
         fy = max(min(self.seen(f"{name}/smooth"), f + fs), f + fs - 63)
         by = self.constant(f"{name} channels", to_fixed(inverse, fs), name)
-        y = rows.temporary(f"{name} divided", x.width)
-        for _ in rows.groups():
+        y = self.passing(f"{name} divided", x.width)
+
+        def divided() -> None:
             rows.map(Map.MUL, x, by, out=y, shift=f + fs - fy, reduce=Reduce.ABSMAX)
             self.codes(y, fy, self.bits - 8)
-        rows.free(y)
+
+        return divided
 
     def codes(self, x: Cells, f: int, up: int, heads: Heads | None = None, keys: bool = False) -> None:
         """The last ABSMAX R and x to codes: u = R / qmax 2**16, code = x 2**16 / u, scale = u / 2**(f + 16) times 2**up."""
         factor, shift = ratio(1 / ((1 << (self.bits - 1)) - 1))
         self.rows.quantize(x, factor, shift - 16, 16, f + 16 - up, heads, keys)
 
-    def norm(self, op: Norm) -> None:
+    def norm(self, op: Norm) -> Body:
         """A norm reads its parts whole: of RMS with their gaps, whose zeros add nothing; of LAYER there are none inside."""
         n, layout = op.gain.size, self.layout(op.x)
         features = len(layout.places) if layout.parts else self.widths[op.x]
-        self.out(op.y, fraction(self.largest[op.y]))
-        d = self.rows.temporary(f"{op.y} less mean", n) if op.kind is NormKind.LAYER else None
-        for _ in self.rows.groups():
+        alike = self.widths[op.x] == self.widths[op.y] and layout == self.layout(op.y)
+        self.over(op.y, fraction(self.largest[op.y]), (op.x,) if alike else ())
+        d = self.passing(f"{op.y} less mean", n) if op.kind is NormKind.LAYER else None
+
+        def each() -> None:
             for first in range(0, features, n):
                 x, y = self.part(op.x, first, n), self.part(op.y, first, n)
                 if d is not None:
                     x, y = Cells(x.name, x.first, n), Cells(y.name, y.first, n)
                 self.norm_part(op, x, y, d)
-        if d is not None:
-            self.rows.free(d)
+
+        return each
 
     def norm_part(self, op: Norm, x: Cells, y: Cells, less: Cells | None) -> None:
         """One norm of as many features as the gain has; `less` is room for x less its mean."""
@@ -247,7 +282,7 @@ class Formulas:
             bias = rows.constant(f"{op.y} bias", layout.spread(to_fixed(op.bias, self.fractions[op.y])))
             rows.map(Map.MAC, y, bias, out=y, cb=1)
 
-    def add(self, op: Add) -> None:
+    def add(self, op: Add) -> Body:
         """The finer operand is brought within 14 bits of the other's fraction first, if it is not."""
         fine, coarse = sorted((op.a, op.b), key=lambda name: -self.fractions[name])
         fa, fb = self.fractions[fine], self.fractions[coarse]
@@ -260,20 +295,26 @@ class Formulas:
         shift = max(0, fa - fy, fb - fy)
         ca, cb = 1 << (fy - fa + shift), 1 << (fy - fb + shift)
         ca, cb = (op.sign * ca, cb) if fine == op.b else (ca, op.sign * cb)
-        for _ in self.rows.groups():
+
+        def each() -> None:
             if far > 0:
                 self.rows.map(Map.MAC, a, out=y, shift=min(63, far))
             near = y if far > 0 else a
             self.rows.map(Map.MAC, near, b, y, ca=ca, cb=cb, shift=shift)
 
-    def mul(self, op: Mul) -> None:
+        return each
+
+    def mul(self, op: Mul) -> Body:
         exact = self.fractions[op.a] + self.fractions[op.b]
         fy = max(min(self.seen(op.y), exact), exact - 63)
         y = self.over(op.y, fy, (op.a, op.b))
-        for _ in self.rows.groups():
+
+        def each() -> None:
             self.rows.map(Map.MUL, self.cells[op.a], self.cells[op.b], y, shift=exact - fy)
 
-    def affine(self, op: Affine) -> None:
+        return each
+
+    def affine(self, op: Affine) -> Body:
         """x gain, which must not leave the range either, and the bias of the result's fraction."""
         gain, bias = (float(np.abs(v).max()) for v in (op.gain, op.bias))
         fg = fraction(gain, 0)
@@ -282,15 +323,19 @@ class Formulas:
         y = self.over(op.y, fy, (op.x,))
         by = self.constant(f"{op.y} gain", to_fixed(op.gain, fg), op.y)
         plus = self.constant(f"{op.y} bias", to_fixed(op.bias, fy), op.y)
-        for _ in self.rows.groups():
+
+        def each() -> None:
             self.rows.map(Map.MUL, self.cells[op.x], by, y, shift=exact - fy)
             if bias:
                 self.rows.map(Map.MAC, y, plus, y, cb=1)
 
-    def apply(self, op: Apply) -> None:
+        return each
+
+    def apply(self, op: Apply) -> Body:
         fx, y = self.fractions[op.x], self.over(op.y, TABLE_FRACTION, (op.x,))
         table = function_table(op.function, TABLE_FRACTION, TABLE_FRACTION)
-        for _ in self.rows.groups():
+
+        def each() -> None:
             x, f = self.cells[op.x], fx
             while f != TABLE_FRACTION:
                 up = min(FACTOR_BITS, max(-63, TABLE_FRACTION - f))
@@ -298,16 +343,20 @@ class Formulas:
                 x, f = y, f + up
             self.rows.map(Map.TABLE, x, out=y, table=table)
 
-    def fakequantize(self, op: FakeQuantize) -> None:
-        late, own = op.y in self.late, op.x in self.dying
-        fx = self.fractions[op.x]
+        return each
+
+    def fakequantize(self, op: FakeQuantize) -> Body:
+        late, fx = op.y in self.late, self.fractions[op.x]
         fy = fx if late else fraction(op.codes.largest)
         y = self.over(op.y, fy, (op.x,))
-        for _ in self.rows.groups():
+
+        def each() -> None:
             if not late:
                 self.rounded(op.codes, self.cells[op.x], fx, y, fy)
-            elif not own:
+            elif y is not self.cells[op.x]:
                 self.rows.map(Map.MAC, self.cells[op.x], out=y)
+
+        return each
 
     def rounded(self, codes: Quantization, x: Cells, fx: int, y: Cells, fy: int, keys: Heads | None = None) -> None:
         """y = what the codes of x stand for; MAX of keys is its reduction."""
@@ -318,15 +367,16 @@ class Formulas:
         self.rows.map(Map.TABLE, x, out=y, table=steps_table(codes, fx), keys=keys)
         self.rows.map(Map.TABLE, y, out=y, table=clamp_table(codes, fy), reduce=reduce, keys=keys)
 
-    def rotary(self, op: Rotary) -> None:
+    def rotary(self, op: Rotary) -> Body:
         rows, half, f = self.rows, op.cos.shape[1], self.fractions[op.x]
         self.out(op.y, f - 1)
         turning = self.layout(op.x).part(op.first, half)
         cos = rows.by_position(f"cos {op.dim} {half}", turning.spread(to_fixed(op.cos, 30)))
         sin = rows.by_position(f"sin {op.dim} {half}", turning.spread(to_fixed(op.sin, 30)))
-        t = rows.temporary(f"{op.y} turned", turning.width(half))
+        t = self.passing(f"{op.y} turned", turning.width(half))
         rest = op.dim - 2 * half
-        for _ in rows.groups():
+
+        def each() -> None:
             for head in range(op.heads):
                 at, to = op.first + head * op.stride, head * op.dim
                 first, second = (self.part(op.x, at + side * half, half) for side in (0, 1))
@@ -338,15 +388,19 @@ class Formulas:
                 if rest:
                     still = self.part(op.y, to + 2 * half, rest)
                     rows.map(Map.MAC, self.part(op.x, at + 2 * half, rest), out=still, shift=1)
-        rows.free(t)
 
-    def append(self, step: Append) -> None:
+        return each
+
+    def append(self, step: Append) -> Body:
         """K and V of the block's rows to the cache."""
         op = step.op
         k, v = self.part(op.k, op.first[1], op.dim), self.part(op.v, op.first[2], op.dim)
         factor, shift = ratio(1 / CACHE_CODE)
-        for _ in self.rows.groups():
+
+        def each() -> None:
             self.rows.append(self.heads(op), k, v, factor, shift - KEY_BITS, KEY_BITS)
+
+        return each
 
     def heads(self, op: Attention) -> Heads:
         """The heads as they lie."""
@@ -358,13 +412,31 @@ class Formulas:
         return Heads(op.y, op.heads, op.kv_heads, max(places), op.causal, *strides)
 
     def attend(self, step: Attend) -> None:
-        """Each group's q with the cache."""
+        """Each group's q with the cache, head by head: keys and values are loaded once."""
+        rounds, heads = self.rounds(step), range(step.op.heads)
+        for _ in in_turn(rounds((head, group) for head in heads for group in self.rows.groups()), self.rows.ahead):
+            pass
+        self.release()
+
+    def attend_in_groups(self, step: Attend, groups: Sequence[int]) -> Body:
+        """As `attend`, but all heads of a group, whose turn it is among `groups`, and the beginning of the next group's."""
+        heads = range(step.op.heads)
+        turns = in_turn(self.rounds(step)((head, group) for group in groups for head in heads), self.rows.ahead)
+
+        def each() -> None:
+            for _ in heads:
+                next(turns)
+
+        return each
+
+    def rounds(self, step: Attend) -> Callable[[Iterable[tuple[int, int]]], Iterator[Iterator[None]]]:
+        """What makes rounds of (head, group); a round stops where the matrix unit has a product to find."""
         op, rows, d = step.op, self.rows, step.op.dim
         heads = self.heads(op)
         fq, fk, fv = (self.fractions[name] for name in (op.q, op.k, op.v))
         most = ((1 << (self.bits - 1)) - 1) * CACHE_CODE
         self.out(op.y, fraction(self.largest[op.v]))
-        e = rows.temporary(f"{op.y} scores", self.context)
+        e = self.passing(f"{op.y} scores", self.context)
         # q.k of codes, times scale 2**a: below 2**30. Times q's token scale: the score over the key's scale, of fraction up.
         a = min(30 - math.ceil(math.log2(d * most * op.scale)), 12 - math.ceil(math.log2(op.scale)))
         up = fraction(self.largest[op.q] * CACHE_CODE * d * op.scale)
@@ -377,8 +449,7 @@ class Formulas:
         down = max(0, scales)
         biases = self.biases(op)
 
-        def rounds(head: int, group: int, place: int) -> Iterator[None]:
-            """One head of one group; it stops where the matrix unit has a product to find."""
+        def one(head: int, group: int, place: int) -> Iterator[None]:
             part, out = self.part(op.q, op.first[0] + head * op.stride[0], d), self.part(op.y, head * d, d)
             rows.select(group)
             rows.map(Map.MAC, part, reduce=Reduce.ABSMAX)
@@ -408,10 +479,8 @@ class Formulas:
             if op.weight_codes is None:
                 rows.map(Map.SCALE, out, out=out, scale=3)
 
-        order = ((head, group) for head in range(op.heads) for group in rows.groups())
-        in_turn((rounds(*which, n % PLACES) for n, which in enumerate(order)), rows.ahead)
-        rows.free(e)
         self.active = ""
+        return lambda order: (one(*which, n % PLACES) for n, which in enumerate(order))
 
     def biases(self, op: Attention) -> list[list[list[Cells]]]:
         """Tables to add to the scores before each of their codes, and behind the last: of each table the cells of each head.
@@ -430,27 +499,33 @@ class Formulas:
                 found[n].append([self.rows.by_key(*each) for each in zip(names, values, strict=True)])
         return found
 
-    def collect(self, step: Collect) -> None:
+    def collect(self, step: Collect) -> Body:
         """What the block's rows give the one row: the first row, or their sum / 2**shift (which cannot leave 32 bits)."""
         op, rows = step.op, self.rows
-        for _ in rows.groups():
+
+        def each() -> None:
             if op.kind is PoolKind.FIRST:
                 rows.pick(self.cells[op.x], self.cells[op.y])
             else:
                 rows.gather(self.cells[op.x], self.cells[op.y], self.halvings)
+
+        return each
 
     @property
     def halvings(self) -> int:
         """Sums of all rows are kept over 2 to the power of it."""
         return math.ceil(math.log2(self.context))
 
-    def close(self, step: Close) -> None:
+    def close(self, step: Close) -> Body:
         """The one row from what was collected: a sum over the number of rows that are no padding."""
         op = step.op
         y = self.cells[op.y]
         self.fractions[op.y] = self.fractions[op.x]
-        if op.kind is PoolKind.MEAN:
-            for _ in self.rows.groups():
+
+        def each() -> None:
+            if op.kind is PoolKind.MEAN:
                 self.rows.count_rows()
                 self.rows.scalar(Row.RECIPROCAL, 1, 1, 0, 0, self.halvings)
                 self.rows.map(Map.SCALE, y, out=y, scale=1)
+
+        return each

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.operators import Attention, Linear, Op, Pool, Rotary, operands
+from axlora.compiler.rows.chains import Pipeline, find
 from axlora.compiler.rows.formulas import Formulas
 from axlora.compiler.rows.layout import WITHOUT, Layout
 from axlora.compiler.rows.read_region import Region
@@ -150,25 +151,43 @@ class _Walk:
         if begins is not None:
             rows.read_input(state.out(begins, state.seen(begins)))
             own.add(begins)
-        for n, (number, step) in enumerate(phase.steps):
-            rows.operator(number)
-            for name in reads(step):
-                if name not in cells:
-                    cells[name] = rows.restore(name, state.widths[name])
-            over = {name for name in reads(step) if final[name] == n}
-            state.dying = {name for name in over if name not in own or name not in later}
-            getattr(state, type(step).__name__.lower())(step)
-            if made := writes(step):
-                own.add(made)
+        n = 0
+        while n < len(phase.steps):
+            chain = find(phase.steps, n, state)
+            stop = n + 1 if chain is None else chain.stop
+            pipeline = chain and Pipeline(chain, phase.steps, state, later | self.outputs.keys() | self.pooled)
+            over: set[str] = set()
+            still: set[str] = set()
+            """Of what is read for the last time, what has room of its own."""
+            for m, (number, step) in enumerate(phase.steps[n:stop], n):
+                rows.operator(number)
+                for name in reads(step):
+                    if name not in cells:
+                        cells[name] = rows.restore(name, state.widths[name])
+                last = {name for name in reads(step) if final[name] == m}
+                state.dying = {name for name in last if name not in own or name not in later}
+                if pipeline is not None:
+                    pipeline.prepare(m)
+                elif (body := getattr(state, type(step).__name__.lower())(step)) is not None:
+                    state.everywhere(body)
+                over |= last
+                still |= last & state.dying
+                if made := writes(step):
+                    own.add(made)
+            if pipeline is not None:
+                pipeline.run()
+            for _, step in phase.steps[n:stop]:
+                made = writes(step)
                 if made in self.outputs and made in cells:
                     rows.write_output(self.outputs[made], cells[made])
                     if made not in final and made not in later:
                         over.add(made)
-                        state.dying.add(made)
+                        still.add(made)
             for name in sorted(over):
-                self._leave(name, name in own and name in later, name in state.dying)
+                self._leave(name, name in own and name in later, name in still)
             for name in sorted(parked.get(n, ())):
                 self._leave(name, True, False)
+            n = stop
         for name in sorted(set(cells) - self.pooled):
             self._leave(name, name in own and name in later, True)
 

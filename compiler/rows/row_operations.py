@@ -104,6 +104,28 @@ class MapsRows(Protocol):
         """VMAP on all rows."""
 
 
+class Chains(Protocol):
+    """Linears whose weights stay on the chip together, so that each group of rows may go through them by itself."""
+
+    def beside(self, names: Sequence[str], heads: Heads | None, split: bool) -> bool:
+        """Whether the weights of some linears stay, beside the keys and values of an attention.
+
+        split: of the first linear the last rows of weights are enough.
+        """
+
+    def begin(self, names: Sequence[str], heads: Heads | None, split: bool) -> None:
+        """Room for the sums of these linears; with `split` all rows of the first one's weights but the last are done."""
+
+    def product(self, name: str) -> None:
+        """The selected group's sums of a linear."""
+
+    def results(self, name: str, out: Cells) -> None:
+        """They become values."""
+
+    def end(self) -> None:
+        """Give the room back."""
+
+
 class Rows(MapsRows, Protocol):
     """A set of rows, one a token, on which the lowering works: a block of them at a time, and within it groups."""
 
@@ -121,6 +143,10 @@ class Rows(MapsRows, Protocol):
 
     def select(self, number: int) -> None:
         """Select a group again."""
+
+    @property
+    def chains(self) -> Chains | None:
+        """What does steps group by group; None: each step is done to all groups at once."""
 
     @property
     def parks(self) -> bool:
@@ -225,6 +251,7 @@ class OneGroup:
     """What `Rows` of references have in common: all rows are one group, they have room, and nothing is counted."""
 
     parks = False
+    chains = None
 
     @property
     def ahead(self) -> bool:
