@@ -22,6 +22,8 @@ from axlora.isa.positions import SLOTS, Position, position_registers
 from axlora.isa.target import Target
 
 Int64 = npt.NDArray[np.int64]
+MOST_BEATS = 1024
+"""Beats of weights that one load of a chain moves at most: others that are needed sooner do not wait for a whole tile."""
 EVERY = 1 << 20
 """More elements than a row has."""
 
@@ -107,6 +109,7 @@ class RowEmit(TileEmit, MapsRows):
         self.attending = ""
         """The attention whose sums have room in ACC."""
         self.chained = form is Form.CHAINED
+        self.most_lines = MOST_BEATS // t.wbuf_line_beats if self.chained else 0
         self.split = ""
         """The linear of the chain at hand of which all rows but the last have gone before."""
         self.sums: dict[int, tuple[Span, int]] = {}

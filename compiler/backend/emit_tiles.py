@@ -66,6 +66,8 @@ class TileEmit(ABC):
         self.acc = Ring("ACC", t.acc_words)
         self.obuf = Ring("OBUF", t.obuf_beats)
         self.sbuf = Ring("SBUF", t.sbuf_lines)
+        self.most_lines = 0
+        """Lines of WBUF that one load fills at most; 0: any number."""
         self.pinned: dict[str, Span] = {}
         """Places of ACC that others leave alone."""
 
@@ -197,7 +199,10 @@ class TileEmit(ABC):
             return place, scales
         place = self.wbuf.take(lines + (1 if s.per_group else 0), key=key, keep=keep)
         to, line = Span("WBUF", place.first, place.first + lines), t.wbuf_line_beats
-        self._load(Buffer.WBUF, p.tiles[tile], to, place.first * line, lines * line)
+        for first in range(0, lines, self.most_lines or lines):
+            part = Span("WBUF", place.first + first, min(to.stop, place.first + first + (self.most_lines or lines)))
+            address = p.tiles[tile] + first * t.wbuf_line_bytes
+            self._load(Buffer.WBUF, address, part, part.first * line, (part.stop - part.first) * line)
         if s.per_group:
             self._load(Buffer.WBUF, p.ones, Span("WBUF", to.stop, place.stop), to.stop * line, line)
             beats = t.sbuf_line_bytes // t.beat_bytes

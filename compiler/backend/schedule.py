@@ -25,9 +25,13 @@ MEMORY = "memory"
 """Name of memory among the buffers of spans."""
 UNITS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
 AREA_BITS = 40
-FETCH = 14
+FETCH = 5
 """About how many cycles fetch needs an instruction, misses included."""
-LOADS = 16
+EARLY = 600
+"""About how many cycles before it may begin a load is chosen, so that it is fetched in time."""
+LATENCY = 50
+"""Cycles of a transfer beyond its beats, about."""
+LOADS = 64
 """Loads that are looked at for the next one."""
 CREDITS = 7
 """Waits beyond the oldest that a poster near the limit asks to be over, so that it need not ask again soon."""
@@ -162,7 +166,7 @@ class Schedule:
 
 
 def _transfer(f: Mapping[str, int]) -> int:
-    return (f.get("rows", 1) or UNKNOWN) * f.get("beats", 0) + 8
+    return (f.get("rows", 1) or UNKNOWN) * f.get("beats", 0) + LATENCY
 
 
 def _product(f: Mapping[str, int]) -> int:
@@ -228,7 +232,7 @@ class _Order:
             best: tuple[int, int, int] | None = None
             if (load := self._first_load(loads)) is not None:
                 at, n = load
-                best = (max(load_began, self._now), n, at)
+                best = (max(load_began, self._now, self._free[Unit.LOAD] - EARLY), n, at)
             for unit, queue in queues.items():
                 if queue and not self._missing[queue[0]]:
                     start = max(self._now, self._free[unit], self._ready[queue[0]])

@@ -15,6 +15,8 @@ from axlora.compiler.rows.formulas import Body, Formulas
 from axlora.compiler.rows.row_operations import Chains
 from axlora.compiler.rows.steps import Append, Attend, Step, reads, writes
 
+LATE = 3
+"""Groups of rows that the last stage is further behind than it must: its weights are still being loaded when a chain begins."""
 Numbered = tuple[int, Step]
 """A step with its operator's number."""
 
@@ -149,13 +151,13 @@ class Pipeline:
         if self._chain.trailing:
             number, step = self._steps[self._chain.stop]
             final.rest.append((number, self._state.activation(reads(step)[0])))
-        for turn in range(len(self._groups) + last):
+        for turn in range(len(self._groups) + last + LATE):
             self._do(turn, first.rest)
-            self._do(turn - last, final.results)
+            self._do(turn - last - LATE, final.results)
             for lag, stage in reversed(between):
                 self._do(turn - lag, stage.products)
-            self._do(turn - last + 1, final.products)
-            self._do(turn - last, final.rest)
+            self._do(turn - last - LATE + 1, final.products)
+            self._do(turn - last - LATE, final.rest)
             for lag, stage in reversed(between):
                 self._do(turn - lag, [*stage.results, *stage.rest])
         self._chains.end()
