@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from axlora.compiler.backend.emit_row_linears import LinearEmit
 from axlora.compiler.backend.emit_tiles import Columns, Placed
@@ -10,7 +10,9 @@ from axlora.compiler.backend.plan import tile_lines
 from axlora.compiler.backend.schedule import Span
 from axlora.compiler.rows.row_operations import PLACES, Cells, Chains, Heads
 
-KEPT = 7 / 8
+Tile = tuple[Placed, int, Columns, tuple[int, int]]
+"""A linear, number of a tile of its weights, columns, rows."""
+KEPT = 15 / 16
 """Share of WBUF that a chain takes at most: what comes behind it is loaded into the rest."""
 
 
@@ -22,18 +24,28 @@ class ChainEmit(LinearEmit):
         return self if self.chained and self.count > self.target.tokens else None
 
     def beside(self, names: Sequence[str], heads: Heads | None, split: bool) -> bool:
+        return self._fits(names, heads, self._in_parts(names[0]) if split else "", {})
+
+    def leads(self, names: Sequence[str], heads: Heads | None, split: bool, name: str) -> bool:
+        if not name or not self.beside([name], None, True):
+            return False
+        p = self.placed[name]
+        most = len(p.plan.row_tiles(p.shape)) - self._last(p)
+        first = self._in_parts(names[0]) if split else ""
+        self.leading[name] = next((n for n in range(most, 0, -1) if self._fits([*names, name], heads, first, {name: n})), 0)
+        return self.leading[name] > 0
+
+    def _fits(self, names: Sequence[str], heads: Heads | None, split: str, leading: Mapping[str, int]) -> bool:
+        """Whether these linears have room; of `leading` only so many of the first tiles, of `split` only the last ones."""
         t = self.target
         placed = [self.placed[name] for name in names]
-        if any(p.shape.slots for p in placed):
+        partly = [self.placed[name] for name in (split, *leading) if name]
+        if any(p.shape.slots for p in placed) or any(len(p.plan.column_tiles(p.shape)) > 1 for p in partly):
             return False
-        groups = sum(p.shape.groups for p in placed)
-        sums = groups + PLACES * self.alike
-        if split and len(placed[0].plan.row_tiles(placed[0].shape)) > 1:
-            sums += placed[0].shape.groups * -(-self.count // t.tokens)
-            if len(placed[0].plan.column_tiles(placed[0].shape)) > 1:
-                return False
-        tiles = list(self._tiles(names, names[0] if split else ""))
+        tiles = [tile for name in names for tile in self._tiles(name, split, leading.get(name, 0))]
         scales = [rows // p.shape.per_group * count for p, _, (_, count), (_, rows) in tiles if p.shape.per_group]
+        groups = sum(p.shape.groups for p in placed)
+        sums = groups + sum(p.shape.groups for p in partly) * -(-self.count // t.tokens) + PLACES * self.alike
         return (
             self._lines_of(tiles) + self._lines_of_heads(heads) <= t.wbuf_lines * KEPT
             and sums <= t.acc_words
@@ -41,23 +53,29 @@ class ChainEmit(LinearEmit):
             and sum(scales) <= t.sbuf_lines
         )
 
-    def begin(self, names: Sequence[str], heads: Heads | None, split: bool) -> None:
-        self.split = names[0] if split else ""
+    def begin(self, names: Sequence[str], heads: Heads | None, split: bool, ahead: str) -> None:
+        self.split, self.going_ahead = self._in_parts(names[0]) if split else "", ahead
         if self.split:
-            self._first_rows(self.split)
-        lines = self._lines_of(list(self._tiles(names, self.split))) + self._lines_of_heads(heads)
+            self._middle_rows(self.split)
+        whole = [*names, ahead] if ahead else names
+        lines = self._lines_of([tile for name in whole for tile in self._kept(name)]) + self._lines_of_heads(heads)
         if self.wbuf.next + lines > self.wbuf.size:
             self.wbuf.next = self.wbuf.first
         for name in names:
-            if self._room(name) not in self.pinned:
-                self.pinned[name] = self.acc.take(self.placed[name].shape.groups, keep=self.pinned.values())
+            if name != self.split:
+                self._take(name)
+        for _ in self.groups() if ahead else ():
+            self._take(ahead)
 
     def product(self, name: str) -> None:
-        room = self.pinned[self._room(name)]
-        for p, tile, (first, count), rows in self._tiles([name], self.split):
+        self._multiply_tiles(self._kept(name))
+
+    def _multiply_tiles(self, tiles: Iterable[Tile]) -> None:
+        """The selected group times some tiles of a linear."""
+        for p, tile, (first, count), rows in tiles:
             held = self._weights(p, tile, count, rows, ())
-            acc = Span("ACC", room.first + first, room.first + first + count)
-            self._product(p, count, held, [], acc, count, rows)
+            start = self.pinned[self._room(p.linear.name)].first + first
+            self._product(p, count, held, [], Span("ACC", start, start + count), count, rows)
 
     def results(self, name: str, out: Cells) -> None:
         p = self.placed[name]
@@ -68,35 +86,53 @@ class ChainEmit(LinearEmit):
         self._requantize(self.pinned[self._room(name)], records, to, pitch, self.at, groups=count)
 
     def end(self) -> None:
-        self.pinned = {name: span for name, span in self.pinned.items() if not name}
+        kept = {"", *(f"{self.going_ahead} {group}" for group in range(-(-self.count // self.target.tokens)))}
+        self.pinned = {name: span for name, span in self.pinned.items() if name in kept}
 
     def _room(self, name: str) -> str:
-        """Key of the sums of a linear of the selected group."""
-        return f"{name} {self.group}" if name == self.split else name
+        """Key of the sums of a linear, of the selected group."""
+        return f"{name} {self.group}" if name in (self.split, self.going_ahead) else name
 
-    def _first_rows(self, name: str) -> None:
-        """All rows of a linear's weights but the last: sums of every group."""
+    def _take(self, name: str) -> None:
+        """Room for sums of a linear, of the selected group."""
+        self.pinned[self._room(name)] = self.acc.take(self.placed[name].shape.groups, keep=self.pinned.values())
+
+    def _middle_rows(self, name: str) -> None:
+        """Sums of every group over the rows of a linear's weights that are in no chain."""
         p = self.placed[name]
-        count = p.shape.groups
-        for tile, rows in enumerate(p.plan.row_tiles(p.shape)[:-1]):
-            held = self._weights(p, tile, count, rows, ())
+        done = self.leading.pop(name, 0)
+        tiles = [*self._tiles(name, "", 0)][done : len(p.plan.row_tiles(p.shape)) - self._last(p)]
+        for _ in () if done else self.groups():
+            self._take(name)
+        for tile in tiles:
             for _ in self.groups():
-                if not tile:
-                    self.pinned[self._room(name)] = self.acc.take(count, keep=self.pinned.values())
-                self._product(p, count, held, [], self.pinned[self._room(name)], count, rows)
+                self._multiply_tiles([tile])
 
-    def _tiles(self, names: Sequence[str], split: str) -> Iterator[tuple[Placed, int, Columns, tuple[int, int]]]:
-        """(linear, number, columns, rows) of the tiles of weights that stay: of the linear `split` the last rows."""
-        for name in names:
-            p = self.placed[name]
-            rows = p.plan.row_tiles(p.shape)
-            for n, columns in enumerate(p.plan.column_tiles(p.shape)):
-                for m, part in enumerate(rows):
-                    if name != split or part is rows[-1]:
-                        yield p, n * len(rows) + m, columns, part
+    def _kept(self, name: str) -> Iterator[Tile]:
+        """Tiles of a linear in the chain at hand."""
+        return self._tiles(name, self.split, self.leading[name] if name == self.going_ahead else 0)
+
+    def _in_parts(self, name: str) -> str:
+        """The linear, if its weights are cut into rows."""
+        p = self.placed[name]
+        return name if len(p.plan.row_tiles(p.shape)) > 1 else ""
 
     @staticmethod
-    def _lines_of(tiles: Sequence[tuple[Placed, int, Columns, tuple[int, int]]]) -> int:
+    def _last(p: Placed) -> int:
+        """How many of the tiles of rows are for the chain that a linear begins, if it does not stay as a whole."""
+        return -(-len(p.plan.row_tiles(p.shape)) // 2)
+
+    def _tiles(self, name: str, split: str, leading: int) -> Iterator[Tile]:
+        """The tiles of a linear that stay: of `split` the last ones; `leading` of the first, or all."""
+        p = self.placed[name]
+        rows = p.plan.row_tiles(p.shape)
+        kept = range(len(rows) - self._last(p) if name == split else 0, leading or len(rows))
+        for n, columns in enumerate(p.plan.column_tiles(p.shape)):
+            for m in kept:
+                yield p, n * len(rows) + m, columns, rows[m]
+
+    @staticmethod
+    def _lines_of(tiles: Iterable[Tile]) -> int:
         """Lines of WBUF of some tiles."""
         return sum(tile_lines(p.shape, columns[1], rows[1]) for p, _, columns, rows in tiles)
 

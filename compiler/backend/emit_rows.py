@@ -110,8 +110,10 @@ class RowEmit(TileEmit, MapsRows):
         """The attention whose sums have room in ACC."""
         self.chained = form is Form.CHAINED
         self.most_lines = MOST_BEATS // t.wbuf_line_beats if self.chained else 0
-        self.split = ""
-        """The linear of the chain at hand of which all rows but the last have gone before."""
+        self.split = self.going_ahead = ""
+        """The linear that began before the chain at hand, and the one that ends behind it."""
+        self.leading: dict[str, int] = {}
+        """Linear -> tiles of rows that go ahead."""
         self.sums: dict[int, tuple[Span, int]] = {}
         """Of attention: place -> sums in ACC, and the place of their row scales."""
         self.scale = self.turn = 0

@@ -33,6 +33,8 @@ class Chain:
     """Of each step that is a linear: the stage that makes the codes of what it reads, -1 if they were there before."""
     trailing: bool
     """Whether the last stage makes the codes of what the linear behind the chain reads."""
+    ahead: str
+    """This linear, if the first rows of its weights are part of the chain."""
     by: Chains
     split: bool
     """Whether of the first linear all rows of weights but the last go before the chain."""
@@ -98,7 +100,10 @@ def find(steps: Sequence[Numbered], first: int, state: Formulas) -> Chain | None
     following = steps[stop][1] if stop < len(steps) else None
     made = {writes(step) for _, step in steps[first:stop]}
     trailing = isinstance(following, Linear) and following.x != active and following.x in made
-    return Chain(first, stop, tuple(stages), tuple(coded), trailing, chains, split)
+    ahead = following.name if isinstance(following, Linear) and trailing and following.y not in state.outputs else ""
+    if not chains.leads(names, attention and state.heads(attention), split, ahead):
+        ahead = ""
+    return Chain(first, stop, tuple(stages), tuple(coded), trailing, ahead, chains, split)
 
 
 @dataclass
@@ -122,7 +127,7 @@ class Pipeline:
         state.local = chain.local(steps, kept)
         number, head = steps[chain.first]
         state.rows.operator(number)
-        self._chains.begin(chain.linears(steps), state.heads(head.op) if isinstance(head, Attend) else None, chain.split)
+        self._chains.begin(chain.linears(steps), state.heads(head.op) if isinstance(head, Attend) else None, chain.split, chain.ahead)
 
     def prepare(self, n: int) -> None:
         """Step n of the phase: rooms for what it makes, and what it does to each group."""
@@ -151,12 +156,16 @@ class Pipeline:
         if self._chain.trailing:
             number, step = self._steps[self._chain.stop]
             final.rest.append((number, self._state.activation(reads(step)[0])))
-        for turn in range(len(self._groups) + last + LATE):
+        ahead: list[tuple[int, Body]] = []
+        if self._chain.ahead:
+            ahead.append((number, partial(self._chains.product, self._chain.ahead)))
+        for turn in range(len(self._groups) + last + LATE + len(ahead)):
             self._do(turn, first.rest)
             self._do(turn - last - LATE, final.results)
             for lag, stage in reversed(between):
                 self._do(turn - lag, stage.products)
             self._do(turn - last - LATE + 1, final.products)
+            self._do(turn - last - LATE - 1, ahead)
             self._do(turn - last - LATE, final.rest)
             for lag, stage in reversed(between):
                 self._do(turn - lag, [*stage.results, *stage.rest])

@@ -113,11 +113,14 @@ class Chains(Protocol):
         split: of the first linear the last rows of weights are enough.
         """
 
-    def begin(self, names: Sequence[str], heads: Heads | None, split: bool) -> None:
-        """Room for the sums of these linears; with `split` all rows of the first one's weights but the last are done."""
+    def leads(self, names: Sequence[str], heads: Heads | None, split: bool, name: str) -> bool:
+        """Whether the first rows of one more linear's weights stay too, which begins the next chain."""
+
+    def begin(self, names: Sequence[str], heads: Heads | None, split: bool, ahead: str) -> None:
+        """Room for the sums of these linears; with `split` all rows of the first one's weights are done but the last."""
 
     def product(self, name: str) -> None:
-        """The selected group's sums of a linear."""
+        """The selected group's sums of a linear: of one that goes ahead, of the first rows of its weights."""
 
     def results(self, name: str, out: Cells) -> None:
         """They become values."""
