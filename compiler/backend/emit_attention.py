@@ -116,7 +116,7 @@ class Emit(ChainEmit):
         self.sums[place] = acc, self.scale
         self._segment(0, {"format": Format.S8, "line": tile.first} | weights, {})
         product = {"segments": 1, "acc": acc.first, "line": UBUF_BIT + self.active.first, "first": 1}
-        product |= {"tokens": self.tokens, "token": self.at}
+        product |= {"tokens": self.tokens}
         self.schedule.add(Opcode.MATMUL, [tile, self.active, self._words()], [acc], **product, **blocks)
 
     def _from_sums(self, place: int, out: Cells, m1: int, m1_shift: int, **groups: int) -> None:

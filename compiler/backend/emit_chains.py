@@ -75,7 +75,8 @@ class ChainEmit(LinearEmit):
         for p, tile, (first, count), rows in tiles:
             held = self._weights(p, tile, count, rows, ())
             start = self.pinned[self._room(p.linear.name)].first + first
-            self._product(p, count, held, [], Span("ACC", start, start + count), count, rows)
+            base = start if p.linear.name in (self.split, self.going_ahead) else 0  # steps with codes, as few registers as can be
+            self._product(p, count, held, [], Span("ACC", start, start + count), count, rows, base)
 
     def results(self, name: str, out: Cells) -> None:
         p = self.placed[name]

@@ -262,8 +262,12 @@ class TileEmit(ABC):
         acc: Span,
         width: int,
         rows: tuple[int, int],
+        base: int = 0,
     ) -> None:
-        """x.W over some rows, and x.A of every slot beside it; `held`: the tile in WBUF, its group scales in SBUF."""
+        """x.W over some rows, and x.A of every slot beside it; `held`: the tile in WBUF, its group scales in SBUF.
+
+        `base`: what of the place in ACC is a setting of x.W.
+        """
         s, number = p.shape, 0
         tile, scales = held
         reads = [tile]
@@ -272,6 +276,7 @@ class TileEmit(ABC):
             number = 1
             reads.append(scales)
         scaled = {"scale_line": scales.first, "scale_stride": count, "scaled": 1} if s.per_group else {}
+        scaled |= {"acc": base} if base else {}
         weight = {"format": p.linear.weight.fmt, "line": tile.first, "groups": count, "block_stride": count, "group_stride": 1}
         self._segment(number, weight, scaled)
         self._codebook(p.linear.weight)
@@ -283,8 +288,8 @@ class TileEmit(ABC):
             reads.append(a)
             number += 1
         place, line, blocks = self._activation(p, rows)
-        fields = {"acc": acc.first, "line": line, "blocks": blocks, "per_group": s.per_group}
-        fields |= {"segments": number, "tokens": self.tokens, "token": self._token(), "first": int(rows[0] == 0)}
+        fields = {"acc": acc.first - base, "line": line, "blocks": blocks, "per_group": s.per_group}
+        fields |= {"segments": number, "tokens": self.tokens, "token": self._token() if s.slots else 0, "first": int(rows[0] == 0)}
         self.schedule.add(Opcode.MATMUL, [*reads, place, self._words()], [acc], self._time(p, number, blocks * count), **fields)
 
     def _time(self, p: Placed, segments: int, columns: int) -> int:
