@@ -15,6 +15,8 @@ from axlora.isa.formats import Format
 from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
 from axlora.isa.positions import Position
 
+ATTENTION = ""
+"""Key of attention's room for sums in a chain."""
 OBUF_PARTS = 4
 """The heads whose keys wait in OBUF together take at most one part of so many."""
 
@@ -104,15 +106,17 @@ class Emit(ChainEmit):
         return Span("PBUF", first, first + groups)
 
     def _multiply(
-        self, heads: Heads, place: int, part: int, tile: Span, groups: int, weights: dict[str, int], **blocks: int
+        self, place: int, part: int, tile: Span, groups: int, weights: dict[str, int], **blocks: int
     ) -> None:
-        """The activation times a tile of the cache, `groups` column groups at most, to a part of attention's room."""
-        if self.attending != heads.name:
-            self.attending = heads.name
-            self.pinned.pop("", None)
-            self.pinned[""] = self.acc.take(PLACES * self.alike, keep=self.pinned.values())
-        first = self.pinned[""].first + part * self.alike
-        acc = Span("ACC", first, first + groups)
+        """The activation times a tile of the cache, `groups` column groups at most, to a place; in a chain, a part of its room."""
+        live = [*self.pinned.values(), *(acc for kept, (acc, _) in self.sums.items() if kept != place and self.ahead)]
+        if self.pinned:  # a chain's groups are alike, so that its program has loops
+            if ATTENTION not in self.pinned:
+                self.pinned[ATTENTION] = self.acc.take(PLACES * self.alike, keep=live)
+            first = self.pinned[ATTENTION].first + part * self.alike
+            acc = Span("ACC", first, first + groups)
+        else:
+            acc = self.acc.take(groups, keep=live)
         self.sums[place] = acc, self.scale
         self._segment(0, {"format": Format.S8, "line": tile.first} | weights, {})
         product = {"segments": 1, "acc": acc.first, "line": UBUF_BIT + self.active.first, "first": 1}
@@ -157,7 +161,7 @@ class Emit(ChainEmit):
             where = self._cache(heads, self._kv(heads, head), "K")
             self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, **self._seen(heads, Position.KEYS, "rows"))
         weights = {**self._seen(heads, Position.GROUPS, "groups"), "block_stride": 1, "group_stride": blocks}
-        self._multiply(heads, place, self.turn, tile, groups, weights, blocks=blocks)
+        self._multiply(place, self.turn, tile, groups, weights, blocks=blocks)
 
     def scores(self, heads: Heads, head: int, place: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
         self._from_sums(place, out, m1, m1_shift, **self._seen(heads, Position.GROUPS, "groups"))
@@ -188,7 +192,7 @@ class Emit(ChainEmit):
             line = t.wbuf_line_beats
             self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, **self._seen(heads, Position.BLOCKS, "rows"))
         weights = {"groups": groups, "block_stride": groups, "group_stride": 1}
-        self._multiply(heads, place, 2, tile, groups, weights, **self._seen(heads, Position.BLOCKS, "blocks"))
+        self._multiply(place, 2, tile, groups, weights, **self._seen(heads, Position.BLOCKS, "blocks"))
 
     def mix(self, heads: Heads, place: int, out: Cells, m1: int, m1_shift: int) -> None:
         self._from_sums(place, out, m1, m1_shift, groups=self._wide(heads) // self.target.ports)

@@ -12,6 +12,10 @@ from axlora.compiler.rows.row_operations import PLACES, Cells, Chains, Heads
 
 Tile = tuple[Placed, int, Columns, tuple[int, int]]
 """A linear, number of a tile of its weights, columns, rows."""
+MOST_BEATS = 1024
+"""Beats of weights that one load moves at most: others that are needed sooner do not wait for a whole tile."""
+EARLY = 600
+"""About how many cycles before it may begin a load of a program with chains is chosen."""
 KEPT = 15 / 16
 """Share of WBUF that a chain takes at most: what comes behind it is loaded into the rest."""
 
@@ -21,7 +25,7 @@ class ChainEmit(LinearEmit):
 
     @property
     def chains(self) -> Chains | None:
-        return self if self.chained and self.count > self.target.tokens else None
+        return self if self.chained else None
 
     def beside(self, names: Sequence[str], heads: Heads | None, split: bool) -> bool:
         return self._fits(names, heads, self._in_parts(names[0]) if split else "", {})
@@ -54,6 +58,8 @@ class ChainEmit(LinearEmit):
         )
 
     def begin(self, names: Sequence[str], heads: Heads | None, split: bool, ahead: str) -> None:
+        self.most_lines = max(1, MOST_BEATS // self.target.wbuf_line_beats)
+        self.schedule.early = EARLY
         self.split, self.going_ahead = self._in_parts(names[0]) if split else "", ahead
         if self.split:
             self._middle_rows(self.split)
@@ -87,7 +93,8 @@ class ChainEmit(LinearEmit):
         self._requantize(self.pinned[self._room(name)], records, to, pitch, self.at, groups=count)
 
     def end(self) -> None:
-        kept = {"", *(f"{self.going_ahead} {group}" for group in range(-(-self.count // self.target.tokens)))}
+        self.most_lines = 0
+        kept = [f"{self.going_ahead} {group}" for group in range(-(-self.count // self.target.tokens))]
         self.pinned = {name: span for name, span in self.pinned.items() if name in kept}
 
     def _room(self, name: str) -> str:

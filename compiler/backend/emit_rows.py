@@ -22,8 +22,6 @@ from axlora.isa.positions import SLOTS, Position, position_registers
 from axlora.isa.target import Target
 
 Int64 = npt.NDArray[np.int64]
-MOST_BEATS = 1024
-"""Beats of weights that one load of a chain moves at most: others that are needed sooner do not wait for a whole tile."""
 EVERY = 1 << 20
 """More elements than a row has."""
 
@@ -106,10 +104,7 @@ class RowEmit(TileEmit, MapsRows):
         self.heads_ubuf = Ring("UBUF", min(t.ubuf_lines, self.heads_first + 2 * own), self.heads_first)
         self.scales = groups * t.tokens
         """Places of row scales before those of attention."""
-        self.attending = ""
-        """The attention whose sums have room in ACC."""
-        self.chained = form is Form.CHAINED
-        self.most_lines = MOST_BEATS // t.wbuf_line_beats if self.chained else 0
+        self.chained = form is Form.CHAINED and self.most > t.tokens
         self.split = self.going_ahead = ""
         """The linear that began before the chain at hand, and the one that ends behind it."""
         self.leading: dict[str, int] = {}

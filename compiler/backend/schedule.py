@@ -27,8 +27,6 @@ UNITS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
 AREA_BITS = 40
 FETCH = 5
 """About how many cycles fetch needs an instruction, misses included."""
-EARLY = 600
-"""About how many cycles before it may begin a load is chosen, so that it is fetched in time."""
 LATENCY = 50
 """Cycles of a transfer beyond its beats, about."""
 LOADS = 64
@@ -96,6 +94,8 @@ class Schedule:
         """`dry`: nothing is kept; for what only the room of buffers is asked of."""
         self.owner = 0
         """Number of the operator that instructions are added for."""
+        self.early: int | None = None
+        """About how many cycles before it may begin a load is chosen; None: when the one before it begins."""
         self._dry = dry
         self._steps: list[_Step] = []
         self._touched: dict[tuple[str, int], list[_Touch]] = {}
@@ -139,7 +139,7 @@ class Schedule:
     @cached_property
     def _final(self) -> list[_Step]:
         """The steps in the program's order, with semaphores."""
-        return _Semaphores(self._steps, _Order(self._steps).find()).steps
+        return _Semaphores(self._steps, _Order(self._steps, self.early).find()).steps
 
     @property
     def owners(self) -> list[int]:
@@ -209,8 +209,8 @@ class _Order:
     the cache do not hold up weights. Fetch hands out an instruction every `FETCH` cycles.
     """
 
-    def __init__(self, steps: Sequence[_Step]) -> None:
-        self._steps = steps
+    def __init__(self, steps: Sequence[_Step], early: int | None) -> None:
+        self._steps, self._early = steps, early
         self._missing = [len(step.after) for step in steps]
         """Of each step: how many that it comes after have no place yet."""
         self._ready = [0] * len(steps)
@@ -232,7 +232,8 @@ class _Order:
             best: tuple[int, int, int] | None = None
             if (load := self._first_load(loads)) is not None:
                 at, n = load
-                best = (max(load_began, self._now, self._free[Unit.LOAD] - EARLY), n, at)
+                soon = load_began if self._early is None else self._free[Unit.LOAD] - self._early
+                best = (max(load_began, soon, self._now), n, at)
             for unit, queue in queues.items():
                 if queue and not self._missing[queue[0]]:
                     start = max(self._now, self._free[unit], self._ready[queue[0]])
