@@ -12,9 +12,9 @@ from axlora.compiler.rows.row_operations import PLACES, Cells, Chains, Heads
 
 Tile = tuple[Placed, int, Columns, tuple[int, int]]
 """A linear, number of a tile of its weights, columns, rows."""
-MOST_BEATS = 1024
+MOST_BEATS = 3072
 """Beats of weights that one load moves at most: others that are needed sooner do not wait for a whole tile."""
-EARLY = 600
+EARLY = 1500
 """About how many cycles before it may begin a load of a program with chains is chosen."""
 KEPT = 15 / 16
 """Share of WBUF that a chain takes at most: what comes behind it is loaded into the rest."""

@@ -27,8 +27,8 @@ UNITS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
 AREA_BITS = 40
 FETCH = 5
 """About how many cycles fetch needs an instruction, misses included."""
-LATENCY = 50
-"""Cycles of a transfer beyond its beats, about."""
+LATENCY = 42
+"""About how many cycles more a transfer takes, where the order of loads follows from when they end."""
 LOADS = 64
 """Loads that are looked at for the next one."""
 CREDITS = 7
@@ -166,7 +166,7 @@ class Schedule:
 
 
 def _transfer(f: Mapping[str, int]) -> int:
-    return (f.get("rows", 1) or UNKNOWN) * f.get("beats", 0) + LATENCY
+    return (f.get("rows", 1) or UNKNOWN) * f.get("beats", 0) + 8
 
 
 def _product(f: Mapping[str, int]) -> int:
@@ -274,7 +274,8 @@ class _Order:
 
     def _put(self, n: int, at: int) -> None:
         """Step n gets the next place; it begins at `at`."""
-        over = self._free[self._steps[n].unit] = at + _duration(self._steps[n])
+        late = LATENCY if self._early is not None and self._steps[n].unit in (Unit.LOAD, Unit.STORE) else 0
+        over = self._free[self._steps[n].unit] = at + _duration(self._steps[n]) + late
         for follower in self._followers[n]:
             self._missing[follower] -= 1
             self._ready[follower] = max(self._ready[follower], over)

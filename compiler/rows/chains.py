@@ -15,7 +15,7 @@ from axlora.compiler.rows.formulas import Body, Formulas
 from axlora.compiler.rows.row_operations import Chains
 from axlora.compiler.rows.steps import Append, Attend, Step, reads, writes
 
-LATE = 3
+LATE = 2
 """Groups of rows that the last stage is further behind than it must: its weights are still being loaded when a chain begins."""
 Numbered = tuple[int, Step]
 """A step with its operator's number."""
