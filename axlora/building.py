@@ -35,21 +35,21 @@ def _transformer(found: Generated, target: Target, sources: Sources, max_loras: 
     """The fields of `Machine`."""
     image, linears = found.image, found.lowered.linears
     bits = {tensor.name: tensor.bits for tensor in found.lowered.inputs}
-
-    def function(n: int) -> Function:
-        name = "decode" if n == 1 else f"prefill {n}"
-        return Function(name, n, image.addresses[n], INSTRUCTION_BYTES * len(image.programs[n]))
+    alone = not found.model.rowwise and not image.cache
 
     return {
         "target": target,
         "image": image.data,
-        "functions": tuple(function(n) for n in sorted(image.programs)),
+        "functions": tuple(
+            Function(code.name, code.rows, code.address, INSTRUCTION_BYTES * len(code.instructions), code.batch)
+            for code in image.codes
+        ),
         "regions": dict(image.regions),
         "adapters": adapter_infos(found.blocks, found.lowered),
         "adapter_address": image.adapter_address,
         "adapter_size": image.adapter_size,
         "slots": image.slots,
-        "max_loras": (SLOTS if max_loras is None else max_loras) if image.slots and not found.model.rowwise else image.slots,
+        "max_loras": (SLOTS if max_loras is None else max_loras) if image.slots == 1 and alone else image.slots,
         "rank": image.rank,
         "layers": tuple(layer_info(li, bits[li.input], image.tilings[li.name], None) for li in linears),
         "vectors": layer_vectors(linears),
@@ -69,7 +69,7 @@ def _rows(found: Generated, functions: Sequence[Function]) -> dict[str, Any]:
         "half": image.half,
         "input_fraction": image.input_fraction,
         "input_words": image.input_words,
-        "owners": {f.name: np.array(image.owners[f.rows], np.int32) for f in functions},
+        "owners": {f.name: np.array(code.owners, np.int32) for f, code in zip(functions, image.codes, strict=True)},
         "positions": None if positions is None else positions[: found.tokens].astype(np.float32),
         "operators": tuple(
             Operator(op.name if isinstance(op, Linear) else op.y, type(op).__name__, found.errors.get(op.y))
@@ -115,6 +115,8 @@ def generator_program(found: Generated, target: Target, sources: Sources, max_lo
     interface = Decoder(
         **_rows(found, fields["functions"]),
         tables={model.tokens_input: model.embedding.astype(np.float32)},
+        together=max((code.rows for code in image.codes if code.batch), default=1),
+        cache=image.cache,
         output=model.outputs[0].name,
         output_fraction=image.fractions[model.output],
         output_words=image.output_words[0],

@@ -9,7 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from axlora.isa.opcodes import INSTRUCTION_BYTES
+from axlora.isa.positions import SLOTS as POSITION_SLOTS
 from axlora.isa.positions import position_registers
+from axlora.isa.regions import token_words
+from axlora.isa.registers import in_window
 
 from .choice import AdapterChoice
 from .engines import Engine, Left, Progress, Start
@@ -18,6 +21,9 @@ from .machine import Function, Int64, Machine
 from .rows import Rows
 from .run import Run, run_of
 from .validate import Check
+
+FURTHER = "caches of further sequences"
+"""Region behind the cache of the first."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,10 @@ class Decoder(Rows):
     output_words: int
     vocabulary: int
     """Logits of a token."""
+    together: int = 1
+    """Most sequences that decode in one start."""
+    cache: int = 0
+    """Bytes of the cache of a sequence, where several decode together."""
 
     @property
     def ids(self) -> str:
@@ -64,68 +74,118 @@ class Decoder(Rows):
             raise BadInput(f"token id {bad} is not in the vocabulary", where, f"0 to {most - 1}")
 
     def random_inputs(self, m: Machine, rng: np.random.Generator) -> Values:
-        """Ids of a sequence for which every function starts once, where the context holds them."""
-        tokens = min(self.context, sum(f.rows for f in m.functions))
-        return {self.ids: rng.integers(0, len(self.tables[self.ids]), (1, tokens))}
+        """Ids for which every function of one sequence starts once, where the context holds them; two sequences where several
+        decode together."""
+        tokens = min(self.context, sum(f.rows for f in m.functions if not f.batch))
+        return {self.ids: rng.integers(0, len(self.tables[self.ids]), (min(2, self.together), tokens))}
 
     def summary(self, m: Machine) -> str:
-        sizes = ", ".join(f"{f.size // INSTRUCTION_BYTES} for {f.rows}" for f in m.functions)
-        return f"instructions: {sizes} tokens a start, {len(m.image) / 1024:.0f} KiB of weights"
+        sizes = ", ".join(f"{f.size // INSTRUCTION_BYTES} for {f.rows}" for f in m.functions if not f.batch)
+        more = ", ".join(f"{f.size // INSTRUCTION_BYTES} for {f.rows}" for f in m.functions if f.batch)
+        together = f", {more} sequences" if more else ""
+        return f"instructions: {sizes} tokens a start{together}, {len(m.image) / 1024:.0f} KiB of weights"
 
     def prove(self, _: Machine) -> None:
         """Pick a row of embeddings."""
         self.embed({self.ids: [0]})
 
     def sequence(self, m: Machine, engine: Engine, adapter: str | None, shared: bool = False) -> Context:
-        return Context(m, self, engine, adapter, shared=shared)
+        return Context(Running(m, self, engine, shared=shared), adapter)
+
+    def new_batch(self, m: Machine, engine: Engine) -> Batch:
+        return Batch(m, self, engine)
 
     def run(self, m: Machine, engine: Engine, inputs: Inputs, adapter: AdapterChoice, progress: Progress | None) -> Run:
         """As `Stages.run`: prefill and decode starts of every sequence; the logits after each token."""
         ids = self.check_inputs(m, inputs)[self.ids]
-        found, starts = [], []
-        for n, name in enumerate(m.adapters_of(adapter, len(ids))):
-            one = Context(m, self, engine, name, trace=True)
-            found.append(one.feed(ids[n].tolist()))
-            starts += one.starts
+        found: list[Int64] = []
+        starts: list[tuple[Function, Left]] = []
+        names = m.adapters_of(adapter, len(ids))
+        for first in range(0, len(ids), self.together):
+            part = slice(first, first + self.together)
+            batch = Batch(m, self, engine, trace=True)
+            found += batch.logits(names[part], ids[part])
+            starts += batch.running.starts
             if progress is not None:
-                progress(n + 1, len(ids))
+                progress(len(found), len(ids))
         rows = np.stack(found)
         outputs = {self.output: np.ldexp(rows.astype(np.float64), -self.output_fraction).astype(np.float32)}
         lefts = [left for _, left in starts]
         return run_of(m, engine, outputs, {self.output: rows}, lefts, self.layers(m, starts))
 
     def validate(self, c: Check) -> None:
-        rows = [f.rows for f in c.m.functions]
+        rows, together = ([f.rows for f in c.m.functions if f.batch is batch] for batch in (False, True))
         c.need(1 in rows and len(set(rows)) == len(rows), "functions", rows, "one of one row, others of more")
+        c.within(self.together, 1, c.t.windows, "together")
+        c.need(max(together, default=1) == self.together, "functions of batches", together, f"one of {self.together} sequences")
+        caches = [(at, size) for name, (at, size) in c.m.regions.items() if name == FURTHER]
+        need = self.cache * (self.together - 1)
+        c.need(sum(size for _, size in caches) >= need, f"bytes of region {FURTHER!r}", caches, f"{need}")
         c.need(len(self.tables) == 1, "tables", list(self.tables), "one, of token ids")
-        c.region("token words", 4 * max(rows))
+        c.region("token words", 4 * max(*rows, self.together))
         c.within(self.vocabulary, 1, self.output_words * c.t.vector_lanes, "vocabulary")
         c.within(self.output_fraction, -62, 62, "output_fraction")
-        self.check_rows(c, {"output 0": self.output_words * c.t.vector_word_bytes * max(rows)})
+        self.check_rows(
+            c,
+            {"output 0": self.output_words * c.t.vector_word_bytes * max(*rows, self.together)},
+            slots=POSITION_SLOTS if self.together > 1 else 1,
+        )
 
 
-class Context:
-    """One sequence of a language model: the machine's memory with its cache, and how many tokens are in it."""
+class Running:
+    """The memory of one or more sequences between starts, and what the starts had."""
 
-    def __init__(
-        self,
-        m: Machine,
-        decoder: Decoder,
-        engine: Engine,
-        adapter: str | None,
-        *,
-        trace: bool = False,
-        shared: bool = False,
-    ) -> None:
-        self.length = 0
+    def __init__(self, m: Machine, decoder: Decoder, engine: Engine, *, trace: bool = False, shared: bool = False) -> None:
+        """`trace`: keep what starts left. `shared`: the engine runs sequences of other memories between these starts."""
         self.counters: dict[str, int] = {}
         """Sums over the starts so far."""
         self.starts: list[tuple[Function, Left]] = []
         """With `trace`: the functions that started, and what they left but for the memory."""
-        self._machine, self._decoder, self._engine, self._trace = m, decoder, engine, trace
+        self.machine, self.decoder = m, decoder
+        self._engine, self._trace = engine, trace
         self._written = list(m.regions.values())
         self._results = self._written if shared else [m.regions["output 0"]]
-        self._memory, self._registers = decoder.begin(m, adapter)
+        self._memory = m.memory()
+
+    def start(
+        self, function: Function, rows: Int64, registers: dict[int, int], slots: Sequence[int], adapters: Sequence[str]
+    ) -> Int64:
+        """Run a function; the logits after each row [rows, vocabulary].
+
+        Args:
+            rows: in fixed point [rows, features].
+            registers: of the positions.
+            slots: of each row: the number of its adapter, from 1; 0 for the base.
+            adapters: those that the numbers stand for.
+        """
+        m, d = self.machine, self.decoder
+        d.put(m, self._memory, rows)
+        words = np.zeros(m.regions["token words"][1] // 4, np.int64)
+        words[: len(slots)] = slots
+        m.put(self._memory, "token words", token_words(words))
+        start = Start(function, self._memory, registers | m.registers(adapters), self._results, self._written, self._trace)
+        left = self._engine.start(m.target, start)
+        self._memory = left.memory
+        self.counters = {name: self.counters.get(name, 0) + value for name, value in left.counters.items()}
+        if self._trace:
+            self.starts.append((function, replace(left, memory=left.memory[:0])))
+        return d.read(m, self._memory, "output 0", function.rows, d.output_words)[:, : d.vocabulary]
+
+
+class Context:
+    """One sequence of a language model: where its cache is, and how many tokens are in it."""
+
+    def __init__(self, running: Running, adapter: str | None, place: int = 0) -> None:
+        """`place`: of its cache among those in the memory."""
+        self.length = 0
+        self.adapter, self.place = adapter, place
+        self.running = running
+        self._decoder = running.decoder
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Sums over the starts of its memory so far."""
+        return self.running.counters
 
     @property
     def cycles(self) -> int:
@@ -149,27 +209,131 @@ class Context:
         Raises:
             BadInput: ids outside the vocabulary, or more tokens than the context holds.
         """
-        d, functions = self._decoder, self._machine.functions
-        d.check_ids(ids, "prompt")
-        if self.length + len(ids) > d.context:
-            what = f"{self.length + len(ids)} tokens, compiled for a context of {d.context}"
-            raise BadInput(what, "prompt", "a shorter prompt, fewer new tokens, or --max-context at compile time")
-        out, done = [np.zeros((0, d.vocabulary), np.int64)], 0
+        self.check(ids)
+        out, done = [np.zeros((0, self._decoder.vocabulary), np.int64)], 0
         while done < len(ids):
-            fit = [f for f in functions if self.length % f.rows == 0 and len(ids) - done >= f.rows]
-            function = max(fit, key=lambda f: f.rows)
+            function = self.next_function(len(ids) - done)
             out.append(self._start(function, ids[done : done + function.rows]))
             done += function.rows
         return np.concatenate(out)
 
+    def check(self, ids: Sequence[int]) -> None:
+        """These tokens can be appended.
+
+        Raises:
+            BadInput: as `feed`.
+        """
+        d = self._decoder
+        d.check_ids(ids, "prompt")
+        if self.length + len(ids) > d.context:
+            what = f"{self.length + len(ids)} tokens, compiled for a context of {d.context}"
+            raise BadInput(what, "prompt", "a shorter prompt, fewer new tokens, or --max-context at compile time")
+
+    def next_function(self, tokens: int) -> Function:
+        """The function that takes most of the next `tokens` tokens."""
+        alone = (f for f in self.running.machine.functions if not f.batch)
+        return max((f for f in alone if self.length % f.rows == 0 and tokens >= f.rows), key=lambda f: f.rows)
+
+    def positions(self, rows: int) -> dict[int, int]:
+        """Registers of a start that appends `rows` rows."""
+        d, t = self._decoder, self.running.machine.target
+        first = min(self.length, d.context - rows)
+        found = position_registers(t, first, rows, d.dim, d.half, d.context, self.place * d.cache)
+        return {int(number): value for number, value in found.items()}
+
+    def rows(self, ids: Sequence[int]) -> Int64:
+        """The next tokens' rows in fixed point."""
+        return self._decoder.embed({self._decoder.ids: ids}, self.length)
+
     def _start(self, function: Function, ids: Sequence[int]) -> Int64:
-        m, d, count = self._machine, self._decoder, len(ids)
-        d.put(m, self._memory, d.embed({d.ids: ids}, self.length))
-        places = {int(k): v for k, v in position_registers(m.target, self.length, count, d.dim, d.half, d.context).items()}
-        start = Start(function, self._memory, places | self._registers, self._results, self._written, self._trace)
-        left = self._engine.start(m.target, start)
-        self._memory, self.length = left.memory, self.length + count
-        self.counters = {name: self.counters.get(name, 0) + value for name, value in left.counters.items()}
-        if self._trace:
-            self.starts.append((function, replace(left, memory=left.memory[:0])))
-        return d.read(m, self._memory, "output 0", count, d.output_words)[:, : d.vocabulary]
+        adapters = [] if self.adapter is None else [self.adapter]
+        found = self.running.start(function, self.rows(ids), self.positions(len(ids)), [len(adapters)] * len(ids), adapters)
+        self.length += len(ids)
+        return found
+
+
+class Batch:
+    """Sequences of a language model in one memory: they join and leave between starts, and decode together.
+
+    The logits of each are those that it has alone, bit for bit.
+    """
+
+    def __init__(self, m: Machine, decoder: Decoder, engine: Engine, *, trace: bool = False) -> None:
+        self.running = Running(m, decoder, engine, trace=trace)
+        self._places: list[Context | None] = [None] * decoder.together
+        self._functions = sorted((f for f in m.functions if f.batch), key=lambda f: f.rows)
+
+    @property
+    def most(self) -> int:
+        """Sequences that there are places for."""
+        return len(self._places)
+
+    @property
+    def full(self) -> bool:
+        """Whether no sequence can join."""
+        return None not in self._places
+
+    def join(self, adapter: str | None = None) -> Context:
+        """A new sequence; feed it its prompt.
+
+        Raises:
+            BadInput: the batch is full. BadAdapter: no such adapter, or more different ones than a start takes.
+        """
+        if self.full:
+            what = f"the batch is full: {len(self._places)} sequences"
+            raise BadInput(what, "batch", "let one leave, or compile with a larger --max-batch")
+        self.running.machine.slot_of([*(each.adapter for each in self._places if each is not None), adapter])
+        place = self._places.index(None)
+        found = self._places[place] = Context(self.running, adapter, place)
+        return found
+
+    def leave(self, sequence: Context) -> None:
+        """Give a sequence's place to others."""
+        self._places[sequence.place] = None
+
+    def step(self, tokens: Sequence[tuple[Context, int]]) -> list[Int64]:
+        """Append a token to each of some sequences; the logits after each [vocabulary].
+
+        Raises:
+            BadInput: as `Context.feed`.
+        """
+        for sequence, token in tokens:
+            sequence.check([token])
+        if len(tokens) == 1:
+            ((sequence, token),) = tokens
+            return [sequence.feed([token]).reshape(-1)]
+        last = max(sequence.place for sequence, _ in tokens)
+        function = next(f for f in self._functions if f.rows > last)
+        adapters, names = self.running.machine.slot_of([sequence.adapter for sequence, _ in tokens])
+        slots, registers = [0] * function.rows, dict[int, int]()
+        rows = np.zeros((function.rows, tokens[0][0].rows([0]).shape[1]), np.int64)
+        for n in range(function.rows):  # a place without a token writes where the next token of its sequence will
+            registers |= in_window(n, (self._places[n] or Context(self.running, None, n)).positions(1))
+        for (sequence, token), name in zip(tokens, names, strict=True):
+            rows[sequence.place] = sequence.rows([token])
+            slots[sequence.place] = 0 if name is None else 1 + adapters.index(name)
+        found = self.running.start(function, rows, registers, slots, adapters)
+        for sequence, _ in tokens:
+            sequence.length += 1
+        return [found[sequence.place] for sequence, _ in tokens]
+
+    def logits(self, names: Sequence[str | None], ids: Int64) -> list[Int64]:
+        """The logits after every token [tokens, vocabulary] of new sequences with these adapters; `ids`: [sequences, tokens].
+
+        Prompts are taken sequence by sequence as far as their starts go, and the rest together.
+        """
+        sequences = [self.join(name) for name in names]
+        found: list[list[Int64]] = [[] for _ in sequences]
+        done = 0
+        while done < ids.shape[1]:
+            count = sequences[0].next_function(ids.shape[1] - done).rows
+            part = ids[:, done : done + count].tolist()
+            if count == 1:
+                each = self.step([(sequence, token) for sequence, (token,) in zip(sequences, part, strict=True)])
+                rows = [logits[None] for logits in each]
+            else:
+                rows = [sequence.feed(own) for sequence, own in zip(sequences, part, strict=True)]
+            for own, more in zip(found, rows, strict=True):
+                own.append(more)
+            done += count
+        return [np.concatenate(own) for own in found]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack, cast, overload
 
 import numpy as np
 
 from .choice import AdapterChoice
-from .decoder import Context
+from .decoder import Batch, Context
 from .engines import Called, Engine, OwnStart
 from .inputs import BadInput
 from .program import Program
@@ -67,7 +68,8 @@ def generate(
 
     Args:
         program: compiled with `generate=True`.
-        prompt: token ids, at least one; or a list of such prompts, which are sequences of one batch.
+        prompt: token ids, at least one; or a list of such prompts, which are sequences of one batch. They decode together where
+            the package was compiled with `max_batch`: as many as that at once, the next when one has ended.
         max_new_tokens: stop a sequence after these many.
         adapter: a name for all sequences, None for the base or the LoRA in the model itself; or one of these for each.
         eos: stop a sequence after this token.
@@ -75,7 +77,8 @@ def generate(
         engine: as `Program.session`.
 
     Yields:
-        Each token as it comes, and its cycles; of several prompts the sequences' tokens in turn.
+        Each token as it comes, and its cycles; of several prompts the sequences' tokens in turn. The cycles of a start that
+        decodes several are divided among their tokens.
 
     Raises:
         BadInput: no language model, an empty prompt, ids outside the vocabulary, or a context that is too short. BadAdapter: no
@@ -90,7 +93,11 @@ def generate(
     sequences = [program.interface.sequence(program, used, name, len(names) > 1) for name in names]
     for sequence, ids in zip(sequences, prompts, strict=True):
         sequence.check_room(len(ids), max_new_tokens)
-    found = _tokens(sequences, prompts, max_new_tokens, eos)
+    batch = program.interface.new_batch(program, used)
+    if batch.most > 1 and len(prompts) > 1:
+        found = _together(batch, names, prompts, max_new_tokens, eos)
+    else:
+        found = _tokens(sequences, prompts, max_new_tokens, eos)
     return (Token(token, cycles) for _, token, cycles in found) if alone else found
 
 
@@ -105,3 +112,37 @@ def _tokens(sequences: Sequence[Context], prompts: Sequence[Prompt], most: int, 
             waiting[number] = [token]
             if token == eos:
                 del waiting[number]
+
+
+def _together(
+    batch: Batch, names: Sequence[str | None], prompts: Sequence[Prompt], most: int, eos: int | None
+) -> Iterator[SequenceToken]:
+    """Tokens of sequences that decode together: each joins when there is a place, and leaves with its last token."""
+    waiting = deque(enumerate(prompts))
+    live: dict[int, tuple[Context, int]] = {}
+    left = dict.fromkeys(range(len(prompts)), most)
+
+    def went_on(number: int, sequence: Context, token: int) -> None:
+        left[number] -= 1
+        if left[number] and token != eos:
+            live[number] = sequence, token
+        else:
+            live.pop(number, None)
+            batch.leave(sequence)
+
+    while waiting or live:
+        while waiting and not batch.full:
+            number, ids = waiting.popleft()
+            sequence = batch.join(names[number])
+            before = sequence.cycles
+            token = int(np.argmax(sequence.feed(ids)[-1]))
+            went_on(number, sequence, token)
+            yield SequenceToken(number, token, sequence.cycles - before)
+        if live:
+            numbers, before = list(live), batch.running.counters.get("cycles", 0)
+            found = batch.step([live[number] for number in numbers])
+            cycles = batch.running.counters.get("cycles", 0) - before
+            for n, (number, logits) in enumerate(zip(numbers, found, strict=True)):
+                token = int(np.argmax(logits))
+                went_on(number, live[number][0], token)
+                yield SequenceToken(number, token, (n + 1) * cycles // len(numbers) - n * cycles // len(numbers))

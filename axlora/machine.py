@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.layer import Host, Linear, Placement
-from axlora.isa.regions import slot_values
+from axlora.isa.regions import slot_registers, slot_values
 from axlora.isa.target import Target
 
 from .choice import AdapterChoice, AdapterInfo, chosen
@@ -36,6 +36,8 @@ class Function:
     address: int
     size: int
     """Bytes."""
+    batch: bool = False
+    """Whether the rows are of a sequence each; else they are of one, and follow each other."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,9 @@ class Machine:
         return names
 
     def registers(self, names: Sequence[str]) -> dict[int, int]:
-        """What the host writes so that slots 1, 2 .. hold these adapters."""
-        registers, known = dict[int, int](), [a.name for a in self.adapters]
+        """What the host writes so that slots 1, 2 .. hold these adapters, and the others none."""
+        known = [a.name for a in self.adapters]
+        registers = {number: 0 for slot in range(1, self.slots + 1) for number in slot_registers(slot)}
         for slot, number in enumerate(map(known.index, names), 1):
             address = self.adapter_address + number * self.adapter_size
             registers |= slot_values(self.target, slot, address, self.adapters[number].rank)

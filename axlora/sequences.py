@@ -177,6 +177,9 @@ class Sequences(Rows):
     def sequence(self, m: Machine, engine: Engine, adapter: str | None, shared: bool = False) -> NoReturn:
         no_sequence()
 
+    def new_batch(self, m: Machine, engine: Engine) -> NoReturn:
+        no_sequence()
+
     def run(self, m: Machine, engine: Engine, inputs: Inputs, adapter: AdapterChoice, progress: Progress | None) -> Run:
         given = self.check_inputs(m, inputs)
         (function,) = m.functions

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .choice import AdapterChoice
-from .decoder import Context
+from .decoder import Batch, Context
 from .engines import NAMED, Engine, OnBoard, Progress
 from .inputs import BadInput, Inputs
 from .interface import Interface
@@ -90,6 +90,14 @@ class Session:
             BadInput: no language model; ids outside the vocabulary, or more tokens than the context holds.
         """
         return self.sequence.feed(ids)
+
+    def batch(self) -> Batch:
+        """New sequences of a language model that decode together, each with an adapter of its own.
+
+        Raises:
+            BadInput: no language model.
+        """
+        return self._interface.new_batch(self._machine, self.engine)
 
     def prefill(self, ids: Sequence[int]) -> Int64:
         """A new sequence that begins with these tokens; as `feed`."""

@@ -130,6 +130,10 @@ class Stages:
         """An empty sequence of a language model, which this is not; `shared`: other sequences run in between."""
         no_sequence()
 
+    def new_batch(self, m: Machine, engine: Engine) -> NoReturn:
+        """Sequences of a language model that decode together."""
+        no_sequence()
+
     def run(self, m: Machine, engine: Engine, inputs: Inputs, adapter: AdapterChoice, progress: Progress | None) -> Run:
         """Run the model; `progress` is called with (done, in all) after each start, or sequence of a language model.
 

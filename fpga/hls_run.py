@@ -20,7 +20,7 @@ from pathlib import Path
 from axlora.isa.cpp_header import target_header
 from axlora.isa.errors import Error
 from axlora.isa.image import Image, ImageResult
-from axlora.isa.opcodes import ADAPTER_COUNTERS, COUNTERS, UNTIMED
+from axlora.isa.opcodes import ADAPTER_COUNTERS, COUNTERS, MOST_REGISTERS, UNTIMED
 from axlora.isa.target import Target
 from axlora.rtl.runner import cache_folder
 
@@ -32,7 +32,6 @@ FLAGS = ("-std=c++14", "-O2", "-Wall", "-Wno-unknown-pragmas", "-Wno-parentheses
 COUNTED = (*UNTIMED, *ADAPTER_COUNTERS)
 """Counters of a result, by name."""
 
-_REGISTERS = 32
 _MAGIC = 0x314A5841
 _NAMES = (*(c.name for c in COUNTERS), *ADAPTER_COUNTERS)
 _RESULT = struct.Struct(f"<II{len(_NAMES)}Q")
@@ -108,8 +107,8 @@ def job_bytes(image: Image) -> bytes:
         raise ValueError("the C++ has no bus: no AXI errors, no pauses, no trace")
     first, length = (0, len(image.memory)) if image.dump is None else image.dump
     head = struct.pack("<6I", _MAGIC, image.program, image.mem_limit, len(image.memory), first, length)
-    registers = [image.registers.get(number, 0) for number in range(_REGISTERS)]
-    return head + struct.pack(f"<{_REGISTERS}I", *registers) + image.memory
+    registers = [image.registers.get(number, 0) for number in range(MOST_REGISTERS)]
+    return head + struct.pack(f"<{MOST_REGISTERS}I", *registers) + image.memory
 
 
 def result_bytes(memory: bytes, counters: dict[str, int]) -> bytes:

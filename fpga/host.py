@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from axlora.isa.assembly import assemble, encode_program
 from axlora.isa.opcodes import COUNTERS, INSTRUCTION_BYTES, MACHINE_ID, REGISTERS, Buffer, ErrorCode, Unit
+from axlora.isa.registers import register_offset
 from axlora.isa.target import Target
 
 from .identity import target_id
@@ -112,7 +113,7 @@ class Board:
             memory: uint8, the program's memory from address 0. If it is the last result's, changed or not, what the machine
                 wrote and the host did not read stays as it is on the board.
             program: byte address of the first instruction.
-            registers: R1..R31 by number.
+            registers: R1..R31 by number, further windows' behind (`isa.registers`).
             wanted: (address, bytes) regions to read back.
             written: (address, bytes) regions that the program may write.
             limit: seconds until a running program counts as hanging.
@@ -128,7 +129,7 @@ class Board:
             self._write_block(base + at, n, block)
         self._execute(base, at, at + len(scrub), limit)
         for number, value in registers.items():
-            self._write(_OFFSET["REGS"] + 4 * number, value)
+            self._write(register_offset(number), value)
         self._same()
         seconds = self._execute(base, program, memory.size, limit)
         words = self._read_many(_OFFSET["COUNTERS"], 2 * len(COUNTERS))

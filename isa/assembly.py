@@ -35,6 +35,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
     Opcode.SET: _fields(("rd", "misc", 0, 5), ("value", "x", 0, 32)),
     Opcode.LOOP: _fields(("count", "z", 0, 16), ("body", "y", 0, 16)),
     Opcode.ENDLOOP: (),
+    Opcode.WINDOW: _fields(("number", "x", 0, 32)),
     Opcode.LOAD: _fields(("buffer", "sub", 0, 3), *_TRANSFER),
     Opcode.SEGW: _fields(
         ("segment", "sub", 0, 4),

@@ -143,6 +143,10 @@ def _set(i: Instruction) -> str:
     return "rd must be 1..7, y and z unused" if not 1 <= i.misc <= 7 or i.y or i.z or i.ry or i.rz else ""
 
 
+def _window(i: Instruction) -> str:
+    return "y and z unused" if i.y or i.z or i.ry or i.rz else ""
+
+
 def _loop(i: Instruction) -> str:
     return "x and ry unused, body of at least one instruction" if i.x or i.rx or i.ry or i.y == 0 else ""
 
@@ -213,6 +217,7 @@ _LAST_FORMAT = max(Format)
 _FAULTS: dict[Opcode, Callable[[Instruction], str]] = {
     Opcode.HALT: _alone,
     Opcode.ENDLOOP: _alone,
+    Opcode.WINDOW: _window,
     Opcode.SET: _set,
     Opcode.LOOP: _loop,
     Opcode.CODEBOOK: _codebook,
@@ -249,6 +254,8 @@ def check_resolved(i: Instruction, target: Target) -> None:
         refuse(f"{unit} bytes of each beat, a beat has {target.beat_bytes}")
     if op is Opcode.LOAD and i.sub == Buffer.WKEY and target.beat_bytes > target.lanes:
         refuse("WKEY needs a beat no wider than the lanes")
+    if op is Opcode.WINDOW and i.x >= target.windows:
+        refuse(f"window {i.x}, the target has {target.windows}")
     if op is Opcode.VMAP:
         _check_map(i, target, refuse)
     if op is Opcode.SEGW and i.misc & 15 == Format.U8 and target.engine == "reuse" and target.index_entries < 256:

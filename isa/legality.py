@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from .instruction import Instruction
 from .opcodes import LOOP_DEPTH, SEMAPHORE_MAX, SEMAPHORES, UNIT_OF, Opcode, Unit
+from .registers import RegisterFile, every_window
 
 Clock = tuple[int, ...]
 _CONTROL = frozenset(opcode for opcode in Opcode if UNIT_OF[opcode] is Unit.FETCH)
@@ -31,19 +32,12 @@ def trace(program: Sequence[Instruction], registers: dict[int, int] | None = Non
     Raises:
         IllegalProgram: runs off its end, bad loops, more than 10 million instructions.
     """
-    regs = _set_by(registers)
-    return [(pc, program[pc].resolved(regs)) for pc in _walk(program, regs)]
+    file = RegisterFile(registers)
+    return [(pc, program[pc].resolved(file.seen)) for pc in _walk(program, file)]
 
 
-def _set_by(registers: dict[int, int] | None) -> list[int]:
-    regs = [0] * 32
-    for number, value in (registers or {}).items():
-        regs[number] = value
-    return regs
-
-
-def _walk(program: Sequence[Instruction], regs: list[int]) -> Iterator[int]:
-    """Indices of the instructions that are executed, in order; `regs` holds what each of them finds.
+def _walk(program: Sequence[Instruction], file: RegisterFile) -> Iterator[int]:
+    """Indices of the instructions that are executed, in order; `file` holds what each of them finds.
 
     Raises:
         IllegalProgram: as `trace`.
@@ -60,11 +54,13 @@ def _walk(program: Sequence[Instruction], regs: list[int]) -> Iterator[int]:
         here, pc = pc, pc + 1
         if program[here].opcode not in _CONTROL:
             continue
-        i = program[here].resolved(regs)
+        i = program[here].resolved(file.seen)
         if i.opcode is Opcode.HALT:
             return
         if i.opcode is Opcode.SET:
-            regs[i.misc] = i.x
+            file.seen[i.misc] = i.x
+        elif i.opcode is Opcode.WINDOW:
+            file.choose(i.x)
         elif i.opcode is Opcode.LOOP:
             if i.z == 0:
                 pc += i.y + 1
@@ -96,7 +92,7 @@ def check_program(program: Sequence[Instruction], registers: dict[int, int] | No
     waits: list[list[tuple[Unit, int]]] = [[] for _ in range(SEMAPHORES)]
     waiter: dict[int, Unit] = {}
     done = [0] * len(Unit)
-    for index in _walk(program, _set_by(registers)):
+    for index in _walk(program, RegisterFile(registers)):
         i = program[index]
         if i.opcode in _CONTROL:
             continue
@@ -150,7 +146,8 @@ def executed(program: Sequence[Instruction], registers: dict[int, int], limit: i
         if i.opcode is Opcode.LOOP:
             # R1..R7 may change inside loops, and what the host writes to others is unknown: the largest count they could give.
             known = not i.rz or (i.rz in registers and i.rz not in _GENERAL)
-            count = (i.z + registers.get(i.rz, 0)) & 0xFFFF if known else 0xFFFF
+            values = every_window(registers, i.rz) if known else ()
+            count = max((i.z + value) & 0xFFFF for value in values or (0,)) if known else 0xFFFF
             if count == 0:
                 pc += i.y + 1
             elif len(loops) == LOOP_DEPTH:

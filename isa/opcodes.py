@@ -23,6 +23,7 @@ class Opcode(IntEnum):
     SET = 0x02
     LOOP = 0x03
     ENDLOOP = 0x04
+    WINDOW = 0x05
     LOAD = 0x08
     SEGW = 0x10
     SEGA = 0x11
@@ -47,6 +48,7 @@ UNIT_OF = {
     Opcode.SET: Unit.FETCH,
     Opcode.LOOP: Unit.FETCH,
     Opcode.ENDLOOP: Unit.FETCH,
+    Opcode.WINDOW: Unit.FETCH,
     Opcode.LOAD: Unit.LOAD,
     Opcode.SEGW: Unit.MATRIX,
     Opcode.SEGA: Unit.MATRIX,
@@ -154,6 +156,10 @@ ROWS = 8
 SCALARS = 4
 SLOTS = 8
 LOOP_DEPTH = 4
+REGISTERS_OF_ALL = 16
+"""R0..R15 are one for all windows; of R16..R31 every window has its own."""
+MOST_WINDOWS = 15
+MOST_REGISTERS = REGISTERS_OF_ALL * (1 + MOST_WINDOWS)
 QUEUE_DEPTH = 4
 POSTED = 16
 """Most bursts of STORE that have begun and are not answered."""
@@ -278,5 +284,6 @@ REGISTERS: tuple[Register, ...] = (
     Register("ID", 0x028, "RO", "0x41584C31: 'AXL1'"),
     Register("REGS", 0x080, "RW", "R0..R31, 4 bytes each (R0 reads zero)"),
     Register("COUNTERS", 0x100, "RO", "64-bit counters in table order, low word first"),
+    Register("WINDOWS", 0x400, "RW", "R0..R31, 4 bytes each, then R16..R31 of windows 1, 2 .."),
 )
 MACHINE_ID = 0x41584C31

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from .errors import Error
+from .opcodes import MOST_WINDOWS
 
 ENGINES = ("mac", "reuse")
 
@@ -61,6 +62,7 @@ _RULES: dict[str, tuple[Callable[[int], bool], str]] = {
     "vbuf_words": _power(16, 32768),
     "table_entries": _power(16, 32768),
     "icache_lines": _power(2, 256),
+    "windows": _range(1, MOST_WINDOWS),
     "clock_mhz": _range(1, 2000),
 }
 
@@ -119,6 +121,8 @@ class Target:
     """Records of function tables."""
     icache_lines: int
     clock_mhz: int
+    windows: int = 1
+    """Windows of registers R16..R31: sequences whose positions a program knows."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 1 <= len(self.name) <= 80 or not self.name.isprintable():
@@ -205,7 +209,7 @@ class Target:
         for key in data:
             if key not in known:
                 raise BadTarget(f"{where}: unknown field {key!r}", where, f"known fields: {', '.join(sorted(known))}")
-        for key in sorted(known - set(data)):
+        for key in sorted(known - {"windows"} - set(data)):
             raise BadTarget(f"{where}: field {key!r} is missing", where, "see a preset with `axlora targets test`")
         return cls(**data)  # type: ignore[arg-type]
 

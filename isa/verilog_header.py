@@ -130,6 +130,7 @@ def target_parameters(target: Target) -> dict[str, int]:
         "VBUF_WORDS": target.vbuf_words,
         "TABLE_ENTRIES": target.table_entries,
         "ICACHE_LINES": target.icache_lines,
+        "WINDOWS": target.windows,
     }
 
 

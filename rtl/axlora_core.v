@@ -14,7 +14,7 @@ module axlora_core #(
     input  wire [31:0]             i_limit,
     input  wire [31:0]             i_watchdog,
     input  wire                    i_host_write,
-    input  wire [4:0]              i_host_register,
+    input  wire [7:0]              i_host_register,
     input  wire [31:0]             i_host_data,
     output wire [31:0]             o_host_data,
     input  wire [8:0]              i_counter,
@@ -69,7 +69,7 @@ module axlora_core #(
     wire            fetch_beat = i_rvalid && !i_rid, load_beat = i_rvalid && i_rid;
     wire            count_busy, count_miss, count_queue, count_halt;
     fetch #(.BEAT_BYTES(BEAT_BYTES), .TOKENS(TOKENS), .LANES(LANES), .PORTS(PORTS), .ACTIVATION_BITS(ACTIVATION_BITS), .GROUP_SCALES(GROUP_SCALES),
-            .U8_ALLOWED(INDEX_ENTRIES == 256 || ENGINE_REUSE == 0 ? 1 : 0), .ICACHE_LINES(ICACHE_LINES)) u_fetch (
+            .U8_ALLOWED(INDEX_ENTRIES == 256 || ENGINE_REUSE == 0 ? 1 : 0), .ICACHE_LINES(ICACHE_LINES), .WINDOWS(WINDOWS)) u_fetch (
         .i_clk(i_clk), .i_rst(i_power || i_reset), .i_start(i_start), .i_stop(stop), .i_overflowed(overflowed), .i_program(i_program),
         .i_limit(i_limit), .i_host_write(i_host_write), .i_host_register(i_host_register), .i_host_data(i_host_data),
         .o_host_data(o_host_data), .o_request(fetch_request), .o_request_address(fetch_address), .i_grant(fetch_grant),

@@ -63,7 +63,7 @@ module axlora_top #(
     wire        running, halt;
     wire [3:0]  error_code, error_unit;
     wire [31:0] error_pc, program_at, base, limit, watchdog, host_data, host_read;
-    wire [4:0]  host_register;
+    wire [7:0]  host_register;
     wire [8:0]  counter_index;
     wire [63:0] counter_value;
     control u_control (
@@ -76,14 +76,7 @@ module axlora_top #(
         .o_limit(limit), .o_watchdog(watchdog), .o_host_write(host_write), .o_host_register(host_register), .o_host_data(host_data),
         .i_host_data(host_read), .o_counter(counter_index), .i_counter(counter_value));
 
-    axlora_core #(
-        .ENGINE_REUSE(ENGINE_REUSE), .LANES(LANES), .PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS), .LATENCY(LATENCY), .TOKENS(TOKENS),
-        .FIFO_DEPTH(FIFO_DEPTH), .ACTIVATION_BITS(ACTIVATION_BITS), .ACCUMULATOR_BITS(ACCUMULATOR_BITS),
-        .INDEX_ENTRIES(INDEX_ENTRIES), .GROUP_SCALES(GROUP_SCALES), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES),
-        .BURST_BEATS(BURST_BEATS), .OUTSTANDING(OUTSTANDING), .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES),
-        .UBUF_LINES(UBUF_LINES), .ACC_WORDS(ACC_WORDS), .GROUP_WORDS(GROUP_WORDS), .PBUF_GROUPS(PBUF_GROUPS),
-        .TBUF_TOKENS(TBUF_TOKENS), .SBUF_LINES(SBUF_LINES), .OBUF_BEATS(OBUF_BEATS),
-        .CBUF_WORDS(CBUF_WORDS), .VBUF_WORDS(VBUF_WORDS), .TABLE_ENTRIES(TABLE_ENTRIES), .ICACHE_LINES(ICACHE_LINES)) u_core (
+    axlora_core #(`AXL_PASS) u_core (
         .i_clk(i_clk), .i_power(i_rst), .i_reset(reset), .i_drain(drain), .i_start(start), .i_program(program_at),
         .i_base(base), .i_limit(limit), .i_watchdog(watchdog), .i_host_write(host_write), .i_host_register(host_register),
         .i_host_data(host_data), .o_host_data(host_read), .i_counter(counter_index), .o_counter(counter_value),

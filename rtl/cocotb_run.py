@@ -17,6 +17,7 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from axlora.isa.image import Image
 from axlora.isa.image import ImageResult as RtlResult
 from axlora.isa.opcodes import COUNTERS, REGISTERS
+from axlora.isa.registers import register_offset
 from axlora.rtl.runner import Job
 
 _OFFSET = {register.name: register.offset for register in REGISTERS}
@@ -119,7 +120,7 @@ async def _run(dut: Any, image: Image, beat_bytes: int, scratch: Path) -> RtlRes
     await host.write(_OFFSET["WATCHDOG"], image.watchdog)
     await host.write(_OFFSET["IRQ_ENABLE"], 1)
     for number, value in image.registers.items():
-        await host.write(_OFFSET["REGS"] + 4 * number, value)
+        await host.write(register_offset(number), value)
     trace_file = scratch / "trace.txt"
     if image.trace:
         dut.i_fill.value = 0

@@ -35,7 +35,7 @@ module control (
     output reg  [31:0] o_limit,
     output reg  [31:0] o_watchdog,
     output wire        o_host_write,
-    output wire [4:0]  o_host_register,
+    output wire [7:0]  o_host_register,  // R0..R31, then R16..R31 of windows 1, 2 ..
     output wire [31:0] o_host_data,
     input  wire [31:0] i_host_data,
     output wire [8:0]  o_counter,
@@ -48,13 +48,15 @@ module control (
     wire        read  = i_arvalid && o_arready;
     wire [11:0] at    = {i_awaddr[11:2], 2'b00};
     wire        busy  = i_running || i_axi_active || o_start || reset_wanted;
-    wire        is_register_w = i_awaddr[11:7] == 5'd1;
-    wire        is_register_r = i_araddr[11:7] == 5'd1;
+    wire        is_first_w  = i_awaddr[11:7] == 5'd1, is_window_w = i_awaddr[11:10] == 2'd1;
+    wire        is_first_r  = i_araddr[11:7] == 5'd1, is_window_r = i_araddr[11:10] == 2'd1;
+    wire [7:0]  number_w    = {is_window_w ? i_awaddr[9:7] : 3'd0, i_awaddr[6:2]};
+    wire [7:0]  number_r    = {is_window_r ? i_araddr[9:7] : 3'd0, i_araddr[6:2]};
     wire        unused_bits = &{1'b0, i_awaddr[1:0], i_araddr[1:0]};
     assign o_wready        = o_awready;
     assign o_drain         = !o_reset && (reset_wanted || (write && at == `AXL_REG_CTRL && i_wdata[1]));
-    assign o_host_write    = write && is_register_w;
-    assign o_host_register = write ? i_awaddr[6:2] : i_araddr[6:2];
+    assign o_host_write    = write && (is_first_w || is_window_w);
+    assign o_host_register = write ? number_w : number_r;
     assign o_host_data     = i_wdata;
     assign o_counter       = i_araddr[11:3] - 9'd32;
 
@@ -73,7 +75,7 @@ module control (
             `AXL_REG_ERR_CODE: value = {20'd0, i_error_unit, 4'd0, i_error_code};
             `AXL_REG_ERR_ADDR: value = i_error_pc;
             `AXL_REG_ID: value = `AXL_MACHINE_ID;
-            default: value = is_register_r ? register : i_araddr[11:8] == 4'd0 ? 32'd0 : counter;
+            default: value = is_first_r || is_window_r ? register : i_araddr[11:8] == 4'd0 ? 32'd0 : counter;
         endcase
 
     always @(posedge i_clk) begin

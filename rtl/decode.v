@@ -1,4 +1,4 @@
-// Legality of an instruction whose effective X, Y, Z are known, in three parts: semaphores, alignment of X, and the rest. Each
+// Legality of an instruction whose effective X, Y, Z are known, in four parts: windows, semaphores, alignment of X, and the rest. Each
 // line of the rest: the opcode's constraints, reserved fields zero.
 `default_nettype none
 `include "axlora_isa.vh"
@@ -9,16 +9,17 @@ module decode #(
     parameter BEAT_BYTES      = 8,
     parameter ACTIVATION_BITS = 8,
     parameter GROUP_SCALES    = 1,
-    parameter U8_ALLOWED      = 1
+    parameter U8_ALLOWED      = 1,
+    parameter WINDOWS         = 1
 ) (
     input  wire [127:0] i_word,
     input  wire [31:0]  i_x,
-    output wire [2:0]   o_legal,  // all three
+    output wire [3:0]   o_legal,  // all four
     output reg  [3:0]   o_unit
 );
     localparam LOGB = $clog2(BEAT_BYTES);
     localparam [1:0] SIZE = ACTIVATION_BITS == 8 ? 2'd0 : 2'd1;
-    localparam [3:0] COUNT = TOKENS[3:0];
+    localparam [3:0] COUNT = TOKENS[3:0], SETS = WINDOWS[3:0];
     localparam [5:0] WIDEST = LOGB[5:0] + 6'd1;
     localparam       KEYS = BEAT_BYTES <= LANES, TILES = PORTS <= BEAT_BYTES;
 
@@ -77,6 +78,7 @@ module decode #(
             `AXL_OP_HALT, `AXL_OP_ENDLOOP: fields = sub0 && rx0 && ry0 && rz0 && misc0 && x0 && y0 && z0;
             `AXL_OP_SET: fields = sub0 && ry0 && rz0 && y0 && z0 && misc[`AXL_SET_SPARE] == 12'd0
                                     && rd != 5'd0 && rd <= 5'd7;
+            `AXL_OP_WINDOW: fields = sub0 && ry0 && rz0 && misc0 && y0 && z0;
             `AXL_OP_LOOP: fields = sub0 && rx0 && ry0 && misc0 && x0 && !y0;
             `AXL_OP_LOAD: fields = sub <= `AXL_LOAD_SUB_MAX && (sub[`AXL_LOAD_BUFFER] != `AXL_BUFFER_WKEY || KEYS);
             `AXL_OP_SEGW: fields = sub <= `AXL_SEGW_SUB_MAX && misc[`AXL_SEGW_SPARE] == 9'd0 && format_ok
@@ -106,6 +108,7 @@ module decode #(
     end
     wire control = o_unit == `AXL_UNIT_FETCH;
     wire whole   = op == `AXL_OP_LOAD || (op == `AXL_OP_STORE && sub0);
-    assign o_legal = {fields, control ? plain : posts_ok, whole ? aligned : op != `AXL_OP_STORE || named};
+    wire there   = op != `AXL_OP_WINDOW || (i_x[31:4] == 28'd0 && i_x[3:0] < SETS);
+    assign o_legal = {there, fields, control ? plain : posts_ok, whole ? aligned : op != `AXL_OP_STORE || named};
 endmodule
 `default_nettype wire

@@ -1,4 +1,4 @@
-// Fetch: LOOKUP, DECODE, RESOLVE, ISSUE, and REQ on a miss; registers R0..R31, four nested loops. In RESOLVE the instruction
+// Fetch: LOOKUP, DECODE, RESOLVE, ISSUE, and REQ on a miss; registers R0..R15 and windows of R16..R31, four nested loops. In RESOLVE the instruction
 // at place k of its line asks for the line k + 1 behind it, if that is neither there nor on its way.
 `default_nettype none
 `include "axlora_isa.vh"
@@ -10,7 +10,8 @@ module fetch #(
     parameter ACTIVATION_BITS = 8,
     parameter GROUP_SCALES    = 1,
     parameter U8_ALLOWED      = 1,
-    parameter ICACHE_LINES    = 16
+    parameter ICACHE_LINES    = 16,
+    parameter WINDOWS         = 1
 ) (
     input  wire                       i_clk,
     input  wire                       i_rst,
@@ -20,7 +21,7 @@ module fetch #(
     input  wire [31:0]                i_program,
     input  wire [31:0]                i_limit,
     input  wire                       i_host_write,
-    input  wire [4:0]                 i_host_register,
+    input  wire [7:0]                 i_host_register,
     input  wire [31:0]                i_host_data,
     output wire [31:0]                o_host_data,
     output wire                       o_request,
@@ -52,7 +53,7 @@ module fetch #(
     wire [127:0] cached;
     reg  [127:0] word;
     // The instruction at ISSUE
-    reg  [2:0]   legals;
+    reg  [3:0]   legals;
     wire         legal = &legals;
     reg  [3:0]   chosen;  // the queue it goes to, one bit; 0: none
     reg  [5:0]   op, sub;
@@ -82,22 +83,33 @@ module fetch #(
     wire [4:0]  select_z = cached[`AXL_WORD_RZ], select_y = cached[`AXL_WORD_RY], select_x = cached[`AXL_WORD_RX];
     wire        set;
     wire [31:0] read_x, read_y, read_z;
-    wire [4:0]  write_register = o_running ? misc[`AXL_SET_RD] : i_host_register;
+    // R0..R15 come first, then R16..R31 of each window: what a field names is in the window that WINDOW chose.
+    localparam REGISTERS = 16 + 16 * WINDOWS, ADDRESS = $clog2(REGISTERS);
+    localparam [8:0] LAST = REGISTERS[8:0] - 9'd1;
+    reg  [ADDRESS-5:0] page;  // of R16..R31
+    wire [3:0]         page_next = x[3:0] + 4'd1;
+    wire [ADDRESS-1:0] place_x = {select_x[4] ? page : {ADDRESS-4{1'b0}}, select_x[3:0]};
+    wire [ADDRESS-1:0] place_y = {select_y[4] ? page : {ADDRESS-4{1'b0}}, select_y[3:0]};
+    wire [ADDRESS-1:0] place_z = {select_z[4] ? page : {ADDRESS-4{1'b0}}, select_z[3:0]};
+    wire [ADDRESS-1:0] place_host = i_host_register[ADDRESS-1:0];
+    wire [ADDRESS-1:0] set_place = {{ADDRESS-3{1'b0}}, misc[2:0]};  // SET writes R1..R7
+    wire               there = {1'b0, i_host_register} <= LAST;
+    wire [ADDRESS-1:0] write_register = o_running ? set_place : place_host;
     wire [31:0] write_data = o_running ? x : i_host_data;
-    wire        write = set || (i_host_write && !o_running);
-    ram_lut #(.WIDTH(32), .DEPTH(32)) u_registers_x (
+    wire        write = set || (i_host_write && there && !o_running);
+    ram_lut #(.WIDTH(32), .DEPTH(REGISTERS)) u_registers_x (
         .i_clk(i_clk), .i_write(write), .i_write_address(write_register), .i_write_data(write_data),
-        .i_read_address(select_x), .o_read_data(read_x));
-    ram_lut #(.WIDTH(32), .DEPTH(32)) u_registers_y (
+        .i_read_address(place_x), .o_read_data(read_x));
+    ram_lut #(.WIDTH(32), .DEPTH(REGISTERS)) u_registers_y (
         .i_clk(i_clk), .i_write(write), .i_write_address(write_register), .i_write_data(write_data),
-        .i_read_address(select_y), .o_read_data(read_y));
-    ram_lut #(.WIDTH(32), .DEPTH(32)) u_registers_z (
+        .i_read_address(place_y), .o_read_data(read_y));
+    ram_lut #(.WIDTH(32), .DEPTH(REGISTERS)) u_registers_z (
         .i_clk(i_clk), .i_write(write), .i_write_address(write_register), .i_write_data(write_data),
-        .i_read_address(select_z), .o_read_data(read_z));
+        .i_read_address(place_z), .o_read_data(read_z));
     wire [31:0] read_host;
-    ram_lut #(.WIDTH(32), .DEPTH(32)) u_registers_host (
+    ram_lut #(.WIDTH(32), .DEPTH(REGISTERS)) u_registers_host (
         .i_clk(i_clk), .i_write(write), .i_write_address(write_register), .i_write_data(write_data),
-        .i_read_address(i_host_register), .o_read_data(read_host));
+        .i_read_address(place_host), .o_read_data(read_host));
     reg  [31:0] value_x;
     reg  [15:0] value_y, value_z;
     always @(posedge i_clk) begin
@@ -107,13 +119,13 @@ module fetch #(
         value_z <= select_z == 5'd0 ? 16'd0 : read_z[15:0];
     end
     wire [31:0] sum_x   = word[`AXL_WORD_X] + value_x;
-    wire        unused_high = &{1'b0, read_y[31:16], read_z[31:16]};
-    assign o_host_data = i_host_register == 5'd0 ? 32'd0 : read_host;
+    wire        unused_high = &{1'b0, read_y[31:16], read_z[31:16], page_next};
+    assign o_host_data = i_host_register == 8'd0 || !there ? 32'd0 : read_host;
 
-    wire [2:0] legal_next;
+    wire [3:0] legal_next;
     wire [3:0] unit_next;
     decode #(.TOKENS(TOKENS), .LANES(LANES), .PORTS(PORTS), .BEAT_BYTES(BEAT_BYTES), .ACTIVATION_BITS(ACTIVATION_BITS), .GROUP_SCALES(GROUP_SCALES),
-             .U8_ALLOWED(U8_ALLOWED)) u_decode (
+             .U8_ALLOWED(U8_ALLOWED), .WINDOWS(WINDOWS)) u_decode (
         .i_word(word), .i_x(sum_x), .o_legal(legal_next), .o_unit(unit_next));
 
     // ISSUE
@@ -142,6 +154,9 @@ module fetch #(
     assign o_push  = issue ? chosen & ~i_full : 4'd0;
     assign o_halt  = issue && halt && at_rest && !i_overflowed;
     assign set     = issue && op == `AXL_OP_SET;
+    always @(posedge i_clk)
+        if (i_rst || i_start) page <= {{ADDRESS-5{1'b0}}, 1'b1};
+        else if (issue && op == `AXL_OP_WINDOW) page <= page_next[ADDRESS-5:0];
     loops u_loops (
         .i_clk(i_clk), .i_rst(i_rst || i_start), .i_loop(issue && op == `AXL_OP_LOOP), .i_end(issue && op == `AXL_OP_ENDLOOP),
         .i_pc(pc), .i_length(y), .i_count(z), .o_target(loop_target), .o_skip(loop_skip), .o_back(loop_back),

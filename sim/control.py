@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from axlora.isa.instruction import BadInstruction, Instruction, check_resolved, decode
 from axlora.isa.opcodes import CACHE_LINE_BYTES, INSTRUCTION_BYTES, LOOP_DEPTH, ErrorCode, Opcode, Unit
+from axlora.isa.registers import RegisterFile
 from axlora.isa.target import Target
 
 from .errors import MachineError
 
 _KNOWN: dict[Target, dict[object, Instruction]] = {}
 """Target -> (16 bytes, values of its registers) -> the resolved instruction: runs execute the same ones again."""
-_OWN = {Opcode.HALT, Opcode.SET, Opcode.LOOP, Opcode.ENDLOOP}
+_OWN = {Opcode.HALT, Opcode.SET, Opcode.LOOP, Opcode.ENDLOOP, Opcode.WINDOW}
 """What fetch itself carries out."""
 _LINES = (1 << 32) // CACHE_LINE_BYTES
 """Cache lines of all memory."""
@@ -44,10 +45,7 @@ class Control:
         self.memory = memory
         self.mem_limit = mem_limit
         self.pc = program
-        self.registers = [0] * 32
-        for number, value in registers.items():
-            if number:
-                self.registers[number] = value & 0xFFFFFFFF
+        self.file = RegisterFile(registers)
         self.loops: list[tuple[int, int]] = []
         self.tags = [-1] * target.icache_lines
         self._lines: list[list[tuple[bytes, Instruction | None]]] = [[] for _ in self.tags]
@@ -97,7 +95,7 @@ class Control:
             words[place] = (data, known)
         if not (known.rx or known.ry or known.rz):
             return known
-        registers = self.registers
+        registers = self.file.seen
         key = (data, registers[known.rx], registers[known.ry], registers[known.rz])
         found = self._known.get(key)
         if found is None:
@@ -128,7 +126,9 @@ class Control:
             if i.opcode is Opcode.HALT:
                 return
             if i.opcode is Opcode.SET:
-                self.registers[i.misc] = i.x
+                self.file.seen[i.misc] = i.x
+            elif i.opcode is Opcode.WINDOW:
+                self.file.choose(i.x)
             elif i.opcode is Opcode.LOOP:
                 if i.z == 0:
                     self.pc += (i.y + 1) * INSTRUCTION_BYTES

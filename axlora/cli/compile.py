@@ -59,6 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--dump-passes", metavar="DIR", help="write the text of every phase")
     add("--generate", action="store_true", help="a language model: prefill and decode programs around a cache")
     add("--max-context", type=int, metavar="N", help="with --generate: most tokens (default 256)")
+    add("--max-batch", type=int, metavar="B", help="with --generate: most sequences that decode together (1)")
     add("--chunk", type=int, metavar="C", help="with --generate: most tokens of a prompt at once (32)")
 
 

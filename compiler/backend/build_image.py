@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import tvm
 
-from axlora.compiler.backend.emit_attention import Emit
+from axlora.compiler.backend.emit_attention import Emit, cache_bytes, cache_name
 from axlora.compiler.backend.emit_rows import Form
 from axlora.compiler.backend.emit_tiles import Placed
 from axlora.compiler.backend.link import Tiling, check_accumulators, placed_linear
@@ -21,8 +21,8 @@ from axlora.compiler.backend.schedule import Schedule
 from axlora.compiler.backend.spread import WITHOUT_GAPS, Gaps
 from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.layer import Linear
+from axlora.compiler.operators import Attention, Op
 from axlora.compiler.operators import Linear as LinearOp
-from axlora.compiler.operators import Op
 from axlora.compiler.passes.lower_rows import Starts
 from axlora.compiler.rows.layout import WITHOUT, Layout, head_places, layouts
 from axlora.compiler.rows.lower import lower
@@ -41,16 +41,33 @@ _TRANSFERS = (Opcode.LOAD, Opcode.STORE)
 
 
 @dataclass(frozen=True)
+class Code:
+    """A program in memory."""
+
+    rows: int
+    """Of a start."""
+    instructions: tuple[Instruction, ...]
+    owners: tuple[int, ...]
+    """The operator that each instruction works for."""
+    address: int
+    batch: bool
+    """Whether the rows are of a sequence each; else they follow each other."""
+
+    @property
+    def name(self) -> str:
+        """Of a language model's function."""
+        return f"batch {self.rows}" if self.batch else "decode" if self.rows == 1 else f"prefill {self.rows}"
+
+
+@dataclass(frozen=True)
 class Image:
     """A transformer for the machine. Memory: read-only data, programs, what changes, adapter blocks."""
 
     data: bytes
-    programs: Mapping[int, tuple[Instruction, ...]]
-    """Rows of a start -> its instructions."""
-    owners: Mapping[int, tuple[int, ...]]
-    """Rows of a start -> the operator that each instruction works for."""
-    addresses: Mapping[int, int]
-    """Rows of a start -> byte address of its program."""
+    codes: tuple[Code, ...]
+    """Those of one sequence first, each kind by its rows."""
+    cache: int
+    """Bytes of the cache of a sequence, where there are several; each begins behind the one before."""
     regions: Mapping[str, tuple[int, int]]
     """What changes: name -> (address, bytes)."""
     adapter_address: int
@@ -69,6 +86,11 @@ class Image:
     output_words: Mapping[int, int]
     """Number of an output -> words of a row of its region."""
     tilings: Mapping[str, Tiling]
+
+    @property
+    def programs(self) -> dict[int, Code]:
+        """Rows of a start -> its program, of those of one sequence."""
+        return {code.rows: code for code in self.codes if not code.batch}
 
     @property
     def size(self) -> int:
@@ -163,14 +185,17 @@ class _Job:
     placed: Mapping[str, Placed]
     context: int
     layouts: Mapping[str, Layout]
+    batch: int
+    """Most sequences of a start."""
 
     def emit(
-        self, memory: Memory, blocks: Blocks, dry: bool = False, form: Form = Form.CHAINED
+        self, memory: Memory, blocks: Blocks, dry: bool = False, form: Form = Form.PLAIN, apart: bool = False
     ) -> tuple[Emit, tuple[int, dict[str, int]]]:
         """Emit for these blocks; the fractions of input and outputs.
 
         Args:
-            form: what is done for room.
+            form: what is done for room and time.
+            apart: as `Rows`.
 
         Raises:
             BadModel: they do not fit.
@@ -178,7 +203,8 @@ class _Job:
         t = self.target
         sequence = self.region.starts is Starts.SEQUENCE
         heads = head_places(self.region.operators, self.layouts)
-        emit = Emit(t, self.placed, memory, blocks, self.context, heads, dry, sequence, form)
+        placed = self.placed if apart or self.batch == 1 else {name: _of_one(p) for name, p in self.placed.items()}
+        emit = Emit(t, placed, memory, blocks, self.context, heads, dry, sequence, form, self.batch > 1, apart)
         return emit, lower(self.region, emit, t.activation_bits, self.context, self.layouts)
 
     def fits(self, blocks: Blocks, form: Form) -> bool:
@@ -222,6 +248,11 @@ class _Job:
             else:
                 high = middle - 1
         return [(first * t, min(count * t, rows - first * t)) for first, count in _cut(groups, low)]
+
+
+def _of_one(placed: Placed) -> Placed:
+    """A linear for a start of one sequence, which has one adapter at most."""
+    return replace(placed, shape=replace(placed.shape, slots=min(1, placed.shape.slots)))
 
 
 def _cut(groups: int, most: int) -> list[tuple[int, int]]:
@@ -289,14 +320,35 @@ def _gaps(operators: Sequence[Op], layouts: Mapping[str, Layout]) -> dict[str, G
     }
 
 
-def build(target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, slots: int = 0, chunk: int = PREFILL) -> Image:
-    """Programs for one row (decode), T rows and more (prefill); or one program for all rows, or for as many as fit.
+def _caches(job: _Job, memory: Memory) -> int:
+    """Reserve the caches of all sequences, one behind the other; the bytes of one."""
+    t, first = job.target, memory.size
+    attentions = [op for op in job.region.operators if isinstance(op, Attention)]
+    for op, (places, _) in zip(attentions, head_places(job.region.operators, job.layouts), strict=True):
+        for kind, head, what in itertools.product("KV", range(op.kv_heads), (" scales", "")):  # heads' scales lie as far apart
+            memory.room(cache_name(op.y, kind + what, head), cache_bytes(t, job.context, kind + what, places))
+    size = memory.size - first
+    memory.room("caches of further sequences", size * (job.batch - 1))
+    return size
+
+
+def batches(most: int) -> list[int]:
+    """Sequences of the starts that decode several: powers of two, and the most."""
+    return sorted({1 << n for n in range(1, most.bit_length()) if 1 << n < most} | {most}) if most > 1 else []
+
+
+def build(
+    target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, slots: int = 0, chunk: int = PREFILL, batch: int = 1
+) -> Image:
+    """Programs for one row (decode), T rows and more (prefill), and a row of each of several sequences; or one program for all
+    rows, or for as many as fit.
 
     Args:
         module: partitioned, with one region of the accelerator (`read_region`).
         linears: the tensors of its parameters, in their order.
         slots: adapters in one start.
         chunk: most rows of a prefill start, at least T.
+        batch: most sequences of a start that decodes.
 
     Raises:
         BadModel: something does not fit the target.
@@ -314,11 +366,12 @@ def build(target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, sl
     def job_of(groups: int) -> tuple[Memory, _Job]:
         memory = Memory()
         places = place(target, linears, memory, slots, rank, fixed, region.ranks.keys(), groups, gaps)
-        return memory, _Job(target, region, places, context, lie)
+        return memory, _Job(target, region, places, context, lie, batch)
 
     memory, job, count = _most_rows(job_of, groups) if rowwise else (*job_of(groups), groups)
     placed = job.placed
     starts: dict[int, tuple[Blocks, Form]]
+    together: list[int] = []
     match region.starts:
         case Starts.SEQUENCE:
             starts = {region.rows: job.most(region.rows)}
@@ -328,36 +381,38 @@ def build(target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, sl
         case Starts.DECODE:
             counts = sorted({1, *job.prefill(min(chunk, region.rows))})
             starts = {n: ([(0, n)], job.form([(0, n)]) or Form.PLAIN) for n in counts}
-    emitters: dict[int, Emit] = {}
+            together = batches(batch)
+    cache = _caches(job, memory) if batch > 1 else 0
+    kinds = [(rows, False) for rows in starts] + [(rows, True) for rows in together]
+    emitters: dict[tuple[int, bool], Emit] = {}
     fractions: tuple[int, dict[str, int]] = (0, {})
-    for count, (blocks, form) in reversed(starts.items()):
-        emitters[count], fractions = job.emit(memory, blocks, form=form)
+    for rows, apart in sorted(kinds, reverse=True):  # regions are as large as the first start that has them needs
+        blocks, form = ([(0, rows)], Form.PLAIN) if apart else starts[rows]
+        emitters[rows, apart], fractions = job.emit(memory, blocks, form=form, apart=apart)
     first = -(-len(memory.data) // ALIGN) * ALIGN
     # Addresses do not change what a program does, so its size is known before them.
-    looped = {count: _Looped.of(emit.schedule) for count, emit in sorted(emitters.items())}
-    sizes = {count: INSTRUCTION_BYTES * len(own.instructions) for count, own in looped.items()}
+    looped = {kind: _Looped.of(emitters[kind].schedule) for kind in kinds}
+    sizes = {kind: INSTRUCTION_BYTES * len(own.instructions) for kind, own in looped.items()}
     rooms = first + sum(-(-size // ALIGN) * ALIGN for size in sizes.values())
     adapters = rooms + memory.size
     size = sum(adapter_offsets(target, p.shape, p.plan)[1] for p in placed.values() if p.shape.slots)
-    programs: dict[int, tuple[Instruction, ...]] = {}
-    addresses: dict[int, int] = {}
     registers: dict[int, int] = {}
     for slot in range(1, slots + 1):
         registers |= slot_values(target, slot, adapters, rank)
     data = bytearray(memory.data) + bytes(first - len(memory.data))
-    for count, own in looped.items():
-        programs[count] = own.at({0: 0, 1: rooms, 2: 0})
-        check_program(programs[count], registers)
-        check_program(programs[count])
-        addresses[count] = len(data)
-        data += encode_program(programs[count])
+    codes = []
+    for (rows, apart), own in looped.items():
+        code = Code(rows, own.at({0: 0, 1: rooms, 2: 0}), own.owners, len(data), apart)
+        check_program(code.instructions, registers)
+        check_program(code.instructions)
+        codes.append(code)
+        data += encode_program(code.instructions)
         data += bytes(-len(data) % ALIGN)
-    one = emitters[min(emitters)]
+    one = emitters[min(kinds)]
     return Image(
         data=bytes(data),
-        programs=programs,
-        owners={count: own.owners for count, own in looped.items()},
-        addresses=addresses,
+        codes=tuple(codes),
+        cache=cache,
         regions={name: (rooms + offset, count) for name, (offset, count) in memory.regions.items()},
         adapter_address=adapters,
         adapter_size=-(-size // ALIGN) * ALIGN,

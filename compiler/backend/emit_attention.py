@@ -14,6 +14,7 @@ from axlora.compiler.rows.row_operations import PLACES, Cells, Heads
 from axlora.isa.formats import Format
 from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
 from axlora.isa.positions import Position
+from axlora.isa.target import Target
 
 ATTENTION = ""
 """Key of attention's room for sums in a chain."""
@@ -21,9 +22,14 @@ OBUF_PARTS = 4
 """The heads whose keys wait in OBUF together take at most one part of so many."""
 
 
-def _part(span: Span, number: int, count: int) -> Span:
-    """Part `number` of places that are divided into parts of `count`."""
-    return Span(span.where, span.first + number * count, span.first + (number + 1) * count)
+def cache_name(attention: str, kind: str, head: int) -> str:
+    """The region of one head's `K`, `V`, `K scales` or `V scales`."""
+    return f"{attention} {kind} {head}"
+
+
+def cache_bytes(target: Target, context: int, kind: str, places: int) -> int:
+    """Of that region: a scale a token, or `places` codes in whole beats."""
+    return context * (4 if kind.endswith("scales") else -(-places // target.beat_bytes) * target.beat_bytes)
 
 
 class Emit(ChainEmit):
@@ -46,10 +52,10 @@ class Emit(ChainEmit):
                 for n, head in enumerate(own):
                     part = Cells(cells.name, cells.first + head * stride, cells.width)
                     self.map(Map.MAC, part, reduce=Reduce.ABSMAX)
-                    scale = _part(scales, n, self.tokens)
+                    scale = scales.part(n, self.tokens)
                     fields = {"factor": factor, "shift": shift, "adjust": adjust, "scalar": 1, "to": scale.first, "write": 1}
                     self.schedule.add(Opcode.VROW, [], [scale], function=Row.RECIPROCAL, rows=self.tokens, **fields)
-                    place = _part(places, n, self.tokens * beats)
+                    place = places.part(n, self.tokens * beats)
                     at, pitch, _ = self._operand(part)
                     self._set(Opcode.VLEN, valid=cells.width)
                     self._set(Opcode.VPITCH, a=pitch, b=None, to=beats)
@@ -72,21 +78,30 @@ class Emit(ChainEmit):
         self._set(Opcode.SPITCH, row=apart, part=4)
         if kind == "K":
             self._store(
-                places[0][1] + self.row * wide, codes, self.tokens * (wide // t.beat_bytes), 0, self._first(Position.KEY), count
+                places[0][1] + self.behind * wide,
+                codes,
+                self.tokens * (wide // t.beat_bytes),
+                0,
+                self._first(Position.KEY),
+                count,
             )
-        self._store(places[0][0] + 4 * self.row, scales, self.tokens, 4, self._first(Position.SCALE), count)
+        self._store(places[0][0] + 4 * self.behind, scales, self.tokens, 4, self._first(Position.SCALE), count)
         if kind == "K":
             return
         self._set(Opcode.SPITCH, row=t.ports, part=t.wbuf_line_bytes)
-        place = self.row // t.lanes * t.lanes * wide + self.row % t.lanes * t.ports
+        place = self.behind // t.lanes * t.lanes * wide + self.behind % t.lanes * t.ports
         for n, (_, values) in enumerate(places):
-            part = _part(codes, n, self.tokens * (wide // t.ports))
+            part = codes.part(n, self.tokens * (wide // t.ports))
             self._store(values + place, part, wide // t.ports, t.ports, self._first(Position.VALUE), self.tokens)
 
     def _cache(self, heads: Heads, head: int, kind: str) -> int:
         """Address of one head's keys, values or scales."""
-        size = self.context * (4 if kind.endswith("scales") else self._wide(heads))
-        return ROOM + self.memory.room(f"{heads.name} {kind} {head}", size)
+        size = cache_bytes(self.target, self.context, kind, heads.dim)
+        return ROOM + self.memory.room(cache_name(heads.name, kind, head), size)
+
+    def _cached(self, heads: Heads, register: Position) -> dict[str, int]:
+        """Of a load from the cache: the rows that a register counts, of the sequence's own cache where there are several."""
+        return self._seen(heads, register, "rows") | ({"rx": int(Position.CACHE)} if self.several else {})
 
     def _uniform(self, m1: int, shift: int, groups: int) -> Span:
         """PBUF records that are all alike."""
@@ -136,14 +151,14 @@ class Emit(ChainEmit):
         t = self.target
         unit = max(1, t.beat_bytes // t.vector_word_bytes)
         words = -(-self.context // t.lanes) * t.lanes // t.vector_lanes
-        key = (heads.name, self._kv(heads, head), kind)
+        key = (heads.name, self._kv(heads, head), kind, self.schedule.window)
         if key in self.cbuf.held:
             place = self.cbuf.held[key]
             return CBUF_BIT + place.first, place
         place = self.cbuf.take(words, unit, key)
         beat = place.first * t.vector_word_bytes // t.beat_bytes
         where = self._cache(heads, self._kv(heads, head), f"{kind} scales")
-        self._load(Buffer.CBUF, where, place, beat, 1, **self._seen(heads, Position.SCALE_BEATS, "rows"))
+        self._load(Buffer.CBUF, where, place, beat, 1, **self._cached(heads, Position.SCALE_BEATS))
         return CBUF_BIT + place.first, place
 
     @staticmethod
@@ -154,12 +169,12 @@ class Emit(ChainEmit):
         t, d = self.target, self._wide(heads)
         blocks = -(-d // t.lanes)
         groups = -(-self.context // t.ports)
-        key = (heads.name, self._kv(heads, head), "K")
+        key = (heads.name, self._kv(heads, head), "K", self.schedule.window)
         tile = self.wbuf.held.get(key)
         if tile is None:
             tile = self.wbuf.take(groups * blocks, key=key)
             where = self._cache(heads, self._kv(heads, head), "K")
-            self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, **self._seen(heads, Position.KEYS, "rows"))
+            self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, **self._cached(heads, Position.KEYS))
         weights = {**self._seen(heads, Position.GROUPS, "groups"), "block_stride": 1, "group_stride": blocks}
         self._multiply(place, self.turn, tile, groups, weights, blocks=blocks)
 
@@ -184,13 +199,13 @@ class Emit(ChainEmit):
         t, d = self.target, self._wide(heads)
         blocks = -(-self.context // t.lanes)
         groups = d // t.ports
-        key = (heads.name, self._kv(heads, head), "V")
+        key = (heads.name, self._kv(heads, head), "V", self.schedule.window)
         tile = self.wbuf.held.get(key)
         if tile is None:
             tile = self.wbuf.take(blocks * groups, key=key)
             where = self._cache(heads, self._kv(heads, head), "V")
             line = t.wbuf_line_beats
-            self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, **self._seen(heads, Position.BLOCKS, "rows"))
+            self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, **self._cached(heads, Position.BLOCKS))
         weights = {"groups": groups, "block_stride": groups, "group_stride": 1}
         self._multiply(place, 2, tile, groups, weights, **self._seen(heads, Position.BLOCKS, "blocks"))
 

@@ -53,18 +53,26 @@ class RowEmit(TileEmit, MapsRows):
         dry: bool = False,
         sequence: bool = False,
         form: Form = Form.PLAIN,
+        several: bool = False,
+        apart: bool = False,
     ) -> None:
         """`blocks`: (first row, rows) of each; `dry`: only to see whether it fits.
 
         `heads`: of each attention, (places of a head in the cache, places of a head of its result).
-        `sequence`: a start begins at position 0, and no register says where.
+        `sequence`: a start begins at position 0, and no register says where. `apart`: as `Rows`.
+        `several`: a register says where a sequence's cache is.
+
         No group takes more room than a block's first, so a dry run looks at that alone.
         """
         head = max((wide for wide, _ in heads), default=0)
         self.alike = -(-max(context, head + target.beat_bytes) // target.ports)
         super().__init__(target, 2 * self.alike, dry)
-        t, self._dry, self._sequence = target, dry, sequence
-        self.parks = form is Form.PARKED
+        t, self._dry, self._sequence, self.apart = target, dry, sequence, apart
+        self.parks, self.several = form is Form.PARKED, several
+        self._heads = 1
+        """That are as rows of the one row that is selected."""
+        self._alone = False
+        """Whether rows are selected one by one."""
         self.placed, self.memory, self.context, self._blocks = placed, memory, context, blocks
         self.first, self.count = blocks[0]
         self.most = max(count for _, count in blocks)
@@ -104,7 +112,7 @@ class RowEmit(TileEmit, MapsRows):
         self.heads_ubuf = Ring("UBUF", min(t.ubuf_lines, self.heads_first + 2 * own), self.heads_first)
         self.scales = groups * t.tokens
         """Places of row scales before those of attention."""
-        self.chained = form is Form.CHAINED and self.most > t.tokens
+        self.chained = form is Form.CHAINED and not apart and self.most > t.tokens
         self.split = self.going_ahead = ""
         """The linear that began before the chain at hand, and the one that ends behind it."""
         self.leading: dict[str, int] = {}
@@ -130,13 +138,26 @@ class RowEmit(TileEmit, MapsRows):
         self.first, self.count = first, count
 
     def groups(self) -> Iterator[int]:
+        self._alone = False
         for number in range(1 if self._dry else -(-self.count // self.target.tokens)):
             self.select(number)
             yield number
 
-    def select(self, number: int) -> None:
-        self.at = number * self.target.tokens
-        self.tokens = min(self.target.tokens, self.count - self.at)
+    def sequences(self) -> Iterator[int]:
+        if not self.apart:
+            yield from self.groups()
+            return
+        self._alone = True
+        for number in range(1 if self._dry else self.count):
+            self.select(number)
+            yield number
+
+    def select(self, number: int, heads: int = 1) -> None:
+        step = 1 if self._alone else self.target.tokens
+        self.at = number * step
+        self.tokens = max(heads, min(step, self.count - self.at))
+        self._heads = heads
+        self.schedule.window = number if self._alone else 0
 
     def chunks(self) -> Iterator[None]:
         yield
@@ -148,6 +169,11 @@ class RowEmit(TileEmit, MapsRows):
     def row(self) -> int:
         """The group's first row of all."""
         return self.first + self.at
+
+    @property
+    def behind(self) -> int:
+        """Rows of its sequence that the start has before the group."""
+        return 0 if self.apart else self.row
 
     # Instructions
 
@@ -177,9 +203,15 @@ class RowEmit(TileEmit, MapsRows):
         unit = max(self.target.lanes, self.target.ports)
         return -(-(width + self.slack) // unit) * unit // self.target.vector_lanes
 
-    def temporary(self, name: str, width: int) -> Cells:
+    def at_once(self, heads: Heads) -> int:
+        if self.count > 1 and not self.apart:
+            return 1
+        alike = heads.heads // heads.kv_heads
+        return max(n for n in range(1, min(alike, self.target.tokens) + 1) if alike % n == 0)
+
+    def temporary(self, name: str, width: int, least: int = 1) -> Cells:
         self.pitch[name] = self._pitch(width)
-        self.base[name] = self.pool.take(name, min(self.count, self.target.tokens) * self.pitch[name])
+        self.base[name] = self.pool.take(name, max(least, min(self.count, self.target.tokens)) * self.pitch[name])
         self.whole[name] = False
         return Cells(name, 0, width)
 
@@ -225,7 +257,8 @@ class RowEmit(TileEmit, MapsRows):
         if cells.name not in self.constants:
             pitch = self.pitch[cells.name]
             row = self.at * pitch if self.whole[cells.name] else 0
-            return self.base[cells.name] + row + cells.first // t.vector_lanes, pitch, []
+            apart = cells.apart // t.vector_lanes
+            return self.base[cells.name] + row + cells.first // t.vector_lanes, apart or pitch, []
         offset, words, before = self.constants[cells.name]
         by_position = before is not None
         rows = self.tokens if by_position else 1
@@ -234,10 +267,16 @@ class RowEmit(TileEmit, MapsRows):
         place = self.cbuf.held.get(key)
         if place is None:
             place = self.cbuf.take(rows * words, unit, key)
-            beats = rows * words * t.vector_word_bytes // t.beat_bytes
+            parts = rows if self.apart else 1  # each row from where its own sequence is
+            size = words * t.vector_word_bytes
             extra = {"rx": self._first(before)} if before is not None else {}
-            offset += key[1] * words * t.vector_word_bytes
-            self._load(Buffer.CBUF, offset, place, place.first * t.vector_word_bytes // t.beat_bytes, beats, **extra)
+            offset += self.behind * size if by_position else 0
+            for n in range(parts):
+                part = place.part(n, rows * words // parts)
+                beat, beats = part.first * t.vector_word_bytes // t.beat_bytes, rows * size // parts // t.beat_bytes
+                self.schedule.window = self.at + n if by_position and self.apart else 0
+                self._load(Buffer.CBUF, offset, part, beat, beats, **extra)
+            self.schedule.window = self.at if self._alone else 0
         return CBUF_BIT + place.first, words if by_position else 0, [place]
 
     def _words_of(self, width: int) -> int:
@@ -276,7 +315,7 @@ class RowEmit(TileEmit, MapsRows):
     def _visible(self, heads: Heads) -> None:
         """Keys up to each row's own are valid; without a causal mask, all that are no padding."""
         if heads.causal:
-            self._set(Opcode.VLEN, valid=1 + self.row, rx=self._first(Position.FIRST), step=1)
+            self._set(Opcode.VLEN, valid=1 + self.behind, rx=self._first(Position.FIRST), step=int(self._heads == 1))
         else:
             self._set(Opcode.VLEN, valid=0, rx=int(Position.KEYS))
 

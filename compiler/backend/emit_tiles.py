@@ -15,7 +15,7 @@ from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import Plan, Shape, u_lines
 from axlora.compiler.backend.schedule import AREA_BITS, Schedule, Span
 from axlora.isa.formats import Format
-from axlora.isa.opcodes import UBUF_BIT, Buffer, Opcode
+from axlora.isa.opcodes import REGISTERS_OF_ALL, UBUF_BIT, Buffer, Opcode
 from axlora.isa.regions import slot_registers
 from axlora.isa.target import Target
 from axlora.timing.matrix import matmul_setup
@@ -60,6 +60,8 @@ class TileEmit(ABC):
         self.at, self.tokens = 0, 0
         """The group: its first token among those at hand, and its tokens."""
         self.settings: dict[tuple[Opcode, int], dict[str, int]] = {}
+        self._window_of: dict[tuple[Opcode, int], int] = {}
+        """Setting that names a register of windows -> the window that it was made in."""
         self.wbuf = self.a_lines = self.b_lines = Ring("WBUF", t.wbuf_lines)
         """Where weight tiles, A and B of adapters are taken: one ring, unless a subclass keeps them apart."""
         self.pbuf = Ring("PBUF", t.pbuf_groups, first_record)
@@ -103,8 +105,9 @@ class TileEmit(ABC):
         key = (opcode, fields.get("segment", fields.get("half", 0)) or 0)
         held = self.settings.get(key, {})
         new = {name: held.get(name, 0) if value is None else value for name, value in fields.items()}
-        if held != new:
-            self.settings[key] = new
+        window = self.schedule.window if new.get("rx", 0) >= REGISTERS_OF_ALL else -1
+        if held != new or self._window_of.get(key, -1) != window:
+            self.settings[key], self._window_of[key] = new, window
             self.schedule.add(opcode, reads, **new)
 
     def _load(self, buffer: Buffer, address: int, to: Span, beat: int, beats: int, **fields: int) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from axlora.isa.assembly import make
 from axlora.isa.instruction import Instruction
-from axlora.isa.opcodes import MAP_PIPE, SEMAPHORE_MAX, UNIT_OF, VPIPE, Buffer, Opcode, Row, Unit
+from axlora.isa.opcodes import MAP_PIPE, REGISTERS_OF_ALL, SEMAPHORE_MAX, UNIT_OF, VPIPE, Buffer, Opcode, Row, Unit
 from axlora.timing.vector import ROW_LATENCY
 
 STRETCH = 64
@@ -52,6 +52,10 @@ class Span:
     first: int
     stop: int
 
+    def part(self, number: int, count: int) -> Span:
+        """Part `number` of places that are divided into parts of `count`."""
+        return Span(self.where, self.first + number * count, self.first + (number + 1) * count)
+
 
 @dataclass(slots=True)
 class _Step:
@@ -66,6 +70,8 @@ class _Step:
     """How long it takes; 0: by `_DURATIONS`."""
     fills: frozenset[str] = _NONE
     """Buffers that it writes, of a load of what the program does not change."""
+    window: int | None = None
+    """The window of registers that its fields are in; None: of none that windows have."""
     waits: list[int] = field(default_factory=list)
     posts: list[int] = field(default_factory=list)
 
@@ -96,6 +102,8 @@ class Schedule:
         """Number of the operator that instructions are added for."""
         self.early: int | None = None
         """About how many cycles before it may begin a load is chosen; None: when the one before it begins."""
+        self.window = 0
+        """Of the registers that fields name."""
         self._dry = dry
         self._steps: list[_Step] = []
         self._touched: dict[tuple[str, int], list[_Touch]] = {}
@@ -119,7 +127,8 @@ class Schedule:
         fills = _NONE
         if unit is Unit.LOAD and not any(span.where == MEMORY for span in reads):
             fills = frozenset(span.where for span in writes)
-        self._steps.append(_Step(opcode, unit, fields, after, self.owner, cycles, fills))
+        window = self.window if any(fields.get(r, 0) >= REGISTERS_OF_ALL for r in ("rx", "ry", "rz")) else None
+        self._steps.append(_Step(opcode, unit, fields, after, self.owner, cycles, fills, window))
 
     @staticmethod
     def _touch(touched: list[_Touch], new: _Touch, after: set[int]) -> None:
@@ -138,8 +147,15 @@ class Schedule:
 
     @cached_property
     def _final(self) -> list[_Step]:
-        """The steps in the program's order, with semaphores."""
-        return _Semaphores(self._steps, _Order(self._steps, self.early).find()).steps
+        """The steps in the program's order, with semaphores, and with windows chosen where that changes."""
+        found: list[_Step] = []
+        window = 0
+        for step in _Semaphores(self._steps, _Order(self._steps, self.early).find()).steps:
+            if step.window not in (None, window):
+                window = step.window
+                found.append(_Step(Opcode.WINDOW, Unit.FETCH, {"number": window}, set(), step.owner))
+            found.append(step)
+        return found
 
     @property
     def owners(self) -> list[int]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from axlora.compiler.errors import BadAdapter, BadModel
 from axlora.compiler.frontend.resolve import Matching
 from axlora.compiler.layer import check_adapter_name
-from axlora.isa.opcodes import SLOTS
+from axlora.isa.opcodes import MOST_WINDOWS, SLOTS
 
 OPERATORS = ("auto", "all", "linears")
 STATIC = {"static8": 8, "static16": 16}
@@ -29,7 +29,12 @@ _KNOWN: Mapping[str, tuple[object, ...]] = {
     "weight_bits": (2, 3, 4, 8),
     "mode": ("fused", "exact"),
 }
-_RANGES = {"max_lora_rank": (0, RANK), "max_context": (1, MOST_CONTEXT), "chunk": (1, MOST_CONTEXT)}
+_RANGES = {
+    "max_lora_rank": (0, RANK),
+    "max_context": (1, MOST_CONTEXT),
+    "chunk": (1, MOST_CONTEXT),
+    "max_batch": (1, MOST_WINDOWS),
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class CompileOptions:
     """Most tokens of prompt and answer; None: what the export is fixed to, else 256."""
     chunk: int | None = None
     """Most tokens of a prompt that a start takes; None: 32. The target's T are always taken, and no more than fit."""
+    max_batch: int | None = None
+    """Most sequences of a language model that a start decodes together, each with an adapter of its own; None: 1."""
     operators: str = "auto"
     """What the accelerator runs. `all`: every operator between the first rows (of embeddings, or an input of floats, which
     needs `calibration`) and the outputs; `linears`: the linears, and the host the rest; `auto`: all where the model and target
@@ -105,7 +112,7 @@ class CompileOptions:
             check_adapter_name(name)
         if self.merge and len(self.files) > 1:
             raise BadAdapter(f"{len(self.files)} adapters to merge", "--merge", "give one")
-        for name in ("chunk", "max_context"):
+        for name in ("chunk", "max_context", "max_batch"):
             if getattr(self, name) is not None and not self.generate:
                 raise BadModel(f"{name} without generate", name, "it is of language models: generate=True, --generate")
         if self.exact and (self.merge or (self.activation or "").startswith("token")):

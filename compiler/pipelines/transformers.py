@@ -44,6 +44,7 @@ from axlora.compiler.rows.formulas import held_zero
 from axlora.compiler.rows.layout import WITHOUT, layouts
 from axlora.compiler.rows.lower import HINT
 from axlora.compiler.rows.read_region import Region, read_region
+from axlora.isa.positions import SLOTS as POSITION_SLOTS
 from axlora.isa.target import Target
 
 _LOG = logging.getLogger(__name__)
@@ -363,7 +364,13 @@ def _finished(
     lowered, ranks = _lowered(read, target, options, tables)
     rank = max([options.max_lora_rank or 0, *ranks.values()])
     slots = (1 if rank else 0) if options.max_loras is None else options.max_loras
-    if not model.rowwise:
+    batch = options.max_batch or 1
+    if batch > target.windows:
+        hint = f"at most {target.windows}, or a target with more windows"
+        raise DoesNotFit(f"{batch} sequences at once, the target has {target.windows} windows of registers", "max-batch", hint)
+    if batch > 1:
+        slots = min(batch, POSITION_SLOTS) if rank and options.max_loras is None else slots
+    elif not model.rowwise:
         slots = min(slots, 1)  # a start runs one sequence, with its one adapter
     options.tell("placing the program")
     used = {li.name for li in lowered.linears if li.adapters}
@@ -378,7 +385,7 @@ def _finished(
     lowered = replace(lowered, regions=Regions(module, names.arguments(module["main"]), called, rank))
     chunk = PREFILL if options.chunk is None else options.chunk
     try:
-        image = build(target, module, lowered.linears, slots=slots, chunk=chunk)
+        image = build(target, module, lowered.linears, slots=slots, chunk=chunk, batch=batch)
     except DoesNotFit as error:
         where = f"target {target.name}" if error.where == "target" else error.where
         raise DoesNotFit(error.message, where, error.hint) from None
@@ -388,7 +395,7 @@ def _finished(
     made = Generated(model, lowered, region, image, blocks, tokens, read.batch, shape)
     if dump.wanted:
         dump.modules([("integers", made.integers(target.activation_bits).module)])
-    dump.programs({f"program_{n}": program for n, program in image.programs.items()})
+    dump.programs({f"{'batch' if c.batch else 'program'}_{c.rows}": c.instructions for c in image.codes})
     return made
 
 

@@ -69,7 +69,8 @@ class RelaxRows(OneGroup, MapsRows):
         self.values.setdefault(name, _Value(width, self.tokens))
         return Cells(name, 0, width)
 
-    temporary = value
+    def temporary(self, name: str, width: int, least: int = 1) -> Cells:
+        return self.value(name, width)
 
     def one_row(self, name: str, width: int) -> Cells:
         self.values[name] = _Value(width, 1)

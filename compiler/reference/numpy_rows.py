@@ -72,7 +72,8 @@ class Reference(OneGroup, MapsRows):
         self.values.setdefault(name, np.zeros((self.tokens, width), np.int64))
         return Cells(name, 0, width)
 
-    temporary = value
+    def temporary(self, name: str, width: int, least: int = 1) -> Cells:
+        return self.value(name, width)
 
     def one_row(self, name: str, width: int) -> Cells:
         self.values[name] = np.zeros((1, width), np.int64)

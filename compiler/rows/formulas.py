@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -173,9 +173,9 @@ class Formulas:
         """A number for each feature of the value `like`."""
         return self.rows.constant(name, self.layout(like).spread(values))
 
-    def everywhere(self, body: Body) -> None:
-        """Do it to every group; temporary values are given back."""
-        for _ in self.rows.groups():
+    def everywhere(self, body: Body, alone: bool = False) -> None:
+        """Do it to every group, of one sequence if `alone`; temporary values are given back."""
+        for _ in self.rows.sequences() if alone else self.rows.groups():
             body()
         self.release()
 
@@ -185,9 +185,9 @@ class Formulas:
             self.rows.free(cells)
         self.released.clear()
 
-    def passing(self, name: str, width: int) -> Cells:
-        """Room for a temporary value of a body."""
-        self.released.append(self.rows.temporary(name, width))
+    def passing(self, name: str, width: int, least: int = 1) -> Cells:
+        """Room for a temporary value of a body, of `least` rows at least."""
+        self.released.append(self.rows.temporary(name, width, least))
         return self.released[-1]
 
     def linear(self, op: Linear) -> None:
@@ -413,15 +413,24 @@ class Formulas:
 
     def attend(self, step: Attend) -> None:
         """Each group's q with the cache, head by head: keys and values are loaded once."""
-        rounds, heads = self.rounds(step), range(step.op.heads)
-        for _ in in_turn(rounds((head, group) for head in heads for group in self.rows.groups()), self.rows.ahead):
+        op, rows = step.op, self.rows
+        once, rounds = self.rounds(step)
+        # Keys and values that several heads read are loaded once for them all.
+        alike = op.heads // op.kv_heads if rows.apart else once
+        order = (
+            (head, group)
+            for first in range(0, op.heads, alike)
+            for group in rows.sequences()
+            for head in range(first, first + alike, once)
+        )
+        for _ in in_turn(rounds(order), rows.ahead):
             pass
         self.release()
 
     def attend_in_groups(self, step: Attend, groups: Sequence[int]) -> Body:
         """As `attend`, but all heads of a group, whose turn it is among `groups`, and the beginning of the next group's."""
         heads = range(step.op.heads)
-        turns = in_turn(self.rounds(step)((head, group) for group in groups for head in heads), self.rows.ahead)
+        turns = in_turn(self.rounds(step)[1]((head, group) for group in groups for head in heads), self.rows.ahead)
 
         def each() -> None:
             for _ in heads:
@@ -429,14 +438,15 @@ class Formulas:
 
         return each
 
-    def rounds(self, step: Attend) -> Callable[[Iterable[tuple[int, int]]], Iterator[Iterator[None]]]:
-        """What makes rounds of (head, group); a round stops where the matrix unit has a product to find."""
+    def rounds(self, step: Attend) -> tuple[int, Callable[[Iterable[tuple[int, int]]], Iterator[Iterator[None]]]]:
+        """(heads of a round, what makes rounds of (head, group)); a round stops where the matrix unit has a product to find."""
         op, rows, d = step.op, self.rows, step.op.dim
         heads = self.heads(op)
         fq, fk, fv = (self.fractions[name] for name in (op.q, op.k, op.v))
         most = ((1 << (self.bits - 1)) - 1) * CACHE_CODE
         self.out(op.y, fraction(self.largest[op.v]))
-        e = self.passing(f"{op.y} scores", self.context)
+        once = rows.at_once(heads) if op.bias is None else 1
+        e = self.passing(f"{op.y} scores", self.context, once)
         # q.k of codes, times scale 2**a: below 2**30. Times q's token scale: the score over the key's scale, of fraction up.
         a = min(30 - math.ceil(math.log2(d * most * op.scale)), 12 - math.ceil(math.log2(op.scale)))
         up = fraction(self.largest[op.q] * CACHE_CODE * d * op.scale)
@@ -450,13 +460,14 @@ class Formulas:
         biases = self.biases(op)
 
         def one(head: int, group: int, place: int) -> Iterator[None]:
-            part, out = self.part(op.q, op.first[0] + head * op.stride[0], d), self.part(op.y, head * d, d)
-            rows.select(group)
+            part = self.head(op.q, op.first[0] + head * op.stride[0], d, op.stride[0], once)
+            out = self.head(op.y, head * d, d, d, once)
+            rows.select(group, once)
             rows.map(Map.MAC, part, reduce=Reduce.ABSMAX)
             self.codes(part, fq, up - a, heads)
             rows.times_keys(heads, head, place)
             yield
-            rows.select(group)
+            rows.select(group, once)
             rows.scores(heads, head, place, e, *ratio(math.ldexp(op.scale, a), 14), up + fk + KEY_BITS - SCORE_FRACTION)
             for n, tables in enumerate(biases):
                 for table in tables:
@@ -474,13 +485,18 @@ class Formulas:
             self.codes(e, EXP_FRACTION + fv + KEY_BITS - down, mixed - b, heads, True)
             rows.times_values(heads, head, place)
             yield
-            rows.select(group)
+            rows.select(group, once)
             rows.mix(heads, place, out, *ratio(2.0**b, 14))
             if op.weight_codes is None:
                 rows.map(Map.SCALE, out, out=out, scale=3)
 
         self.active = ""
-        return lambda order: (one(*which, n % PLACES) for n, which in enumerate(order))
+        return once, lambda order: (one(*which, n % PLACES) for n, which in enumerate(order))
+
+    def head(self, name: str, first: int, count: int, stride: int, once: int) -> Cells:
+        """The features of a head; those of `once` heads, each `stride` features behind the one before, are as rows."""
+        cells, layout = self.part(name, first, count), self.layout(name)
+        return cells if once == 1 else replace(cells, apart=layout.place(first + stride) - layout.place(first))
 
     def biases(self, op: Attention) -> list[list[list[Cells]]]:
         """Tables to add to the scores before each of their codes, and behind the last: of each table the cells of each head.

@@ -169,7 +169,7 @@ class _Walk:
                 if pipeline is not None:
                     pipeline.prepare(m)
                 elif (body := getattr(state, type(step).__name__.lower())(step)) is not None:
-                    state.everywhere(body)
+                    state.everywhere(body, isinstance(step, Append))
                 over |= last
                 still |= last & state.dying
                 if made := writes(step):

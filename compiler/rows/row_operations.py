@@ -27,6 +27,8 @@ class Cells:
     name: str
     first: int
     width: int
+    apart: int = 0
+    """Places from these features to those that are as another row (`Rows.at_once`); 0: rows are rows."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,18 @@ class Rows(MapsRows, Protocol):
         Yields the group's number, for `select`.
         """
 
-    def select(self, number: int) -> None:
-        """Select a group again."""
+    def sequences(self) -> Iterator[int]:
+        """As `groups`, of rows of one sequence: what is done then may look at positions and the cache."""
+
+    def select(self, number: int, heads: int = 1) -> None:
+        """Select again what `groups` or `sequences` gave last; `heads`: of a row, so many are as rows of their own."""
+
+    def at_once(self, heads: Heads) -> int:
+        """Heads that read the same keys and are worked on as rows, because there is one row."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether every row is of another sequence."""
 
     @property
     def chains(self) -> Chains | None:
@@ -165,8 +177,8 @@ class Rows(MapsRows, Protocol):
     def value(self, name: str, width: int) -> Cells:
         """Allocate a value of `width` features for the block's rows."""
 
-    def temporary(self, name: str, width: int) -> Cells:
-        """Allocate a value of `width` features for the rows of one group."""
+    def temporary(self, name: str, width: int, least: int = 1) -> Cells:
+        """Allocate a value of `width` features for the rows of one group, and `least` at least."""
 
     def one_row(self, name: str, width: int) -> Cells:
         """Allocate a value of one row that all blocks add to; it begins as zeros."""
@@ -255,6 +267,7 @@ class OneGroup:
 
     parks = False
     chains = None
+    apart = False
 
     @property
     def ahead(self) -> bool:
@@ -265,8 +278,16 @@ class OneGroup:
         """The one group."""
         yield 0
 
-    def select(self, number: int) -> None:
+    def sequences(self) -> Iterator[int]:
+        """The one group, of one sequence."""
+        yield 0
+
+    def select(self, number: int, heads: int = 1) -> None:
         """It is selected."""
+
+    def at_once(self, heads: Heads) -> int:
+        """One after the other."""
+        return 1
 
     def operator(self, number: int) -> None:
         """Nothing is counted."""

@@ -6,6 +6,7 @@
 #define AX_OP_SET 2
 #define AX_OP_LOOP 3
 #define AX_OP_ENDLOOP 4
+#define AX_OP_WINDOW 5
 #define AX_OP_LOAD 8
 #define AX_OP_SEGW 16
 #define AX_OP_SEGA 17
@@ -75,13 +76,15 @@
 #define AX_SCALARS 4
 #define AX_SLOTS 8
 #define AX_LOOP_DEPTH 4
+#define AX_REGISTERS_OF_ALL 16
+#define AX_MOST_REGISTERS 256
 #define AX_INSTRUCTION_BYTES 16
 #define AX_CACHE_LINE_BYTES 64
 #define AX_UBUF_BIT 32768
 #define AX_CBUF_BIT 32768
 #define AX_READ_AFTER 17
 #define AX_UNIT_UNKNOWN 5
-#define AX_UNIT_OF {5, 0, 0, 0, 0, 5, 5, 5, 1, 5, 5, 5, 5, 5, 5, 5, 2, 2, 2, 2, 5, 5, 5, 5, 3, 3, 3, 3, 3, 3, 3, 3, 4, 3, 3, 4, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5}
+#define AX_UNIT_OF {5, 0, 0, 0, 0, 0, 5, 5, 1, 5, 5, 5, 5, 5, 5, 5, 2, 2, 2, 2, 5, 5, 5, 5, 3, 3, 3, 3, 3, 3, 3, 3, 4, 3, 3, 4, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5}
 #define AX_SUB_MAX {0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 8, 8, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 15, 3, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 #define AX_MISC_BITS {0, 0, 5, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 8, 2, 0, 16, 0, 0, 0, 0, 13, 4, 3, 7, 13, 6, 1, 0, 17, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 #define AX_FORMAT_BITS {2, 3, 4, 8, 2, 3, 4, 8, 4}
@@ -121,6 +124,8 @@
 #define AX_LOOP_COUNT_BITS 16
 #define AX_LOOP_BODY_LOW 0  /* of y */
 #define AX_LOOP_BODY_BITS 16
+#define AX_WINDOW_NUMBER_LOW 0  /* of x */
+#define AX_WINDOW_NUMBER_BITS 32
 #define AX_LOAD_BUFFER_LOW 0  /* of sub */
 #define AX_LOAD_BUFFER_BITS 3
 #define AX_LOAD_ADDRESS_LOW 0  /* of x */
@@ -366,5 +371,6 @@
 #define AX_REG_ID 0x028
 #define AX_REG_REGS 0x080
 #define AX_REG_COUNTERS 0x100
+#define AX_REG_WINDOWS 0x400
 
 #endif

@@ -78,6 +78,7 @@ static bool good_fields(const Raw &raw) {
     case AX_OP_HALT:
     case AX_OP_ENDLOOP: return !registers && raw.x == 0 && raw.y == 0 && raw.z == 0;
     case AX_OP_SET: return raw.misc >= 1 && raw.misc <= 7 && raw.y == 0 && raw.z == 0 && raw.ry == 0 && raw.rz == 0;
+    case AX_OP_WINDOW: return raw.y == 0 && raw.z == 0 && raw.ry == 0 && raw.rz == 0;
     case AX_OP_LOOP: return raw.x == 0 && raw.rx == 0 && raw.ry == 0 && raw.y != 0;
     case AX_OP_CODEBOOK: return !registers;
     case AX_OP_SEGW: return AX_FIELD(raw.misc, SEGW_FORMAT) <= AX_FMT_CB4 && AX_FIELD(raw.misc, SEGW_SLOT) <= AX_SLOTS;
@@ -96,6 +97,7 @@ static bool good_fields(const Raw &raw) {
 // What depends on registers, or on the target.
 static bool good_resolved(const Instruction &i) {
   switch (i.opcode) {
+    case AX_OP_WINDOW: return i.x < AX_WINDOWS;
     case AX_OP_LOAD:
       return i.x % AX_BEAT_BYTES == 0 && (i.sub != AX_BUF_WKEY || AX_BEAT_BYTES <= AX_LANES);
     case AX_OP_STORE: {
@@ -119,7 +121,12 @@ static bool good_resolved(const Instruction &i) {
   }
 }
 
-bool decode(ap_uint<128> word, const uint32_t registers[32], Instruction &i) {
+// What a field that names a register adds: of R16..R31 those of the window.
+static uint32_t value_of(const Fetch &fetch, int number) {
+  return fetch.registers[number < AX_REGISTERS_OF_ALL ? number : number + AX_REGISTERS_OF_ALL * fetch.window];
+}
+
+bool decode(ap_uint<128> word, const Fetch &fetch, Instruction &i) {
   const Raw raw = split(word);
   const int unit = UNIT_OF[raw.opcode];
   if (unit == AX_UNIT_UNKNOWN || raw.sub > SUB_MAX[raw.opcode] || raw.misc >> MISC_BITS[raw.opcode] != 0) return false;
@@ -128,8 +135,8 @@ bool decode(ap_uint<128> word, const uint32_t registers[32], Instruction &i) {
   i.opcode = raw.opcode;
   i.sub = raw.sub;
   i.misc = raw.misc;
-  i.x = raw.x + registers[raw.rx];
-  i.y = (uint16_t)(raw.y + registers[raw.ry]);
-  i.z = (uint16_t)(raw.z + registers[raw.rz]);
+  i.x = raw.x + value_of(fetch, raw.rx);
+  i.y = (uint16_t)(raw.y + value_of(fetch, raw.ry));
+  i.z = (uint16_t)(raw.z + value_of(fetch, raw.rz));
   return good_resolved(i);
 }

@@ -34,16 +34,18 @@ stop_t fetch_instruction(const beat_t *memory, uint32_t mem_limit, Fetch &fetch,
   ask(memory, line, fetch, counters);
   const int at = 8 * (fetch.pc % AX_CACHE_LINE_BYTES);
   const ap_uint<128> word = fetch.line[line % AX_ICACHE_LINES].range(at + 127, at);
-  if (!decode(word, fetch.registers, i)) return AX_ERR_ILLEGAL;
+  if (!decode(word, fetch, i)) return AX_ERR_ILLEGAL;
   if (i.opcode != AX_OP_HALT) ask_ahead(memory, mem_limit, fetch, counters);
   return AX_ERR_NONE;
 }
 
-// SET, LOOP and ENDLOOP; moves pc past any instruction.
+// SET, WINDOW, LOOP and ENDLOOP; moves pc past any instruction.
 stop_t control(const Instruction &i, Fetch &fetch) {
   fetch.pc += AX_INSTRUCTION_BYTES;
   if (i.opcode == AX_OP_SET) {
     fetch.registers[AX_FIELD(i.misc, SET_RD)] = i.x;
+  } else if (i.opcode == AX_OP_WINDOW) {
+    fetch.window = i.x;
   } else if (i.opcode == AX_OP_LOOP) {
     if (i.z == 0) {
       fetch.pc += ((uint32_t)i.y + 1) * AX_INSTRUCTION_BYTES;

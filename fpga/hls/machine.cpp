@@ -11,17 +11,18 @@ static stop_t execute(beat_t *memory, uint32_t mem_limit, const Instruction &i, 
   }
 }
 
-static void reset(const uint32_t registers[32], uint32_t program, Fetch &fetch, Counters &counters) {
+static void reset(const uint32_t registers[REGISTERS], uint32_t program, Fetch &fetch, Counters &counters) {
   fetch.pc = program;
   fetch.depth = 0;
-  for (int k = 0; k < 32; k++) fetch.registers[k] = k == 0 ? 0 : registers[k];
+  fetch.window = 0;
+  for (int k = 0; k < REGISTERS; k++) fetch.registers[k] = k == 0 ? 0 : registers[k];
   for (int k = 0; k < AX_ICACHE_LINES; k++) fetch.valid[k] = false;
   for (int k = 0; k < AX_COUNTERS; k++) counters.value[k] = 0;
 }
 
-// memory: from address 0; registers: R0..R31; program: byte address of the first instruction; mem_limit: bytes.
+// memory: from address 0; registers: R0..R31, R16..R31 of window 1 ..; program: byte address of the first instruction; mem_limit: bytes.
 // error: 0, or code and unit << 8 as register ERR_CODE has them; error_address: of the instruction that stopped it.
-void axlora(beat_t *memory, const uint32_t registers[32], uint32_t program, uint32_t mem_limit, uint32_t *error,
+void axlora(beat_t *memory, const uint32_t registers[REGISTERS], uint32_t program, uint32_t mem_limit, uint32_t *error,
             uint32_t *error_address, uint64_t counters[AX_COUNTERS]) {
 #pragma HLS INTERFACE m_axi port = memory offset = slave bundle = gmem depth = AX_COSIM_BEATS max_read_burst_length = \
     AX_BURST_BEATS max_write_burst_length = AX_BURST_BEATS num_read_outstanding = AX_OUTSTANDING

@@ -1,6 +1,6 @@
 // C simulation: runs the starts of a job file in one power-up and writes what they left to a result file.
 //   testbench JOB RESULT [EXPECTED]      status 0; 1 if the result is not the expected file; 2 if a file is wrong
-// A start in JOB, little endian: u32 'AXJ1', program, mem_limit, bytes, dump start, dump bytes; u32 registers[32];
+// A start in JOB, little endian: u32 'AXJ1', program, mem_limit, bytes, dump start, dump bytes; u32 registers[AX_MOST_REGISTERS];
 // memory.
 // Its result: u32 error, error address; u64 counters[AX_COUNTERS]; the dumped bytes of memory.
 #include <stdio.h>
@@ -10,7 +10,7 @@
 
 #include "units.h"
 
-enum { MAGIC = 0x314A5841, HEAD = 6, REGISTERS = 32 };
+enum { MAGIC = 0x314A5841, HEAD = 6 };
 
 static bool read_words(FILE *file, uint32_t *words, size_t count) {
   for (size_t k = 0; k < count; k++) {
@@ -37,8 +37,8 @@ static std::vector<beat_t> to_beats(const std::vector<unsigned char> &bytes) {
 
 // One start; false if the job is not whole.
 static bool run_start(FILE *job, std::vector<unsigned char> &out) {
-  uint32_t head[HEAD], registers[REGISTERS];
-  if (!read_words(job, head, HEAD) || !read_words(job, registers, REGISTERS) || head[0] != MAGIC) return false;
+  uint32_t head[HEAD], registers[AX_MOST_REGISTERS];
+  if (!read_words(job, head, HEAD) || !read_words(job, registers, AX_MOST_REGISTERS) || head[0] != MAGIC) return false;
   const uint32_t program = head[1], mem_limit = head[2], size = head[3], first = head[4], length = head[5];
   if (mem_limit > size || first > size || length > size - first) return false;
   std::vector<unsigned char> bytes(size);

@@ -4,10 +4,14 @@
 
 #include "state.h"
 
+// R0..R15, then R16..R31 of each window.
+enum { REGISTERS = AX_REGISTERS_OF_ALL * (1 + AX_WINDOWS) };
+
 // fetch.cpp: registers, loops and the instruction cache.
 struct Fetch {
   uint32_t pc;
-  uint32_t registers[32];
+  uint32_t registers[REGISTERS];
+  uint32_t window;
   uint32_t loop_start[AX_LOOP_DEPTH];
   uint16_t loop_left[AX_LOOP_DEPTH];
   ap_uint<3> depth;
@@ -19,7 +23,7 @@ stop_t fetch_instruction(const beat_t *memory, uint32_t mem_limit, Fetch &fetch,
 stop_t control(const Instruction &i, Fetch &fetch);
 
 // decode.cpp: bits to fields, and what the machine refuses.
-bool decode(ap_uint<128> word, const uint32_t registers[32], Instruction &i);
+bool decode(ap_uint<128> word, const Fetch &fetch, Instruction &i);
 
 // transfer.cpp: LOAD and STORE.
 stop_t load(const beat_t *memory, uint32_t mem_limit, const Instruction &i, Buffers &buffers, Counters &counters);
@@ -43,7 +47,7 @@ bool put_vbuf(Buffers &buffers, uint32_t word, uint32_t column, int64_t code);
 uint32_t region_element(uint32_t row, uint32_t column);
 
 // machine.cpp: the top.
-extern "C" void axlora(beat_t *memory, const uint32_t registers[32], uint32_t program, uint32_t mem_limit,
+extern "C" void axlora(beat_t *memory, const uint32_t registers[REGISTERS], uint32_t program, uint32_t mem_limit,
                        uint32_t *error, uint32_t *error_address, uint64_t counters[AX_COUNTERS]);
 
 #endif

@@ -1,14 +1,9 @@
 // The top of a simulation: the machine and the memory model. The AXI4-Lite slave is driven from outside.
 // Ports are public to the simulator's VPI (cocotb); nothing else is.
 `default_nettype none
+`include "axlora_isa.vh"
 module axlora_tb #(
-    parameter ENGINE_REUSE = 1, parameter LANES = 8, parameter PORTS = 4, parameter MULTIPLIERS = 1, parameter LATENCY = 3,
-    parameter TOKENS = 2, parameter FIFO_DEPTH = 8, parameter ACTIVATION_BITS = 8, parameter ACCUMULATOR_BITS = 32,
-    parameter INDEX_ENTRIES = 256, parameter GROUP_SCALES = 1, parameter VECTOR_LANES = 2, parameter BEAT_BYTES = 8,
-    parameter BURST_BEATS = 16, parameter OUTSTANDING = 2, parameter WBUF_LINES = 4096, parameter ABUF_LINES = 512,
-    parameter UBUF_LINES = 64, parameter ACC_WORDS = 1024, parameter GROUP_WORDS = 128, parameter PBUF_GROUPS = 512,
-    parameter TBUF_TOKENS = 64, parameter SBUF_LINES = 512, parameter OBUF_BEATS = 512, parameter CBUF_WORDS = 512,
-    parameter VBUF_WORDS = 512, parameter TABLE_ENTRIES = 512, parameter ICACHE_LINES = 16,
+    `AXL_PARAMETERS,
     parameter MEMORY_BYTES = 1 << 20, parameter RLAT = 12, parameter WLAT = 6
 ) (
     input  wire i_clk /*verilator public_flat_rw*/,
@@ -51,13 +46,7 @@ module axlora_tb #(
     wire [7:0]      awlen;
     wire            awid, unused_busy;
     wire            unused_constant = &{1'b0, arsize, awsize, arburst, awburst, awlen, awid};
-    axlora_top #(
-        .ENGINE_REUSE(ENGINE_REUSE), .LANES(LANES), .PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS), .LATENCY(LATENCY),
-        .TOKENS(TOKENS), .FIFO_DEPTH(FIFO_DEPTH), .ACTIVATION_BITS(ACTIVATION_BITS), .ACCUMULATOR_BITS(ACCUMULATOR_BITS), .INDEX_ENTRIES(INDEX_ENTRIES),
-        .GROUP_SCALES(GROUP_SCALES), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS), .OUTSTANDING(OUTSTANDING),
-        .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES), .UBUF_LINES(UBUF_LINES), .ACC_WORDS(ACC_WORDS), .GROUP_WORDS(GROUP_WORDS),
-        .PBUF_GROUPS(PBUF_GROUPS), .TBUF_TOKENS(TBUF_TOKENS), .SBUF_LINES(SBUF_LINES), .OBUF_BEATS(OBUF_BEATS),
-        .CBUF_WORDS(CBUF_WORDS), .VBUF_WORDS(VBUF_WORDS), .TABLE_ENTRIES(TABLE_ENTRIES), .ICACHE_LINES(ICACHE_LINES)) u_top (
+    axlora_top #(`AXL_PASS) u_top (
         .i_clk(i_clk), .i_rst(i_rst), .o_busy(unused_busy), .o_irq(o_irq), .i_s_axi_awvalid(s_axil_awvalid), .o_s_axi_awready(s_axil_awready),
         .i_s_axi_awaddr(s_axil_awaddr), .i_s_axi_wvalid(s_axil_wvalid), .o_s_axi_wready(s_axil_wready),
         .i_s_axi_wdata(s_axil_wdata), .o_s_axi_bvalid(s_axil_bvalid), .i_s_axi_bready(s_axil_bready),

@@ -126,8 +126,8 @@ def test_a_layer_with_lora_in_verilog() -> None:
             int(k): v for k, v in position_registers(target, position, count, image.dim, image.half, image.context).items()
         }
         registers |= slot_values(target, 1, image.adapter_address, 8)
-        images.append(Image(memory.tobytes(), image.addresses[count], registers, len(memory)))
-        result = run_image(target, memory, image.addresses[count], registers)
+        images.append(Image(memory.tobytes(), image.programs[count].address, registers, len(memory)))
+        result = run_image(target, memory, image.programs[count].address, registers)
         results.append(result)
         memory, position = result.memory, position + count
         reference = Reference(held, ["prose"] * count, cache, 8, rows)

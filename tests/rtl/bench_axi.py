@@ -14,6 +14,7 @@ from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam
 from harness import answer, read_job
 
 from axlora.isa.opcodes import COUNTERS, REGISTERS
+from axlora.isa.registers import register_offset
 
 OFFSET = {register.name: register.offset for register in REGISTERS}
 CHANNELS = ("ar", "r", "aw", "w", "b")
@@ -77,7 +78,7 @@ async def _run(dut: Any, host: AxiLiteMaster, ram: AxiRam, case: AxiCase) -> Axi
     await host.write_dword(OFFSET["MEM_LIMIT"], len(case.memory))
     await host.write_dword(OFFSET["IRQ_ENABLE"], 1)
     for number in range(1, 32):
-        await host.write_dword(OFFSET["REGS"] + 4 * number, case.registers.get(number, 0))
+        await host.write_dword(register_offset(number), case.registers.get(number, 0))
     await host.write_dword(OFFSET["CTRL"], 1)
     if not dut.o_irq.value:
         await with_timeout(RisingEdge(dut.o_irq), 20, "ms")

@@ -11,6 +11,7 @@ from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
 from harness import Outcome, Step, answer, read_job
 
 from axlora.isa.opcodes import COUNTERS
+from axlora.isa.registers import register_offset
 from axlora.rtl.cocotb_run import _OFFSET, Host, _bytes_of, _hex_lines, _packed, _start_clock
 
 INPUTS = ("s_axil_awvalid", "s_axil_wvalid", "s_axil_arvalid", "i_fill", "i_dump", "i_bad_start", "i_bad_end", "i_stall")
@@ -46,7 +47,7 @@ async def _step(dut: Any, host: Host, step: Step, beat_bytes: int, scratch: Path
     await host.write(_OFFSET["WATCHDOG"], step.watchdog)
     await host.write(_OFFSET["IRQ_ENABLE"], 1)
     for number, value in step.registers:
-        await host.write(_OFFSET["REGS"] + 4 * number, value)
+        await host.write(register_offset(number), value)
     await host.write(_OFFSET["CTRL"], 1)
     if step.reset_after is not None:
         await ClockCycles(dut.i_clk, step.reset_after)

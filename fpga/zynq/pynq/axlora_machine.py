@@ -78,7 +78,7 @@ class Machine:
             base: bus address of the program's memory, a multiple of 4096.
             limit: bytes that the program may touch from there.
             program: byte address of the first instruction from there, a multiple of 64.
-            registers: values of R1..R31; those left out are 0.
+            registers: values of R1..R31, and of R16..R31 of window w by 16 * w more; those left out are 0.
             seconds: most time it may take.
             watchdog: cycles without progress after which the machine stops itself; 0 is never.
 
@@ -88,13 +88,15 @@ class Machine:
         """
         if base % 4096 or program % 64:
             raise ValueError(f"base {base:#x} must be a multiple of 4096 and program {program:#x} of 64")
-        if not all(1 <= number <= 31 for number in registers):
-            raise ValueError(f"registers {sorted(registers)}: R1 to R31 can be set")
+        most = 15 + 16 * int(numbers.TARGET["windows"])
+        if not all(1 <= number <= most for number in registers):
+            raise ValueError(f"registers {sorted(registers)}: 1 to {most} can be set")
         self.check_idle()
         for name, value in (("PROGRAM", program), ("MEM_BASE", base), ("MEM_LIMIT", limit), ("WATCHDOG", watchdog)):
             self._write(name, value)
-        for number in range(1, 32):
-            self._registers.write(numbers.REGISTERS["REGS"] + 4 * number, registers.get(number, 0) & 0xFFFFFFFF)
+        for number in range(1, most + 1):
+            first = numbers.REGISTERS["REGS" if number < 32 else "WINDOWS"]
+            self._registers.write(first + 4 * number, registers.get(number, 0) & 0xFFFFFFFF)
         self._write("IRQ_STATUS", 1)
         self._write("IRQ_ENABLE", 1)
         self._write("CTRL", START)

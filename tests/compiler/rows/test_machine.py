@@ -117,7 +117,7 @@ def test_programs_are_legal_and_one_for_one_row_and_one_for_t(name: str) -> None
     machine = Machine(decoder, target, decoder.quantized(target), {})
     assert {1, target.tokens} <= set(machine.image.programs)
     for program in machine.image.programs.values():
-        check_program(program)
+        check_program(program.instructions)
     unit = max(target.lanes, target.ports)
     assert machine.image.context == -(-SHORT.context // unit) * unit
 

@@ -93,7 +93,7 @@ def _compare(d: Decoder, target: Target, tokens: int, keys: int, rank: int = 0) 
         weights[:keys, 0] = 1
         put("row weights", weights)
         put("row count", np.array([keys]))
-    left = run_image(target, memory, image.addresses[tokens], registers, timing=False).memory
+    left = run_image(target, memory, image.programs[tokens].address, registers, timing=False).memory
     wanted = numpy_rows.Reference(
         linears, ["a" if rank else None] * tokens, numpy_rows.Cache(), target.activation_bits, rows, keys
     )

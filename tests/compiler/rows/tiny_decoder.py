@@ -276,7 +276,7 @@ class Machine:
         self._put(i.regions["token words"][0], token_words(slots))
         place = position_registers(t, self.position, len(rows), i.dim, i.half, i.context)
         registers = {int(k): v for k, v in place.items()} | self.slots
-        return Start(self.memory.copy(), i.addresses[len(rows)], registers, len(rows))
+        return Start(self.memory.copy(), i.programs[len(rows)].address, registers, len(rows))
 
     def finish(self, start: Start, memory: npt.NDArray[np.uint8]) -> Int64:
         """Keep what a start left in memory; its logits [tokens, vocabulary]."""

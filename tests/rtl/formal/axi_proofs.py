@@ -201,8 +201,8 @@ _LITE_FAULTS = (
     ),
     _lite(
         "a write goes where a read waits",
-        "write ? i_awaddr[6:2] :",
-        "write && !i_arvalid ? i_awaddr[6:2] :",
+        "write ? number_w :",
+        "write && !i_arvalid ? number_w :",
         "effect_is_of_this_write",
     ),
     _lite("a start while a reset waits", " || o_start || reset_wanted;", " || o_start;", "never_start_and_reset"),

@@ -28,7 +28,7 @@ module lite_check (
 );
     wire        awready, wready, bvalid, arready, rvalid, host_write, unused_irq, unused_drain, start, reset;
     wire [31:0] rdata, host_data;
-    wire [4:0]  host_register;
+    wire [7:0]  host_register;
     control u_control (
         .i_clk(i_clk), .i_rst(i_rst), .i_awvalid(i_awvalid), .o_awready(awready), .i_awaddr(i_awaddr), .i_wvalid(i_wvalid),
         .o_wready(wready), .i_wdata(i_wdata), .o_bvalid(bvalid), .i_bready(i_bready), .i_arvalid(i_arvalid),
@@ -39,7 +39,12 @@ module lite_check (
         .i_counter(i_counter));
 
     reg        past, was_reset, held_aw, held_w, held_ar, held_b, held_r, could_write, could_read, aw_due, w_due, r_due, is_id;
-    reg [4:0]  looked_up;
+    reg [7:0]  looked_up;
+    // R0..R31 begin at 0x080, all windows' at 0x400.
+    wire       first_w = i_awaddr >= 12'h080 && i_awaddr < 12'h100, windows_w = i_awaddr >= 12'h400 && i_awaddr < 12'h800;
+    wire [9:0] number_w = windows_w ? i_awaddr[11:2] - 10'h100 : i_awaddr[11:2] - 10'h020;
+    wire       first_r = i_araddr >= 12'h080 && i_araddr < 12'h100, windows_r = i_araddr >= 12'h400 && i_araddr < 12'h800;
+    wire [9:0] number_r = windows_r ? i_araddr[11:2] - 10'h100 : i_araddr[11:2] - 10'h020;
     reg [11:0] last_awaddr, last_araddr;
     reg [31:0] last_wdata, last_rdata;
     reg [2:0]  write_waits, read_waits;
@@ -82,13 +87,13 @@ module lite_check (
         if (could_write) write_ready_comes_next: assert (awready && wready);
         if (arready) read_ready_is_registered: assert (could_read);
         if (could_read) read_ready_comes_next: assert (arready);
-        effect_is_the_handshake: assert (host_write == (aw && i_awaddr[11:7] == 5'd1));
-        if (host_write) effect_is_of_this_write: assert (host_register == i_awaddr[6:2] && host_data == i_wdata);
+        effect_is_the_handshake: assert (host_write == (aw && (first_w || windows_w)));
+        if (host_write) effect_is_of_this_write: assert ({2'd0, host_register} == number_w && host_data == i_wdata);
         if (rvalid && is_id) rdata_is_of_this_read: assert (rdata == `AXL_MACHINE_ID);
         never_start_and_reset: assert (!(start && reset));
         write_is_taken_in_time: assert (write_waits <= 3'd2);
         read_is_taken_in_time: assert (read_waits <= 3'd4);
-        if (ar) read_looks_its_register_up: assert (looked_up == i_araddr[6:2]);
+        if (ar && (first_r || windows_r)) read_looks_its_register_up: assert ({2'd0, looked_up} == number_r);
         // what the induction needs to know
         if (bvalid) write_waits_for_bready: assert (write_waits == 3'd0);
         if (!awready) write_has_waited: assert (write_waits <= 3'd1);
