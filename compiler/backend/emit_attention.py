@@ -120,10 +120,8 @@ class Emit(ChainEmit):
         first = self.records[m1, shift]
         return Span("PBUF", first, first + groups)
 
-    def _multiply(
-        self, place: int, part: int, tile: Span, groups: int, weights: dict[str, int], **blocks: int
-    ) -> None:
-        """The activation times a tile of the cache, `groups` column groups at most, to a place; in a chain, a part of its room."""
+    def _multiply(self, place: int, part: int, tile: Span, groups: int, weights: dict[str, int], **blocks: int) -> None:
+        """The activation times a tile of the cache, `groups` column groups at most, to a place; in a chain that is a `part`."""
         live = [*self.pinned.values(), *(acc for kept, (acc, _) in self.sums.items() if kept != place and self.ahead)]
         if self.pinned:  # a chain's groups are alike, so that its program has loops
             if ATTENTION not in self.pinned:

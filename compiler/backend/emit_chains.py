@@ -1,4 +1,4 @@
-"""Linears of a chain to instructions: the weights of all of them stay in WBUF, and each multiplies a group of rows at a time."""
+"""Linears of a chain to instructions: the weights of all of them stay in WBUF, and each takes a group of rows at a time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ChainEmit(LinearEmit):
         sums = groups + sum(p.shape.groups for p in partly) * -(-self.count // t.tokens) + PLACES * self.alike
         return (
             self._lines_of(tiles) + self._lines_of_heads(heads) <= t.wbuf_lines * KEPT
-            and sums <= t.acc_words
+            and sums <= t.acc_words * 3 // 4  # rooms of two chains lie between each other
             and groups <= t.pbuf_groups - self.pbuf.first
             and sum(scales) <= t.sbuf_lines
         )
@@ -81,7 +81,8 @@ class ChainEmit(LinearEmit):
         for p, tile, (first, count), rows in tiles:
             held = self._weights(p, tile, count, rows, ())
             start = self.pinned[self._room(p.linear.name)].first + first
-            base = start if p.linear.name in (self.split, self.going_ahead) else 0  # steps with codes, as few registers as can be
+            # What steps from group to group steps as codes do: loops have seven registers.
+            base = start if p.linear.name in (self.split, self.going_ahead) else 0
             self._product(p, count, held, [], Span("ACC", start, start + count), count, rows, base)
 
     def results(self, name: str, out: Cells) -> None:

@@ -292,7 +292,8 @@ class TileEmit(ABC):
             number += 1
         place, line, blocks = self._activation(p, rows)
         fields = {"acc": acc.first - base, "line": line, "blocks": blocks, "per_group": s.per_group}
-        fields |= {"segments": number, "tokens": self.tokens, "token": self._token() if s.slots else 0, "first": int(rows[0] == 0)}
+        token = self._token() if s.slots else 0
+        fields |= {"segments": number, "tokens": self.tokens, "token": token, "first": int(rows[0] == 0)}
         self.schedule.add(Opcode.MATMUL, [*reads, place, self._words()], [acc], self._time(p, number, blocks * count), **fields)
 
     def _time(self, p: Placed, segments: int, columns: int) -> int:

@@ -1,4 +1,4 @@
-"""Steps that are done group by group, so that the vector unit works on one group of rows while the matrix unit works on others.
+"""Steps that are done group by group: the vector unit works on one group of rows, the matrix unit on others meanwhile.
 
 A chain is cut into stages at its linears: a stage takes the results of some linears and ends with the codes of what the next
 ones read. Stages are under way together, each for another group; weights of all linears of a chain stay on the chip.
@@ -10,13 +10,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from axlora.compiler.operators import Add, Affine, Apply, Attention, FakeQuantize, Linear, Mul, Norm, Rotary
-from axlora.compiler.rows.formulas import Body, Formulas
-from axlora.compiler.rows.row_operations import Chains
+from axlora.compiler.operators import Add, Affine, Apply, FakeQuantize, Linear, Mul, Norm, Rotary
+from axlora.compiler.rows.attention_formulas import AttentionFormulas
+from axlora.compiler.rows.formulas import Body
+from axlora.compiler.rows.row_operations import Chains, Heads
 from axlora.compiler.rows.steps import Append, Attend, Step, reads, writes
 
 LATE = 2
-"""Groups of rows that the last stage is further behind than it must: its weights are still being loaded when a chain begins."""
+"""Groups of rows that the last stage is further behind than it must: its weights are loaded while a chain begins."""
 Numbered = tuple[int, Step]
 """A step with its operator's number."""
 
@@ -66,11 +67,11 @@ class Chain:
         return self.coded[n - self.first] if isinstance(step, Linear) else self.stages[n - self.first]
 
 
-def find(steps: Sequence[Numbered], first: int, state: Formulas) -> Chain | None:
+def find(steps: Sequence[Numbered], first: int, state: AttentionFormulas) -> Chain | None:
     """The longest chain from a step on whose weights stay on the chip; None if there is none."""
     if (chains := state.rows.chains) is None:
         return None
-    attention: Attention | None = None
+    heads: Heads | None = None
     names: list[str] = []
     stages: list[int] = []
     coded: list[int] = []
@@ -79,9 +80,9 @@ def find(steps: Sequence[Numbered], first: int, state: Formulas) -> Chain | None
     for n, (_, step) in enumerate(steps[first:], first):
         match step:
             case Attend() if n == first:
-                attention, active = step.op, ""
+                heads, active = state.heads(step.op), ""
             case Linear() if step.y not in state.outputs:
-                if not chains.beside([*names, step.name], attention and state.heads(attention), split):
+                if not chains.beside([*names, step.name], heads, split):
                     break
                 if active != step.x:
                     active, since, joined = step.x, stage, False
@@ -101,7 +102,7 @@ def find(steps: Sequence[Numbered], first: int, state: Formulas) -> Chain | None
     made = {writes(step) for _, step in steps[first:stop]}
     trailing = isinstance(following, Linear) and following.x != active and following.x in made
     ahead = following.name if isinstance(following, Linear) and trailing and following.y not in state.outputs else ""
-    if not chains.leads(names, attention and state.heads(attention), split, ahead):
+    if not chains.leads(names, heads, split, ahead):
         ahead = ""
     return Chain(first, stop, tuple(stages), tuple(coded), trailing, ahead, chains, split)
 
@@ -118,7 +119,7 @@ class _Stage:
 class Pipeline:
     """The stages of a chain as its steps are prepared, then carried out."""
 
-    def __init__(self, chain: Chain, steps: Sequence[Numbered], state: Formulas, kept: Collection[str]) -> None:
+    def __init__(self, chain: Chain, steps: Sequence[Numbered], state: AttentionFormulas, kept: Collection[str]) -> None:
         """`kept`: values that are read outside the phase's `steps`."""
         self._chain, self._steps, self._state = chain, steps, state
         self._chains = chain.by
@@ -127,7 +128,8 @@ class Pipeline:
         state.local = chain.local(steps, kept)
         number, head = steps[chain.first]
         state.rows.operator(number)
-        self._chains.begin(chain.linears(steps), state.heads(head.op) if isinstance(head, Attend) else None, chain.split, chain.ahead)
+        heads = state.heads(head.op) if isinstance(head, Attend) else None
+        self._chains.begin(chain.linears(steps), heads, chain.split, chain.ahead)
 
     def prepare(self, n: int) -> None:
         """Step n of the phase: rooms for what it makes, and what it does to each group."""

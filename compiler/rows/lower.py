@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.operators import Attention, Linear, Op, Pool, Rotary, operands
+from axlora.compiler.rows.attention_formulas import AttentionFormulas
 from axlora.compiler.rows.chains import Pipeline, find
-from axlora.compiler.rows.formulas import Formulas
 from axlora.compiler.rows.layout import WITHOUT, Layout
 from axlora.compiler.rows.read_region import Region
 from axlora.compiler.rows.row_operations import Rows
@@ -86,7 +86,7 @@ def lower(
     phases = _phases(region.operators, len(blocks))
     read = {name for op in region.operators for name in reads(op)}
     walk = _Walk(
-        Formulas(
+        AttentionFormulas(
             rows,
             region.largest,
             region.steps,
@@ -133,7 +133,7 @@ def _parked(steps: Sequence[tuple[int, Step]], widths: Mapping[str, int]) -> dic
 class _Walk:
     """Blocks through phases: values from before are restored when they are read, those of later phases are spilled."""
 
-    state: Formulas
+    state: AttentionFormulas
     outputs: Mapping[str, int]
     """Value -> number of the output that it is."""
     pooled: frozenset[str]
@@ -155,7 +155,8 @@ class _Walk:
         while n < len(phase.steps):
             chain = find(phase.steps, n, state)
             stop = n + 1 if chain is None else chain.stop
-            pipeline = chain and Pipeline(chain, phase.steps, state, later | self.outputs.keys() | self.pooled)
+            kept = later | self.outputs.keys() | self.pooled
+            pipeline = None if chain is None else Pipeline(chain, phase.steps, state, kept)
             over: set[str] = set()
             still: set[str] = set()
             """Of what is read for the last time, what has room of its own."""
