@@ -41,8 +41,7 @@ def _transformer(found: Generated, target: Target, sources: Sources, max_loras: 
         "target": target,
         "image": image.data,
         "functions": tuple(
-            Function(code.name, code.rows, code.address, INSTRUCTION_BYTES * len(code.instructions), code.batch)
-            for code in image.codes
+            Function(c.name, c.rows, c.address, INSTRUCTION_BYTES * len(c.instructions), c.batch, c.cycles) for c in image.codes
         ),
         "regions": dict(image.regions),
         "adapters": adapter_infos(found.blocks, found.lowered),

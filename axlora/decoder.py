@@ -20,7 +20,7 @@ from .inputs import BadInput, Inputs, InputsInfo, Kind, Values, checked
 from .machine import Function, Int64, Machine
 from .rows import Rows
 from .run import Run, run_of
-from .validate import Check
+from .validate import FILE_LIMIT, Check
 
 FURTHER = "caches of further sequences"
 """Region behind the cache of the first."""
@@ -74,9 +74,8 @@ class Decoder(Rows):
             raise BadInput(f"token id {bad} is not in the vocabulary", where, f"0 to {most - 1}")
 
     def random_inputs(self, m: Machine, rng: np.random.Generator) -> Values:
-        """Ids for which every function of one sequence starts once, where the context holds them; two sequences where several
-        decode together."""
-        tokens = min(self.context, sum(f.rows for f in m.functions if not f.batch))
+        """Ids for a start of the largest prefill function and one of decode; two sequences where several decode together."""
+        tokens = min(self.context, 1 + max(f.rows for f in m.functions if not f.batch))
         return {self.ids: rng.integers(0, len(self.tables[self.ids]), (min(2, self.together), tokens))}
 
     def summary(self, m: Machine) -> str:
@@ -117,6 +116,7 @@ class Decoder(Rows):
         rows, together = ([f.rows for f in c.m.functions if f.batch is batch] for batch in (False, True))
         c.need(1 in rows and len(set(rows)) == len(rows), "functions", rows, "one of one row, others of more")
         c.within(self.together, 1, c.t.windows, "together")
+        c.within(self.cache, 0, FILE_LIMIT, "cache")
         c.need(max(together, default=1) == self.together, "functions of batches", together, f"one of {self.together} sequences")
         caches = [(at, size) for name, (at, size) in c.m.regions.items() if name == FURTHER]
         need = self.cache * (self.together - 1)
@@ -210,11 +210,10 @@ class Context:
             BadInput: ids outside the vocabulary, or more tokens than the context holds.
         """
         self.check(ids)
-        out, done = [np.zeros((0, self._decoder.vocabulary), np.int64)], 0
-        while done < len(ids):
-            function = self.next_function(len(ids) - done)
-            out.append(self._start(function, ids[done : done + function.rows]))
-            done += function.rows
+        out, left = [np.zeros((0, self._decoder.vocabulary), np.int64)], list(ids)
+        for function in self.plan(len(ids)):
+            out.append(self.append(function, left[: function.rows]))
+            left = left[function.rows :]
         return np.concatenate(out)
 
     def check(self, ids: Sequence[int]) -> None:
@@ -229,10 +228,21 @@ class Context:
             what = f"{self.length + len(ids)} tokens, compiled for a context of {d.context}"
             raise BadInput(what, "prompt", "a shorter prompt, fewer new tokens, or --max-context at compile time")
 
-    def next_function(self, tokens: int) -> Function:
-        """The function that takes most of the next `tokens` tokens."""
-        alone = (f for f in self.running.machine.functions if not f.batch)
-        return max((f for f in alone if self.length % f.rows == 0 and tokens >= f.rows), key=lambda f: f.rows)
+    def plan(self, tokens: int) -> list[Function]:
+        """The functions that take the next `tokens` tokens in the fewest cycles; the last may have rows for more.
+
+        A row without a token writes keys and values that the sequence's later tokens overwrite, and no row before it sees.
+        """
+        alone = sorted((f for f in self.running.machine.functions if not f.batch), key=lambda f: -f.rows)
+        best: list[tuple[int, Function | None]] = [(0, None)]
+        for left in range(1, tokens + 1):
+            at = self.length + tokens - left
+            fit = [f for f in alone if at % f.rows == 0 and at + f.rows <= self._decoder.context]
+            best.append(min(((max(1, f.cycles) + best[max(0, left - f.rows)][0], f) for f in fit), key=lambda pair: pair[0]))
+        found: list[Function] = []
+        while (function := best[max(0, tokens - sum(f.rows for f in found))][1]) is not None:
+            found.append(function)
+        return found
 
     def positions(self, rows: int) -> dict[int, int]:
         """Registers of a start that appends `rows` rows."""
@@ -245,11 +255,13 @@ class Context:
         """The next tokens' rows in fixed point."""
         return self._decoder.embed({self._decoder.ids: ids}, self.length)
 
-    def _start(self, function: Function, ids: Sequence[int]) -> Int64:
+    def append(self, function: Function, ids: Sequence[int]) -> Int64:
+        """Append tokens by a start of this function, which has rows for them; as `feed`."""
         adapters = [] if self.adapter is None else [self.adapter]
-        found = self.running.start(function, self.rows(ids), self.positions(len(ids)), [len(adapters)] * len(ids), adapters)
+        places = self.positions(function.rows)
+        found = self.running.start(function, self.rows(ids), places, [len(adapters)] * function.rows, adapters)
         self.length += len(ids)
-        return found
+        return found[: len(ids)]
 
 
 class Batch:
@@ -324,16 +336,15 @@ class Batch:
         """
         sequences = [self.join(name) for name in names]
         found: list[list[Int64]] = [[] for _ in sequences]
-        done = 0
-        while done < ids.shape[1]:
-            count = sequences[0].next_function(ids.shape[1] - done).rows
-            part = ids[:, done : done + count].tolist()
-            if count == 1:
+        left = ids
+        for function in sequences[0].plan(ids.shape[1]):
+            part = left[:, : function.rows].tolist()
+            if function.rows == 1:
                 each = self.step([(sequence, token) for sequence, (token,) in zip(sequences, part, strict=True)])
                 rows = [logits[None] for logits in each]
             else:
-                rows = [sequence.feed(own) for sequence, own in zip(sequences, part, strict=True)]
+                rows = [sequence.append(function, own) for sequence, own in zip(sequences, part, strict=True)]
             for own, more in zip(found, rows, strict=True):
                 own.append(more)
-            done += count
+            left = left[:, function.rows :]
         return [np.concatenate(own) for own in found]

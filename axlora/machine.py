@@ -38,6 +38,8 @@ class Function:
     """Bytes."""
     batch: bool = False
     """Whether the rows are of a sequence each; else they are of one, and follow each other."""
+    cycles: int = 0
+    """About how many a start takes; 0: not known."""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ class Code:
     owners: tuple[int, ...]
     """The operator that each instruction works for."""
     address: int
+    cycles: int
+    """About how many a start takes."""
     batch: bool
     """Whether the rows are of a sequence each; else they follow each other."""
 
@@ -402,7 +404,7 @@ def build(
     data = bytearray(memory.data) + bytes(first - len(memory.data))
     codes = []
     for (rows, apart), own in looped.items():
-        code = Code(rows, own.at({0: 0, 1: rooms, 2: 0}), own.owners, len(data), apart)
+        code = Code(rows, own.at({0: 0, 1: rooms, 2: 0}), own.owners, len(data), emitters[rows, apart].schedule.cycles, apart)
         check_program(code.instructions, registers)
         check_program(code.instructions)
         codes.append(code)

@@ -104,6 +104,8 @@ class Schedule:
         """About how many cycles before it may begin a load is chosen; None: when the one before it begins."""
         self.window = 0
         """Of the registers that fields name."""
+        self.cycles = 0
+        """About how many the program takes, once it was made."""
         self._dry = dry
         self._steps: list[_Step] = []
         self._touched: dict[tuple[str, int], list[_Touch]] = {}
@@ -149,8 +151,10 @@ class Schedule:
     def _final(self) -> list[_Step]:
         """The steps in the program's order, with semaphores, and with windows chosen where that changes."""
         found: list[_Step] = []
-        window = 0
-        for step in _Semaphores(self._steps, _Order(self._steps, self.early).find()).steps:
+        window, order = 0, _Order(self._steps, self.early)
+        places = order.find()
+        self.cycles = order.cycles
+        for step in _Semaphores(self._steps, places).steps:
             if step.window not in (None, window):
                 window = step.window
                 found.append(_Step(Opcode.WINDOW, Unit.FETCH, {"number": window}, set(), step.owner))
@@ -237,6 +241,11 @@ class _Order:
                 self._followers[d].append(n)
         self._free = dict.fromkeys(UNITS, 0)
         self._now = 0
+
+    @property
+    def cycles(self) -> int:
+        """When the last unit is free."""
+        return max(self._free.values())
 
     def find(self) -> list[int]:
         """Numbers of the steps in the program's order."""

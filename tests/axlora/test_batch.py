@@ -122,3 +122,12 @@ def test_a_mixed_batch_is_the_simulators_elsewhere(made: Made, engine: str) -> N
     assert all(np.array_equal(wanted.codes[name], found.codes[name]) for name in wanted.codes)
     counted = UNTIMED if engine == "hls" else found.counters
     assert {name: found.counters[name] for name in counted} == {name: wanted.counters[name] for name in counted}
+
+
+@pytest.mark.slow
+def test_every_function_of_one_sequence_is_the_simulators_in_verilog(made: Made) -> None:
+    for function in (f for f in made.together.functions if not f.batch):
+        rtl, sim = (made.together.session("a11", engine=engine) for engine in ("rtl", "sim"))
+        ids = list(range(3, 3 + function.rows))
+        assert np.array_equal(rtl.sequence.append(function, ids), sim.sequence.append(function, ids))
+        assert rtl.counters == {name: sim.counters[name] for name in rtl.counters}

@@ -178,6 +178,35 @@ def test_a_session_takes_a_prompt_in_parts(made: Made) -> None:
     assert parts.cycles == parts.counters["cycles"] > 0
 
 
+@pytest.mark.parametrize("first", [0, 3, 16])
+def test_a_prompt_is_cut_into_the_starts_that_take_fewest_cycles(made: Made, first: int) -> None:
+    """A start may have rows for more tokens; logits, and what comes later, are those of single tokens."""
+    costs = {1: 10, 2: 11, 4: 12, 8: 30, 16: 31}
+    functions = tuple(dataclasses.replace(f, cycles=costs[f.rows]) for f in made.program.functions)
+    program = dataclasses.replace(made.program, functions=functions)
+    for count in range(1, CONTEXT - first + 1):
+        ids = [(7 * n + count) % VOCABULARY for n in range(first + count)]
+        session, one = program.session("a4"), program.session("a4")
+        for sequence in (session, one):
+            sequence.feed(ids[:first])
+        chosen = session.sequence.plan(count)
+        cost, at, left = sum(f.cycles for f in chosen), first, count
+        for f in chosen:
+            assert at % f.rows == 0
+            assert at + f.rows <= CONTEXT
+            at, left = at + f.rows, left - f.rows
+        assert left <= 0
+        assert cost <= 10 * count
+        if count in (3, 5, 6):
+            wanted = np.vstack([one.decode(i) for i in ids[first:]])
+            assert np.array_equal(session.feed(ids[first:]), wanted)
+            if first + count < CONTEXT:
+                assert np.array_equal(session.decode(1), one.decode(1))
+    if first == 0:
+        assert [f.rows for f in program.session().sequence.plan(3)] == [4]
+        assert [f.rows for f in program.session().sequence.plan(9)] == [16]
+
+
 def test_generation_stops_after_the_end_token(made: Made) -> None:
     tokens = [t.token for t in generate(made.program, PROMPT, max_new_tokens=NEW)]
     eos = tokens[2]
@@ -289,12 +318,13 @@ def test_a_run_is_prefill_and_decode_of_each_sequence(made: Made) -> None:
     """Logits of a session, whatever is fed at once; layers and steps add up; a batch is its sequences one by one."""
     inputs = made.program.random_inputs(1)
     ((name, ids),) = inputs.items()
-    assert ids.shape == (1, CONTEXT)
+    rows = {f.rows for f in made.program.functions}
+    assert ids.shape == (1, max(rows) + 1)
     both = {name: np.vstack([ids, ids[:, ::-1]])}
     run = axlora.simulate(made.program, both, ["a4", None])
     assert run.to_json()["cycles"] == sum(layer.cycles for layer in run.layers) > 0
     (codes,) = run.codes.values()
-    assert codes.shape == (2, CONTEXT, VOCABULARY)
+    assert codes.shape == (2, ids.shape[1], VOCABULARY)
     for row, adapter in enumerate(("a4", None)):
         session = made.program.session([adapter])
         assert np.array_equal(np.vstack([session.decode(int(i)) for i in both[name][row]]), codes[row])
@@ -349,7 +379,7 @@ def test_pins_and_limits_hold_for_generation(made: Made) -> None:
 def test_prefill_and_decode_are_the_simulators_elsewhere(
     command: str, words: str, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two sequences of three tokens: a start of two rows and one of one each, with an adapter and without."""
+    """Two sequences of three tokens, with an adapter and without."""
     np.savez(tmp_path / "in.npz", input_ids=np.array([PROMPT[:3], PROMPT[1:4]]))
     code, out, err = _run(capsys, command, package, "--input", tmp_path / "in.npz", "--adapter", "a4,-")
     assert code == 0, out + err
