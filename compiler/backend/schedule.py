@@ -25,12 +25,14 @@ MEMORY = "memory"
 """Name of memory among the buffers of spans."""
 UNITS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
 AREA_BITS = 40
-FETCH = 5
+FETCH = 14
 """About how many cycles fetch needs an instruction, misses included."""
 LATENCY = 42
 """About how many cycles more a transfer takes, where the order of loads follows from when they end."""
-LOADS = 64
+LOADS = 16
 """Loads that are looked at for the next one."""
+LOADS_EARLY = 64
+"""Likewise, where the order of loads follows from when they end: keys and values of all heads come before weights."""
 CREDITS = 7
 """Waits beyond the oldest that a poster near the limit asks to be over, so that it need not ask again soon."""
 UNKNOWN = 16
@@ -284,7 +286,7 @@ class _Order:
         best: tuple[int, int] | None = None
         late: set[str] = set()
         """Buffers whose next load is not ready: those behind it would only make it later."""
-        for n in itertools.islice(loads, LOADS):
+        for n in itertools.islice(loads, LOADS if self._early is None else LOADS_EARLY):
             step = self._steps[n]
             if step.fills & late:
                 continue
