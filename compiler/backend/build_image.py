@@ -101,15 +101,15 @@ class Image:
 
 
 def _plan(target: Target, linear: Linear, shape: Shape, fixed: int, groups: int) -> Plan:
-    """As many columns as the accumulators of `groups` groups of rows allow, cut into rows; a sixth of WBUF a tile.
+    """As many columns as the accumulators of `groups` groups of rows allow, cut into rows; a third of WBUF a tile.
 
-    Of one group the rows are whole: memory bounds it. Of more the matrix unit does, and wide rows reuse more products.
+    What can be in a chain takes a sixth. Of one group the rows are whole: memory bounds it. Of more the matrix unit does, and wide rows reuse more products.
 
     Raises:
         BadModel: one unit of columns does not fit.
     """
     t, s = target, shape
-    lines = t.wbuf_lines // (6 if groups > 1 else 4) * 8 // s.storage
+    lines = t.wbuf_lines // (4 if groups == 1 else 3 if s.slots else 6) * 8 // s.storage
     a, b = adapter_lines(s, 1)
     free = t.wbuf_lines - s.slots * a - 2  # of a tile, the next, and each slot's A and B beside them
     step = s.per_group or 1
