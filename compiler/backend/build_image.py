@@ -103,7 +103,8 @@ class Image:
 def _plan(target: Target, linear: Linear, shape: Shape, fixed: int, groups: int) -> Plan:
     """As many columns as the accumulators of `groups` groups of rows allow, cut into rows; a third of WBUF a tile.
 
-    What can be in a chain takes a sixth. Of one group the rows are whole: memory bounds it. Of more the matrix unit does, and wide rows reuse more products.
+    What can be in a chain takes a sixth. Of one group the rows are whole: memory bounds it. Of more the matrix unit does, and
+    wide rows reuse more products.
 
     Raises:
         BadModel: one unit of columns does not fit.
