@@ -13,6 +13,7 @@ import onnx
 from axlora.compiler.backend.link import link
 from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
+from axlora.compiler.frontend.mixtures import parts_of
 from axlora.compiler.frontend.onnx_reader import Model, has_scales, input_types, takes_ids, takes_rows, with_fixed_inputs
 from axlora.compiler.frontend.peft import adapter_files
 from axlora.compiler.passes.placement import computes_on_host
@@ -143,6 +144,8 @@ def _sources(model: Model, adapters: Mapping[str, str | Path]) -> dict[str, str]
     else:
         data = {"model": Path(model).read_bytes()}
     for name, folder in adapters.items():
-        for file in adapter_files(folder):
-            data[f"adapters/{name}/{file.name}"] = file.read_bytes()
+        parts = parts_of(folder)
+        for number, (part, _) in enumerate(parts):
+            of = f"adapters/{name}" + (f"/{number}" if len(parts) > 1 else "")
+            data |= {f"{of}/{file.name}": file.read_bytes() for file in adapter_files(part)}
     return {name: hashlib.sha256(value).hexdigest() for name, value in data.items()}

@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=DIR",
-        help="PEFT directory, or .onnx_adapter; may be repeated",
+        help="PEFT directory, .onnx_adapter, or a weighted sum DIR@0.7,DIR@0.3; may be repeated",
     )
     add("--adapter-map", metavar="FILE", help="JSON: adapter module to ONNX node")
     add("--base", metavar="HF_DIR", help="the base of the adapters: matches their modules by equal weights")

@@ -11,8 +11,9 @@ from axlora.compiler.frontend.attach import ModulePath, ambiguous, candidates, c
 from axlora.compiler.frontend.base_weights import BaseWeights
 from axlora.compiler.frontend.embeddings import Table
 from axlora.compiler.frontend.held import Candidate, Held
+from axlora.compiler.frontend.mixtures import read_mixture
 from axlora.compiler.frontend.packed import INTERLEAVED, LAYOUTS, Layout, PackedPart, joined, split
-from axlora.compiler.frontend.peft import PeftLora, PeftModule, read_content
+from axlora.compiler.frontend.peft import PeftLora, PeftModule
 from axlora.compiler.layer import By, ModuleMatch
 
 HEADS = ("lm_head", "embed_out", "output_layer", "lm_head_proj")
@@ -378,12 +379,12 @@ def resolve(
         max_lora_rank: refuse wider branches.
 
     Raises:
-        BadAdapter: as `read_content`; a module that several linears may be, that two modules mean, or of another shape; unless
+        BadAdapter: as `read_mixture`; a module that several linears may be, that two modules mean, or of another shape; unless
             `matching.partial`, a module that is no linear; nothing that changes the model.
     """
     matching = matching or Matching()
     where = f"adapter {name!r} ({path})"
-    content = read_content(path, max_lora_rank)
+    content = read_mixture(path, max_lora_rank)
     r = _Resolver(linears, tables, matching, where)
     loras = tuple(r.loras(content.loras, max_lora_rank))
     branched = {lora.module for lora in content.loras}

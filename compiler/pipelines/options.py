@@ -46,7 +46,7 @@ class CompileOptions:
     """
 
     adapters: Mapping[str, str | Path] | None = None
-    """Name to PEFT directory."""
+    """Name to PEFT directory, or to several with weights, `DIR@0.7,DIR@0.3`: their sum as one adapter."""
     adapter_map: Mapping[str, str] | None = None
     """Adapter module to ONNX node, where names do not tell."""
     shapes: Mapping[str, int] | None = None
