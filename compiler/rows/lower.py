@@ -166,13 +166,14 @@ class _Walk:
                     if name not in cells:
                         cells[name] = rows.restore(name, state.widths[name])
                 last = {name for name in reads(step) if final[name] == m}
-                state.dying = {name for name in last if name not in own or name not in later}
+                unwritten = self.outputs.keys() if pipeline is not None else ()  # they are written behind the chain
+                state.dying = {name for name in last.difference(unwritten) if name not in own or name not in later}
                 if pipeline is not None:
                     pipeline.prepare(m)
                 elif (body := getattr(state, type(step).__name__.lower())(step)) is not None:
                     state.everywhere(body, isinstance(step, Append))
                 over |= last
-                still |= last & state.dying
+                still |= (last & state.dying) | last.intersection(unwritten)
                 if made := writes(step):
                     own.add(made)
             if pipeline is not None:
