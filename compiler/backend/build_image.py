@@ -10,7 +10,7 @@ from types import MappingProxyType
 import tvm
 
 from axlora.compiler.backend.emit_attention import Emit, cache_bytes, cache_name
-from axlora.compiler.backend.emit_rows import whole_context
+from axlora.compiler.backend.emit_rows import Form, whole_context
 from axlora.compiler.backend.emit_tiles import Placed
 from axlora.compiler.backend.link import Tiling, check_accumulators, placed_linear
 from axlora.compiler.backend.memory_layout import ALIGN, Memory
@@ -106,13 +106,14 @@ class Image:
 def _plan(target: Target, linear: Linear, shape: Shape, fixed: int, groups: int) -> Plan:
     """As many columns as the accumulators of `groups` groups of rows allow, cut into rows; a third of WBUF a tile.
 
-    Of one group the rows are whole: memory bounds it. Of more the matrix unit does, and wide rows reuse more products.
+    What can be in a chain takes a sixth. Of one group the rows are whole: memory bounds it. Of more the matrix unit does, and
+    wide rows reuse more products.
 
     Raises:
         BadModel: one unit of columns does not fit.
     """
     t, s = target, shape
-    lines = t.wbuf_lines // (3 if groups > 1 else 4) * 8 // s.storage
+    lines = t.wbuf_lines // (4 if groups == 1 else 3 if s.slots else 6) * 8 // s.storage
     a, b = adapter_lines(s, 1)
     free = t.wbuf_lines - s.slots * a - 2  # of a tile, the next, and each slot's A and B beside them
     step = s.per_group or 1
@@ -188,12 +189,13 @@ class _Job:
     """Most sequences of a start."""
 
     def emit(
-        self, memory: Memory, blocks: Blocks, dry: bool = False, parks: bool = False, apart: bool = False
+        self, memory: Memory, blocks: Blocks, dry: bool = False, form: Form = Form.PLAIN, apart: bool = False
     ) -> tuple[Emit, tuple[int, dict[str, int]]]:
         """Emit for these blocks; the fractions of input and outputs.
 
         Args:
-            parks, apart: as `Rows`.
+            form: what is done for room and time.
+            apart: as `Rows`.
 
         Raises:
             BadModel: they do not fit.
@@ -203,13 +205,13 @@ class _Job:
         heads = head_places(self.region.operators, self.layouts)
         placed = self.placed if apart or self.batch == 1 else {name: _of_one(p) for name, p in self.placed.items()}
         several, counted = self.batch > 1, self.region.counted
-        emit = Emit(t, placed, memory, blocks, self.context, heads, dry, sequence, parks, several, apart, counted)
+        emit = Emit(t, placed, memory, blocks, self.context, heads, dry, sequence, form, several, apart, counted)
         return emit, lower(self.region, emit, t.activation_bits, self.context, self.layouts)
 
-    def fits(self, blocks: Blocks, parks: bool = False) -> bool:
+    def fits(self, blocks: Blocks, form: Form) -> bool:
         """Whether the buffers hold blocks of so many rows."""
         try:
-            self.emit(Memory(), blocks, dry=True, parks=parks)
+            self.emit(Memory(), blocks, True, form)
         except BadModel:
             return False
         return True
@@ -217,20 +219,24 @@ class _Job:
     def prefill(self, tokens: int) -> list[int]:
         """Rows of prefill starts: T times powers of two, up to what fits and at most `tokens`."""
         rows = [self.target.tokens]
-        while 2 * rows[-1] <= tokens and self.fits([[(0, 2 * rows[-1])]]):
+        while 2 * rows[-1] <= tokens and self.form([[(0, 2 * rows[-1])]]):
             rows.append(2 * rows[-1])
         return rows
 
-    def most(self) -> tuple[Blocks, bool]:
-        """All rows at once or as few blocks as can be, and whether values are parked for it: weights are read once a block."""
-        lengths = self.region.lengths
-        whole = self.blocks(False)
-        parked: Blocks = [[(0, rows)] for rows in lengths]
-        if any(len(own) > 1 for own in whole):
-            parked = self.blocks(True)
-        return (parked, True) if sum(map(len, parked)) < sum(map(len, whole)) else (whole, False)
+    def form(self, blocks: Blocks) -> Form | None:
+        """The form for rows that are worked on at once; None if they do not fit."""
+        return next((form for form in (Form.CHAINED, Form.PLAIN) if self.fits(blocks, form)), None)
 
-    def blocks(self, parks: bool) -> Blocks:
+    def most(self) -> tuple[Blocks, Form]:
+        """All rows at once or as few blocks as can be, and the form for it: weights are read once a block."""
+        best = self.blocks(Form.CHAINED), Form.CHAINED
+        for form in (Form.PLAIN, Form.PARKED):
+            if any(len(own) > 1 for own in best[0]):
+                blocks = self.blocks(form)
+                best = (blocks, form) if sum(map(len, blocks)) < sum(map(len, best[0])) else best
+        return best
+
+    def blocks(self, form: Form) -> Blocks:
         """All rows at once, or cut as evenly as groups of T allow."""
         t, lengths = self.target.tokens, self.region.lengths
         groups = [-(-rows // t) for rows in lengths]
@@ -246,7 +252,7 @@ class _Job:
         low, high = 1, max(groups)
         while low < high:
             middle = -(-(low + high) // 2)
-            low, high = (middle, high) if self.fits(tried(middle), parks) else (low, middle - 1)
+            low, high = (middle, high) if self.fits(tried(middle), form) else (low, middle - 1)
         return [
             [(first * t, min(count * t, rows - first * t)) for first, count in _cut(own, low)]
             for rows, own in zip(lengths, groups, strict=True)
@@ -280,7 +286,7 @@ def _most_rows(job_of: Callable[[int], tuple[Memory, _Job]], groups: int) -> tup
             _, job = job_of(count)
         except DoesNotFit:
             return False
-        return job.fits([[(0, count * job.target.tokens)]])
+        return job.form([[(0, count * job.target.tokens)]]) is not None
 
     low, high = (groups, groups) if fits(groups) else (1, groups - 1)
     while low < high:
@@ -373,26 +379,25 @@ def build(
 
     memory, job, count = _most_rows(job_of, groups) if rowwise else (*job_of(groups), groups)
     placed = job.placed
-    parks = False
-    starts: dict[int, Blocks] = {}
+    starts: dict[int, tuple[Blocks, Form]] = {}
     together: list[int] = []
     match region.starts:
-        case Starts.DECODE:
-            starts = {n: [[(0, n)]] for n in sorted({1, *job.prefill(min(chunk, region.rows))})}
-            together = batches(batch)
+        case Starts.SEQUENCE:
+            starts = {region.rows: job.most()}
         case Starts.ROWS:
             most = min(region.rows, count * target.tokens)
-            starts = {most: [[(0, most)]]}
-        case Starts.SEQUENCE:
-            every, parks = job.most()
-            starts = {region.rows: every}
+            starts = {most: ([[(0, most)]], job.form([[(0, most)]]) or Form.PLAIN)}
+        case Starts.DECODE:
+            counts = sorted({1, *job.prefill(min(chunk, region.rows))})
+            starts = {n: ([[(0, n)]], job.form([[(0, n)]]) or Form.PLAIN) for n in counts}
+            together = batches(batch)
     cache = _caches(job, memory) if batch > 1 else 0
     kinds = [(rows, False) for rows in starts] + [(rows, True) for rows in together]
     emitters: dict[tuple[int, bool], Emit] = {}
     fractions: tuple[int, dict[str, int]] = (0, {})
     for rows, apart in sorted(kinds, reverse=True):  # regions are as large as the first start that has them needs
-        blocks: Blocks = [[(0, rows)]] if apart else starts[rows]
-        emitters[rows, apart], fractions = job.emit(memory, blocks, parks=parks, apart=apart)
+        blocks, form = ([[(0, rows)]], Form.PLAIN) if apart else starts[rows]
+        emitters[rows, apart], fractions = job.emit(memory, blocks, form=form, apart=apart)
     first = -(-len(memory.data) // ALIGN) * ALIGN
     # Addresses do not change what a program does, so its size is known before them.
     looped = {kind: _Looped.of(emitters[kind].schedule) for kind in kinds}

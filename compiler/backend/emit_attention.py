@@ -5,17 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from axlora.compiler import layer
-from axlora.compiler.backend.emit_row_linears import LinearEmit
+from axlora.compiler.backend.emit_chains import ChainEmit
 from axlora.compiler.backend.emit_tiles import ROOM
 from axlora.compiler.backend.pack import base_records
 from axlora.compiler.backend.schedule import Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
-from axlora.compiler.rows.row_operations import Cells, Heads
+from axlora.compiler.rows.row_operations import PLACES, Cells, Heads
 from axlora.isa.formats import Format
 from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
 from axlora.isa.positions import Position
 from axlora.isa.target import Target
 
+ATTENTION = ""
+"""Key of attention's room for sums in a chain."""
 OBUF_PARTS = 4
 """The heads whose keys wait in OBUF together take at most one part of so many."""
 
@@ -30,7 +32,7 @@ def cache_bytes(target: Target, context: int, kind: str, places: int) -> int:
     return context * (4 if kind.endswith("scales") else -(-places // target.beat_bytes) * target.beat_bytes)
 
 
-class Emit(LinearEmit):
+class Emit(ChainEmit):
     """`rows.Rows` as instructions."""
 
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
@@ -92,10 +94,6 @@ class Emit(LinearEmit):
             part = codes.part(n, self.tokens * (wide // t.ports))
             self._store(values + place, part, wide // t.ports, t.ports, self._first(Position.VALUE), self.tokens)
 
-    def _wide(self, heads: Heads) -> int:
-        """Features of a head in the cache: whole beats, the rest zeros."""
-        return -(-heads.dim // self.target.beat_bytes) * self.target.beat_bytes
-
     def _cache(self, heads: Heads, head: int, kind: str) -> int:
         """Address of one head's keys, values or scales."""
         size = cache_bytes(self.target, self.context, kind, heads.dim)
@@ -122,14 +120,20 @@ class Emit(LinearEmit):
         first = self.records[m1, shift]
         return Span("PBUF", first, first + groups)
 
-    def _multiply(self, place: int, tile: Span, groups: int, weights: dict[str, int], **blocks: int) -> None:
-        """The activation times a tile of the cache, `groups` column groups at most, to a place."""
-        live = [acc for kept, (acc, _) in self.sums.items() if kept != place]
-        acc = self.acc.take(groups, keep=live if self.ahead else [])
+    def _multiply(self, place: int, part: int, tile: Span, groups: int, weights: dict[str, int], **blocks: int) -> None:
+        """The activation times a tile of the cache, `groups` column groups at most, to a place; in a chain that is a `part`."""
+        live = [*self.pinned.values(), *(acc for kept, (acc, _) in self.sums.items() if kept != place and self.ahead)]
+        if self.pinned:  # a chain's groups are alike, so that its program has loops
+            if ATTENTION not in self.pinned:
+                self.pinned[ATTENTION] = self.acc.take(PLACES * self.alike, keep=live)
+            first = self.pinned[ATTENTION].first + part * self.alike
+            acc = Span("ACC", first, first + groups)
+        else:
+            acc = self.acc.take(groups, keep=live)
         self.sums[place] = acc, self.scale
         self._segment(0, {"format": Format.S8, "line": tile.first} | weights, {})
         product = {"segments": 1, "acc": acc.first, "line": UBUF_BIT + self.active.first, "first": 1}
-        product |= {"tokens": self.tokens, "token": self.at}
+        product |= {"tokens": self.tokens}
         self.schedule.add(Opcode.MATMUL, [tile, self.active, self._words()], [acc], **product, **blocks)
 
     def _from_sums(self, place: int, out: Cells, m1: int, m1_shift: int, **groups: int) -> None:
@@ -170,7 +174,7 @@ class Emit(LinearEmit):
             where = self._cache(heads, self._kv(heads, head), "K")
             self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, **self._cached(heads, Position.KEYS))
         weights = {**self._seen(heads, Position.GROUPS, "groups"), "block_stride": 1, "group_stride": blocks}
-        self._multiply(place, tile, groups, weights, blocks=blocks)
+        self._multiply(place, self.turn, tile, groups, weights, blocks=blocks)
 
     def scores(self, heads: Heads, head: int, place: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
         self._from_sums(place, out, m1, m1_shift, **self._seen(heads, Position.GROUPS, "groups"))
@@ -201,7 +205,7 @@ class Emit(LinearEmit):
             line = t.wbuf_line_beats
             self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, **self._cached(heads, Position.BLOCKS))
         weights = {"groups": groups, "block_stride": groups, "group_stride": 1}
-        self._multiply(place, tile, groups, weights, **self._seen(heads, Position.BLOCKS, "blocks"))
+        self._multiply(place, 2, tile, groups, weights, **self._seen(heads, Position.BLOCKS, "blocks"))
 
     def mix(self, heads: Heads, place: int, out: Cells, m1: int, m1_shift: int) -> None:
         self._from_sums(place, out, m1, m1_shift, groups=self._wide(heads) // self.target.ports)

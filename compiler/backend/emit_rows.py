@@ -7,6 +7,7 @@ keys, values, rows of embeddings and logits pass through memory. Linears and att
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,17 @@ def whole_context(target: Target, context: int) -> int:
     return -(-context // unit) * unit
 
 
+class Form(Enum):
+    """How the steps of a start are done, for room or for time."""
+
+    CHAINED = "chained"
+    """Group by group, where weights allow it (`Chains`)."""
+    PLAIN = "plain"
+    """Each to all groups at once."""
+    PARKED = "parked"
+    """Likewise; values are kept in memory while wider ones are worked on."""
+
+
 class RowEmit(TileEmit, MapsRows):
     """`rows.Rows` as instructions: blocks of rows whose values lie in VBUF together, in groups of at most T."""
 
@@ -46,7 +58,7 @@ class RowEmit(TileEmit, MapsRows):
         heads: Sequence[tuple[int, int]],
         dry: bool = False,
         sequence: bool = False,
-        parks: bool = False,
+        form: Form = Form.PLAIN,
         several: bool = False,
         apart: bool = False,
         counted: int = 0,
@@ -54,7 +66,7 @@ class RowEmit(TileEmit, MapsRows):
         """`blocks`: (first row, rows) of each, of each stream; `dry`: only to see whether it fits.
 
         `heads`: of each attention, (places of a head in the cache, places of a head of its result).
-        `sequence`: a start begins at position 0, and no register says where. `parks`, `apart`: as `Rows`.
+        `sequence`: a start begins at position 0, and no register says where. `apart`: as `Rows`.
         `several`: a register says where a sequence's cache is.
         `counted`: the stream of which a register says how many keys there are.
 
@@ -63,8 +75,8 @@ class RowEmit(TileEmit, MapsRows):
         head = max((wide for wide, _ in heads), default=0)
         self.alike = -(-max(context, head + target.beat_bytes) // target.ports)
         super().__init__(target, 2 * self.alike, dry)
-        t, self._dry, self._sequence, self.parks, self.apart = target, dry, sequence, parks, apart
-        self.several = several
+        t, self._dry, self._sequence, self.apart = target, dry, sequence, apart
+        self.parks, self.several = form is Form.PARKED, several
         self._heads = 1
         """That are as rows of the one row that is selected."""
         self._alone = False
@@ -73,7 +85,8 @@ class RowEmit(TileEmit, MapsRows):
         self.counted, self.stream = counted, 0
         self.first, self.count = blocks[0][0]
         self.most = max(count for own in blocks for _, count in own)
-        self.pool = Pool(t.vbuf_words - t.lanes // t.vector_lanes, parks)  # a head's codes are read in whole lines, beyond it
+        # A head's codes are read in whole lines, beyond it.
+        self.pool = Pool(t.vbuf_words - t.lanes // t.vector_lanes, self.parks)
         self.pitch: dict[str, int] = {}
         self.base: dict[str, int] = {}
         self.whole: dict[str, bool] = {}
@@ -107,13 +120,18 @@ class RowEmit(TileEmit, MapsRows):
         if self.most > t.tbuf_tokens:
             raise DoesNotFit(f"{self.most} rows at once, TBUF has {t.tbuf_tokens}", f"target {t.name}", "more tbuf_tokens")
         self.heads_ubuf = Ring("UBUF", min(t.ubuf_lines, self.heads_first + 2 * own), self.heads_first)
-        self.scales = max(groups, 2) * t.tokens
-        """Places of row scales for q; as many behind them are for what multiplies values."""
+        self.scales = groups * t.tokens
+        """Places of row scales before those of attention."""
+        self.chained = form is Form.CHAINED and not apart and self.most > t.tokens
+        self.split = self.going_ahead = ""
+        """The linear that began before the chain at hand, and the one that ends behind it."""
+        self.leading: dict[str, int] = {}
+        """Linear -> tiles of rows that go ahead."""
         self.sums: dict[int, tuple[Span, int]] = {}
         """Of attention: place -> sums in ACC, and the place of their row scales."""
         self.scale = self.turn = 0
-        """Place of the row scales of the codes at hand; the last turn of those of one group."""
-        self.ahead = 2 * self.scales <= t.tbuf_tokens and (PLACES + 1) * self.alike <= t.acc_words
+        """Place of the row scales of the codes at hand; whose turn it is of two places for those of q."""
+        self.ahead = self.scales + 3 * t.tokens <= t.tbuf_tokens and 2 * PLACES * self.alike <= t.acc_words
         slots = max((p.shape.slots for p in placed.values()), default=0)
         if head and slots > SLOTS:
             raise DoesNotFit(f"{slots} adapter slots beside the registers of positions", "max-loras", f"at most {SLOTS}")
@@ -374,14 +392,12 @@ class RowEmit(TileEmit, MapsRows):
         self._to_ubuf(x, [], function=Map.SCALE, scale=1, **words)
 
     def _scale_of_heads(self, keys: bool) -> int:
-        """Place of the group's scales: q's, which take turns where all have one, or behind all of those the weights'."""
+        """Place of the group's scales: those of q take turns, and behind them are those of the weights."""
         if not self.ahead:
             return self.at
-        at = 0 if self.apart else self.at  # of sequences a row is under way, and then the next
-        if keys:
-            return at + self.scales
-        self.turn = self.target.tokens - self.turn if self.apart or self.count <= self.target.tokens else 0
-        return at + self.turn
+        if not keys:
+            self.turn = 1 - self.turn
+        return self.scales + (2 if keys else self.turn) * self.target.tokens
 
     def static_codes(self, x: Cells, table: Table) -> None:
         t = self.target

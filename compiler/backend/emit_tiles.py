@@ -68,6 +68,10 @@ class TileEmit(ABC):
         self.acc = Ring("ACC", t.acc_words)
         self.obuf = Ring("OBUF", t.obuf_beats)
         self.sbuf = Ring("SBUF", t.sbuf_lines)
+        self.most_lines = 0
+        """Lines of WBUF that one load fills at most; 0: any number."""
+        self.pinned: dict[str, Span] = {}
+        """Places of ACC that others leave alone."""
 
     @property
     def group(self) -> int:
@@ -135,7 +139,9 @@ class TileEmit(ABC):
                         records = self._records(p, n, columns, offsets, with_a)
                     for _ in self.groups():
                         if m == 0:
-                            sums.append(self.acc.take(width + (s.rank_groups if with_a else 0), keep=sums))
+                            sums.append(
+                                self.acc.take(width + (s.rank_groups if with_a else 0), keep=[*sums, *self.pinned.values()])
+                            )
                         self._product(p, count, held, adapters if with_a else [], sums[self.group_of_chunk], width, part)
                 assert records is not None
                 self._adapt(p, columns, sums, records, adapters, with_a)
@@ -196,7 +202,10 @@ class TileEmit(ABC):
             return place, scales
         place = self.wbuf.take(lines + (1 if s.per_group else 0), key=key, keep=keep)
         to, line = Span("WBUF", place.first, place.first + lines), t.wbuf_line_beats
-        self._load(Buffer.WBUF, p.tiles[tile], to, place.first * line, lines * line)
+        for first in range(0, lines, self.most_lines or lines):
+            part = Span("WBUF", place.first + first, min(to.stop, place.first + first + (self.most_lines or lines)))
+            address = p.tiles[tile] + first * t.wbuf_line_bytes
+            self._load(Buffer.WBUF, address, part, part.first * line, (part.stop - part.first) * line)
         if s.per_group:
             self._load(Buffer.WBUF, p.ones, Span("WBUF", to.stop, place.stop), to.stop * line, line)
             beats = t.sbuf_line_bytes // t.beat_bytes
@@ -222,13 +231,13 @@ class TileEmit(ABC):
             out.append((a, b))
         return out
 
-    def _records(self, p: Placed, n: int, columns: Columns, offsets: list[int], with_a: bool) -> Span:
+    def _records(self, p: Placed, n: int, columns: Columns, offsets: list[int], with_a: bool, key: object = None) -> Span:
         """Records of a column tile in PBUF: the base's, each slot's, and of the first tile those of x.A."""
         t, s = self.target, p.shape
         first, count = columns
         record = t.ports * 8
         unit = max(1, t.beat_bytes // record)
-        place = self.pbuf.take(count * (1 + s.slots) + (s.slots * s.rank_groups if with_a else 0), unit)
+        place = self.pbuf.take(count * (1 + s.slots) + (s.slots * s.rank_groups if with_a else 0), unit, key)
 
         def load(address: int, at: int, groups: int, **fields: int) -> None:
             beats = (1 if "rz" in fields else groups) * record // t.beat_bytes
@@ -256,8 +265,12 @@ class TileEmit(ABC):
         acc: Span,
         width: int,
         rows: tuple[int, int],
+        base: int = 0,
     ) -> None:
-        """x.W over some rows, and x.A of every slot beside it; `held`: the tile in WBUF, its group scales in SBUF."""
+        """x.W over some rows, and x.A of every slot beside it; `held`: the tile in WBUF, its group scales in SBUF.
+
+        `base`: what of the place in ACC is a setting of x.W.
+        """
         s, number = p.shape, 0
         tile, scales = held
         reads = [tile]
@@ -266,6 +279,7 @@ class TileEmit(ABC):
             number = 1
             reads.append(scales)
         scaled = {"scale_line": scales.first, "scale_stride": count, "scaled": 1} if s.per_group else {}
+        scaled |= {"acc": base} if base else {}
         weight = {"format": p.linear.weight.fmt, "line": tile.first, "groups": count, "block_stride": count, "group_stride": 1}
         self._segment(number, weight, scaled)
         self._codebook(p.linear.weight)
@@ -277,8 +291,9 @@ class TileEmit(ABC):
             reads.append(a)
             number += 1
         place, line, blocks = self._activation(p, rows)
-        fields = {"acc": acc.first, "line": line, "blocks": blocks, "per_group": s.per_group}
-        fields |= {"segments": number, "tokens": self.tokens, "token": self._token(), "first": int(rows[0] == 0)}
+        fields = {"acc": acc.first - base, "line": line, "blocks": blocks, "per_group": s.per_group}
+        token = self._token() if s.slots else 0
+        fields |= {"segments": number, "tokens": self.tokens, "token": token, "first": int(rows[0] == 0)}
         self.schedule.add(Opcode.MATMUL, [*reads, place, self._words()], [acc], self._time(p, number, blocks * count), **fields)
 
     def _time(self, p: Placed, segments: int, columns: int) -> int:

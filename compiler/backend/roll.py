@@ -13,7 +13,7 @@ from axlora.isa.instruction import BadInstruction, Instruction, check
 from axlora.isa.opcodes import Opcode
 
 FREE_REGISTERS = range(1, 8)
-LONGEST = 256
+LONGEST = 1024
 """Instructions of the longest round that is looked for."""
 REGISTER = (1 << 32) - 1
 """A register counts modulo this and one, fields of 16 bits modulo 2^16: a step may go back."""
@@ -23,6 +23,7 @@ INNER_COST = 6
 """Instructions that a loop in a loop costs, about: it must save more."""
 Steps = tuple[int, int, int]
 """Of X, Y and Z, modulo 2^32."""
+Runs = dict[int, npt.NDArray[np.int32]]
 _NO_STEPS: Steps = (0, 0, 0)
 CANDIDATES = 4
 """Lengths of a round that are tried at a place, those that save most first."""
@@ -42,7 +43,9 @@ def roll(
         instructions, and of each the number of the one that it stands for; of one that counts, a neighbour's in its loop.
     """
     runs = _runs(program, kinds)
-    repeats: npt.NDArray[np.bool_] = np.any(runs[1:] >= np.arange(1, len(runs))[:, None], axis=0)
+    repeats = np.zeros(len(program), np.bool_)
+    for length, run in runs.items():
+        repeats |= run >= length
     out: list[Instruction] = []
     of: list[int] = []
     at = 0
@@ -55,46 +58,48 @@ def roll(
     return out, of
 
 
-def _runs(program: Sequence[Instruction], kinds: Sequence[Hashable]) -> npt.NDArray[np.int32]:
-    """[length of a round, place]: for how many instructions from there on the next two rounds repeat with the same steps."""
+def _runs(program: Sequence[Instruction], kinds: Sequence[Hashable]) -> Runs:
+    """Length of a round -> [place]: for how many instructions from there on the next two rounds repeat with the same steps."""
     known: dict[Hashable, int] = {}
     same = ((i.opcode, i.sub, i.misc, i.rx, i.ry, i.rz, i.waits, i.posts, of) for i, of in zip(program, kinds, strict=True))
-    kind = np.array([known.setdefault(key, len(known)) for key in same])
+    kind = np.array([known.setdefault(key, len(known)) for key in same], np.int32)
     fields = np.array([[i.x, i.y, i.z] for i in program], np.int64)
     n = len(program)
-    runs = np.zeros((min(LONGEST, n // 3) + 1, n), np.int32)
-    for d in range(1, len(runs)):
-        alike, step = kind[d:] == kind[:-d], fields[d:] - fields[:-d]
+    runs: Runs = {}
+    for d in range(1, min(LONGEST, n // 3) + 1):
+        alike = kind[d:] == kind[:-d]
+        if np.diff(np.flatnonzero(~alike), prepend=-1, append=alike.size).max() <= 2 * d:
+            continue  # no three rounds
+        step = fields[d:] - fields[:-d]
         again = alike[:-d] & alike[d:] & (step[:-d] == step[d:]).all(axis=1)
         # Distance to the next place where it does not hold.
         ends = np.append(np.flatnonzero(~again), again.size)
-        runs[d, : again.size] = ends[np.searchsorted(ends, np.arange(again.size))] - np.arange(again.size)
+        run = np.zeros(n, np.int32)
+        run[: again.size] = ends[np.searchsorted(ends, np.arange(again.size))] - np.arange(again.size)
+        if (run >= d).any():
+            runs[d] = run
     return runs
 
 
 def _loop(
-    program: Sequence[Instruction], runs: npt.NDArray[np.int32], at: int, registers: Sequence[int]
+    program: Sequence[Instruction], runs: Runs, at: int, registers: Sequence[int]
 ) -> tuple[list[tuple[Instruction, int]], int]:
     """The loop that saves most instructions from a place on, and how many of the program's it stands for.
 
     Of each instruction of the loop: the number of the one that it stands for, or is beside, in the round.
     """
     best: tuple[list[tuple[Instruction, int]], int] = [], 1
-    for length, count in _candidates(runs[:, at]):
+    for length, count in _candidates(runs, at):
         loop = _rolled(program[at : at + length], program[at + length : at + 2 * length], count, registers)
         if loop and length * count - len(loop) > max(0, best[1] - len(best[0])):
             best = loop, length * count
     return best
 
 
-def _candidates(runs: npt.NDArray[np.int32]) -> Iterator[tuple[int, int]]:
+def _candidates(runs: Runs, at: int) -> list[tuple[int, int]]:
     """(instructions of a round, rounds) of the loops at a place that could save most."""
-    lengths = np.arange(len(runs))
-    rounds = np.where(runs >= lengths, runs // np.maximum(lengths, 1) + 2, 0)
-    saved = (rounds - 1) * lengths
-    for d in np.argsort(-saved, kind="stable")[:CANDIDATES]:
-        if saved[d] > 0:
-            yield int(d), int(rounds[d])
+    found = [(length, int(run[at]) // length + 2) for length, run in runs.items() if run[at] >= length]
+    return sorted(found, key=lambda each: -(each[1] - 1) * each[0])[:CANDIDATES]
 
 
 def _rolled(
@@ -102,6 +107,8 @@ def _rolled(
 ) -> list[tuple[Instruction, int]]:
     """`count` rounds as a loop, from the first two, with loops in it or without; nothing if there is no such loop."""
     outer = [_steps(a, b) for a, b in zip(first, second, strict=True)]
+    if len({step for steps in outer for step in steps} - {0}) > len(registers):
+        return []
     nested = _Nest(first, outer, _inner(first, outer), count).emit(registers)
     return nested or _Nest(first, outer, [_Part(0, len(first), 1, [_NO_STEPS] * len(first))], count).emit(registers)
 
@@ -133,7 +140,7 @@ def _inner(round_: Sequence[Instruction], outer: Sequence[Steps]) -> list[_Part]
             parts.append(_Part(straight, end - straight, 1, [_NO_STEPS] * (end - straight)))
 
     while at < len(round_):
-        length, count = next(_candidates(runs[:, at]), (0, 0))
+        length, count = next(iter(_candidates(runs, at)), (0, 0))
         if (count - 1) * length > INNER_COST:
             between(at)
             steps = [_steps(a, b) for a, b in zip(round_[at : at + length], round_[at + length : at + 2 * length], strict=True)]

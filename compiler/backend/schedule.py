@@ -27,8 +27,12 @@ UNITS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
 AREA_BITS = 40
 FETCH = 14
 """About how many cycles fetch needs an instruction, misses included."""
+LATENCY = 42
+"""About how many cycles more a transfer takes, where the order of loads follows from when they end."""
 LOADS = 16
 """Loads that are looked at for the next one."""
+LOADS_EARLY = 64
+"""Likewise, where the order of loads follows from when they end: keys and values of all heads come before weights."""
 CREDITS = 7
 """Waits beyond the oldest that a poster near the limit asks to be over, so that it need not ask again soon."""
 UNKNOWN = 16
@@ -98,6 +102,8 @@ class Schedule:
         """`dry`: nothing is kept; for what only the room of buffers is asked of."""
         self.owner = 0
         """Number of the operator that instructions are added for."""
+        self.early: int | None = None
+        """About how many cycles before it may begin a load is chosen; None: when the one before it begins."""
         self.window = 0
         """Of the registers that fields name."""
         self.cycles = 0
@@ -147,7 +153,7 @@ class Schedule:
     def _final(self) -> list[_Step]:
         """The steps in the program's order, with semaphores, and with windows chosen where that changes."""
         found: list[_Step] = []
-        window, order = 0, _Order(self._steps)
+        window, order = 0, _Order(self._steps, self.early)
         places = order.find()
         self.cycles = order.cycles
         for step in _Semaphores(self._steps, places).steps:
@@ -225,8 +231,8 @@ class _Order:
     the cache do not hold up weights. Fetch hands out an instruction every `FETCH` cycles.
     """
 
-    def __init__(self, steps: Sequence[_Step]) -> None:
-        self._steps = steps
+    def __init__(self, steps: Sequence[_Step], early: int | None) -> None:
+        self._steps, self._early = steps, early
         self._missing = [len(step.after) for step in steps]
         """Of each step: how many that it comes after have no place yet."""
         self._ready = [0] * len(steps)
@@ -253,7 +259,8 @@ class _Order:
             best: tuple[int, int, int] | None = None
             if (load := self._first_load(loads)) is not None:
                 at, n = load
-                best = (max(load_began, self._now), n, at)
+                soon = load_began if self._early is None else self._free[Unit.LOAD] - self._early
+                best = (max(load_began, soon, self._now), n, at)
             for unit, queue in queues.items():
                 if queue and not self._missing[queue[0]]:
                     start = max(self._now, self._free[unit], self._ready[queue[0]])
@@ -279,7 +286,7 @@ class _Order:
         best: tuple[int, int] | None = None
         late: set[str] = set()
         """Buffers whose next load is not ready: those behind it would only make it later."""
-        for n in itertools.islice(loads, LOADS):
+        for n in itertools.islice(loads, LOADS if self._early is None else LOADS_EARLY):
             step = self._steps[n]
             if step.fills & late:
                 continue
@@ -294,7 +301,8 @@ class _Order:
 
     def _put(self, n: int, at: int) -> None:
         """Step n gets the next place; it begins at `at`."""
-        over = self._free[self._steps[n].unit] = at + _duration(self._steps[n])
+        late = LATENCY if self._early is not None and self._steps[n].unit in (Unit.LOAD, Unit.STORE) else 0
+        over = self._free[self._steps[n].unit] = at + _duration(self._steps[n]) + late
         for follower in self._followers[n]:
             self._missing[follower] -= 1
             self._ready[follower] = max(self._ready[follower], over)

@@ -9,7 +9,8 @@ from types import MappingProxyType
 
 from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.operators import Attention, Linear, Pool, Positional, Rotary, Window, operands
-from axlora.compiler.rows.formulas import Formulas
+from axlora.compiler.rows.attention_formulas import AttentionFormulas
+from axlora.compiler.rows.chains import Pipeline, find
 from axlora.compiler.rows.layout import WITHOUT, Layout
 from axlora.compiler.rows.read_region import Region
 from axlora.compiler.rows.row_operations import Rows
@@ -143,7 +144,7 @@ def lower(
     phases = _phases(region, [len(own) for own in blocks])
     read = {name for op in region.operators for name in reads(op)}
     walk = _Walk(
-        Formulas(
+        AttentionFormulas(
             rows,
             region.largest,
             region.steps,
@@ -195,7 +196,7 @@ def _parked(steps: Sequence[tuple[int, Step]], widths: Mapping[str, int]) -> dic
 class _Walk:
     """Blocks through phases: values from before are restored when they are read, those of later phases are spilled."""
 
-    state: Formulas
+    state: AttentionFormulas
     outputs: Mapping[str, int]
     """Value -> number of the output that it is."""
     pooled: frozenset[str]
@@ -213,25 +214,45 @@ class _Walk:
         if begins is not None:
             rows.read_input(state.out(begins, state.seen(begins)))
             own.add(begins)
-        for n, (number, step) in enumerate(phase.steps):
-            rows.operator(number)
-            for name in reads(step):
-                if name not in cells:
-                    cells[name] = rows.restore(name, state.widths[name])
-            over = {name for name in reads(step) if final[name] == n}
-            state.dying = {name for name in over if name not in own or name not in later}
-            getattr(state, type(step).__name__.lower())(step)
-            if made := writes(step):
-                own.add(made)
+        n = 0
+        while n < len(phase.steps):
+            chain = find(phase.steps, n, state)
+            stop = n + 1 if chain is None else chain.stop
+            kept = later | self.outputs.keys() | self.pooled
+            pipeline = None if chain is None else Pipeline(chain, phase.steps, state, kept)
+            over: set[str] = set()
+            still: set[str] = set()
+            """Of what is read for the last time, what has room of its own."""
+            for m, (number, step) in enumerate(phase.steps[n:stop], n):
+                rows.operator(number)
+                for name in reads(step):
+                    if name not in cells:
+                        cells[name] = rows.restore(name, state.widths[name])
+                last = {name for name in reads(step) if final[name] == m}
+                unwritten = self.outputs.keys() if pipeline is not None else ()  # they are written behind the chain
+                state.dying = {name for name in last.difference(unwritten) if name not in own or name not in later}
+                if pipeline is not None:
+                    pipeline.prepare(m)
+                elif (body := getattr(state, type(step).__name__.lower())(step)) is not None:
+                    state.everywhere(body, isinstance(step, Append))
+                over |= last
+                still |= (last & state.dying) | last.intersection(unwritten)
+                if made := writes(step):
+                    own.add(made)
+            if pipeline is not None:
+                pipeline.run()
+            for _, step in phase.steps[n:stop]:
+                made = writes(step)
                 if made in self.outputs and made in cells:
                     rows.write_output(self.outputs[made], cells[made])
                     if made not in final and made not in later:
                         over.add(made)
-                        state.dying.add(made)
+                        still.add(made)
             for name in sorted(over):
-                self._leave(name, name in own and name in later, name in state.dying)
+                self._leave(name, name in own and name in later, name in still)
             for name in sorted(parked.get(n, ())):
                 self._leave(name, True, False)
+            n = stop
         for name in sorted(set(cells) - self.pooled):
             self._leave(name, name in own and name in later, True)
 

@@ -6,8 +6,7 @@ One lowering drives both, so they cannot drift; what each does with an operation
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -109,6 +108,31 @@ class MapsRows(Protocol):
         """VMAP on all rows."""
 
 
+class Chains(Protocol):
+    """Linears whose weights stay on the chip together, so that each group of rows may go through them by itself."""
+
+    def beside(self, names: Sequence[str], heads: Heads | None, split: bool) -> bool:
+        """Whether the weights of some linears stay, beside the keys and values of an attention.
+
+        split: of the first linear the last rows of weights are enough.
+        """
+
+    def leads(self, names: Sequence[str], heads: Heads | None, split: bool, name: str) -> bool:
+        """Whether the first rows of one more linear's weights stay too, which begins the next chain."""
+
+    def begin(self, names: Sequence[str], heads: Heads | None, split: bool, ahead: str) -> None:
+        """Room for the sums of these linears; with `split` all rows of the first one's weights are done but the last."""
+
+    def product(self, name: str) -> None:
+        """The selected group's sums of a linear: of one that goes ahead, of the first rows of its weights."""
+
+    def results(self, name: str, out: Cells) -> None:
+        """They become values."""
+
+    def end(self) -> None:
+        """Give the room back."""
+
+
 class Rows(MapsRows, Protocol):
     """Streams of rows, one a token, on which the lowering works: a block of one at a time, and within it groups."""
 
@@ -136,6 +160,10 @@ class Rows(MapsRows, Protocol):
     @property
     def apart(self) -> bool:
         """Whether every row is of another sequence."""
+
+    @property
+    def chains(self) -> Chains | None:
+        """What does steps group by group; None: each step is done to all groups at once."""
 
     @property
     def parks(self) -> bool:
@@ -246,6 +274,7 @@ class OneGroup:
     """What `Rows` of references have in common: all rows are one group, they have room, and nothing is counted."""
 
     parks = False
+    chains = None
     apart = False
 
     @property
@@ -270,23 +299,3 @@ class OneGroup:
 
     def operator(self, number: int) -> None:
         """Nothing is counted."""
-
-
-def in_turn(rounds: Iterable[Iterator[None]], ahead: bool) -> None:
-    """Carry out rounds of three parts: one after the other, or so that a round's product is found while others go on.
-
-    Ahead, the first part of a round comes before the last part of the round two before it, and then the second part of the
-    round before it.
-    """
-    under_way: deque[Iterator[None]] = deque()
-    for each in rounds:
-        next(each)
-        if len(under_way) == PLACES - 1:
-            next(under_way.popleft(), None)
-        if under_way:
-            next(under_way[-1])
-        under_way.append(each)
-        if not ahead:
-            list(under_way.pop())
-    while under_way:
-        list(under_way.popleft())
