@@ -22,6 +22,8 @@ from axlora.isa.positions import SLOTS, Position, position_registers
 from axlora.isa.target import Target
 
 Int64 = npt.NDArray[np.int64]
+LOADS_OF_SEQUENCES = 64
+"""Loads that are looked at for the next one: keys and values of all heads come before weights that are ready."""
 EVERY = 1 << 20
 """More elements than a row has."""
 
@@ -76,6 +78,8 @@ class RowEmit(TileEmit, MapsRows):
         self.alike = -(-max(context, head + target.beat_bytes) // target.ports)
         super().__init__(target, 2 * self.alike, dry)
         t, self._dry, self._sequence, self.apart = target, dry, sequence, apart
+        if sequence:
+            self.schedule.loads = LOADS_OF_SEQUENCES
         self.parks, self.several = form is Form.PARKED, several
         self._heads = 1
         """That are as rows of the one row that is selected."""

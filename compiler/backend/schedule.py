@@ -31,8 +31,6 @@ LATENCY = 42
 """About how many cycles more a transfer takes, where the order of loads follows from when they end."""
 LOADS = 16
 """Loads that are looked at for the next one."""
-LOADS_EARLY = 64
-"""Likewise, where the order of loads follows from when they end: keys and values of all heads come before weights."""
 CREDITS = 7
 """Waits beyond the oldest that a poster near the limit asks to be over, so that it need not ask again soon."""
 UNKNOWN = 16
@@ -104,6 +102,8 @@ class Schedule:
         """Number of the operator that instructions are added for."""
         self.early: int | None = None
         """About how many cycles before it may begin a load is chosen; None: when the one before it begins."""
+        self.loads = LOADS
+        """Loads that are looked at for the next one."""
         self.window = 0
         """Of the registers that fields name."""
         self.cycles = 0
@@ -153,7 +153,7 @@ class Schedule:
     def _final(self) -> list[_Step]:
         """The steps in the program's order, with semaphores, and with windows chosen where that changes."""
         found: list[_Step] = []
-        window, order = 0, _Order(self._steps, self.early)
+        window, order = 0, _Order(self._steps, self.early, self.loads)
         places = order.find()
         self.cycles = order.cycles
         for step in _Semaphores(self._steps, places).steps:
@@ -231,8 +231,8 @@ class _Order:
     the cache do not hold up weights. Fetch hands out an instruction every `FETCH` cycles.
     """
 
-    def __init__(self, steps: Sequence[_Step], early: int | None) -> None:
-        self._steps, self._early = steps, early
+    def __init__(self, steps: Sequence[_Step], early: int | None, window: int) -> None:
+        self._steps, self._early, self._window = steps, early, window
         self._missing = [len(step.after) for step in steps]
         """Of each step: how many that it comes after have no place yet."""
         self._ready = [0] * len(steps)
@@ -286,7 +286,7 @@ class _Order:
         best: tuple[int, int] | None = None
         late: set[str] = set()
         """Buffers whose next load is not ready: those behind it would only make it later."""
-        for n in itertools.islice(loads, LOADS if self._early is None else LOADS_EARLY):
+        for n in itertools.islice(loads, self._window):
             step = self._steps[n]
             if step.fills & late:
                 continue
