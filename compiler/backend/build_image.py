@@ -225,12 +225,18 @@ class _Job:
 
     def form(self, blocks: Blocks) -> Form | None:
         """The form for rows that are worked on at once; None if they do not fit."""
-        return next((form for form in (Form.CHAINED, Form.PLAIN) if self.fits(blocks, form)), None)
+        return next((form for form in self.forms if self.fits(blocks, form)), None)
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """Those without parked values, the better one first; chains are of one stream."""
+        return (Form.CHAINED, Form.PLAIN) if len(self.region.lengths) == 1 else (Form.PLAIN,)
 
     def most(self) -> tuple[Blocks, Form]:
         """All rows at once or as few blocks as can be, and the form for it: weights are read once a block."""
-        best = self.blocks(Form.CHAINED), Form.CHAINED
-        for form in (Form.PLAIN, Form.PARKED):
+        first, *others = self.forms
+        best = self.blocks(first), first
+        for form in (*others, Form.PARKED):
             if any(len(own) > 1 for own in best[0]):
                 blocks = self.blocks(form)
                 best = (blocks, form) if sum(map(len, blocks)) < sum(map(len, best[0])) else best
