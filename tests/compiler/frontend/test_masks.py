@@ -26,7 +26,7 @@ def test_kind_and_hidden_keys_make_the_mask_again(n: int, seed: int, heads: int,
     ever &= np.tri(n, dtype=bool) if causal else True
     masks = [np.ones((1, n), np.int64), (rng.random((1, n)) < 0.5).astype(np.int64), np.eye(n, dtype=np.int64)[:1]]
     seen = [ever & (m[0] > 0) for m in masks] if padded else [ever] * len(masks)
-    found = kind_of_mask(seen, masks)
+    found = kind_of_mask(seen, masks, True)
     assert found is not None
     kind, hidden = found
     assert (kind in HEEDING) == padded
@@ -40,7 +40,7 @@ def test_what_hides_nothing_else_is_its_kind_alone(n: int) -> None:
     masks = [np.ones((1, n), np.int64), (np.arange(n) < -(-n // 2))[None].astype(np.int64)]
     for kind in Mask:
         seen = [shown(kind, n, m[0] > 0)[None] for m in masks]
-        found = kind_of_mask(seen, masks)
+        found = kind_of_mask(seen, masks, True)
         assert found is not None
         assert found[0] is kind
         assert not found[1].any()
@@ -51,7 +51,7 @@ def test_what_hides_nothing_else_is_its_kind_alone(n: int) -> None:
 def test_a_token_that_sees_nothing_is_refused(n: int, data: st.DataObject) -> None:
     seen = np.tri(n, dtype=bool)
     seen[data.draw(st.integers(0, n - 1))] = False
-    assert kind_of_mask([seen[None]], []) is None
+    assert kind_of_mask([seen[None]], [], True) is None
 
 
 @settings(deadline=None)
@@ -61,7 +61,7 @@ def test_padding_that_hides_rows_is_refused(n: int, data: st.DataObject) -> None
     masks = [np.ones((1, n), np.int64), (np.arange(n) < n - 1)[None].astype(np.int64)]
     seen = [np.ones((1, n, n), bool), np.ones((1, n, n), bool)]
     seen[1][0, data.draw(st.integers(0, n - 1)), n - 1] = False
-    assert kind_of_mask(seen, masks) is None
+    assert kind_of_mask(seen, masks, True) is None
 
 
 def test_two_masks_one_after_the_other() -> None:
