@@ -20,7 +20,8 @@ static void reset(const uint32_t registers[REGISTERS], uint32_t program, Fetch &
   for (int k = 0; k < AX_COUNTERS; k++) counters.value[k] = 0;
 }
 
-// memory: from address 0; registers: R0..R31, R16..R31 of window 1 ..; program: byte address of the first instruction; mem_limit: bytes.
+// memory: from address 0; registers: R0..R31, R16..R31 of window 1 ..; program: byte address of the first instruction;
+// mem_limit: bytes.
 // error: 0, or code and unit << 8 as register ERR_CODE has them; error_address: of the instruction that stopped it.
 void axlora(beat_t *memory, const uint32_t registers[REGISTERS], uint32_t program, uint32_t mem_limit, uint32_t *error,
             uint32_t *error_address, uint64_t counters[AX_COUNTERS]) {

@@ -1,7 +1,7 @@
 // C simulation: runs the starts of a job file in one power-up and writes what they left to a result file.
 //   testbench JOB RESULT [EXPECTED]      status 0; 1 if the result is not the expected file; 2 if a file is wrong
-// A start in JOB, little endian: u32 'AXJ1', program, mem_limit, bytes, dump start, dump bytes; u32 registers[AX_MOST_REGISTERS];
-// memory.
+// A start in JOB, little endian: u32 'AXJ1', program, mem_limit, bytes, dump start, dump bytes;
+// u32 registers[AX_MOST_REGISTERS]; memory.
 // Its result: u32 error, error address; u64 counters[AX_COUNTERS]; the dumped bytes of memory.
 #include <stdio.h>
 #include <string.h>

@@ -100,6 +100,7 @@ def registers_module(target: Target) -> str:
     lines += _block("UNITS: dict[int, str] = {", (f'{u.value}: "{u.name.lower()}"' for u in Unit), "}")
     fields = (f'"{n}": "{v}"' if isinstance(v, str) else f'"{n}": {v}' for n, v in asdict(target).items())
     lines += _block("TARGET: dict[str, object] = {", fields, "}")
+    lines += [f"WINDOWS = {target.windows}"]
     return "\n".join([*lines, ""])
 
 

@@ -22,6 +22,7 @@ import axlora
 from axlora.fpga.zynq import emit
 from axlora.isa.assembly import assemble, encode_program
 from axlora.isa.opcodes import COUNTERS, MACHINE_ID, REGISTERS, ErrorCode, Unit
+from axlora.isa.registers import register_offset
 from axlora.isa.target import Target
 from axlora.sim.errors import MachineError
 from axlora.sim.run import run_image
@@ -37,7 +38,7 @@ class SimulatedDevice:
     def __init__(self, target: Target, looks: int = 3) -> None:
         self.target, self.looks = target, looks
         self.memory = bytearray(1 << 20)
-        self.registers = dict.fromkeys(range(0, 1024, 4), 0)
+        self.registers = dict.fromkeys(range(0, 2048, 4), 0)
         self.left = 0
         self.starts = 0
         self.seen: tuple[int, int] = (0, 0)
@@ -64,7 +65,7 @@ class SimulatedDevice:
     def _start(self) -> None:
         self.starts += 1
         base, limit = (self.registers[OFFSET[n]] for n in ("MEM_BASE", "MEM_LIMIT"))
-        held = {n: self.registers[OFFSET["REGS"] + 4 * n] for n in range(1, 32)}
+        held = {n: self.registers[register_offset(n)] for n in range(1, 16 * (1 + self.target.windows))}
         self.seen, self.left = (base, limit), self.looks
         try:
             run = run_image(self.target, bytes(self.memory[base : base + limit]), self.registers[OFFSET["PROGRAM"]], held)
@@ -186,7 +187,7 @@ def test_a_run_that_does_not_end_is_an_error_in_time_and_a_reset_helps(device: S
     ip.start(_memory(case), 0, case.registers)
 
 
-@pytest.mark.parametrize(("program", "registers"), [(16, {}), (0, {0: 1}), (0, {32: 1})])
+@pytest.mark.parametrize(("program", "registers"), [(16, {}), (0, {0: 1}), (0, {64: 1})])
 def test_what_the_machine_cannot_take_is_refused(device: SimulatedDevice, program: int, registers: dict[int, int]) -> None:
     with pytest.raises(ValueError, match=r"must be a multiple|can be set"):
         _ip().start(np.zeros(4096, np.uint8), program, registers)

@@ -4,13 +4,7 @@
 `default_nettype none
 `include "axlora_isa.vh"
 module axi_tb #(
-    parameter ENGINE_REUSE = 1, parameter LANES = 8, parameter PORTS = 4, parameter MULTIPLIERS = 1, parameter LATENCY = 3,
-    parameter TOKENS = 2, parameter FIFO_DEPTH = 8, parameter ACTIVATION_BITS = 8, parameter ACCUMULATOR_BITS = 32,
-    parameter INDEX_ENTRIES = 256, parameter GROUP_SCALES = 1, parameter VECTOR_LANES = 2, parameter BEAT_BYTES = 8,
-    parameter BURST_BEATS = 16, parameter OUTSTANDING = 2, parameter WBUF_LINES = 4096, parameter ABUF_LINES = 512,
-    parameter UBUF_LINES = 64, parameter ACC_WORDS = 1024, parameter GROUP_WORDS = 128, parameter PBUF_GROUPS = 512,
-    parameter TBUF_TOKENS = 64, parameter SBUF_LINES = 512, parameter OBUF_BEATS = 512, parameter CBUF_WORDS = 512,
-    parameter VBUF_WORDS = 512, parameter TABLE_ENTRIES = 512, parameter ICACHE_LINES = 16
+    `AXL_PARAMETERS
 ) (
     input  wire i_clk /*verilator public_flat_rw*/,
     input  wire i_rst /*verilator public_flat_rw*/,
@@ -63,14 +57,7 @@ module axi_tb #(
     input  wire [1:0] m_axi_bresp /*verilator public_flat_rw*/
 );
     wire unused_busy;
-    axlora_top #(
-        .ENGINE_REUSE(ENGINE_REUSE), .LANES(LANES), .PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS), .LATENCY(LATENCY),
-        .TOKENS(TOKENS), .FIFO_DEPTH(FIFO_DEPTH), .ACTIVATION_BITS(ACTIVATION_BITS), .ACCUMULATOR_BITS(ACCUMULATOR_BITS),
-        .INDEX_ENTRIES(INDEX_ENTRIES), .GROUP_SCALES(GROUP_SCALES), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES),
-        .BURST_BEATS(BURST_BEATS), .OUTSTANDING(OUTSTANDING), .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES),
-        .UBUF_LINES(UBUF_LINES), .ACC_WORDS(ACC_WORDS), .GROUP_WORDS(GROUP_WORDS), .PBUF_GROUPS(PBUF_GROUPS),
-        .TBUF_TOKENS(TBUF_TOKENS), .SBUF_LINES(SBUF_LINES), .OBUF_BEATS(OBUF_BEATS),
-        .CBUF_WORDS(CBUF_WORDS), .VBUF_WORDS(VBUF_WORDS), .TABLE_ENTRIES(TABLE_ENTRIES), .ICACHE_LINES(ICACHE_LINES)) u_top (
+    axlora_top #(`AXL_PASS) u_top (
         .i_clk(i_clk), .i_rst(i_rst), .o_busy(unused_busy), .o_irq(o_irq), .i_s_axi_awvalid(s_axil_awvalid),
         .o_s_axi_awready(s_axil_awready),
         .i_s_axi_awaddr(s_axil_awaddr), .i_s_axi_wvalid(s_axil_wvalid), .o_s_axi_wready(s_axil_wready),

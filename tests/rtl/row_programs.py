@@ -13,6 +13,7 @@ from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction
 from axlora.isa.legality import check_program
 from axlora.isa.opcodes import CBUF_BIT, ROWS, SCALARS, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row, Unit
+from axlora.isa.registers import in_window
 from axlora.isa.target import Target
 
 DATA, OUT, SIZE = 0x8000, 0x30000, 0x50000
@@ -61,6 +62,11 @@ def row_case(seed: int, target: Target) -> Case:
     rng = np.random.default_rng(seed)
     t, c = target, Chain()
     v, beat = t.vector_lanes, t.beat_bytes
+    windows = np.random.default_rng((seed, 1))
+    in_windows = windows.integers(0, 8, t.windows).tolist()
+    registers: dict[int, int] = {}
+    for window, held in enumerate(in_windows):
+        registers |= in_window(window, {24: held << 16})
     word = 4 * v
     memory = rng.integers(0, 256, SIZE, np.uint8)
     span = 64  # words of CBUF and VBUF in use
@@ -134,14 +140,19 @@ def row_case(seed: int, target: Target) -> Case:
         function = Row(pick(4))
         token = function is Row.TOKEN
         add = pick(t.tbuf_tokens - ROWS + 1) if token else pick(65536)
-        held = pick(add + 1)  # of `add` in a register
-        c.add(Opcode.SET, rd=1, value=held << 16)
+        held, register = pick(add + 1), 1  # of `add` in a register
+        window = int(windows.integers(0, t.windows))
+        if windows.random() < 0.5 and in_windows[window] <= add:
+            held, register = in_windows[window], 24
+            c.add(Opcode.WINDOW, number=window)
+        else:
+            c.add(Opcode.SET, rd=1, value=held << 16)
         c.add(
             Opcode.VROW,
             function=function,
             factor=int(rng.choice([1, 0, 65535, pick(65536)])),
             add=add - held,
-            rx=1,
+            rx=register,
             to=pick(256) if token else pick(8),
             shift=int(rng.choice([0, 1, 16, pick(64)])),
             adjust=int(rng.choice([0, 31, -31, pick(256) - 128])),
@@ -180,4 +191,4 @@ def row_case(seed: int, target: Target) -> Case:
     data = encode_program(program)
     assert len(data) <= DATA
     memory[: len(data)] = np.frombuffer(data, np.uint8)
-    return Case(seed, t, memory.tobytes(), {}, program)
+    return Case(seed, t, memory.tobytes(), registers, program)

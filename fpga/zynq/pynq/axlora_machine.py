@@ -88,7 +88,7 @@ class Machine:
         """
         if base % 4096 or program % 64:
             raise ValueError(f"base {base:#x} must be a multiple of 4096 and program {program:#x} of 64")
-        most = 15 + 16 * int(numbers.TARGET["windows"])
+        most = 15 + 16 * int(numbers.WINDOWS)
         if not all(1 <= number <= most for number in registers):
             raise ValueError(f"registers {sorted(registers)}: 1 to {most} can be set")
         self.check_idle()
