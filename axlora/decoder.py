@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from axlora.compiler.backend.memory_layout import FURTHER
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.positions import SLOTS as POSITION_SLOTS
 from axlora.isa.positions import position_registers
@@ -21,9 +22,6 @@ from .machine import Function, Int64, Machine
 from .rows import Rows
 from .run import Run, run_of
 from .validate import FILE_LIMIT, Check
-
-FURTHER = "caches of further sequences"
-"""Region behind the cache of the first."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,16 @@ class Decoder(Rows):
         if bad is not None:
             raise BadInput(f"token id {bad} is not in the vocabulary", where, f"0 to {most - 1}")
 
+    def check_room(self, prompt: int, new: int) -> None:
+        """The context holds a prompt of these many tokens, and the new ones but for the last, which is not fed.
+
+        Raises:
+            BadInput: it does not.
+        """
+        if prompt + new - 1 > self.context:
+            what = f"a prompt of {prompt} tokens and {new} new ones, compiled for a context of {self.context}"
+            raise BadInput(what, "prompt", "a shorter prompt, fewer new tokens, or --max-context at compile time")
+
     def random_inputs(self, m: Machine, rng: np.random.Generator) -> Values:
         """Ids for a start of the largest prefill function and one of decode; two sequences where several decode together."""
         tokens = min(self.context, 1 + max(f.rows for f in m.functions if not f.batch))
@@ -118,9 +126,7 @@ class Decoder(Rows):
         c.within(self.together, 1, c.t.windows, "together")
         c.within(self.cache, 0, FILE_LIMIT, "cache")
         c.need(max(together, default=1) == self.together, "functions of batches", together, f"one of {self.together} sequences")
-        caches = [(at, size) for name, (at, size) in c.m.regions.items() if name == FURTHER]
-        need = self.cache * (self.together - 1)
-        c.need(sum(size for _, size in caches) >= need, f"bytes of region {FURTHER!r}", caches, f"{need}")
+        c.region(FURTHER, self.cache * (self.together - 1))
         c.need(len(self.tables) == 1, "tables", list(self.tables), "one, of token ids")
         c.region("token words", 4 * max(*rows, self.together))
         c.within(self.vocabulary, 1, self.output_words * c.t.vector_lanes, "vocabulary")
@@ -191,17 +197,6 @@ class Context:
     def cycles(self) -> int:
         """Of the starts so far."""
         return self.counters.get("cycles", 0)
-
-    def check_room(self, prompt: int, new: int) -> None:
-        """The context holds a prompt of these many tokens, and the new ones but for the last, which is not fed.
-
-        Raises:
-            BadInput: it does not.
-        """
-        if prompt + new - 1 > self._decoder.context:
-            most = self._decoder.context
-            what = f"a prompt of {prompt} tokens and {new} new ones, compiled for a context of {most}"
-            raise BadInput(what, "prompt", "a shorter prompt, fewer new tokens, or --max-context at compile time")
 
     def feed(self, ids: Sequence[int]) -> Int64:
         """Append tokens; the logits after each of them, integers [tokens, vocabulary] of fraction `output_fraction`.
@@ -274,11 +269,6 @@ class Batch:
         self.running = Running(m, decoder, engine, trace=trace)
         self._places: list[Context | None] = [None] * decoder.together
         self._functions = sorted((f for f in m.functions if f.batch), key=lambda f: f.rows)
-
-    @property
-    def most(self) -> int:
-        """Sequences that there are places for."""
-        return len(self._places)
 
     @property
     def full(self) -> bool:

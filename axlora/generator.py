@@ -90,14 +90,14 @@ def generate(
         raise BadInput("the prompt is empty", "prompt", "at least one token")
     used = engine_of(engine) if start is None else Called(start)
     names = program.adapters_of(adapter, len(prompts))
-    sequences = [program.interface.sequence(program, used, name, len(names) > 1) for name in names]
-    for sequence, ids in zip(sequences, prompts, strict=True):
-        sequence.check_room(len(ids), max_new_tokens)
-    batch = program.interface.new_batch(program, used)
-    if batch.most > 1 and len(prompts) > 1:
-        found = _together(batch, names, prompts, max_new_tokens, eos)
+    if len(prompts) > 1 and any(f.batch for f in program.functions):
+        batch = program.interface.new_batch(program, used)
+        running, found = batch.running, _together(batch, names, prompts, max_new_tokens, eos)
     else:
-        found = _tokens(sequences, prompts, max_new_tokens, eos)
+        sequences = [program.interface.sequence(program, used, name, len(names) > 1) for name in names]
+        running, found = sequences[0].running, _tokens(sequences, prompts, max_new_tokens, eos)
+    for ids in prompts:
+        running.decoder.check_room(len(ids), max_new_tokens)
     return (Token(token, cycles) for _, token, cycles in found) if alone else found
 
 

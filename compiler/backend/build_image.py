@@ -13,7 +13,7 @@ from axlora.compiler.backend.emit_attention import Emit, cache_bytes, cache_name
 from axlora.compiler.backend.emit_rows import Form, whole_context
 from axlora.compiler.backend.emit_tiles import Placed
 from axlora.compiler.backend.link import Tiling, check_accumulators, placed_linear
-from axlora.compiler.backend.memory_layout import ALIGN, Memory
+from axlora.compiler.backend.memory_layout import ALIGN, FURTHER, Memory
 from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import Plan, Shape, adapter_lines, pace_of
 from axlora.compiler.backend.roll import roll
@@ -343,7 +343,7 @@ def _caches(job: _Job, memory: Memory) -> int:
         for kind, head, what in itertools.product("KV", range(op.kv_heads), (" scales", "")):  # heads' scales lie as far apart
             memory.room(cache_name(op.y, kind + what, head), cache_bytes(t, job.context, kind + what, places))
     size = memory.size - first
-    memory.room("caches of further sequences", size * (job.batch - 1))
+    memory.room(FURTHER, size * (job.batch - 1))
     return size
 
 

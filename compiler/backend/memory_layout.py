@@ -16,6 +16,8 @@ from axlora.isa.target import Target
 
 Int64 = npt.NDArray[np.int64]
 ALIGN = 64
+FURTHER = "caches of further sequences"
+"""Region behind the cache of the first, of programs that decode several."""
 
 
 class Ring:

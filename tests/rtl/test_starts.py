@@ -11,6 +11,7 @@ from programs import TARGETS, Case, random_case
 
 from axlora.isa.assembly import assemble, encode_program
 from axlora.isa.opcodes import ErrorCode, Unit
+from axlora.isa.registers import in_window
 from axlora.sim.run import SimResult, run_image
 
 pytestmark = pytest.mark.slow
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 TARGET = TARGETS["test"]
 DONE, ERROR = 2, 4
+STORED = "STORE address=0 rx=31 rows=1 beats=1\nHALT"
 
 
 def _start(target_name: str, steps: list[Step]) -> list[Outcome]:
@@ -61,6 +63,14 @@ def test_another_adapter_is_three_register_writes_and_a_start() -> None:
     _equal(second, _expected(other))
     _equal(third, _expected(case))
     assert first.memory != second.memory
+
+
+def test_a_start_begins_in_window_0_whatever_the_program_before_chose() -> None:
+    """The second program stores zeros where R31 of its window says."""
+    data = [bytes(encode_program(assemble(text))).ljust(4096, b"\xff") for text in ("WINDOW number=2\nHALT", STORED)]
+    registers = in_window(0, {31: 1024}) | in_window(2, {31: 2048})
+    _, second = _start("test", [Step(data[0], tuple(registers.items())), Step(data[1])])
+    _equal(second, run_image(TARGET, data[1], 0, registers))
 
 
 @pytest.mark.parametrize("name", ["test", "reuse-m2"])
