@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from axlora.compiler.backend.emit_tiles import TileEmit
 from axlora.compiler.backend.link import check_accumulators, link, place_regions
 from axlora.compiler.backend.plan import Plan, Shape, fits, make_plan
 from axlora.compiler.backend.roll import roll
+from axlora.compiler.backend.schedule import Schedule
 from axlora.compiler.errors import BadModel
 from axlora.compiler.layer import Adapter, Codes, Linear, Lowered, Records, Tensor
 from axlora.isa import numerics
@@ -281,3 +284,12 @@ def test_what_fits_no_tiling_is_refused() -> None:
     linear = _linear(np.random.default_rng(0), 400, 16)
     with pytest.raises(BadModel, match="does not fit the buffers"):
         link(target, Lowered((linear,), (Tensor("x", 4, 400, (4, 400), 8, 1.0),), (), (), ()))
+
+
+def test_a_setting_from_a_register_of_windows_holds_in_its_window_alone() -> None:
+    schedule = Schedule()
+    emit = SimpleNamespace(settings={}, _window_of={}, schedule=schedule)
+    for window in (0, 0, 1):
+        schedule.window = window
+        TileEmit._set(emit, Opcode.VLEN, valid=1, rx=22)  # type: ignore[arg-type]
+    assert [i.opcode for i in schedule.program({})] == [Opcode.VLEN, Opcode.WINDOW, Opcode.VLEN, Opcode.HALT]
