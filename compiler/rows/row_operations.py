@@ -80,6 +80,11 @@ class MapRow:
     keys: Heads | None
     """Elements are keys, and a row may not see all."""
 
+    @classmethod
+    def same(cls, a: Cells) -> MapRow:
+        """Goes through the elements of a, and does nothing."""
+        return cls(Map.MAC, a, None, None, Reduce.NONE, 1, 0, 0, None, None, None, None)
+
 
 class MapsRows(Protocol):
     """The one method that all rows share: fields to a `MapRow`."""
