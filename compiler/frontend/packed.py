@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.errors import BadAdapter
+from axlora.compiler.frontend.adapter_content import PeftLora
 from axlora.compiler.frontend.held import Candidate
-from axlora.compiler.frontend.peft import PeftLora
 
 Float64 = npt.NDArray[np.float64]
 
@@ -114,6 +114,7 @@ def joined(linear: Candidate, layout: Layout, parts: Sequence[PackedPart], limit
         over(np.zeros(n), [None if x.lora.bias is None else x.lora.scale * x.lora.bias for x in parts]),
         over(np.zeros(n), [x.lora.magnitude for x in parts]),
         over(linear.bias, [x.lora.base_bias for x in parts]),
+        over(np.ones(n), [x.lora.gain for x in parts]),
     )
 
 
@@ -143,6 +144,7 @@ def split(lora: PeftLora, layout: Layout, sizes: Mapping[str, int], where: str) 
             bias=cut(lora.bias, own),
             magnitude=cut(lora.magnitude, own),
             base_bias=cut(lora.base_bias, own),
+            gain=cut(lora.gain, own),
         )
         for part, own in columns.items()
     }

@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from axlora.compiler.errors import BadAdapter
+from axlora.compiler.frontend.adapter_content import PeftChange, PeftLora, PeftModule
 from axlora.compiler.frontend.attach import ModulePath, ambiguous, candidates, check_map, mapped, module_path, nearest, paths_of
 from axlora.compiler.frontend.base_weights import BaseWeights
 from axlora.compiler.frontend.embeddings import Table
 from axlora.compiler.frontend.held import Candidate, Held
 from axlora.compiler.frontend.mixtures import read_mixture
 from axlora.compiler.frontend.packed import INTERLEAVED, LAYOUTS, Layout, PackedPart, joined, split
-from axlora.compiler.frontend.peft import PeftLora, PeftModule
 from axlora.compiler.layer import By, ModuleMatch
 
+Float64 = npt.NDArray[np.float64]
 HEADS = ("lm_head", "embed_out", "output_layer", "lm_head_proj")
 """Last components of linears whose outputs are the vocabulary."""
 EMBEDDINGS = (
@@ -73,6 +77,29 @@ def _beside(path: ModulePath, name: str) -> ModulePath:
 def listed(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Some columns of linears, as the base of a change."""
+
+    parts: tuple[tuple[Candidate, slice], ...]
+    """Side by side, with the columns of each."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(in, out)."""
+        return self.parts[0][0].shape[0], sum(own.stop - own.start for _, own in self.parts)
+
+    @property
+    def weight(self) -> Float64:
+        """[in, out]."""
+        return np.concatenate([linear.held().values[:, own] for linear, own in self.parts], axis=1)
+
+    @property
+    def bias(self) -> Float64:
+        """[out]."""
+        return np.concatenate([linear.bias[own] for linear, own in self.parts])
 
 
 @dataclass(frozen=True)
@@ -187,6 +214,26 @@ class _Resolver:
                 self.check_columns(home, lora)
                 self.take(lora.module, linear, home.by, home.part)
         return found
+
+    def change(self, change: PeftChange, merge: bool, limit: int | None) -> PeftLora | None:
+        """The change as a branch; None: the model has no linear of the module, and `left` says why."""
+        module = change.module
+        if (home := self.home(module)) is not None:
+            linear = home.linear
+            sizes = {} if change.outputs is None else {home.part: change.outputs}
+            columns = home.layout.columns(sizes, linear.shape[1]) if sizes else None
+            if columns is None:
+                what = f"module {module!r} is a part of {linear.name!r}, and {change.tuner} does not tell which columns"
+                raise BadAdapter(what, self.where, "export the model with separate projections, or merge it into the base")
+            base = _Columns(((linear, columns[home.part]),))
+        elif (apart := self.apart(module)) is not None:
+            base = _Columns(tuple((linear, slice(0, linear.shape[1])) for linear, _ in apart.values()))
+        else:
+            found = self.find(module)
+            if found is None:
+                return None
+            base = _Columns(((found[0], slice(0, found[0].shape[1])),))
+        return change.on(base, merge, limit, self.where)
 
     def one_or_parts(self, lora: PeftLora) -> list[tuple[PeftLora, str]]:
         """The branch with its linear, or with those of its parts; none of a part of a packed linear, or where there is none."""
@@ -370,13 +417,15 @@ def resolve(
     tables: Sequence[Table] = (),
     matching: Matching | None = None,
     max_lora_rank: int | None = None,
+    merge: bool = False,
 ) -> Resolved:
-    """Read a PEFT directory and find the linear of each of its modules.
+    """Read an adapter and find the linear of each of its modules.
 
     Args:
         name: of the adapter, for messages.
         tables: embeddings of the model, which adapters may hold copies of.
         max_lora_rank: refuse wider branches.
+        merge: its branches are multiplied out again, so a dense change keeps the rank that is found at once.
 
     Raises:
         BadAdapter: as `read_mixture`; a module that several linears may be, that two modules mean, or of another shape; unless
@@ -386,8 +435,9 @@ def resolve(
     where = f"adapter {name!r} ({path})"
     content = read_mixture(path, max_lora_rank)
     r = _Resolver(linears, tables, matching, where)
-    loras = tuple(r.loras(content.loras, max_lora_rank))
-    branched = {lora.module for lora in content.loras}
+    changed = [r.change(change, merge, max_lora_rank) for change in content.changes]
+    loras = tuple(r.loras([*content.loras, *(x for x in changed if x is not None)], max_lora_rank))
+    branched = {lora.module for lora in content.loras} | {change.module for change in content.changes}
     saved = [module for module in content.modules if module.module not in content.embeddings]
     found = (r.whole(module, module.module in branched) for module in saved)
     modules = tuple(one for one in found if one is not None)
@@ -399,7 +449,7 @@ def resolve(
         raise _refused(r.left, some, where)
     if not some:
         raise BadAdapter("nothing in it differs from the base", where, "train or save the adapter again")
-    notices = []
+    notices = [f"adapter {name!r}: {notice}" for notice in content.notices]
     if r.equal:
         what = "equals the base's and is" if len(r.equal) == 1 else "equal the base's and are"
         notices.append(f"adapter {name!r}: {listed(r.equal)} {what} left out")

@@ -13,8 +13,9 @@ from tiny_onnx import write_onnx, write_peft
 
 import axlora
 from axlora.adapters import add_adapter
+from axlora.compiler.frontend.adapter_content import PeftContent
 from axlora.compiler.frontend.mixtures import parts_of, read_mixture
-from axlora.compiler.frontend.peft import PeftContent, read_content
+from axlora.compiler.frontend.peft import read_content
 
 
 @pytest.fixture(scope="module")
