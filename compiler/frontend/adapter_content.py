@@ -152,6 +152,10 @@ class PeftContent:
     """Modules that have a branch of an embedding (lora_embedding_A), which no linear takes."""
     changes: tuple[PeftChange, ...] = ()
     """Of modules that have no branch."""
+    tokens: tuple[str, ...] = ()
+    """Embeddings of which some rows were trained, which no linear takes."""
+    base: str | None = None
+    """Name or path of the model that the configuration says it was trained on."""
     notices: tuple[str, ...] = ()
     """What was chosen in reading, a line each."""
 

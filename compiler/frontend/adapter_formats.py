@@ -35,7 +35,6 @@ REFUSED = {
     "SUPERTUNING": Refused("super tuning", _MERGE, ""),
     "SHADOW": Refused("Shadow", _ROUTED, r"shadow_\w+"),
     "LN_TUNING": Refused("LayerNorm tuning", _MERGE, r"ln_tuning_layers"),
-    "TRAINABLE_TOKENS": Refused("trainable tokens", _MERGE, r"trainable_tokens_\w+|token_adapter"),
     "XLORA": Refused("X-LoRA", _ROUTED, r"internal_xlora_\w+|xlora_\w+"),
     "LILY": Refused("Lily", _ROUTED, r"lily_\w+"),
     "POLY": Refused("Poly", _ROUTED, r"poly_\w+"),

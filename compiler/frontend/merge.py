@@ -29,7 +29,8 @@ def merged(
     found = merge_graph(found)
     notices: tuple[str, ...] = ()
     for name, path in adapters.items():
-        found, notices = merge_peft(found, name, path, matching, tables)
+        found, more = merge_peft(found, name, path, matching, tables)
+        notices += more
     return found, notices
 
 

@@ -48,9 +48,14 @@ def read_mixture(path: str | Path, max_lora_rank: int | None = None) -> PeftCont
     for module in changes.keys() & branches.keys():
         changes[module] += branches.pop(module)
     loras = tuple(_stacked(module, own, str(path), max_lora_rank) for module, own in sorted(branches.items()))
-    embeddings = tuple(sorted({name for content, _, _ in contents for name in content.embeddings}))
+    embeddings, tokens = (
+        tuple(sorted({name for names in each for name in names}))
+        for each in zip(*((content.embeddings, content.tokens) for content, _, _ in contents), strict=True)
+    )
+    bases = {content.base for content, _, _ in contents}
     notices = tuple(notice for content, _, _ in contents for notice in content.notices)
-    return PeftContent(loras, (), embeddings, tuple(_summed(own) for _, own in sorted(changes.items())), notices)
+    dense = tuple(_summed(own) for _, own in sorted(changes.items()))
+    return PeftContent(loras, (), embeddings, dense, tokens, bases.pop() if len(bases) == 1 else None, notices)
 
 
 def _summed(parts: Sequence[tuple[PeftLora | PeftChange, float]]) -> PeftChange:

@@ -55,7 +55,9 @@ def _check_lora(config: Config) -> None:
     for field, meaning in _REFUSED.items():
         if fields.get(field):
             what = f"{field} is set ({meaning}), which is not supported"
-            raise BadAdapter(what, config.where, "merge it into the base before exporting")
+            routed = field in ("alora_invocation_tokens", "arrow_config")
+            hint = "a branch is on for every token here" if routed else "merge it into the base before exporting"
+            raise BadAdapter(what, config.where, hint)
     if fields.get("bias", "none") not in ("none", "all", "lora_only"):
         raise BadAdapter(f"bias is {fields['bias']!r}", config.where, "must be none, all or lora_only")
     start = fields.get("init_lora_weights")
@@ -130,6 +132,8 @@ def read_content(path: str | Path, max_lora_rank: int | None = None) -> PeftCont
         changes, tensors = read_tuner(tuner, tensors, config)
     elif kind == "LORA":
         _check_lora(config)
+    elif kind == "TRAINABLE_TOKENS":
+        pass  # nothing but rows of embeddings, which are named where linears are looked for
     else:
         raise refuse_type(config.fields, str(stored.config))
     keys = sorted_keys(tensors, where)
@@ -159,9 +163,10 @@ def _content(
     parts: Parts = {}
     whole: Parts = {}
     for key, found in keys.items():
-        into = whole if found.part is Part.WHOLE else parts
+        into = whole if found.part is Part.WHOLE else {} if found.part is Part.TOKENS else parts
         into.setdefault(found.module, {})[found.name] = tensors[key]
     embeddings = tuple(sorted({found.module for found in keys.values() if found.part is Part.EMBEDDING}))
+    tokens = tuple(sorted({found.module for found in keys.values() if found.part is Part.TOKENS}))
     branches = {module: part for module, part in sorted(parts.items()) if module not in embeddings}
     loras = [x for x in changes if isinstance(x, PeftLora)]
     for lora in loras:
@@ -174,10 +179,12 @@ def _content(
         loras.append(replace(lora, base_bias=bias))
     own = {m: v for m, v in sorted(whole.items()) if "weight" in v or m not in branches}
     modules = tuple(_module(module, values, config) for module, values in own.items())
-    if not loras and not changes and not embeddings and not any(m.listed for m in modules):
+    if not loras and not changes and not embeddings and not tokens and not any(m.listed for m in modules):
         what = f"it holds {len(modules)} whole weights and no branch (lora_A, lora_B)" if modules else "it holds no tensors"
         raise BadAdapter(what, where, "save the adapter, not the model" if modules else "save the adapter again")
-    return PeftContent(tuple(loras), modules, embeddings, tuple(x for x in changes if isinstance(x, PeftChange)))
+    dense = tuple(x for x in changes if isinstance(x, PeftChange))
+    base = config.fields.get("base_model_name_or_path")
+    return PeftContent(tuple(loras), modules, embeddings, dense, tokens, base if isinstance(base, str) else None)
 
 
 def _module(module: str, values: dict[str, Float64], config: Config) -> PeftModule:

@@ -293,6 +293,7 @@ class _Resolver:
             self.left.append(self.resized(lora.module, n, linear.shape[1]))
             return None
         self.check_shape(lora, linear)
+        self.check_base(lora.module, linear)
         self.take(lora.module, linear, by)
         return linear.name
 
@@ -302,6 +303,16 @@ class _Resolver:
         if (k, n) != linear.shape:
             what = f"module {lora.module!r} is {k} to {n}, linear {linear.name!r} is {linear.shape[0]} to {linear.shape[1]}"
             raise BadAdapter(what, self.where, "this adapter belongs to another base")
+
+    def check_base(self, module: str, linear: Candidate) -> None:
+        """Raise `BadAdapter` where the base of `--base` has another weight of the module than the model."""
+        weight = None if self.base is None else self.base.of(module)
+        if self.base is None or weight is None:
+            return
+        held = linear.held()
+        if not any(held.equals(w) for w in (weight.T, weight)):
+            what = f"the weight of module {module!r} in the base {self.base.folder} is not that of linear {linear.name!r}"
+            raise BadAdapter(what, self.where, "the model was exported of another base, or of a changed one: export that base")
 
     def whole(self, module: PeftModule, branched: bool) -> tuple[PeftModule, str] | None:
         """The linear of a module that was saved whole, and what of it differs from the base.
@@ -444,6 +455,9 @@ def resolve(
     for module in content.embeddings:
         why = f"module {module!r} has a branch of an embedding (lora_embedding_A); only linears can be adapted"
         r.left.append(_Left(module, why, hint="merge it into the base, or train linears alone"))
+    for module in content.tokens:
+        why = f"rows of the embedding {module!r} were trained (trainable_token_indices); only linears can be adapted"
+        r.left.append(_Left(module, why, hint="put those rows into the base before exporting, or train linears alone"))
     some = bool(loras or modules)
     if r.left and not (matching.partial and some):
         raise _refused(r.left, some, where)
