@@ -154,8 +154,6 @@ class PeftContent:
     """Of modules that have no branch."""
     tokens: tuple[str, ...] = ()
     """Embeddings of which some rows were trained, which no linear takes."""
-    base: str | None = None
-    """Name or path of the model that the configuration says it was trained on."""
     notices: tuple[str, ...] = ()
     """What was chosen in reading, a line each."""
 

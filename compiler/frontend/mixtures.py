@@ -52,10 +52,9 @@ def read_mixture(path: str | Path, max_lora_rank: int | None = None) -> PeftCont
         tuple(sorted({name for names in each for name in names}))
         for each in zip(*((content.embeddings, content.tokens) for content, _, _ in contents), strict=True)
     )
-    bases = {content.base for content, _, _ in contents}
     notices = tuple(notice for content, _, _ in contents for notice in content.notices)
     dense = tuple(_summed(own) for _, own in sorted(changes.items()))
-    return PeftContent(loras, (), embeddings, dense, tokens, bases.pop() if len(bases) == 1 else None, notices)
+    return PeftContent(loras, (), embeddings, dense, tokens, notices)
 
 
 def _summed(parts: Sequence[tuple[PeftLora | PeftChange, float]]) -> PeftChange:

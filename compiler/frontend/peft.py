@@ -88,6 +88,15 @@ def adapter_files(path: str | Path) -> tuple[Path, ...]:
     return () if stored is None else stored.files
 
 
+def adapter_base(path: Path) -> str | None:
+    """The model that an adapter's configuration says it was trained on, of an adapter that `read_content` took."""
+    stored = locate(path)
+    if stored is None or stored.config is None:
+        return None
+    base = read_config(stored.config).get("base_model_name_or_path")
+    return base if isinstance(base, str) and base else None
+
+
 def _of_onnxruntime(file: Path, limit: int | None) -> PeftContent:
     """An adapter of ONNX Runtime, whose scale is in lora_B; raises `BadAdapter` for anything but branches of linears."""
     where = str(file)
@@ -183,8 +192,7 @@ def _content(
         what = f"it holds {len(modules)} whole weights and no branch (lora_A, lora_B)" if modules else "it holds no tensors"
         raise BadAdapter(what, where, "save the adapter, not the model" if modules else "save the adapter again")
     dense = tuple(x for x in changes if isinstance(x, PeftChange))
-    base = config.fields.get("base_model_name_or_path")
-    return PeftContent(tuple(loras), modules, embeddings, dense, tokens, base if isinstance(base, str) else None)
+    return PeftContent(tuple(loras), modules, embeddings, dense, tokens)
 
 
 def _module(module: str, values: dict[str, Float64], config: Config) -> PeftModule:

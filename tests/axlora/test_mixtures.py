@@ -80,6 +80,7 @@ def test_a_mixture_compiles_and_is_added_later(folders: dict[int, Path]) -> None
     assert sorted(program.sources) == [
         *(f"adapters/mix/{n}/adapter_{what}" for n in (0, 1) for what in ("config.json", "model.safetensors")),
         "model",
+        "weights",
     ]
     empty = axlora.compile(model, "test", generate=True, max_context=8, max_lora_rank=7)
     later = add_adapter(empty, "mix", mixed)
