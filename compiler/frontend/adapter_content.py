@@ -100,6 +100,8 @@ class PeftChange:
     """The change of a base; raises `ValueError` where its tensors do not fit."""
     outputs: int | None = None
     """Outputs of the module, where the tensors tell."""
+    spatial: bool = False
+    """It has the order of a convolution's patches, where it is one's; any other change has that of a torch weight."""
 
     def on(self, base: Base, merge: bool, limit: int | None, where: str) -> PeftLora:
         """The change as a branch.

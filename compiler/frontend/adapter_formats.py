@@ -48,6 +48,8 @@ REFUSED = {
 }
 """PEFT's `peft_type` -> what it is."""
 FORMATS = (
+    ("a mixture of LoRA experts (lora_route, moe_gate)", _ROUTED,
+     r"lora_(route|router|gate)\b|(^|\.)moe_gate(\.|$)|\.lora_[AB]\d+\."),
     ("LyCORIS' OFT or IA3 (oft_blocks, oft_diag, ia3)", _MERGE, r"(^|\.)(oft_(blocks|diag)|on_input)$"),
     ("a LoRA of NeMo or Megatron (linear_in, linear_out)", "convert it to PEFT's format", r"\.(linear_in|linear_out)(\.|$)"),
     ("LLaMA-Adapter or bottleneck adapters (adapter_down, adapter_up)", _MERGE, r"\.adapter_(down|up|gate)(\.|$)|\.adapters\."),

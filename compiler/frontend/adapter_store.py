@@ -191,6 +191,19 @@ def _safetensors(data: bytes, where: str) -> dict[str, Tensor]:
     return values
 
 
+def read_metadata(files: Sequence[Path]) -> dict[str, Any]:
+    """The configuration that diffusers writes into a safetensors file: fields as `unet.lora_alpha`; empty where it has none."""
+    if len(files) != 1 or files[0].suffix.lower() != ".safetensors":
+        return {}
+    data = read_bytes(files[0])
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        found = json.loads(header.get("__metadata__", {}).get("lora_adapter_metadata", "{}"))
+    except (ValueError, RecursionError, AttributeError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration.
 

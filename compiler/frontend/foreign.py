@@ -1,14 +1,17 @@
 """Adapters that other tools than PEFT write: kohya, LyCORIS, diffusers, MLX and torchtune, by the names of their tensors.
 
-Their scale is alpha / r of a tensor `alpha` at each module, else of the configuration, else 1.
+Their scale is alpha / r: of a tensor `alpha` at each module, else of the configuration (which diffusers writes into the file),
+else 1.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,8 +71,11 @@ def is_foreign(names: Iterable[str], config: Config, files: Sequence[Path]) -> b
     return bare and any(diffusers or _COMPONENT.match(key) or ("lora_A" not in key and "lora_B" not in key) for key in known)
 
 
-def read_foreign(tensors: Mapping[str, Tensor], config: Config, limit: int | None) -> PeftContent:
+def read_foreign(tensors: Mapping[str, Tensor], config: Config, metadata: Mapping[str, Any], limit: int | None) -> PeftContent:
     """All that such a file holds.
+
+    Args:
+        metadata: fields of diffusers' configuration by component (`unet.lora_alpha`); empty where the file has none.
 
     Raises:
         BadAdapter: a tensor of no such format, matrices that do not pair, an unknown scale, a rank over `limit`.
@@ -85,6 +91,8 @@ def read_foreign(tensors: Mapping[str, Tensor], config: Config, limit: int | Non
         if name.part in own:
             raise BadAdapter(f"tensors of module {name.module!r} stand there twice ({key!r})", config.where, "save it again")
         own[name.part] = value.T if name.turned else value
+        if name.part == "lora_A" and (alpha := _alpha_of(key, len(own["lora_A"]), metadata, config.where)) is not None:
+            own.setdefault("alpha", np.array(alpha))
     refuse_keys(unknown, config.where)
     if unknown:
         what = f"tensor {unknown[0][:120]!r} is none that kohya, LyCORIS, diffusers, MLX or torchtune write"
@@ -94,6 +102,17 @@ def read_foreign(tensors: Mapping[str, Tensor], config: Config, limit: int | Non
     found = [_change(Own(m, _tuner(t), t, {}, config), own_scale or not lettered, limit) for m, t in sorted(modules.items())]
     loras = tuple(x for x in found if isinstance(x, PeftLora))
     return PeftContent(loras, (), (), tuple(x for x in found if isinstance(x, PeftChange)))
+
+
+def _alpha_of(key: str, rank: int, metadata: Mapping[str, Any], where: str) -> float | None:
+    """What alpha of a tensor would have the scale that diffusers' configuration says; None: it says none."""
+    component, _, path = key.partition(".")
+    fields = {k.removeprefix(f"{component}."): v for k, v in metadata.items() if k.startswith(f"{component}.")}
+    if "lora_alpha" not in fields:
+        return None
+    config = Config(fields, where)
+    alpha = config.patterned(re.sub(r"\.lora_A\b.*", "", path), "alpha_pattern", config.number("lora_alpha"))
+    return alpha * math.sqrt(rank) if fields.get("use_rslora") else alpha
 
 
 def _tuner(names: Iterable[str]) -> str:
@@ -172,4 +191,6 @@ def _difference(own: Own) -> PeftChange:
     def of(base: Base) -> Dense:
         return Dense(np.zeros(base.shape) if delta is None else delta, None if added is None else base.bias + added)
 
-    return PeftChange(own.module, own.tuner, of, None if delta is None else delta.shape[1])
+    return PeftChange(
+        own.module, own.tuner, of, None if delta is None else delta.shape[1], own.has("diff") and own.get("diff").ndim > 2
+    )

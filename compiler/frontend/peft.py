@@ -22,7 +22,7 @@ from axlora.compiler.frontend.adapter_content import (
     pair,
 )
 from axlora.compiler.frontend.adapter_formats import refuse_keys, refuse_path, refuse_type
-from axlora.compiler.frontend.adapter_store import Stored, is_inside, locate, read_config, read_tensors
+from axlora.compiler.frontend.adapter_store import Stored, is_inside, locate, read_config, read_metadata, read_tensors
 from axlora.compiler.frontend.foreign import is_foreign, read_foreign
 from axlora.compiler.frontend.onnx_adapter import adapter_file, read_parameters
 from axlora.compiler.frontend.peft_keys import Key, Part, sorted_keys
@@ -130,7 +130,7 @@ def read_content(path: str | Path, max_lora_rank: int | None = None) -> PeftCont
         raise refuse_path(folder)
     config, tensors = _opened(stored, where)
     if is_foreign(tensors, config, stored.weights):
-        return read_foreign(tensors, config, max_lora_rank).with_notices(*stored.notices)
+        return read_foreign(tensors, config, read_metadata(stored.weights), max_lora_rank).with_notices(*stored.notices)
     if stored.config is None:
         refuse_keys(tensors, where)
         raise BadAdapter("it is weights without a configuration", where, "give the directory that PEFT's save_pretrained wrote")

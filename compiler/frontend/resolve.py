@@ -232,7 +232,11 @@ class _Resolver:
             found = self.find(module)
             if found is None:
                 return None
-            base = _Columns(((found[0], slice(0, found[0].shape[1])),))
+            linear = found[0]
+            if linear.patches and not change.spatial:
+                what = f"module {module!r} is a convolution with a kernel of several places, which {change.tuner} changes"
+                raise BadAdapter(what, self.where, "merge it into the base before exporting")
+            base = _Columns(((linear, slice(0, linear.shape[1])),))
         return change.on(base, merge, limit, self.where)
 
     def one_or_parts(self, lora: PeftLora) -> list[tuple[PeftLora, str]]:

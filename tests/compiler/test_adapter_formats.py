@@ -38,6 +38,9 @@ KEYS = {
     "prefix_encoder.embedding.weight": "prefix tuning",
     "base_model.model.layers.0.attn.adaption_prompt": "LLaMA-Adapter",
     "model.decoder.layers.0.adapter.linear_in.weight": "NeMo",
+    "base_model.model.layers.0.q.lora_route.weight": "mixture of LoRA experts",
+    "base_model.model.layers.0.q.lora_A3.weight": "mixture of LoRA experts",
+    "mixlora.layers.0.mlp.moe_gate.weight": "mixture of LoRA experts",
 }
 
 

@@ -19,7 +19,7 @@ def _alpha(own: Own, rank: int) -> float:
 
 def _dense(own: Own, delta: Tensor) -> PeftChange:
     change = matrix(delta)
-    return PeftChange(own.module, own.tuner, lambda base: Dense(change), change.shape[1])
+    return PeftChange(own.module, own.tuner, lambda base: Dense(change), change.shape[1], delta.ndim > 2)
 
 
 def _rebuilt(core: Tensor, out: Tensor, inner: Tensor) -> Float64:

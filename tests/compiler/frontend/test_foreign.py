@@ -134,6 +134,23 @@ def test_a_convolution(tmp_path: Path) -> None:
     assert np.array_equal(lora.a, down.transpose(2, 3, 1, 0).reshape(12, R))
 
 
+@pytest.mark.parametrize(
+    ("fields", "scale"),
+    [
+        ({"r": R, "lora_alpha": 12}, 4.0),
+        ({"lora_alpha": 6, "use_rslora": True}, 6 / R**0.5),
+        ({"lora_alpha": 1, "alpha_pattern": {"attn1.to_k": 9}}, 3.0),
+    ],
+)
+def test_the_configuration_that_diffusers_writes_into_the_file(tmp_path: Path, fields: dict[str, Any], scale: float) -> None:
+    tensors = {f"unet.{ATTENTION}.to_k.lora_A.weight": DOWN, f"unet.{ATTENTION}.to_k.lora_B.weight": UP}
+    metadata = {f"unet.{name}": value for name, value in fields.items()} | {"text_encoder.lora_alpha": 77}
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    save_file(tensors, path, {"format": "pt", "lora_adapter_metadata": json.dumps(metadata)})
+    ((lora, _),) = resolve("law", tmp_path, linears(f"{ATTENTION}.to_k")).loras
+    assert lora.scale == pytest.approx(scale)
+
+
 Refused = tuple[dict[str, np.ndarray], dict[str, Any], str]
 REFUSED: dict[str, Refused] = {
     "half of a pair": ({"lora_unet_q.lora_down.weight": DOWN}, {}, "has lora_A but no lora_B"),

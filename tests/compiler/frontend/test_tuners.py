@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,25 @@ def test_parts_of_a_packed_linear(tmp_path: Path) -> None:
     wanted[:, 24:] = weight[:, 24:] * factor.T
     assert name == packed
     assert np.allclose(lora.scale * lora.a @ lora.b, wanted, atol=1e-6)
+
+
+def test_a_kernel_of_several_places(tmp_path: Path) -> None:
+    """A flat change has the order of PyTorch's kernel, which is not that of patches: refused where they differ."""
+    patches = [replace(linear, patches=True) for linear in linears()]
+    with pytest.raises(BadAdapter, match=r"down_proj' is a convolution with a kernel of several places, which LoHa changes"):
+        resolve("a", saved(tmp_path, "loha"), patches)
+    assert len(resolve("a", saved(tmp_path, "lora"), patches).loras) == 3
+    folder = tmp_path / "core"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(CONFIGS["loha"]))
+    random = np.random.default_rng(3)
+    shapes = {"t1": (2, 2, 2, 2), "t2": (2, 2, 2, 2), "w1_a": (2, 16), "w2_a": (2, 16), "w1_b": (2, 6), "w2_b": (2, 6)}
+    own = {name: random.normal(0, 1, shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file({f"base_model.model.{MODULES[2]}.hada_{n}": v for n, v in own.items()}, folder / "adapter_model.safetensors")
+    ((lora, _),) = resolve("a", folder, patches).loras
+    kernels = [np.einsum("ijkl,ip,jr->prkl", own[f"t{n}"], own[f"w{n}_a"], own[f"w{n}_b"]) for n in (1, 2)]
+    wanted = (kernels[0] * kernels[1] * 1.5).transpose(2, 3, 1, 0).reshape(24, 16)  # alpha 3, r 2
+    assert np.allclose(lora.scale * lora.a @ lora.b, wanted, atol=1e-5)
 
 
 def test_a_weighted_sum_of_different_tuners(tmp_path: Path) -> None:
