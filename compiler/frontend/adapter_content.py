@@ -13,8 +13,12 @@ import numpy.typing as npt
 from axlora.compiler.errors import BadAdapter
 
 Float64 = npt.NDArray[np.float64]
+MISFITS = (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError, MemoryError)
+"""What formulas raise for tensors of other shapes or values than theirs."""
 _NOTHING = 1e-6
 """Singular values below this part of the largest are rounding of float32: what they add is below any code's step."""
+_LARGE = 1024
+"""Smaller side of matrices whose singular values take too long: of more than a quarter of the full rank, they count as full."""
 
 
 @dataclass(frozen=True)
@@ -115,32 +119,62 @@ class PeftChange:
         """
         try:
             found = self.of(base)
-        except (ValueError, IndexError) as error:
+            _check(found, base.shape)
+        except MISFITS as error:
             k, n = base.shape
-            what = f"module {self.module!r}: tensors of {self.tuner} do not fit a linear of {k} to {n} ({error})"
+            reason = (str(error).splitlines() or [""])[0][:100]
+            what = f"module {self.module!r}: tensors of {self.tuner} do not fit a linear of {k} to {n} ({reason})"
             raise BadAdapter(what, where, "this adapter belongs to another base") from None
         if isinstance(found, Dense):
             found = factored(self.module, found, merge)
-        if not np.isfinite(found.a).all() or not np.isfinite(found.b).all():
-            raise BadAdapter(f"module {self.module!r}: {self.tuner} gives NaN or infinity", where, "train the adapter again")
         if not merge and limit is not None and found.rank > limit:
             what = f"module {self.module!r}: its change by {self.tuner} has rank {found.rank}, over the limit {limit}"
             raise BadAdapter(what, where, f"raise max_lora_rank to {found.rank}, or give --merge")
         return found
 
 
+def _check(found: PeftLora | Dense, shape: tuple[int, int]) -> None:
+    """Raise `ValueError` for a change of another shape, or with NaN or infinity."""
+    if isinstance(found, Dense):
+        matrices, own = [found.delta], found.delta.shape
+        vectors = [found.bias]
+    else:
+        matrices, own = [found.a, found.b], (*found.a.shape[:-1], *found.b.shape[1:])
+        vectors = [found.base_bias, found.gain]
+    if own != shape or any(v is not None and v.shape != shape[1:] for v in vectors):
+        raise ValueError(f"they are of {' to '.join(map(str, own))}")
+    if not all(np.isfinite(v).all() for v in (*matrices, *vectors) if v is not None):
+        raise ValueError("they give NaN or infinity")
+
+
 def factored(module: str, dense: Dense, merge: bool) -> PeftLora:
-    """A dense change as a branch of its true rank: by singular values, or beside an identity where it is merged anyhow."""
+    """A dense change as a branch of its true rank, by singular values; beside an identity where it is full or merged."""
     delta = dense.delta
     k, n = delta.shape
     a, b = (delta, np.eye(n)) if n <= k else (np.eye(k), delta)
-    if not merge:
-        u, s, v = np.linalg.svd(delta, full_matrices=False)
+    basis = None if merge else _range(delta)
+    if basis is not None or not (merge or min(k, n) > _LARGE):
+        u, s, v = np.linalg.svd(delta if basis is None else basis.T @ delta, full_matrices=False)
         rank = max(1, int((s > _NOTHING * s.max(initial=0)).sum()))
         if rank < min(k, n):
             root = np.sqrt(s[:rank])
-            a, b = u[:, :rank] * root, root[:, None] * v[:rank]
+            a, b = (u if basis is None else basis @ u)[:, :rank] * root, root[:, None] * v[:rank]
     return PeftLora(module, a, b, 1.0, None, None, dense.bias)
+
+
+def _range(delta: Float64) -> Float64 | None:
+    """Orthogonal columns that span those of a large matrix of low rank, found by products with random ones; None: it has none.
+
+    Halko, Martinsson & Tropp, arXiv:0909.4061, algorithm 4.2: what such a basis leaves out is seen by comparing.
+    """
+    random, norm = np.random.default_rng(0), np.linalg.norm(delta)
+    for columns in (64, 256, 1024):
+        if columns > min(delta.shape) // 4:
+            return None
+        basis = np.linalg.qr(delta @ random.standard_normal((delta.shape[1], columns)))[0]
+        if np.linalg.norm(delta - basis @ (basis.T @ delta)) <= _NOTHING * norm:
+            return np.asarray(basis, np.float64)
+    return None
 
 
 @dataclass(frozen=True)

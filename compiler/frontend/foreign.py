@@ -19,7 +19,7 @@ from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend.adapter_content import Base, Dense, PeftChange, PeftContent, PeftLora, pair
 from axlora.compiler.frontend.adapter_formats import refuse_keys
 from axlora.compiler.frontend.tuners import products
-from axlora.compiler.frontend.tuners.tensors import Config, Own, Tensor, matrix
+from axlora.compiler.frontend.tuners.tensors import Config, Own, Tensor, matrix, read_own
 
 _OWN = (
     (r"(?P<module>.+)\.lora_(?P<part>down|up|mid)\.weight", True),
@@ -99,7 +99,11 @@ def read_foreign(tensors: Mapping[str, Tensor], config: Config, metadata: Mappin
         raise BadAdapter(what, config.where, "convert the adapter to PEFT's format")
     own_scale = any(key.endswith(".alpha") for key in tensors)
     lettered = any(re.search(r"\.lora_[ab](\.weight)?$", key) for key in tensors)
-    found = [_change(Own(m, _tuner(t), t, {}, config), own_scale or not lettered, limit) for m, t in sorted(modules.items())]
+
+    def change(own: Own) -> PeftLora | PeftChange:
+        return _change(own, own_scale or not lettered, limit)
+
+    found = [read_own(change, Own(m, _tuner(t), t, {}, config)) for m, t in sorted(modules.items())]
     loras = tuple(x for x in found if isinstance(x, PeftLora))
     return PeftContent(loras, (), (), tuple(x for x in found if isinstance(x, PeftChange)))
 

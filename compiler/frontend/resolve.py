@@ -450,8 +450,9 @@ def resolve(
     where = f"adapter {name!r} ({path})"
     content = read_mixture(path, max_lora_rank)
     r = _Resolver(linears, tables, matching, where)
-    changed = [r.change(change, merge, max_lora_rank) for change in content.changes]
-    loras = tuple(r.loras([*content.loras, *(x for x in changed if x is not None)], max_lora_rank))
+    changed = [x for change in content.changes if (x := r.change(change, merge, max_lora_rank)) is not None]
+    loras = tuple(r.loras([*content.loras, *changed], max_lora_rank))
+    wide = [] if merge else [x for x in changed if 2 * x.rank > min(x.a.shape[0], x.b.shape[1])]
     branched = {lora.module for lora in content.loras} | {change.module for change in content.changes}
     saved = [module for module in content.modules if module.module not in content.embeddings]
     found = (r.whole(module, module.module in branched) for module in saved)
@@ -468,6 +469,11 @@ def resolve(
     if not some:
         raise BadAdapter("nothing in it differs from the base", where, "train or save the adapter again")
     notices = [f"adapter {name!r}: {notice}" for notice in content.notices]
+    if wide:
+        most = max(x.rank for x in wide)
+        tuners = " and ".join(sorted({x.tuner for x in content.changes if x.module in {w.module for w in wide}}))
+        what = f"changes of {len(wide)} modules by {tuners} have ranks up to {most}, and cost as much as their weights"
+        notices.append(f"adapter {name!r}: {what}; merged (--merge) they cost nothing")
     if r.equal:
         what = "equals the base's and is" if len(r.equal) == 1 else "equal the base's and are"
         notices.append(f"adapter {name!r}: {listed(r.equal)} {what} left out")

@@ -123,7 +123,7 @@ def miss(own: Own) -> PeftChange:
     def plain(base: Base) -> PeftLora:
         k, n = base.shape
         rows = block if start != "mini" else np.tile(block, (1, n // block.shape[1]))
-        if rows.ndim != 2 or rows.shape[1] != n:
+        if rows.ndim != 2 or rows.shape[1] != n or not len(rows):
             raise ValueError(f"the block is {block.shape}")
         return _lora(own, np.eye(len(rows))[np.arange(k) % len(rows)], rows)
 

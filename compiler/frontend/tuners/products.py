@@ -7,6 +7,9 @@ import numpy as np
 from axlora.compiler.frontend.adapter_content import Dense, PeftChange
 from axlora.compiler.frontend.tuners.tensors import Float64, Own, Tensor, matrix
 
+_LARGEST = 1 << 30
+"""Elements of a change."""
+
 
 def _alpha(own: Own, rank: int) -> float:
     """alpha / rank: of the module's own tensor (LyCORIS), or of the configuration."""
@@ -52,6 +55,8 @@ def lokr(own: Own) -> PeftChange:
         else:
             factors.append(own.get(f"lokr_w{n}_a", 2) @ own.get(f"lokr_w{n}_b", 2))
     first, second = factors
+    if first.size * second.size > _LARGEST:
+        raise own.bad(f"has factors {first.shape} and {second.shape}, whose product is too large", "it belongs to no linear")
     first = first.reshape(*first.shape, *[1] * (second.ndim - 2))
     if not rank and not own.has("alpha"):
         rank = int(own.config.patterned(own.module, "rank_pattern", own.config.number("r", 1)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend.adapter_content import PeftChange, PeftLora
 from axlora.compiler.frontend.tuners import branches, products, rotations, spectral, weights
-from axlora.compiler.frontend.tuners.tensors import Config, Own, Tensor
+from axlora.compiler.frontend.tuners.tensors import Config, Own, Tensor, read_own
 
 Reader = Callable[[Own], PeftLora | PeftChange]
 
@@ -80,4 +80,4 @@ def read_tuner(
     if shared and not modules:
         what = f"{tuner.name} saved what its modules share alone, and which has what depends on the order of all modules"
         raise BadAdapter(what, config.where, "peft.tuners.lora.conversion.convert_to_lora turns it into LoRA")
-    return [tuner.read(Own(m, tuner.name, own, shared, config)) for m, own in sorted(modules.items())], rest
+    return [read_own(tuner.read, Own(m, tuner.name, own, shared, config)) for m, own in sorted(modules.items())], rest

@@ -47,7 +47,7 @@ def oft(own: Own) -> PeftChange:
     vectors = own.get("oft_R", 2) if own.has("oft_R") else own.get("oft_R.weight", 2)
     blocks, elements = vectors.shape
     size = round((1 + np.sqrt(1 + 8 * elements)) / 2)
-    if size * (size - 1) // 2 != elements:
+    if size * (size - 1) // 2 != elements or not vectors.size:
         raise own.bad(f"has {elements} elements a block, which no triangle has")
     skew = np.zeros((blocks, size, size))
     rows, columns = np.triu_indices(size, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.errors import BadAdapter
+from axlora.compiler.frontend.adapter_content import MISFITS, PeftChange, PeftLora
 
 Tensor = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
@@ -121,3 +122,15 @@ def matrix(delta: Tensor) -> Float64:
     """A change [out, in] as [in, out]; of a convolution [out, in, ..] `in` are patches' elements (frontend/convolutions)."""
     flat = delta if delta.ndim == 2 else np.moveaxis(delta.reshape(*delta.shape[:2], -1), 1, 2).reshape(len(delta), -1)
     return np.asarray(flat.T, np.float64)
+
+
+def read_own(read: Callable[[Own], PeftLora | PeftChange], own: Own) -> PeftLora | PeftChange:
+    """The change of one module.
+
+    Raises:
+        BadAdapter: tensors that do not fit together.
+    """
+    try:
+        return read(own)
+    except MISFITS as error:
+        raise own.bad(f"has tensors that do not fit together ({(str(error).splitlines() or [''])[0][:100]})") from None

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from axlora.compiler.errors import BadAdapter
-from axlora.compiler.frontend.adapter_content import PeftLora
+from axlora.compiler.frontend.adapter_content import Dense, PeftLora, factored
 from axlora.compiler.frontend.held import Candidate, Held
 from axlora.compiler.frontend.peft import read_content
 from axlora.compiler.frontend.resolve import resolve
@@ -121,6 +121,23 @@ def test_a_change_of_a_higher_rank_than_the_limit_is_refused(tmp_path: Path) -> 
     assert resolve("a", folder, linears(), max_lora_rank=16).loras
 
 
+@pytest.mark.parametrize(("rank", "shape"), [(5, (400, 300)), (70, (1100, 1200)), (150, (300, 400)), (3, (40, 30))])
+def test_the_rank_of_a_change_is_found_exactly(rank: int, shape: tuple[int, int]) -> None:
+    """By singular values, in large matrices of those of a basis that random products give."""
+    random = np.random.default_rng(rank)
+    delta = random.normal(0, 1, (shape[0], rank)) @ random.normal(0, 1, (rank, shape[1]))
+    lora = factored("m", Dense(delta), merge=False)
+    assert lora.rank == rank
+    assert np.linalg.norm(lora.a @ lora.b - delta) < 1e-6 * np.linalg.norm(delta)
+
+
+def test_a_large_change_of_high_rank_is_not_taken_apart() -> None:
+    delta = np.random.default_rng(0).normal(0, 1, (1100, 1030))
+    lora = factored("m", Dense(delta), merge=False)
+    assert lora.rank == 1030
+    assert np.array_equal(lora.a @ lora.b, delta)
+
+
 def test_a_scale_of_outputs_needs_no_branch(tmp_path: Path) -> None:
     """But one that the machine's records do not hold becomes a change of the weight."""
     found = {module: lora for lora, module in resolve("a", saved(tmp_path, "ia3"), linears()).loras}
@@ -197,6 +214,38 @@ def test_parts_of_a_packed_linear(tmp_path: Path) -> None:
     wanted[:, 24:] = weight[:, 24:] * factor.T
     assert name == packed
     assert np.allclose(lora.scale * lora.a @ lora.b, wanted, atol=1e-6)
+
+
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "turned": lambda v: v.T,
+    "flat": lambda v: v.reshape(-1),
+    "one more dimension": lambda v: v[None],
+    "half": lambda v: v[: len(v) // 2],
+    "nothing": lambda v: v[:0],
+    "no columns": lambda v: v[..., :0],
+    "a number": lambda v: v.reshape(-1)[0].reshape(()),
+    "large": lambda v: v * 1e20 if v.dtype.kind == "f" else v + 100,
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_tensors_of_any_other_shape_are_a_named_error_or_a_change(tmp_path: Path, name: str) -> None:
+    """Every tensor of every tuner changed in every way: never another error."""
+    folder = saved(tmp_path, name)
+    file = folder / "adapter_model.safetensors"
+    tensors, mine = load_file(file), linears()
+    keys = [key for key in tensors if "up_proj" in key or "layers" not in key]
+    errors: list[BadAdapter] = []
+    for key in keys:
+        for change in CHANGES.values():
+            changed = np.ascontiguousarray(change(tensors[key])).astype(tensors[key].dtype)
+            save_file(tensors | {key: changed}, file)
+            try:
+                resolve(name, folder, mine)
+            except BadAdapter as error:
+                errors.append(error)
+    assert len(errors) >= len(keys)
+    assert all(error.hint and "\n" not in str(error) for error in errors)
 
 
 def test_a_kernel_of_several_places(tmp_path: Path) -> None:
@@ -276,7 +325,8 @@ def test_switched_and_merged_in_integers(tmp_path: Path, target: Target) -> None
     folders = {name: saved(tmp_path, name) for name in ON_MACHINE}
     calibration = {"x": random.normal(0, 1, (4, 8, 16)).astype(np.float32)}
     low, graph = lower(model(), target, CompileOptions(adapters=folders, calibration=calibration))
-    assert not low.notices
+    assert {notice.split("'")[1] for notice in low.notices} == {"ia3", "oft", "road_1", "fourierft", "shira"}
+    assert "by OFT have ranks up to 16, and cost as much as their weights; merged (--merge)" in "".join(low.notices)
     reference = Reference(graph)
     (output,) = reference.run({"x": x}).keys()
 
