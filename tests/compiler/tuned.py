@@ -62,6 +62,7 @@ ALL = (
     Tuned("gralora", "GraloraConfig", {"r": 4, "gralora_k": 2, "alpha": 6}),
     Tuned("gralora_hybrid", "GraloraConfig", {"r": 4, "gralora_k": 2, "hybrid_r": 2}),
     Tuned("tinylora", "TinyLoraConfig", {"r": 2, "u": 4, "weight_tying": 1.0}),
+    Tuned("tinylora_own", "TinyLoraConfig", {"r": 2, "u": 5}),
     Tuned("unilora", "UniLoraConfig", {"r": 2, "theta_d_length": 16, "save_indices": True}),
     Tuned("patterns", "LoHaConfig", {"r": 2, "alpha": 3, "rank_pattern": {Q: 3}, "alpha_pattern": {UP: 7}}),
     Tuned("glora_vector", "GloraConfig", {"r": 3, "config_A_B": "vector", "config_C": "vector", "config_D_E": "vector"}),

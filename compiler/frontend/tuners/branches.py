@@ -6,7 +6,10 @@ import numpy as np
 
 from axlora.compiler.frontend.adapter_content import Base, Dense, PeftChange, PeftLora
 from axlora.compiler.frontend.tuners.tensors import Float64, Own
+from axlora.compiler.frontend.tuners.torch_random import normals
 
+_DRAWN = 0.02
+"""Largest difference of a projection that was saved, in bfloat16 perhaps, from what its seed gives."""
 _SAVE_PROJECTION = "load it with PEFT and save it with save_projection=True"
 
 
@@ -101,14 +104,25 @@ def unilora(own: Own) -> PeftLora:
 
 
 def tinylora(own: Own) -> PeftLora:
-    """B (sum of v[i] P[i]) A, all but the few numbers v fixed (PEFT, tuners/tinylora/layer.py)."""
+    """B (sum of v[i] P[i]) A, all but the few numbers v fixed (PEFT, tuners/tinylora/layer.py).
+
+    Where every module has a v of its own, its number is that of the seed that its P was drawn with.
+    """
     if not all(own.has(f"tinylora_{name}") for name in "ABP"):
         raise own.bad("was saved without its projections", _SAVE_PROJECTION)
+    p = own.get("tinylora_P", 3)
     vectors = {name: value for name, value in own.shared.items() if name.startswith("tinylora_v")}
-    if len(vectors) != 1:
-        what = f"has {len(vectors)} vectors, and which is whose depends on the order of all modules"
-        raise own.bad(what, "peft.tuners.lora.conversion.convert_to_lora turns it into LoRA")
-    middle = np.einsum("i,ijk->jk", next(iter(vectors.values())), own.get("tinylora_P", 3))
+    if len(vectors) > 1:
+        if own.config.number("weight_tying", 0) or p.size < 16:
+            hint = "peft.tuners.lora.conversion.convert_to_lora turns it into LoRA"
+            raise own.bad(f"has {len(vectors)} vectors, and which is whose depends on the order of all modules", hint)
+        seed, drawn = own.config.count("projection_seed", 42), p.reshape(-1) * np.sqrt(p.shape[1])
+        found = [n for n in range(len(vectors)) if np.abs(normals(p.size, seed + n) - drawn).max() < _DRAWN]
+        vectors = {f"tinylora_v.{n}": own.shared.get(f"tinylora_v.{n}") for n in found}
+    vector = next(iter(vectors.values()), None)
+    if vector is None:
+        raise own.bad("has a projection that its seed does not give, so its vector is not known", "save the adapter again")
+    middle = np.einsum("i,ijk->jk", vector, p)
     return _lora(own, own.get("tinylora_A", 2).T, (own.get("tinylora_B", 2) @ middle).T)
 
 

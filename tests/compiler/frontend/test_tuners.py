@@ -280,6 +280,15 @@ def test_a_weighted_sum_of_different_tuners(tmp_path: Path) -> None:
         assert distance(merged(lora, *held), (right[0], right[1])) < 1e-5
 
 
+def test_a_projection_that_its_seed_does_not_give(tmp_path: Path) -> None:
+    """TinyLoRA's modules find their vectors by the seed of their projections."""
+    with pytest.raises(BadAdapter, match="a projection that its seed does not give"):
+        read_content(saved(tmp_path, "tinylora_own", projection_seed=43))
+    (tied := tmp_path / "tied").mkdir()
+    with pytest.raises(BadAdapter, match="has 3 vectors, and which is whose"):
+        read_content(saved(tied, "tinylora_own", weight_tying=0.5))
+
+
 def test_the_permutation_is_pytorchs() -> None:
     """torch.randperm of PyTorch 2.13, printed once."""
     assert permutation(16, 777, 16).tolist() == PERMUTED_16
