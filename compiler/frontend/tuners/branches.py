@@ -118,7 +118,7 @@ def tinylora(own: Own) -> PeftLora:
             raise own.bad(f"has {len(vectors)} vectors, and which is whose depends on the order of all modules", hint)
         seed, drawn = own.config.count("projection_seed", 42), p.reshape(-1) * np.sqrt(p.shape[1])
         found = [n for n in range(len(vectors)) if np.abs(normals(p.size, seed + n) - drawn).max() < _DRAWN]
-        vectors = {f"tinylora_v.{n}": own.shared.get(f"tinylora_v.{n}") for n in found}
+        vectors = {name: v for n in found if (v := own.shared.get(name := f"tinylora_v.{n}")) is not None}
     vector = next(iter(vectors.values()), None)
     if vector is None:
         raise own.bad("has a projection that its seed does not give, so its vector is not known", "save the adapter again")
