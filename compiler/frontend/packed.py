@@ -61,6 +61,29 @@ INTERLEAVED = {**dict.fromkeys(("query", "key", "value"), ("query_key_value",))}
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Some columns of linears, as the base of a change."""
+
+    parts: tuple[tuple[Candidate, slice], ...]
+    """Side by side, with the columns of each."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(in, out)."""
+        return self.parts[0][0].shape[0], sum(own.stop - own.start for _, own in self.parts)
+
+    @property
+    def weight(self) -> Float64:
+        """[in, out]."""
+        return np.concatenate([linear.held().values[:, own] for linear, own in self.parts], axis=1)
+
+    @property
+    def bias(self) -> Float64:
+        """[out]."""
+        return np.concatenate([linear.bias[own] for linear, own in self.parts])
+
+
+@dataclass(frozen=True)
 class PackedPart:
     """The branch of a module that is some columns of a packed linear."""
 

@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend.adapter_content import PeftChange, PeftLora, PeftModule
 from axlora.compiler.frontend.attach import ModulePath, ambiguous, candidates, check_map, mapped, module_path, nearest, paths_of
@@ -16,10 +13,9 @@ from axlora.compiler.frontend.base_weights import BaseWeights
 from axlora.compiler.frontend.embeddings import Table
 from axlora.compiler.frontend.held import Candidate, Held
 from axlora.compiler.frontend.mixtures import read_mixture
-from axlora.compiler.frontend.packed import INTERLEAVED, LAYOUTS, Layout, PackedPart, joined, split
+from axlora.compiler.frontend.packed import INTERLEAVED, LAYOUTS, Columns, Layout, PackedPart, joined, split
 from axlora.compiler.layer import By, ModuleMatch
 
-Float64 = npt.NDArray[np.float64]
 HEADS = ("lm_head", "embed_out", "output_layer", "lm_head_proj")
 """Last components of linears whose outputs are the vocabulary."""
 EMBEDDINGS = (
@@ -77,29 +73,6 @@ def _beside(path: ModulePath, name: str) -> ModulePath:
 def listed(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Some columns of linears, as the base of a change."""
-
-    parts: tuple[tuple[Candidate, slice], ...]
-    """Side by side, with the columns of each."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(in, out)."""
-        return self.parts[0][0].shape[0], sum(own.stop - own.start for _, own in self.parts)
-
-    @property
-    def weight(self) -> Float64:
-        """[in, out]."""
-        return np.concatenate([linear.held().values[:, own] for linear, own in self.parts], axis=1)
-
-    @property
-    def bias(self) -> Float64:
-        """[out]."""
-        return np.concatenate([linear.bias[own] for linear, own in self.parts])
 
 
 @dataclass(frozen=True)
@@ -225,9 +198,9 @@ class _Resolver:
             if columns is None:
                 what = f"module {module!r} is a part of {linear.name!r}, and {change.tuner} does not tell which columns"
                 raise BadAdapter(what, self.where, "export the model with separate projections, or merge it into the base")
-            base = _Columns(((linear, columns[home.part]),))
+            base = Columns(((linear, columns[home.part]),))
         elif (apart := self.apart(module)) is not None:
-            base = _Columns(tuple((linear, slice(0, linear.shape[1])) for linear, _ in apart.values()))
+            base = Columns(tuple((linear, slice(0, linear.shape[1])) for linear, _ in apart.values()))
         else:
             found = self.find(module)
             if found is None:
@@ -236,7 +209,7 @@ class _Resolver:
             if linear.patches and not change.spatial:
                 what = f"module {module!r} is a convolution with a kernel of several places, which {change.tuner} changes"
                 raise BadAdapter(what, self.where, "merge it into the base before exporting")
-            base = _Columns(((linear, slice(0, linear.shape[1])),))
+            base = Columns(((linear, slice(0, linear.shape[1])),))
         return change.on(base, merge, limit, self.where)
 
     def one_or_parts(self, lora: PeftLora) -> list[tuple[PeftLora, str]]:
