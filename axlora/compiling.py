@@ -15,7 +15,8 @@ from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
 from axlora.compiler.frontend.mixtures import parts_of
 from axlora.compiler.frontend.onnx_reader import Model, has_scales, input_types, takes_ids, takes_rows, with_fixed_inputs
-from axlora.compiler.frontend.peft import adapter_files
+from axlora.compiler.frontend.peft import adapter_base, adapter_files
+from axlora.compiler.frontend.storage import weights_hash
 from axlora.compiler.passes.placement import computes_on_host
 from axlora.compiler.pipelines.linears import lower
 from axlora.compiler.pipelines.options import CompileOptions
@@ -54,7 +55,9 @@ def compile(model: Model, target: Target | str | Path, **keywords: Any) -> Progr
         why = f"{asked[0]} is asked for" if asked else _no_whole(model, options)
     if options.asks_whole or (operators == "auto" and not why):
         try:
-            return _proved(compile_whole(model, target, options))
+            program = _proved(compile_whole(model, target, options))
+            _notice_bases(options.files)
+            return program
         except (UnsupportedOperator, DoesNotFit) as error:  # what the user got wrong is no reason to do less
             if options.asks_whole:
                 raise
@@ -69,6 +72,7 @@ def compile(model: Model, target: Target | str | Path, **keywords: Any) -> Progr
         raise type(error)(f"{error.message}; and not as a whole: {tried}", error.where, error.hint) from None
     if operators == "auto":  # not before: an error is one line
         _notice(program, why)
+    _notice_bases(options.files)
     return program
 
 
@@ -86,6 +90,15 @@ def _proved(program: Program) -> Program:
     """The program, once what the host does in a run was tried on a sample."""
     program.interface.prove(program)
     return program
+
+
+def _notice_bases(adapters: Mapping[str, str | Path]) -> None:
+    """Say which bases adapters name, where they name several: one of them was not trained on this model."""
+    parts = [(name, adapter_base(part)) for name, path in adapters.items() for part, _ in parts_of(path)]
+    named = {name: base for name, base in parts if base is not None}
+    if len({Path(base).name.lower() for base in named.values()}) > 1:
+        listed = ", ".join(f"{name} {base!r}" for name, base in named.items())
+        _LOG.warning("the adapters' configurations name different bases: %s; --base HF_DIR compares the weights", listed)
 
 
 def _notice(program: Program, why: str) -> None:
@@ -139,13 +152,16 @@ def compile_program(model: Model, target: Target, options: CompileOptions) -> Pr
 
 
 def _sources(model: Model, adapters: Mapping[str, str | Path]) -> dict[str, str]:
+    """SHA-256 of the files that a program was made of, and of the base's weights wherever they lie."""
     if isinstance(model, onnx.ModelProto):
-        data = {"model": model.SerializeToString(deterministic=True)}
+        data, folder, proto = {"model": model.SerializeToString(deterministic=True)}, Path(), model
     else:
-        data = {"model": Path(model).read_bytes()}
-    for name, folder in adapters.items():
-        parts = parts_of(folder)
+        data, folder = {"model": Path(model).read_bytes()}, Path(model).parent
+        proto = onnx.load_from_string(data["model"])
+    for name, path in adapters.items():
+        parts = parts_of(path)
         for number, (part, _) in enumerate(parts):
             of = f"adapters/{name}" + (f"/{number}" if len(parts) > 1 else "")
             data |= {f"{of}/{file.name}": file.read_bytes() for file in adapter_files(part)}
-    return {name: hashlib.sha256(value).hexdigest() for name, value in data.items()}
+    hashes = {name: hashlib.sha256(value).hexdigest() for name, value in data.items()}
+    return hashes | {"weights": weights_hash(proto, folder, str(folder))}

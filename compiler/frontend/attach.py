@@ -22,12 +22,14 @@ MARKS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Components that torch.compile, FSDP and checkpointing put anywhere in a path; no module of a model is called so."""
 ROOTS = (
     "language_model", "transformer", "gpt_neox", "backbone", "bert", "distilbert", "roberta", "albert", "electra", "deberta",
-    "mpnet", "auto_model",
+    "mpnet", "auto_model", "unet",
 )  # fmt: skip
 """First components under which a task's model, or a multimodal one, holds its base. The model of the ONNX file or that of the
 adapter may lack them; where both have some, they must agree too."""
-ALIASES = {"attn": "self_attn", "feed_forward": "mlp"}
-"""Components that exporters rename (ONNX Runtime GenAI writes attn for self_attn)."""
+ALIASES = {"attn": "self_attn", "feed_forward": "mlp", "to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj"}
+"""Components that exporters and diffusers rename (ONNX Runtime GenAI writes attn for self_attn)."""
+_FLAT = re.compile(r"(?:lora|lycoris)_(?:(?:unet|te\d?|text_encoder(?:_\d)?|transformer|prior|llm)_)?(\w+)")
+"""A module of kohya or LyCORIS: its path with underscores for dots."""
 _OPERATOR = re.compile(r"(Fused)?(MatMul|Gemm)(Integer|NBits)?(_\d+)?")
 """Last component of a node's path: the operator, not a module."""
 
@@ -131,17 +133,19 @@ def _paths(name: str, modules: tuple[str, ...], scopes: int) -> tuple[tuple[By, 
 def candidates(module: str, linears: Sequence[T]) -> tuple[list[T], By]:
     """The linears that `module` may mean: of the surest evidence that names any, and there the exact paths before others."""
     wanted = module_path(module)
+    flat = found[1] if (found := _FLAT.fullmatch(module)) else None
     paths = [(x, by, path) for x in linears for by, path in paths_of(x)]
     tests = (
         lambda path: path.parts == wanted.parts,
         wanted.agrees,
         lambda path: path.renamed().agrees(wanted.renamed()),
+        lambda path: flat is not None and flat in ("_".join(path.parts), "_".join(path.rest)),
     )
     for by in (By.SCOPE, By.NODE, By.WEIGHT):
         for test in tests:
-            found = {x.name: x for x, own, path in paths if own is by and test(path)}
-            if found:
-                return list(found.values()), by
+            same = {x.name: x for x, own, path in paths if own is by and test(path)}
+            if same:
+                return list(same.values()), by
     return [], By.SCOPE
 
 

@@ -23,6 +23,8 @@ from axlora.compiler.frontend.recognised import MARK
 from axlora.compiler.layer import TOKENS
 
 Array = npt.NDArray[Any]
+PATCHES = "patches."
+"""In the names of tensors of a kernel of several places, whose rows have the channels of each place."""
 _PARTS = 16
 """Most products that a convolution of groups becomes."""
 
@@ -105,6 +107,7 @@ class _Unfolding:
 
     def __init__(self, g: Graph, node: onnx.NodeProto) -> None:
         self.g, self.node = g, node
+        self.places = prod(g.shape(node.input[1])[2:])
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
 
@@ -118,7 +121,7 @@ class _Unfolding:
         return str(made.output[0])
 
     def name(self, kind: str, number: int, of: str) -> str:
-        return f"{of}{MARK if of else ''}{self.node.output[0]}.{kind}.{number}"
+        return f"{of}{MARK if of else ''}{self.node.output[0]}.{PATCHES if self.places > 1 else ''}{kind}.{number}"
 
     def numbers(self, values: Sequence[int]) -> str:
         return self.add("Constant", value=numpy_helper.from_array(np.array(values, np.int64)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from axlora.compiler.frontend.convolutions import PATCHES
 from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.layer import Linear
 
@@ -86,6 +87,8 @@ class Candidate:
     held: Callable[[], Held]
     bias: Float64
     """[n]."""
+    patches: bool = False
+    """Its inputs are patches that a convolution's kernel of several places sees."""
 
 
 def of_found(found: FoundLinear) -> Candidate:
@@ -95,7 +98,9 @@ def of_found(found: FoundLinear) -> Candidate:
         values = found.weight if found.smooth is None else found.weight / found.smooth[:, None]
         return Held(values, None if found.codes is None else found.codes.steps)
 
-    return Candidate(found.name, found.node, found.modules, found.scopes, found.shape, held, found.bias)
+    return Candidate(
+        found.name, found.node, found.modules, found.scopes, found.shape, held, found.bias, f".{PATCHES}" in found.x_name
+    )
 
 
 def of_linear(linear: Linear) -> Candidate:
@@ -111,4 +116,6 @@ def of_linear(linear: Linear) -> Candidate:
         return Held(linear.matrix() * grid.w_scale / smooth, step)
 
     shape = (linear.inputs, linear.n)
-    return Candidate(linear.name, linear.node, linear.modules, linear.scopes, shape, held, grid.bias)
+    return Candidate(
+        linear.name, linear.node, linear.modules, linear.scopes, shape, held, grid.bias, f".{PATCHES}" in linear.input
+    )

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from axlora.compiler.frontend.adapter_content import PeftLora
 from axlora.compiler.frontend.embeddings import Table
 from axlora.compiler.frontend.held import of_found
-from axlora.compiler.frontend.peft import PeftLora
 from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.frontend.resolve import Matching, resolve
 
@@ -29,7 +29,8 @@ def merged(
     found = merge_graph(found)
     notices: tuple[str, ...] = ()
     for name, path in adapters.items():
-        found, notices = merge_peft(found, name, path, matching, tables)
+        found, more = merge_peft(found, name, path, matching, tables)
+        notices += more
     return found, notices
 
 
@@ -49,6 +50,7 @@ def _with_branches(found: FoundLinear) -> FoundLinear:
 
 def _with_peft(found: FoundLinear, lora: PeftLora) -> FoundLinear:
     weight = found.weight + lora.scale * (lora.a @ lora.b)
+    weight = weight if lora.gain is None else weight * lora.gain
     if lora.magnitude is not None:
         weight = weight * (lora.magnitude / np.maximum(np.linalg.norm(weight, axis=0), 1e-30))
     bias = found.bias if lora.base_bias is None else lora.base_bias
@@ -68,7 +70,7 @@ def merge_peft(
     Raises:
         BadAdapter: as `resolve`.
     """
-    resolved = resolve(name, path, [of_found(f) for f in found], tables, matching)
+    resolved = resolve(name, path, [of_found(f) for f in found], tables, matching, merge=True)
     result = {f.name: f for f in found}
     for lora, own in resolved.loras:
         result[own] = _with_peft(result[own], lora)

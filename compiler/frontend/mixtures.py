@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from axlora.compiler.errors import BadAdapter
-from axlora.compiler.frontend.peft import PeftContent, PeftLora, read_content
+from axlora.compiler.frontend.adapter_content import Base, Dense, PeftChange, PeftContent, PeftLora
+from axlora.compiler.frontend.peft import read_content
 
 _WEIGHTED = re.compile(r"(.+)@([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
 Part = tuple[Path, float]
@@ -38,11 +39,48 @@ def read_mixture(path: str | Path, max_lora_rank: int | None = None) -> PeftCont
     for content, _, where in contents:
         _check_sum(content, where)
     branches: dict[str, list[tuple[PeftLora, float]]] = {}
+    changes: dict[str, list[tuple[PeftLora | PeftChange, float]]] = {}
     for content, weight, _ in contents:
         for lora in content.loras:
             branches.setdefault(lora.module, []).append((lora, weight))
+        for change in content.changes:
+            changes.setdefault(change.module, []).append((change, weight))
+    for module in changes.keys() & branches.keys():
+        changes[module] += branches.pop(module)
     loras = tuple(_stacked(module, own, str(path), max_lora_rank) for module, own in sorted(branches.items()))
-    return PeftContent(loras, (), tuple(sorted({name for content, _, _ in contents for name in content.embeddings})))
+    embeddings, tokens = (
+        tuple(sorted({name for names in each for name in names}))
+        for each in zip(*((content.embeddings, content.tokens) for content, _, _ in contents), strict=True)
+    )
+    notices = tuple(notice for content, _, _ in contents for notice in content.notices)
+    dense = tuple(_summed(own) for _, own in sorted(changes.items()))
+    return PeftContent(loras, (), embeddings, dense, tokens, notices)
+
+
+def _summed(parts: Sequence[tuple[PeftLora | PeftChange, float]]) -> PeftChange:
+    """The weighted sum of changes of one module, some of which depend on its base; of its bias too."""
+    module = parts[0][0].module
+    tuner = " + ".join(sorted({x.tuner if isinstance(x, PeftChange) else "LoRA" for x, _ in parts}))
+
+    def of(base: Base) -> Dense:
+        delta, bias = np.zeros(base.shape), base.bias
+        for part, weight in parts:
+            change = part.of(base) if isinstance(part, PeftChange) else part
+            if isinstance(change, Dense):
+                delta += weight * change.delta
+                bias = bias if change.bias is None else bias + weight * (change.bias - base.bias)
+                continue
+            delta += weight * change.scale * (change.a @ change.b)
+            if change.gain is not None:
+                delta += weight * (change.gain - 1) * base.weight
+            if change.base_bias is not None:
+                bias = bias + weight * (change.base_bias - base.bias)
+            if change.bias is not None:
+                bias = bias + weight * change.scale * change.bias
+        return Dense(delta, bias)
+
+    outputs = [x.outputs if isinstance(x, PeftChange) else x.b.shape[1] for x, _ in parts]
+    return PeftChange(module, tuner, of, next((n for n in outputs if n is not None), None))
 
 
 def _check_sum(content: PeftContent, where: str) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.errors import BadAdapter
+from axlora.compiler.frontend.adapter_content import PeftLora
 from axlora.compiler.frontend.held import Candidate
-from axlora.compiler.frontend.peft import PeftLora
 
 Float64 = npt.NDArray[np.float64]
 
@@ -58,6 +58,29 @@ LAYOUTS = (
 )
 INTERLEAVED = {**dict.fromkeys(("query", "key", "value"), ("query_key_value",))}
 """Module -> packed linears whose order of columns differs from model to model (head by head, group by group)."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Some columns of linears, as the base of a change."""
+
+    parts: tuple[tuple[Candidate, slice], ...]
+    """Side by side, with the columns of each."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(in, out)."""
+        return self.parts[0][0].shape[0], sum(own.stop - own.start for _, own in self.parts)
+
+    @property
+    def weight(self) -> Float64:
+        """[in, out]."""
+        return np.concatenate([linear.held().values[:, own] for linear, own in self.parts], axis=1)
+
+    @property
+    def bias(self) -> Float64:
+        """[out]."""
+        return np.concatenate([linear.bias[own] for linear, own in self.parts])
 
 
 @dataclass(frozen=True)
@@ -114,6 +137,7 @@ def joined(linear: Candidate, layout: Layout, parts: Sequence[PackedPart], limit
         over(np.zeros(n), [None if x.lora.bias is None else x.lora.scale * x.lora.bias for x in parts]),
         over(np.zeros(n), [x.lora.magnitude for x in parts]),
         over(linear.bias, [x.lora.base_bias for x in parts]),
+        over(np.ones(n), [x.lora.gain for x in parts]),
     )
 
 
@@ -143,6 +167,7 @@ def split(lora: PeftLora, layout: Layout, sizes: Mapping[str, int], where: str) 
             bias=cut(lora.bias, own),
             magnitude=cut(lora.magnitude, own),
             base_bias=cut(lora.base_bias, own),
+            gain=cut(lora.gain, own),
         )
         for part, own in columns.items()
     }

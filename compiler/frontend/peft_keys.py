@@ -25,6 +25,8 @@ class Part(Enum):
     """lora_A, lora_B, lora_magnitude_vector, or lora_B's bias."""
     EMBEDDING = "embedding"
     """lora_embedding_A or lora_embedding_B."""
+    TOKENS = "tokens"
+    """Rows of an embedding that were trained (trainable_token_indices)."""
     WHOLE = "whole"
     """Weight or bias of the module itself."""
     ORIGINAL = "original"
@@ -50,6 +52,9 @@ def take_apart(key: str) -> Key | None:
     first = next((n for n in range(4) if parts[n : n + 2] == _PREFIX), None)
     parts = parts if first is None else parts[first + 2 :] or [""]
     kind = parts.pop() if parts[-1] in _KINDS else ""
+    if parts[-1].startswith("trainable_tokens_") or "token_adapter" in parts:
+        named = [part for part in parts if not part.startswith("trainable_tokens_") and part != "token_adapter"]
+        return Key(".".join(named), Part.TOKENS, parts[-1], None) if named else None
     at = next((n for n, part in enumerate(parts) if part in (*_BRANCH, *_EMBEDDING)), None)
     if at is not None:
         module, part, names = ".".join(parts[:at]), parts[at], parts[at + 1 :]

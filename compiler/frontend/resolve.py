@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from axlora.compiler.errors import BadAdapter
+from axlora.compiler.frontend.adapter_content import PeftChange, PeftLora, PeftModule
 from axlora.compiler.frontend.attach import ModulePath, ambiguous, candidates, check_map, mapped, module_path, nearest, paths_of
 from axlora.compiler.frontend.base_weights import BaseWeights
 from axlora.compiler.frontend.embeddings import Table
 from axlora.compiler.frontend.held import Candidate, Held
 from axlora.compiler.frontend.mixtures import read_mixture
-from axlora.compiler.frontend.packed import INTERLEAVED, LAYOUTS, Layout, PackedPart, joined, split
-from axlora.compiler.frontend.peft import PeftLora, PeftModule
+from axlora.compiler.frontend.packed import INTERLEAVED, LAYOUTS, Columns, Layout, PackedPart, joined, split
 from axlora.compiler.layer import By, ModuleMatch
 
 HEADS = ("lm_head", "embed_out", "output_layer", "lm_head_proj")
@@ -188,6 +188,30 @@ class _Resolver:
                 self.take(lora.module, linear, home.by, home.part)
         return found
 
+    def change(self, change: PeftChange, merge: bool, limit: int | None) -> PeftLora | None:
+        """The change as a branch; None: the model has no linear of the module, and `left` says why."""
+        module = change.module
+        if (home := self.home(module)) is not None:
+            linear = home.linear
+            sizes = {} if change.outputs is None else {home.part: change.outputs}
+            columns = home.layout.columns(sizes, linear.shape[1]) if sizes else None
+            if columns is None:
+                what = f"module {module!r} is a part of {linear.name!r}, and {change.tuner} does not tell which columns"
+                raise BadAdapter(what, self.where, "export the model with separate projections, or merge it into the base")
+            base = Columns(((linear, columns[home.part]),))
+        elif (apart := self.apart(module)) is not None:
+            base = Columns(tuple((linear, slice(0, linear.shape[1])) for linear, _ in apart.values()))
+        else:
+            found = self.find(module)
+            if found is None:
+                return None
+            linear = found[0]
+            if linear.patches and not change.spatial:
+                what = f"module {module!r} is a convolution with a kernel of several places, which {change.tuner} changes"
+                raise BadAdapter(what, self.where, "merge it into the base before exporting")
+            base = Columns(((linear, slice(0, linear.shape[1])),))
+        return change.on(base, merge, limit, self.where)
+
     def one_or_parts(self, lora: PeftLora) -> list[tuple[PeftLora, str]]:
         """The branch with its linear, or with those of its parts; none of a part of a packed linear, or where there is none."""
         if (home := self.home(lora.module)) is not None:
@@ -246,6 +270,7 @@ class _Resolver:
             self.left.append(self.resized(lora.module, n, linear.shape[1]))
             return None
         self.check_shape(lora, linear)
+        self.check_base(lora.module, linear)
         self.take(lora.module, linear, by)
         return linear.name
 
@@ -255,6 +280,16 @@ class _Resolver:
         if (k, n) != linear.shape:
             what = f"module {lora.module!r} is {k} to {n}, linear {linear.name!r} is {linear.shape[0]} to {linear.shape[1]}"
             raise BadAdapter(what, self.where, "this adapter belongs to another base")
+
+    def check_base(self, module: str, linear: Candidate) -> None:
+        """Raise `BadAdapter` where the base of `--base` has another weight of the module than the model."""
+        weight = None if self.base is None else self.base.of(module)
+        if self.base is None or weight is None:
+            return
+        held = linear.held()
+        if not any(held.equals(w) for w in (weight.T, weight)):
+            what = f"the weight of module {module!r} in the base {self.base.folder} is not that of linear {linear.name!r}"
+            raise BadAdapter(what, self.where, "the model was exported of another base, or of a changed one: export that base")
 
     def whole(self, module: PeftModule, branched: bool) -> tuple[PeftModule, str] | None:
         """The linear of a module that was saved whole, and what of it differs from the base.
@@ -370,13 +405,15 @@ def resolve(
     tables: Sequence[Table] = (),
     matching: Matching | None = None,
     max_lora_rank: int | None = None,
+    merge: bool = False,
 ) -> Resolved:
-    """Read a PEFT directory and find the linear of each of its modules.
+    """Read an adapter and find the linear of each of its modules.
 
     Args:
         name: of the adapter, for messages.
         tables: embeddings of the model, which adapters may hold copies of.
         max_lora_rank: refuse wider branches.
+        merge: its branches are multiplied out again, so a dense change keeps the rank that is found at once.
 
     Raises:
         BadAdapter: as `read_mixture`; a module that several linears may be, that two modules mean, or of another shape; unless
@@ -386,20 +423,30 @@ def resolve(
     where = f"adapter {name!r} ({path})"
     content = read_mixture(path, max_lora_rank)
     r = _Resolver(linears, tables, matching, where)
-    loras = tuple(r.loras(content.loras, max_lora_rank))
-    branched = {lora.module for lora in content.loras}
+    changed = [x for change in content.changes if (x := r.change(change, merge, max_lora_rank)) is not None]
+    loras = tuple(r.loras([*content.loras, *changed], max_lora_rank))
+    wide = [] if merge else [x for x in changed if 2 * x.rank > min(x.a.shape[0], x.b.shape[1])]
+    branched = {lora.module for lora in content.loras} | {change.module for change in content.changes}
     saved = [module for module in content.modules if module.module not in content.embeddings]
     found = (r.whole(module, module.module in branched) for module in saved)
     modules = tuple(one for one in found if one is not None)
     for module in content.embeddings:
         why = f"module {module!r} has a branch of an embedding (lora_embedding_A); only linears can be adapted"
         r.left.append(_Left(module, why, hint="merge it into the base, or train linears alone"))
+    for module in content.tokens:
+        why = f"rows of the embedding {module!r} were trained (trainable_token_indices); only linears can be adapted"
+        r.left.append(_Left(module, why, hint="put those rows into the base before exporting, or train linears alone"))
     some = bool(loras or modules)
     if r.left and not (matching.partial and some):
         raise _refused(r.left, some, where)
     if not some:
         raise BadAdapter("nothing in it differs from the base", where, "train or save the adapter again")
-    notices = []
+    notices = [f"adapter {name!r}: {notice}" for notice in content.notices]
+    if wide:
+        most = max(x.rank for x in wide)
+        tuners = " and ".join(sorted({x.tuner for x in content.changes if x.module in {w.module for w in wide}}))
+        what = f"changes of {len(wide)} modules by {tuners} have ranks up to {most}, and cost as much as their weights"
+        notices.append(f"adapter {name!r}: {what}; merged (--merge) they cost nothing")
     if r.equal:
         what = "equals the base's and is" if len(r.equal) == 1 else "equal the base's and are"
         notices.append(f"adapter {name!r}: {listed(r.equal)} {what} left out")

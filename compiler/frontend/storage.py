@@ -5,10 +5,11 @@ Protobuf serializes at most 2 GB, and onnx's checker, shape inference and optimi
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend.precision import copy_in_float32
@@ -149,3 +150,16 @@ def copy_without(source: onnx.ModelProto | onnx.GraphProto, target: onnx.ModelPr
             getattr(target, field.name).CopyFrom(value)
         else:
             getattr(target, field.name).extend(value)
+
+
+def weights_hash(model: onnx.ModelProto, folder: Path, where: str) -> str:
+    """SHA-256 of all weights: names, types, dimensions and values, in the order of names; of no graph, and no file's layout.
+
+    Raises:
+        BadModel: as `whole`.
+    """
+    found = hashlib.sha256()
+    for tensor in sorted(model.graph.initializer, key=lambda t: t.name):
+        found.update(f"{tensor.name} {tensor.data_type} {list(tensor.dims)}\n".encode())
+        found.update(numpy_helper.to_array(whole(tensor, folder, where)).tobytes())
+    return found.hexdigest()

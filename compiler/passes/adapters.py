@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from axlora.compiler.errors import BadAdapter, UnsupportedOperator
+from axlora.compiler.frontend.adapter_content import PeftModule
 from axlora.compiler.frontend.embeddings import Table
 from axlora.compiler.frontend.held import of_found, of_linear
-from axlora.compiler.frontend.peft import PeftModule
 from axlora.compiler.frontend.recognised import FoundLinear, GraphLora
 from axlora.compiler.frontend.resolve import Matching, Resolved, resolve
 from axlora.compiler.layer import Adapter, By, Linear, Lowered, ModuleMatch
@@ -90,7 +90,7 @@ def peft_adapters(
     where = f"adapter {name!r} ({path})"
     by_name = {linear.name: linear for linear in linears}
     branches = {
-        own: Branch(x.a, x.b, x.scale, x.bias, x.magnitude, base_bias=x.base_bias) for x, own in resolved.loras
+        own: Branch(x.a, x.b, x.scale, x.bias, x.magnitude, x.gain, x.base_bias) for x, own in resolved.loras
     }  # fmt: skip
     branches |= {own: whole_branch(by_name[own], x, max_lora_rank, where) for x, own in resolved.modules}
 

@@ -33,6 +33,7 @@ from axlora.compiler.passes.placement import no_linear, place
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import group_rows, offset_rows, quantize_linear
 from axlora.compiler.passes.recognise_linears import recognise
+from axlora.compiler.passes.survival import survived
 from axlora.compiler.pipelines.options import STATIC, CompileOptions
 from axlora.compiler.reference.integer_graph import IntegerGraph, widest
 from axlora.compiler.reference.layer_errors import layer_errors
@@ -224,7 +225,9 @@ def lower(model: Model, target: Target, options: CompileOptions, dump: Dump | No
     tables = tables_of(g) if options.files else ()
     notices: tuple[str, ...] = ()
     if options.merge:
+        before = found
         found, notices = merged(found, options.files, options.matching, tables)
+        notices += survived(before, found, target, options.weight_bits)
     if options.calibration is not None:
         without = tuple(f for f in found if f.x is None)
         if not without:

@@ -34,6 +34,7 @@ from axlora.compiler.passes.quantize_adapter import quantize_adapter
 from axlora.compiler.passes.quantize_linear import group_rows, quantize_linear
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.passes.recognise_transformer import ONE_SEQUENCE, read_rows, read_transformer, read_whole
+from axlora.compiler.passes.survival import survived
 from axlora.compiler.pipelines import samples
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.pipelines.samples import Data, Float64, Found, Samples
@@ -429,6 +430,7 @@ def lower_whole(file: Model, target: Target, options: CompileOptions) -> Generat
     notices: tuple[str, ...] = ()
     if options.merge:
         found, notices = merged(read.found, options.files, options.matching, tables)
+        notices += survived(read.found, found, target, options.weight_bits)
         read, options = replace(read, found=found), replace(options, adapters=None)
     options.tell("looking at magnitudes")
     sequences = read.first_rows(data)

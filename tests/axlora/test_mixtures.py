@@ -13,8 +13,9 @@ from tiny_onnx import write_onnx, write_peft
 
 import axlora
 from axlora.adapters import add_adapter
+from axlora.compiler.frontend.adapter_content import PeftContent
 from axlora.compiler.frontend.mixtures import parts_of, read_mixture
-from axlora.compiler.frontend.peft import PeftContent, read_content
+from axlora.compiler.frontend.peft import read_content
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,7 @@ def test_a_mixture_compiles_and_is_added_later(folders: dict[int, Path]) -> None
     assert sorted(program.sources) == [
         *(f"adapters/mix/{n}/adapter_{what}" for n in (0, 1) for what in ("config.json", "model.safetensors")),
         "model",
+        "weights",
     ]
     empty = axlora.compile(model, "test", generate=True, max_context=8, max_lora_rank=7)
     later = add_adapter(empty, "mix", mixed)

@@ -285,3 +285,21 @@ def test_one_part_twice_is_refused(write_peft: Write) -> None:
 def test_names_that_peft_does_not_write(write_peft: Write, key: str) -> None:
     with pytest.raises(BadAdapter, match="none that PEFT's LoRA saves"):
         read_content(write_peft(pair("q") | {key: np.ones((2, 2), np.float32)}))
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_trained_tokens_are_named_and_may_be_left_out(target: Target, write_peft: Write, alone: bool) -> None:
+    """Beside branches (trainable_token_indices of LoRA), or as an adapter of their own."""
+    key = f"base_model.model.{TABLE}.{'' if alone else 'token_adapter.'}trainable_tokens_delta"
+    tensors = {key: np.ones((2, D), np.float32)} | ({} if alone else pair(UP, k=D, n=D))
+    folder = write_peft(tensors, peft_type="TRAINABLE_TOKENS" if alone else "LORA", trainable_token_indices=[3, 4])
+    with pytest.raises(BadAdapter, match=f"rows of the embedding '{TABLE}' were trained"):
+        lower(language_model(), target, CompileOptions(adapters={"a": folder}))
+    options = CompileOptions(adapters={"a": folder}, partial_adapters=True)
+    if alone:
+        with pytest.raises(BadAdapter, match="rows of the embedding"):
+            lower(language_model(), target, options)
+        return
+    low, _ = lower(language_model(), target, options)
+    assert [m.module for m in low.matches["a"]] == [UP]
+    assert TABLE in low.notices[0]

@@ -256,3 +256,21 @@ def test_paths_of_a_real_graph(build: Any, target: Target, write_peft: Write) ->
         model = named_model(type(build)(), LLAMA[:2], scopes)
         low, _ = lower(model, target, CompileOptions(adapters={"a": adapter(write_peft, LLAMA[:1], by.name)}))
         assert [(m.module, m.linear, m.by) for m in low.matches["a"]] == [(LLAMA[0], low.linears[0].name, by)]
+
+
+def test_a_base_whose_weights_are_not_the_models_is_refused(write_peft: Write, tmp_path: Path) -> None:
+    """--base names what the adapters were trained on: a model of another, or of a changed one, is told apart."""
+    mine = linears(LLAMA)
+    base = tmp_path / "base"
+    base.mkdir()
+    weights = {f"{x.name}.weight": np.ascontiguousarray(x.held().values.T.astype(np.float32)) for x in mine}
+    folder = adapter(write_peft, [mine[0].name])
+    for changed in (False, True):
+        if changed:
+            weights[f"{mine[0].name}.weight"] = weights[f"{mine[0].name}.weight"] + np.float32(0.01)
+        save_file(weights, base / "model.safetensors")
+        if not changed:
+            assert resolve("a", folder, mine, matching=Matching(base=base)).loras
+    with pytest.raises(BadAdapter, match=r"the weight of module .* in the base .* is not that of linear") as error:
+        resolve("a", folder, mine, matching=Matching(base=base))
+    assert "exported of another base" in error.value.hint

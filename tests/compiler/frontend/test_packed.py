@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from axlora.compiler.errors import BadAdapter
+from axlora.compiler.frontend.adapter_content import PeftLora
 from axlora.compiler.frontend.held import Candidate, Held
 from axlora.compiler.frontend.packed import LAYOUTS
-from axlora.compiler.frontend.peft import PeftLora
 from axlora.compiler.frontend.resolve import Matching, Resolved, resolve
 from axlora.compiler.layer import By
 
