@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from numba.extending import register_jitable
 
+from .compiled import cached
 from .opcodes import Map, Reduce, Row
 
 Int64 = npt.NDArray[np.int64]
@@ -215,7 +215,7 @@ def block_quantize(
     return found
 
 
-@njit(cache=True)
+@cached
 def _block_quantize(
     acc: Int64, bias: Int64, multiplier: Int64, shift: Int64, bias_shift: int, bits: int
 ) -> tuple[Int64, Int64, npt.NDArray[np.bool_]]:
@@ -435,7 +435,7 @@ def reduce_none(reduction: int) -> int:
     return -(1 << 31) if reduction == Reduce.MAX else 0
 
 
-@njit(cache=True)
+@cached
 def _reduce_rows(reduction: int, y: Int64, valid: npt.NDArray[np.bool_]) -> Int64:
     found = np.full(len(y), reduce_none(reduction), np.int64)
     for r in range(len(y)):
@@ -476,7 +476,7 @@ def row_scalar(function: Row, reduced: int, factor: int, add: int, shift: int, a
     return RowScalar(*row_scalar_element(int(function), reduced, factor, add, shift, adjust, token))
 
 
-@njit(cache=True)
+@cached
 def row_scalar_element(
     function: int, reduced: int, factor: int, add: int, shift: int, adjust: int, token: int
 ) -> tuple[int, int, int, int, int]:

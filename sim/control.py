@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from axlora.isa.compiled import cached, inner
 from axlora.isa.instruction import BadInstruction, check_resolved, decode
 from axlora.isa.opcodes import (
     CACHE_LINE_BYTES,
@@ -84,7 +84,7 @@ class _Sizes(NamedTuple):
     windows: int
 
 
-@njit(cache=True)
+@inner
 def _ask(f: _Fetch, line: int) -> None:
     """A line is there from now on, or on its way."""
     place = line % len(f.tags)
@@ -94,7 +94,7 @@ def _ask(f: _Fetch, line: int) -> None:
         f.lines[place, n] = f.memory[first + n] if first + n < len(f.memory) else 0
 
 
-@njit(cache=True)
+@inner
 def _mark(f: _Fetch, sizes: _Sizes, sub: int, x: int, rows: int, beats: int) -> None:
     """Note the lines that a STORE writes; one of more beats than OBUF has stops the machine."""
     if rows * beats > sizes.obuf_beats:
@@ -108,7 +108,7 @@ def _mark(f: _Fetch, sizes: _Sizes, sub: int, x: int, rows: int, beats: int) -> 
                 f.written[line] = True
 
 
-@njit(cache=True)
+@cached
 def _forget(f: _Fetch) -> None:
     """Between walks: what the stores wrote may be new instructions."""
     f.now[_NEW] = 0
@@ -118,7 +118,7 @@ def _forget(f: _Fetch) -> None:
             f.known[line * _PLACES : (line + 1) * _PLACES] = False
 
 
-@njit(cache=True)
+@cached
 def _walk(f: _Fetch, sizes: _Sizes, out: Int64, new: Int64, raw: Bytes) -> tuple[int, int]:
     """Walk on until the program ends, the machine stops, or `out` is full.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from axlora.isa.compiled import inner
 from axlora.isa.opcodes import ErrorCode, Unit
 
 Int64 = npt.NDArray[np.int64]
@@ -49,7 +49,7 @@ PLACE_NAMES = (
 ) = range(7, 20)
 
 
-@njit(cache=True)
+@inner
 def outside(fault: Int64, name: int, first: int, count: int, depth: int) -> bool:
     """Whether places first..first+count-1 are not all of a buffer that has `depth`; then `fault` tells of it."""
     if count and first + count > depth:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from axlora.isa.compiled import cached, inner
 from axlora.isa.opcodes import Opcode
 
 from .control import MISC, OPCODE, SUB, X, Y, Z
@@ -45,7 +45,7 @@ from .transfers import load, store
 Int64 = npt.NDArray[np.int64]
 
 
-@njit(cache=True)
+@inner
 def form(opcode: int, a: int, b: int, c: int) -> int:
     """What a duration follows from, as one number: an opcode, two numbers below 2**8 and 2**16, and one below 2**32."""
     return opcode << 56 | a << 48 | b << 32 | c
@@ -56,7 +56,7 @@ def unform(number: int) -> tuple[Opcode, int, int, int]:
     return Opcode(number >> 56), number >> 48 & 0xFF, number >> 32 & 0xFFFF, number & 0xFFFFFFFF
 
 
-@njit(cache=True)
+@cached
 def execute(size: Size, s: State, tiles: Tiles, walk: Int64, begin: int, costs: Int64, counts: Int64, fault: Int64) -> int:
     """Carry out instructions from number `begin` on.
 

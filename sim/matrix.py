@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from axlora.isa.compiled import inner
 from axlora.isa.numerics import wrap
 from axlora.isa.opcodes import UBUF_BIT
 
@@ -54,7 +56,7 @@ from .tiles import (
 Int64 = npt.NDArray[np.int64]
 
 
-@njit(cache=True)
+@inner
 def element(memory: Bytes, n: int, bits: int) -> int:
     """Element n of ABUF or UBUF."""
     if bits == 8:
@@ -62,45 +64,35 @@ def element(memory: Bytes, n: int, bits: int) -> int:
     return np.int64(np.int16(memory[2 * n] | np.uint16(memory[2 * n + 1]) << 8))
 
 
-@njit(cache=True)
-def multiply(x: npt.NDArray[np.int32], first: int, last: int, values: Codes, at: int, columns: int, total: Int64) -> None:
-    """total [tokens, columns] = x[:, first:last] @ rows first..last-1 of values, in 64 bits."""
-    for k in range(first, last):
-        row = at + k * columns
+@inner
+def _multiply_add(x: npt.NDArray[Any], values: Codes, total: npt.NDArray[Any]) -> None:
+    """total += x @ values, in the type of x and total: [tokens, rows], [rows, columns], [tokens, columns]."""
+    for k in range(len(values)):
+        weights = values[k]
         for t in range(len(x)):
-            v = np.int64(x[t, k])
-            for n in range(columns):
-                total[t, n] += v * values[row + n]
+            v, sums = x[t, k], total[t]
+            for n in range(len(weights)):
+                sums[n] += v * weights[n]
 
 
-@njit(cache=True)
-def multiply_narrow(
-    x: npt.NDArray[np.int32], first: int, last: int, values: Codes, at: int, columns: int, total: npt.NDArray[np.int32]
-) -> None:
-    """`multiply` where every sum fits 32 bits: twice as many at once."""
-    for k in range(first, last):
-        row = at + k * columns
-        for t in range(len(x)):
-            v = x[t, k]
-            for n in range(columns):
-                total[t, n] += v * values[row + n]
+@inner
+def _product(x: npt.NDArray[np.int32], peak: int, greatest: int, values: Codes) -> Int64:
+    """x @ values, exact in int64: [tokens, rows], [rows, columns]; in 32 bits where every sum fits them.
 
-
-@njit(cache=True)
-def _product(
-    x: npt.NDArray[np.int32], peak: int, greatest: int, first: int, last: int, values: Codes, at: int, columns: int
-) -> Int64:
-    """x[:, first:last] @ values, exact in int64 [tokens, columns]."""
-    if peak * greatest * (last - first) < 1 << 31:
-        narrow = np.zeros((len(x), columns), np.int32)
-        multiply_narrow(x, first, last, values, at, columns, narrow)
+    Args:
+        peak, greatest: bounds of magnitudes of x and values.
+    """
+    shape = (len(x), values.shape[1])
+    if peak * greatest * len(values) < 1 << 31:
+        narrow = np.zeros(shape, np.int32)
+        _multiply_add(x, values, narrow)
         return narrow.astype(np.int64)
-    total = np.zeros((len(x), columns), np.int64)
-    multiply(x, first, last, values, at, columns, total)
+    total = np.zeros(shape, np.int64)
+    _multiply_add(x.astype(np.int64), values, total)
     return total
 
 
-@njit(cache=True)
+@inner
 def _activations(size: Size, memory: Bytes, line: int, blocks: int, tokens: int) -> npt.NDArray[np.int32]:
     """[tokens, blocks*lanes]."""
     x = np.empty((tokens, blocks * size.lanes), np.int32)
@@ -112,7 +104,7 @@ def _activations(size: Size, memory: Bytes, line: int, blocks: int, tokens: int)
     return x
 
 
-@njit(cache=True)
+@inner
 def _scaled(size: Size, s: State, segment: int, sums: Int64, sumx: Int64, total: Int64, fault: Int64) -> None:
     """total += (sums - zero point * sum of x) * scale, of each group of rows; sums [groups of rows, tokens, columns]."""
     of = s.segments[segment]
@@ -129,7 +121,7 @@ def _scaled(size: Size, s: State, segment: int, sums: Int64, sumx: Int64, total:
                 total[t, n] += (sums[r, t, n] - zero * sumx[t, r]) * scale
 
 
-@njit(cache=True)
+@inner
 def matmul(
     size: Size, s: State, tiles: Tiles, segments: int, x: int, y: int, blocks: int, misc: int, count: Int64, fault: Int64
 ) -> int:
@@ -183,7 +175,7 @@ def matmul(
     return known[LAST_POP]
 
 
-@njit(cache=True)
+@inner
 def _multiply(
     size: Size,
     s: State,
@@ -216,37 +208,34 @@ def _multiply(
         if of[SEG_SLOT]:
             count[c.ADAPTER_MACS] += coded
             count[c.ADAPTER_MULTIPLICATIONS] += missed
-        begin, at, first = at, at + blocks * size.lanes * columns, column
+        rows, first = blocks * size.lanes, column
+        values = tiles.values[at : at + rows * columns].reshape(rows, columns)
+        at += rows * columns
         column += n
-        rows = blocks * size.lanes
         if of[SEG_SCALED]:
             if outside(fault, GROUP_WORDS, first, n, size.group_words):
                 return
-            rows = per * size.lanes
+            of_group = per * size.lanes
+            parts = np.empty((groups, tokens, columns), np.int64)
+            for g in range(groups):
+                part = slice(g * of_group, min((g + 1) * of_group, rows))
+                parts[g] = wrap(_product(x[:, part], peak, greatest, values[part]), size.accumulator_bits)
             if of[SEG_SUMS]:
-                for g in range(groups):
-                    last = min((g + 1) * rows, blocks * size.lanes)
-                    sums = _product(x, peak, greatest, g * rows, last, tiles.values, begin, columns)
-                    for t in range(tokens):
-                        if mask[t]:
-                            sumx[t, g] = wrap(sums[t, (n - 1) * ports], size.accumulator_bits)
+                for t in range(tokens):
+                    if mask[t]:
+                        sumx[t] = parts[:, t, (n - 1) * ports]
                 continue
         base = (of[SEG_ACC] + acc) & 0xFFFF
         if outside(fault, ACC_WORDS, base, n, size.acc_words):
             return
         if of[SEG_SCALED]:
-            total, parts = np.zeros((tokens, columns), np.int64), np.empty((groups, tokens, columns), np.int64)
-            for g in range(groups):
-                last = min((g + 1) * rows, blocks * size.lanes)
-                parts[g] = wrap(
-                    _product(x, peak, greatest, g * rows, last, tiles.values, begin, columns), size.accumulator_bits
-                )
+            total = np.zeros((tokens, columns), np.int64)
             _scaled(size, s, active[number], parts, sumx, total, fault)
             if fault[0]:
                 return
             count[c.RESCALES] += groups * columns * taking
         else:
-            total = _product(x, peak, greatest, 0, rows, tiles.values, begin, columns)
+            total = _product(x, peak, greatest, values)
         for t in range(tokens):
             if mask[t]:
                 for m in range(columns):

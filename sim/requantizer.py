@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from axlora.isa.compiled import inner
 from axlora.isa.numerics import block_quantize_token, requantize_element
 from axlora.isa.opcodes import UBUF_BIT
 
@@ -16,20 +16,20 @@ from .state import SET_MISC, SET_VCFG, SET_VOUT, SET_VPITCH, SET_X, SET_Y, SET_Z
 Int64 = npt.NDArray[np.int64]
 
 
-@njit(cache=True)
+@inner
 def put(memory: Bytes, at: int, code: int, size: int) -> None:
     """The 1 << size bytes of a code to byte `at` on, low ones first."""
     for n in range(1 << size):
         memory[at + n] = (code >> (8 * n)) & 255
 
 
-@njit(cache=True)
+@inner
 def column_place(size: Size, column: int, token: int) -> int:
     """Element of a column of a token in a region: [block][token][lane]."""
     return column // size.lanes * size.tokens * size.lanes + column % size.lanes + token * size.lanes
 
 
-@njit(cache=True)
+@inner
 def write_region(size: Size, s: State, place: int, codes: Int64, log_bytes: int, to_ubuf: bool, fault: Int64) -> None:
     """Store [tokens, n] results as a region, in UBUF from line `place` or in OBUF from beat `place` on."""
     tokens, n = codes.shape
@@ -50,7 +50,7 @@ def write_region(size: Size, s: State, place: int, codes: Int64, log_bytes: int,
             put(memory, first + (column_place(size, column, t) << log_bytes), codes[t, column], log_bytes)
 
 
-@njit(cache=True)
+@inner
 def _write_words(size: Size, s: State, place: int, codes: Int64, fault: Int64) -> None:
     """[tokens, n] to VBUF from word `place` on, tokens a destination pitch apart; n a multiple of V."""
     tokens, n = codes.shape
@@ -63,7 +63,7 @@ def _write_words(size: Size, s: State, place: int, codes: Int64, fault: Int64) -
             s.vbuf32[first + column] = codes[t, column]
 
 
-@njit(cache=True)
+@inner
 def vreq(size: Size, s: State, x: int, y: int, groups: int, misc: int, count: Int64, fault: Int64) -> None:
     """VREQ of at least one column group."""
     cfg, out = s.settings[SET_VCFG], s.settings[SET_VOUT]
@@ -132,7 +132,7 @@ def vreq(size: Size, s: State, x: int, y: int, groups: int, misc: int, count: In
         write_region(size, s, y, codes, log_bytes, (out[SET_MISC] & 4) > 0, fault)
 
 
-@njit(cache=True)
+@inner
 def vqt(size: Size, s: State, x: int, y: int, groups: int, misc: int, count: Int64, fault: Int64) -> int:
     """VQT: the tokens that take part, a bit each."""
     tokens, slot, word, token = (misc & 7) + 1, misc >> 3, x & 0xFFFF, x >> 16

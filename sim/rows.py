@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from axlora.isa.compiled import inner
 from axlora.isa.numerics import clamp_bytes, map_element, reduce_element, reduce_none, row_scalar_element
 from axlora.isa.opcodes import CBUF_BIT, READ_AFTER, Into, Map, Reduce, Row
 
@@ -18,7 +18,7 @@ Int64 = npt.NDArray[np.int64]
 Words = npt.NDArray[np.int32]
 
 
-@njit(cache=True)
+@inner
 def _operand(size: Size, s: State, address: int, pitch: int, rows: int, words: int, fault: Int64) -> Words:
     """The buffer that an address of rows names (bit 15: CBUF)."""
     first = address & (CBUF_BIT - 1)
@@ -29,7 +29,7 @@ def _operand(size: Size, s: State, address: int, pitch: int, rows: int, words: i
     return s.vbuf32
 
 
-@njit(cache=True)
+@inner
 def vmap(size: Size, s: State, sub: int, x: int, y: int, words: int, misc: int, count: Int64, fault: Int64) -> None:
     """VMAP of at least one word. Word q reads what the words up to q - READ_AFTER wrote."""
     function, reduction, into = sub & 3, sub >> 2, misc >> 3 & 3
@@ -95,7 +95,7 @@ def vmap(size: Size, s: State, sub: int, x: int, y: int, words: int, misc: int, 
             _to_obuf(size, s, y, pitch[SET_Y], out, log_bytes, fault)
 
 
-@njit(cache=True)
+@inner
 def _write_word(s: State, size: Size, q: int, words: int, place: int, pitch: int, out: Int64) -> None:
     """Word q of the values to its place in VBUF."""
     r, w, v = q // words, q % words, size.vector_lanes
@@ -103,7 +103,7 @@ def _write_word(s: State, size: Size, q: int, words: int, place: int, pitch: int
         s.vbuf32[(place + r * pitch + w) * v + e] = out[r, w * v + e]
 
 
-@njit(cache=True)
+@inner
 def _fits(s: State, first: int, count: int, fault: Int64) -> bool:
     if first + count > len(s.obuf):
         fault[0], fault[1], fault[2] = OBUF_BYTES, first + count, len(s.obuf)
@@ -111,7 +111,7 @@ def _fits(s: State, first: int, count: int, fault: Int64) -> bool:
     return True
 
 
-@njit(cache=True)
+@inner
 def _to_obuf(size: Size, s: State, place: int, pitch: int, values: Int64, log_bytes: int, fault: Int64) -> None:
     """[rows, n] to OBUF from beat `place` on, rows a pitch of beats apart."""
     for r in range(len(values)):
@@ -122,7 +122,7 @@ def _to_obuf(size: Size, s: State, place: int, pitch: int, values: Int64, log_by
             put(s.obuf, first + (n << log_bytes), values[r, n], log_bytes)
 
 
-@njit(cache=True)
+@inner
 def _tile_obuf(size: Size, s: State, place: int, pitch: int, values: Int64, fault: Int64) -> None:
     """`_to_obuf` of bytes, P to a beat, as often as a beat holds them."""
     columns = values.shape[1]
@@ -136,7 +136,7 @@ def _tile_obuf(size: Size, s: State, place: int, pitch: int, values: Int64, faul
                 s.obuf[at + copy * size.ports] = values[r, n] & 255
 
 
-@njit(cache=True)
+@inner
 def vrow(size: Size, s: State, function: int, x: int, y: int, z: int, misc: int, fault: Int64) -> None:
     """VROW: sets the rows' scalars, the token scales of TOKEN, and OBUF if it is asked to."""
     rows, token, scalar = (misc & 7) + 1, x >> 16, misc >> 3 & 3

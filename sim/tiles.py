@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from axlora.isa.compiled import inner
 from axlora.isa.formats import Format, unpack
 from axlora.isa.opcodes import SEGMENTS
 from axlora.isa.target import Target
@@ -81,14 +81,14 @@ def room_for(target: Target, codes: int = 0) -> Tiles:
     )
 
 
-@njit(cache=True)
+@inner
 def group_index(s: State, segment: int, block: int, group: int) -> int:
     """gi of docs/isa.md."""
     of = s.segments[segment]
     return (block * of[SEG_BLOCK_STRIDE] + group * of[SEG_GROUP_STRIDE]) & 0xFFFF
 
 
-@njit(cache=True)
+@inner
 def last_line(s: State, segment: int, blocks: int) -> int:
     """Greatest line offset that a segment reads."""
     last = 0
@@ -98,7 +98,7 @@ def last_line(s: State, segment: int, blocks: int) -> int:
     return last >> SUB_BITS[s.segments[segment, SEG_FORMAT]]
 
 
-@njit(cache=True)
+@inner
 def find(size: Size, s: State, tiles: Tiles, active: Int64, lasts: Int64, blocks: int, fault: Int64) -> int:
     """Place of a tile among those known; it is decoded if it is not.
 
@@ -142,7 +142,7 @@ def find(size: Size, s: State, tiles: Tiles, active: Int64, lasts: Int64, blocks
     return place
 
 
-@njit(cache=True)
+@inner
 def _decode(size: Size, s: State, tiles: Tiles, active: Int64, blocks: int, total: int, place: int) -> npt.NDArray[np.int16]:
     """Write the values of a tile; its cache indices [blocks, lanes, groups, ports]."""
     lanes, ports = size.lanes, size.ports
@@ -154,25 +154,28 @@ def _decode(size: Size, s: State, tiles: Tiles, active: Int64, blocks: int, tota
         values = s.codebook.astype(np.int16) if fmt == CODEBOOK_FORMAT else VALUES[fmt].copy()
         indices = INDICES[fmt]
         bits = SUB_BITS[fmt]
-        width = 8 >> bits
+        width, mask = 8 >> bits, (1 << bits) - 1
+        into = tiles.values[at : at + blocks * lanes * groups * ports].reshape(blocks, lanes, groups, ports)
         for b in range(blocks):
-            for g in range(groups):
-                gi = group_index(s, segment, b, g)
-                line, first = of[SEG_LINE] + (gi >> bits), (gi & ((1 << bits) - 1)) * ports
-                for lane in range(lanes):
-                    word = (line * lanes + lane) * ports
-                    to = at + ((b * lanes + lane) * groups + g) * ports
-                    for p in range(ports):
-                        c = first + p
-                        stored = (s.wbuf[word + (c >> bits)] >> ((c & ((1 << bits) - 1)) * width)) & ((1 << width) - 1)
-                        tiles.values[to + p] = values[stored]
-                        index[b, lane, before + g, p] = indices[stored]
+            for lane in range(lanes):
+                for g in range(groups):
+                    gi = group_index(s, segment, b, g)
+                    word = ((of[SEG_LINE] + (gi >> bits)) * lanes + lane) * ports
+                    stored, own, places = s.wbuf[word : word + ports], into[b, lane, g], index[b, lane, before + g]
+                    if bits:
+                        for p in range(ports):
+                            n = (gi & mask) * ports + p
+                            code = np.uint8((stored[n >> bits] >> ((n & mask) * width)) & ((1 << width) - 1))
+                            own[p], places[p] = values[code], indices[code]
+                    else:
+                        for p in range(ports):
+                            own[p], places[p] = values[stored[p]], indices[stored[p]]
         at += blocks * lanes * groups * ports
         before += groups
     return index
 
 
-@njit(cache=True)
+@inner
 def _time(size: Size, s: State, active: Int64, blocks: int, total: int, index: npt.NDArray[np.int16], known: Int64) -> None:
     """Note the timing of a tile."""
     if size.reuse:

@@ -12,8 +12,8 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from axlora.isa.compiled import cached, inner
 from axlora.isa.opcodes import (
     CACHE_LINE_BYTES,
     FETCH_FLIGHTS,
@@ -79,7 +79,7 @@ class _State(NamedTuple):
     now: Int64
 
 
-@njit(cache=True)
+@inner
 def _grant(s: _State) -> int:
     """Cycle in which load's next burst would be granted, were there no further fetch."""
     now, outstanding = s.now, s.parameters[1]
@@ -89,7 +89,7 @@ def _grant(s: _State) -> int:
     return int(cycle + 1 if cycle == now[_FETCHED] else cycle)
 
 
-@njit(cache=True)
+@inner
 def _step(s: _State) -> bool:
     """Grant load's next burst; whether the transfer is complete."""
     now = s.now
@@ -110,7 +110,7 @@ def _step(s: _State) -> bool:
     return False
 
 
-@njit(cache=True)
+@inner
 def _end(s: _State, i: int, done: int) -> None:
     """An instruction's unit is idle again in cycle `done`."""
     s.times[i, _DONE] = done
@@ -123,7 +123,7 @@ def _end(s: _State, i: int, done: int) -> None:
             s.sems[sem, _POSTED] += 1
 
 
-@njit(cache=True)
+@inner
 def _accept(s: _State, unit: int) -> bool:
     """Accept the head of a unit's queue, if all that it waits for is known."""
     if unit == Unit.LOAD and s.now[_LOADING] >= 0:
@@ -160,7 +160,7 @@ def _accept(s: _State, unit: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@inner
 def _settle(s: _State, limit: int) -> None:
     """Accept whatever can be; grant load's bursts before cycle `limit`."""
     progress = True
@@ -173,7 +173,7 @@ def _settle(s: _State, limit: int) -> None:
             progress = _step(s) or progress
 
 
-@njit(cache=True)
+@inner
 def _request(s: _State, place: int, cycle: int) -> int:
     """Fetch asks for a line from `cycle` on; the cycle in which it is granted: one of the flights must be free."""
     now, flights = s.now, s.flights
@@ -186,7 +186,7 @@ def _request(s: _State, place: int, cycle: int) -> int:
     return cycle
 
 
-@njit(cache=True)
+@inner
 def _look_up(s: _State, i: int) -> int:
     """LOOKUP until the line is there, and what is asked for ahead in RESOLVE; cycles lost."""
     now = s.now
@@ -204,7 +204,7 @@ def _look_up(s: _State, i: int) -> int:
     return int(lost)
 
 
-@njit(cache=True)
+@cached
 def _run(s: _State) -> tuple[int, int, int]:
     """Feed on the instructions in program order.
 
@@ -237,7 +237,7 @@ def _run(s: _State) -> tuple[int, int, int]:
     return -1, misses, full
 
 
-@njit(cache=True)
+@cached
 def _halt(s: _State) -> int:
     """HALT in ISSUE, which `_run` took for another control instruction: cycles until all is idle; -1: never."""
     _settle(s, _FOREVER)
@@ -249,7 +249,7 @@ def _halt(s: _State) -> int:
     return int(wait)
 
 
-@njit(cache=True)
+@cached
 def _overflow(s: _State) -> tuple[int, int]:
     """(semaphore, instruction) of a post that finds a count of 15 and stops the machine; -1: there is none."""
     for sem in range(SEMAPHORES):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from axlora.isa.compiled import inner
 from axlora.isa.opcodes import POSTED, Buffer
 from axlora.timing.memory import FIRST_BURST, answered, burst_beats, next_burst, part_address, store_run
 
@@ -15,7 +15,7 @@ from .state import SET_SPITCH, SET_X, SET_Y, Bytes, Size, State
 Int64 = npt.NDArray[np.int64]
 
 
-@njit(cache=True)
+@inner
 def load(size: Size, s: State, buffer: int, x: int, y: int, z: int, misc: int, fault: Int64) -> int:
     """LOAD: its beats."""
     beats = misc * z
@@ -54,20 +54,20 @@ def load(size: Size, s: State, buffer: int, x: int, y: int, z: int, misc: int, f
     return beats
 
 
-@njit(cache=True)
+@inner
 def _copy(source: Bytes, first: int, into: Bytes, to: int, count: int) -> None:
     for n in range(count):
         into[to + n] = source[first + n]
 
 
-@njit(cache=True)
+@inner
 def _loaded(s: State, first: int, last: int) -> None:
     """These lines of WBUF are new."""
     s.now[0] += 1
     s.versions[first : last + 1] = s.now[0]
 
 
-@njit(cache=True)
+@inner
 def _load_columns(size: Size, s: State, first: int, line: int, rows: int, count: int, fault: Int64) -> None:
     """WKEY: row r of the transfer becomes column r; element e of it goes to lane e mod L of the block's line."""
     blocks = -(-count // size.lanes)
@@ -81,7 +81,7 @@ def _load_columns(size: Size, s: State, first: int, line: int, rows: int, count:
     _loaded(s, line, last)
 
 
-@njit(cache=True)
+@inner
 def store(size: Size, s: State, width: int, x: int, y: int, z: int, misc: int, fault: Int64) -> int:
     """STORE: its duration.
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from axlora.isa.compiled import cached
 from axlora.isa.formats import Format
 from axlora.isa.target import Target
 
@@ -27,7 +27,11 @@ def cache_index(codes: npt.NDArray[np.int16], fmt: Format) -> npt.NDArray[np.int
     return np.where(codes == 0, -1, np.abs(codes) & 127).astype(np.int16)
 
 
-@njit(cache=True)
+_STAMPS = 512
+"""A power of two: entries of the result cache, and more."""
+
+
+@cached
 def reuse_issue(
     index: npt.NDArray[np.int16], clear: npt.NDArray[np.bool_], banks: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -41,34 +45,32 @@ def reuse_issue(
     cycles = np.empty((blocks, lanes, row), np.uint8)
     misses = np.zeros(row, np.int64)
     zeros = np.zeros(row, np.int64)
-    stamp = np.zeros(256, np.int64)
+    stamp = np.zeros(_STAMPS, np.int64)
     now = 0
-    load = np.zeros(banks, np.int64)
     for b in range(blocks):
         for lane in range(lanes):
             for r in range(row):
                 if clear[r]:
                     now += 1
-                load[:] = 0
-                skipped = missed = 0
-                worst = 1
+                    stamp[_STAMPS - 1] = now  # where the code -1 looks: it needs no product
+                codes = index[b, lane, r]
+                skipped = load = 0  # load: products of each bank, a byte each
                 for p in range(ports):
-                    i = index[b, lane, r, p]
-                    if i < 0:
-                        skipped += 1
-                    elif stamp[i] != now:
-                        stamp[i] = now
-                        missed += 1
-                        bank = i & (banks - 1)
-                        load[bank] += 1
-                        worst = max(worst, load[bank])
+                    i = np.uint16(codes[p]) & np.uint16(_STAMPS - 1)
+                    load += np.int64(stamp[i] != now) << (np.int64(i) & (banks - 1)) * 8
+                    stamp[i] = now
+                    skipped += i == _STAMPS - 1
                 zeros[r] += skipped
-                misses[r] += missed
+                worst = 1
+                while load:
+                    worst = max(worst, load & 255)
+                    misses[r] += load & 255
+                    load >>= 8
                 cycles[b, lane, r] = worst
     return cycles, misses, zeros
 
 
-@njit(cache=True)
+@cached
 def schedule(
     cycles: npt.NDArray[np.uint8], latency: int, depth: int, raw_cycles: int, first_issue: int
 ) -> tuple[int, int, int, int]:

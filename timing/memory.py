@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from numba.extending import register_jitable
 
+from axlora.isa.compiled import cached, inner
 from axlora.isa.instruction import Instruction
 from axlora.isa.opcodes import POSTED, STORE_STEP
 from axlora.isa.target import Target
@@ -19,7 +19,7 @@ FIRST_BURST = 3
 """Cycle in which the first burst of a STORE that is accepted in cycle 0 begins."""
 
 
-@njit(cache=True)
+@cached
 def burst_beats(first: int, beats: int, most: int) -> int:
     """Beats of the first burst of a transfer: it ends at the transfer's end or at a multiple of `most` beats.
 
@@ -45,7 +45,7 @@ def bursts(target: Target, address: int, beats: int) -> Iterator[int]:
         beats -= take
 
 
-@njit(cache=True)
+@inner
 def part_address(n: int, x: int, beats: int, beat: int, row_pitch: int, part_pitch: int) -> int:
     """Address of part n that a STORE of some bytes of each beat writes.
 
@@ -60,7 +60,7 @@ def part_address(n: int, x: int, beats: int, beat: int, row_pitch: int, part_pit
     return (x + n // beats * row + n % beats * part) & ADDRESS
 
 
-@njit(cache=True)
+@cached
 def store_run(
     n: int, x: int, rows: int, beats: int, parts: bool, beat: int, row_pitch: int, part_pitch: int
 ) -> tuple[int, int]:
