@@ -34,7 +34,7 @@ def wrap(value: Int64, bits: int) -> Int64:
 
 
 @register_jitable
-def rounding_shift(value: Int64, shift: Int64 | int) -> Int64:
+def rounding_shift(value: Value, shift: Value) -> Value:
     """value / 2**shift, rounded half to even (IEEE 754 roundTiesToEven on integers); shift 0 is the value itself.
 
     Args:
@@ -44,12 +44,11 @@ def rounding_shift(value: Int64, shift: Int64 | int) -> Int64:
     floor = value >> shift
     rest = value - (floor << shift)
     half = np.int64(1) << (shift - (shift > 0))  # with shift 0 the rest is 0, below it
-    rounded: Int64 = floor + ((rest > half) | ((rest == half) & ((floor & 1) == 1)))
-    return rounded
+    return floor + ((rest > half) | ((rest == half) & ((floor & 1) == 1)))
 
 
 @register_jitable
-def saturate(value: Int64, low: int, high: int) -> Int64:
+def saturate(value: Value, low: int, high: int) -> Value:
     """Clamp to [low, high]; int64, any shape."""
     return np.minimum(np.maximum(value, low), high)
 
@@ -61,7 +60,7 @@ def to_fixed(values: npt.ArrayLike, fraction: int) -> Int64:
 
 
 @register_jitable
-def saturate32(value: Int64) -> Int64:
+def saturate32(value: Value) -> Value:
     """Clamp to +-(2**31 - 1)."""
     return np.minimum(np.maximum(value, -SAT32), SAT32)
 
@@ -148,22 +147,11 @@ def requantize(
     Returns:
         codes [t, n] as int64, and where a clamp changed the value.
     """
-    adapter = (0, 0, 0) if acc2 is None or m2 is None or exponent is None else (acc2, m2, exponent)
-    token = None if mantissa is None or token_shift is None else (mantissa, token_shift)
-    return requantize_element(
-        acc,
-        bias,
-        m1,
-        shift,
-        *adapter,
-        token is not None,
-        *(token or (0, 1)),
-        bias_shift,
-        bias_end,
-        guard,
-        zero_point,
-        bits,
-    )
+    low: tuple[Value, Value, Value] = (0, 0, 0) if acc2 is None or m2 is None or exponent is None else (acc2, m2, exponent)
+    scaled = mantissa is not None and token_shift is not None
+    scale: tuple[Value, Value] = (mantissa, token_shift) if scaled else (0, 1)
+    factors = acc, bias, m1, shift, *low
+    return requantize_element(*factors, scaled, *scale, bias_shift, bias_end, guard, zero_point, bits)
 
 
 @register_jitable
@@ -181,7 +169,7 @@ def requantize_element(
     bias_shift: int,
     bias_end: bool,
     guard: int,
-    zero_point: int,
+    zero_point: Value,
     bits: int,
 ) -> tuple[Value, Any]:
     """`requantize` of arrays or of one element; without an adapter m2 is 0, without a token scale `scaled` is false."""
@@ -209,10 +197,8 @@ def block_quantize(
     Returns:
         codes [t, n], exponents [t, 1] (value = code * 2**exponent), and where the 32-bit clamp changed the value.
     """
-    found: tuple[Int64, Int64, npt.NDArray[np.bool_]] = _block_quantize(
-        *(np.ascontiguousarray(given, np.int64) for given in (acc, bias, multiplier, shift)), bias_shift, bits
-    )
-    return found
+    a, b, m, s = (np.ascontiguousarray(given, np.int64) for given in (acc, bias, multiplier, shift))
+    return _block_quantize(a, b, m, s, bias_shift, bits)
 
 
 @cached
@@ -251,7 +237,7 @@ def block_quantize_token(
 
 
 @register_jitable
-def bit_length(value: int) -> int:
+def bit_length(value: Value) -> int:
     """Bits of a non-negative int64; 0 for 0."""
     length = 0
     while value >> length and length < 63:
@@ -381,12 +367,12 @@ def map_element(
     function: int,
     a: Value,
     b: Value,
-    ca: int,
-    cb: int,
+    ca: Value,
+    cb: Value,
     shift: Value,
     factor: Value,
     less: Value,
-    low: int,
+    low: Value,
     step: int,
     table: Int64,
 ) -> tuple[Value, Value]:
@@ -412,7 +398,8 @@ def map_element(
 def clamp_bytes(y: Int64, size: int) -> Int64:
     """Clamp to +-(2**(8*size - 1) - 1): codes of `size` bytes that are symmetric about zero."""
     high = (1 << (8 * size - 1)) - 1
-    return saturate(y, -high, high)
+    clamped: Int64 = saturate(y, -high, high)
+    return clamped
 
 
 def reduce_rows(reduction: Reduce, y: Int64, valid: npt.NDArray[np.bool_]) -> Int64:
@@ -478,22 +465,22 @@ def row_scalar(function: Row, reduced: int, factor: int, add: int, shift: int, a
 
 @cached
 def row_scalar_element(
-    function: int, reduced: int, factor: int, add: int, shift: int, adjust: int, token: int
+    function: int, reduced: Value, factor: Value, add: Value, shift: Value, adjust: Value, token: Value
 ) -> tuple[int, int, int, int, int]:
     """`row_scalar` of int64s, compiled: the members of a `RowScalar` in their order."""
     v = rounding_shift(np.int64(reduced) * factor, shift) + add
     value = saturate32(v)
     if function == Row.COPY:
         return value, 0, value, 0, 1
-    u = max(v, 1)
+    u: Value = max(v, 1)
     length = bit_length(u)
     if function == Row.RSQRT:
         k = (64 - length) >> 1
-        n = np.int64(_square_root(np.uint64(u) << np.uint64(2 * k)))
+        n: Value = np.int64(_square_root(np.uint64(u) << np.uint64(2 * k)))
     else:
         k = 32 - length
         n = u << k if k >= 0 else u >> -k
-    mantissa = np.int64(0)
+    mantissa: Value = np.int64(0)
     if function == Row.TOKEN:
         mantissa = (n + (1 << 15)) >> 16
         if mantissa == 1 << 16:

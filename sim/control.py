@@ -179,7 +179,7 @@ def _walk(f: _Fetch, sizes: _Sizes, out: Int64, new: Int64, raw: Bytes) -> tuple
         if opcode == Opcode.HALT:
             return n, _ENDED
         if opcode == Opcode.STORE:
-            _mark(f, sizes, sub, x, z, misc)
+            _mark(f, sizes, int(sub), int(x), int(z), int(misc))
             stores = True
         elif opcode == Opcode.SPITCH:
             now[_ROW_PITCH], now[_PART_PITCH] = x, y

@@ -57,7 +57,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 @inner
-def element(memory: Bytes, n: int, bits: int) -> int:
+def element(memory: Bytes, n: int, bits: int) -> np.int64:
     """Element n of ABUF or UBUF."""
     if bits == 8:
         return np.int64(np.int8(memory[n]))
@@ -65,9 +65,9 @@ def element(memory: Bytes, n: int, bits: int) -> int:
 
 
 @inner
-def _multiply_add(x: npt.NDArray[Any], values: Codes, total: npt.NDArray[Any]) -> None:
-    """total += x @ values, in the type of x and total: [tokens, rows], [rows, columns], [tokens, columns]."""
-    for k in range(len(values)):
+def _multiply_add(x: npt.NDArray[np.int32], first: int, last: int, values: Codes, total: npt.NDArray[Any]) -> None:
+    """total += x[:, first:last] @ rows first..last-1 of values, in the type of `total`."""
+    for k in range(first, last):
         weights = values[k]
         for t in range(len(x)):
             v, sums = x[t, k], total[t]
@@ -76,20 +76,26 @@ def _multiply_add(x: npt.NDArray[Any], values: Codes, total: npt.NDArray[Any]) -
 
 
 @inner
-def _product(x: npt.NDArray[np.int32], peak: int, greatest: int, values: Codes) -> Int64:
-    """x @ values, exact in int64: [tokens, rows], [rows, columns]; in 32 bits where every sum fits them.
+def _product(x: npt.NDArray[np.int32], first: int, last: int, peak: int, values: Codes, total: Int64, bits: int) -> None:
+    """total = x[:, first:last] @ rows first..last-1 of values, wrapped to `bits`; in 32 bits where every sum fits them.
 
     Args:
-        peak, greatest: bounds of magnitudes of x and values.
+        x: [tokens, rows]. values: [rows, columns]. total: [tokens, columns].
+        peak: bound of the products' magnitudes.
     """
-    shape = (len(x), values.shape[1])
-    if peak * greatest * len(values) < 1 << 31:
-        narrow = np.zeros(shape, np.int32)
-        _multiply_add(x, values, narrow)
-        return narrow.astype(np.int64)
-    total = np.zeros(shape, np.int64)
-    _multiply_add(x.astype(np.int64), values, total)
-    return total
+    tokens, columns = total.shape
+    if peak * (last - first) < 1 << 31:
+        narrow = np.zeros((tokens, columns), np.int32)
+        _multiply_add(x, first, last, values, narrow)
+        for t in range(tokens):
+            for n in range(columns):
+                total[t, n] = wrap(np.int64(narrow[t, n]), bits)
+        return
+    wide = np.zeros((tokens, columns), np.int64)
+    _multiply_add(x, first, last, values, wide)
+    for t in range(tokens):
+        for n in range(columns):
+            total[t, n] = wrap(wide[t, n], bits)
 
 
 @inner
@@ -172,7 +178,7 @@ def matmul(
     _multiply(size, s, tiles, known, active[:number], masks, vectors, (x >> 16, blocks, per, misc & 1), count, fault)
     count[c.RAW], count[c.PRODUCT] = known[TILE_RAW], known[TILE_PRODUCT]
     count[c.LANE_MISSES], count[c.LANE_FIFO_FULL] = known[TILE_MISSES], known[TILE_FULL]
-    return known[LAST_POP]
+    return int(known[LAST_POP])
 
 
 @inner
@@ -191,15 +197,20 @@ def _multiply(
     """Sums of the active segments; `fields` are acc, blocks, blocks a scale group, and whether sums begin anew."""
     acc, blocks, per, anew = fields
     tokens, ports = len(x), size.ports
-    peak = np.abs(x).max()
+    peak = 0
+    for t in range(tokens):
+        for k in range(x.shape[1]):
+            peak = max(peak, abs(int(x[t, k])))
     groups = -(-blocks // per) if per else 1
     sumx = np.zeros((tokens, groups), np.int64)
     at, column = known[AT], 0
     for number in range(len(active)):
         of = s.segments[active[number]]
         mask = masks[number]
-        n, taking = of[SEG_GROUPS], mask.sum()
-        columns, greatest = n * ports, GREATEST[of[SEG_FORMAT]]
+        n, taking = of[SEG_GROUPS], 0
+        for t in range(tokens):
+            taking += mask[t]
+        columns, bound = n * ports, peak * GREATEST[of[SEG_FORMAT]]
         missed, coded = known[SEGMENT_MISSES + number] * taking, blocks * size.lanes * columns * taking
         count[c.MACS] += coded
         count[c.MULTIPLICATIONS] += missed
@@ -218,24 +229,25 @@ def _multiply(
             of_group = per * size.lanes
             parts = np.empty((groups, tokens, columns), np.int64)
             for g in range(groups):
-                part = slice(g * of_group, min((g + 1) * of_group, rows))
-                parts[g] = wrap(_product(x[:, part], peak, greatest, values[part]), size.accumulator_bits)
+                last = min((g + 1) * of_group, rows)
+                _product(x, g * of_group, last, bound, values, parts[g], size.accumulator_bits)
+                if of[SEG_SUMS]:
+                    for t in range(tokens):
+                        if mask[t]:
+                            sumx[t, g] = parts[g, t, columns - ports]
             if of[SEG_SUMS]:
-                for t in range(tokens):
-                    if mask[t]:
-                        sumx[t] = parts[:, t, (n - 1) * ports]
                 continue
         base = (of[SEG_ACC] + acc) & 0xFFFF
         if outside(fault, ACC_WORDS, base, n, size.acc_words):
             return
+        total = np.zeros((tokens, columns), np.int64)
         if of[SEG_SCALED]:
-            total = np.zeros((tokens, columns), np.int64)
             _scaled(size, s, active[number], parts, sumx, total, fault)
             if fault[0]:
                 return
             count[c.RESCALES] += groups * columns * taking
         else:
-            total = _product(x, peak, greatest, values)
+            _product(x, 0, rows, bound, values, total, 64)
         for t in range(tokens):
             if mask[t]:
                 for m in range(columns):

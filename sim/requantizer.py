@@ -77,10 +77,11 @@ def vreq(size: Size, s: State, x: int, y: int, groups: int, misc: int, count: In
         return
     if outside(fault, ACC_WORDS, word, groups, size.acc_words):
         return
-    records = np.full(tokens, -1, np.int64)
+    records = np.empty(tokens, np.int64)
     word2 = (word + cfg[SET_Z]) & 0xFFFF
     if adapter:
         for t in range(tokens):
+            records[t] = -1
             slot = np.int64(s.tbuf32[token + t] & 15)
             if slot:
                 records[t] = ((cfg[SET_X] >> 16) + (slot - 1) * cfg[SET_Y]) & 0xFFFF
@@ -95,7 +96,7 @@ def vreq(size: Size, s: State, x: int, y: int, groups: int, misc: int, count: In
     changed = 0
     for t in range(tokens):
         meta = s.token_words[token + t] if cfg[SET_MISC] >> 12 else np.int64(s.tbuf32[token + t])
-        own, exponent = records[t], s.exponent[token + t]
+        own, exponent = records[t] if adapter else -1, s.exponent[token + t]
         for column in range(n):
             group, port = column // ports, column % ports
             record = base * ports + column
@@ -177,5 +178,6 @@ def vqt(size: Size, s: State, x: int, y: int, groups: int, misc: int, count: Int
             at = line * size.tokens * size.lanes + column_place(size, column, t)
             put(s.ubuf, at << log_bytes, codes[column], log_bytes)
         count[c.VECTOR_ELEMENTS] += n
-        count[c.SATURATIONS] += changed.sum()
+        for column in range(n):
+            count[c.SATURATIONS] += changed[column]
     return taking

@@ -45,12 +45,12 @@ def vmap(size: Size, s: State, sub: int, x: int, y: int, words: int, misc: int, 
         if fault[0]:
             return
     first_a, first_b = x & (CBUF_BIT - 1), x >> 16 & (CBUF_BIT - 1)
-    table = np.zeros((1, 2), np.int64)
+    table = s.table32[:1]
     if function == Map.TABLE:
         first, entries = intervals[SET_Y], intervals[SET_Z] + 1
         if outside(fault, TABLE_ENTRIES, first, entries, size.table_entries):
             return
-        table = s.table32[first : first + entries].astype(np.int64)
+        table = s.table32[first : first + entries]
     if into == Into.VBUF and outside(fault, VBUF_WORDS, y + (rows - 1) * pitch[SET_Y], words, size.vbuf_words):
         return
     ca, cb = np.int64(np.int16(constants[SET_X] & 0xFFFF)), np.int64(np.int16(constants[SET_X] >> 16))

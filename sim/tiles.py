@@ -82,10 +82,10 @@ def room_for(target: Target, codes: int = 0) -> Tiles:
 
 
 @inner
-def group_index(s: State, segment: int, block: int, group: int) -> int:
+def group_index(s: State, segment: int, block: int, group: int) -> np.int64:
     """gi of docs/isa.md."""
     of = s.segments[segment]
-    return (block * of[SEG_BLOCK_STRIDE] + group * of[SEG_GROUP_STRIDE]) & 0xFFFF
+    return np.int64((block * of[SEG_BLOCK_STRIDE] + group * of[SEG_GROUP_STRIDE]) & 0xFFFF)
 
 
 @inner
@@ -94,8 +94,8 @@ def last_line(s: State, segment: int, blocks: int) -> int:
     last = 0
     for b in range(blocks):
         for g in range(s.segments[segment, SEG_GROUPS]):
-            last = max(last, group_index(s, segment, b, g))
-    return last >> SUB_BITS[s.segments[segment, SEG_FORMAT]]
+            last = max(last, int(group_index(s, segment, b, g)))
+    return last >> int(SUB_BITS[s.segments[segment, SEG_FORMAT]])
 
 
 @inner
@@ -134,8 +134,10 @@ def find(size: Size, s: State, tiles: Tiles, active: Int64, lasts: Int64, blocks
             fault[0], fault[1] = ROOM, codes
             return -1
         tiles.used[0] = 0
-        tiles.keys[:] = 0
-    tiles.keys[place] = key
+        for n in range(_SLOTS):
+            tiles.keys[n, 0] = 0
+    for n in range(_KEY):
+        tiles.keys[place, n] = key[n]
     tiles.known[place, AT] = tiles.used[0]
     tiles.used[0] += codes
     _time(size, s, active, blocks, total, _decode(size, s, tiles, active, blocks, total, place), tiles.known[place])
@@ -151,8 +153,9 @@ def _decode(size: Size, s: State, tiles: Tiles, active: Int64, blocks: int, tota
     for segment in active:
         of = s.segments[segment]
         fmt, groups = of[SEG_FORMAT], of[SEG_GROUPS]
-        values = s.codebook.astype(np.int16) if fmt == CODEBOOK_FORMAT else VALUES[fmt].copy()
-        indices = INDICES[fmt]
+        indices, values = INDICES[fmt], np.empty(256, np.int16)
+        for n in range(256):
+            values[n] = s.codebook[n & 15] if fmt == CODEBOOK_FORMAT else VALUES[fmt, n]
         bits = SUB_BITS[fmt]
         width, mask = 8 >> bits, (1 << bits) - 1
         into = tiles.values[at : at + blocks * lanes * groups * ports].reshape(blocks, lanes, groups, ports)
@@ -188,16 +191,26 @@ def _time(size: Size, s: State, active: Int64, blocks: int, total: int, index: n
             group += s.segments[segment, SEG_GROUPS]
         cycles, misses, zeros = reuse_issue(index, clear, size.multipliers)
     else:
-        cycles = np.full((blocks, size.lanes, total), size.ports // size.multipliers, np.uint8)
-        misses = np.full(total, blocks * size.lanes * size.ports, np.int64)
-        zeros = np.zeros(total, np.int64)
+        cycles, zeros = np.empty((blocks, size.lanes, total), np.uint8), np.zeros(total, np.int64)
+        misses = np.empty(total, np.int64)
+        for group in range(total):
+            misses[group] = blocks * size.lanes * size.ports
+            for b in range(blocks):
+                for lane in range(size.lanes):
+                    cycles[b, lane, group] = size.ports // size.multipliers
     known[LAST_POP], known[TILE_FULL], known[TILE_PRODUCT], known[TILE_RAW] = schedule(
         cycles, size.multiplier_latency, size.fifo_depth, RAW_CYCLES, FIRST_ISSUE
     )
-    known[TILE_MISSES] = np.int64(cycles.sum()) - cycles.size
-    group = 0
+    known[TILE_MISSES] = -cycles.size
+    for b in range(blocks):
+        for lane in range(size.lanes):
+            for group in range(total):
+                known[TILE_MISSES] += np.int64(cycles[b, lane, group])
+    first = 0
     for n in range(len(active)):
-        groups = s.segments[active[n], SEG_GROUPS]
-        known[SEGMENT_MISSES + n] = misses[group : group + groups].sum()
-        known[SEGMENT_ZEROS + n] = zeros[group : group + groups].sum()
-        group += groups
+        known[SEGMENT_MISSES + n] = known[SEGMENT_ZEROS + n] = 0
+        last = first + s.segments[active[n], SEG_GROUPS]
+        for group in range(first, last):
+            known[SEGMENT_MISSES + n] += misses[group]
+            known[SEGMENT_ZEROS + n] += zeros[group]
+        first = last

@@ -30,9 +30,9 @@ class Record:
 
     def arrays(self, target: Target) -> Recorded:
         """As arrays."""
-        shapes = (COLUMNS, COSTS, len(COUNTS))
-        parts = list(zip(*self._parts, strict=True)) or [[np.zeros((0, n), np.int64)] for n in shapes]
-        walk, costs, counts = (each[0] if len(each) == 1 else np.concatenate(each) for each in parts)
+        nothing = (np.zeros((0, COLUMNS), np.int64), np.zeros((0, COSTS), np.int64), np.zeros((0, len(COUNTS)), np.int64))
+        parts = self._parts or [nothing]
+        walk, costs, counts = (each[0] if len(each) == 1 else np.concatenate(each) for each in zip(*parts, strict=True))
         return Recorded(target, walk, costs, counts)
 
     def counted(self) -> dict[str, int]:

@@ -54,7 +54,7 @@ def reuse_issue(
                     now += 1
                     stamp[_STAMPS - 1] = now  # where the code -1 looks: it needs no product
                 codes = index[b, lane, r]
-                skipped = load = 0  # load: products of each bank, a byte each
+                skipped, load = 0, np.int64(0)  # load: products of each bank, a byte each
                 for p in range(ports):
                     i = np.uint16(codes[p]) & np.uint16(_STAMPS - 1)
                     load += np.int64(stamp[i] != now) << (np.int64(i) & (banks - 1)) * 8
@@ -63,7 +63,7 @@ def reuse_issue(
                 zeros[r] += skipped
                 worst = 1
                 while load:
-                    worst = max(worst, load & 255)
+                    worst = max(worst, int(load & 255))
                     misses[r] += load & 255
                     load >>= 8
                 cycles[b, lane, r] = worst
