@@ -17,6 +17,7 @@ from .matrix import matmul
 from .requantizer import vqt, vreq
 from .rows import vmap, vrow
 from .state import (
+    CODEBOOKS,
     SEG_ACC,
     SEG_BLOCK_STRIDE,
     SEG_FORMAT,
@@ -104,7 +105,7 @@ def execute(size: Size, s: State, tiles: Tiles, walk: Int64, begin: int, costs: 
             low = x | y << 32 | z << 48
             for e in range(8):
                 s.codebook[8 * sub + e] = np.int8(low >> 8 * e)
-            s.now[1] += 1
+            s.now[CODEBOOKS] += 1
         else:
             setting = -1
             if opcode == Opcode.VCFG:

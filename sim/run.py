@@ -15,9 +15,12 @@ from .counts import COSTS, COUNTS
 from .errors import FAULT, ROOM, MachineError, stopped
 from .execute import execute
 from .state import power_up
-from .tiles import room_for
+from .tiles import Tiles, room_for
 from .timeline import Trace, check, timeline
 from .work import Record
+
+_KEPT: dict[Target, Tiles] = {}
+"""Tiles of the target that ran last: runs find them again by their content."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,21 @@ class SimResult:
     """None if untimed."""
 
 
+def _tiles(target: Target, codes: int = 0) -> Tiles:
+    """The tiles that are kept; none, with room for one of `codes`, if that is what is missing."""
+    found = _KEPT.get(target)
+    if found is None or codes:
+        _KEPT.clear()
+        found = _KEPT[target] = room_for(target, codes)
+    return found
+
+
 class _Machine:
     """State and the action of instructions on it."""
 
     def __init__(self, target: Target, memory: npt.NDArray[np.uint8], limit: int, bad: range) -> None:
         self._target = target
         self._size, self._state = power_up(target, memory, limit, bad)
-        self._tiles = room_for(target)
 
     def carry_out(self, walk: npt.NDArray[np.int64], record: Record) -> None:
         """Carry out instructions of a walk, and record them.
@@ -47,11 +58,12 @@ class _Machine:
         """
         costs, counts = np.zeros((len(walk), COSTS), np.int64), np.zeros((len(walk), len(COUNTS)), np.int64)
         fault, at = np.zeros(FAULT, np.int64), 0
-        while (at := execute(self._size, self._state, self._tiles, walk, at, costs, counts, fault)) < len(walk):
+        tiles = _tiles(self._target)
+        while (at := execute(self._size, self._state, tiles, walk, at, costs, counts, fault)) < len(walk):
             if fault[0] != ROOM:
                 record.add(walk[:at], costs[:at], counts[:at])
                 raise stopped(UNIT_OF[Opcode(int(walk[at, OPCODE]))], int(walk[at, ADDRESS]), fault)
-            self._tiles = room_for(self._target, int(fault[1]))
+            tiles = _tiles(self._target, int(fault[1]))
             fault[:] = 0
         record.add(walk, costs, counts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from axlora.isa.target import Target
 Int64 = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
+LOADS, CODEBOOKS, RUN, _NOW = range(4)
+"""Places in `State.now`: LOADs that wrote WBUF; times that CODEBOOK was set; number of the run in this process."""
 SET_VCFG, SET_VOUT, SET_VLEN, SET_VPITCH, SET_VCON, SET_VTAB, SET_SPITCH, _SETTINGS = range(8)
 """Rows of `State.settings`."""
 SET_X, SET_Y, SET_Z, SET_MISC = range(4)
@@ -31,6 +34,9 @@ SET_X, SET_Y, SET_Z, SET_MISC = range(4)
     _MEMBERS,
 ) = range(12)
 """Columns of `State.segments`: SEGW sets those up to the group stride, SEGA the others."""
+
+
+_RUNS = itertools.count(1)
 
 
 class Size(NamedTuple):
@@ -111,7 +117,6 @@ class State(NamedTuple):
     """[SEGMENTS, member]."""
     codebook: Int64
     now: Int64
-    """[2]: LOADs that wrote WBUF; times that CODEBOOK was set."""
 
 
 def power_up(target: Target, memory: Bytes, limit: int, bad: range) -> tuple[Size, State]:
@@ -181,6 +186,7 @@ def power_up(target: Target, memory: Bytes, limit: int, bad: range) -> tuple[Siz
         settings=np.zeros((_SETTINGS, 4), np.int64),
         segments=np.zeros((SEGMENTS, _MEMBERS), np.int64),
         codebook=np.zeros(16, np.int64),
-        now=np.zeros(2, np.int64),
+        now=np.zeros(_NOW, np.int64),
     )
+    state.now[RUN] = next(_RUNS)
     return size, state

@@ -15,11 +15,14 @@ from axlora.timing.matrix import FIRST_ISSUE, RAW_CYCLES, cache_index, reuse_iss
 
 from .errors import ROOM
 from .state import (
+    CODEBOOKS,
+    RUN,
     SEG_BLOCK_STRIDE,
     SEG_FORMAT,
     SEG_GROUP_STRIDE,
     SEG_GROUPS,
     SEG_LINE,
+    Bytes,
     Size,
     State,
 )
@@ -27,16 +30,20 @@ from .state import (
 Int64 = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int16]
 
-_SLOTS = 1024
+_SLOTS = 4096
 """Tiles that are remembered, at most; a power of two."""
-_OF_SEGMENT = 6
-_KEY = 2 + _OF_SEGMENT * SEGMENTS
-AT, LAST_POP, TILE_FULL, TILE_PRODUCT, TILE_RAW, TILE_MISSES, SEGMENT_MISSES, SEGMENT_ZEROS = (
-    *range(7),
-    6 + SEGMENTS,
-)
-"""Places in what is known of a tile: where its values begin, its timing, and for each segment codes multiplied and skipped."""
+_LEAST = 1 << 24
+"""Codes of all of them, at most, where WBUF does not hold more."""
+_OF_PLACE = 6
+_PLACE_KEY = 3 + _OF_PLACE * SEGMENTS
+_OF_CONTENT = 4
+_CONTENT_KEY = 5 + _OF_CONTENT * SEGMENTS
+AT, SERIAL, LAST_POP, TILE_FULL, TILE_PRODUCT, TILE_RAW, TILE_MISSES, SEGMENT_MISSES, SEGMENT_ZEROS = *range(8), 7 + SEGMENTS
+"""Places in what is known of a tile: where its values begin, its number, its timing, and for each segment codes multiplied and
+skipped."""
 _KNOWN = SEGMENT_ZEROS + SEGMENTS
+_USED, _LAST_SERIAL = range(2)
+"""Places in `Tiles.now`: codes in use; number of the last tile that was decoded."""
 
 
 def _of_format(fmt: Format) -> tuple[Codes, Codes]:
@@ -58,26 +65,37 @@ _CLASSES = np.array([fmt.format_class for fmt in Format])
 
 
 class Tiles(NamedTuple):
-    """Tiles by format, place and version of their codes, the last one of each hash."""
+    """Tiles by place and version of their codes in a run, and by content in all runs; of each hash the last one."""
 
-    keys: Int64
-    """[_SLOTS, _KEY]."""
+    places: Int64
+    """[_SLOTS, _PLACE_KEY]."""
+    found: Int64
+    """[_SLOTS, 2]: row of `contents`, and the number of the tile that was there."""
+    contents: Int64
+    """[_SLOTS, _CONTENT_KEY]."""
     known: Int64
-    """[_SLOTS, _KNOWN]."""
+    """[_SLOTS, _KNOWN], of the same rows."""
+    raw: Bytes
+    """Codes as WBUF has them, line by line; `words` are the same in pieces of 8 bytes."""
+    words: Int64
     values: Codes
-    """Those of each tile, segment by segment [rows, columns]."""
-    used: Int64
-    """[1], of `values`."""
+    """From the same places on, segment by segment [rows, columns]."""
+    now: Int64
 
 
 def room_for(target: Target, codes: int = 0) -> Tiles:
     """No tiles, and room for as many codes as WBUF holds, at least `codes`."""
-    most = max(codes, 4 * target.wbuf_lines * target.wbuf_line_bytes)
+    most = (max(codes, _LEAST, 4 * target.wbuf_lines * target.wbuf_line_bytes) + 7) // 8 * 8
+    words = np.empty(most // 8, np.int64)
     return Tiles(
-        np.zeros((_SLOTS, _KEY), np.int64),
-        np.zeros((_SLOTS, _KNOWN), np.int64),
-        np.empty(most, np.int16),
-        np.zeros(1, np.int64),
+        places=np.zeros((_SLOTS, _PLACE_KEY), np.int64),
+        found=np.zeros((_SLOTS, 2), np.int64),
+        contents=np.zeros((_SLOTS, _CONTENT_KEY), np.int64),
+        known=np.zeros((_SLOTS, _KNOWN), np.int64),
+        raw=words.view(np.uint8),
+        words=words,
+        values=np.empty(most, np.int16),
+        now=np.zeros(2, np.int64),
     )
 
 
@@ -99,57 +117,108 @@ def last_line(s: State, segment: int, blocks: int) -> int:
 
 
 @inner
+def _row(key: Int64) -> int:
+    """Row of a table in which a key is looked for."""
+    mixed = np.int64(0)
+    for n in range(len(key)):
+        mixed = (mixed ^ key[n]) * 0x9E3779B97F4A7C1 + (mixed >> 29)
+    return int((mixed >> 20) & (_SLOTS - 1))
+
+
+@inner
+def _same(one: Int64, other: Int64) -> bool:
+    different = np.int64(0)
+    for n in range(len(one)):
+        different |= one[n] ^ other[n]
+    return different == 0
+
+
+@inner
 def find(size: Size, s: State, tiles: Tiles, active: Int64, lasts: Int64, blocks: int, fault: Int64) -> int:
-    """Place of a tile among those known; it is decoded if it is not.
+    """Row of `Tiles.known` that tells of a tile; it is decoded if there is none.
 
     Args:
         active: segments of the tile.
         lasts: `last_line` of each of them.
     """
-    key = np.zeros(_KEY, np.int64)
-    key[0], key[1] = blocks, len(active)
-    total = 0
+    key = np.zeros(_PLACE_KEY, np.int64)
+    key[0], key[1], key[2] = s.now[RUN], blocks, len(active)
+    groups = 0
     for n in range(len(active)):
-        of = s.segments[active[n]]
+        of, at = s.segments[active[n]], 3 + _OF_PLACE * n
         newest = 0
         for line in range(of[SEG_LINE], of[SEG_LINE] + lasts[n] + 1):
             newest = max(newest, s.versions[line])
-        at = 2 + _OF_SEGMENT * n
-        key[at] = of[SEG_FORMAT] + (s.now[1] << 4 if of[SEG_FORMAT] == CODEBOOK_FORMAT else 0)
+        key[at] = of[SEG_FORMAT] + (s.now[CODEBOOKS] << 4 if of[SEG_FORMAT] == CODEBOOK_FORMAT else 0)
         key[at + 1], key[at + 2] = of[SEG_LINE], of[SEG_GROUPS]
         key[at + 3], key[at + 4], key[at + 5] = of[SEG_BLOCK_STRIDE], of[SEG_GROUP_STRIDE], newest
-        total += of[SEG_GROUPS]
-    mixed = 0
-    for n in range(2 + _OF_SEGMENT * len(active)):
-        mixed = (mixed ^ key[n]) * 0x9E3779B97F4A7C1 + (mixed >> 29)
-    place = (mixed >> 20) & (_SLOTS - 1)
-    same = True
-    for n in range(_KEY):
-        same = same and tiles.keys[place, n] == key[n]
-    if same:
-        return place
-    codes = blocks * size.lanes * total * size.ports
-    if tiles.used[0] + codes > len(tiles.values):
+        groups += of[SEG_GROUPS]
+    place = _row(key)
+    found = tiles.found[place]
+    if _same(tiles.places[place], key) and tiles.known[found[0], SERIAL] == found[1]:
+        return int(found[0])
+    codes = (blocks * groups * size.lanes * size.ports + 7) // 8 * 8
+    if tiles.now[_USED] + codes > len(tiles.values):
         if codes > len(tiles.values):
             fault[0], fault[1] = ROOM, codes
             return -1
-        tiles.used[0] = 0
+        tiles.now[_USED] = 0
         for n in range(_SLOTS):
-            tiles.keys[n, 0] = 0
-    for n in range(_KEY):
-        tiles.keys[place, n] = key[n]
-    tiles.known[place, AT] = tiles.used[0]
-    tiles.used[0] += codes
-    _time(size, s, active, blocks, total, _decode(size, s, tiles, active, blocks, total, place), tiles.known[place])
-    return place
+            tiles.contents[n, 0] = tiles.known[n, SERIAL] = 0
+    row = _by_content(size, s, tiles, active, blocks, groups, codes)
+    for n in range(_PLACE_KEY):
+        tiles.places[place, n] = key[n]
+    found[0], found[1] = row, tiles.known[row, SERIAL]
+    return row
 
 
 @inner
-def _decode(size: Size, s: State, tiles: Tiles, active: Int64, blocks: int, total: int, place: int) -> npt.NDArray[np.int16]:
-    """Write the values of a tile; its cache indices [blocks, lanes, groups, ports]."""
+def _by_content(size: Size, s: State, tiles: Tiles, active: Int64, blocks: int, groups: int, codes: int) -> int:
+    """`find` among tiles of the same codes, of this run or another."""
+    begin = tiles.now[_USED]
+    tiles.words[(begin + codes) // 8 - 1] = 0
+    to, line = begin, size.lanes * size.ports
+    key = np.zeros(_CONTENT_KEY, np.int64)
+    key[0], key[1] = blocks, len(active)
+    for n in range(len(active)):
+        of, at = s.segments[active[n]], 5 + _OF_CONTENT * n
+        key[at], key[at + 1] = of[SEG_FORMAT], of[SEG_GROUPS]
+        key[at + 2], key[at + 3] = of[SEG_BLOCK_STRIDE], of[SEG_GROUP_STRIDE]
+        if of[SEG_FORMAT] == CODEBOOK_FORMAT:
+            for e in range(16):
+                key[2 + e // 8] |= (s.codebook[e] & 255) << e % 8 * 8
+        for b in range(blocks):
+            for g in range(of[SEG_GROUPS]):
+                first = (of[SEG_LINE] + (group_index(s, active[n], b, g) >> SUB_BITS[of[SEG_FORMAT]])) * line
+                stored, own = s.wbuf[first : first + line], tiles.raw[to : to + line]
+                for m in range(line):
+                    own[m] = stored[m]
+                to += line
+    words = tiles.words[begin // 8 : (begin + codes) // 8]
+    mixed = np.int64(0)
+    for n in range(len(words)):
+        mixed += (words[n] ^ (words[n] >> 31)) * (2 * n + 0x9E3779B97F4A7C1)
+    key[4] = mixed
+    row = _row(key)
+    known = tiles.known[row]
+    old = known[AT] // 8
+    if _same(tiles.contents[row], key) and _same(tiles.words[old : old + len(words)], words):
+        return row
+    for n in range(_CONTENT_KEY):
+        tiles.contents[row, n] = key[n]
+    tiles.now[_USED] += codes
+    tiles.now[_LAST_SERIAL] += 1
+    known[AT], known[SERIAL] = begin, tiles.now[_LAST_SERIAL]
+    _time(size, s, active, blocks, groups, _decode(size, s, tiles, active, blocks, groups, begin), known)
+    return row
+
+
+@inner
+def _decode(size: Size, s: State, tiles: Tiles, active: Int64, blocks: int, total: int, at: int) -> npt.NDArray[np.int16]:
+    """Write the values of a tile, whose codes are in `raw` from `at` on; its cache indices [blocks, lanes, groups, ports]."""
     lanes, ports = size.lanes, size.ports
     index = np.empty((blocks, lanes, total, ports), np.int16)
-    at, before = tiles.known[place, AT], 0
+    before = 0
     for segment in active:
         of = s.segments[segment]
         fmt, groups = of[SEG_FORMAT], of[SEG_GROUPS]
@@ -158,22 +227,23 @@ def _decode(size: Size, s: State, tiles: Tiles, active: Int64, blocks: int, tota
             values[n] = s.codebook[n & 15] if fmt == CODEBOOK_FORMAT else VALUES[fmt, n]
         bits = SUB_BITS[fmt]
         width, mask = 8 >> bits, (1 << bits) - 1
-        into = tiles.values[at : at + blocks * lanes * groups * ports].reshape(blocks, lanes, groups, ports)
+        last = at + blocks * lanes * groups * ports
+        raw = tiles.raw[at:last].reshape(blocks, groups, lanes, ports)
+        into = tiles.values[at:last].reshape(blocks, lanes, groups, ports)
         for b in range(blocks):
             for lane in range(lanes):
                 for g in range(groups):
-                    gi = group_index(s, segment, b, g)
-                    word = ((of[SEG_LINE] + (gi >> bits)) * lanes + lane) * ports
-                    stored, own, places = s.wbuf[word : word + ports], into[b, lane, g], index[b, lane, before + g]
+                    stored, own, places = raw[b, g, lane], into[b, lane, g], index[b, lane, before + g]
                     if bits:
+                        first = (group_index(s, segment, b, g) & mask) * ports
                         for p in range(ports):
-                            n = (gi & mask) * ports + p
+                            n = first + p
                             code = np.uint8((stored[n >> bits] >> ((n & mask) * width)) & ((1 << width) - 1))
                             own[p], places[p] = values[code], indices[code]
                     else:
                         for p in range(ports):
                             own[p], places[p] = values[stored[p]], indices[stored[p]]
-        at += blocks * lanes * groups * ports
+        at = last
         before += groups
     return index
 

@@ -10,7 +10,7 @@ from axlora.isa.opcodes import POSTED, Buffer
 from axlora.timing.memory import FIRST_BURST, answered, burst_beats, next_burst, part_address, store_run
 
 from .errors import LIMIT, OBUF_BEATS, READ, WBUF_LINES, WRITE, outside
-from .state import SET_SPITCH, SET_X, SET_Y, Bytes, Size, State
+from .state import LOADS, SET_SPITCH, SET_X, SET_Y, Bytes, Size, State
 
 Int64 = npt.NDArray[np.int64]
 
@@ -56,15 +56,17 @@ def load(size: Size, s: State, buffer: int, x: int, y: int, z: int, misc: int, f
 
 @inner
 def _copy(source: Bytes, first: int, into: Bytes, to: int, count: int) -> None:
+    those, there = source[first : first + count], into[to : to + count]
     for n in range(count):
-        into[to + n] = source[first + n]
+        there[n] = those[n]
 
 
 @inner
 def _loaded(s: State, first: int, last: int) -> None:
     """These lines of WBUF are new."""
-    s.now[0] += 1
-    s.versions[first : last + 1] = s.now[0]
+    s.now[LOADS] += 1
+    for line in range(first, last + 1):
+        s.versions[line] = s.now[LOADS]
 
 
 @inner
