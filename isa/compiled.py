@@ -43,9 +43,9 @@ def cached(function: Callable[P, R]) -> Callable[P, R]:
     before = config.CACHE_DIR  # type: ignore[attr-defined]
     config.CACHE_DIR = str((Path(before) if before else cache_folder("compiled")) / _STAMP)  # type: ignore[attr-defined]
     try:
-        found: Callable[P, R] = njit(cache=True)(function)  # type: ignore[assignment]
+        found: Callable[P, R] = njit(cache=True)(function)
     except RuntimeError:
-        found = njit(function)
+        found = njit()(function)
     finally:
         config.CACHE_DIR = before  # type: ignore[attr-defined]
     return found

@@ -27,7 +27,7 @@ SAT32 = (1 << 31) - 1
 
 
 @register_jitable
-def wrap(value: Int64, bits: int) -> Int64:
+def wrap(value: Value, bits: int) -> Value:
     """Two's complement wrap to `bits` (1..64): what an accumulator of that width holds. int64, any shape."""
     shift = np.int64(64 - bits)
     return (value << shift) >> shift
@@ -374,7 +374,7 @@ def map_element(
     less: Value,
     low: Value,
     step: int,
-    table: Int64,
+    table: npt.NDArray[Any],
 ) -> tuple[Value, Value]:
     """`map_rows` of arrays or of one element: y, and y before its last saturation."""
     x = saturate32(a - less)

@@ -130,7 +130,7 @@ def _same(one: Int64, other: Int64) -> bool:
     different = np.int64(0)
     for n in range(len(one)):
         different |= one[n] ^ other[n]
-    return different == 0
+    return bool(different == 0)
 
 
 @inner
