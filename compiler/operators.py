@@ -209,6 +209,11 @@ class Attention:
     rounded_first: int = 0
     """How many of the score codes come before the bias."""
 
+    @property
+    def one_scale(self) -> bool:
+        """Whether the heads of k lie side by side, and those of v: then one scale a token serves them all."""
+        return self.stride[1] == self.stride[2] == self.dim
+
 
 @dataclass(frozen=True)
 class Positional:

@@ -160,7 +160,8 @@ REGISTERS_OF_ALL = 16
 """R0..R15 are one for all windows; of R16..R31 every window has its own."""
 MOST_WINDOWS = 15
 MOST_REGISTERS = REGISTERS_OF_ALL * (1 + MOST_WINDOWS)
-QUEUE_DEPTH = 4
+QUEUE_DEPTH = 16
+"""Instructions that wait in front of each unit: as many as distributed memory holds in its smallest part."""
 POSTED = 16
 """Most bursts of STORE that have begun and are not answered."""
 STORE_STEP = 4

@@ -14,6 +14,7 @@ from axlora.isa.opcodes import (
     MACHINE_ID,
     MAP_PIPE,
     POSTED,
+    QUEUE_DEPTH,
     REDUCE_PIPE,
     REGISTERS,
     SLOTS,
@@ -88,7 +89,7 @@ def verilog_header() -> str:
     lines += _places("ENTRY", _FIELDS)
     lines += [_define("SLOTS", f"4'd{SLOTS}"), _define("VPIPE", f"5'd{VPIPE}"), _define("POSTED", f"5'd{POSTED}")]
     lines += [_define("MAP_PIPE", f"5'd{MAP_PIPE}"), _define("REDUCE_PIPE", f"5'd{REDUCE_PIPE}")]
-    lines.append(_define("FETCH_FLIGHTS", str(FETCH_FLIGHTS)))
+    lines += [_define("FETCH_FLIGHTS", str(FETCH_FLIGHTS)), _define("QUEUE_DEPTH", str(QUEUE_DEPTH))]
     lines += [_define(f"COUNT_{c.name.upper()}", str(i)) for i, c in enumerate(COUNTERS)]
     lines.append(_define("COUNTERS", str(len(COUNTERS))))
     lines += [_define(f"REG_{r.name}", f"12'h{r.offset:03x}") for r in REGISTERS]

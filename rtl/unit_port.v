@@ -1,4 +1,4 @@
-// What every unit has in front of it: a queue of four instructions, the wait for semaphores, and the posts at the end.
+// What every unit has in front of it: a queue of AXL_QUEUE_DEPTH instructions, the wait for semaphores, and the posts at the end.
 // The first of the queue is a register. Accept in cycle a: it is there, unit idle, waits met. i_single: the accepted instruction is over at a + 1.
 // Otherwise the unit raises i_done in its last cycle; posts count from the cycle after.
 `default_nettype none
@@ -25,15 +25,17 @@ module unit_port (
     output wire                       o_count_idle
 );
     localparam E = `AXL_ENTRY_BITS;
-    reg  [1:0]  head, tail;  // of those behind the first
-    reg  [2:0]  count;
+    localparam DEPTH = `AXL_QUEUE_DEPTH;  // a power of two
+    localparam LOGD  = $clog2(DEPTH);
+    reg  [LOGD-1:0] head, tail;  // of those behind the first
+    reg  [LOGD:0]   count;
     reg  [9:0]  posts;
     reg  [31:0] pc;
     reg  [E-1:0] first;
     wire [E-1:0] next;
-    wire        here   = count != 3'd0;
-    wire        direct = i_push && (!here || (count == 3'd1 && o_accept));
-    ram_lut #(.WIDTH(E), .DEPTH(4)) u_queue (
+    wire        here   = count != 0;
+    wire        direct = i_push && (!here || (count == 1 && o_accept));
+    ram_lut #(.WIDTH(E), .DEPTH(DEPTH)) u_queue (
         .i_clk(i_clk), .i_write(i_push && !direct), .i_write_address(tail), .i_write_data(i_entry),
         .i_read_address(head), .o_read_data(next));
     assign o_entry = first;
@@ -53,7 +55,7 @@ module unit_port (
     assign o_take   = o_accept ? waits : 16'd0;
     assign o_post   = (o_accept && i_single) || i_done ? named(post_fields[4:0]) | named(post_fields[9:5]) : 16'd0;
     assign o_pc     = o_accept ? o_entry[`AXL_ENTRY_PC] : pc;
-    assign o_full   = count == 3'd4;
+    assign o_full   = count == DEPTH;
     assign o_quiet  = !here && !o_busy;
 
     assign o_count_weights   = i_run && !o_busy && here && weights;
@@ -67,14 +69,14 @@ module unit_port (
             pc    <= o_entry[`AXL_ENTRY_PC];
         end
         if (i_rst) begin
-            head   <= 2'd0;
-            tail   <= 2'd0;
-            count  <= 3'd0;
+            head   <= 0;
+            tail   <= 0;
+            count  <= 0;
             o_busy <= 1'b0;
         end else begin
-            head  <= head + {1'b0, o_accept && count > 3'd1};
-            tail  <= tail + {1'b0, i_push && !direct};
-            count <= count + {2'b00, i_push} - {2'b00, o_accept};
+            head  <= head + {{LOGD-1{1'b0}}, o_accept && count > 1};
+            tail  <= tail + {{LOGD-1{1'b0}}, i_push && !direct};
+            count <= count + {{LOGD{1'b0}}, i_push} - {{LOGD{1'b0}}, o_accept};
             if (o_accept && !i_single) o_busy <= 1'b1;
             else if (i_done) o_busy <= 1'b0;
         end

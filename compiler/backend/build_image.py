@@ -340,8 +340,9 @@ def _caches(job: _Job, memory: Memory) -> int:
     t, first = job.target, memory.size
     attentions = [op for op in job.region.operators if isinstance(op, Attention)]
     for op, (places, _) in zip(attentions, head_places(job.region.operators, job.layouts), strict=True):
-        for kind, head, what in itertools.product("KV", range(op.kv_heads), (" scales", "")):  # heads' scales lie as far apart
-            memory.room(cache_name(op.y, kind + what, head), cache_bytes(t, job.context, kind + what, places))
+        for kind, head, what in itertools.product("KV", range(op.kv_heads), (" scales", "")):
+            if head == 0 or not (what and op.one_scale):
+                memory.room(cache_name(op.y, kind + what, head), cache_bytes(t, job.context, kind + what, places))
     size = memory.size - first
     memory.room(FURTHER, size * (job.batch - 1))
     return size

@@ -42,19 +42,20 @@ class Emit(ChainEmit):
             raise DoesNotFit(what, f"target {t.name}", "attention needs ports <= beat_bytes <= lanes and tokens <= lanes")
         wide = self._wide(heads)
         self.dim = wide
+        fields = {"function": Row.RECIPROCAL, "factor": factor, "shift": shift, "adjust": adjust, "scalar": 1, "write": 1}
         for cells, kind, stride in ((k, "K", heads.k_stride), (v, "V", heads.v_stride)):
             beats = wide // (t.beat_bytes if kind == "K" else t.ports)
             most = max(1, t.obuf_beats // (OBUF_PARTS * self.tokens * (1 + beats)))
+            if heads.one_scale:
+                every = Cells(cells.name, cells.first, (heads.kv_heads - 1) * stride + cells.width)
+                self._append_scales(heads, every, kind, 0, fields)
             for first in range(0, heads.kv_heads, most):
                 own = range(first, min(first + most, heads.kv_heads))
-                scales = self._append_place(f"{kind} scales", own, self.tokens)
                 places = self._append_place(kind, own, self.tokens * beats)
                 for n, head in enumerate(own):
                     part = Cells(cells.name, cells.first + head * stride, cells.width)
-                    self.map(Map.MAC, part, reduce=Reduce.ABSMAX)
-                    scale = scales.part(n, self.tokens)
-                    fields = {"factor": factor, "shift": shift, "adjust": adjust, "scalar": 1, "to": scale.first, "write": 1}
-                    self.schedule.add(Opcode.VROW, [], [scale], function=Row.RECIPROCAL, rows=self.tokens, **fields)
+                    if not heads.one_scale:
+                        self._append_scales(heads, part, kind, head, fields)
                     place = places.part(n, self.tokens * beats)
                     at, pitch, _ = self._operand(part)
                     self._set(Opcode.VLEN, valid=cells.width)
@@ -63,36 +64,37 @@ class Emit(ChainEmit):
                     self._vmap(
                         at, at, place.first, self._words_of(wide), [], [place], self.tokens, function=Map.SCALE, scale=1, **to
                     )
-                self._store_heads(heads, own, kind, scales, places)
+                self._store_heads(heads, own, kind, places)
+
+    def _append_scales(self, heads: Heads, x: Cells, kind: str, head: int, fields: dict[str, int]) -> None:
+        """The scale of each of the group's rows of keys or values, to the cache too; `fields`: VROW's."""
+        kind = f"{kind} scales"
+        place = self._append_place(kind, range(head, head + 1), self.tokens)
+        self.map(Map.MAC, x, reduce=Reduce.ABSMAX)
+        self.schedule.add(Opcode.VROW, [], [place], **fields, rows=self.tokens, to=place.first)
+        self._set(Opcode.SPITCH, row=0, part=4)
+        self._store(self._cache(heads, head, kind) + 4 * self.behind, place, self.tokens, 4, self._first(Position.SCALE))
 
     def _append_place(self, kind: str, own: range, count: int) -> Span:
         """OBUF's place for `count` beats of each of some heads: for every group the same, so that groups are alike."""
         key = (kind, own, self.tokens)
         return self.obuf.held.get(key) or self.obuf.take(len(own) * count, key=key)
 
-    def _store_heads(self, heads: Heads, own: range, kind: str, scales: Span, codes: Span) -> None:
-        """The group's keys or values of heads side by side to the cache, and their scales."""
+    def _store_heads(self, heads: Heads, own: range, kind: str, codes: Span) -> None:
+        """The group's keys or values of heads side by side to the cache."""
         t, wide, count = self.target, self._wide(heads), len(own)
-        places = [(self._cache(heads, head, f"{kind} scales"), self._cache(heads, head, kind)) for head in own]
-        apart = places[1][0] - places[0][0] if count > 1 else 0  # of scales as of codes: regions take turns
-        self._set(Opcode.SPITCH, row=apart, part=4)
+        places = [self._cache(heads, head, kind) for head in own]
         if kind == "K":
-            self._store(
-                places[0][1] + self.behind * wide,
-                codes,
-                self.tokens * (wide // t.beat_bytes),
-                0,
-                self._first(Position.KEY),
-                count,
-            )
-        self._store(places[0][0] + 4 * self.behind, scales, self.tokens, 4, self._first(Position.SCALE), count)
-        if kind == "K":
+            apart = places[1] - places[0] if count > 1 else 0
+            self._set(Opcode.SPITCH, row=apart, part=4)
+            beats = self.tokens * (wide // t.beat_bytes)
+            self._store(places[0] + self.behind * wide, codes, beats, 0, self._first(Position.KEY), count)
             return
         self._set(Opcode.SPITCH, row=t.ports, part=t.wbuf_line_bytes)
         place = self.behind // t.lanes * t.lanes * wide + self.behind % t.lanes * t.ports
-        for n, (_, values) in enumerate(places):
+        for n, address in enumerate(places):
             part = codes.part(n, self.tokens * (wide // t.ports))
-            self._store(values + place, part, wide // t.ports, t.ports, self._first(Position.VALUE), self.tokens)
+            self._store(address + place, part, wide // t.ports, t.ports, self._first(Position.VALUE), self.tokens)
 
     def _cache(self, heads: Heads, head: int, kind: str) -> int:
         """Address of one head's keys, values or scales."""
@@ -149,29 +151,26 @@ class Emit(ChainEmit):
         t = self.target
         unit = max(1, t.beat_bytes // t.vector_word_bytes)
         words = -(-self.context // t.lanes) * t.lanes // t.vector_lanes
-        key = (heads.name, self._kv(heads, head), kind, self.schedule.window)
+        of = heads.scaled(heads.own(head))
+        key = (heads.name, of, kind, self.schedule.window)
         if key in self.cbuf.held:
             place = self.cbuf.held[key]
             return CBUF_BIT + place.first, place
         place = self.cbuf.take(words, unit, key)
         beat = place.first * t.vector_word_bytes // t.beat_bytes
-        where = self._cache(heads, self._kv(heads, head), f"{kind} scales")
+        where = self._cache(heads, of, f"{kind} scales")
         self._load(Buffer.CBUF, where, place, beat, 1, **self._cached(heads, Position.SCALE_BEATS))
         return CBUF_BIT + place.first, place
-
-    @staticmethod
-    def _kv(heads: Heads, head: int) -> int:
-        return head // (heads.heads // heads.kv_heads)
 
     def times_keys(self, heads: Heads, head: int, place: int) -> None:
         t, d = self.target, self._wide(heads)
         blocks = -(-d // t.lanes)
         groups = -(-self.context // t.ports)
-        key = (heads.name, self._kv(heads, head), "K", self.schedule.window)
+        key = (heads.name, heads.own(head), "K", self.schedule.window)
         tile = self.wbuf.held.get(key)
         if tile is None:
             tile = self.wbuf.take(groups * blocks, key=key)
-            where = self._cache(heads, self._kv(heads, head), "K")
+            where = self._cache(heads, heads.own(head), "K")
             self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, **self._cached(heads, Position.KEYS))
         weights = {**self._seen(heads, Position.GROUPS, "groups"), "block_stride": 1, "group_stride": blocks}
         self._multiply(place, self.turn, tile, groups, weights, blocks=blocks)
@@ -197,11 +196,11 @@ class Emit(ChainEmit):
         t, d = self.target, self._wide(heads)
         blocks = -(-self.context // t.lanes)
         groups = d // t.ports
-        key = (heads.name, self._kv(heads, head), "V", self.schedule.window)
+        key = (heads.name, heads.own(head), "V", self.schedule.window)
         tile = self.wbuf.held.get(key)
         if tile is None:
             tile = self.wbuf.take(blocks * groups, key=key)
-            where = self._cache(heads, self._kv(heads, head), "V")
+            where = self._cache(heads, heads.own(head), "V")
             line = t.wbuf_line_beats
             self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, **self._cached(heads, Position.BLOCKS))
         weights = {"groups": groups, "block_stride": groups, "group_stride": 1}

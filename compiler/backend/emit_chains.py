@@ -16,7 +16,7 @@ MOST_BEATS = 3072
 """Beats of weights that one load moves at most: others that are needed sooner do not wait for a whole tile."""
 EARLY = 1500
 """About how many cycles before it may begin a load of a program with chains is chosen."""
-KEPT = 15 / 16
+KEPT = 7 / 8
 """Share of WBUF that a chain takes at most: what comes behind it is loaded into the rest."""
 
 

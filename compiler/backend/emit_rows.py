@@ -7,6 +7,7 @@ keys, values, rows of embeddings and logits pass through memory. Linears and att
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 
 import numpy as np
@@ -17,7 +18,7 @@ from axlora.compiler.backend.memory_layout import Memory, Pool, Ring, words_of
 from axlora.compiler.backend.schedule import MEMORY, Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
 from axlora.compiler.rows.row_operations import PLACES, Cells, Heads, MapRow, MapsRows, Table
-from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Row
+from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row, Unit
 from axlora.isa.positions import SLOTS, Position, position_registers
 from axlora.isa.target import Target
 
@@ -97,6 +98,8 @@ class RowEmit(TileEmit, MapsRows):
         """Whether a value has a row for each of the block's, or for the group's only."""
         self.constants: dict[str, tuple[int, int, Position | None]] = {}
         """Name -> (offset in memory, words a row, register of the rows before; None: one row for all)."""
+        self.made: tuple[MapRow | None, int, dict[str, int] | None] = (None, 0, None)
+        """The last VMAP of `mapped`, the group that it is for, and its fields in the schedule."""
         self.records: dict[tuple[int, int], int] = {}
         self.spilled: dict[str, str] = {}
         """Value -> region that keeps it."""
@@ -305,6 +308,22 @@ class RowEmit(TileEmit, MapsRows):
         return -(-width // self.target.vector_lanes)
 
     def mapped(self, row: MapRow) -> None:
+        if not self._reduces_what_is_made(row):
+            self._vmap_of(row)
+            self.made = row, self.at, self.schedule.latest(Unit.VECTOR)
+
+    def _reduces_what_is_made(self, row: MapRow) -> bool:
+        """Let the VMAP before reduce what it makes, where a pass over its result would do nothing else."""
+        before, at, fields = self.made
+        alone = replace(MapRow.same(row.a), reduce=row.reduce)
+        if row != alone or before is None or fields is None or self.schedule.latest(Unit.VECTOR) is not fields:
+            return False
+        if at != self.at or before.out != row.a or before.reduce is not Reduce.NONE or before.keys is not None:
+            return False
+        fields["reduce"] = row.reduce
+        return True
+
+    def _vmap_of(self, row: MapRow) -> None:
         at, pitch, reads = self._operand(row.a)
         at_b, pitch_b, more = self._operand(row.b) if row.b is not None else (at, pitch, [])
         to, to_pitch, _ = self._operand(row.out) if row.out is not None else (0, None, [])

@@ -110,6 +110,7 @@ class Schedule:
         """About how many the program takes, once it was made."""
         self._dry = dry
         self._steps: list[_Step] = []
+        self._latest: dict[Unit, dict[str, int]] = {}
         self._touched: dict[tuple[str, int], list[_Touch]] = {}
         """Buffer and number of a stretch of places -> what has touched it."""
 
@@ -133,6 +134,11 @@ class Schedule:
             fills = frozenset(span.where for span in writes)
         window = self.window if any(fields.get(r, 0) >= REGISTERS_OF_ALL for r in ("rx", "ry", "rz")) else None
         self._steps.append(_Step(opcode, unit, fields, after, self.owner, cycles, fills, window))
+        self._latest[unit] = fields
+
+    def latest(self, unit: Unit) -> dict[str, int] | None:
+        """The fields of the last instruction that was added for a unit, which may be changed; None if there is none."""
+        return self._latest.get(unit)
 
     @staticmethod
     def _touch(touched: list[_Touch], new: _Touch, after: set[int]) -> None:

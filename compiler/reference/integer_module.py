@@ -279,13 +279,17 @@ class RelaxRows(OneGroup, MapsRows):
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         m, context, places = self.tokens, self.start.context, self.start.places[self.stream]
         for cells, kind, stride in ((k, "key", heads.k_stride), (v, "value", heads.v_stride)):
+            every = Cells(cells.name, cells.first, (heads.kv_heads - 1) * stride + heads.dim)
             for head in range(heads.kv_heads):
                 x = Cells(cells.name, cells.first + head * stride, heads.dim)
-                self.map(Map.MAC, x, reduce=Reduce.ABSMAX)
-                found = self._scalar(Row.RECIPROCAL, self.reduced, factor, 0, shift, adjust, 0)
-                codes = self._codes(self._of(x), heads.dim, found[0], found[1], 1)
-                scales = self._emit(relax.op.reshape(self._emit(relax.op.astype(found[2], "int32")), (m, 1)))
-                for part, width, dtype, rows in (("codes", heads.dim, "int8", codes), ("scales", 1, "int32", scales)):
+                parts = []
+                if heads.scaled(head) == head:
+                    self.map(Map.MAC, every if heads.one_scale else x, reduce=Reduce.ABSMAX)
+                    found = self._scalar(Row.RECIPROCAL, self.reduced, factor, 0, shift, adjust, 0)
+                    scales = self._emit(relax.op.reshape(self._emit(relax.op.astype(found[2], "int32")), (m, 1)))
+                    parts.append(("scales", 1, "int32", scales))
+                parts.append(("codes", heads.dim, "int8", self._codes(self._of(x), heads.dim, found[0], found[1], 1)))
+                for part, width, dtype, rows in parts:
                     name = f"{heads.name} {kind} {head} {part}"
                     args = [self.caches[name], rows, places]
                     self.caches[name] = self._call(
@@ -294,8 +298,8 @@ class RelaxRows(OneGroup, MapsRows):
 
     def _cached(self, heads: Heads, head: int, kind: str) -> tuple[Expr, Expr]:
         """Codes [context, dim] and scales [context, 1]."""
-        name = f"{heads.name} {kind} {head // (heads.heads // heads.kv_heads)}"
-        return self.caches[f"{name} codes"], self.caches[f"{name} scales"]
+        own, name = heads.own(head), f"{heads.name} {kind}"
+        return self.caches[f"{name} {own} codes"], self.caches[f"{name} {heads.scaled(own)} scales"]
 
     def _weighed(self, heads: Heads, x: Expr, scales: Expr, shift: int, reduce: Reduce) -> Expr:
         m, n = self.tokens, self.start.context
@@ -359,7 +363,8 @@ def cache_shapes(operators: Sequence[Op], context: int) -> dict[str, tuple[tuple
             for kind in ("key", "value"):
                 for head in range(op.kv_heads):
                     found[f"{op.y} {kind} {head} codes"] = ((context, op.dim), "int8")
-                    found[f"{op.y} {kind} {head} scales"] = ((context, 1), "int32")
+                    if head == 0 or not op.one_scale:
+                        found[f"{op.y} {kind} {head} scales"] = ((context, 1), "int32")
     return found
 
 

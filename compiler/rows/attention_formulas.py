@@ -64,7 +64,7 @@ class AttentionFormulas(Formulas):
             layout, first = self.layout(name), op.first[n]
             places.append(layout.span(first, op.dim)[1])
             strides.append(layout.place(first + op.stride[n]) - layout.place(first) if op.kv_heads > 1 else op.stride[n])
-        return Heads(op.y, op.heads, op.kv_heads, max(places), op.causal, strides[0], strides[1], self.streams[op.k])
+        return Heads(op.y, op.heads, op.kv_heads, max(places), op.causal, *strides, self.streams[op.k], op.one_scale)
 
     def attend(self, step: Attend) -> None:
         """Each group's q with the cache, head by head: keys and values are loaded once."""

@@ -16,7 +16,7 @@ from axlora.compiler.rows.formulas import Body
 from axlora.compiler.rows.row_operations import Chains, Heads
 from axlora.compiler.rows.steps import Append, Attend, Step, reads, writes
 
-LATE = 2
+LATE = 3
 """Groups of rows that the last stage is further behind than it must: its weights are loaded while a chain begins."""
 Numbered = tuple[int, Step]
 """A step with its operator's number."""

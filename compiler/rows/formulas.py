@@ -39,7 +39,7 @@ from axlora.compiler.rows.fractions import (
 from axlora.compiler.rows.layout import WITHOUT, Layout
 from axlora.compiler.rows.row_operations import Cells, Heads, Rows
 from axlora.compiler.rows.steps import Close, Collect, Keep, Slide
-from axlora.compiler.rows.tables import clamp_table, function_table, steps_table
+from axlora.compiler.rows.tables import clamp_table, function_table, nearest_fraction, steps_table
 from axlora.isa.numerics import SAT32, to_fixed
 from axlora.isa.opcodes import Map, Reduce, Row
 
@@ -282,13 +282,15 @@ class Formulas:
         return each
 
     def apply(self, op: Apply) -> Body:
+        """A table for x as it lies, where its fraction is one that the table takes."""
         fx, y = self.fractions[op.x], self.over(op.y, TABLE_FRACTION, (op.x,))
-        table = function_table(op.function, TABLE_FRACTION, TABLE_FRACTION)
+        taken = nearest_fraction(op.function, fx)
+        table = function_table(op.function, taken, TABLE_FRACTION)
 
         def each() -> None:
             x, f = self.cells[op.x], fx
-            while f != TABLE_FRACTION:
-                up = min(FACTOR_BITS, max(-63, TABLE_FRACTION - f))
+            while f != taken:
+                up = min(FACTOR_BITS, max(-63, taken - f))
                 self.rows.map(Map.MAC, x, out=y, ca=1 << max(0, up), shift=max(0, -up))
                 x, f = y, f + up
             self.rows.map(Map.TABLE, x, out=y, table=table)

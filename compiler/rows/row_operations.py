@@ -58,6 +58,16 @@ class Heads:
     v_stride: int
     stream: int
     """Of keys and values."""
+    one_scale: bool
+    """Keys of all heads have one scale a token, and values have one: they lie side by side."""
+
+    def scaled(self, head: int) -> int:
+        """The head, of k and v, whose scales the keys and values of a head are codes of."""
+        return 0 if self.one_scale else head
+
+    def own(self, head: int) -> int:
+        """The head of k and v that a head of q reads."""
+        return head // (self.heads // self.kv_heads)
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,11 @@ class MapRow:
     """Slot of the scalars that are taken off."""
     keys: Heads | None
     """Elements are keys, and a row may not see all."""
+
+    @classmethod
+    def same(cls, a: Cells) -> MapRow:
+        """Goes through the elements of a, and does nothing."""
+        return cls(Map.MAC, a, None, None, Reduce.NONE, 1, 0, 0, None, None, None, None)
 
 
 class MapsRows(Protocol):

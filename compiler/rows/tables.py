@@ -18,8 +18,14 @@ EXP_LOW = -16.0
 """exp(-16) is 1.1e-7: below half a code of 8 bits, and of 16."""
 
 
+def nearest_fraction(function: Function | OwnFunction, fx: int) -> int:
+    """The fraction nearest to fx with which `function_table` takes x: intervals are whole, the first begins within 32 bits."""
+    bound = function.bound if isinstance(function, OwnFunction) else REALS[function][1]
+    return max(math.ceil(math.log2(INTERVALS / (2 * bound))), min(fx, 30 - math.ceil(math.log2(bound))))
+
+
 def function_table(function: Function | OwnFunction, fx: int, fy: int) -> Table:
-    """Table for x of fraction fx (value = integer / 2**fx) to y of fraction fy; fx at least 5."""
+    """Table for x of fraction fx (value = integer / 2**fx, `nearest_fraction`) to y of fraction fy."""
     if isinstance(function, OwnFunction):
         step = fx + int(math.log2(2 * function.bound / INTERVALS))
         return _table(function.name, -function.bound, fx, fy, step, *function.lines)

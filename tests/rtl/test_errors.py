@@ -9,7 +9,7 @@ import pytest
 from programs import TARGETS
 
 from axlora.isa.assembly import assemble, encode_program
-from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, ErrorCode, Unit
+from axlora.isa.opcodes import CBUF_BIT, QUEUE_DEPTH, UBUF_BIT, ErrorCode, Unit
 from axlora.rtl.runner import Image, run_images
 from axlora.sim.errors import MachineError
 from axlora.sim.run import run_image
@@ -152,10 +152,10 @@ FAULTS = [
     Fault("wait that is never met", "SEGA wait=0\nHALT", ErrorCode.WATCHDOG, Unit.FETCH, 1),
     Fault(
         "full queue before an error that is never reached",
-        "SEGA wait=0\n" * 5 + LOAD.replace("beat=0", "beat=60000") + "\nHALT",
+        "SEGA wait=0\n" * (QUEUE_DEPTH + 1) + LOAD.replace("beat=0", "beat=60000") + "\nHALT",
         ErrorCode.WATCHDOG,
         Unit.FETCH,
-        4,
+        QUEUE_DEPTH,
     ),
 ]
 
