@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import ParamSpec, TypeVar
 
 from numba import config, njit
@@ -39,11 +42,25 @@ def inner(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def cached(function: Callable[P, R]) -> Callable[P, R]:
-    """`numba.njit`, for a function that Python calls: compiled once for these sources, anew where nothing can be written."""
-    before = config.CACHE_DIR  # type: ignore[attr-defined]
-    config.CACHE_DIR = str((Path(before) if before else cache_folder("compiled")) / _STAMP)  # type: ignore[attr-defined]
+    """`numba.njit`, for a function that Python calls: compiled once for these sources, anew where nothing can be written.
+
+    numba looks for what it kept by the path and the time of the function's file; here that is a file which stands for the
+    sources, so that copies of them share it.
+    """
+    before = config.CACHE_DIR
+    folder = (Path(before) if before else cache_folder("compiled")) / _STAMP
+    sources = folder / "sources"
     try:
-        found: Callable[P, R] = njit(cache=True)(function)
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            sources.open("x").close()
+    except OSError:
+        return njit()(function)
+    code = function.__code__.replace(co_filename=str(sources))
+    own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
+    try:
+        found: Callable[P, R] = njit(cache=True)(functools.update_wrapper(own, function))
     except RuntimeError:
         found = njit()(function)
     finally:
