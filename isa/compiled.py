@@ -47,7 +47,7 @@ def cached(function: Callable[P, R]) -> Callable[P, R]:
     numba looks for what it kept by the path and the time of the function's file; here that is a file which stands for the
     sources, so that copies of them share it.
     """
-    before = config.CACHE_DIR
+    before = config.CACHE_DIR  # type: ignore[attr-defined]
     folder = (Path(before) if before else cache_folder("compiled")) / _STAMP
     sources = folder / "sources"
     try:
