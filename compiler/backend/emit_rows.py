@@ -98,8 +98,8 @@ class RowEmit(TileEmit, MapsRows):
         """Whether a value has a row for each of the block's, or for the group's only."""
         self.constants: dict[str, tuple[int, int, Position | None]] = {}
         """Name -> (offset in memory, words a row, register of the rows before; None: one row for all)."""
-        self.made: tuple[MapRow | None, int, dict[str, int] | None] = (None, 0, None)
-        """The last VMAP of `mapped`, the group that it is for, and its fields in the schedule."""
+        self.made: tuple[tuple[int, int, int], dict[str, int] | None] | None = None
+        """Where the last VMAP of `mapped` wrote, and its fields in the schedule, if it may reduce what it makes."""
         self.records: dict[tuple[int, int], int] = {}
         self.spilled: dict[str, str] = {}
         """Value -> region that keeps it."""
@@ -308,20 +308,27 @@ class RowEmit(TileEmit, MapsRows):
         return -(-width // self.target.vector_lanes)
 
     def mapped(self, row: MapRow) -> None:
-        if not self._reduces_what_is_made(row):
-            self._vmap_of(row)
-            self.made = row, self.at, self.schedule.latest(Unit.VECTOR)
+        if self._reduces_what_is_made(row):
+            return
+        self._vmap_of(row)
+        self.made = None
+        if row.out is not None and row.reduce is Reduce.NONE and row.keys is None:
+            self.made = self._place(row.out), self.schedule.latest(Unit.VECTOR)
 
     def _reduces_what_is_made(self, row: MapRow) -> bool:
         """Let the VMAP before reduce what it makes, where a pass over its result would do nothing else."""
-        before, at, fields = self.made
-        alone = replace(MapRow.same(row.a), reduce=row.reduce)
-        if row != alone or before is None or fields is None or self.schedule.latest(Unit.VECTOR) is not fields:
+        if self.made is None or row != replace(MapRow.same(row.a), reduce=row.reduce) or row.a.name in self.constants:
             return False
-        if at != self.at or before.out != row.a or before.reduce is not Reduce.NONE or before.keys is not None:
+        place, fields = self.made
+        if fields is None or self.schedule.latest(Unit.VECTOR) is not fields or place != self._place(row.a):
             return False
         fields["reduce"] = row.reduce
         return True
+
+    def _place(self, cells: Cells) -> tuple[int, int, int]:
+        """Word address, pitch and elements of a value of the group's rows."""
+        at, pitch, _ = self._operand(cells)
+        return at, pitch, cells.width
 
     def _vmap_of(self, row: MapRow) -> None:
         at, pitch, reads = self._operand(row.a)

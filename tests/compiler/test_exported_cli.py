@@ -92,6 +92,7 @@ def test_it_compiles_and_simulates_near_onnxruntime(file: str, form: str, tmp_pa
     """Within 0.1 of the float model's result; with static scales, which alone put it 0.3 from there, of the file's own.
 
     A result of a classifier is three numbers, where one code that rounds the other way shows: four sequences are compared.
+    What a causal model gives for padding means nothing, and is left out.
     """
     static = form.startswith("qdq")
     shapes, feed = _inputs(file, 4 if static else 1)
@@ -110,4 +111,5 @@ def test_it_compiles_and_simulates_near_onnxruntime(file: str, form: str, tmp_pa
         for name, value in zip(outputs.files, wanted, strict=True):
             assert np.isfinite(outputs[name]).all()
             assert outputs[name].shape == value.shape
-            assert np.linalg.norm(outputs[name] - value) < 0.1 * np.linalg.norm(value)
+            tokens = feed["attention_mask"] == 1 if file.startswith("llama") else ...
+            assert np.linalg.norm((outputs[name] - value)[tokens]) < 0.1 * np.linalg.norm(value[tokens])

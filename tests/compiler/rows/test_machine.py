@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,10 +15,12 @@ from axlora.compiler.backend.emit_attention import Emit
 from axlora.compiler.backend.emit_rows import whole_context
 from axlora.compiler.backend.memory_layout import Memory
 from axlora.compiler.errors import BadModel, DoesNotFit
-from axlora.compiler.operators import Function, NormKind
+from axlora.compiler.operators import Attention, Function, NormKind
 from axlora.compiler.passes.lower_rows import Starts
 from axlora.compiler.rows.lower import lower
+from axlora.isa.assembly import fields_of
 from axlora.isa.legality import check_program
+from axlora.isa.opcodes import Into, Map, Opcode, Reduce
 from axlora.isa.target import Target
 from axlora.sim.run import run_image
 
@@ -74,11 +77,15 @@ def test_layer_norms_with_biases_and_gelu() -> None:
     _compare(sizes, Target.load("test"), [2, 2, 1, 1])
 
 
+@pytest.mark.parametrize("woven", [False, True])
 @pytest.mark.parametrize("name", ["test", "zcu104"])
-def test_packed_projection_and_learned_positions(name: str) -> None:
-    """GPT-2's form: heads begin within a value, and there is no table by position."""
+def test_packed_projection_and_learned_positions(name: str, woven: bool) -> None:
+    """GPT-2's form: heads begin within a value, and there is no table by position; woven heads have a scale of k and v each."""
     target = Target.load(name)
-    sizes = Sizes(layers=1, context=13, norm=NormKind.LAYER, function=Function.GELU_TANH, kv_heads=4, packed=True)
+    kind = {"norm": NormKind.LAYER, "function": Function.GELU_TANH, "packed": True, "woven": woven}
+    sizes = Sizes(layers=1, context=13, kv_heads=4, **kind)  # type: ignore[arg-type]
+    scales = [op.one_scale for op in random_decoder(sizes).model.operators if isinstance(op, Attention)]
+    assert scales == [not woven]
     _compare(sizes, target, [target.tokens] * (8 // target.tokens) + [1] * 5, (4,), [None, "a0"])
 
 
@@ -128,6 +135,21 @@ def test_rounds_of_attention_ahead_and_one_after_the_other(tokens: int) -> None:
     """With room for the row scales of 8 rows, those of a start of 8 are kept once; of one row, scales of q take turns."""
     target = replace(Target.load("test"), tbuf_tokens=tokens)
     _compare(Sizes(layers=1, context=20), target, [8, 8, 1, 1, 2])
+
+
+def test_no_pass_only_reduces_what_the_one_before_has_made() -> None:
+    """In a start of one group a norm takes the sum of what the residual before it makes: a layer's second, and the last."""
+    sizes = Sizes(layers=1, context=12, norm=NormKind.LAYER, function=Function.GELU)
+    decoder, target = random_decoder(sizes), Target.load("test")
+    program = Machine(decoder, target, decoder.quantized(target), {}).image.programs[1].instructions
+    maps = [fields_of(i) | {"opcode": i.opcode} for i in program if i.opcode in (Opcode.VMAP, Opcode.VREQ, Opcode.VROW)]
+    sums = [f for f in maps if f["opcode"] is Opcode.VMAP and f["reduce"] == Reduce.SUM and f["function"] == Map.MAC]
+    assert [f["into"] for f in sums] == [Into.NOTHING, Into.VBUF, Into.VBUF]  # the first norm's row is read from memory
+    maps = maps[maps.index(sums[0]) :]
+    for one, two in itertools.pairwise(maps):
+        alone = two["opcode"] is Opcode.VMAP and two["function"] == Map.MAC and two["into"] == Into.NOTHING
+        makes = one["opcode"] is Opcode.VMAP and one["into"] == Into.VBUF and one["reduce"] == Reduce.NONE
+        assert not (alone and makes and (one["to"], one["words"]) == (two["a"], two["words"]))
 
 
 def test_more_slots_than_the_positions_leave_is_refused() -> None:

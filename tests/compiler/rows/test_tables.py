@@ -13,7 +13,7 @@ from axlora.compiler.functions import OWN_ERROR, own_bound, own_function, real
 from axlora.compiler.operators import Function
 from axlora.compiler.rows.fractions import EXP_FRACTION, SCORE_FRACTION, TABLE_FRACTION
 from axlora.compiler.rows.row_operations import Table
-from axlora.compiler.rows.tables import EXP_INTERVALS, EXP_LOW, INTERVALS, exp_table, function_table
+from axlora.compiler.rows.tables import EXP_INTERVALS, EXP_LOW, INTERVALS, exp_table, function_table, nearest_fraction
 from axlora.isa import numerics
 from axlora.isa.opcodes import Map
 
@@ -131,6 +131,18 @@ def test_exp_never_falls() -> None:
     y = _through(table, np.minimum(edges, 0).reshape(-1))
     step = np.diff(y.reshape(-1, 7), axis=1)
     assert step.min() >= -(2**EXP_FRACTION) * 2 * (2.0**-4) ** 2 / 16  # the half chord that a line is moved by
+
+
+@pytest.mark.parametrize("fx", [-8, 3, 18, 26, 40])
+def test_any_fraction_is_brought_to_one_that_a_table_takes(fx: int) -> None:
+    for function in [*Function, own_function("own", np.sin, 32.0)]:
+        near = nearest_fraction(function, fx)
+        table = function_table(function, near, TABLE_FRACTION)
+        assert near == fx or (near > fx) == (fx < 18)
+        assert 0 <= table.step <= 31
+        assert -(2**31) <= table.low < 0
+        assert near < 18 or near == fx or table.low == -(2**30)
+        assert near >= 18 or near == fx or table.step == 0
 
 
 @pytest.mark.parametrize(("fx", "fy"), [(18, 18), (5, 30), (27, 2), (7, 0)])

@@ -54,6 +54,8 @@ class Sizes:
     function: Function = Function.SILU
     packed: bool = False
     """As GPT-2: q, k and v from one linear, learned positions and no rotary embedding."""
+    woven: bool = False
+    """With `packed`: a head's q, k and v lie side by side, as GPT-NeoX has them."""
 
 
 def partitioned(
@@ -149,7 +151,10 @@ def random_decoder(sizes: Sizes = Sizes(), seed: int = 0) -> Decoder:
         if s.packed:
             wide, x = (s.heads + 2 * s.kv_heads) * s.dim, f"qkv{i}"
             linear(f"n{i}", x, f"{i}.qkv", s.features, wide)
-            operators.append(Attention(x, x, x, f"a{i}", *shape, (0, s.heads * s.dim, (s.heads + s.kv_heads) * s.dim), apart))
+            first = (0, s.heads * s.dim, (s.heads + s.kv_heads) * s.dim)
+            if s.woven:
+                first, apart = (0, s.dim, 2 * s.dim), (3 * s.dim,) * 3
+            operators.append(Attention(x, x, x, f"a{i}", *shape, first, apart))
         else:
             linear(f"n{i}", f"q{i}", f"{i}.q", s.features, s.heads * s.dim)
             linear(f"n{i}", f"k{i}", f"{i}.k", s.features, s.kv_heads * s.dim)
