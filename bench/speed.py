@@ -1,4 +1,4 @@
-"""Simulated cycles and MACs per second: cold, with repeated tiles remembered, Verilator, and SCALE-Sim 3.
+"""Simulated cycles and MACs per second: AxLoRA's simulator, Verilator, and SCALE-Sim 3.
 
 All 36 MiniLM linears, 128 tokens, target edge-asic. Verilator runs one linear with 16 tokens (its rate is per cycle). SCALE-Sim
 runs the sizes of one layer on a systolic array of as many MACs a cycle, in an environment of its own (it needs NumPy 1);
@@ -17,7 +17,6 @@ from pathlib import Path
 from axlora.isa.target import Target
 from axlora.rtl.runner import Image, run_images
 from axlora.sim.run import run_image
-from axlora.sim.weights import WeightCache
 from minilm import image, linears, link_linears
 
 TOKENS = 128
@@ -92,12 +91,10 @@ def main() -> int:
     memory = image(target, linked, parts, TOKENS)
     small = linears("int8 per channel", range(1))[:1]
     run_image(target, image(target, link_linears(target, small, 8, whole_rows=False), small, 8), 0)  # start-up: compile
-    cache = WeightCache()
     sys.stdout.write("| simulator | cycles | MACs | seconds | cycles/s | MACs/s |\n| --- | --- | --- | --- | --- | --- |\n")
-    for name in ("cold", "tiles remembered"):
-        start = time.perf_counter()
-        result = run_image(target, memory, 0, cache=cache)
-        _line(f"AxLoRA simulator, {name}", result.cycles, result.counters["macs"], time.perf_counter() - start)
+    start = time.perf_counter()
+    result = run_image(target, memory, 0)
+    _line("AxLoRA simulator", result.cycles, result.counters["macs"], time.perf_counter() - start)
     linked = link_linears(target, small, 16, whole_rows=False)
     data = image(target, linked, small, 16).tobytes()
     request = Image(data, 0, {}, len(data))

@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from axlora.isa.compiled import cache_folder
 from axlora.isa.errors import Error
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
-from axlora.rtl.runner import cache_folder, sources
+from axlora.rtl.runner import sources
 
 from .boards import Board
 from .identity import target_id

@@ -17,12 +17,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from axlora.isa.compiled import cache_folder
 from axlora.isa.cpp_header import target_header
 from axlora.isa.errors import Error
 from axlora.isa.image import Image, ImageResult
 from axlora.isa.opcodes import ADAPTER_COUNTERS, COUNTERS, MOST_REGISTERS, UNTIMED
 from axlora.isa.target import Target
-from axlora.rtl.runner import cache_folder
 
 _log = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parent / "hls"

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from axlora.isa.compiled import cache_folder
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
-from axlora.rtl.runner import SimulationFailed, cache_folder, sources, tools, verilator_environment
+from axlora.rtl.runner import SimulationFailed, sources, tools, verilator_environment
 
 from .boards import FOLDER
 from .identity import target_id

@@ -8,15 +8,14 @@ intermediate values are 64-bit two's complement; the compiler proves that nothin
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from numba.extending import register_jitable
 
+from .compiled import cached
 from .opcodes import Map, Reduce, Row
 
 Int64 = npt.NDArray[np.int64]
@@ -27,16 +26,15 @@ SAT32 = (1 << 31) - 1
 """Bound of the 32-bit intermediates: they are clamped to +-SAT32 (symmetric, so that |v| fits 31 bits)."""
 
 
-def wrap(value: Int64, bits: int) -> Int64:
+@register_jitable
+def wrap(value: Value, bits: int) -> Value:
     """Two's complement wrap to `bits` (1..64): what an accumulator of that width holds. int64, any shape."""
-    if bits == 64:
-        return value
     shift = np.int64(64 - bits)
     return (value << shift) >> shift
 
 
 @register_jitable
-def rounding_shift(value: Int64, shift: Int64 | int) -> Int64:
+def rounding_shift(value: Value, shift: Value) -> Value:
     """value / 2**shift, rounded half to even (IEEE 754 roundTiesToEven on integers); shift 0 is the value itself.
 
     Args:
@@ -46,19 +44,11 @@ def rounding_shift(value: Int64, shift: Int64 | int) -> Int64:
     floor = value >> shift
     rest = value - (floor << shift)
     half = np.int64(1) << (shift - (shift > 0))  # with shift 0 the rest is 0, below it
-    rounded: Int64 = floor + ((rest > half) | ((rest == half) & ((floor & 1) == 1)))
-    return rounded
-
-
-def rounded_integer(value: int, shift: int) -> int:
-    """`rounding_shift` of one Python integer: many times faster than on an array of one."""
-    floor = value >> shift
-    rest, half = value - (floor << shift), (1 << shift) >> 1
-    return floor + int(shift > 0 and (rest > half or (rest == half and floor & 1 == 1)))
+    return floor + ((rest > half) | ((rest == half) & ((floor & 1) == 1)))
 
 
 @register_jitable
-def saturate(value: Int64, low: int, high: int) -> Int64:
+def saturate(value: Value, low: int, high: int) -> Value:
     """Clamp to [low, high]; int64, any shape."""
     return np.minimum(np.maximum(value, low), high)
 
@@ -70,7 +60,7 @@ def to_fixed(values: npt.ArrayLike, fraction: int) -> Int64:
 
 
 @register_jitable
-def saturate32(value: Int64) -> Int64:
+def saturate32(value: Value) -> Value:
     """Clamp to +-(2**31 - 1)."""
     return np.minimum(np.maximum(value, -SAT32), SAT32)
 
@@ -106,6 +96,7 @@ def grouped_matmul(x: Int64, w: Int64, scale: Int64, zero: Int64, rows: int) -> 
     return total
 
 
+@register_jitable
 def normalise(acc: Int64, bias: Int64, multiplier: Int64, bias_shift: int) -> Int64:
     """(acc + (bias << bias_shift)) * multiplier: the accumulator in units of 2**-shift of the output step.
 
@@ -156,27 +147,43 @@ def requantize(
     Returns:
         codes [t, n] as int64, and where a clamp changed the value.
     """
-    front = np.zeros_like(bias) if bias_end else bias
-    wide = normalise(acc, front, m1, bias_shift)
-    if acc2 is not None and m2 is not None and exponent is not None:
-        wide = wide + ((acc2 * m2) << exponent)
-    raw = rounding_shift(wide, shift)
+    low: tuple[Value, Value, Value] = (0, 0, 0) if acc2 is None or m2 is None or exponent is None else (acc2, m2, exponent)
+    scaled = mantissa is not None and token_shift is not None
+    scale: tuple[Value, Value] = (mantissa, token_shift) if scaled else (0, 1)
+    factors = acc, bias, m1, shift, *low
+    return requantize_element(*factors, scaled, *scale, bias_shift, bias_end, guard, zero_point, bits)
+
+
+@register_jitable
+def requantize_element(
+    acc: Value,
+    bias: Value,
+    m1: Value,
+    shift: Value,
+    acc2: Value,
+    m2: Value,
+    exponent: Value,
+    scaled: bool,
+    mantissa: Value,
+    token_shift: Value,
+    bias_shift: int,
+    bias_end: bool,
+    guard: int,
+    zero_point: Value,
+    bits: int,
+) -> tuple[Value, Any]:
+    """`requantize` of arrays or of one element; without an adapter m2 is 0, without a token scale `scaled` is false."""
+    late = bias << np.int64(bias_shift) if bias_end else bias * 0
+    raw = rounding_shift(normalise(acc, bias * 0 if bias_end else bias, m1, bias_shift) + ((acc2 * m2) << exponent), shift)
     value = saturate32(raw)
     changed = value != raw
-    if mantissa is not None and token_shift is not None:
+    if scaled:
         raw = rounding_shift(value * mantissa, token_shift)
         value = saturate32(raw)
         changed = changed | (value != raw)
-    if bias_end:
-        value = value + (bias << np.int64(bias_shift))
-    raw = rounding_shift(value, guard) + np.int64(zero_point)
+    raw = rounding_shift(value + late, np.int64(guard)) + np.int64(zero_point)
     code = saturate(raw, -(1 << (bits - 1)), (1 << (bits - 1)) - 1)
     return code, changed | (code != raw)
-
-
-def bit_length(value: Int64) -> Int64:
-    """Bits of a non-negative int64 below 2**53 (0 for 0), any shape."""
-    return np.frexp(value.astype(np.float64))[1].astype(np.int64)
 
 
 def block_quantize(
@@ -190,12 +197,52 @@ def block_quantize(
     Returns:
         codes [t, n], exponents [t, 1] (value = code * 2**exponent), and where the 32-bit clamp changed the value.
     """
-    raw = rounding_shift(normalise(acc, bias, multiplier, bias_shift), shift)
-    value = saturate32(raw)
-    peak = np.abs(value).max(axis=1, keepdims=True, initial=0)
-    exponent = np.maximum(bit_length(peak) - (bits - 1), 0)
+    a, b, m, s = (np.ascontiguousarray(given, np.int64) for given in (acc, bias, multiplier, shift))
+    return _block_quantize(a, b, m, s, bias_shift, bits)
+
+
+@cached
+def _block_quantize(
+    acc: Int64, bias: Int64, multiplier: Int64, shift: Int64, bias_shift: int, bits: int
+) -> tuple[Int64, Int64, npt.NDArray[np.bool_]]:
+    codes, exponents, changed = np.empty_like(acc), np.empty((len(acc), 1), np.int64), np.empty(acc.shape, np.bool_)
+    for t in range(len(acc)):
+        exponents[t, 0] = block_quantize_token(acc[t], bias, multiplier, shift, bias_shift, bits, codes[t], changed[t])
+    return codes, exponents, changed
+
+
+@register_jitable
+def block_quantize_token(
+    acc: Int64,
+    bias: Int64,
+    multiplier: Int64,
+    shift: Int64,
+    bias_shift: int,
+    bits: int,
+    codes: Int64,
+    changed: npt.NDArray[np.bool_],
+) -> int:
+    """`block_quantize` of one token, each array of [n]: writes codes and changed, and gives the exponent."""
+    peak = np.int64(0)
+    for n in range(len(acc)):
+        raw = rounding_shift(normalise(acc[n], bias[n], multiplier[n], bias_shift), shift[n])
+        codes[n] = saturate32(raw)
+        changed[n] = codes[n] != raw
+        peak = max(peak, abs(codes[n]))
+    exponent = max(bit_length(peak) - (bits - 1), 0)
     high = (1 << (bits - 1)) - 1
-    return saturate(rounding_shift(value, exponent), -high, high), exponent, value != raw
+    for n in range(len(acc)):
+        codes[n] = saturate(rounding_shift(codes[n], exponent), -high, high)
+    return exponent
+
+
+@register_jitable
+def bit_length(value: Value) -> int:
+    """Bits of a non-negative int64; 0 for 0."""
+    length = 0
+    while value >> length and length < 63:
+        length += 1
+    return length
 
 
 def quantize_scale(scale: float) -> tuple[int, int]:
@@ -320,14 +367,14 @@ def map_element(
     function: int,
     a: Value,
     b: Value,
-    ca: int,
-    cb: int,
+    ca: Value,
+    cb: Value,
     shift: Value,
     factor: Value,
     less: Value,
-    low: int,
+    low: Value,
     step: int,
-    table: Int64,
+    table: npt.NDArray[Any],
 ) -> tuple[Value, Value]:
     """`map_rows` of arrays or of one element: y, and y before its last saturation."""
     x = saturate32(a - less)
@@ -351,7 +398,8 @@ def map_element(
 def clamp_bytes(y: Int64, size: int) -> Int64:
     """Clamp to +-(2**(8*size - 1) - 1): codes of `size` bytes that are symmetric about zero."""
     high = (1 << (8 * size - 1)) - 1
-    return saturate(y, -high, high)
+    clamped: Int64 = saturate(y, -high, high)
+    return clamped
 
 
 def reduce_rows(reduction: Reduce, y: Int64, valid: npt.NDArray[np.bool_]) -> Int64:
@@ -374,7 +422,7 @@ def reduce_none(reduction: int) -> int:
     return -(1 << 31) if reduction == Reduce.MAX else 0
 
 
-@njit(cache=True)
+@cached
 def _reduce_rows(reduction: int, y: Int64, valid: npt.NDArray[np.bool_]) -> Int64:
     found = np.full(len(y), reduce_none(reduction), np.int64)
     for r in range(len(y)):
@@ -412,28 +460,44 @@ def row_scalar(function: Row, reduced: int, factor: int, add: int, shift: int, a
         reduced: R, s64; R * factor must fit 64 bits.
         factor: u16. add: u16. shift: 0..63. adjust, token: s8.
     """
-    v = _signed64(rounded_integer(_signed64(reduced * factor), shift) + add)
-    value = max(-SAT32, min(SAT32, v))
-    if function is Row.COPY:
-        return RowScalar(value, 0, value)
-    u = max(v, 1)
-    length = u.bit_length()
-    if function is Row.RSQRT:
+    return RowScalar(*row_scalar_element(int(function), reduced, factor, add, shift, adjust, token))
+
+
+@cached
+def row_scalar_element(
+    function: int, reduced: Value, factor: Value, add: Value, shift: Value, adjust: Value, token: Value
+) -> tuple[int, int, int, int, int]:
+    """`row_scalar` of int64s, compiled: the members of a `RowScalar` in their order."""
+    v = rounding_shift(np.int64(reduced) * factor, shift) + add
+    value = saturate32(v)
+    if function == Row.COPY:
+        return value, 0, value, 0, 1
+    u: Value = max(v, 1)
+    length = bit_length(u)
+    if function == Row.RSQRT:
         k = (64 - length) >> 1
-        n = math.isqrt(u << 2 * k)
+        n: Value = np.int64(_square_root(np.uint64(u) << np.uint64(2 * k)))
     else:
         k = 32 - length
         n = u << k if k >= 0 else u >> -k
-    mantissa = 0
-    if function is Row.TOKEN:
+    mantissa: Value = np.int64(0)
+    if function == Row.TOKEN:
         mantissa = (n + (1 << 15)) >> 16
         if mantissa == 1 << 16:
-            mantissa, k = 1 << 15, k - 1
+            mantissa, k = np.int64(1 << 15), k - 1
         n = mantissa << 16
     m = ((1 << 62) - 1) // n
     held = max(0, min(63, 62 - k - adjust))
-    return RowScalar(m, held, value, mantissa, max(1, min(62, k + token - 16)))
+    return m, held, value, mantissa, max(1, min(62, k + token - 16))
 
 
-def _signed64(value: int) -> int:
-    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+@register_jitable
+def _square_root(n: np.uint64) -> np.uint64:
+    """Integer square root, rounded down: that of the nearest float64 is at most one off."""
+    one, top = np.uint64(1), np.uint64(0xFFFFFFFF)
+    root = min(np.uint64(np.sqrt(np.float64(n))), top)
+    if root * root > n:
+        return root - one
+    if root < top and (root + one) * (root + one) <= n:
+        return root + one
+    return root

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .opcodes import REGISTERS, REGISTERS_OF_ALL
+import numpy as np
+import numpy.typing as npt
+
+from .opcodes import MOST_REGISTERS, REGISTERS, REGISTERS_OF_ALL
 
 _OFFSET = {register.name: register.offset for register in REGISTERS}
 NAMED = 32
@@ -46,3 +49,11 @@ class RegisterFile:
         first = NAMED - REGISTERS_OF_ALL
         begin = REGISTERS_OF_ALL + window * first
         self.seen[REGISTERS_OF_ALL:] = [self._values.get(begin + n, 0) for n in range(first)]
+
+    def every(self) -> npt.NDArray[np.int64]:
+        """What the host wrote to the registers of all windows, by number as `in_window` gives it: int64 [MOST_REGISTERS]."""
+        found = np.zeros(MOST_REGISTERS, np.int64)
+        for number, value in self._values.items():
+            if number < MOST_REGISTERS:
+                found[number] = value
+        return found

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from cocotb_tools.runner import Verilator
 
+from axlora.isa.compiled import cache_folder
 from axlora.isa.image import Image
 from axlora.isa.image import ImageResult as RtlResult
 from axlora.isa.target import Target
@@ -93,12 +94,6 @@ def sources() -> list[Path]:
     return sorted(_FOLDER.glob("*.v"))
 
 
-def cache_folder(kind: str = "rtl") -> Path:
-    """Where built simulators are kept."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "axlora" / kind
-
-
 @contextlib.contextmanager
 def _environment(extra: dict[str, str]) -> Iterator[None]:
     before = {key: os.environ.get(key) for key in extra}
@@ -123,7 +118,7 @@ def _build(target: Target, memory_bytes: int, waves: bool) -> tuple[Verilator, P
     key = hashlib.sha256(repr((sorted(parameters.items()), _BUILD_ARGS, _MAKE_ARGS, waves, tools())).encode())
     for path in (*sources(), *bench, _FOLDER / "axlora_isa.vh"):
         key.update(path.name.encode() + path.read_bytes())
-    folder = cache_folder() / key.hexdigest()[:24]
+    folder = cache_folder("rtl") / key.hexdigest()[:24]
     folder.mkdir(parents=True, exist_ok=True)
     runner = _LeanVerilator()
     with open(folder / "lock", "w") as lock, _environment(verilator_environment()):

@@ -1,138 +1,164 @@
-"""The row side of the vector unit: CBUF, VBUF, function tables, the rows' reductions and scalars; VMAP and VROW on them."""
+"""The row side of the vector unit: VMAP and VROW on CBUF, VBUF, function tables, the rows' reductions and scalars."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from axlora.isa import numerics
-from axlora.isa.instruction import Instruction
-from axlora.isa.opcodes import CBUF_BIT, ROWS, SCALARS, ErrorCode, Into, Map, Opcode, Reduce, Row
-from axlora.isa.target import Target
+from axlora.isa.compiled import inner
+from axlora.isa.numerics import clamp_bytes, map_element, reduce_element, reduce_none, row_scalar_element
+from axlora.isa.opcodes import CBUF_BIT, READ_AFTER, Into, Map, Reduce, Row
 
-from .kernels import NO_WORDS, READS_B, MapSettings, Operand, map_rows
-from .work import Work
+from . import counts as c
+from .errors import CBUF_WORDS, OBUF_BEATS, OBUF_BYTES, TABLE_ENTRIES, TOKENS, VBUF_WORDS, outside
+from .requantizer import put, write_region
+from .state import SET_MISC, SET_VCON, SET_VLEN, SET_VPITCH, SET_VTAB, SET_X, SET_Y, SET_Z, Size, State
 
 Int64 = npt.NDArray[np.int64]
-_NOTHING: Int64 = np.zeros(2 * ROWS, np.int64)[::2]
-"""Subtracted from each row: as far apart as the factors of `RowUnit`, so that one compiled loop takes both."""
+Words = npt.NDArray[np.int32]
 
 
-class RowUnit:
-    """State after power-up (all zero). A word is V 32-bit elements; a row lies in consecutive words."""
+@inner
+def _operand(size: Size, s: State, address: int, pitch: int, rows: int, words: int, fault: Int64) -> Words:
+    """The buffer that an address of rows names (bit 15: CBUF)."""
+    first = address & (CBUF_BIT - 1)
+    if address & CBUF_BIT:
+        outside(fault, CBUF_WORDS, first + (rows - 1) * pitch, words, size.cbuf_words)
+        return s.cbuf32
+    outside(fault, VBUF_WORDS, first + (rows - 1) * pitch, words, size.vbuf_words)
+    return s.vbuf32
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.cbuf = np.zeros((target.cbuf_words, target.vector_lanes), np.int32)
-        self.vbuf = np.zeros((target.vbuf_words, target.vector_lanes), np.int32)
-        self.table = np.zeros((target.table_entries, 2), np.int32)
-        self.reduced = [0] * ROWS
-        self.factors = np.zeros((SCALARS, ROWS, 2), np.int64)
-        """Each scalar of each row: factor, shift."""
-        self.token_words = np.zeros(target.tbuf_tokens, np.int64)
-        """Token scales that VROW wrote, as in TBUF."""
-        self.length = Instruction(Opcode.VLEN)
-        self.pitch = Instruction(Opcode.VPITCH)
-        self.constants = Instruction(Opcode.VCON)
-        self.intervals = Instruction(Opcode.VTAB)
 
-    def _operand(self, work: Work, address: int, pitch: int, rows: int, words: int) -> Operand:
-        """Rows in the buffer that an address names (bit 15: CBUF)."""
-        name, memory = ("CBUF", self.cbuf) if address & CBUF_BIT else ("VBUF", self.vbuf)
-        first = address & (CBUF_BIT - 1)
-        work.local(f"{name} words", first + (rows - 1) * pitch, words, len(memory))
-        return Operand(memory, first, pitch)
-
-    def map(self, i: Instruction, work: Work) -> tuple[Int64, int]:
-        """VMAP up to its last clamp, with the writes to VBUF: values [rows, words*V], and how many a clamp changed."""
-        function, reduction, into = Map(i.sub & 3), Reduce(i.sub >> 2), Into(i.misc >> 3 & 3)
-        rows, words = (i.misc & 7) + 1, i.z
-        a = self._operand(work, i.x & 0xFFFF, self.pitch.x & 0xFFFF, rows, words)
-        b = self._operand(work, i.x >> 16, self.pitch.x >> 16, rows, words) if function in READS_B else a
-        table, shift = numerics.NO_TABLE, self.constants.y
-        if function is Map.TABLE:
-            first, last = self.intervals.y, self.intervals.z
-            work.local("table entries", first, last + 1, len(self.table))
-            table, shift = self.table[first : first + last + 1].astype(np.int64), self.intervals.misc >> 6
-        to = Operand(NO_WORDS, 0, 0)
-        if into is Into.VBUF:
-            work.local("VBUF words", i.y + (rows - 1) * self.pitch.y, words, len(self.vbuf))
-            to = Operand(self.vbuf, i.y, self.pitch.y)
-        scale = self.factors[i.misc >> 7 & 3]
-        settings = MapSettings(
-            function=int(function),
-            reduction=int(reduction),
-            rows=rows,
-            words=words,
-            valid=self.length.x,
-            step=self.length.misc & 1,
-            ca=_signed(self.constants.x & 0xFFFF, 16),
-            cb=_signed(self.constants.x >> 16, 16),
-            shifts=scale[:, 1] if function is Map.SCALE else np.full(2 * ROWS, shift, np.int64)[::2],
-            factors=scale[:, 0],
-            less=self.factors[i.misc >> 9 & 3, :, 0] if i.misc >> 11 & 1 else _NOTHING,
-            low=_signed(self.intervals.x, 32),
-            interval=self.intervals.misc & 31,
-            table=table,
-            size=0 if into is Into.NOTHING else 1 << (i.misc >> 5 & 3),
-        )
-        values, reduced, changed = map_rows(settings, a, b, to)
-        if reduction is not Reduce.NONE:
-            self.reduced[:rows] = reduced.tolist()
-        return values, changed
-
-    def row(self, i: Instruction, work: Work) -> Int64:
-        """VROW: sets the rows' scalars (TOKEN: their token scales too); the values [rows] for OBUF."""
-        function, rows = Row(i.sub), (i.misc & 7) + 1
-        token = i.x >> 16
-        if function is Row.TOKEN:
-            work.local("tokens", token, rows, self.target.tbuf_tokens)
-        values = np.zeros(rows, np.int64)
-        for r in range(rows):
-            found = numerics.row_scalar(
-                function,
-                self.reduced[r],
-                i.x & 0xFFFF,
-                0 if function is Row.TOKEN else i.x >> 16,
-                i.z & 63,
-                _signed(i.z >> 6 & 255, 8),
-                _signed(i.y & 255, 8),
-            )
-            self.factors[i.misc >> 3 & 3, r] = found.factor, found.shift
-            values[r] = found.value
-            if function is Row.TOKEN:
-                self.token_words[token + r] = found.mantissa << 16 | found.token_shift << 10
-        return values
-
-    def write(self, work: Work, place: int, values: Int64) -> None:
-        """[rows, n] to VBUF from word `place` on, rows a destination pitch apart; n a multiple of V."""
-        words = values.shape[1] // self.target.vector_lanes
-        first = place + np.arange(values.shape[0])[:, None] * self.pitch.y
-        work.local("VBUF words", int(first.max()), words, len(self.vbuf))
-        for row, at in zip(values, first[:, 0], strict=True):
-            self.vbuf[at : at + words] = row.reshape(words, -1)
-
-    def to_obuf(self, i: Instruction, work: Work, values: Int64, obuf: npt.NDArray[np.uint8]) -> None:
-        """[rows, n] to OBUF from beat Y on, rows a destination pitch of beats apart: side by side, or as tiles."""
-        t = self.target
-        size = i.misc >> 5 & 3
-        if i.misc >> 12:
-            beats = -(-values.shape[1] // t.ports)
-            padded = np.zeros((len(values), beats * t.ports), np.int64)
-            padded[:, : values.shape[1]] = values
-            data = np.tile(padded.reshape(len(values), beats, t.ports), t.beat_bytes // t.ports).astype(np.int8)
-            written = np.tile((np.arange(beats * t.ports) < values.shape[1]).reshape(beats, t.ports), t.beat_bytes // t.ports)
-            rows = data.view(np.uint8).reshape(len(values), -1)
-            keep = written.reshape(-1)
+@inner
+def vmap(size: Size, s: State, sub: int, x: int, y: int, words: int, misc: int, count: Int64, fault: Int64) -> None:
+    """VMAP of at least one word. Word q reads what the words up to q - READ_AFTER wrote."""
+    function, reduction, into = sub & 3, sub >> 2, misc >> 3 & 3
+    rows, v = (misc & 7) + 1, size.vector_lanes
+    pitch, constants, intervals = s.settings[SET_VPITCH], s.settings[SET_VCON], s.settings[SET_VTAB]
+    pitch_a, pitch_b = pitch[SET_X] & 0xFFFF, pitch[SET_X] >> 16
+    a = b = _operand(size, s, x & 0xFFFF, pitch_a, rows, words, fault)
+    if fault[0]:
+        return
+    reads_b = function == Map.MAC or function == Map.MUL
+    if reads_b:
+        b = _operand(size, s, x >> 16, pitch_b, rows, words, fault)
+        if fault[0]:
+            return
+    first_a, first_b = x & (CBUF_BIT - 1), x >> 16 & (CBUF_BIT - 1)
+    table = s.table32[:1]
+    if function == Map.TABLE:
+        first, entries = intervals[SET_Y], intervals[SET_Z] + 1
+        if outside(fault, TABLE_ENTRIES, first, entries, size.table_entries):
+            return
+        table = s.table32[first : first + entries]
+    if into == Into.VBUF and outside(fault, VBUF_WORDS, y + (rows - 1) * pitch[SET_Y], words, size.vbuf_words):
+        return
+    ca, cb = np.int64(np.int16(constants[SET_X] & 0xFFFF)), np.int64(np.int16(constants[SET_X] >> 16))
+    low, interval = np.int64(np.int32(intervals[SET_X])), intervals[SET_MISC] & 31
+    scale, less, subtract = s.factors[misc >> 7 & 3], s.factors[misc >> 9 & 3, 0], misc >> 11 & 1
+    log_bytes, out, changed = misc >> 5 & 3, np.zeros((rows, words * v), np.int64), 0
+    for r in range(rows):
+        reduced = np.int64(reduce_none(reduction))
+        valid = min(words * v, s.settings[SET_VLEN, SET_X] + r * (s.settings[SET_VLEN, SET_MISC] & 1))
+        at_a, at_b = (first_a + r * pitch_a) * v, (first_b + r * pitch_b) * v
+        shift, factor = constants[SET_Y], scale[0, r]
+        if function == Map.SCALE:
+            shift = scale[1, r]
+        elif function == Map.TABLE:
+            shift = intervals[SET_MISC] >> 6
+        minus = less[r] if subtract else np.int64(0)
+        for n in range(words * v):
+            q = r * words + n // v
+            if into == Into.VBUF and n % v == 0 and q >= READ_AFTER:
+                _write_word(s, size, q - READ_AFTER, words, y, pitch[SET_Y], out)
+            if n >= valid:
+                continue
+            z = np.int64(b[at_b + n]) if reads_b else np.int64(0)
+            value, raw = map_element(function, np.int64(a[at_a + n]), z, ca, cb, shift, factor, minus, low, interval, table)
+            if reduction != Reduce.NONE:
+                reduced = reduce_element(reduction, reduced, value)
+            held = value if into == Into.NOTHING else clamp_bytes(value, 1 << log_bytes)
+            changed += value != raw or held != value
+            out[r, n] = held
+        if reduction != Reduce.NONE:
+            s.reduced[r] = reduced
+    count[c.VECTOR_ELEMENTS], count[c.SATURATIONS] = out.size, changed
+    if into == Into.VBUF:
+        for q in range(max(0, rows * words - READ_AFTER), rows * words):
+            _write_word(s, size, q, words, y, pitch[SET_Y], out)
+    elif into == Into.UBUF:
+        write_region(size, s, y, out, log_bytes, True, fault)
+    elif into == Into.OBUF:
+        if misc >> 12:
+            _tile_obuf(size, s, y, pitch[SET_Y], out, fault)
         else:
-            rows = values.astype((np.int8, np.int16, np.int32)[size]).view(np.uint8)
-            keep = np.ones(rows.shape[1], np.bool_)
-        for r, row in enumerate(rows):
-            first = (i.y + r * self.pitch.y) * t.beat_bytes
-            if first + row.size > obuf.size:
-                work.refuse(ErrorCode.LOCAL_ADDRESS, f"OBUF bytes up to {first + row.size}, has {obuf.size}")
-            obuf[first : first + row.size][keep] = row[keep]
+            _to_obuf(size, s, y, pitch[SET_Y], out, log_bytes, fault)
 
 
-def _signed(value: int, bits: int) -> int:
-    return value - (1 << bits) if value >> (bits - 1) else value
+@inner
+def _write_word(s: State, size: Size, q: int, words: int, place: int, pitch: int, out: Int64) -> None:
+    """Word q of the values to its place in VBUF."""
+    r, w, v = q // words, q % words, size.vector_lanes
+    for e in range(v):
+        s.vbuf32[(place + r * pitch + w) * v + e] = out[r, w * v + e]
+
+
+@inner
+def _fits(s: State, first: int, count: int, fault: Int64) -> bool:
+    if first + count > len(s.obuf):
+        fault[0], fault[1], fault[2] = OBUF_BYTES, first + count, len(s.obuf)
+        return False
+    return True
+
+
+@inner
+def _to_obuf(size: Size, s: State, place: int, pitch: int, values: Int64, log_bytes: int, fault: Int64) -> None:
+    """[rows, n] to OBUF from beat `place` on, rows a pitch of beats apart."""
+    for r in range(len(values)):
+        first = (place + r * pitch) * size.beat
+        if not _fits(s, first, values.shape[1] << log_bytes, fault):
+            return
+        for n in range(values.shape[1]):
+            put(s.obuf, first + (n << log_bytes), values[r, n], log_bytes)
+
+
+@inner
+def _tile_obuf(size: Size, s: State, place: int, pitch: int, values: Int64, fault: Int64) -> None:
+    """`_to_obuf` of bytes, P to a beat, as often as a beat holds them."""
+    columns = values.shape[1]
+    for r in range(len(values)):
+        first = (place + r * pitch) * size.beat
+        if not _fits(s, first, -(-columns // size.ports) * size.beat, fault):
+            return
+        for n in range(columns):
+            at = first + n // size.ports * size.beat + n % size.ports
+            for copy in range(size.beat // size.ports):
+                s.obuf[at + copy * size.ports] = values[r, n] & 255
+
+
+@inner
+def vrow(size: Size, s: State, function: int, x: int, y: int, z: int, misc: int, fault: Int64) -> None:
+    """VROW: sets the rows' scalars, the token scales of TOKEN, and OBUF if it is asked to."""
+    rows, token, scalar = (misc & 7) + 1, x >> 16, misc >> 3 & 3
+    if function == Row.TOKEN and outside(fault, TOKENS, token, rows, size.tbuf_tokens):
+        return
+    writes = misc >> 5
+    if writes and outside(fault, OBUF_BEATS, y, rows, size.obuf_beats):
+        return
+    add = 0 if function == Row.TOKEN else token
+    for r in range(rows):
+        factor, shift, value, mantissa, token_shift = row_scalar_element(
+            function,
+            s.reduced[r],
+            x & 0xFFFF,
+            add,
+            z & 63,
+            np.int64(np.int8(z >> 6 & 255)),
+            np.int64(np.int8(y & 255)),
+        )
+        s.factors[scalar, 0, r], s.factors[scalar, 1, r] = factor, shift
+        if function == Row.TOKEN:
+            s.token_words[token + r] = mantissa << 16 | token_shift << 10
+        if writes:
+            for n in range(size.beat // 4):
+                put(s.obuf, (y + r) * size.beat + 4 * n, value, 2)

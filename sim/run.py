@@ -7,17 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from axlora.isa.opcodes import COUNTERS, UNIT_COUNTERS, Unit
+from axlora.isa.opcodes import COUNTERS, UNIT_COUNTERS, UNIT_OF, Opcode
 from axlora.isa.target import Target
 
-from .control import Control
-from .errors import MachineError
-from .state import Machine
+from .control import ADDRESS, OPCODE, Control
+from .counts import COSTS, COUNTS
+from .errors import FAULT, ROOM, MachineError, stopped
+from .execute import execute
+from .state import power_up
+from .tiles import Tiles, room_for
 from .timeline import Trace, check, timeline
-from .weights import WeightCache
 from .work import Record
 
-_SHARED_CACHE = WeightCache()
+_KEPT: dict[Target, Tiles] = {}
+"""Tiles of the target that ran last: runs find them again by their content."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,40 @@ class SimResult:
     """None if untimed."""
 
 
+def _tiles(target: Target, codes: int = 0) -> Tiles:
+    """The tiles that are kept; none, with room for one of `codes`, if that is what is missing."""
+    found = _KEPT.get(target)
+    if found is None or codes:
+        _KEPT.clear()
+        found = _KEPT[target] = room_for(target, codes)
+    return found
+
+
+class _Machine:
+    """State and the action of instructions on it."""
+
+    def __init__(self, target: Target, memory: npt.NDArray[np.uint8], limit: int, bad: range) -> None:
+        self._target = target
+        self._size, self._state = power_up(target, memory, limit, bad)
+
+    def carry_out(self, walk: npt.NDArray[np.int64], record: Record) -> None:
+        """Carry out instructions of a walk, and record them.
+
+        Raises:
+            MachineError: as the machine would stop; those before it are recorded.
+        """
+        costs, counts = np.zeros((len(walk), COSTS), np.int64), np.zeros((len(walk), len(COUNTS)), np.int64)
+        fault, at = np.zeros(FAULT, np.int64), 0
+        tiles = _tiles(self._target)
+        while (at := execute(self._size, self._state, tiles, walk, at, costs, counts, fault)) < len(walk):
+            if fault[0] != ROOM:
+                record.add(walk[:at], costs[:at], counts[:at])
+                raise stopped(UNIT_OF[Opcode(int(walk[at, OPCODE]))], int(walk[at, ADDRESS]), fault)
+            tiles = _tiles(self._target, int(fault[1]))
+            fault[:] = 0
+        record.add(walk, costs, counts)
+
+
 def run_image(
     target: Target,
     memory: npt.NDArray[np.uint8] | bytes,
@@ -39,7 +76,6 @@ def run_image(
     mem_limit: int | None = None,
     *,
     timing: bool = True,
-    cache: WeightCache | None = None,
     bad: range = range(0),
 ) -> SimResult:
     """Power up, run the program at byte address `program` until HALT.
@@ -48,9 +84,8 @@ def run_image(
         target: the machine.
         memory: uint8 image of the memory; copied.
         registers: values the host wrote to R1..R31.
-        mem_limit: bytes the program may touch; default the whole image.
+        mem_limit: bytes the program may touch, at most the whole image; default all of it.
         timing: False leaves cycles and the cycle counters at zero.
-        cache: decoded weights and timings to reuse; default one per process.
         bad: byte addresses that answer load and store with an AXI error.
 
     Raises:
@@ -58,25 +93,22 @@ def run_image(
     """
     data = np.array(np.frombuffer(memory, np.uint8) if isinstance(memory, bytes) else memory, np.uint8)
     limit = data.size if mem_limit is None else mem_limit
-    cache = _SHARED_CACHE if cache is None else cache
-    cache.new_run()
-    machine = Machine(target, data, limit, cache, bad)
+    if limit > data.size:
+        raise ValueError(f"a limit of {limit} bytes, the memory has {data.size}")
+    machine = _Machine(target, data, limit, bad)
     control = Control(target, data, program, registers or {}, limit)
     record = Record()
-    untimed: dict[str, int] = {}
     try:
-        for instruction, address, requests in control.walk():
-            work = None if instruction.unit is Unit.FETCH else machine.execute(instruction, address)
-            if timing:
-                record.add(instruction, address, requests, work)
-            elif work is not None:
-                for name, value in work.counters.items():
-                    untimed[name] = untimed.get(name, 0) + value
+        while not control.ended:
+            machine.carry_out(control.walk(), record)
+        if control.error is not None:
+            raise control.error
     except MachineError:
         if timing:
             check(target, record)  # the watchdog may have come before
         raise
     if not timing:
+        untimed = record.counted()
         return SimResult(data, 0, {c.name: untimed.get(c.name, 0) for c in COUNTERS}, None)
     found = timeline(target, record)
     counters = {c.name: found.counters.get(c.name, 0) for c in COUNTERS} | {"cycles": found.cycles}

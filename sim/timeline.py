@@ -12,8 +12,8 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from axlora.isa.compiled import cached, inner
 from axlora.isa.opcodes import (
     CACHE_LINE_BYTES,
     FETCH_FLIGHTS,
@@ -22,6 +22,7 @@ from axlora.isa.opcodes import (
     SEMAPHORE_MAX,
     SEMAPHORES,
     ErrorCode,
+    Opcode,
     Unit,
     poster,
 )
@@ -29,8 +30,9 @@ from axlora.isa.target import Target
 from axlora.timing.memory import burst_beats
 
 from .control import Requests
+from .counts import COUNTS, PRODUCT, RAW
 from .errors import MachineError
-from .work import Record
+from .work import Record, Recorded
 
 Int64 = npt.NDArray[np.int64]
 UNITS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
@@ -42,34 +44,32 @@ or -1; its next beat in memory, beats that are not asked for, the earliest cycle
 of its last beat; the cycle of fetch's next LOOKUP; places in all."""
 
 
-class _State(NamedTuple):
-    """The machine between two instructions, in arrays that numba writes."""
+_UNIT, _WAITS, _POSTS, _PLACE, _BEATS, _DURATION, _LINE, _ASKED, _AHEAD, _PROGRAM = 0, 1, 3, 5, 6, 7, 8, 9, 10, 11
+"""Columns of `_State.program`: unit, two waits, two posts (-1: none), first beat in memory, beats, duration; its line's
+place in the cache, 1 if it is asked for; the place it asks for ahead, or -1; columns in all."""
+_VISIBLE, _ACCEPT, _DONE, _IDLE, _FOR_LOAD, _FOR_OTHERS, _TIMES = range(7)
+"""Columns of `_State.times`: cycles of an instruction, then cycles before accept: idle, waiting for load, for others."""
+_FIRST, _LENGTH, _HEAD, _FREE_FROM, _OF_UNIT = range(5)
+"""Columns of `_State.units`: where its queue begins, instructions so far, the first that is not accepted (both counted from
+there), cycle from which it is idle as far as known."""
+_BEGIN, _POSTED, _TAKEN, _OF_SEMAPHORE = range(4)
+"""Columns of `_State.sems`: where its rows of `signals` begin, posts and takes so far."""
+_POST, _BY, _TAKE, _SIGNAL = range(4)
+"""Columns of `_State.signals`: cycle of a semaphore's n-th post, its instruction, cycle of the n-th take."""
 
-    program: tuple[Int64, Int64, Int64, Int64, Int64, Int64]
-    """Of each instruction: unit, waits [n, 2], posts [n, 2] (-1: none), first beat in memory, beats, duration."""
-    fetches: tuple[Int64, Int64, Int64]
-    """Of each instruction: its line's place in the cache, 1 if it is asked for; the place it asks for ahead, or -1."""
+
+class _State(NamedTuple):
+    """The machine between two instructions, in arrays that numba writes: few, for compiled calls count references to each."""
+
     parameters: tuple[int, int, int, int]
     """Read latency, outstanding bursts, beats of a burst, beats of a cache line."""
+    program: Int64
     times: Int64
-    """[6, n]: visible, accept, done, then cycles idle, waiting for load, waiting for others, before accept."""
     queue: Int64
-    """Instructions by unit, each unit's from `first` on."""
-    first: Int64
-    length: Int64
-    next: Int64
-    """First that is not accepted, counted from `first`."""
-    done: Int64
-    """Cycle from which each unit is idle, as far as known."""
+    """Instructions by unit."""
+    units: Int64
     sems: Int64
-    """[semaphore]: where its posts and takes begin."""
-    posts: Int64
-    """Cycle of each post."""
-    by: Int64
-    """Instruction of each post."""
-    posted: Int64
-    takes: Int64
-    taken: Int64
+    signals: Int64
     ring: Int64
     """Cycle of the last beat of load's last bursts."""
     lines: Int64
@@ -79,7 +79,7 @@ class _State(NamedTuple):
     now: Int64
 
 
-@njit(cache=True)
+@inner
 def _grant(s: _State) -> int:
     """Cycle in which load's next burst would be granted, were there no further fetch."""
     now, outstanding = s.now, s.parameters[1]
@@ -89,7 +89,7 @@ def _grant(s: _State) -> int:
     return int(cycle + 1 if cycle == now[_FETCHED] else cycle)
 
 
-@njit(cache=True)
+@inner
 def _step(s: _State) -> bool:
     """Grant load's next burst; whether the transfer is complete."""
     now = s.now
@@ -110,68 +110,70 @@ def _step(s: _State) -> bool:
     return False
 
 
-@njit(cache=True)
+@inner
 def _end(s: _State, i: int, done: int) -> None:
     """An instruction's unit is idle again in cycle `done`."""
-    s.times[2, i] = done
-    s.done[s.program[0][i]] = done
+    s.times[i, _DONE] = done
+    s.units[s.program[i, _UNIT], _FREE_FROM] = done
     for k in range(2):
-        sem = s.program[2][i, k]
+        sem = s.program[i, _POSTS + k]
         if sem >= 0:
-            place = s.sems[sem] + s.posted[sem]
-            s.posts[place], s.by[place] = done, i
-            s.posted[sem] += 1
+            place = s.sems[sem, _BEGIN] + s.sems[sem, _POSTED]
+            s.signals[place, _POST], s.signals[place, _BY] = done, i
+            s.sems[sem, _POSTED] += 1
 
 
-@njit(cache=True)
+@inner
 def _accept(s: _State, unit: int) -> bool:
     """Accept the head of a unit's queue, if all that it waits for is known."""
     if unit == Unit.LOAD and s.now[_LOADING] >= 0:
         return False
-    i = s.queue[s.first[unit] + s.next[unit]]
-    waits, begin = s.program[1], max(s.times[0, i], s.done[unit])
+    of = s.units[unit]
+    i = s.queue[of[_FIRST] + of[_HEAD]]
+    program, times = s.program[i], s.times[i]
+    begin = max(times[_VISIBLE], of[_FREE_FROM])
     accept = weights = begin
     for k in range(2):
-        sem = waits[i, k]
+        sem = program[_WAITS + k]
         if sem >= 0:
-            number = s.taken[sem] + (1 if k == 1 and waits[i, 0] == sem else 0)
-            if number >= s.posted[sem]:
+            number = s.sems[sem, _TAKEN] + (1 if k == 1 and program[_WAITS] == sem else 0)
+            if number >= s.sems[sem, _POSTED]:
                 return False
-            post = s.posts[s.sems[sem] + number]
+            post = s.signals[s.sems[sem, _BEGIN] + number, _POST]
             accept = max(accept, post)
             if sem < 4:
                 weights = max(weights, post)
     for k in range(2):
-        sem = waits[i, k]
+        sem = program[_WAITS + k]
         if sem >= 0:
-            s.takes[s.sems[sem] + s.taken[sem]] = accept
-            s.taken[sem] += 1
-    s.times[1, i], s.times[3, i] = accept, begin - s.done[unit] + 1
-    s.times[4, i], s.times[5, i] = weights - begin, accept - weights
-    s.next[unit] += 1
-    _, _, _, first, beats, duration = s.program
-    if unit == Unit.LOAD and beats[i]:
+            s.signals[s.sems[sem, _BEGIN] + s.sems[sem, _TAKEN], _TAKE] = accept
+            s.sems[sem, _TAKEN] += 1
+    times[_ACCEPT], times[_IDLE] = accept, begin - of[_FREE_FROM] + 1
+    times[_FOR_LOAD], times[_FOR_OTHERS] = weights - begin, accept - weights
+    of[_HEAD] += 1
+    if unit == Unit.LOAD and program[_BEATS]:
         now = s.now
-        now[_LOADING], now[_NEXT], now[_LEFT], now[_EARLIEST], now[_GRANTED] = i, first[i], beats[i], accept + 2, 0
+        now[_LOADING], now[_NEXT], now[_LEFT] = i, program[_PLACE], program[_BEATS]
+        now[_EARLIEST], now[_GRANTED] = accept + 2, 0
     else:
-        _end(s, i, accept + duration[i])
+        _end(s, i, accept + program[_DURATION])
     return True
 
 
-@njit(cache=True)
+@inner
 def _settle(s: _State, limit: int) -> None:
     """Accept whatever can be; grant load's bursts before cycle `limit`."""
     progress = True
     while progress:
         progress = False
         for unit in range(Unit.LOAD, Unit.STORE + 1):
-            while s.next[unit] < s.length[unit] and _accept(s, unit):
+            while s.units[unit, _HEAD] < s.units[unit, _LENGTH] and _accept(s, unit):
                 progress = True
         while s.now[_LOADING] >= 0 and _grant(s) < limit:
             progress = _step(s) or progress
 
 
-@njit(cache=True)
+@inner
 def _request(s: _State, place: int, cycle: int) -> int:
     """Fetch asks for a line from `cycle` on; the cycle in which it is granted: one of the flights must be free."""
     now, flights = s.now, s.flights
@@ -184,80 +186,80 @@ def _request(s: _State, place: int, cycle: int) -> int:
     return cycle
 
 
-@njit(cache=True)
+@inner
 def _look_up(s: _State, i: int) -> int:
     """LOOKUP until the line is there, and what is asked for ahead in RESOLVE; cycles lost."""
     now = s.now
-    places, asked, ahead = s.fetches
-    place, first = places[i], now[_NOW]
-    if asked[i]:
+    place, ahead, first = s.program[i, _LINE], s.program[i, _AHEAD], now[_NOW]
+    if s.program[i, _ASKED]:
         _request(s, place, first + 1)
         first += 1  # the LOOKUP that finds nothing
     now[_NOW] = max(first, s.lines[place]) + 2
     lost = now[_NOW] - 2 - first
-    if ahead[i] >= 0:
-        granted = _request(s, ahead[i], now[_NOW])
+    if ahead >= 0:
+        granted = _request(s, ahead, now[_NOW])
         lost += granted - now[_NOW]
         now[_NOW] = granted
     now[_NOW] += 1
     return int(lost)
 
 
-@njit(cache=True)
+@cached
 def _run(s: _State) -> tuple[int, int, int]:
     """Feed on the instructions in program order.
 
     Returns:
         (-1, or the instruction at which fetch waits forever; cycles of cache misses, of full queues).
     """
-    now, unit, times = s.now, s.program[0], s.times
+    now = s.now
     misses = full = 0
-    for i in range(len(unit)):
+    for i in range(len(s.program)):
         misses += _look_up(s, i)
-        u = unit[i]
+        u = s.program[i, _UNIT]
         if u != Unit.FETCH:
-            behind = s.length[u] - QUEUE_DEPTH
+            of = s.units[u]
+            behind = of[_LENGTH] - QUEUE_DEPTH
             if behind >= 0:
                 _settle(s, now[_NOW])
-                while s.next[u] <= behind:
+                while of[_HEAD] <= behind:
                     if now[_LOADING] < 0:
                         return i, misses, full
                     _step(s)
                     _settle(s, 0)
-                wait = times[1, s.queue[s.first[u] + behind]] + 1 - now[_NOW]
+                wait = s.times[s.queue[of[_FIRST] + behind], _ACCEPT] + 1 - now[_NOW]
                 if wait > 0:
                     full += wait
                     now[_NOW] += wait
-            s.queue[s.first[u] + s.length[u]] = i
-            s.length[u] += 1
-            times[0, i] = now[_NOW] + 1
+            s.queue[of[_FIRST] + of[_LENGTH]] = i
+            of[_LENGTH] += 1
+            s.times[i, _VISIBLE] = now[_NOW] + 1
         now[_NOW] += 1
     return -1, misses, full
 
 
-@njit(cache=True)
+@cached
 def _halt(s: _State) -> int:
     """HALT in ISSUE, which `_run` took for another control instruction: cycles until all is idle; -1: never."""
     _settle(s, _FOREVER)
     for u in range(Unit.LOAD, Unit.STORE + 1):
-        if s.next[u] < s.length[u]:
+        if s.units[u, _HEAD] < s.units[u, _LENGTH]:
             return -1
-    wait = max(0, max(s.done.max(), s.flights.max()) - (s.now[_NOW] - 1))
+    wait = max(0, max(s.units[:, _FREE_FROM].max(), s.flights.max()) - (s.now[_NOW] - 1))
     s.now[_NOW] += wait
     return int(wait)
 
 
-@njit(cache=True)
+@cached
 def _overflow(s: _State) -> tuple[int, int]:
     """(semaphore, instruction) of a post that finds a count of 15 and stops the machine; -1: there is none."""
     for sem in range(SEMAPHORES):
         taken = 0
-        for number in range(s.posted[sem]):
-            time = s.posts[s.sems[sem] + number]
-            while taken < s.taken[sem] and s.takes[s.sems[sem] + taken] < time:
+        begin = s.sems[sem, _BEGIN]
+        for number in range(s.sems[sem, _POSTED]):
+            while taken < s.sems[sem, _TAKEN] and s.signals[begin + taken, _TAKE] < s.signals[begin + number, _POST]:
                 taken += 1
             if number - taken >= SEMAPHORE_MAX:
-                return sem, s.by[s.sems[sem] + number]
+                return sem, s.signals[begin + number, _BY]
     return -1, -1
 
 
@@ -298,56 +300,43 @@ def _starts(numbers: Int64, count: int) -> Int64:
     return np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=count))])[:count].astype(np.int64)
 
 
-def _fetches(target: Target, record: Record) -> tuple[Int64, Int64, Int64]:
-    """`_State.fetches`."""
-    addresses, requests = np.array(record.addresses, np.int64), record.requests_array()
-    line, place = addresses // CACHE_LINE_BYTES, addresses % CACHE_LINE_BYTES // INSTRUCTION_BYTES
-    own, ahead = (requests & int(Requests.OWN) != 0).astype(np.int64), requests & int(Requests.AHEAD) != 0
-    places = line % target.icache_lines
-    return places, own, np.where(ahead, (line + 1 + place) % target.icache_lines, -1)
-
-
-def _state(target: Target, record: Record) -> _State:
-    a = record.arrays(target)
+def _state(target: Target, a: Recorded) -> _State:
     n = len(a.unit)
     semaphores = np.concatenate([a.posts.ravel(), a.waits.ravel()])  # no semaphore is taken more often than it is named
-    sems = _starts(semaphores[semaphores >= 0], SEMAPHORES)
-
-    def zeros(count: int) -> Int64:
-        return np.zeros(count, np.int64)
-
-    now = zeros(_CLOCK)
+    line, place = a.address // CACHE_LINE_BYTES, a.address % CACHE_LINE_BYTES // INSTRUCTION_BYTES
+    program = np.empty((n, _PROGRAM), np.int64)
+    program[:, _UNIT], program[:, _WAITS : _WAITS + 2], program[:, _POSTS : _POSTS + 2] = a.unit, a.waits, a.posts
+    program[:, _PLACE], program[:, _BEATS], program[:, _DURATION] = a.place, a.beats, a.duration
+    program[:, _LINE], program[:, _ASKED] = line % target.icache_lines, a.requests & int(Requests.OWN) != 0
+    ahead = a.requests & int(Requests.AHEAD) != 0
+    program[:, _AHEAD] = np.where(ahead, (line + 1 + place) % target.icache_lines, -1)
+    units, sems = np.zeros((_LANES, _OF_UNIT), np.int64), np.zeros((SEMAPHORES, _OF_SEMAPHORE), np.int64)
+    units[:, _FIRST] = _starts(a.unit, _LANES)
+    sems[:, _BEGIN] = _starts(semaphores[semaphores >= 0], SEMAPHORES)
+    now = np.zeros(_CLOCK, np.int64)
     now[[_FETCHED, _LOADING]] = -1
     return _State(
-        program=(a.unit, a.waits, a.posts, a.place, a.beats, a.duration),
-        fetches=_fetches(target, record),
         parameters=(target.read_latency, target.outstanding, target.burst_beats, CACHE_LINE_BYTES // target.beat_bytes),
-        times=np.zeros((6, n), np.int64),
-        queue=zeros(n),
-        first=_starts(a.unit, _LANES),
-        length=zeros(_LANES),
-        next=zeros(_LANES),
-        done=zeros(_LANES),
+        program=program,
+        times=np.zeros((n, _TIMES), np.int64),
+        queue=np.zeros(n, np.int64),
+        units=units,
         sems=sems,
-        posts=zeros(semaphores.size),
-        by=zeros(semaphores.size),
-        posted=zeros(SEMAPHORES),
-        takes=zeros(semaphores.size),
-        taken=zeros(SEMAPHORES),
-        ring=zeros(target.outstanding),
-        lines=zeros(target.icache_lines),
-        flights=zeros(FETCH_FLIGHTS),
+        signals=np.zeros((semaphores.size, _SIGNAL), np.int64),
+        ring=np.zeros(target.outstanding, np.int64),
+        lines=np.zeros(target.icache_lines, np.int64),
+        flights=np.zeros(FETCH_FLIGHTS, np.int64),
         now=now,
     )
 
 
-def _hang(s: _State, record: Record, place: int) -> NoReturn:
+def _hang(s: _State, a: Recorded, place: int) -> NoReturn:
     """The watchdog: fetch stands at an instruction, and what it waits for never comes."""
-    unit = next(u for u in UNITS if s.next[u] < s.length[u])
-    stuck = int(s.queue[s.first[unit] + s.next[unit]])
-    i = record.instructions[stuck]
-    detail = f"{i.opcode.name} at {record.addresses[stuck]:#x} waits for {i.waits}"
-    raise MachineError(ErrorCode.WATCHDOG, Unit.FETCH, record.addresses[place], detail)
+    of = next(s.units[u] for u in UNITS if s.units[u, _HEAD] < s.units[u, _LENGTH])
+    stuck = s.queue[of[_FIRST] + of[_HEAD]]
+    waits = tuple(n for n in a.waits[stuck].tolist() if n >= 0)
+    detail = f"{Opcode(int(a.opcode[stuck])).name} at {int(a.address[stuck]):#x} waits for {waits}"
+    raise MachineError(ErrorCode.WATCHDOG, Unit.FETCH, int(a.address[place]), detail)
 
 
 def check(target: Target, record: Record) -> None:
@@ -356,10 +345,11 @@ def check(target: Target, record: Record) -> None:
     Raises:
         MachineError: code 8, the watchdog.
     """
-    s = _state(target, record)
+    a = record.arrays(target)
+    s = _state(target, a)
     place, _, _ = _run(s)
     if place >= 0:
-        _hang(s, record, place)
+        _hang(s, a, place)
 
 
 def timeline(target: Target, record: Record) -> Timeline:
@@ -368,61 +358,59 @@ def timeline(target: Target, record: Record) -> Timeline:
     Raises:
         MachineError: code 8, the watchdog; code 6, a semaphore that overflows.
     """
-    s = _state(target, record)
+    a = record.arrays(target)
+    s = _state(target, a)
     place, misses, full = _run(s)
     if place >= 0:
-        _hang(s, record, place)
+        _hang(s, a, place)
     waited = _halt(s)
     sem, by = _overflow(s)
     if sem >= 0:
-        raise MachineError(ErrorCode.SEMAPHORE, poster(sem), record.addresses[by], f"semaphore {sem} beyond {SEMAPHORE_MAX}")
+        raise MachineError(ErrorCode.SEMAPHORE, poster(sem), int(a.address[by]), f"semaphore {sem} beyond {SEMAPHORE_MAX}")
     if waited < 0:
-        _hang(s, record, len(record.addresses) - 1)
+        _hang(s, a, len(a.address) - 1)
     cycles = int(s.now[_NOW])
-    shares = _shares(s, record, cycles)
+    shares = _shares(s, a, cycles)
     counters = {name: int(values.sum()) for name, (_, values) in shares.items()}
     for unit in UNITS:
-        if not s.length[unit]:
+        if not s.units[unit, _LENGTH]:
             counters[f"{unit.name.lower()}_idle"] = cycles
-    count = len(record.addresses)
+    count = len(a.address)
     counters |= {"instructions": count, "fetch_miss": misses, "fetch_queue": full, "fetch_halt": waited}
-    counters |= {"fetch_busy": 4 * count + int(s.fetches[1].sum()), "fetch_beats": int(s.now[_LINES]) * s.parameters[3]}
+    counters |= {"fetch_busy": 4 * count + int(s.program[:, _ASKED].sum()), "fetch_beats": int(s.now[_LINES]) * s.parameters[3]}
     counters |= {"load_beats": counters.get("load_busy", 0), "store_beats": counters.get("store_busy", 0)}
-    return Timeline(cycles, counters, _trace(s, record, shares))
+    return Timeline(cycles, counters, _trace(s, a, shares))
 
 
-def _shares(s: _State, record: Record, cycles: int) -> Shares:
+def _shares(s: _State, a: Recorded, cycles: int) -> Shares:
     """What each instruction had of its unit's cycle counters, and what its action counted."""
-    unit, _, _, _, beats, duration = s.program
-    shares = {
-        name: (np.array(places, np.int64), np.array(values, np.int64)) for name, (places, values) in record.counts.items()
-    }
+    shares: Shares = {}
+    for n, name in enumerate(COUNTS):
+        places = np.flatnonzero(a.counts[:, n])
+        if places.size:
+            shares[name] = (places, a.counts[places, n])
     for u in UNITS:
-        places = np.flatnonzero(unit == u)
+        places = np.flatnonzero(a.unit == u)
         if not places.size:
             continue
-        _, accept, done, idle, weights, others = s.times[:, places]
-        idle[-1] += cycles - s.done[u]
+        _, accept, done, idle, weights, others = s.times[places].T
+        idle[-1] += cycles - s.units[u, _FREE_FROM]
         own = {"idle": idle, "semaphore": weights + others}
+        beats, duration = a.beats[places], a.duration[places]
         if u is Unit.VECTOR:
-            own["busy"] = duration[places] - 1
+            own["busy"] = duration - 1
         if u is Unit.MATRIX:
-            waited = np.zeros(len(unit), np.int64)
-            for name in ("matrix_raw", "matrix_product"):
-                of, cycles_of = shares.get(name, (places[:0], places[:0]))
-                waited[of] += cycles_of
-            own = {"idle": idle, "weights": weights, "semaphore": others, "busy": (duration - 1 - waited)[places]}
+            waited = a.counts[places, RAW] + a.counts[places, PRODUCT]
+            own = {"idle": idle, "weights": weights, "semaphore": others, "busy": duration - 1 - waited}
         if u in (Unit.LOAD, Unit.STORE):
-            own |= {"busy": beats[places], "memory": done - accept - 1 - beats[places]}
+            own |= {"busy": beats, "memory": done - accept - 1 - beats}
         shares |= {f"{u.name.lower()}_{cause}": (places, values) for cause, values in own.items()}
     return shares
 
 
-def _trace(s: _State, record: Record, shares: Shares) -> Trace:
+def _trace(s: _State, a: Recorded, shares: Shares) -> Trace:
     """Without the control instructions."""
-    unit = s.program[0]
-    kept = np.flatnonzero(unit != Unit.FETCH)
-    number = np.cumsum(unit != Unit.FETCH) - 1
-    addresses = np.array(record.addresses, np.int64)
+    own = a.unit != Unit.FETCH
+    number = np.cumsum(own) - 1
     moved = {name: (number[places], values) for name, (places, values) in shares.items()}
-    return Trace(unit[kept], addresses[kept], s.times[1, kept], s.times[2, kept], moved)
+    return Trace(a.unit[own], a.address[own], s.times[own, _ACCEPT], s.times[own, _DONE], moved)

@@ -1,110 +1,77 @@
-"""What dispatched instructions cost, and how one is refused."""
+"""What a run executed, in program order, with what each instruction costs and counts."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
-from typing import NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from axlora.isa.instruction import Instruction
-from axlora.isa.opcodes import ErrorCode, Unit
+from axlora.isa.opcodes import UNIT_OF, Opcode, Reduce, Row, Unit
 from axlora.isa.target import Target
+from axlora.timing.matrix import matmul_duration
+from axlora.timing.vector import block_quantize_duration, map_duration, requantize_duration, row_duration
 
-from .errors import MachineError
+from .control import ADDRESS, COLUMNS, OPCODE, REQUESTS, SIGNALS, X
+from .counts import BEATS, COSTS, COUNTS, DURATION, FORM
+from .execute import unform
 
 Int64 = npt.NDArray[np.int64]
-
-
-@dataclass
-class Work:
-    """What one dispatched instruction costs: for load and store the transfer, for the others the duration."""
-
-    instruction: Instruction
-    address: int
-    """Byte address of the instruction in memory."""
-    duration: int = 1
-    beats: int = 0
-    """Beats that load or store moves."""
-    counters: dict[str, int] = field(default_factory=dict)
-    """What it adds to the machine's counters; also adapter_macs and adapter_multiplications, which are the simulator's own."""
-
-    def refuse(self, code: ErrorCode, detail: str) -> NoReturn:
-        """The machine stops at this instruction.
-
-        Raises:
-            MachineError: always.
-        """
-        raise MachineError(code, self.instruction.unit, self.address, detail)
-
-    def local(self, name: str, first: int, count: int, depth: int) -> None:
-        """Refuse places first..first+count-1 of a buffer that has `depth`.
-
-        Raises:
-            MachineError: code 2.
-        """
-        if count and first + count > depth:
-            self.refuse(ErrorCode.LOCAL_ADDRESS, f"{name} {first}..{first + count - 1}, has {depth}")
-
-
-class Recorded(NamedTuple):
-    """A `Record` as int64 arrays."""
-
-    unit: Int64
-    waits: Int64
-    """[n, 2] semaphores, -1 for none."""
-    posts: Int64
-    place: Int64
-    """First beat in memory of a load."""
-    beats: Int64
-    duration: Int64
-
-
-def _pair(semaphores: tuple[int, ...]) -> tuple[int, int]:
-    return (*semaphores, -1, -1)[:2]  # type: ignore[return-value]
+_UNITS = np.array([UNIT_OF[Opcode(n)] if n in list(Opcode) else Unit.FETCH for n in range(64)])
 
 
 class Record:
-    """The executed instructions of a run, in program order, with what each costs."""
+    """The executed instructions of a run: what they are, and what they cost and count."""
 
     def __init__(self) -> None:
-        self.instructions: list[Instruction] = []
-        """Resolved."""
-        self.addresses: list[int] = []
-        self.counts: dict[str, tuple[list[int], list[int]]] = {}
-        """Counter -> instructions, and what each adds."""
-        self._requests: list[int] = []
-        self._costs: list[tuple[int, int]] = []
+        self._parts: list[tuple[Int64, Int64, Int64]] = []
 
-    def add(self, instruction: Instruction, address: int, requests: int, work: Work | None) -> None:
-        """An instruction; `requests` are `control.Requests`, `work` that of those that are not fetch's own."""
-        if work is None:
-            self._costs.append((0, 0))
-        else:
-            self._costs.append((work.beats, work.duration))
-            place = len(self.addresses)
-            for name, value in work.counters.items():
-                if name not in self.counts:
-                    self.counts[name] = ([], [])
-                places, values = self.counts[name]
-                places.append(place)
-                values.append(value)
-        self.instructions.append(instruction)
-        self.addresses.append(address)
-        self._requests.append(requests)
-
-    def requests_array(self) -> Int64:
-        """Cache lines that each instruction makes fetch ask for: int64 [n], `control.Requests`."""
-        return np.array(self._requests, np.int64)
+    def add(self, walk: Int64, costs: Int64, counts: Int64) -> None:
+        """Instructions in program order: int64 [n, COLUMNS], [n, COSTS] and [n, COUNTS]."""
+        self._parts.append((walk, costs, counts))
 
     def arrays(self, target: Target) -> Recorded:
         """As arrays."""
-        ids = np.fromiter(map(id, self.instructions), np.int64, len(self.instructions))
-        _, first, which = np.unique(ids, return_index=True, return_inverse=True)  # the same object is executed again and again
-        forms = [(i.unit, *_pair(i.waits), *_pair(i.posts), i.x) for i in (self.instructions[n] for n in first)]
-        unit, *semaphores, x = np.array(forms, np.int64).reshape(-1, 6)[which].T.copy()
-        beats, duration = np.array(self._costs, np.int64).reshape(-1, 2).T.copy()
-        duration[unit == Unit.LOAD] = 2
-        waits, posts = np.stack(semaphores[:2], axis=1), np.stack(semaphores[2:], axis=1)
-        return Recorded(unit, waits, posts, x // target.beat_bytes, beats, duration)
+        nothing = (np.zeros((0, COLUMNS), np.int64), np.zeros((0, COSTS), np.int64), np.zeros((0, len(COUNTS)), np.int64))
+        parts = self._parts or [nothing]
+        walk, costs, counts = (each[0] if len(each) == 1 else np.concatenate(each) for each in zip(*parts, strict=True))
+        return Recorded(target, walk, costs, counts)
+
+    def counted(self) -> dict[str, int]:
+        """What all instructions add to each counter."""
+        total = sum((counts.sum(axis=0) for _, _, counts in self._parts), np.zeros(len(COUNTS), np.int64))
+        return dict(zip(COUNTS, total.tolist(), strict=True))
+
+
+class Recorded:
+    """A `Record` as int64 arrays."""
+
+    def __init__(self, target: Target, walk: Int64, costs: Int64, counts: Int64) -> None:
+        self.opcode, self.address, self.requests = walk[:, OPCODE], walk[:, ADDRESS], walk[:, REQUESTS]
+        self.unit = _UNITS[self.opcode]
+        fields = walk[:, SIGNALS][:, None] >> np.array([0, 5, 10, 15])
+        semaphores = np.where(fields & 16, fields & 15, -1)
+        self.waits, self.posts = semaphores[:, :2], semaphores[:, 2:]
+        """[n, 2] semaphores, -1 for none."""
+        self.place = walk[:, X] // target.beat_bytes
+        """First beat in memory of a load."""
+        self.beats = costs[:, BEATS]
+        self.duration = costs[:, DURATION]
+        formed = np.flatnonzero(costs[:, FORM])
+        forms, which = np.unique(costs[formed, FORM], return_inverse=True)
+        self.duration[formed] = np.array([_duration(target, int(number)) for number in forms], np.int64)[which]
+        self.counts = counts
+        """[n, COUNTS]."""
+
+
+def _duration(target: Target, number: int) -> int:
+    """d of what `form` made a number of."""
+    opcode, a, b, c = unform(number)
+    match opcode:
+        case Opcode.VMAP:
+            return map_duration(target, a + 1, b, Reduce(c))
+        case Opcode.VROW:
+            return row_duration(target, Row(c), a + 1)
+        case Opcode.VREQ:
+            return requantize_duration(target, a + 1, b, bool(c))
+        case Opcode.VQT:
+            return block_quantize_duration(target, [bool(c >> t & 1) for t in range(a + 1)], b)
+    return matmul_duration(target, a + 1, b, c - 1 if c else None)

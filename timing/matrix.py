@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from axlora.isa.compiled import cached
 from axlora.isa.formats import Format
 from axlora.isa.target import Target
 
@@ -27,42 +27,54 @@ def cache_index(codes: npt.NDArray[np.int16], fmt: Format) -> npt.NDArray[np.int
     return np.where(codes == 0, -1, np.abs(codes) & 127).astype(np.int16)
 
 
-@njit(cache=True)
-def _reuse_issue(
+_STAMPS = 512
+"""A power of two: entries of the result cache, and more."""
+
+
+@cached
+def reuse_issue(
     index: npt.NDArray[np.int16], clear: npt.NDArray[np.bool_], banks: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Issue cycles of each group [blocks, lanes, row], and codes multiplied and skipped of each column group [row].
+
+    Args:
+        index, clear: as `matmul_timing` takes them.
+        banks: of the result cache, a power of two.
+    """
     blocks, lanes, row, ports = index.shape
     cycles = np.empty((blocks, lanes, row), np.uint8)
     misses = np.zeros(row, np.int64)
     zeros = np.zeros(row, np.int64)
-    stamp = np.zeros(256, np.int64)
+    stamp = np.zeros(_STAMPS, np.int64)
     now = 0
-    load = np.zeros(banks, np.int64)
     for b in range(blocks):
         for lane in range(lanes):
             for r in range(row):
                 if clear[r]:
                     now += 1
-                load[:] = 0
-                worst = 1
+                    stamp[_STAMPS - 1] = now  # where the code -1 looks: it needs no product
+                codes = index[b, lane, r]
+                skipped, load = 0, np.int64(0)  # load: products of each bank, a byte each
                 for p in range(ports):
-                    i = index[b, lane, r, p]
-                    if i < 0:
-                        zeros[r] += 1
-                    elif stamp[i] != now:
-                        stamp[i] = now
-                        misses[r] += 1
-                        bank = i % banks
-                        load[bank] += 1
-                        worst = max(worst, load[bank])
+                    i = np.uint16(codes[p]) & np.uint16(_STAMPS - 1)
+                    load += np.int64(stamp[i] != now) << (np.int64(i) & (banks - 1)) * 8
+                    stamp[i] = now
+                    skipped += i == _STAMPS - 1
+                zeros[r] += skipped
+                worst = 1
+                while load:
+                    worst = max(worst, int(load & 255))
+                    misses[r] += load & 255
+                    load >>= 8
                 cycles[b, lane, r] = worst
     return cycles, misses, zeros
 
 
-@njit(cache=True)
-def _schedule(
+@cached
+def schedule(
     cycles: npt.NDArray[np.uint8], latency: int, depth: int, raw_cycles: int, first_issue: int
 ) -> tuple[int, int, int, int]:
+    """Cycle of the last pop, and cycles of lane_fifo_full, matrix_product and matrix_raw, of groups with these issue cycles."""
     blocks, lanes, row = cycles.shape
     total = blocks * row
     pop = np.empty(total, np.int64)
@@ -127,12 +139,12 @@ def matmul_timing(target: Target, index: npt.NDArray[np.int16], clear: npt.NDArr
     """
     blocks, lanes, row, ports = index.shape
     if target.engine == "reuse":
-        cycles, misses, zeros = _reuse_issue(index, clear, target.multipliers)
+        cycles, misses, zeros = reuse_issue(index, clear, target.multipliers)
     else:
         cycles = np.full((blocks, lanes, row), ports // target.multipliers, np.uint8)
         misses = np.full(row, blocks * lanes * ports, np.int64)
         zeros = np.zeros(row, np.int64)
-    last, full, product, raw = _schedule(cycles, target.multiplier_latency, target.fifo_depth, RAW_CYCLES, FIRST_ISSUE)
+    last, full, product, raw = schedule(cycles, target.multiplier_latency, target.fifo_depth, RAW_CYCLES, FIRST_ISSUE)
     groups = blocks * lanes * row
     return MatmulTiming(
         last_pop=int(last),
@@ -151,8 +163,8 @@ def matmul_setup(tokens: int, segments: int) -> int:
     return 2 + tokens + segments
 
 
-def matmul_duration(target: Target, tokens: int, segments: int, timing: MatmulTiming | None) -> int:
-    """d of a MATMUL; `timing` is None when nothing is active or there are no blocks."""
-    if timing is None:
+def matmul_duration(target: Target, tokens: int, segments: int, last_pop: int | None) -> int:
+    """d of a MATMUL; `last_pop` is None when nothing is active or there are no blocks."""
+    if last_pop is None:
         return matmul_setup(tokens, segments) + 1
-    return matmul_setup(tokens, segments) + timing.last_pop + target.pipe
+    return matmul_setup(tokens, segments) + last_pop + target.pipe

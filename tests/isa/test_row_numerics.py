@@ -139,6 +139,7 @@ def _u(reduced: int, factor: int, add: int, shift: int) -> int:
     return max(_rounded(reduced * factor, shift) + add, 1)
 
 
+@settings(deadline=None)  # the first call compiles
 @given(REDUCED, FACTOR, ADD, SHIFT)
 def test_copy_is_the_saturated_value(reduced: int, factor: int, add: int, shift: int) -> None:
     got = numerics.row_scalar(Row.COPY, reduced, factor, add, shift)
@@ -146,6 +147,7 @@ def test_copy_is_the_saturated_value(reduced: int, factor: int, add: int, shift:
     assert got == numerics.RowScalar(value, 0, value)
 
 
+@settings(deadline=None)  # the first call compiles
 @given(REDUCED, FACTOR, ADD, SHIFT, ADJUST)
 @example(0, 1, 0, 0, 0)
 @example(-5, 1, 0, 0, 0)
@@ -162,6 +164,7 @@ def test_reciprocal_is_within_2_to_the_minus_29(reduced: int, factor: int, add: 
         assert abs(Fraction(got.factor, 1 << got.shift) - exact) < exact * BOUND
 
 
+@settings(deadline=None)  # the first call compiles
 @given(REDUCED, FACTOR, ADD, SHIFT, ADJUST)
 @example(0, 1, 0, 0, 0)
 @example(-(2**46), 65535, 0, 0, 0)
@@ -179,6 +182,7 @@ def test_rsqrt_is_within_2_to_the_minus_29(reduced: int, factor: int, add: int, 
         assert (1 - BOUND) ** 2 < squared < (1 + BOUND) ** 2
 
 
+@settings(deadline=None)  # the first call compiles
 @given(REDUCED, FACTOR, SHIFT, ADJUST, st.integers(-128, 127))
 @example(2**32 - 1, 1, 0, 0, 0)
 @example(0, 1, 0, 0, 0)

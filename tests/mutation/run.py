@@ -139,6 +139,9 @@ def _environment(tree: Path, own_simulators: bool) -> dict[str, str]:
     environment["OBJCACHE"] = f"{sys.executable} -S {ROOT / 'tests' / 'support' / 'objcache.py'}"
     environment["AXLORA_OBJECTS"] = str(tree.parent / "objects")
     environment["XDG_CACHE_HOME"] = str(tree / "cache" if own_simulators else tree.parent / "cache")
+    environment["NUMBA_CACHE_DIR"] = str(
+        tree.parent / "cache" / "compiled"
+    )  # by its sources: of mutants of the Verilog the same
     return environment
 
 

@@ -14,7 +14,7 @@ from axlora.isa.legality import trace
 from axlora.isa.opcodes import CACHE_LINE_BYTES, COUNTERS, SEMAPHORE_MAX, SEMAPHORES, UNIT_OF, ErrorCode, Opcode, Unit
 from axlora.rtl.runner import Image, run_images
 from axlora.sim import timeline
-from axlora.sim.control import Control, Requests
+from axlora.sim.control import REQUESTS, Control, Requests
 from axlora.sim.errors import MachineError
 from axlora.sim.run import SimResult, run_image
 
@@ -134,7 +134,8 @@ def test_verilog_equals_simulator(name: str) -> None:
 
 def _requests(case: Case) -> Counter[Requests]:
     memory = np.frombuffer(case.memory, np.uint8)
-    return Counter(asked for _, _, asked in Control(case.target, memory, 0, case.registers, memory.size).walk())
+    walk = Control(case.target, memory, 0, case.registers, memory.size).walk()
+    return Counter(map(Requests, walk[:, REQUESTS].tolist()))
 
 
 @pytest.mark.parametrize("name", [SMALL[0], *(pytest.param(n, marks=pytest.mark.slow) for n in (SMALL[-1], *CACHES))])

@@ -151,4 +151,4 @@ def test_duration_is_setup_and_last_pop_and_pipe() -> None:
     target = dataclasses.replace(BASE, engine="mac", multipliers=4)
     timing = matmul_timing(target, np.zeros((1, 8, 1, 4), np.int16), np.ones(1, bool))
     assert timing.last_pop == FIRST_ISSUE + target.multiplier_latency + 1
-    assert matmul_duration(target, 2, 1, timing) == (2 + 2 + 1) + timing.last_pop + target.pipe
+    assert matmul_duration(target, 2, 1, timing.last_pop) == (2 + 2 + 1) + timing.last_pop + target.pipe
