@@ -35,6 +35,17 @@ def _stamp() -> str:
 _STAMP = _stamp()
 
 
+def kept() -> bool:
+    """Whether this version's simulator was compiled before, where that is kept."""
+    return any(_folder().glob("*/*.execute-*.nbc"))
+
+
+def _folder() -> Path:
+    """Of what is kept for these sources."""
+    given = config.CACHE_DIR  # type: ignore[attr-defined]
+    return (Path(given) if given else cache_folder("compiled")) / _STAMP
+
+
 def inner(function: Callable[P, R]) -> Callable[P, R]:
     """`numba.njit`, for a function that only compiled ones call: without what Python would call it by."""
     found: Callable[P, R] = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)  # type: ignore[call-overload]
@@ -47,8 +58,7 @@ def cached(function: Callable[P, R]) -> Callable[P, R]:
     numba looks for what it kept by the path and the time of the function's file; here that is a file which stands for the
     sources, so that copies of them share it.
     """
-    before = config.CACHE_DIR  # type: ignore[attr-defined]
-    folder = (Path(before) if before else cache_folder("compiled")) / _STAMP
+    before, folder = config.CACHE_DIR, _folder()  # type: ignore[attr-defined]
     sources = folder / "sources"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from axlora.isa.numerics import wrap
 from axlora.isa.opcodes import UBUF_BIT
 
 from . import counts as c
-from .errors import (
+from .faults import (
     ABUF_LINES,
     ACC_WORDS,
     GROUP_WORDS,

@@ -10,7 +10,7 @@ from axlora.isa.numerics import block_quantize_token, requantize_element
 from axlora.isa.opcodes import UBUF_BIT
 
 from . import counts as c
-from .errors import ACC_WORDS, OBUF_BYTES, PBUF_GROUPS, TBUF_TOKENS, UBUF_LINES, VBUF_WORDS, outside
+from .faults import ACC_WORDS, OBUF_BYTES, PBUF_GROUPS, TBUF_TOKENS, UBUF_LINES, VBUF_WORDS, outside
 from .state import SET_MISC, SET_VCFG, SET_VOUT, SET_VPITCH, SET_X, SET_Y, SET_Z, Bytes, Size, State
 
 Int64 = npt.NDArray[np.int64]

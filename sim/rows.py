@@ -10,7 +10,7 @@ from axlora.isa.numerics import clamp_bytes, map_element, reduce_element, reduce
 from axlora.isa.opcodes import CBUF_BIT, READ_AFTER, Into, Map, Reduce, Row
 
 from . import counts as c
-from .errors import CBUF_WORDS, OBUF_BEATS, OBUF_BYTES, TABLE_ENTRIES, TOKENS, VBUF_WORDS, outside
+from .faults import CBUF_WORDS, OBUF_BEATS, OBUF_BYTES, TABLE_ENTRIES, TOKENS, VBUF_WORDS, outside
 from .requantizer import put, write_region
 from .state import SET_MISC, SET_VCON, SET_VLEN, SET_VPITCH, SET_VTAB, SET_X, SET_Y, SET_Z, Size, State
 

@@ -12,8 +12,9 @@ from axlora.isa.target import Target
 
 from .control import ADDRESS, OPCODE, Control
 from .counts import COSTS, COUNTS
-from .errors import FAULT, ROOM, MachineError, stopped
+from .errors import MachineError
 from .execute import execute
+from .faults import FAULT, ROOM, stopped
 from .state import power_up
 from .tiles import Tiles, room_for
 from .timeline import Trace, check, timeline

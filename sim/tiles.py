@@ -13,7 +13,7 @@ from axlora.isa.opcodes import SEGMENTS
 from axlora.isa.target import Target
 from axlora.timing.matrix import FIRST_ISSUE, RAW_CYCLES, cache_index, reuse_issue, schedule
 
-from .errors import ROOM
+from .faults import ROOM
 from .state import (
     CODEBOOKS,
     RUN,

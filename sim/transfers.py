@@ -9,7 +9,7 @@ from axlora.isa.compiled import inner
 from axlora.isa.opcodes import POSTED, Buffer
 from axlora.timing.memory import FIRST_BURST, answered, burst_beats, next_burst, part_address, store_run
 
-from .errors import LIMIT, OBUF_BEATS, READ, WBUF_LINES, WRITE, outside
+from .faults import LIMIT, OBUF_BEATS, READ, WBUF_LINES, WRITE, outside
 from .state import LOADS, SET_SPITCH, SET_X, SET_Y, Bytes, Size, State
 
 Int64 = npt.NDArray[np.int64]

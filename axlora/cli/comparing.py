@@ -17,7 +17,7 @@ def compare(options: argparse.Namespace, name: str, engine: Engine, kind: str = 
     program = axlora.load(options.package)
     given, adapter = inputs(program, options), adapters(options.adapter)
     with progress() as shown:
-        wanted = axlora.simulate(program, given, adapter, progress=shown.counted("simulating"))
+        wanted = axlora.simulate(program, given, adapter, progress=shown.simulating())
         found = program.session(engine=engine).run(given, adapter, progress=shown.counted(name))
     save_run(found, options)
     parted = difference(wanted, found)

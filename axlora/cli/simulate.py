@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
         program = axlora.load(options.package)
         given = inputs(program, options)
         found = axlora.simulate(
-            program, given, adapters(options.adapter), timing=not options.no_timing, progress=shown.counted("simulating")
+            program, given, adapters(options.adapter), timing=not options.no_timing, progress=shown.simulating()
         )
     if options.bitstream:
         from axlora.on_bitstream import on_bitstream

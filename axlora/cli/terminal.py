@@ -68,6 +68,15 @@ class Phases:
         self.phase(text)
         return lambda done, total: self._bar.update(self._task, completed=done, total=total)
 
+    def simulating(self) -> Callable[[int, int], None]:
+        """`counted`, for the simulator, of which the first run on a computer is the slowest."""
+        from axlora.isa.compiled import kept
+
+        counted = self.counted("simulating")
+        if not kept():
+            self.detail("it is compiled first, once for this version, which takes about half a minute")
+        return counted
+
 
 @contextmanager
 def progress(piped: bool = True) -> Iterator[Phases]:

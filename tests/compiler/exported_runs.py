@@ -37,4 +37,5 @@ def run(model: onnx.ModelProto | Path, names: list[str] | None = None, sample: i
         watched.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in extra)
         runner = ort.InferenceSession(watched.SerializeToString(), options)
     wanted = [o.name for o in runner.get_outputs()]
-    return dict(zip(wanted, runner.run(wanted, list(E.feeds())[sample]), strict=True))
+    feed = list(E.feeds(sample + 1))[sample]
+    return dict(zip(wanted, runner.run(wanted, feed), strict=True))

@@ -251,21 +251,25 @@ def quantized(file: str, form: QuantFormat, block: int, symmetric: bool) -> onnx
     return made.model.model
 
 
+SAMPLES = 16
+"""Of a model with three results; every other one has padding."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["bert-lora.dynamo", "gpt2.dynamo", "llama-lora.dynamo", "llama-half.dynamo"])
 @pytest.mark.parametrize("form", [QuantFormat.QOperator, QuantFormat.QDQ])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_whole_models_in_4_bits(file: str, form: QuantFormat, symmetric: bool) -> None:
-    """At most 1.1 times onnxruntime's own distance from the float model, over the samples."""
+    """At most 1.1 times onnxruntime's own distance from the float model, over the samples without padding."""
     model = quantized(file, form, 16, symmetric)
     program = axlora.compile(model, "test", shapes=FREE)
     own, theirs = [], []
-    for sample, feed in enumerate(E.feeds()):
+    for sample, feed in enumerate(E.feeds(SAMPLES)):
         if (feed["attention_mask"] == 0).any():
             continue  # causal models take no padding
         (wanted,), (exact,) = run(model, sample=sample).values(), run(E.MODELS / f"{file}.onnx", sample=sample).values()
         given = {name: value for name, value in feed.items() if name in program.inputs_info}
-        (got,) = axlora.simulate(program, given).outputs.values()
+        (got,) = axlora.simulate(program, given, timing=False).outputs.values()
         own.append(np.linalg.norm(got - exact) / np.linalg.norm(exact))
         theirs.append(np.linalg.norm(wanted - exact) / np.linalg.norm(exact))
     assert np.mean(own) <= 1.1 * np.mean(theirs)

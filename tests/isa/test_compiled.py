@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from numba import njit
 
 from axlora.isa import compiled, numerics
+from axlora.isa.assembly import assemble, encode_program
+from axlora.isa.target import Target
+from axlora.sim.run import run_image
 
 _ELEMENT = njit(numerics.requantize_element)
 SUM = st.one_of(st.sampled_from([2**47 - 1, -(2**47), 0, 1, -1]), st.integers(-(2**40), 2**40))
@@ -65,3 +68,11 @@ def test_compiled_functions_are_kept_by_the_sources(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(compiled, "_STAMP", "of other sources")
     compiled.cached(_twice)(21)
     assert len(list(compiled.cache_folder("compiled").iterdir())) == 2
+
+
+def test_whether_the_simulator_was_compiled_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_image(Target.load("test"), encode_program(assemble("HALT")), 0)
+    assert compiled.kept()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiled.config, "CACHE_DIR", "")
+    assert not compiled.kept()
