@@ -154,12 +154,14 @@ def distance(got: np.ndarray, wanted: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def plain() -> float:
-    """How far the model without a bias is from onnxruntime: what 8 bits cost."""
-    proto, ids = model(lambda _, scores: scores), {"input_ids": np.random.default_rng(6).integers(0, IDS, (1, TOKENS))}
-    run = axlora.simulate(axlora.compile(proto, "test", operators="all"), ids, timing=False)
-    found = distance(run.outputs["y"], expected(proto, ids))
-    assert 0.002 < found < 0.02
-    return found
+    """How far the model without a bias is from onnxruntime, over eight inputs: what 8 bits cost."""
+    proto, found = model(lambda _, scores: scores), []
+    program = axlora.compile(proto, "test", operators="all")
+    for seed in range(8):
+        ids = {"input_ids": np.random.default_rng(seed).integers(0, IDS, (1, TOKENS))}
+        found.append(distance(axlora.simulate(program, ids, timing=False).outputs["y"], expected(proto, ids)))
+    assert 0.002 < np.mean(found) < 0.03
+    return float(np.mean(found))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -180,7 +182,7 @@ def test_near_onnxruntime_and_as_llvm_computes(name: str, plain: float) -> None:
         np.testing.assert_array_equal(run.codes["y"].reshape(TOKENS, -1)[order], outputs[0][:, :N])
         real = feed.get("attention_mask", np.ones((1, TOKENS)))[0] > 0
         got, wanted = run.outputs["y"][:, real], expected(proto, feed)[:, real]
-        assert distance(got, wanted) < 1.4 * plain
+        assert distance(got, wanted) < 1.2 * plain
     without = expected(model(lambda _, scores: scores), {"input_ids": feed["input_ids"]})[:, real]
     assert distance(without, wanted) > 0.05  # what is added counts
 
