@@ -54,8 +54,8 @@ _FIRST, _LENGTH, _HEAD, _FREE_FROM, _OF_UNIT = range(5)
 there), cycle from which it is idle as far as known."""
 _BEGIN, _POSTED, _TAKEN, _OF_SEMAPHORE = range(4)
 """Columns of `_State.sems`: where its rows of `signals` begin, posts and takes so far."""
-_POST, _BY, _TAKE, _SIGNAL = range(4)
-"""Columns of `_State.signals`: cycle of a semaphore's n-th post, its instruction, cycle of the n-th take."""
+_POST, _BY, _TAKE, _TAKER, _SIGNAL = range(5)
+"""Columns of `_State.signals`: cycle of a semaphore's n-th post, its instruction, the same of the n-th take."""
 
 
 class _State(NamedTuple):
@@ -146,7 +146,8 @@ def _accept(s: _State, unit: int) -> bool:
     for k in range(2):
         sem = program[_WAITS + k]
         if sem >= 0:
-            s.signals[s.sems[sem, _BEGIN] + s.sems[sem, _TAKEN], _TAKE] = accept
+            place = s.sems[sem, _BEGIN] + s.sems[sem, _TAKEN]
+            s.signals[place, _TAKE], s.signals[place, _TAKER] = accept, i
             s.sems[sem, _TAKEN] += 1
     times[_ACCEPT], times[_IDLE] = accept, begin - of[_FREE_FROM] + 1
     times[_FOR_LOAD], times[_FOR_OTHERS] = weights - begin, accept - weights
@@ -280,6 +281,9 @@ class Trace:
     """Cycle from which its unit is idle again."""
     shares: Shares
     """Its share of the counters, the wait before it included; also adapter_macs and adapter_multiplications."""
+    opcode: Int64
+    signals: Int64
+    """[m, 2], of every post that was taken: the instruction that posted, the one that waited; places in this trace."""
 
     def total(self, name: str) -> int:
         """A counter over all instructions."""
@@ -413,4 +417,6 @@ def _trace(s: _State, a: Recorded, shares: Shares) -> Trace:
     own = a.unit != Unit.FETCH
     number = np.cumsum(own) - 1
     moved = {name: (number[places], values) for name, (places, values) in shares.items()}
-    return Trace(a.unit[own], a.address[own], s.times[own, _ACCEPT], s.times[own, _DONE], moved)
+    taken = [s.signals[begin : begin + count, [_BY, _TAKER]] for begin, count in s.sems[:, [_BEGIN, _TAKEN]].tolist()]
+    times, signals = s.times[own], number[np.concatenate(taken)]
+    return Trace(a.unit[own], a.address[own], times[:, _ACCEPT], times[:, _DONE], moved, a.opcode[own], signals)
