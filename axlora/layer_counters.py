@@ -42,13 +42,20 @@ def _per_operator(trace: Trace, place: Int64, count: int) -> dict[str, Int64]:
     return {name: added_up(*share) for name, share in trace.shares.items()}
 
 
-def _spans(trace: Trace, place: Int64, count: int, cycles: int, last: int) -> list[int]:
-    """Cycles of each operator: one is of the operator whose instruction ends next; those after all have ended are of `last`."""
+def pieces(trace: Trace, place: Int64, cycles: int, last: int) -> tuple[Int64, Int64]:
+    """The cycles of a start in pieces: (operator, cycle in which the piece ends) of each.
+
+    A cycle is of the operator whose instruction ends next; those after all have ended are of `last`.
+    """
     order = np.argsort(trace.done, kind="stable")
-    done = trace.done[order]
+    return np.append(place[order], last), np.append(trace.done[order], cycles)
+
+
+def _spans(trace: Trace, place: Int64, count: int, cycles: int, last: int) -> list[int]:
+    """Cycles of each operator."""
+    whose, ends = pieces(trace, place, cycles, last)
     spans = np.zeros(count, np.int64)
-    np.add.at(spans, place[order], np.diff(done, prepend=0))
-    spans[last] += cycles - (int(done[-1]) if done.size else 0)
+    np.add.at(spans, whose, np.diff(ends, prepend=0))
     return [int(x) for x in spans]
 
 

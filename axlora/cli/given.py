@@ -88,7 +88,7 @@ def inputs(program: Program, options: argparse.Namespace) -> dict[str, Any]:
     from axlora.arrays import read_arrays
 
     for path in filter(None, (options.output, options.json)):
-        _folder(path)
+        folder(path)
     if options.input:
         return read_arrays(options.input)
     if options.random < 0:
@@ -104,7 +104,7 @@ def adapters(text: str | None) -> str | list[str | None] | None:
     return names[0] if len(names) == 1 else names
 
 
-def _folder(path: str) -> Path:
+def folder(path: str) -> Path:
     """The folder of a file that is to be written.
 
     Raises:
@@ -122,9 +122,9 @@ def write(path: str, data: bytes) -> None:
     """Write a file whole or not at all.
 
     Raises:
-        BadInput: as `_folder`.
+        BadInput: as `folder`.
     """
-    with tempfile.NamedTemporaryFile(dir=_folder(path), delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=folder(path), delete=False) as file:
         file.write(data)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from .given import adapters, bad, inputs, run_options, save_run
+from .given import adapters, bad, folder, inputs, run_options, save_run, write
 from .terminal import progress, show
+
+if TYPE_CHECKING:
+    from axlora import Program
+    from axlora.tracing import Traced
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,29 +18,60 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     run_options(parser)
     parser.add_argument("--no-timing", action="store_true", help="outputs only")
     parser.add_argument("--bitstream", metavar="DIR", help="of axlora bitstream: report at its clock, with its area")
+    parser.add_argument("--trace", metavar="FILE", help="write a trace for ui.perfetto.dev")
+    parser.add_argument("--trace-layers", metavar="NAME[,NAME...]", help="those to show one by one; * and ? match (all)")
+    parser.add_argument("--trace-limit", type=int, metavar="N", help="most slices of a trace; more are merged (200000)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Simulate and print the report."""
     import axlora
+    from axlora.engines import Simulator
     from axlora.report.tables import run_tables
 
-    if options.no_timing and options.json:
-        raise bad("--json needs timing", "--no-timing", "leave one of them out")
+    for option in ("json", "trace"):
+        if options.no_timing and vars(options)[option]:
+            raise bad(f"--{option} needs timing", "--no-timing", "leave one of them out")
     with progress() as shown:
         shown.phase("reading the package")
         program = axlora.load(options.package)
+        traced = _traced(program, options)
         given = inputs(program, options)
-        found = axlora.simulate(
-            program, given, adapters(options.adapter), timing=not options.no_timing, progress=shown.simulating()
-        )
+        session = program.session(engine=traced or Simulator(not options.no_timing))
+        found = session.run(given, adapters(options.adapter), progress=shown.simulating())
     if options.bitstream:
         from axlora.on_bitstream import on_bitstream
 
         found = on_bitstream(found, options.bitstream)
     save_run(found, options)
+    if traced is not None:
+        write(options.trace, traced.trace(program))
     if options.no_timing:
         show("outputs: " + ", ".join(f"{name} {value.shape}" for name, value in found.outputs.items()))
         return 0
     show(*run_tables(found))
     return 0
+
+
+def _traced(program: Program, options: argparse.Namespace) -> Traced | None:
+    """The engine that keeps what --trace writes; what cannot be written is refused here, before anything runs.
+
+    Raises:
+        BadInput: a place, a layer, a number. MissingExtra: the extra `trace` is not installed.
+    """
+    if not options.trace:
+        if options.trace_layers is not None or options.trace_limit is not None:
+            raise bad("--trace-layers and --trace-limit say what a trace shows", "--trace", "give --trace FILE too")
+        return None
+    from axlora.extras import need
+
+    need("trace")
+    from axlora.tracing import LIMIT, Traced, chosen_layers
+
+    folder(options.trace)
+    layers = ("*",) if options.trace_layers is None else tuple(options.trace_layers.split(","))
+    chosen_layers(program, layers)
+    limit = LIMIT if options.trace_limit is None else options.trace_limit
+    if limit < 1:
+        raise bad(f"--trace-limit {limit}: a trace has slices", "--trace-limit", "1 or more")
+    return Traced(layers, limit)
