@@ -93,7 +93,7 @@ class Traced:
         if coarse != _Coarse():
             what = "layers and instructions" if coarse.span else f"instructions less than {coarse.gap:,} cycles apart"
             arrows = f", and {shown.hidden:,} arrows have none" if shown.hidden else ""
-            text = "to have at most %d slices the trace has one for neighbouring %s%s: --trace-layers, --trace-limit show more"
+            text = "to have at most %d slices the trace has one for neighbouring %s%s (--trace-layers, --trace-limit)"
             _log.warning(text, limit, what, arrows)
         file = io.BytesIO()
         counters = _counters(program.target, self.starts)

@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-timing", action="store_true", help="outputs only")
     parser.add_argument("--bitstream", metavar="DIR", help="of axlora bitstream: report at its clock, with its area")
     parser.add_argument("--trace", metavar="FILE", help="write a trace for ui.perfetto.dev")
-    parser.add_argument("--trace-layers", metavar="NAME[,NAME...]", help="those to show one by one; * and ? match (all)")
+    parser.add_argument("--trace-layers", metavar="NAME[,NAME...]", help="shown one by one; * and ? match (all)")
     parser.add_argument("--trace-limit", type=int, metavar="N", help="most slices of a trace; more are merged (200000)")
 
 
