@@ -187,7 +187,7 @@ class _Shown:
             slices = np.zeros(len(places), np.int64)
             for track, unit in enumerate(UNITS, _FIRST_UNIT):
                 on = np.flatnonzero(trace.unit == unit)
-                slices[on] = self._unit(track, unit, trace, on, places[on], owners[places[on]], cycles)
+                slices[on] = self._unit(track, unit, trace, on, owners[places[on]], cycles)
             signals.append(slices[trace.signals])
             self._base += cycles
         self.slices = Slices.joined(self._parts)
@@ -222,7 +222,7 @@ class _Shown:
         firsts = _firsts(owner)
         self._add(_LAYERS, begin[kept][firsts], np.append(begin[kept][firsts[1:]], cycles), 0, owner[firsts])
 
-    def _unit(self, track: int, unit: Unit, trace: Trace, on: Int64, places: Int64, owner: Int64, cycles: int) -> Int64:
+    def _unit(self, track: int, unit: Unit, trace: Trace, on: Int64, owner: Int64, cycles: int) -> Int64:
         """A unit of a start: layers, in them instructions and what they waited for, in these what held them up.
 
         Returns:
@@ -263,7 +263,8 @@ class _Shown:
         mixed = np.maximum.reduceat(opcode, firsts) != np.minimum.reduceat(opcode, firsts)
         opcodes = np.array([number(Opcode(int(code)).name) for code in opcode[firsts]])
         args = {name: np.add.reduceat(share(name), firsts) for name in trace.shares if name not in _TIMED}
-        args |= {"instructions": sizes, "first instruction": places[firsts], "accepting": sizes}
+        args |= {"first instruction": trace.address[on][firsts] // INSTRUCTION_BYTES}
+        args |= {"instructions": sizes, "accepting": sizes}
         names = np.where(mixed, number(MERGED), opcodes)
         first = self._add(track, now, done[firsts + sizes - 1], 1, names, args)
         now = now + 1

@@ -17,7 +17,7 @@ import axlora
 from axlora import Program, Run, extras
 from axlora.cli import main
 from axlora.engines import Engine
-from axlora.isa.opcodes import UNIT_COUNTERS, Opcode, Unit
+from axlora.isa.opcodes import INSTRUCTION_BYTES, UNIT_COUNTERS, Opcode, Unit
 from axlora.sim.timeline import UNITS
 from axlora.tracing import OTHERS, SEVERAL, Started, Traced
 
@@ -185,15 +185,26 @@ def test_arrows_have_both_ends_and_go_forward(limit: int, traced: Tracing, ran: 
         assert len(read.leaving) == sum(len(start.trace.signals) for start in ran[1])
 
 
-def test_an_instruction_has_its_opcode_and_times(traced: Tracing, ran: tuple[Run, list[Started]]) -> None:
+def test_waits_end_when_an_instruction_posts(traced: Tracing) -> None:
+    """Matrix waits for weights until load has done something, and only then for others; idle comes before both."""
+    read = traced()
+    ends = {u: {s.end for s in read.on(u.name.lower(), 1) if s.names[-1] in Opcode.__members__} for u in UNITS}
+    waits = Counter[str]()
+    for unit in UNITS:
+        for s in read.on(unit.name.lower(), 1):
+            waits[s.names[-1]] += 1
+            posts = {"weights": [Unit.LOAD], "semaphore": [u for u in UNITS if u is not unit]}.get(s.names[-1])
+            assert posts is None or any(s.end in ends[u] for u in posts), s
+            assert s.names[-1] != "idle" or s.begin in ends[unit] or s.begin in {x.begin for x in read.on("starts", 0)}
+    assert all(waits[cause] for cause in ("idle", "weights", "semaphore"))
+
+
+def test_instructions_are_the_steps_of_the_run(traced: Tracing, program: Program, ran: tuple[Run, list[Started]]) -> None:
     found = [s for u in UNITS for s in traced().on(u.name.lower(), 1) if s.names[-1] in Opcode.__members__]
-    wanted, base = list[tuple[str, str, int, int]](), 0
-    for start in ran[1]:
-        t = start.trace
-        rows = np.stack([t.unit, t.opcode, t.accept + base, t.done + base], axis=1).tolist()
-        wanted += [(Unit(unit).name.lower(), Opcode(code).name, accept, done) for unit, code, accept, done in rows]
-        base += start.cycles
-    assert sorted((s.track, s.names[-1], s.begin, s.end) for s in found) == sorted(wanted)
+    steps = [(s.args.get("first instruction", 0), s.track, s.begin, s.end) for s in found]
+    assert sorted(steps) == sorted((s.index, s.unit, s.accept, s.done) for s in ran[0].steps)
+    for (index, *_), s in zip(steps, found, strict=True):
+        assert Opcode(program.image[INSTRUCTION_BYTES * index] & 63).name == s.names[-1]
 
 
 def test_layers_that_are_not_chosen_are_one_slice(traced: Tracing, ran: tuple[Run, list[Started]]) -> None:
