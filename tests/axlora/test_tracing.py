@@ -199,7 +199,7 @@ def test_waits_end_when_an_instruction_posts(traced: Tracing) -> None:
     assert all(waits[cause] for cause in ("idle", "weights", "semaphore"))
 
 
-def test_instructions_are_the_steps_of_the_run(traced: Tracing, program: Program, ran: tuple[Run, list[Started]]) -> None:
+def test_instructions_are_those_of_steps(traced: Tracing, program: Program, ran: tuple[Run, list[Started]]) -> None:
     found = [s for u in UNITS for s in traced().on(u.name.lower(), 1) if s.names[-1] in Opcode.__members__]
     steps = [(s.args.get("first instruction", 0), s.track, s.begin, s.end) for s in found]
     assert sorted(steps) == sorted((s.index, s.unit, s.accept, s.done) for s in ran[0].steps)
