@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as proto
 from tiny_decoder import Sizes, random_decoder
 from tiny_onnx import write_onnx
@@ -161,6 +162,26 @@ def test_slices_add_up_to_the_counters(limit: int, traced: Tracing, ran: tuple[R
     assert layers.total() == run.cycles
     if limit != LAYERS_MERGED:
         assert layers == Counter({x.name: x.cycles for x in run.layers})
+
+
+def test_a_start_of_linears_is_of_the_linears_of_its_stage() -> None:
+    """Of a model whose linears follow each other, with the host between them."""
+    rng = np.random.default_rng(0)
+    shapes = {"w": (16, 24), "v": (24, 8)}
+    weights = [numpy_helper.from_array(rng.normal(size=s).astype("f4"), n) for n, s in shapes.items()]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "v"], ["y"])]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, n]) for name, n in (("x", 16), ("y", 8)))
+    graph = helper.make_graph(nodes, "two", [x], [y], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    program = axlora.compile(model, "test", operators="linears", activation="token8")
+    engine = Traced()
+    run = program.session(engine=engine).run(program.random_inputs(0))
+    read = Read(engine.trace(program))
+    assert len(read.on("starts", 0)) == len(run.layers) == 2
+    for start, layer in zip(read.on("starts", 0), run.layers, strict=True):
+        inside = [s for s in read.slices if start.begin <= s.begin < start.end and s.track not in ("starts", "layers")]
+        assert {s.names[0] for s in inside if len(s.names) > 1} == {layer.name}
+        assert sum(s.args.get("macs", 0) for s in inside) == layer.macs
 
 
 def test_starts_follow_each_other_and_have_all_counters(traced: Tracing, ran: tuple[Run, list[Started]]) -> None:
