@@ -14,9 +14,8 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.pipelines.samples import order_of
 from axlora.compiler.rows.fractions import seen
-from axlora.compiler.transformer import Padding, RowInput
+from axlora.compiler.transformer import Padding, RowInput, order_of
 from axlora.isa.numerics import SAT32, to_fixed
 from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS
 from axlora.isa.positions import position_registers

@@ -15,7 +15,6 @@ from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend.embeddings import Table, tables_of
 from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.supported import named
-from axlora.compiler.frontend.tvm_import import refused
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.regions import region_bytes, region_codes, token_words
 
@@ -106,6 +105,8 @@ class Stages:
         Raises:
             UnsupportedOperator: operators of the host part that TVM does not compile, by node.
         """
+        from axlora.compiler.frontend.tvm_import import refused  # a second that loading a whole model need not take
+
         assert m.host is not None
         rng = np.random.default_rng(0)
 

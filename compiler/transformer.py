@@ -28,6 +28,7 @@ from axlora.compiler.operators import (
 )
 
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -246,3 +247,10 @@ class Transformer:
     def output(self) -> str:
         """Value of the first output."""
         return self.outputs[0].value
+
+
+def order_of(mask: npt.NDArray[Any] | None, tokens: int) -> tuple[Int64, int]:
+    """(places of a sequence in the order of its rows, rows that are no padding): padding comes last, nothing else moves."""
+    if mask is None:
+        return np.arange(tokens), tokens
+    return np.argsort(mask == 0, kind="stable"), int((mask != 0).sum())

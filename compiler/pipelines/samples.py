@@ -16,7 +16,7 @@ from axlora.compiler.operators import Add, Affine, Attention, FakeQuantize, Mul,
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.rows.float_forms import Product, Sample, embed, magnitudes
 from axlora.compiler.rows.lower import HINT
-from axlora.compiler.transformer import Stream, Transformer
+from axlora.compiler.transformer import Stream, Transformer, order_of
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -99,13 +99,6 @@ def _ids(model: Transformer, data: Data | None, context: int) -> Int64:
     if ids.dtype.kind not in "iu" or not ids.size or ids.min() < 0 or ids.max() >= vocabulary:
         raise BadModel(f"token ids must be integers from 0 to {vocabulary - 1}", "calibration", "check the tokenizer")
     return ids.astype(np.int64)
-
-
-def order_of(mask: npt.NDArray[Any] | None, tokens: int) -> tuple[Int64, int]:
-    """(places of a sequence in the order of its rows, rows that are no padding): padding comes last, nothing else moves."""
-    if mask is None:
-        return np.arange(tokens), tokens
-    return np.argsort(mask == 0, kind="stable"), int((mask != 0).sum())
 
 
 def _calibration(name: str, data: Data, shape: tuple[int, ...], where: str) -> npt.NDArray[Any]:

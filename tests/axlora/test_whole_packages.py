@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,13 @@ def _feed() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     mask = np.array([[1] * TOKENS, [1, 1, 0, 1, 1, 0, 0, 0]])
     return {"input_ids": rng.integers(0, 30, (BATCH, TOKENS)), "attention_mask": mask}
+
+
+def test_a_package_runs_without_tvm(package: Path) -> None:
+    """It takes a second to import; nothing of a whole model's run is TVM's."""
+    run = "p = axlora.load(sys.argv[1]); axlora.simulate(p, p.random_inputs(0))"
+    script = f"import sys, axlora; {run}; assert 'tvm' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script, package], check=True)
 
 
 def test_save_load_gives_the_same_package_and_run(program: axlora.Program, package: Path) -> None:
