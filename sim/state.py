@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -127,37 +127,15 @@ def power_up(target: Target, memory: Bytes, limit: int, bad: range) -> tuple[Siz
     def zeros(count: int) -> Bytes:
         return np.zeros(count, np.uint8)
 
-    size = Size(
-        lanes=t.lanes,
-        ports=t.ports,
-        tokens=t.tokens,
-        beat=t.beat_bytes,
-        activation_bits=t.activation_bits,
-        accumulator_bits=t.accumulator_bits,
-        vector_lanes=t.vector_lanes,
-        sbuf_line=t.sbuf_line_bytes,
-        wbuf_lines=t.wbuf_lines,
-        abuf_lines=t.abuf_lines,
-        ubuf_lines=t.ubuf_lines,
-        acc_words=t.acc_words,
-        group_words=t.group_words,
-        pbuf_groups=t.pbuf_groups,
-        tbuf_tokens=t.tbuf_tokens,
-        sbuf_lines=t.sbuf_lines,
-        obuf_beats=t.obuf_beats,
-        cbuf_words=t.cbuf_words,
-        vbuf_words=t.vbuf_words,
-        table_entries=t.table_entries,
-        burst_beats=t.burst_beats,
-        write_latency=t.write_latency,
-        reuse=t.engine == "reuse",
-        multipliers=t.multipliers,
-        multiplier_latency=t.multiplier_latency,
-        fifo_depth=t.fifo_depth,
-        limit=limit,
-        bad_start=bad.start,
-        bad_stop=bad.stop,
-    )
+    own: dict[str, Any] = {
+        "beat": t.beat_bytes,
+        "sbuf_line": t.sbuf_line_bytes,
+        "reuse": t.engine == "reuse",
+        "limit": limit,
+        "bad_start": bad.start,
+        "bad_stop": bad.stop,
+    }
+    size = Size(**own, **{name: getattr(t, name) for name in Size._fields if name not in own})
     pbuf, tbuf, cbuf = zeros(t.pbuf_bytes), zeros(4 * t.tbuf_tokens), zeros(t.cbuf_words * t.vector_word_bytes)
     table = zeros(8 * t.table_entries)
     state = State(

@@ -233,11 +233,13 @@ class Reference(OneGroup, MapsRows):
     def append(self, heads: Heads, k: Cells, v: Cells, factor: int, shift: int, adjust: int) -> None:
         for cells, kept, stride in ((k, self.cache.keys, heads.k_stride), (v, self.cache.values, heads.v_stride)):
             own = [self._of(Cells(cells.name, cells.first + head * stride, heads.dim)) for head in range(heads.kv_heads)]
+            of = [np.concatenate(own, axis=1)] if heads.one_scale else own
+            found = [
+                [numerics.row_scalar(Row.RECIPROCAL, int(np.abs(row).max()), factor, 0, shift, adjust) for row in x] for x in of
+            ]
             for head, x in enumerate(own):
-                rows = np.concatenate(own, axis=1) if heads.one_scale else x
-                found = [numerics.row_scalar(Row.RECIPROCAL, int(np.abs(r).max()), factor, 0, shift, adjust) for r in rows]
-                cached = kept.setdefault((heads.name, head), [])
-                cached += [np.append(row, s.value) for row, s in zip(self._codes(x, found, 1), found, strict=True)]
+                scalars, cached = found[heads.scaled(head)], kept.setdefault((heads.name, head), [])
+                cached += [np.append(row, s.value) for row, s in zip(self._codes(x, scalars, 1), scalars, strict=True)]
 
     def _cached(self, kept: dict[tuple[str, int], list[Int64]], heads: Heads, head: int) -> tuple[Int64, Int64]:
         """Codes [keys, dim] and scales [keys]."""
