@@ -27,7 +27,6 @@ from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_br
 from axlora.compiler.passes.dataflow import Dataflow
 from axlora.compiler.passes.drop_scales import drop_scales
 from axlora.compiler.passes.lower_linears import Smooth
-from axlora.compiler.passes.partition import stages_of
 from axlora.compiler.passes.pipeline import READ_LINEARS, lower_linears, run
 from axlora.compiler.passes.placement import no_linear, place
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
@@ -37,6 +36,7 @@ from axlora.compiler.passes.survival import survived
 from axlora.compiler.pipelines.options import STATIC, CompileOptions
 from axlora.compiler.reference.integer_graph import IntegerGraph, widest
 from axlora.compiler.reference.layer_errors import layer_errors
+from axlora.compiler.rows.read_region import read_linears
 from axlora.isa.target import Target
 
 _LOG = logging.getLogger(__name__)
@@ -148,18 +148,11 @@ def _partitioned(seen: Dataflow, lowered: Lowered, smooth: Smooth, rank: int, bi
     names = seen.names()
     made = run(seen.module, lower_linears(names, lowered, smooth, rank, bits))
     dump.modules(made)
+    outputs = dict(zip((linear.name for linear in lowered.linears), lowered.outputs, strict=True))
     module = made[-1][1]
-    stages = stages_of(module)
-    lost = [linear.name for i, linear in enumerate(lowered.linears) if i not in stages]
-    assert not lost, f"the passes put these linears into no region of the accelerator: {', '.join(lost)}"
-    regions = Regions(module, names.arguments(module["main"]), tuple(linear.name for linear in lowered.linears), rank)
-    order = sorted(stages, key=lambda i: (stages[i], i))
-    return replace(
-        lowered,
-        linears=tuple(replace(lowered.linears[i], stage=stages[i]) for i in order),
-        outputs=tuple(lowered.outputs[i] for i in order),
-        regions=regions,
-    )
+    regions = Regions(module, names.arguments(module["main"]), tuple(outputs), rank)
+    linears = read_linears(regions, lowered.linears).linears
+    return replace(lowered, linears=linears, outputs=tuple(outputs[linear.name] for linear in linears), regions=regions)
 
 
 def _offset_rows(seen: Dataflow, g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> dict[str, int]:
