@@ -65,6 +65,10 @@ class Span:
         """Part `number` of places that are divided into parts of `count`."""
         return Span(self.where, self.first + number * count, self.first + (number + 1) * count)
 
+    def share(self, number: int, parts: int) -> Span:
+        """Part `number` of so many equal ones."""
+        return self.part(number, (self.stop - self.first) // parts)
+
 
 @dataclass(slots=True)
 class _Step:
