@@ -192,5 +192,5 @@ def test_the_sanitizers_find_nothing() -> None:
 
 def test_the_header_of_a_target_holds_its_parameters() -> None:
     lines = target_header(TARGETS["mac-16bit"]).splitlines()
-    for line in ("ENGINE_REUSE 0", "MULTIPLIERS 2", "ACTIVATION_BITS 16", "ACCUMULATOR_BITS 48", "BURST_BEATS 4"):
+    for line in ("ENGINE 0", "MULTIPLIERS 2", "ACTIVATION_BITS 16", "ACCUMULATOR_BITS 48", "BURST_BEATS 4"):
         assert f"#define AX_{line}" in lines
