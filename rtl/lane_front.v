@@ -1,6 +1,7 @@
 // A lane up to the issue register: S walks, F reads the weight and activation banks (word = line + (gi >> sh)), W selects the
 // sub-group gi mod 2^sh, D decodes its P codes. S takes a step while a place of the queue behind D is free, so that no stage
 // holds; i_leave takes the first of the queue (o_*). PLACES covers the cycles from a place's return to the group that fills it.
+// With tables the activation banks are read ahead of the groups (i_read; o_ahead_x two cycles later).
 `default_nettype none
 `include "axlora_isa.vh"
 module lane_front #(
@@ -144,7 +145,8 @@ module lane_front #(
     reg  [3:0]   count;  // of those behind the first
     reg          some;   // count != 0
     wire [Q-1:0] behind;
-    wire [Q-1:0] decoded = {ENGINE == `AXL_ENGINE_TABLE ? value : index, negative, zero, d_format == `AXL_FORMAT_CB4, d_format < `AXL_FORMAT_U2, d_clear, d_mask, d_x};
+    wire [Q-1:0] decoded = {ENGINE == `AXL_ENGINE_TABLE ? value : index, negative, zero,
+                            d_format == `AXL_FORMAT_CB4, d_format < `AXL_FORMAT_U2, d_clear, d_mask, d_x};
     wire         take = !o_valid || i_leave;
     wire         push = d_valid && (some || !take);
     wire         pop  = take && some;

@@ -2,10 +2,11 @@
 `default_nettype none
 `include "axlora_isa.vh"
 module matrix #(
-    parameter ENGINE = `AXL_ENGINE_REUSE, parameter LANES = 8, parameter PORTS = 4, parameter MULTIPLIERS = 1, parameter LATENCY = 3,
-    parameter TOKENS = 2, parameter FIFO_DEPTH = 8, parameter ACTIVATION_BITS = 8, parameter ACCUMULATOR_BITS = 32,
-    parameter INDEX_ENTRIES = 256, parameter GROUP_SCALES = 1, parameter VECTOR_LANES = 2, parameter BEAT_BYTES = 8,
-    parameter WBUF_LINES = 4096, parameter ABUF_LINES = 512, parameter UBUF_LINES = 64, parameter ACC_WORDS = 1024,
+    parameter ENGINE = `AXL_ENGINE_REUSE, parameter LANES = 8, parameter PORTS = 4, parameter MULTIPLIERS = 1,
+    parameter LATENCY = 3, parameter TOKENS = 2, parameter FIFO_DEPTH = 8, parameter ACTIVATION_BITS = 8,
+    parameter ACCUMULATOR_BITS = 32, parameter INDEX_ENTRIES = 256, parameter GROUP_SCALES = 1, parameter VECTOR_LANES = 2,
+    parameter BEAT_BYTES = 8, parameter WBUF_LINES = 4096, parameter ABUF_LINES = 512, parameter UBUF_LINES = 64,
+    parameter ACC_WORDS = 1024,
     parameter GROUP_WORDS = 128, parameter TBUF_TOKENS = 64, parameter SBUF_LINES = 512,
     parameter PIPE  = $clog2(LANES) + 5 + (GROUP_SCALES != 0 ? 3 : 0),
     parameter ADDR  = $clog2(ACC_WORDS),
@@ -110,8 +111,8 @@ module matrix #(
                 .i_read(read), .i_read_line(read_line), .i_load(fill_load), .i_write(fill_write), .i_entry(fill_entry),
                 .i_unsigned(fill_unsigned), .i_side(fill_side), .i_look_side(look_side), .i_ready(ready),
                 .i_codebook_write(codebook_write), .i_codebook_entry(codebook_entry), .i_codebook_data(codebook_data),
-                .o_begin(begins[l]),
-                .o_some(some[l]), .i_pop(pop), .o_data(products[FIELDS*PBITS*l +: FIELDS*PBITS]), .o_outside(outside[l]),
+                .o_begin(begins[l]), .o_some(some[l]), .i_pop(pop), .o_data(products[FIELDS*PBITS*l +: FIELDS*PBITS]),
+                .o_outside(outside[l]),
                 .o_group(group[l]), .o_miss(miss[l]), .o_full(full[l]), .o_multiplications(made[8*l +: 8]),
                 .o_zeros(zeros[8*l +: 8]));
         end
