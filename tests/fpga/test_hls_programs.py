@@ -20,7 +20,7 @@ from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
 from axlora.sim.run import run_image
 
 SEEDS = {random_case: range(200, 205), row_case: range(300, 304), matrix_case: range(400, 405)}
-"""Of each kind on each of the eight targets: 112 programs."""
+"""Of each kind on each of the ten targets: 140 programs."""
 
 
 def _program(*lines: str, memory: bytes = b"", at: int = 4096) -> Case:

@@ -122,7 +122,8 @@ PEEKS = (
     Edit(
         "table_fill.v",
         "    output wire [7:0]   o_codebook_data\n);",
-        "    output wire [7:0]   o_codebook_data,\n    output wire [15:0] f_kinds, f_left,\n    output wire [3:0] f_last_set, f_set,\n"
+        "    output wire [7:0]   o_codebook_data,\n    output wire [15:0] f_kinds, f_left,\n"
+        "    output wire [3:0] f_last_set, f_set,\n"
         "    output wire [2:0] f_coming,\n    output wire f_known, f_more, f_busy, f_first\n);\n"
         "    assign {f_kinds, f_left, f_last_set, f_set} = {kinds, left, last_set, set};\n"
         "    assign {f_coming, f_known, f_more, f_busy, f_first} = {coming, known, more, busy, first};",
@@ -136,7 +137,11 @@ PEEKS = (
         "    output wire [PORTS*MULTIPLIERS*TOKENS*(ACTIVATION_BITS+4)-1:0] f_lows, f_highs,\n"
         "    output wire [8*PORTS-1:0] f_books\n);\n    assign f_multiples = low_data;",
     ),
-    Edit("engine_table.v", "            wire [WIDE-1:0] step =", "            assign f_x[BITS*t +: BITS] = x;\n            wire [WIDE-1:0] step ="),
+    Edit(
+        "engine_table.v",
+        "            wire [WIDE-1:0] step =",
+        "            assign f_x[BITS*t +: BITS] = x;\n            wire [WIDE-1:0] step =",
+    ),
     Edit(
         "engine_table.v",
         ".o_read_data(entry));",

@@ -157,8 +157,9 @@ module table_check #(
     assign {was_about, was_value} = stages[10*(LATENCY-1) +: 10];
 
     // What tables hold: x times a nibble, low unsigned, high signed but in a set of unsigned codes.
-    function signed [WIDE-1:0] times(input signed [BITS-1:0] of, input signed [5:0] by);
-        times = of * by;
+    function [WIDE-1:0] times(input signed [WIDE-1:0] of, input signed [5:0] by);
+        times = ({WIDE{by[0]}} & of) + (({WIDE{by[1]}} & of) << 1) + (({WIDE{by[2]}} & of) << 2) + (({WIDE{by[3]}} & of) << 3)
+                - (({WIDE{by[5]}} & of) << 4);
     endfunction
     function signed [5:0] high_of(input [3:0] nibble, input plain);
         high_of = plain || !nibble[3] ? {2'b00, nibble} : {2'b11, nibble};
@@ -171,6 +172,8 @@ module table_check #(
     wire            there  = begun && side == look_side;
     wire            coming_there = ready && side != look_side;
     wire            partly = busy && !ready && side != look_side;
+    wire [WIDE-1:0] times_low  = times(x, {2'b00, was_value[3:0]});
+    wire [WIDE-1:0] times_high = times(x, {was_value[8], was_value[8:4]});
     wire [BITS-1:0] own = fill_x[BITS*token +: BITS];
     always @* if (past && active) begin
         if (begun) now_before_next: assert (next == after(now, last_set));
@@ -219,7 +222,8 @@ module table_check #(
         counts_end: assert (age <= 6'd32 && since <= 6'd32);
         pushed: assert (push == pushes[LATENCY-1]);
         if (push && was_about)
-            product_is_exact: assert (data[PBITS*(token*PORTS+port) +: PBITS] == {{PBITS-BITS{x[BITS-1]}}, x} * {{PBITS-9{was_value[8]}}, was_value});
+            product_is_exact: assert (data[PBITS*(token*PORTS+port) +: PBITS]
+                == {times_high, 4'd0} + {{4{times_low[WIDE-1]}}, times_low});
     end
 endmodule
 `default_nettype wire
