@@ -3,7 +3,8 @@
 // first of the next set of the walk over blocks and sets, any other is of the set that began last; a codebook is set at least
 // four cycles before a start. How many groups a set has, and when each comes, is free.
 // Proved for an arbitrary port, token, side, line of activations, nibbles and entry of the codebook, so for all:
-//   product   every pushed element is the product of the activation of its set's block and its own code's value
+//   product   a code's value is 16 times its high nibble, signed but in unsigned codes, and its low one; what a look-up finds is
+//             the activation of its set's block times each of them; every pushed element is 16 times the one and the other
 //   pushed    a group is pushed LATENCY cycles after it was looked up, and only then
 //   pace      a set can begin when a fill has passed since the one before began, and not sooner
 `default_nettype none
@@ -142,38 +143,34 @@ module table_check #(
     endfunction
     wire [7:0]        raw   = i_raw[8*port +: 8];
     wire signed [8:0] value = value_of(raw, i_format, i_codebook);
-    // Look-ups that the arbitrary side, line, nibbles and entry are about, LATENCY cycles ago.
+    // Look-ups that the arbitrary side, line, nibbles and entry are about.
     wire about = first && (i_clear ? next[15:0] : now[15:0]) == line && (look_side ^ i_clear) == side
                && value[3:0] == low_nibble && value[7:4] == high_nibble && (i_format != 4'd8 || raw[3:0] == book_entry);
-    reg  [LATENCY-1:0]   pushes;
-    reg  [10*LATENCY-1:0] stages;
-    initial {pushes, stages} = 0;
-    always @(posedge i_clk) begin
-        pushes <= i_rst ? 0 : {pushes, first};
-        stages <= {stages, {about, value}};
-    end
-    wire              was_about;
-    wire signed [8:0] was_value;
-    assign {was_about, was_value} = stages[10*(LATENCY-1) +: 10];
-
     // What tables hold: x times a nibble, low unsigned, high signed but in a set of unsigned codes.
     function [WIDE-1:0] times(input signed [WIDE-1:0] of, input signed [5:0] by);
         times = ({WIDE{by[0]}} & of) + (({WIDE{by[1]}} & of) << 1) + (({WIDE{by[2]}} & of) << 2) + (({WIDE{by[3]}} & of) << 3)
                 - (({WIDE{by[5]}} & of) << 4);
     endfunction
-    function signed [5:0] high_of(input [3:0] nibble, input plain);
-        high_of = plain || !nibble[3] ? {2'b00, nibble} : {2'b11, nibble};
-    endfunction
+    wire [WIDE-1:0] times_low   = times(x, {2'b00, low_nibble});
+    wire [WIDE-1:0] times_plain = times(x, {2'b00, high_nibble}), times_signed = times(x, {{2{high_nibble[3]}}, high_nibble});
     wire [3:0]      low_bank = low_nibble & (MULTIPLIERS - 1), high_bank = high_nibble & (MULTIPLIERS - 1);
     wire [WIDE-1:0] low  = lows[WIDE*(TOKENS*(port*MULTIPLIERS + low_bank) + token) +: WIDE];
     wire [WIDE-1:0] high = highs[WIDE*(TOKENS*(port*MULTIPLIERS + high_bank) + token) +: WIDE];
+    reg  [LATENCY-1:0]            pushes;
+    reg  [(2*WIDE+1)*LATENCY-1:0] stages;
+    initial {pushes, stages} = 0;
+    always @(posedge i_clk) begin
+        pushes <= i_rst ? 0 : {pushes, first};
+        stages <= {stages, {about, high, low}};
+    end
+    wire            was_about;
+    wire [WIDE-1:0] was_low, was_high;
+    assign {was_about, was_high, was_low} = stages[(2*WIDE+1)*(LATENCY-1) +: 2*WIDE+1];
     wire [36:0]     filled = ready ? after(next, last_set) : next;  // the set whose fill has begun or waits
     wire [36:0]     loaded = busy ? after(filled, last_set) : filled;
     wire            there  = begun && side == look_side;
     wire            coming_there = ready && side != look_side;
     wire            partly = busy && !ready && side != look_side;
-    wire [WIDE-1:0] times_low  = times(x, {2'b00, was_value[3:0]});
-    wire [WIDE-1:0] times_high = times(x, {was_value[8], was_value[8:4]});
     wire [BITS-1:0] own = fill_x[BITS*token +: BITS];
     always @* if (past && active) begin
         if (begun) now_before_next: assert (next == after(now, last_set));
@@ -198,10 +195,10 @@ module table_check #(
         // what is there
         if (there && now[15:0] == line || coming_there && next[15:0] == line
             || partly && next[15:0] == line && (low_nibble >> LOGM) < entry)
-            low_is_a_multiple: assert (low == times(x, {2'b00, low_nibble}));
+            low_is_a_multiple: assert (low == times_low);
         if (there && now[15:0] == line || coming_there && next[15:0] == line
             || partly && next[15:0] == line && (high_nibble >> LOGM) < entry)
-            high_is_a_multiple: assert (high == times(x, high_of(high_nibble, kinds[there ? now[35:32] : next[35:32]])));
+            high_is_a_multiple: assert (high == (kinds[there ? now[35:32] : next[35:32]] ? times_plain : times_signed));
         // the pace
         if (fresh) first_fill: assert (!begun && !ready && entry == 4'd0 && look_side);
         if (!begun) begin
@@ -221,9 +218,14 @@ module table_check #(
         if (settled == 3'd0) book_begins: assert (book_write && book_at == 4'd0);
         counts_end: assert (age <= 6'd32 && since <= 6'd32);
         pushed: assert (push == pushes[LATENCY-1]);
+        if (about) begin
+            value_is_its_nibbles: assert (value == {high_nibble[3] && !is_unsigned, high_nibble, low_nibble});
+            low_times_x: assert (low == times_low);
+            high_times_x: assert (high == (is_unsigned ? times_plain : times_signed));
+        end
         if (push && was_about)
-            product_is_exact: assert (data[PBITS*(token*PORTS+port) +: PBITS]
-                == {times_high, 4'd0} + {{4{times_low[WIDE-1]}}, times_low});
+            product_is_the_sum: assert (data[PBITS*(token*PORTS+port) +: PBITS]
+                                        == {was_high, 4'd0} + {{4{was_low[WIDE-1]}}, was_low});
     end
 endmodule
 `default_nettype wire
