@@ -1,0 +1,250 @@
+"""The models of docs/forms.md, and each form of them as onnxruntime's tools write it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import decoders as D
+import exported as E
+import form_exports as X
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+Feed = dict[str, np.ndarray]
+QONNX = "qonnx.custom_op.general"
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A model of the page."""
+
+    title: str
+    path: Path
+    fused: str = ""
+    """What onnxruntime's optimizer of transformers calls the architecture."""
+    heads: int = X.HEADS
+    hidden: int = X.HIDDEN
+    script: Path | None = None
+    """The same model by the TorchScript exporter, whose patterns that optimizer knows."""
+
+
+def _both(title: str, name: str, fused: str) -> Tiny:
+    path, script = (E.MODELS / f"{name}.{exporter}.onnx" for exporter in E.EXPORTERS)
+    return Tiny(title, path, fused, E.HEADS, E.HIDDEN, script)
+
+
+MODELS = (
+    _both("Llama", "llama", "gpt2"),
+    _both("Llama, LoRA", "llama-lora", "gpt2"),
+    Tiny("Qwen 2", X.FOLDER / "qwen2.onnx", "qwen3"),
+    Tiny("Qwen 3", D.FOLDER / "qwen3.onnx", "qwen3"),
+    Tiny("Mistral", X.FOLDER / "mistral.onnx", "qwen3"),
+    Tiny("Gemma", D.FOLDER / "gemma.onnx", "gpt2"),
+    Tiny("Gemma 2", X.FOLDER / "gemma2.onnx", "gpt2"),
+    _both("GPT-2", "gpt2", "gpt2"),
+    _both("GPT-2, LoRA", "gpt2-lora", "gpt2"),
+    _both("BERT", "bert", "bert"),
+    _both("BERT, LoRA", "bert-lora", "bert"),
+    _both("DistilBERT", "distilbert", "bert"),
+    Tiny("ViT", X.FOLDER / "vit.onnx", "vit"),
+    Tiny("T5", X.FOLDER / "t5.onnx", "t5"),
+    Tiny("Whisper", X.FOLDER / "whisper.onnx", "bart"),
+    Tiny("MobileNet", X.FOLDER / "mobilenet.onnx"),
+    Tiny("ResNet", X.FOLDER / "resnet.onnx"),
+    Tiny("U-Net", X.FOLDER / "unet.onnx"),
+)
+
+
+def loaded(path: Path) -> onnx.ModelProto:
+    """A file of one sequence, its dimensions fixed."""
+    proto = onnx.load(path)
+    del proto.graph.value_info[:]
+    sizes = {"batch": 1, "sequence": X.TOKENS}
+    for value in (*proto.graph.input, *proto.graph.output):
+        for i, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value"):
+                dim.dim_value = sizes.get(dim.dim_param, X.TOKENS if i else 1)
+    return proto
+
+
+def feeds(proto: onnx.ModelProto, count: int, seed: int = 0) -> Iterator[Feed]:
+    """Random inputs: ids, images, sound; masks of ones."""
+    random = np.random.default_rng(seed)
+    for _ in range(count):
+        feed: Feed = {}
+        for value in proto.graph.input:
+            shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
+            if value.type.tensor_type.elem_type != TensorProto.INT64:
+                feed[value.name] = random.normal(0, 1, shape).astype(np.float32)
+            else:
+                feed[value.name] = np.ones(shape, np.int64) if "mask" in value.name else random.integers(0, E.VOCAB, shape)
+        yield feed
+
+
+def session(proto: onnx.ModelProto) -> ort.InferenceSession:
+    """onnxruntime without rewrites of its own."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    return ort.InferenceSession(proto.SerializeToString(), options)
+
+
+def half(tiny: Tiny, _: Path) -> onnx.ModelProto:
+    """Inputs and outputs stay float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    return convert_float_to_float16(loaded(tiny.path), keep_io_types=True)
+
+
+def static(activation: str, weight: str, operators: bool, tiny: Tiny, folder: Path) -> onnx.ModelProto:
+    """quantize_static with four samples; a scale a column where weights are symmetric."""
+    from onnxruntime import quantization as q
+
+    proto = loaded(tiny.path)
+
+    class Samples(q.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._all = feeds(proto, 4, seed=9)
+
+        def get_next(self) -> Feed | None:
+            return next(self._all, None)
+
+    symmetric = activation == "QInt8"
+    onnx.save(proto, folder / "float.onnx")
+    q.quantize_static(
+        folder / "float.onnx",
+        folder / "q.onnx",
+        Samples(),
+        quant_format=q.QuantFormat.QOperator if operators else q.QuantFormat.QDQ,
+        activation_type=getattr(q.QuantType, activation),
+        weight_type=getattr(q.QuantType, weight),
+        per_channel=symmetric,
+        extra_options={"ActivationSymmetric": symmetric},
+    )
+    return onnx.load(folder / "q.onnx")
+
+
+def dynamic(tiny: Tiny, folder: Path) -> onnx.ModelProto:
+    """quantize_dynamic, weights of int8."""
+    from onnxruntime import quantization as q
+
+    q.quantize_dynamic(loaded(tiny.path), folder / "q.onnx", weight_type=q.QuantType.QInt8)
+    return onnx.load(folder / "q.onnx")
+
+
+def blocks(bits: int, symmetric: bool, pairs: bool, tiny: Tiny, _: Path) -> onnx.ModelProto:
+    """A scale for each 32 weights of a column: MatMulNBits, or DequantizeLinear with blocks of int4 or uint4."""
+    from onnxruntime.quantization import QuantFormat
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    proto = loaded(tiny.path)
+    if pairs:
+        proto = onnx.version_converter.convert_version(proto, 21) if proto.opset_import[0].version < 21 else proto
+    form = QuantFormat.QDQ if pairs else QuantFormat.QOperator
+    config = DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=symmetric, bits=bits, quant_format=form)
+    quantizer = MatMulNBitsQuantizer(proto, algo_config=config)
+    quantizer.process()
+    return quantizer.model.model
+
+
+def fused(tiny: Tiny, folder: Path) -> onnx.ModelProto:
+    """What onnxruntime's optimizer of transformers makes, its extended optimizations in front; of others those alone."""
+    source = tiny.script or tiny.path
+    proto = loaded(source)
+    onnx.save(proto, folder / "float.onnx")
+    if not tiny.fused:
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(folder / "fused.onnx")
+        ort.InferenceSession(str(folder / "float.onnx"), options)
+        return onnx.load(folder / "fused.onnx")
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    made = optimize_model(
+        str(folder / "float.onnx"), tiny.fused, num_heads=tiny.heads, hidden_size=tiny.hidden, opt_level=2, use_gpu=False
+    )
+    return made.model
+
+
+def quants(tiny: Tiny, folder: Path) -> onnx.ModelProto:
+    """QONNX: each pair of the symmetric QDQ form as a Quant, weights as floats in front of one."""
+    proto = static("QInt8", "QInt8", False, tiny, folder)
+    held = {i.name: i for i in proto.graph.initializer}
+    made = {n.output[0]: n for n in proto.graph.node}
+    new: list[onnx.TensorProto] = []
+
+    def hold(value: Any, name: str) -> str:
+        new.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
+        return name
+
+    nodes = []
+    for node in proto.graph.node:
+        if node.op_type == "QuantizeLinear":
+            continue
+        if node.op_type != "DequantizeLinear":
+            nodes.append(node)
+            continue
+        source, out = node.input[0], node.output[0]
+        scale, zero = (numpy_helper.to_array(held[name]) for name in node.input[1:3])
+        axis, read = next((a.i for a in node.attribute if a.name == "axis"), 1), ""
+        bits = 32 if zero.dtype == np.int32 else 8
+        if source in made:
+            read = made[source].input[0]
+        else:
+            codes = numpy_helper.to_array(held[source])
+            shape = [-1 if i == axis % codes.ndim else 1 for i in range(codes.ndim)] if scale.ndim else []
+            scale, zero = scale.reshape(shape), zero.reshape(shape)
+            read = hold((codes.astype(np.float64) - zero) * scale, f"{out}/reals")
+        if bits == 32:
+            nodes.append(helper.make_node("Identity", [read], [out]))
+            continue
+        reads = [read, hold(scale, f"{out}/scale"), hold(zero, f"{out}/zero"), hold(bits, f"{out}/bits")]
+        how = {"signed": 1, "narrow": 0, "rounding_mode": "ROUND"}
+        nodes.append(helper.make_node("Quant", reads, [out], name=f"{out}/Quant", domain=QONNX, **how))
+    del proto.graph.node[:], proto.graph.value_info[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.extend(new)
+    read_names = {name for node in nodes for name in node.input}
+    kept = [i for i in proto.graph.initializer if i.name in read_names]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    proto.opset_import.append(helper.make_opsetid(QONNX, 1))
+    return proto
+
+
+FORMS: dict[str, Callable[[Tiny, Path], onnx.ModelProto]] = {
+    "float": lambda tiny, _: loaded(tiny.path),
+    "float16": half,
+    "QDQ, symmetric": partial(static, "QInt8", "QInt8", False),
+    "QDQ, asymmetric": partial(static, "QUInt8", "QUInt8", False),
+    "dynamic int8": dynamic,
+    "NBits 8": partial(blocks, 8, True, False),
+    "NBits 4": partial(blocks, 4, False, False),
+    "NBits 2": partial(blocks, 2, False, False),
+    "blocks of int4": partial(blocks, 4, True, True),
+    "QOperator": partial(static, "QUInt8", "QUInt8", True),
+    "fused": fused,
+    "QONNX": quants,
+}
+"""Column -> how the file is made."""
+RATIO = ("dynamic int8", "NBits 8", "NBits 4", "NBits 2", "blocks of int4")
+"""Forms in which the machine may be as far from the float model as onnxruntime is."""
+
+
+def made(tiny: Tiny, form: str) -> onnx.ModelProto | None:
+    """A form of a model; None where the tool leaves the file as it was."""
+    with tempfile.TemporaryDirectory() as folder:
+        proto = FORMS[form](tiny, Path(folder))
+    if form in ("float", "float16"):
+        return proto
+    quantized = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+    if any(node.domain not in ("", "ai.onnx") or node.op_type in quantized for node in proto.graph.node):
+        return proto
+    return None
