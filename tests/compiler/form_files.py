@@ -154,22 +154,33 @@ def blocks(bits: int, symmetric: bool, pairs: bool, tiny: Tiny, _: Path) -> onnx
     return quantizer.model.model
 
 
+def optimized(source: Path, path: Path, level: ort.GraphOptimizationLevel) -> Path:
+    """What onnxruntime's own optimizations make of a file."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 4
+    ort.InferenceSession(str(source), options)
+    return path
+
+
+def extended(tiny: Tiny, folder: Path) -> onnx.ModelProto:
+    """What onnxruntime saves of its extended optimizations."""
+    onnx.save(loaded(tiny.path), folder / "float.onnx")
+    level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    return onnx.load(optimized(folder / "float.onnx", folder / "extended.onnx", level))
+
+
 def fused(tiny: Tiny, folder: Path) -> onnx.ModelProto:
-    """What onnxruntime's optimizer of transformers makes, its extended optimizations in front; of others those alone."""
-    source = tiny.script or tiny.path
-    proto = loaded(source)
-    onnx.save(proto, folder / "float.onnx")
-    if not tiny.fused:
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = str(folder / "fused.onnx")
-        ort.InferenceSession(str(folder / "float.onnx"), options)
-        return onnx.load(folder / "fused.onnx")
+    """What onnxruntime's optimizer of transformers makes of its basic optimizations; nothing new of other models."""
     from onnxruntime.transformers.optimizer import optimize_model
 
-    made = optimize_model(
-        str(folder / "float.onnx"), tiny.fused, num_heads=tiny.heads, hidden_size=tiny.hidden, opt_level=2, use_gpu=False
-    )
+    if not tiny.fused:
+        return loaded(tiny.path)
+    onnx.save(loaded(tiny.script or tiny.path), folder / "float.onnx")
+    level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    path = optimized(folder / "float.onnx", folder / "basic.onnx", level)
+    made = optimize_model(str(path), tiny.fused, num_heads=tiny.heads, hidden_size=tiny.hidden, opt_level=0)
     return made.model
 
 
@@ -230,6 +241,7 @@ FORMS: dict[str, Callable[[Tiny, Path], onnx.ModelProto]] = {
     "NBits 2": partial(blocks, 2, False, False),
     "blocks of int4": partial(blocks, 4, True, True),
     "QOperator": partial(static, "QUInt8", "QUInt8", True),
+    "extended": extended,
     "fused": fused,
     "QONNX": quants,
 }
@@ -248,3 +260,11 @@ def made(tiny: Tiny, form: str) -> onnx.ModelProto | None:
     if any(node.domain not in ("", "ai.onnx") or node.op_type in quantized for node in proto.graph.node):
         return proto
     return None
+
+
+def reference(tiny: Tiny, form: str, proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The file that onnxruntime runs: of QONNX, which it does not take, the pairs of which it was made."""
+    if form != "QONNX":
+        return proto
+    with tempfile.TemporaryDirectory() as folder:
+        return FORMS["QDQ, symmetric"](tiny, Path(folder))

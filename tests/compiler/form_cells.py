@@ -1,0 +1,75 @@
+"""A cell of docs/forms.md: a form of a model compiled, run, and held against onnxruntime on the same file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import form_files as F
+import numpy as np
+import onnx
+
+import axlora
+from axlora.compiler.passes.placement import computes_on_host
+
+SAMPLES = 4
+TARGET = "test"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What came of a form of a model."""
+
+    refusal: str = ""
+    """The error's words; empty where it compiled."""
+    error: float = 0
+    """Norm of the difference to onnxruntime on the same file, over the norm of what onnxruntime gives."""
+    ratio: float | None = None
+    """Distance to the float model over that of onnxruntime on the same file; None where that is not asked."""
+    host: int = 0
+    """Operators that the host computes, embeddings' lookups not among them."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything between first rows and outputs runs on the accelerator."""
+        return not self.refusal and not self.host
+
+
+def _distance(got: list[np.ndarray], wanted: list[np.ndarray]) -> float:
+    a, b = (np.concatenate([y.astype(np.float64).ravel() for y in each]) for each in (got, wanted))
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def _by_onnxruntime(proto: onnx.ModelProto, feeds: list[F.Feed]) -> list[np.ndarray]:
+    runner = F.session(proto)
+    names = {i.name for i in proto.graph.input}
+    return [np.asarray(runner.run(None, {n: v for n, v in feed.items() if n in names})[0]) for feed in feeds]
+
+
+@cache
+def _in_float(tiny: F.Tiny) -> list[np.ndarray]:
+    proto = F.loaded(tiny.path)
+    return _by_onnxruntime(proto, list(F.feeds(proto, SAMPLES)))
+
+
+def measured(tiny: F.Tiny, form: str) -> Cell | None:
+    """The cell; None where no such file is there."""
+    proto = F.made(tiny, form)
+    if proto is None:
+        return None
+    source = F.loaded(tiny.path)
+    feeds = list(F.feeds(source, SAMPLES))
+    floats = [v.name for v in source.graph.input if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+    samples = list(F.feeds(source, SAMPLES, seed=9)) if floats else []
+    calibration = {name: np.stack([feed[name] for feed in samples]) for name in floats} or None
+    try:
+        program = axlora.compile(proto, TARGET, calibration=calibration)
+    except axlora.Error as error:
+        return Cell(refusal=f"{error.where}: {error.message}")
+    names = set(program.inputs_info)
+    runs = (axlora.simulate(program, {n: v for n, v in feed.items() if n in names}, timing=False) for feed in feeds)
+    got = [next(iter(run.outputs.values())) for run in runs]
+    wanted = _by_onnxruntime(F.reference(tiny, form, proto), feeds)
+    host = [row for row in computes_on_host(program.placement) if program.kind != "whole" or not row.operator.startswith("Gather")]
+    ratio = _distance(got, _in_float(tiny)) / _distance(wanted, _in_float(tiny)) if form in F.RATIO else None
+    return Cell("", _distance(got, wanted), ratio, len(host))
