@@ -169,11 +169,10 @@ class Walk(PairWalk, PoolWalk):
         if (
             kind in ("add", "subtract")
             and isinstance(a, View)
-            and isinstance(b, View)
-            and a.value == b.value
             and a.factor() is None
+            and (views := self.of_one_value((a, b)))
         ):
-            return a.plus(b.times(np.float64(1 if kind == "add" else -1)))
+            return views[0].plus(views[1].times(np.float64(1 if kind == "add" else -1)))
         if len({self._elements(name) for name in (*node.inputs, node.outputs[0])}) != 1:
             return None  # one is repeated for the other
         curve = _both_curves(kind, a, b)
@@ -315,13 +314,12 @@ class Walk(PairWalk, PoolWalk):
         if kind == "take" and len(constants) == 1:
             axis = int(node.number("axis"))
             return self.picked(x.moved(lambda v: np.take(v, constants[0].astype(np.int64), axis)))
-        if kind == "concat" and all(isinstance(s, View) and s.value == x.value for s in inputs):
-            views = [s for s in inputs if isinstance(s, View) and 0 not in s.shape]
+        if kind == "concat" and (views := self.of_one_value(inputs)):
             most = max(len(v.terms) for v in views)
             views = [v.padded(most) for v in views]
             axis = int(node.number("axis"))
             joined = [tuple(np.concatenate([v.terms[n][part] for v in views], axis) for part in (0, 1)) for n in range(most)]
-            return replace(x, terms=tuple((i.astype(np.int64), c.astype(np.float64)) for i, c in joined))
+            return replace(views[0], terms=tuple((i.astype(np.int64), c.astype(np.float64)) for i, c in joined))
         return None
 
     def _pads_with(self, node: Node) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,3 +52,18 @@ class PairWalk(AttentionWalk):
         if len(view.terms) != 1 or factor <= 0 or (view.terms[0][1] != factor).any():
             return view
         return replace(view, value=self.rounded(view.value, codes.times(1 / factor)))
+
+    def of_one_value(self, parts: Sequence[Symbol]) -> list[View]:
+        """Views of one value as they are; where some are of what pairs made of it, those as views of it, too. Else none."""
+        views = [part for part in parts if isinstance(part, View) and 0 not in part.shape]
+        if len(views) < sum(0 not in part.shape if isinstance(part, View) else 1 for part in parts):
+            return []
+        source = {made: value for (value, _), made in self.pairs.items()}
+        lines = []
+        for view in views:
+            line = [view.value]
+            while line[-1] in source:
+                line.append(source[line[-1]])
+            lines.append(line)
+        value = next((name for name in lines[0] if all(name in line for line in lines)), None)
+        return [] if value is None else [replace(view, value=value) for view in views]

@@ -59,9 +59,9 @@ def measured(tiny: F.Tiny, form: str) -> Cell | None:
         return None
     source = F.loaded(tiny.path)
     feeds = list(F.feeds(source, SAMPLES))
-    floats = [v.name for v in source.graph.input if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
-    samples = list(F.feeds(source, SAMPLES, seed=9)) if floats else []
-    calibration = {name: np.stack([feed[name] for feed in samples]) for name in floats} or None
+    samples = list(F.feeds(source, F.CALIBRATED, seed=F.SEED))
+    floats = any(v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for v in source.graph.input)
+    calibration = {name: np.stack([feed[name] for feed in samples]) for name in samples[0]} if floats else None
     try:
         program = axlora.compile(proto, TARGET, calibration=calibration)
     except axlora.Error as error:

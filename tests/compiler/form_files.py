@@ -18,6 +18,8 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 Feed = dict[str, np.ndarray]
+CALIBRATED, SEED = 4, 9
+"""Samples of calibration, and what they are drawn by."""
 QONNX = "qonnx.custom_op.general"
 
 
@@ -111,7 +113,7 @@ def static(activation: str, weight: str, operators: bool, tiny: Tiny, folder: Pa
 
     class Samples(q.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._all = feeds(proto, 4, seed=9)
+            self._all = feeds(proto, CALIBRATED, seed=SEED)
 
         def get_next(self) -> Feed | None:
             return next(self._all, None)
