@@ -204,6 +204,32 @@ class _Unfolding:
         return self.nodes
 
 
+def _with_biases(g: Graph) -> Graph:
+    """The graph with sums of a Conv and a number for each channel as the Conv's own biases: so quantizers write them."""
+    outputs, gone = {o.name for o in g.model.graph.output}, set()
+    for node in g.nodes:
+        name = node.output[0]
+        if node.op_type != "Conv" or name in outputs or any(node.input[2:]) or len(readers := g.readers.get(name, [])) != 1:
+            continue
+        other, shape = g.nodes[readers[0]], g.shape(name)
+        vector = g.constant(next((n for n in other.input if n != name), "")) if other.op_type == "Add" else None
+        if vector is None or (1,) * (len(shape) - vector.ndim) + vector.shape != (1, shape[1], *(1,) * (len(shape) - 2)):
+            continue
+        held = f"{name}/bias"
+        g.model.graph.initializer.append(numpy_helper.from_array(vector.reshape(-1), held))
+        inputs = [*node.input[:2], held]
+        del node.input[:]
+        node.input.extend(inputs)
+        node.output[0] = other.output[0]
+        gone.add(readers[0])
+    if not gone:
+        return g
+    kept = [onnx.NodeProto.FromString(n.SerializeToString()) for i, n in enumerate(g.nodes) if i not in gone]
+    del g.model.graph.node[:]
+    g.model.graph.node.extend(kept)
+    return Graph(g.model)
+
+
 def unfold_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with products of matrices for convolutions of constant kernels, and the shapes of what is new.
 
@@ -211,7 +237,7 @@ def unfold_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     if not any(node.op_type == "Conv" for node in model.graph.node):
         return model
-    g = Graph(model)
+    g = _with_biases(Graph(model))
     nodes: list[onnx.NodeProto] = []
     for node in g.nodes:
         unfolding = _Unfolding(g, node) if node.op_type == "Conv" else None
