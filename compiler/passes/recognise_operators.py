@@ -126,6 +126,8 @@ class Walk(PairWalk, PoolWalk):
             if int(node.number("axis", -1)) not in (-1, len(self.g.shape(node.inputs[0])) - 1):
                 raise self.refuse(node, "softmax over anything but the keys")
             result = replace(inputs[0], done=True)
+        elif kind == "tanh" and isinstance(inputs[0], Scores):
+            result = inputs[0].capped()
         elif kind == "isnan" and isinstance(inputs[0], Scores) and inputs[0].done:
             result = Constant(np.zeros((1, 1, 1, 1), bool))  # a row sees itself, or a token: no softmax is empty
         elif kind in _UNARY or kind in ("negative", "clip", "nn.leakyrelu"):
