@@ -10,9 +10,11 @@ import numpy as np
 import onnx
 
 import axlora
+from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.passes.placement import computes_on_host
 
-SAMPLES = 4
+NUMBERS, MOST = 400, 24
+"""Samples are as many as give so many numbers, and no more than so many: few logits say little."""
 TARGET = "test"
 
 
@@ -25,7 +27,7 @@ class Cell:
     error: float = 0
     """Norm of the difference to onnxruntime on the same file, over the norm of what onnxruntime gives."""
     ratio: float | None = None
-    """Distance to the float model over that of onnxruntime on the same file; None where that is not asked."""
+    """Distance to the float model over that of onnxruntime on the same file; None of floats."""
     host: int = 0
     """Operators that the host computes, embeddings' lookups not among them."""
 
@@ -42,14 +44,18 @@ def _distance(got: list[np.ndarray], wanted: list[np.ndarray]) -> float:
 
 def _by_onnxruntime(proto: onnx.ModelProto, feeds: list[F.Feed]) -> list[np.ndarray]:
     runner = F.session(proto)
-    names = {i.name for i in proto.graph.input}
-    return [np.asarray(runner.run(None, {n: v for n, v in feed.items() if n in names})[0]) for feed in feeds]
+    kinds = {i.name: onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type) for i in proto.graph.input}
+    return [np.asarray(runner.run(None, {n: feed[n].astype(kind) for n, kind in kinds.items()})[0]) for feed in feeds]
 
 
 @cache
-def _in_float(tiny: F.Tiny) -> list[np.ndarray]:
-    proto = F.loaded(tiny.path)
-    return _by_onnxruntime(proto, list(F.feeds(proto, SAMPLES)))
+def _in_float(tiny: F.Tiny) -> tuple[list[F.Feed], list[np.ndarray]]:
+    """The samples, and what the float model gives."""
+    proto = F.loaded(tiny)
+    feeds = list(F.feeds(proto, MOST))
+    outputs = _by_onnxruntime(proto, feeds)
+    count = min(MOST, -(-NUMBERS // outputs[0].size))
+    return feeds[:count], outputs[:count]
 
 
 def measured(tiny: F.Tiny, form: str) -> Cell | None:
@@ -57,19 +63,20 @@ def measured(tiny: F.Tiny, form: str) -> Cell | None:
     proto = F.made(tiny, form)
     if proto is None:
         return None
-    source = F.loaded(tiny.path)
-    feeds = list(F.feeds(source, SAMPLES))
+    source = F.loaded(tiny)
+    feeds, exact = _in_float(tiny)
     samples = list(F.feeds(source, F.CALIBRATED, seed=F.SEED))
-    floats = any(v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for v in source.graph.input)
+    floats = any(value.dtype.kind == "f" and not is_cache(name) for name, value in samples[0].items())
     calibration = {name: np.stack([feed[name] for feed in samples]) for name in samples[0]} if floats else None
     try:
         program = axlora.compile(proto, TARGET, calibration=calibration)
     except axlora.Error as error:
         return Cell(refusal=f"{error.where}: {error.message}")
-    names = set(program.inputs_info)
-    runs = (axlora.simulate(program, {n: v for n, v in feed.items() if n in names}, timing=False) for feed in feeds)
+    kinds = {name: kind for name, (_, kind) in program.inputs_info.items()}
+    given = ({n: feed[n].astype(kind) for n, kind in kinds.items()} for feed in feeds)
+    runs = (axlora.simulate(program, each, timing=False) for each in given)
     got = [next(iter(run.outputs.values())) for run in runs]
     wanted = _by_onnxruntime(F.reference(tiny, form, proto), feeds)
     host = [row for row in computes_on_host(program.placement) if program.kind != "whole" or not row.operator.startswith("Gather")]
-    ratio = _distance(got, _in_float(tiny)) / _distance(wanted, _in_float(tiny)) if form in F.RATIO else None
+    ratio = _distance(got, exact) / _distance(wanted, exact) if F.quantized(form) else None
     return Cell("", _distance(got, wanted), ratio, len(host))

@@ -15,7 +15,9 @@ import form_exports as X
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from genai import Builder
+from onnx import helper, numpy_helper
+from optimized import Encoder
 
 Feed = dict[str, np.ndarray]
 CALIBRATED, SEED = 4, 9
@@ -28,13 +30,15 @@ class Tiny:
     """A model of the page."""
 
     title: str
-    path: Path
+    path: Path = Path()
     fused: str = ""
     """What onnxruntime's optimizer of transformers calls the architecture."""
     heads: int = X.HEADS
     hidden: int = X.HIDDEN
     script: Path | None = None
     """The same model by the TorchScript exporter, whose patterns that optimizer knows."""
+    own: tuple[tuple[str, Callable[[], onnx.ModelProto]], ...] = ()
+    """Form -> what writes it, of a model that no file holds: those are all its forms."""
 
 
 def _both(title: str, name: str, fused: str) -> Tiny:
@@ -42,18 +46,36 @@ def _both(title: str, name: str, fused: str) -> Tiny:
     return Tiny(title, path, fused, E.HEADS, E.HIDDEN, script)
 
 
+def _genai(**options: Any) -> onnx.ModelProto:
+    """For whole sequences: the caches that come in are read by nothing, and none goes out."""
+    proto = Builder(**options).model()
+    del proto.graph.output[1:]
+    return proto
+
+
+_GENAI = (
+    ("float", partial(_genai, bits=0)),
+    ("float16", partial(_genai, bits=0, half=True)),
+    ("NBits 4", _genai),
+)
 MODELS = (
     _both("Llama", "llama", "gpt2"),
     _both("Llama, LoRA", "llama-lora", "gpt2"),
+    Tiny("Llama, ORT GenAI", own=_GENAI),
     Tiny("Qwen 2", X.FOLDER / "qwen2.onnx", "qwen3"),
     Tiny("Qwen 3", D.FOLDER / "qwen3.onnx", "qwen3"),
     Tiny("Mistral", X.FOLDER / "mistral.onnx", "qwen3"),
     Tiny("Gemma", D.FOLDER / "gemma.onnx", "gpt2"),
+    Tiny("GPT-NeoX", D.FOLDER / "neox.onnx", "gpt_neox"),
+    Tiny("Phi", D.FOLDER / "phi.onnx", "phi"),
+    Tiny("OPT", D.FOLDER / "opt.onnx", "gpt2"),
     Tiny("Gemma 2", X.FOLDER / "gemma2.onnx", "gpt2"),
     _both("GPT-2", "gpt2", "gpt2"),
     _both("GPT-2, LoRA", "gpt2-lora", "gpt2"),
     _both("BERT", "bert", "bert"),
     _both("BERT, LoRA", "bert-lora", "bert"),
+    Tiny("BERT, fused Attention", own=(("fused", lambda: Encoder(False).model()),)),
+    Tiny("BERT, MultiHeadAttention", own=(("fused", lambda: Encoder(True).model()),)),
     _both("DistilBERT", "distilbert", "bert"),
     Tiny("ViT", X.FOLDER / "vit.onnx", "vit"),
     Tiny("T5", X.FOLDER / "t5.onnx", "t5"),
@@ -64,15 +86,18 @@ MODELS = (
 )
 
 
-def loaded(path: Path) -> onnx.ModelProto:
-    """A file of one sequence, its dimensions fixed."""
-    proto = onnx.load(path)
+def loaded(tiny: Tiny) -> onnx.ModelProto:
+    """The float file, or the first of a model's own forms."""
+    return fixed(tiny.own[0][1]() if tiny.own else onnx.load(tiny.path))
+
+
+def fixed(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """One sequence of tokens, in place; shapes inside, over which quantizers trip, are dropped."""
     del proto.graph.value_info[:]
-    sizes = {"batch": 1, "sequence": X.TOKENS}
     for value in (*proto.graph.input, *proto.graph.output):
         for i, dim in enumerate(value.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value"):
-                dim.dim_value = sizes.get(dim.dim_param, X.TOKENS if i else 1)
+                dim.dim_value = X.TOKENS if i else 1
     return proto
 
 
@@ -83,10 +108,13 @@ def feeds(proto: onnx.ModelProto, count: int, seed: int = 0) -> Iterator[Feed]:
         feed: Feed = {}
         for value in proto.graph.input:
             shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
-            if value.type.tensor_type.elem_type != TensorProto.INT64:
-                feed[value.name] = random.normal(0, 1, shape).astype(np.float32)
+            kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            if kind.kind == "f":
+                feed[value.name] = random.normal(0, 1, shape).astype(kind)
+            elif "mask" in value.name:
+                feed[value.name] = np.ones(shape, kind)
             else:
-                feed[value.name] = np.ones(shape, np.int64) if "mask" in value.name else random.integers(0, E.VOCAB, shape)
+                feed[value.name] = random.integers(0, 2 if "type" in value.name else E.VOCAB, shape).astype(kind)
         yield feed
 
 
@@ -102,14 +130,14 @@ def half(tiny: Tiny, _: Path) -> onnx.ModelProto:
     """Inputs and outputs stay float32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    return convert_float_to_float16(loaded(tiny.path), keep_io_types=True)
+    return convert_float_to_float16(loaded(tiny), keep_io_types=True)
 
 
 def static(activation: str, weight: str, operators: bool, tiny: Tiny, folder: Path) -> onnx.ModelProto:
     """quantize_static with four samples; a scale a column where weights are symmetric."""
     from onnxruntime import quantization as q
 
-    proto = loaded(tiny.path)
+    proto = loaded(tiny)
 
     class Samples(q.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -137,7 +165,7 @@ def dynamic(tiny: Tiny, folder: Path) -> onnx.ModelProto:
     """quantize_dynamic, weights of int8."""
     from onnxruntime import quantization as q
 
-    q.quantize_dynamic(loaded(tiny.path), folder / "q.onnx", weight_type=q.QuantType.QInt8)
+    q.quantize_dynamic(loaded(tiny), folder / "q.onnx", weight_type=q.QuantType.QInt8)
     return onnx.load(folder / "q.onnx")
 
 
@@ -146,7 +174,7 @@ def blocks(bits: int, symmetric: bool, pairs: bool, tiny: Tiny, _: Path) -> onnx
     from onnxruntime.quantization import QuantFormat
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
-    proto = loaded(tiny.path)
+    proto = loaded(tiny)
     if pairs:
         proto = onnx.version_converter.convert_version(proto, 21) if proto.opset_import[0].version < 21 else proto
     form = QuantFormat.QDQ if pairs else QuantFormat.QOperator
@@ -168,7 +196,7 @@ def optimized(source: Path, path: Path, level: ort.GraphOptimizationLevel) -> Pa
 
 def extended(tiny: Tiny, folder: Path) -> onnx.ModelProto:
     """What onnxruntime saves of its extended optimizations."""
-    onnx.save(loaded(tiny.path), folder / "float.onnx")
+    onnx.save(loaded(tiny), folder / "float.onnx")
     level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     return onnx.load(optimized(folder / "float.onnx", folder / "extended.onnx", level))
 
@@ -178,8 +206,8 @@ def fused(tiny: Tiny, folder: Path) -> onnx.ModelProto:
     from onnxruntime.transformers.optimizer import optimize_model
 
     if not tiny.fused:
-        return loaded(tiny.path)
-    onnx.save(loaded(tiny.script or tiny.path), folder / "float.onnx")
+        return loaded(tiny)
+    onnx.save(fixed(onnx.load(tiny.script or tiny.path)), folder / "float.onnx")
     level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     path = optimized(folder / "float.onnx", folder / "basic.onnx", level)
     made = optimize_model(str(path), tiny.fused, num_heads=tiny.heads, hidden_size=tiny.hidden, opt_level=0)
@@ -233,7 +261,7 @@ def quants(tiny: Tiny, folder: Path) -> onnx.ModelProto:
 
 
 FORMS: dict[str, Callable[[Tiny, Path], onnx.ModelProto]] = {
-    "float": lambda tiny, _: loaded(tiny.path),
+    "float": lambda tiny, _: loaded(tiny),
     "float16": half,
     "QDQ, symmetric": partial(static, "QInt8", "QInt8", False),
     "QDQ, asymmetric": partial(static, "QUInt8", "QUInt8", False),
@@ -248,12 +276,22 @@ FORMS: dict[str, Callable[[Tiny, Path], onnx.ModelProto]] = {
     "QONNX": quants,
 }
 """Column -> how the file is made."""
-RATIO = ("dynamic int8", "NBits 8", "NBits 4", "NBits 2", "blocks of int4")
-"""Forms in which the machine may be as far from the float model as onnxruntime is."""
+FLOATS = ("float", "float16", "extended", "fused")
+"""Forms without codes."""
+BOUNDED = ("QDQ, symmetric", "QDQ, asymmetric", "dynamic int8", "NBits 4", "NBits 2", "blocks of int4", "QOperator", "QONNX")
+"""Forms in which the machine may be 1.1 times as far from the float model as onnxruntime is: there codes of weights, or of
+activations in both, are what counts."""
+
+
+def quantized(form: str) -> bool:
+    """Whether a form holds codes."""
+    return form not in FLOATS
 
 
 def made(tiny: Tiny, form: str) -> onnx.ModelProto | None:
     """A form of a model; None where the tool leaves the file as it was."""
+    if tiny.own:
+        return fixed(dict(tiny.own)[form]()) if form in dict(tiny.own) else None
     with tempfile.TemporaryDirectory() as folder:
         proto = FORMS[form](tiny, Path(folder))
     if form in ("float", "float16"):

@@ -1,0 +1,102 @@
+"""Write docs/forms.md: tiny models of every family in every form that files have, each compiled, run and held to onnxruntime.
+
+python docs/forms.py            # writes it, in some minutes
+python docs/forms.py --check    # exits 1 if a cell is not what the page says (a test does this)
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "compiler"))
+
+from form_cells import Cell, measured  # noqa: E402
+from form_files import BOUNDED, FORMS, MODELS, Tiny, quantized  # noqa: E402
+
+PAGE = ROOT / "docs" / "forms.md"
+MORE, LEAST = 1.25, 0.002
+"""How much larger than the page's an error may be where onnxruntime runs on another processor: a factor and a summand."""
+HEAD = """# Forms of models
+
+Made by `python docs/forms.py` from what was compiled and run; tests hold it to that. Rows are tiny models with random weights, most of them as PyTorch's exporter
+writes them (`tests/compiler/models`), columns forms of a file (`tests/compiler/form_files.py`): {forms}.
+
+A cell is the relative error against onnxruntime on the same file, optimizations disabled: the norm of the difference over the norm of onnxruntime's output, on 4 to 24 samples,
+target `test`, options as they are by default. Behind it stands, of forms with codes, how far the machine is from the float model over how far onnxruntime is on that
+file: 1 is no more than what the file's own codes cost. NBits 8 is there with activations of 8 bits against onnxruntime's floats, which are nearer.
+Static scales of random weights leave little of some models (onnxruntime itself is 0.2 to 0.7 from float): the ratio tells more there.
+
+- A number alone: **whole**, every operator between the first rows and the outputs is on the accelerator.
+- `host N`: the linears are on the accelerator, with all multiply-accumulates, and N operators on the host; N counts what only moves elements too, patches of convolutions above all.
+- `refused`: with the words below the table. `-`: the tool leaves such a file as it was, or there is none.
+
+"""
+
+
+def text(cell: Cell | None) -> str:
+    """A cell as the page has it."""
+    if cell is None:
+        return "-"
+    if cell.refusal:
+        return "refused"
+    ratio = "" if cell.ratio is None else f" ({cell.ratio:.2f})"
+    return f"{cell.error:.3f}{ratio}" + (f", host {cell.host}" if cell.host else "")
+
+
+def parsed(page: str) -> dict[tuple[str, str], str]:
+    """(model, form) -> the page's cell."""
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    _, *forms = lines[0]
+    return {(title, form): cell for title, *cells in lines[2:] for form, cell in zip(forms, cells, strict=True)}
+
+
+def differs(said: str, cell: Cell | None, form: str) -> str:
+    """How a cell differs from what the page says of it; "" where it does not."""
+    now = text(cell)
+    if cell is None or cell.refusal or said in ("-", "refused"):
+        return "" if said == now else f"{now}, and the page says {said}"
+    if said.partition(", ")[2] != now.partition(", ")[2]:
+        return f"{now}, and the page says {said}"
+    if cell.error > float(said.split()[0].rstrip(",")) * MORE + LEAST:
+        return f"{now} is further off than the page's {said}"
+    return f"{now}: more than 1.1 of onnxruntime's distance" if form in BOUNDED and (cell.ratio or 0) > 1.1 else ""
+
+
+def page() -> str:
+    """The page, from a run of every cell."""
+    logging.disable(logging.WARNING)
+    cells = {(tiny.title, form): measured(tiny, form) for tiny in MODELS for form in FORMS}
+    known = [cell for cell in cells.values() if cell is not None]
+    names = ", ".join(f"{name} ({(how or '').strip().splitlines()[0]})" for name, how in _said())
+    parts = [HEAD.format(forms=names)]
+    parts.append(f"{sum(c.whole for c in known)} of {len(known)} cells run whole, {sum(bool(c.refusal) for c in known)} are refused.\n\n")
+    parts.append(f"| model | {' | '.join(FORMS)} |\n|{' --- |' * (len(FORMS) + 1)}\n")
+    for tiny in MODELS:
+        parts.append(f"| {tiny.title} | {' | '.join(text(cells[tiny.title, form]) for form in FORMS)} |\n")
+    refused = [(where, cell.refusal) for where, cell in cells.items() if cell is not None and cell.refusal]
+    parts += ["\n", *(f"- {title}, {form}: `{words}`\n" for (title, form), words in refused)] if refused else []
+    return "".join(parts)
+
+
+def main() -> int:
+    """Write or check the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare only")
+    if not parser.parse_args().check:
+        PAGE.write_text(page())
+        return 0
+    logging.disable(logging.WARNING)
+    said = parsed(PAGE.read_text())
+    wrong = [f"{t.title}, {f}: {how}" for t in MODELS for f in FORMS if (how := differs(said[t.title, f], measured(t, f), f))]
+    sys.stdout.write("".join(f"{line}\n" for line in wrong))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
