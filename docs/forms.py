@@ -9,31 +9,35 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "compiler"))
 
 from form_cells import Cell, measured  # noqa: E402
-from form_files import BOUNDED, FORMS, MODELS, Tiny, quantized  # noqa: E402
+from form_files import BOUNDED, FORMS, MODELS, WRITTEN  # noqa: E402
 
 PAGE = ROOT / "docs" / "forms.md"
 MORE, LEAST = 1.25, 0.002
 """How much larger than the page's an error may be where onnxruntime runs on another processor: a factor and a summand."""
+RATIO = 1.1
+"""Most that the machine may be from the float model, over onnxruntime on the same file, in forms whose codes say it all."""
 HEAD = """# Forms of models
 
-Made by `python docs/forms.py` from what was compiled and run; tests hold it to that. Rows are tiny models with random weights, most of them as PyTorch's exporter
-writes them (`tests/compiler/models`), columns forms of a file (`tests/compiler/form_files.py`): {forms}.
+Made by `python docs/forms.py` from what was compiled and run; tests hold it to that. Rows are tiny models with random
+weights, most of them as PyTorch's exporter writes them ([files](../tests/compiler/models)), columns are
+[forms of a file](../tests/compiler/form_files.py):
 
-A cell is the relative error against onnxruntime on the same file, optimizations disabled: the norm of the difference over the norm of onnxruntime's output, on 4 to 24 samples,
-target `test`, options as they are by default. Behind it stands, of forms with codes, how far the machine is from the float model over how far onnxruntime is on that
-file: 1 is no more than what the file's own codes cost. NBits 8 is there with activations of 8 bits against onnxruntime's floats, which are nearer.
-Static scales of random weights leave little of some models (onnxruntime itself is 0.2 to 0.7 from float): the ratio tells more there.
+{forms}
+A cell is the relative error against onnxruntime on the same file, its optimizations disabled: the norm of the difference over
+the norm of what onnxruntime gives, on 2 to 24 samples, target `test`, options as they are by default. In brackets stands, of
+forms with codes, the machine's distance from the float model over onnxruntime's on that file: 1 is what the file's own codes
+cost. (NBits 8 has 8 bits of activations here, and onnxruntime floats. Static scales leave little of models with random weights:
+onnxruntime itself is 0.2 to 0.7 from float there, and rounding one pair less, as inside of a norm, moves many codes.)
 
-- A number alone: **whole**, every operator between the first rows and the outputs is on the accelerator.
-- `host N`: the linears are on the accelerator, with all multiply-accumulates, and N operators on the host; N counts what only moves elements too, patches of convolutions above all.
+- Without further words: **whole**, every operator between the first rows and the outputs is on the accelerator.
+- `host N`: the linears with all multiply-accumulates are on the accelerator, N operators on the host, those that only move
+  elements included: of convolutions these lay out patches.
 - `refused`: with the words below the table. `-`: the tool leaves such a file as it was, or there is none.
 
 """
@@ -65,7 +69,7 @@ def differs(said: str, cell: Cell | None, form: str) -> str:
         return f"{now}, and the page says {said}"
     if cell.error > float(said.split()[0].rstrip(",")) * MORE + LEAST:
         return f"{now} is further off than the page's {said}"
-    return f"{now}: more than 1.1 of onnxruntime's distance" if form in BOUNDED and (cell.ratio or 0) > 1.1 else ""
+    return f"{now}: {RATIO} is the bound of the ratio" if form in BOUNDED and (cell.ratio or 0) > RATIO else ""
 
 
 def page() -> str:
@@ -73,9 +77,9 @@ def page() -> str:
     logging.disable(logging.WARNING)
     cells = {(tiny.title, form): measured(tiny, form) for tiny in MODELS for form in FORMS}
     known = [cell for cell in cells.values() if cell is not None]
-    names = ", ".join(f"{name} ({(how or '').strip().splitlines()[0]})" for name, how in _said())
-    parts = [HEAD.format(forms=names)]
-    parts.append(f"{sum(c.whole for c in known)} of {len(known)} cells run whole, {sum(bool(c.refusal) for c in known)} are refused.\n\n")
+    parts = [HEAD.format(forms="".join(f"- {form}: {how}\n" for form, how in WRITTEN.items()))]
+    whole, refusals = sum(c.whole for c in known), sum(bool(c.refusal) for c in known)
+    parts.append(f"{whole} of {len(known)} cells run whole, {refusals} are refused.\n\n")
     parts.append(f"| model | {' | '.join(FORMS)} |\n|{' --- |' * (len(FORMS) + 1)}\n")
     for tiny in MODELS:
         parts.append(f"| {tiny.title} | {' | '.join(text(cells[tiny.title, form]) for form in FORMS)} |\n")

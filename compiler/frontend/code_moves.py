@@ -34,7 +34,9 @@ def move_reals(model: onnx.ModelProto) -> None:
     nodes: list[onnx.NodeProto] = []
 
     def alike(a: Sequence[str], b: Sequence[str]) -> bool:
-        return len(a) == len(b) and all(x == y or (x in values and y in values and values[x] == values[y]) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(
+            x == y or (x in values and y in values and values[x] == values[y]) for x, y in zip(a, b, strict=True)
+        )
 
     def stands_for(codes: str) -> str:
         """Append what makes the floats of codes."""

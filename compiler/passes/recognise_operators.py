@@ -168,12 +168,7 @@ class Walk(PairWalk, PoolWalk):
         if isinstance(b, Length):
             x = self.rows(node, node.inputs[0]) if kind == "divide" and not isinstance(a, Weighted) else None
             return self.unit(node, x, b) if x == b.of and b.stage == "root" else None
-        if (
-            kind in ("add", "subtract")
-            and isinstance(a, View)
-            and a.factor() is None
-            and (views := self.of_one_value((a, b)))
-        ):
+        if kind in ("add", "subtract") and isinstance(a, View) and a.factor() is None and (views := self.of_one_value((a, b))):
             return views[0].plus(views[1].times(np.float64(1 if kind == "add" else -1)))
         if len({self._elements(name) for name in (*node.inputs, node.outputs[0])}) != 1:
             return None  # one is repeated for the other

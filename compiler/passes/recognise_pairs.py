@@ -35,7 +35,13 @@ class PairWalk(AttentionWalk):
             return x.rounded(codes)
         if isinstance(x, Curve) and (x.line() is not None or x.function() is not None or self.own(x) is not None):
             x = View.rows(self.rows(node, node.inputs[0]), self.g.shape(node.outputs[0]))
-        return self.rounded_view(x, codes) if isinstance(x, View) else x
+        if not isinstance(x, View) or (len(x.terms) > 1 and self._is_part(node)):
+            return x
+        return self.rounded_view(x, codes)
+
+    def _is_part(self, node: Node) -> bool:
+        """Whether what turns of a head is put in front of its rest behind a pair: both are one rotation."""
+        return any(self.g.nodes[i].op == "concat" for i in self.g.readers.get(node.outputs[0], []))
 
     def rounded_view(self, view: View, codes: Quantization) -> View:
         """The same elements of the value that is rounded; the view itself where they are sums, or each times its own number."""

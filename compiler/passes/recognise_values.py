@@ -62,7 +62,7 @@ class Scores:
     """[heads or 1, n, n], added to them, -inf where a key is hidden that the mask shows."""
     rounded_first: int = 0
     """Codes before the bias."""
-    cap: float = 0
+    cap: float = 0.0
     """What their tanh is times; 0: there is none."""
 
     def times(self, factor: float) -> Scores:

@@ -77,6 +77,7 @@ def measured(tiny: F.Tiny, form: str) -> Cell | None:
     runs = (axlora.simulate(program, each, timing=False) for each in given)
     got = [next(iter(run.outputs.values())) for run in runs]
     wanted = _by_onnxruntime(F.reference(tiny, form, proto), feeds)
-    host = [row for row in computes_on_host(program.placement) if program.kind != "whole" or not row.operator.startswith("Gather")]
+    rows = computes_on_host(program.placement)
+    host = [row for row in rows if program.kind != "whole" or not row.operator.startswith("Gather")]
     ratio = _distance(got, exact) / _distance(wanted, exact) if F.quantized(form) else None
     return Cell("", _distance(got, wanted), ratio, len(host))

@@ -81,7 +81,11 @@ def _mobilenet() -> Any:
             self.around = stride == 1 and inner == outer
             wide = 3 * inner
             self.body = nn.Sequential(
-                *_normed(inner, wide, 1), nn.ReLU6(), *_normed(wide, wide, 3, stride, wide), nn.ReLU6(), *_normed(wide, outer, 1)
+                *_normed(inner, wide, 1),
+                nn.ReLU6(),
+                *_normed(wide, wide, 3, stride, wide),
+                nn.ReLU6(),
+                *_normed(wide, outer, 1),
             )
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -67,7 +67,7 @@ MODELS = (
     Tiny("Mistral", X.FOLDER / "mistral.onnx", "qwen3"),
     Tiny("Gemma", D.FOLDER / "gemma.onnx", "gpt2"),
     Tiny("GPT-NeoX", D.FOLDER / "neox.onnx", "gpt_neox"),
-    Tiny("Phi", D.FOLDER / "phi.onnx", "phi"),
+    Tiny("Phi", D.FOLDER / "phi.onnx", "gpt2"),
     Tiny("OPT", D.FOLDER / "opt.onnx", "gpt2"),
     Tiny("Gemma 2", X.FOLDER / "gemma2.onnx", "gpt2"),
     _both("GPT-2", "gpt2", "gpt2"),
@@ -276,6 +276,23 @@ FORMS: dict[str, Callable[[Tiny, Path], onnx.ModelProto]] = {
     "QONNX": quants,
 }
 """Column -> how the file is made."""
+WRITTEN = {
+    "float": "as it was exported",
+    "float16": "`convert_float_to_float16` of `onnxruntime.transformers`",
+    "QDQ, symmetric": "`quantize_static`, codes of int8, weights with a scale a column",
+    "QDQ, asymmetric": "`quantize_static`, codes of uint8",
+    "dynamic int8": "`quantize_dynamic`",
+    "NBits 8": "`MatMulNBits` of 8 bits in blocks of 32, without zero points",
+    "NBits 4": "of 4 bits, with zero points",
+    "NBits 2": "of 2 bits, with zero points",
+    "blocks of int4": "`DequantizeLinear` of opset 21 with `block_size` 32",
+    "QOperator": "`quantize_static` in operators on codes: QLinearMatMul, QGemm, QLinearConv, QLinearAdd, ..",
+    "extended": "what onnxruntime saves of its extended optimizations: FusedMatMul, FusedConv, FusedGemm, SkipLayerNormalization, ..",
+    "fused": "`optimize_model` of `onnxruntime.transformers`; of three rows operators as ORT GenAI's builder and older versions "
+    "of the optimizer write them: GroupQueryAttention, Attention, MultiHeadAttention, EmbedLayerNormalization, BiasGelu, FastGelu",
+    "QONNX": "Quant in place of each pair of the symmetric QDQ form, which is what onnxruntime runs",
+}
+"""Column -> its words on the page."""
 FLOATS = ("float", "float16", "extended", "fused")
 """Forms without codes."""
 BOUNDED = ("QDQ, symmetric", "QDQ, asymmetric", "dynamic int8", "NBits 4", "NBits 2", "blocks of int4", "QOperator", "QONNX")
