@@ -68,8 +68,8 @@ class Scores:
     def times(self, factor: float) -> Scores:
         """Scaled, before the softmax."""
         bias = None if self.bias is None else self.bias * factor
-        own = {"cap": self.cap * factor} if self.cap else {"scale": self.scale * factor}
-        return replace(self, **own, codes=tuple(c.times(factor) for c in self.codes), bias=bias)
+        scale, cap = (self.scale, self.cap * factor) if self.cap else (self.scale * factor, 0.0)
+        return replace(self, scale=scale, cap=cap, codes=tuple(c.times(factor) for c in self.codes), bias=bias)
 
     def capped(self) -> Scores | None:
         """Their tanh, which rounds once with what it reads; None behind a mask or a bias."""

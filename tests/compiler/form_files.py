@@ -287,9 +287,9 @@ WRITTEN = {
     "NBits 2": "of 2 bits, with zero points",
     "blocks of int4": "`DequantizeLinear` of opset 21 with `block_size` 32",
     "QOperator": "`quantize_static` in operators on codes: QLinearMatMul, QGemm, QLinearConv, QLinearAdd, ..",
-    "extended": "what onnxruntime saves of its extended optimizations: FusedMatMul, FusedConv, FusedGemm, SkipLayerNormalization, ..",
-    "fused": "`optimize_model` of `onnxruntime.transformers`; of three rows operators as ORT GenAI's builder and older versions "
-    "of the optimizer write them: GroupQueryAttention, Attention, MultiHeadAttention, EmbedLayerNormalization, BiasGelu, FastGelu",
+    "extended": "what onnxruntime saves of its extended optimizations: FusedMatMul, FusedConv, FusedGemm, ..",
+    "fused": "`optimize_model` of `onnxruntime.transformers`: SkipLayerNormalization, BiasGelu, ..; two rows hold "
+    "its Attention, MultiHeadAttention and EmbedLayerNormalization",
     "QONNX": "Quant in place of each pair of the symmetric QDQ form, which is what onnxruntime runs",
 }
 """Column -> its words on the page."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
@@ -94,7 +95,7 @@ def _activated(to: Rewriter, kind: str, parameters: Sequence[float]) -> Nodes:
     if kind not in _ACTIVATIONS or len(parameters) > len(_ACTIVATIONS[kind]):
         return to.refuse(f"with {kind}")
     x, names = to.nodes[-1].output[0], _ACTIVATIONS[kind]
-    given = dict(zip(names, map(float, parameters), strict=False))
+    given: dict[str, Any] = dict(zip(names, map(float, parameters), strict=False))
     if kind == "Clip" and to.file.version >= _BOUNDS_AS_INPUTS:
         to.add(kind, [x, *(to.constant(name, given[name]) if name in given else "" for name in names)])
     else:
