@@ -114,7 +114,7 @@ class AttentionFormulas(Formulas):
         scales = math.ceil(math.log2(math.ldexp(max(self.largest[op.v], 2.0**-12), fv + KEY_BITS + SPARE_BITS) / CACHE_CODE))
         down = max(0, scales)
         biases = self.biases(op)
-        capped = cap_table(op.cap, SCORE_FRACTION, SCORE_FRACTION)
+        capped = cap_table(op.cap, SCORE_FRACTION, SCORE_FRACTION) if op.cap else None
 
         def one(head: int, group: int, place: int) -> Iterator[None]:
             part = self.head(op.q, op.first[0] + head * op.stride[0], d, op.stride[0], once)
@@ -126,7 +126,7 @@ class AttentionFormulas(Formulas):
             yield
             rows.select(group, once)
             rows.scores(heads, head, place, e, *ratio(math.ldexp(op.scale, a), 14), up + fk + KEY_BITS - SCORE_FRACTION)
-            if op.cap:
+            if capped is not None:
                 rows.map(Map.TABLE, e, out=e, reduce=Reduce.MAX, table=capped, keys=heads)
             for n, tables in enumerate(biases):
                 for table in tables:
