@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +39,7 @@ onnxruntime itself is 0.2 to 0.7 from float there, and rounding one pair less, a
 - Without further words: **whole**, every operator between the first rows and the outputs is on the accelerator.
 - `host N`: the linears with all multiply-accumulates are on the accelerator, N operators on the host, those that only move
   elements included: of convolutions these lay out patches.
-- `refused`: with the words below the table. `-`: the tool leaves such a file as it was, or there is none.
+- `refused`: with the error's words. `-`: the tool leaves such a file as it was, or there is none.
 
 """
 
@@ -48,7 +49,7 @@ def text(cell: Cell | None) -> str:
     if cell is None:
         return "-"
     if cell.refusal:
-        return "refused"
+        return f"refused: {' '.join(cell.refusal.split())}".replace("|", "/")
     ratio = "" if cell.ratio is None else f" ({cell.ratio:.2f})"
     return f"{cell.error:.3f}{ratio}" + (f", host {cell.host}" if cell.host else "")
 
@@ -63,7 +64,7 @@ def parsed(page: str) -> dict[tuple[str, str], str]:
 def differs(said: str, cell: Cell | None, form: str) -> str:
     """How a cell differs from what the page says of it; "" where it does not."""
     now = text(cell)
-    if cell is None or cell.refusal or said in ("-", "refused"):
+    if cell is None or cell.refusal or said[0] not in "0123456789":
         return "" if said == now else f"{now}, and the page says {said}"
     if said.partition(", ")[2] != now.partition(", ")[2]:
         return f"{now}, and the page says {said}"
@@ -72,19 +73,24 @@ def differs(said: str, cell: Cell | None, form: str) -> str:
     return f"{now}: {RATIO} is the bound of the ratio" if form in BOUNDED and (cell.ratio or 0) > RATIO else ""
 
 
-def page() -> str:
-    """The page, from a run of every cell."""
+def is_whole(said: str) -> bool:
+    """Whether a cell of the page ran whole."""
+    return said[0].isdigit() and "host" not in said
+
+
+def page(only: Collection[str], before: str) -> str:
+    """The page, from a run of every cell; with `only`, of those rows, the others as the page before has them."""
     logging.disable(logging.WARNING)
-    cells = {(tiny.title, form): measured(tiny, form) for tiny in MODELS for form in FORMS}
-    known = [cell for cell in cells.values() if cell is not None]
+    known = parsed(before) if only else {}
+    rows = [tiny for tiny in MODELS if not only or tiny.title in only]
+    known |= {(tiny.title, form): text(measured(tiny, form)) for tiny in rows for form in FORMS}
     parts = [HEAD.format(forms="".join(f"- {form}: {how}\n" for form, how in WRITTEN.items()))]
-    whole, refusals = sum(c.whole for c in known), sum(bool(c.refusal) for c in known)
-    parts.append(f"{whole} of {len(known)} cells run whole, {refusals} are refused.\n\n")
+    there = [said for said in known.values() if said != "-"]
+    refusals = sum(said.startswith("refused") for said in there)
+    parts.append(f"{sum(map(is_whole, there))} of {len(there)} cells run whole, {refusals} are refused.\n\n")
     parts.append(f"| model | {' | '.join(FORMS)} |\n|{' --- |' * (len(FORMS) + 1)}\n")
     for tiny in MODELS:
-        parts.append(f"| {tiny.title} | {' | '.join(text(cells[tiny.title, form]) for form in FORMS)} |\n")
-    refused = [(where, cell.refusal) for where, cell in cells.items() if cell is not None and cell.refusal]
-    parts += ["\n", *(f"- {title}, {form}: `{words}`\n" for (title, form), words in refused)] if refused else []
+        parts.append(f"| {tiny.title} | {' | '.join(known[tiny.title, form] for form in FORMS)} |\n")
     return "".join(parts)
 
 
@@ -92,8 +98,10 @@ def main() -> int:
     """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare only")
-    if not parser.parse_args().check:
-        PAGE.write_text(page())
+    parser.add_argument("models", nargs="*", help="rows to write anew, the others stay; none: all")
+    options = parser.parse_args()
+    if not options.check:
+        PAGE.write_text(page(options.models, PAGE.read_text() if options.models else ""))
         return 0
     logging.disable(logging.WARNING)
     said = parsed(PAGE.read_text())

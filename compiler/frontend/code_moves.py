@@ -50,7 +50,8 @@ def move_reals(model: onnx.ModelProto) -> None:
         node.CopyFrom(moved[codes])
         node.input[0] = stands_for(moved[codes].input[0])
         for i, name in enumerate(node.output):
-            node.output[i] = reals[name] = f"{name}/reals"
+            if name:
+                node.output[i] = reals[name] = f"{name}/reals"
         node.name = f"{node.name}/reals"
         nodes.append(node)
         return reals[codes]

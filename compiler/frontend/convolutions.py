@@ -168,9 +168,8 @@ class _Unfolding:
         turned = self.add("Transpose", cut, perm=[0, *range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2), 1])
         return self.add("Reshape", turned, self.numbers([out[0], prod(out[2:]), -1]))
 
-    def product(self, x: str, k: _Kernel, out: Sequence[int], weight: _Weight, bias: _Weight | None) -> str:
-        """The patches of an input, behind its pair, times a matrix."""
-        patches = self.patches(x, k, out)
+    def product(self, patches: str, weight: _Weight, bias: _Weight | None) -> str:
+        """Patches, behind the pair of the input, times a matrix."""
         for node in self.pair():
             patches = self.add(node.op_type, patches, *node.input[1:])
         names = self.node.input
@@ -191,13 +190,17 @@ class _Unfolding:
         groups = int(attribute(node, "group", 1))
         each, own = out[1] // groups, weight.values.shape[1]
         together = next(n for n in range(-(-groups // _PARTS), groups + 1) if groups % n == 0)
+        patches, rows = self.patches(source, k, out), [out[0], prod(out[2:])]
+        if together < groups:
+            apart = self.add("Reshape", patches, self.numbers([*rows, self.places, own * groups]))
         for first in range(0, groups, together):
             columns = slice(first * each, (first + together) * each)
-            x, ends = source, [first * own, (first + together) * own, 1]
             if together < groups:
-                x = self.add("Slice", x, *(self.numbers([n]) for n in ends))
+                ends = (first * own, (first + together) * own, 3)
+                part = self.add("Slice", apart, *(self.numbers([n]) for n in ends))
+                patches = self.add("Reshape", part, self.numbers([*rows, self.places * own * together]))
             bias = next((b.part(columns) for b in more if b is not None), None)
-            found.append(self.product(x, k, out, weight.part(columns).matrix(together), bias))
+            found.append(self.product(patches, weight.part(columns).matrix(together), bias))
         y = found[0] if len(found) == 1 else self.add("Concat", *found, axis=2)
         self.add("Reshape", self.add("Transpose", y, perm=[0, 2, 1]), self.numbers(out))
         self.nodes[-1].output[0] = node.output[0]

@@ -222,7 +222,8 @@ def quants(tiny: Tiny, folder: Path) -> onnx.ModelProto:
     new: list[onnx.TensorProto] = []
 
     def hold(value: Any, name: str) -> str:
-        new.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
+        most = np.finfo(np.float32).max
+        new.append(numpy_helper.from_array(np.clip(value, -most, most).astype(np.float32), name))
         return name
 
     nodes = []
