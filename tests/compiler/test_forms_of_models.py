@@ -36,6 +36,12 @@ def test_softcaps_of_scores_and_logits() -> None:
     assert distance(run.outputs["y"], expected(proto, feed)) > 0.1
 
 
+def test_columns_of_weights_of_2_bits_leave_the_values_behind_them_alone(tmp_path: Path) -> None:
+    """Column units are 16 wide there, the vocabulary is 40; a function of the logits lies behind the last row."""
+    proto = F.FORMS["NBits 2"](BY_TITLE["Gemma 2"], tmp_path)
+    compared(proto, feed_of(proto))
+
+
 @pytest.mark.parametrize("title", ["GPT-NeoX", "Qwen 2"])
 def test_operators_on_codes_run_whole(title: str, tmp_path: Path) -> None:
     """Codes go through reshapes, and halves of heads have scales of their own; with a part of a head that does not turn."""
