@@ -21,6 +21,7 @@ from axlora.compiler.passes.placement import computes_on_host
 from axlora.compiler.pipelines.linears import lower
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.pipelines.transformers import lower_whole
+from axlora.compiler.rows.read_region import read_linears
 from axlora.isa.target import Target
 
 from .building import generator_program, linears_program, whole_program
@@ -144,7 +145,9 @@ def compile_program(model: Model, target: Target, options: CompileOptions) -> Pr
     used = {li.name for li in lowered.linears if li.adapters}
     adaptable = used if used and options.lora_linears == "used" else None
     rank = options.max_lora_rank or 0
-    linked = link(target, lowered, slots=options.max_loras, rank=rank, adaptable=adaptable, progress=options.progress)
+    assert lowered.regions is not None
+    calls = read_linears(lowered.regions, lowered.linears)
+    linked = link(target, calls, slots=options.max_loras, rank=rank, adaptable=adaptable, progress=options.progress)
     dump.programs({"program": linked.program})
     for notice in lowered.notices:
         _LOG.warning("%s", notice)

@@ -304,11 +304,17 @@ def attention(made: Compiled) -> Iterator[str]:
     """)
     yield quoted([*keys[:3], *(keys[n] for n in stores[:2])])
     yield said("""
-        Then, when all keys are there, the first head of the first two rows, in the order of the bindings above: a VMAP
-        or VROW each, MATMUL and VREQ for `ax_summed` and `ax_summed_1`. Where the next two groups begin is left out.
+        Then, when all keys are there, all four heads of the first two rows together, in the order of the bindings above: a
+        VMAP or VROW of eight rows each, for `ax_summed` and `ax_summed_1` MATMUL and VREQ, of the first head here. Where
+        the next two groups begin is left out.
     """)
     begun = {form(text) for text in wanted[first - 3 : first + 1]}
-    rest = [text for text in wanted[first + 1 : last + 1] if form(text) not in begun]
+    rest = []
+    for text in wanted[first + 1 : last + 1]:
+        kind = form(text)
+        if kind not in begun:
+            rest.append(text)
+            begun |= {kind} if re.search("MATMUL|VREQ", text) else set()
     yield quoted([*wanted[first - 3 : first + 1], *rest])
 
 

@@ -38,10 +38,11 @@ MISC_BITS = {
     Opcode.VOUT: 4,
     Opcode.VREQ: 3,
     Opcode.VQT: 7,
-    Opcode.VMAP: 13,
-    Opcode.VROW: 6,
+    Opcode.VMAP: 16,
+    Opcode.VROW: 9,
     Opcode.VLEN: 1,
     Opcode.VTAB: 12,
+    Opcode.VBANK: 3,
 }
 """Bits of `misc` in use, from the lowest; 0 where an opcode is not named."""
 
@@ -181,14 +182,14 @@ def _vqt(i: Instruction) -> str:
 
 
 def _vmap(i: Instruction) -> str:
-    into, size, tiled = i.misc >> 3 & 3, i.misc >> 5 & 3, i.misc >> 12 & 1
+    into, size, tiled = i.misc >> 6 & 3, i.misc >> 8 & 3, i.misc >> 15 & 1
     if size == 3 or (into == Into.VBUF and size != 2) or (into == Into.NOTHING and size):
         return f"element size {size} does not go with {Into(into).name}"
     return "tiles are bytes of OBUF" if tiled and (into != Into.OBUF or size) else ""
 
 
 def _vrow(i: Instruction) -> str:
-    if i.rz or i.z >> 14 or (i.sub == Row.TOKEN and (i.ry or i.misc >> 5 or i.y >> 8)):
+    if i.rz or i.z >> 14 or (i.sub == Row.TOKEN and (i.ry or i.misc >> 8 or i.y >> 8)):
         return "takes no rz, z[15:14] is reserved, and TOKEN writes no OBUF"
     return ""
 
@@ -233,6 +234,7 @@ _FAULTS: dict[Opcode, Callable[[Instruction], str]] = {
     Opcode.SPITCH: _spitch,
     Opcode.VCON: _vcon,
     Opcode.VTAB: _vtab,
+    Opcode.VBANK: _vpitch,
 }
 
 
@@ -262,20 +264,17 @@ def check_resolved(i: Instruction, target: Target) -> None:
         refuse("format U8 needs index_entries = 256")
     if op is Opcode.SEGA and i.misc & 1 and not target.group_scales:
         refuse("the target has no group scales")
-    tokens = {Opcode.MATMUL: i.misc >> 1 & 7, Opcode.VREQ: i.misc & 7, Opcode.VQT: i.misc & 7}.get(op, 0) + 1
-    if tokens > target.tokens:
-        refuse(f"{tokens} tokens, the target has {target.tokens}")
+    tokens = (i.misc >> 1 if op is Opcode.MATMUL else i.misc) & 7
+    if op in (Opcode.MATMUL, Opcode.VREQ, Opcode.VQT, Opcode.VBANK) and tokens >= target.tokens:
+        refuse(f"{tokens + 1} tokens, the target has {target.tokens}")
     if op is Opcode.VOUT and i.misc & 4 and 8 << (i.misc & 3) != target.activation_bits:
         refuse(f"UBUF elements have {target.activation_bits} bits")
 
 
 def _check_map(i: Instruction, target: Target, refuse: Callable[[str], None]) -> None:
-    if i.misc >> 3 & 3 == Into.UBUF:
-        if i.misc & 7 >= target.tokens:
-            refuse(f"{(i.misc & 7) + 1} rows to UBUF, the target has {target.tokens} tokens")
-        if 8 << (i.misc >> 5 & 3) != target.activation_bits:
-            refuse(f"UBUF elements have {target.activation_bits} bits")
-    if i.misc >> 12 and target.ports > target.beat_bytes:
+    if i.misc >> 6 & 3 == Into.UBUF and 8 << (i.misc >> 8 & 3) != target.activation_bits:
+        refuse(f"UBUF elements have {target.activation_bits} bits")
+    if i.misc >> 15 and target.ports > target.beat_bytes:
         refuse("tiles need a beat of at least the ports")
 
 

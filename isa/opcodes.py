@@ -41,6 +41,7 @@ class Opcode(IntEnum):
     VCON = 0x21
     VTAB = 0x22
     SPITCH = 0x23
+    VBANK = 0x24
 
 
 UNIT_OF = {
@@ -64,6 +65,7 @@ UNIT_OF = {
     Opcode.VPITCH: Unit.VECTOR,
     Opcode.VCON: Unit.VECTOR,
     Opcode.VTAB: Unit.VECTOR,
+    Opcode.VBANK: Unit.VECTOR,
     Opcode.STORE: Unit.STORE,
     Opcode.SPITCH: Unit.STORE,
 }
@@ -152,7 +154,8 @@ WORD = (
 )
 """An instruction, low bits first: (field, bits)."""
 SEGMENTS = 9
-ROWS = 8
+ROWS = 64
+"""Most rows of a VMAP or VROW."""
 SCALARS = 4
 SLOTS = 8
 LOOP_DEPTH = 4

@@ -45,7 +45,7 @@ module decode #(
             `AXL_OP_LOAD: o_unit = `AXL_UNIT_LOAD;
             `AXL_OP_SEGW, `AXL_OP_SEGA, `AXL_OP_CODEBOOK, `AXL_OP_MATMUL: o_unit = `AXL_UNIT_MATRIX;
             `AXL_OP_VCFG, `AXL_OP_VOUT, `AXL_OP_VREQ, `AXL_OP_VQT, `AXL_OP_VMAP, `AXL_OP_VROW, `AXL_OP_VLEN,
-            `AXL_OP_VPITCH, `AXL_OP_VCON, `AXL_OP_VTAB: o_unit = `AXL_UNIT_VECTOR;
+            `AXL_OP_VPITCH, `AXL_OP_VBANK, `AXL_OP_VCON, `AXL_OP_VTAB: o_unit = `AXL_UNIT_VECTOR;
             `AXL_OP_STORE, `AXL_OP_SPITCH: o_unit = `AXL_UNIT_STORE;
             default: o_unit = `AXL_UNIT_FETCH;
         endcase
@@ -57,7 +57,7 @@ module decode #(
                     && !(post_a[4] && post_a == post_b) && !(wait_a[4] && wait_a == wait_b);
     // Counts of tokens and rows are stored less one.
     wire [2:0] matmul_tokens = misc[`AXL_MATMUL_TOKENS], vreq_tokens = misc[`AXL_VREQ_TOKENS];
-    wire [2:0] vqt_tokens = misc[`AXL_VQT_TOKENS], map_rows = misc[`AXL_VMAP_ROWS];
+    wire [2:0] vqt_tokens = misc[`AXL_VQT_TOKENS], bank_rows = misc[`AXL_VBANK_ROWS];
     wire [3:0] format = misc[`AXL_SEGW_FORMAT];
     wire       format_ok = format <= `AXL_FORMAT_CB4 && (format != `AXL_FORMAT_U8 || U8_ALLOWED != 0);
     wire       sums = misc[`AXL_SEGA_SUMS], scaled = misc[`AXL_SEGA_SCALED];
@@ -68,7 +68,7 @@ module decode #(
     wire [1:0] into = misc[`AXL_VMAP_INTO], map_size = misc[`AXL_VMAP_SIZE];
     wire       map_ok = map_size != 2'd3 && (into != `AXL_INTO_NOTHING || map_size == 2'd0)
                         && (into != `AXL_INTO_VBUF || map_size == 2'd2)
-                        && (into != `AXL_INTO_UBUF || (map_size == SIZE && {1'b0, map_rows} + 4'd1 <= COUNT))
+                        && (into != `AXL_INTO_UBUF || map_size == SIZE)
                         && (!misc[`AXL_VMAP_TILED] || (into == `AXL_INTO_OBUF && map_size == 2'd0 && TILES));
     wire       token_ok = ry0 && !misc[`AXL_VROW_WRITE] && y[15:8] == 8'd0;
     wire [4:0] rd = misc[`AXL_SET_RD];
@@ -94,11 +94,13 @@ module decode #(
             `AXL_OP_VREQ: fields = sub0 && misc[`AXL_VREQ_SPARE] == 14'd0 && {1'b0, vreq_tokens} + 4'd1 <= COUNT;
             `AXL_OP_VQT: fields = sub0 && misc[`AXL_VQT_SPARE] == 10'd0 && misc[`AXL_VQT_SLOT] <= `AXL_SLOTS
                                     && {1'b0, vqt_tokens} + 4'd1 <= COUNT;
-            `AXL_OP_VMAP: fields = sub <= `AXL_VMAP_SUB_MAX && misc[`AXL_VMAP_SPARE] == 4'd0 && map_ok;
-            `AXL_OP_VROW: fields = sub <= `AXL_VROW_SUB_MAX && misc[`AXL_VROW_SPARE] == 11'd0 && rz0
+            `AXL_OP_VMAP: fields = sub <= `AXL_VMAP_SUB_MAX && misc[`AXL_VMAP_SPARE] == 1'd0 && map_ok;
+            `AXL_OP_VROW: fields = sub <= `AXL_VROW_SUB_MAX && misc[`AXL_VROW_SPARE] == 8'd0 && rz0
                                     && z[15:14] == 2'd0 && (sub[`AXL_VROW_FUNCTION] != `AXL_ROW_TOKEN || token_ok);
             `AXL_OP_VLEN: fields = sub0 && misc[`AXL_VLEN_SPARE] == 16'd0 && ry0 && rz0 && y0 && z0;
             `AXL_OP_VPITCH: fields = sub0 && misc0 && rz0 && z0;
+            `AXL_OP_VBANK: fields = sub0 && misc[`AXL_VBANK_SPARE] == 14'd0 && rz0 && z0
+                                    && {1'b0, bank_rows} + 4'd1 <= COUNT;
             `AXL_OP_VCON: fields = sub0 && misc0 && rx0 && ry0 && rz0 && z0 && y[15:6] == 10'd0;
             `AXL_OP_VTAB: fields = sub0 && misc[`AXL_VTAB_SPARE] == 5'd0 && table_step < 6'd32 && rx0 && ry0 && rz0;
             `AXL_OP_STORE: fields = sub <= WIDEST;

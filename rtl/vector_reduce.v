@@ -1,4 +1,4 @@
-// SUM, MAX or ABSMAX over the valid elements of each row of VMAP; kept for each of eight rows until the next reduction of it.
+// SUM, MAX or ABSMAX over the valid elements of each row of VMAP; kept for each row until the next reduction of it.
 // A word's elements are combined two by two, a level a cycle, before they meet the row's.
 `default_nettype none
 `include "axlora_isa.vh"
@@ -9,11 +9,11 @@ module vector_reduce #(
     input  wire                       i_rst,
     input  wire                       i_element,
     input  wire                       i_end,
-    input  wire [2:0]                 i_row,
+    input  wire [5:0]                 i_row,
     input  wire [1:0]                 i_reduction,
     input  wire [32*VECTOR_LANES-1:0] i_y,
     input  wire [VECTOR_LANES-1:0]    i_valid,
-    input  wire [2:0]                 i_read_row,
+    input  wire [5:0]                 i_read_row,
     output wire signed [63:0]         o_reduced
 );
     localparam LEVELS = $clog2(VECTOR_LANES);
@@ -40,8 +40,8 @@ module vector_reduce #(
     endgenerate
 
     wire       element, last;
-    wire [2:0] row;
-    delay #(.WIDTH(5), .STAGES(LEVELS + 1)) u_word (
+    wire [5:0] row;
+    delay #(.WIDTH(8), .STAGES(LEVELS + 1)) u_word (
         .i_clk(i_clk), .i_data({i_element && !i_rst, i_end, i_row}), .o_data({element, last, row}));
     reg  signed [63:0] total;
     reg                fresh;
@@ -49,7 +49,7 @@ module vector_reduce #(
     wire signed [63:0] next = fresh ? own : sum ? total + own : own > total ? own : total;
     wire               keep = element && last;
     initial fresh = 1'b1;
-    ram_lut #(.WIDTH(64), .DEPTH(8)) u_reduced (
+    ram_lut #(.WIDTH(64), .DEPTH(64)) u_reduced (
         .i_clk(i_clk), .i_write(keep), .i_write_address(row), .i_write_data(next), .i_read_address(i_read_row),
         .o_read_data(o_reduced));
     always @(posedge i_clk) begin

@@ -40,7 +40,7 @@ module vector_rows #(
     output wire [4:0]                 o_saturations
 );
     localparam LOGV = $clog2(VECTOR_LANES), LOGP = $clog2(PORTS);
-    localparam integer PORTS_LAST = PORTS - 1;
+    localparam integer PORTS_LAST = PORTS - 1, TOKENS_LAST = TOKENS - 1;
     localparam [31:0] C = CBUF_WORDS[31:0], V = VBUF_WORDS[31:0], F = TABLE_ENTRIES[31:0], T = TBUF_TOKENS[31:0];
     localparam [31:0] O = OBUF_BEATS[31:0], U = UBUF_LINES[31:0], INSIDE = PORTS_LAST[31:0];
     wire [5:0]  op   = i_entry[`AXL_ENTRY_OP];
@@ -59,11 +59,14 @@ module vector_rows #(
     reg  [5:0]  shift, slope_shift;
     reg  [4:0]  interval_step;
     reg  [1:0]  kind, reduction, into, size, scale, less, scalar_place;
-    reg  [2:0]  last_row;
+    reg  [5:0]  last_row;
+    reg  [2:0]  last_in_bank;
+    reg  [15:0] bank_a, bank_b, bank;
     reg         subtract, tiled, write_value;
     initial begin
         {valid, step_valid, low, pitch_a, pitch_b, pitch, ca, cb, first, last} = {33'd0, 32'd0, 112'd0};
         {shift, slope_shift, interval_step} = 17'd0;
+        {bank_a, bank_b, bank, last_in_bank} = {48'd0, TOKENS_LAST[2:0]};
     end
     always @(posedge i_clk) begin
         if (i_accept)
@@ -76,6 +79,12 @@ module vector_rows #(
                     pitch_a <= x[`AXL_VPITCH_A];
                     pitch_b <= x[`AXL_VPITCH_B];
                     pitch   <= y;
+                end
+                `AXL_OP_VBANK: begin
+                    bank_a       <= x[`AXL_VBANK_A];
+                    bank_b       <= x[`AXL_VBANK_B];
+                    bank         <= y;
+                    last_in_bank <= misc[`AXL_VBANK_ROWS];
                 end
                 `AXL_OP_VCON: begin
                     ca    <= x[`AXL_VCON_CA];
@@ -116,32 +125,47 @@ module vector_rows #(
     // Stage 0: the walk
     localparam [4:0] LEVELS = LOGV[4:0], REDUCED = `AXL_REDUCE_PIPE + LEVELS;
     wire [4:0] pipe = reduction == `AXL_REDUCE_NONE ? `AXL_MAP_PIPE : REDUCED;
-    wire        walk, row_end, map_done;
-    wire [2:0]  row;
+    wire        walk, row_end, bank_end, map_done;
+    wire [5:0]  row;
+    wire [2:0]  in_bank;
     wire [15:0] word;
     vector_walk u_walk (
         .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_map), .i_empty(z == 16'd0), .i_last_row(last_row),
-        .i_words(words), .i_pipe(pipe), .o_walk(walk), .o_row_end(row_end), .o_row(row), .o_word(word), .o_done(map_done));
-    // Stage 1: rows times pitches. Stage 2: addresses; operands are read.
+        .i_last_in_bank(last_in_bank), .i_words(words), .i_pipe(pipe), .o_walk(walk), .o_row_end(row_end), .o_bank_end(bank_end),
+        .o_row(row), .o_in_bank(in_bank), .o_word(word), .o_done(map_done));
+    // Where the row and its bank begin: a pitch further than the row before, or as far from the bank before as banks are apart.
+    reg  [31:0] row_a, row_b, row_to, first_a, first_b, first_to;
+    wire [31:0] next_a = first_a + {16'd0, bank_a}, next_b = first_b + {16'd0, bank_b}, next_to = first_to + {16'd0, bank};
+    always @(posedge i_clk)
+        if (begin_map) begin
+            {row_a, row_b, row_to}       <= 96'd0;
+            {first_a, first_b, first_to} <= 96'd0;
+        end else if (walk && row_end && i_run) begin
+            row_a  <= bank_end ? next_a : row_a + {16'd0, pitch_a};
+            row_b  <= bank_end ? next_b : row_b + {16'd0, pitch_b};
+            row_to <= bank_end ? next_to : row_to + {16'd0, pitch};
+            if (bank_end) {first_a, first_b, first_to} <= {next_a, next_b, next_to};
+        end
+    // Stage 1: the walk is registered. Stage 2: addresses; operands are read.
     reg         walk1, walk2, end1, end2;
-    reg  [2:0]  row1, row2;
+    reg  [5:0]  row1, row2;
+    reg  [2:0]  in_bank1, in_bank2;
     reg  [15:0] word1, word2;
-    reg  [31:0] row_a1, row_b1, row_to1, at_a2, at_b2, place2, n2;
-    wire [31:0] wide_row = {29'd0, row}, wide_word1 = {16'd0, word1};
+    reg  [31:0] row_a1, row_b1, row_to1, first_to1, at_a2, at_b2, place2, n2;
+    wire [31:0] wide_word1 = {16'd0, word1};
     wire [31:0] n1       = wide_word1 << LOGV;
     wire [31:0] bytes1   = n1 << size;
     wire [31:0] start1   = {16'd0, destination} + row_to1;
     always @(posedge i_clk) begin
         {walk1, walk2} <= i_rst ? 2'b00 : {walk, walk1};
-        {end1, row1, word1, end2, row2, word2} <= {row_end, row, word, end1, row1, word1};
-        row_a1  <= wide_row * {16'd0, pitch_a};
-        row_b1  <= wide_row * {16'd0, pitch_b};
-        row_to1 <= wide_row * {16'd0, pitch};
+        {end1, row1, in_bank1, word1}         <= {row_end, row, in_bank, word};
+        {end2, row2, in_bank2, word2}         <= {end1, row1, in_bank1, word1};
+        {row_a1, row_b1, row_to1, first_to1} <= {row_a, row_b, row_to, first_to};
         at_a2   <= {17'd0, operand_a[14:0]} + row_a1 + wide_word1;
         at_b2   <= {17'd0, operand_b[14:0]} + row_b1 + wide_word1;
         n2      <= n1;
         place2  <= into == `AXL_INTO_VBUF ? start1 + wide_word1
-                 : into == `AXL_INTO_UBUF ? {17'd0, destination[14:0]} + (n1 >> LLANE)
+                 : into == `AXL_INTO_UBUF ? {17'd0, destination[14:0]} + first_to1 + (n1 >> LLANE)
                  : start1 + (tiled ? n1 >> LOGP : bytes1 >> LOGB);
     end
     wire [31:0] offset2 = tiled ? n2 & INSIDE : n2 << size;
@@ -157,20 +181,20 @@ module vector_rows #(
 
     // VROW
     wire        row_first, row_write, row_done;
-    wire [2:0]  reduced_row, scalar_row;
+    wire [5:0]  reduced_row, scalar_row;
     wire [31:0] scalar, value;
     wire [5:0]  scalar_shift;
     wire [21:0] token_word;
     wire signed [63:0] reduced;
-    vector_scalar #(.TOKENS(TOKENS)) u_scalar (
+    vector_scalar #(.DIVIDERS(VECTOR_LANES)) u_scalar (
         .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_row), .i_function(sub[`AXL_VROW_FUNCTION]), .i_last_row(misc[`AXL_VROW_ROWS]),
         .i_factor(x[`AXL_VROW_FACTOR]), .i_add(x[`AXL_VROW_ADD]), .i_shift(z[`AXL_VROW_SHIFT]), .i_adjust(z[`AXL_VROW_ADJUST]), .i_token(y[7:0]),
         .o_read_row(reduced_row), .i_reduced(reduced), .o_row(scalar_row), .o_first(row_first), .o_write(row_write),
         .o_scalar(scalar), .o_scalar_shift(scalar_shift), .o_value(value), .o_token_word(token_word), .o_done(row_done));
     wire        tokens = kind == `AXL_ROW_TOKEN;
-    wire [31:0] token_at = {16'd0, token_base} + {29'd0, scalar_row};
-    wire [31:0] value_at = {16'd0, destination} + {29'd0, scalar_row};
-    wire [31:0] last_token = {16'd0, token_base} + {29'd0, last_row}, last_value = {16'd0, destination} + {29'd0, last_row};
+    wire [31:0] token_at = {16'd0, token_base} + {26'd0, scalar_row};
+    wire [31:0] value_at = {16'd0, destination} + {26'd0, scalar_row};
+    wire [31:0] last_token = {16'd0, token_base} + {26'd0, last_row}, last_value = {16'd0, destination} + {26'd0, last_row};
     wire        outside_row = row_first && ((tokens && last_token >= T) || (write_value && last_value >= O));
     ram_lut #(.WIDTH(22), .DEPTH(TBUF_TOKENS)) u_tokens (
         .i_clk(i_clk), .i_write(row_write && tokens), .i_write_address(token_at[TADDR-1:0]), .i_write_data(token_word),
@@ -180,17 +204,18 @@ module vector_rows #(
 
     // Stages 3 and 4: operands and the row's scalars
     wire        element3, end3;
-    wire [2:0]  row3;
+    wire [5:0]  row3;
+    wire [2:0]  in_bank3;
     wire [15:0] word3;
-    delay #(.WIDTH(21), .STAGES(1)) u_three (
-        .i_clk(i_clk), .i_data({element2, end2, row2, word2}), .o_data({element3, end3, row3, word3}));
+    delay #(.WIDTH(27), .STAGES(1)) u_three (
+        .i_clk(i_clk), .i_data({element2, end2, row2, in_bank2, word2}), .o_data({element3, end3, row3, in_bank3, word3}));
     wire [37:0] factor3, less3;
-    ram_lut #(.WIDTH(38), .DEPTH(32)) u_factors (
+    ram_sync #(.WIDTH(38), .DEPTH(256)) u_factors (
         .i_clk(i_clk), .i_write(row_write), .i_write_address({scalar_place, scalar_row}), .i_write_data({scalar_shift, scalar}),
-        .i_read_address({scale, row3}), .o_read_data(factor3));
-    ram_lut #(.WIDTH(38), .DEPTH(32)) u_less (
+        .i_read(1'b1), .i_read_address({scale, row2}), .o_read_data(factor3));
+    ram_sync #(.WIDTH(38), .DEPTH(256)) u_less (
         .i_clk(i_clk), .i_write(row_write), .i_write_address({scalar_place, scalar_row}), .i_write_data({scalar_shift, scalar}),
-        .i_read_address({less, row3}), .o_read_data(less3));
+        .i_read(1'b1), .i_read_address({less, row2}), .o_read_data(less3));
     wire [32*VECTOR_LANES-1:0] constant_a, constant_b, vector_a, vector_b;
     wire                       vbuf_write;
     wire [VADDR-1:0]           vbuf_word;
@@ -217,7 +242,7 @@ module vector_rows #(
     reg  [VECTOR_LANES-1:0]    valid4;
     reg  [31:0]                factor4, less4;
     reg  [5:0]                 factor_shift4;
-    wire [32:0] length3 = {1'b0, valid} + (step_valid ? {30'd0, row3} : 33'd0);
+    wire [32:0] length3 = {1'b0, valid} + (step_valid ? {30'd0, in_bank3} : 33'd0);
     wire [32:0] n3      = {17'd0, word3} << LOGV;
     integer e;
     always @(posedge i_clk) begin
@@ -260,8 +285,8 @@ module vector_rows #(
 
     // Stage 17: reductions
     wire        element17, end17;
-    wire [2:0]  row17;
-    delay #(.WIDTH(5), .STAGES(14)) u_seventeen (
+    wire [5:0]  row17;
+    delay #(.WIDTH(8), .STAGES(14)) u_seventeen (
         .i_clk(i_clk), .i_data({element3 && reduction != `AXL_REDUCE_NONE && !i_rst, end3, row3}),
         .o_data({element17, end17, row17}));
     vector_reduce #(.VECTOR_LANES(VECTOR_LANES)) u_reduce (
@@ -270,14 +295,14 @@ module vector_rows #(
 
     // Stage 18: results
     wire             element18;
-    wire [2:0]       row18;
+    wire [2:0]       in_bank18;
     wire [OADDR-1:0] beat18;
     wire [LOGB-1:0]  byte18;
     wire [VADDR-1:0] word18;
     delay #(.WIDTH(4 + OADDR + LOGB + UADDR + LLANE + VADDR), .STAGES(16)) u_eighteen (
-        .i_clk(i_clk), .i_data({element2, row2, place2[OADDR-1:0], offset2[LOGB-1:0], place2[UADDR-1:0], n2[LLANE-1:0],
+        .i_clk(i_clk), .i_data({element2, in_bank2, place2[OADDR-1:0], offset2[LOGB-1:0], place2[UADDR-1:0], n2[LLANE-1:0],
                                 place2[VADDR-1:0]}),
-        .o_data({element18, row18, beat18, byte18, o_ubuf_line, o_ubuf_lane, word18}));
+        .o_data({element18, in_bank18, beat18, byte18, o_ubuf_line, o_ubuf_lane, word18}));
     wire [OUT_BYTES-1:0]    map_write;
     wire [8*OUT_BYTES-1:0]  map_data;
     wire [OUT_BYTES-1:0]    one_beat = {OUT_BYTES{1'b1}} >> (OUT_BYTES - BEAT_BYTES);
@@ -291,7 +316,7 @@ module vector_rows #(
     assign o_obuf_write = value_write ? one_beat : map_write;
     assign o_obuf_beat  = value_write ? value_at[OADDR-1:0] : beat18;
     assign o_obuf_data  = value_write ? {(OUT_BYTES/4){value}} : map_data;
-    assign o_ubuf_write = element18 && into_late == `AXL_INTO_UBUF ? {{(TOKENS-1){1'b0}}, 1'b1} << row18 : {TOKENS{1'b0}};
+    assign o_ubuf_write = element18 && into_late == `AXL_INTO_UBUF ? {{(TOKENS-1){1'b0}}, 1'b1} << in_bank18 : {TOKENS{1'b0}};
     assign o_elements   = element18 ? VECTOR_LANES[4:0] : 5'd0;
     wire [4:0] clamps;
     popcount #(.WIDTH(VECTOR_LANES), .OUT(5)) u_clamps (.i_bits(changed), .o_count(clamps));

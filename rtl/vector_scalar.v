@@ -1,25 +1,26 @@
-// VROW: a function of each row's reduction. Rows follow each other, one a cycle, up to TOKENS of them; then the next TOKENS.
+// VROW: a function of each row's reduction. Rows follow each other, one a cycle, in turns of DIVIDERS; the next turn begins when the
+// dividers are free, 17 cycles after the one before (RSQRT: 33), or at once (COPY).
 // PRODUCT and SUM (reduction times factor), SHIFT and ROUND, then WRITE (COPY), or COUNT and FINE (length), ALIGN, NORMALISE,
 // root (16 steps, RSQRT only) and quotient (16 steps) in a vector_divide of the row's own, and WRITE.
 `default_nettype none
 `include "axlora_isa.vh"
 module vector_scalar #(
-    parameter TOKENS = 2
+    parameter DIVIDERS = 2
 ) (
     input  wire               i_clk,
     input  wire               i_rst,
     input  wire               i_run,
     input  wire               i_begin,
     input  wire [1:0]         i_function,
-    input  wire [2:0]         i_last_row,
+    input  wire [5:0]         i_last_row,
     input  wire [15:0]        i_factor,
     input  wire [15:0]        i_add,
     input  wire [5:0]         i_shift,
     input  wire [7:0]         i_adjust,
     input  wire [7:0]         i_token,
-    output reg  [2:0]         o_read_row,
+    output reg  [5:0]         o_read_row,
     input  wire signed [63:0] i_reduced,
-    output reg  [2:0]         o_row,
+    output reg  [5:0]         o_row,
     output wire               o_first,
     output wire               o_write,
     output wire [31:0]        o_scalar,
@@ -28,20 +29,21 @@ module vector_scalar #(
     output wire [21:0]        o_token_word,
     output wire               o_done
 );
-    // Steps of the first row of TOKENS; each other row's are a cycle behind those of the row before it.
-    localparam [6:0] ROUNDED = 7'd4, NORMALISE = 7'd7, ROOT = NORMALISE + 7'd1, ROOT_STEPS = 7'd16, QUOTIENT_STEPS = 7'd16;
-    localparam integer TOKENS_LAST = TOKENS - 1;
-    localparam [2:0] INSIDE = TOKENS_LAST[2:0];
-    reg                active;
-    reg  [6:0]         step, write_step;
+    // Cycles from the reading of a row to its WRITE
+    localparam [5:0] ROUNDED = 6'd4, DIVIDED = 6'd24, ROOTED = 6'd40;
+    localparam integer DIVIDERS_LAST = DIVIDERS - 1;
+    localparam [5:0] INSIDE = DIVIDERS_LAST[5:0];
+    reg                active, begun, all_read;
+    reg  [5:0]         lead, read_turn, write_turn;
     reg  [1:0]         kind;
-    reg  [2:0]         last;
+    reg  [5:0]         last;
     reg  [15:0]        factor, add;
     reg  [5:0]         shift;
     reg signed [7:0]   adjust, token;
     wire               copy = kind == `AXL_ROW_COPY, token_kind = kind == `AXL_ROW_TOKEN, root_kind = kind == `AXL_ROW_RSQRT;
-    wire               read = active && step <= {4'd0, INSIDE};
-    wire               turn = o_write && (o_row & INSIDE) == INSIDE;
+    wire [5:0]         turn_last = copy ? INSIDE : root_kind ? 6'd32 : 6'd16;
+    wire               read      = active && !all_read && read_turn <= INSIDE;
+    wire               writing   = active && lead == 6'd0;
 
     // Steps 0 to 3
     wire signed [63:0] product, v;
@@ -88,31 +90,29 @@ module vector_scalar #(
 
     // What WRITE needs of a row beside its quotient
     wire        keep;
-    wire [2:0]  keep_row;
+    wire [5:0]  keep_row;
     wire [31:0] value_normalise, value_kept;
     wire signed [7:0]  k;
     wire [15:0] mantissa_kept;
-    delay #(.WIDTH(4), .STAGES(7)) u_keep (.i_clk(i_clk), .i_data({read, o_read_row}), .o_data({keep, keep_row}));
+    delay #(.WIDTH(7), .STAGES(7)) u_keep (.i_clk(i_clk), .i_data({read, o_read_row}), .o_data({keep, keep_row}));
     delay #(.WIDTH(32), .STAGES(3)) u_value_normalise (.i_clk(i_clk), .i_data(value), .o_data(value_normalise));
-    ram_lut #(.WIDTH(56), .DEPTH(8)) u_kept (
+    ram_lut #(.WIDTH(56), .DEPTH(64)) u_kept (
         .i_clk(i_clk), .i_write(keep), .i_write_address(keep_row), .i_write_data({k_next, mantissa, value_normalise}),
         .i_read_address(o_row), .o_read_data({k, mantissa_kept, value_kept}));
 
     // Root and quotient
-    wire [32*TOKENS-1:0] quotients;
+    wire [32*DIVIDERS-1:0] quotients;
     genvar g;
     generate
-        for (g = 0; g < TOKENS; g = g + 1) begin : g_row
-            localparam [6:0] DIVIDE = ROOT + ROOT_STEPS + g;
+        for (g = 0; g < DIVIDERS; g = g + 1) begin : g_row
             vector_divide u_divide (
-                .i_clk(i_clk), .i_load(keep && (keep_row & INSIDE) == g), .i_rooted(root_kind),
-                .i_root(root_kind && step < DIVIDE), .i_root_last(root_kind && step == DIVIDE - 7'd1), .i_divisor(divisor),
+                .i_clk(i_clk), .i_load(keep && (keep_row & INSIDE) == g), .i_rooted(root_kind), .i_divisor(divisor),
                 .i_radicand(even), .o_quotient(quotients[32*g +: 32]));
         end
     endgenerate
 
     // WRITE
-    wire [2:0]  turn_row   = o_row & INSIDE;
+    wire [5:0]  turn_row   = o_row & INSIDE;
     wire signed [9:0] held_wide  = 10'sd62 - {{2{k[7]}}, k} - {{2{adjust[7]}}, adjust};
     wire signed [9:0] token_wide = {{2{k[7]}}, k} + {{2{token[7]}}, token} - 10'sd16;
     wire [5:0]  token_shift = token_wide < 10'sd1 ? 6'd1 : token_wide > 10'sd62 ? 6'd62 : token_wide[5:0];
@@ -121,22 +121,27 @@ module vector_scalar #(
     assign o_scalar       = copy ? value : quotients[32*turn_row +: 32];
     assign o_scalar_shift = copy || held_wide < 10'sd0 ? 6'd0 : held_wide > 10'sd63 ? 6'd63 : held_wide[5:0];
     assign o_token_word   = {mantissa_kept, token_shift};
-    assign o_first        = active && step == 7'd0;
-    assign o_write        = active && step >= write_step && i_run;
+    assign o_first        = active && !begun;
+    assign o_write        = writing && write_turn <= INSIDE && i_run;
     assign o_done         = o_write && o_row == last;
     always @(posedge i_clk) begin
         if (i_begin) begin
             {kind, last, factor, add, shift} <= {i_function, i_last_row, i_factor, i_add, i_shift};
             {adjust, token} <= {i_adjust, i_token};
-            write_step <= i_function == `AXL_ROW_COPY ? ROUNDED
-                        : i_function == `AXL_ROW_RSQRT ? ROOT + ROOT_STEPS + QUOTIENT_STEPS : ROOT + QUOTIENT_STEPS;
-            o_row      <= 3'd0;
-            o_read_row <= 3'd0;
-        end else begin
-            if (o_write) o_row <= o_row + 3'd1;
-            if (read) o_read_row <= o_read_row + 3'd1;
+            lead       <= i_function == `AXL_ROW_COPY ? ROUNDED : i_function == `AXL_ROW_RSQRT ? ROOTED : DIVIDED;
+            o_row      <= 6'd0;
+            o_read_row <= 6'd0;
+            {begun, all_read}       <= 2'b00;
+            {read_turn, write_turn} <= 12'd0;
+        end else if (active) begin
+            begun <= 1'b1;
+            if (lead != 6'd0) lead <= lead - 6'd1;
+            read_turn <= read_turn == turn_last ? 6'd0 : read_turn + 6'd1;
+            if (writing) write_turn <= write_turn == turn_last ? 6'd0 : write_turn + 6'd1;
+            if (o_write) o_row <= o_row + 6'd1;
+            if (read) o_read_row <= o_read_row + 6'd1;
+            if (read && o_read_row == last) all_read <= 1'b1;
         end
-        step <= i_begin || turn ? 7'd0 : step + 7'd1;
         if (i_rst || o_done) active <= 1'b0;
         else if (i_begin) active <= 1'b1;
     end

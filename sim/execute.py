@@ -31,6 +31,7 @@ from .state import (
     SEG_SUMS,
     SET_MISC,
     SET_SPITCH,
+    SET_VBANK,
     SET_VCFG,
     SET_VCON,
     SET_VLEN,
@@ -74,11 +75,11 @@ def execute(size: Size, s: State, tiles: Tiles, walk: Int64, begin: int, costs: 
         opcode, sub, misc, x, y, z = i[OPCODE], i[SUB], i[MISC], i[X], i[Y], i[Z]
         cost[DURATION] = 1
         if opcode == Opcode.VMAP:
-            cost[FORM] = form(opcode, misc & 7, z, sub >> 2)
+            cost[FORM] = form(opcode, misc & 63, z, sub >> 2)
             if z:
                 vmap(size, s, sub, x, y, z, misc, count, fault)
         elif opcode == Opcode.VROW:
-            cost[FORM] = form(opcode, misc & 7, 0, sub)
+            cost[FORM] = form(opcode, misc & 63, 0, sub)
             vrow(size, s, sub, x, y, z, misc, fault)
         elif opcode == Opcode.LOAD:
             cost[BEATS], cost[DURATION] = load(size, s, sub, x, y, z, misc, fault), 2
@@ -120,6 +121,8 @@ def execute(size: Size, s: State, tiles: Tiles, walk: Int64, begin: int, costs: 
                 setting = SET_VCON
             elif opcode == Opcode.VTAB:
                 setting = SET_VTAB
+            elif opcode == Opcode.VBANK:
+                setting = SET_VBANK
             elif opcode == Opcode.SPITCH:
                 setting = SET_SPITCH
             if setting >= 0:

@@ -16,7 +16,7 @@ Bytes = npt.NDArray[np.uint8]
 
 LOADS, CODEBOOKS, RUN, _NOW = range(4)
 """Places in `State.now`: LOADs that wrote WBUF; times that CODEBOOK was set; number of the run in this process."""
-SET_VCFG, SET_VOUT, SET_VLEN, SET_VPITCH, SET_VCON, SET_VTAB, SET_SPITCH, _SETTINGS = range(8)
+SET_VCFG, SET_VOUT, SET_VLEN, SET_VPITCH, SET_VCON, SET_VTAB, SET_SPITCH, SET_VBANK, _SETTINGS = range(9)
 """Rows of `State.settings`."""
 SET_X, SET_Y, SET_Z, SET_MISC = range(4)
 (
@@ -166,5 +166,6 @@ def power_up(target: Target, memory: Bytes, limit: int, bad: range) -> tuple[Siz
         codebook=np.zeros(16, np.int64),
         now=np.zeros(_NOW, np.int64),
     )
+    state.settings[SET_VBANK, SET_MISC] = t.tokens - 1
     state.now[RUN] = next(_RUNS)
     return size, state

@@ -29,7 +29,12 @@ ROW_LATENCY = {Row.COPY: 5, Row.RECIPROCAL: 25, Row.RSQRT: 41, Row.TOKEN: 25}
 """Cycles of one row: two of product, two of rounding, write; the others four to normalise, 16 of division; 16 of the root."""
 
 
+DIVIDE = {Row.COPY: 0, Row.RECIPROCAL: 17, Row.RSQRT: 33, Row.TOKEN: 17}
+"""Cycles that a row keeps its divider."""
+
+
 def row_duration(target: Target, function: Row, rows: int) -> int:
-    """d of a VROW over `rows` rows: they follow each other, a row a cycle, up to T of them; then the next T."""
-    turns = -(-rows // target.tokens)
-    return 1 + turns * (ROW_LATENCY[function] - 1) + rows
+    """d of a VROW over `rows` rows: a row a cycle, in turns of V, each on a divider of its own; a turn begins when the
+    dividers of the one before are free."""
+    turns, rest = divmod(rows - 1, target.vector_lanes)
+    return ROW_LATENCY[function] + 1 + turns * max(target.vector_lanes, DIVIDE[function]) + rest

@@ -17,7 +17,7 @@ from axlora.compiler.backend.memory_layout import ALIGN, FURTHER, Memory
 from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import Plan, Shape, adapter_lines, pace_of
 from axlora.compiler.backend.roll import roll
-from axlora.compiler.backend.schedule import Schedule
+from axlora.compiler.backend.schedule import BeyondField, Schedule
 from axlora.compiler.backend.spread import WITHOUT_GAPS, Gaps
 from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.layer import Linear
@@ -367,7 +367,7 @@ def build(
         batch: most sequences of a start that decodes.
 
     Raises:
-        BadModel: something does not fit the target.
+        BadModel: something does not fit the target, or magnitudes lie too far apart.
     """
     region = read_region(module, linears)
     rowwise, rank = region.starts is Starts.ROWS, region.rank
@@ -407,7 +407,13 @@ def build(
         emitters[rows, apart], fractions = job.emit(memory, blocks, form=form, apart=apart)
     first = -(-len(memory.data) // ALIGN) * ALIGN
     # Addresses do not change what a program does, so its size is known before them.
-    looped = {kind: _Looped.of(emitters[kind].schedule) for kind in kinds}
+    try:
+        looped = {kind: _Looped.of(emitters[kind].schedule) for kind in kinds}
+    except BeyondField as error:
+        op = region.operators[error.owner]
+        name = op.name if isinstance(op, LinearOp) else op.y
+        what = f"magnitudes of {name!r} and of what it is made of lie too far apart for the machine ({error})"
+        raise BadModel(what, name, "check the file's scales and weights for values that are wrong") from None
     sizes = {kind: INSTRUCTION_BYTES * len(own.instructions) for kind, own in looped.items()}
     rooms = first + sum(-(-size // ALIGN) * ALIGN for size in sizes.values())
     adapters = rooms + memory.size

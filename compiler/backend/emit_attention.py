@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from axlora.compiler import layer
@@ -122,29 +124,39 @@ class Emit(ChainEmit):
         first = self.records[m1, shift]
         return Span("PBUF", first, first + groups)
 
-    def _multiply(self, place: int, part: int, tile: Span, groups: int, weights: dict[str, int], **blocks: int) -> None:
-        """The activation times a tile of the cache, `groups` column groups at most, to a place; in a chain that is a `part`."""
+    def _multiply(
+        self, place: int, part: int, tiles: Sequence[Span], groups: int, weights: dict[str, int], **blocks: int
+    ) -> None:
+        """The activation of each head times its tile of the cache, `groups` column groups at most, to a place; in a chain that
+        is a `part`."""
         live = [*self.pinned.values(), *(acc for kept, (acc, _) in self.sums.items() if kept != place and self.ahead)]
+        each = self.alike if self.pinned else groups
+        room = each * len(tiles)
         if self.pinned:  # a chain's groups are alike, so that its program has loops
             if ATTENTION not in self.pinned:
-                self.pinned[ATTENTION] = self.acc.take(PLACES * self.alike, keep=live)
-            first = self.pinned[ATTENTION].first + part * self.alike
-            acc = Span("ACC", first, first + groups)
+                self.pinned[ATTENTION] = self.acc.take(PLACES * room, keep=live)
+            first = self.pinned[ATTENTION].first + part * room
+            acc = Span("ACC", first, first + room)
         else:
-            acc = self.acc.take(groups, keep=live)
+            acc = self.acc.take(room, keep=live)
         self.sums[place] = acc, self.scale
-        self._segment(0, {"format": Format.S8, "line": tile.first} | weights, {})
-        product = {"segments": 1, "acc": acc.first, "line": UBUF_BIT + self.active.first, "first": 1}
-        product |= {"tokens": self.tokens}
-        self.schedule.add(Opcode.MATMUL, [tile, self.active, self._words()], [acc], **product, **blocks)
+        for n, tile in enumerate(tiles):
+            codes, own = self.active.share(n, len(tiles)), acc.share(n, len(tiles))
+            self._segment(0, {"format": Format.S8, "line": tile.first} | weights, {})
+            product = {"segments": 1, "acc": own.first, "line": UBUF_BIT + codes.first, "first": 1, "tokens": self.tokens}
+            reads, writes = [tile, codes, self._words()], [Span("ACC", own.first, own.first + groups)]
+            self.schedule.add(Opcode.MATMUL, reads, writes, **product, **blocks)
 
     def _from_sums(self, place: int, out: Cells, m1: int, m1_shift: int, **groups: int) -> None:
         """Sums of a place with their scale to a value."""
         acc, scale = self.sums.pop(place)
-        records = self._uniform(m1, m1_shift, acc.stop - acc.first)
+        records = self._uniform(m1, m1_shift, (acc.stop - acc.first) // self.banks)
         self._set(Opcode.VCFG, base=records.first, token_scale=1, row_scale=1)
         at, pitch, _ = self._operand(out)
-        self._requantize(acc, records, at, pitch, scale, **groups)
+        apart = self._apart(out) or 0
+        for n in range(self.banks):
+            own = acc.share(n, self.banks)
+            self._requantize(own, records, at + n * apart, pitch, scale + n * self.tokens, **groups)
 
     def _key_scales(self, heads: Heads, head: int, kind: str) -> tuple[int, Span]:
         """The scales of all keys or values in CBUF."""
@@ -166,14 +178,17 @@ class Emit(ChainEmit):
         t, d = self.target, self._wide(heads)
         blocks = -(-d // t.lanes)
         groups = -(-self.context // t.ports)
-        key = (heads.name, heads.own(head), "K", self.schedule.window)
-        tile = self.wbuf.held.get(key)
-        if tile is None:
-            tile = self.wbuf.take(groups * blocks, key=key)
-            where = self._cache(heads, heads.own(head), "K")
-            self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, **self._cached(heads, Position.KEYS))
+        tiles = []
+        for own in range(head, head + self.banks):
+            key = (heads.name, heads.own(own), "K", self.schedule.window)
+            tile = self.wbuf.held.get(key)
+            if tile is None:
+                tile = self.wbuf.take(groups * blocks, key=key)
+                where = self._cache(heads, heads.own(own), "K")
+                self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, **self._cached(heads, Position.KEYS))
+            tiles.append(tile)
         weights = {**self._seen(heads, Position.GROUPS, "groups"), "block_stride": 1, "group_stride": blocks}
-        self._multiply(place, self.turn, tile, groups, weights, blocks=blocks)
+        self._multiply(place, self.turn, tiles, groups, weights, blocks=blocks)
 
     def scores(self, heads: Heads, head: int, place: int, out: Cells, m1: int, m1_shift: int, key_shift: int) -> None:
         self._from_sums(place, out, m1, m1_shift, **self._seen(heads, Position.GROUPS, "groups"))
@@ -190,21 +205,25 @@ class Emit(ChainEmit):
         self._set(Opcode.VCON, ca=1, cb=0, shift=shift)
         fields = {"function": Map.MUL, "reduce": reduce, "into": Into.VBUF, "size": 2}
         words = self._seen(heads, Position.WORDS, "words")
-        self._vmap(at, scales, at, reads=[place], writes=[], rows=self.tokens, **words, **fields)
+        apart = self._apart(x)
+        self._vmap_of_banks(at, scales, at, reads=[place], writes=[], apart=(apart, 0, apart), **words, **fields)
 
     def times_values(self, heads: Heads, head: int, place: int) -> None:
         t, d = self.target, self._wide(heads)
         blocks = -(-self.context // t.lanes)
         groups = d // t.ports
-        key = (heads.name, heads.own(head), "V", self.schedule.window)
-        tile = self.wbuf.held.get(key)
-        if tile is None:
-            tile = self.wbuf.take(blocks * groups, key=key)
-            where = self._cache(heads, heads.own(head), "V")
-            line = t.wbuf_line_beats
-            self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, **self._cached(heads, Position.BLOCKS))
+        tiles = []
+        for own in range(head, head + self.banks):
+            key = (heads.name, heads.own(own), "V", self.schedule.window)
+            tile = self.wbuf.held.get(key)
+            if tile is None:
+                tile = self.wbuf.take(blocks * groups, key=key)
+                where = self._cache(heads, heads.own(own), "V")
+                line = t.wbuf_line_beats
+                self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, **self._cached(heads, Position.BLOCKS))
+            tiles.append(tile)
         weights = {"groups": groups, "block_stride": groups, "group_stride": 1}
-        self._multiply(place, 2, tile, groups, weights, **self._seen(heads, Position.BLOCKS, "blocks"))
+        self._multiply(place, 2, tiles, groups, weights, **self._seen(heads, Position.BLOCKS, "blocks"))
 
     def mix(self, heads: Heads, place: int, out: Cells, m1: int, m1_shift: int) -> None:
         self._from_sums(place, out, m1, m1_shift, groups=self._wide(heads) // self.target.ports)

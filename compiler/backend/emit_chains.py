@@ -49,7 +49,8 @@ class ChainEmit(LinearEmit):
         tiles = [tile for name in names for tile in self._tiles(name, split, leading.get(name, 0))]
         scales = [rows // p.shape.per_group * count for p, _, (_, count), (_, rows) in tiles if p.shape.per_group]
         groups = sum(p.shape.groups for p in placed)
-        sums = groups + sum(p.shape.groups for p in partly) * -(-self.count // t.tokens) + PLACES * self.alike
+        banks = 1 if heads is None else self.at_once(heads)
+        sums = groups + sum(p.shape.groups for p in partly) * -(-self.count // t.tokens) + PLACES * self.alike * banks
         return (
             self._lines_of(tiles) + self._lines_of_heads(heads) <= t.wbuf_lines * KEPT
             and sums <= t.acc_words * 3 // 4  # rooms of two chains lie between each other
@@ -145,14 +146,6 @@ class ChainEmit(LinearEmit):
         """Lines of WBUF of some tiles."""
         return sum(tile_lines(p.shape, columns[1], rows[1]) for p, _, columns, rows in tiles)
 
-    def _wide(self, heads: Heads) -> int:
-        """Features of a head in the cache: whole beats, the rest zeros."""
-        return -(-heads.dim // self.target.beat_bytes) * self.target.beat_bytes
-
     def _lines_of_heads(self, heads: Heads | None) -> int:
         """Lines of WBUF of all keys and values of an attention."""
-        if heads is None:
-            return 0
-        t, wide = self.target, self._wide(heads)
-        keys, values = -(-self.context // t.ports) * -(-wide // t.lanes), -(-self.context // t.lanes) * (wide // t.ports)
-        return heads.kv_heads * (keys + values)
+        return 0 if heads is None else heads.kv_heads * self._keys_and_values(heads)

@@ -19,13 +19,15 @@ from axlora.compiler.backend.memory_layout import Memory, Pool, Ring, words_of
 from axlora.compiler.backend.schedule import MEMORY, Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
 from axlora.compiler.rows.row_operations import PLACES, Cells, Heads, MapRow, MapsRows, Table
-from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row, Unit
+from axlora.isa.opcodes import CBUF_BIT, ROWS, Buffer, Into, Map, Opcode, Reduce, Row, Unit
 from axlora.isa.positions import SLOTS, Position, position_registers
 from axlora.isa.target import Target
 
 Int64 = npt.NDArray[np.int64]
 LOADS_OF_SEQUENCES = 64
 """Loads that are looked at for the next one: keys and values of all heads come before weights that are ready."""
+Apart = tuple[int | None, int | None, int | None]
+"""Words, or lines of UBUF, from a bank of rows of a, b and the result to the next; None: as before."""
 EVERY = 1 << 20
 """More elements than a row has."""
 
@@ -85,6 +87,8 @@ class RowEmit(TileEmit, MapsRows):
         self.parks, self.several = form is Form.PARKED, several
         self._heads = 1
         """That are as rows of the one row that is selected."""
+        self.banks = 1
+        """Heads of each selected row that are worked on together, a bank of rows each."""
         self._alone = False
         """Whether rows are selected one by one."""
         self.placed, self.memory, self.context, self._blocks = placed, memory, context, blocks
@@ -183,8 +187,9 @@ class RowEmit(TileEmit, MapsRows):
     def select(self, number: int, heads: int = 1) -> None:
         step = 1 if self._alone else self.target.tokens
         self.at = number * step
-        self.tokens = max(heads, min(step, self.count - self.at))
-        self._heads = heads
+        self.tokens = min(step, self.count - self.at)
+        self._heads, self.banks = (heads, 1) if self._one_row else (1, heads)
+        self.tokens = max(self.tokens, self._heads)
         self.schedule.window = number if self._alone else 0
 
     def chunks(self) -> Iterator[None]:
@@ -197,6 +202,11 @@ class RowEmit(TileEmit, MapsRows):
     def row(self) -> int:
         """The group's first row of all."""
         return self.first + self.at
+
+    @property
+    def _one_row(self) -> bool:
+        """Whether what attention works on at once is one row, of which heads are as rows."""
+        return self.count == 1 or self.apart
 
     @property
     def behind(self) -> int:
@@ -216,7 +226,29 @@ class RowEmit(TileEmit, MapsRows):
     def _vmap(
         self, a: int, b: int, to: int, words: int, reads: list[Span], writes: list[Span], rows: int, **fields: int
     ) -> None:
+        """One bank of rows."""
+        if self.settings.get((Opcode.VBANK, 0), {}).get("rows", 0) < rows:
+            self._set(Opcode.VBANK, a=None, b=None, to=None, rows=self.target.tokens)
         self.schedule.add(Opcode.VMAP, reads, writes, a=a, b=b, to=to, words=words, rows=rows, **fields)
+
+    def _vmap_of_banks(
+        self, a: int, b: int, to: int, words: int, reads: list[Span], writes: list[Span], apart: Apart, **fields: int
+    ) -> None:
+        """The group's rows, of every head that is worked on; `apart`: from a bank to the next."""
+        if self.banks == 1:
+            self._vmap(a, b, to, words, reads, writes, self.tokens, **fields)
+            return
+        self._set(Opcode.VBANK, a=apart[0], b=apart[1], to=apart[2], rows=self.tokens)
+        rows = self.tokens * self.banks
+        self.schedule.add(Opcode.VMAP, reads, writes, a=a, b=b, to=to, words=words, rows=rows, **fields)
+
+    def _apart(self, cells: Cells | None) -> int | None:
+        """Words from a bank of rows of a value to the next: of a temporary one they follow each other."""
+        if cells is None:
+            return None
+        if cells.apart or cells.name in self.constants:
+            return cells.apart // self.target.vector_lanes
+        return self.target.tokens * self.pitch[cells.name]
 
     # Rows
 
@@ -231,14 +263,40 @@ class RowEmit(TileEmit, MapsRows):
         return -(-(width + self.slack) // self.unit) * self.unit // self.target.vector_lanes
 
     def at_once(self, heads: Heads) -> int:
-        if self.count > 1 and not self.apart:
+        t = self.target
+        if self._one_row:
+            alike = heads.heads // heads.kv_heads
+            return max(n for n in range(1, min(alike, t.tokens) + 1) if alike % n == 0)
+        if not (self.ahead and heads.one_scale):
             return 1
-        alike = heads.heads // heads.kv_heads
-        return max(n for n in range(1, min(alike, self.target.tokens) + 1) if alike % n == 0)
+        lines = self._keys_and_values(heads)
+        own = -(-self.context // t.lanes)
+        most = min(
+            ROWS // t.tokens,
+            (t.tbuf_tokens - self.scales) // (3 * t.tokens),
+            t.acc_words // (2 * PLACES * self.alike),
+            t.wbuf_lines // 4 // lines,
+            (t.ubuf_lines - self.heads_first) // (2 * own),
+            t.vbuf_words // 8 // (t.tokens * self._pitch(self.context)),
+        )
+        found = max(n for n in range(1, max(1, min(most, heads.heads)) + 1) if heads.heads % n == 0)
+        self.heads_ubuf.size = max(self.heads_ubuf.size, min(t.ubuf_lines, self.heads_first + 2 * own * found))
+        return found
+
+    def _keys_and_values(self, heads: Heads) -> int:
+        """Lines of WBUF of the keys and values of a head."""
+        t, wide = self.target, self._wide(heads)
+        return -(-self.context // t.ports) * -(-wide // t.lanes) + -(-self.context // t.lanes) * (wide // t.ports)
+
+    def _wide(self, heads: Heads) -> int:
+        """Features of a head in the cache: whole beats, the rest zeros."""
+        return -(-heads.dim // self.target.beat_bytes) * self.target.beat_bytes
 
     def temporary(self, name: str, width: int, least: int = 1) -> Cells:
         self.pitch[name] = self._pitch(width)
-        self.base[name] = self.pool.take(name, max(least, min(self.count, self.target.tokens)) * self.pitch[name])
+        rows = min(self.count, self.target.tokens)
+        rows = max(least, rows) if self._one_row or least == 1 else least * self.target.tokens
+        self.base[name] = self.pool.take(name, rows * self.pitch[name])
         self.whole[name] = False
         return Cells(name, 0, width)
 
@@ -284,7 +342,7 @@ class RowEmit(TileEmit, MapsRows):
         if cells.name not in self.constants:
             pitch = self.pitch[cells.name]
             row = self.at * pitch if self.whole[cells.name] else 0
-            apart = cells.apart // t.vector_lanes
+            apart = cells.apart // t.vector_lanes if self._one_row else 0
             return self.base[cells.name] + row + cells.first // t.vector_lanes, apart or pitch, []
         offset, words, before = self.constants[cells.name]
         by_position = before is not None
@@ -314,12 +372,17 @@ class RowEmit(TileEmit, MapsRows):
             return
         self._vmap_of(row)
         self.made = None
-        if row.out is not None and row.reduce is Reduce.NONE and row.keys is None:
+        if row.out is not None and row.reduce is Reduce.NONE and row.keys is None and self.banks == 1:
             self.made = self._place(row.out), self.schedule.latest(Unit.VECTOR)
 
     def _reduces_what_is_made(self, row: MapRow) -> bool:
         """Let the VMAP before reduce what it makes, where a pass over its result would do nothing else."""
-        if self.made is None or row != replace(MapRow.same(row.a), reduce=row.reduce) or row.a.name in self.constants:
+        if (
+            self.made is None
+            or self.banks > 1
+            or row != replace(MapRow.same(row.a), reduce=row.reduce)
+            or row.a.name in self.constants
+        ):
             return False
         place, fields = self.made
         if fields is None or self.schedule.latest(Unit.VECTOR) is not fields or place != self._place(row.a):
@@ -345,13 +408,13 @@ class RowEmit(TileEmit, MapsRows):
             reads = [*reads, self._lines(row.table)]
         elif row.function is not Map.SCALE:
             self._set(Opcode.VCON, ca=row.ca, cb=row.cb, shift=row.shift)
-        self._vmap(
+        self._vmap_of_banks(
             at,
             at_b,
             to,
             reads=reads + more,
             writes=[],
-            rows=self.tokens,
+            apart=(self._apart(row.a), self._apart(row.b), self._apart(row.out)),
             function=row.function,
             reduce=row.reduce,
             into=Into.NOTHING if row.out is None else Into.VBUF,
@@ -406,19 +469,19 @@ class RowEmit(TileEmit, MapsRows):
 
     def scalar(self, function: Row, slot: int, factor: int, shift: int, add: int = 0, adjust: int = 0) -> None:
         fields = {"function": function, "factor": factor, "add": add, "shift": shift, "adjust": adjust, "scalar": slot}
-        self.schedule.add(Opcode.VROW, rows=self.tokens, **fields)
+        self.schedule.add(Opcode.VROW, rows=self.tokens * self.banks, **fields)
 
     def quantize(self, x: Cells, factor: int, shift: int, adjust: int, token: int, heads: Heads | None, keys: bool) -> None:
         t = self.target
         self.scale = self.at if heads is None else self._scale_of_heads(keys)
         fields = {"factor": factor, "shift": shift, "adjust": adjust, "to": token & 255, "scalar": 1, "add": self.scale}
-        self.schedule.add(Opcode.VROW, function=Row.TOKEN, rows=self.tokens, **fields)
+        self.schedule.add(Opcode.VROW, function=Row.TOKEN, rows=self.tokens * self.banks, **fields)
         lines = -(-x.width // t.lanes)
         if heads is not None and keys:
             self._visible(heads)
         else:
             self._set(Opcode.VLEN, valid=x.width)
-        self.active = self.heads_ubuf.take(lines) if heads is not None else self._codes(lines)
+        self.active = self.heads_ubuf.take(lines * self.banks) if heads is not None else self._codes(lines)
         own = {"words": lines * t.lanes // t.vector_lanes}
         words = self._seen(heads, Position.WORDS, "words") if heads is not None and keys else own
         self._to_ubuf(x, [], function=Map.SCALE, scale=1, **words)
@@ -429,7 +492,7 @@ class RowEmit(TileEmit, MapsRows):
             return self.at
         if not keys:
             self.turn = 1 - self.turn
-        return self.scales + (2 if keys else self.turn) * self.target.tokens
+        return self.scales + (2 if keys else self.turn) * self.target.tokens * self.banks
 
     def static_codes(self, x: Cells, table: Table) -> None:
         t = self.target
@@ -443,7 +506,8 @@ class RowEmit(TileEmit, MapsRows):
         at, pitch, _ = self._operand(x)
         self._set(Opcode.VPITCH, a=pitch, b=None, to=None)
         fields |= {"into": Into.UBUF, "size": self.target.activation_bits // 16}
-        self._vmap(at, at, self.active.first, reads=reads, writes=[self.active], rows=self.tokens, **fields)
+        apart = (self._apart(x), None, (self.active.stop - self.active.first) // self.banks)
+        self._vmap_of_banks(at, at, self.active.first, reads=reads, writes=[self.active], apart=apart, **fields)
 
     def _codes(self, lines: int) -> Span:
         """The group's place in UBUF for what linears read."""

@@ -24,7 +24,8 @@ from axlora.compiler.backend.plan import Plan, Shape, make_plan, output_bytes
 from axlora.compiler.backend.roll import roll
 from axlora.compiler.backend.spread import WITHOUT_GAPS, Gaps
 from axlora.compiler.errors import BadModel, DoesNotFit
-from axlora.compiler.layer import Adapter, Int64, Linear, Lowered
+from axlora.compiler.layer import Adapter, Int64, Linear
+from axlora.compiler.rows.read_region import LinearCalls
 from axlora.isa.assembly import encode_program
 from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction
@@ -165,7 +166,7 @@ def check_accumulators(target: Target, linear: Linear) -> None:
 
 def link(
     target: Target,
-    lowered: Lowered,
+    calls: LinearCalls,
     *,
     slots: int | None = None,
     rank: int = 0,
@@ -187,27 +188,27 @@ def link(
     Raises:
         BadModel: a linear does not fit the target, or an accumulator could overflow.
     """
-    tokens = {t.name: t.tokens for t in lowered.inputs}
-    adapted = {a.name for linear in lowered.linears for a in linear.adapters}
-    ranks = {name: max(a.rank for li in lowered.linears for a in li.adapters if a.name == name) for name in sorted(adapted)}
+    tokens = calls.rows
+    adapted = {a.name for linear in calls.linears for a in linear.adapters}
+    ranks = {name: max(a.rank for li in calls.linears for a in li.adapters if a.name == name) for name in sorted(adapted)}
     rank = max([rank, *ranks.values()])
     slots = (1 if rank else 0) if slots is None else slots
     if not 0 <= slots <= SLOTS:
         raise BadModel(f"{slots} adapter slots asked for, the machine has {SLOTS}", "max-loras", f"0 to {SLOTS}")
     shapes: dict[str, Shape] = {}
     blocks: dict[str, int] = {}
-    for linear in lowered.linears:
+    for linear in calls.linears:
         if prove:
             check_accumulators(target, linear)
         uses = slots if rank and (adaptable is None or linear.name in adaptable or linear.adapters) else 0
         shape = Shape.of(target, linear, min(tokens[linear.input], _pass_tokens(target, rank)), uses, rank)
         blocks[linear.input] = max(blocks.get(linear.input, 0), shape.blocks)
         shapes[linear.name] = shape
-    shapes = {li.name: replace(shapes[li.name], blocks=blocks[li.input]) for li in lowered.linears}
+    shapes = {li.name: replace(shapes[li.name], blocks=blocks[li.input]) for li in calls.linears}
     weights = bytearray()
     placed: list[Placed] = []
     adapter_size = 0
-    for linear in lowered.linears:
+    for linear in calls.linears:
         shape = shapes[linear.name]
         if progress is not None:
             progress(linear.name)
@@ -217,9 +218,9 @@ def link(
             adapter_size += adapter_offsets(target, shape, plan)[1]
     adapter_size = -(-adapter_size // ALIGN) * ALIGN
     count_of_groups = {name: -(-count // target.tokens) for name, count in tokens.items()}
-    rooms, rooms_size = place_regions(_regions(target, lowered, placed, blocks, count_of_groups), 0)
+    rooms, rooms_size = place_regions(_regions(target, placed, blocks, count_of_groups), 0)
     stages = [
-        _stage(target, placed, rooms, stage, count_of_groups) for stage in range(max(li.stage for li in lowered.linears) + 1)
+        _stage(target, placed, rooms, stage, count_of_groups) for stage in range(max(li.stage for li in calls.linears) + 1)
     ]
     # Addresses do not change what a program does, so its size is known before them.
     weights_address = -(-len(encode_program(_joined(stages, {0: 0, 1: 0, 2: 0})[0])) // ALIGN) * ALIGN
@@ -234,7 +235,7 @@ def link(
         check_program(program[first:following])
     tilings = {p.linear.name: Tiling(p.shape, p.plan, p.tiles) for p in placed}
     blocks_of = {
-        name: (ranks[name], adapter_block(target, lowered.linears, name, ranks[name], tilings)) for name in sorted(adapted)
+        name: (ranks[name], adapter_block(target, calls.linears, name, ranks[name], tilings)) for name in sorted(adapted)
     }
     return Linked(
         program=tuple(program),
@@ -242,9 +243,7 @@ def link(
         starts=tuple(starts),
         weights_address=weights_address,
         weights=bytes(weights),
-        inputs=tuple(
-            InputPlace(t.name, address[f"in {t.name}"], address[f"tok {t.name}"], blocks[t.name]) for t in lowered.inputs
-        ),
+        inputs=tuple(InputPlace(name, address[f"in {name}"], address[f"tok {name}"], blocks[name]) for name in tokens),
         outputs=tuple(_output(target, p, address[f"out {p.linear.name}"], count_of_groups[p.linear.input]) for p in placed),
         adapters=blocks_of,
         adapter_address=end,
@@ -317,16 +316,15 @@ def placed_linear(target: Target, linear: Linear, shape: Shape, plan: Plan, weig
 
 
 def _regions(
-    target: Target, lowered: Lowered, placed: Sequence[Placed], blocks: Mapping[str, int], groups: Mapping[str, int]
+    target: Target, placed: Sequence[Placed], blocks: Mapping[str, int], groups: Mapping[str, int]
 ) -> list[tuple[str, int, int, int]]:
     """Inputs, their token words, and results: (name, bytes, first stage, last stage)."""
     regions = []
-    for tensor in lowered.inputs:
-        stages = [li.stage for li in lowered.linears if li.input == tensor.name]
-        size = groups[tensor.name] * blocks[tensor.name] * target.abuf_line_bytes
-        regions.append((f"in {tensor.name}", size, min(stages), max(stages)))
-        words = groups[tensor.name] * target.tokens * 4 + target.beat_bytes
-        regions.append((f"tok {tensor.name}", words, min(stages), max(stages)))
+    for name, count in groups.items():
+        stages = [p.linear.stage for p in placed if p.linear.input == name]
+        regions.append((f"in {name}", count * blocks[name] * target.abuf_line_bytes, min(stages), max(stages)))
+        words = count * target.tokens * 4 + target.beat_bytes
+        regions.append((f"tok {name}", words, min(stages), max(stages)))
     for p in placed:
         size = _output_offsets(target, p, groups[p.linear.input])[-1]
         regions.append((f"out {p.linear.name}", size, p.linear.stage, p.linear.stage))

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from axlora.isa.assembly import make
-from axlora.isa.instruction import Instruction
+from axlora.isa.instruction import BadInstruction, Instruction
 from axlora.isa.opcodes import MAP_PIPE, REGISTERS_OF_ALL, SEMAPHORE_MAX, UNIT_OF, VPIPE, Buffer, Opcode, Row, Unit
 from axlora.timing.vector import ROW_LATENCY
 
@@ -39,6 +39,15 @@ _NONE: frozenset[str] = frozenset()
 _OTHERS = {unit: tuple(u for u in UNITS if u is not unit) for unit in UNITS}
 
 
+class BeyondField(Exception):
+    """A value that an operator asks for does not fit the field of an instruction."""
+
+    def __init__(self, owner: int, what: str) -> None:
+        """`owner`: the operator; `what`: the instruction, its field and the value."""
+        super().__init__(what)
+        self.owner = owner
+
+
 def semaphore(poster: Unit, waiter: Unit) -> int:
     """The semaphore of an ordered pair of units."""
     return 4 * UNITS.index(poster) + _OTHERS[poster].index(waiter)
@@ -55,6 +64,10 @@ class Span:
     def part(self, number: int, count: int) -> Span:
         """Part `number` of places that are divided into parts of `count`."""
         return Span(self.where, self.first + number * count, self.first + (number + 1) * count)
+
+    def share(self, number: int, parts: int) -> Span:
+        """Part `number` of so many equal ones."""
+        return self.part(number, (self.stop - self.first) // parts)
 
 
 @dataclass(slots=True)
@@ -184,12 +197,18 @@ class Schedule:
 
         Args:
             base: what is added to the addresses of transfers: key = address >> 40.
+
+        Raises:
+            BeyondField: of the first operator that asks for such a value.
         """
         out = []
         for s in self._final:
             address = s.fields.get("address")
             moved = {} if address is None else {"address": base[address >> AREA_BITS] + (address & ((1 << AREA_BITS) - 1))}
-            out.append(make(s.opcode, waits=s.waits, posts=s.posts, **s.fields | moved))
+            try:
+                out.append(make(s.opcode, waits=s.waits, posts=s.posts, **s.fields | moved))
+            except BadInstruction as error:
+                raise BeyondField(s.owner, str(error)) from None
         return [*out, make(Opcode.HALT)]
 
 

@@ -8,7 +8,8 @@ from functools import partial
 
 from axlora.compiler.frontend.recognised import BlockCodes, Reals, WeightCodes
 from axlora.compiler.passes.block_weights import block_matrix
-from axlora.compiler.passes.dataflow import RESHAPES, Dataflow, Node
+from axlora.compiler.passes.dataflow import Dataflow
+from axlora.compiler.passes.read_module import RESHAPES, Node
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from typing import Any
 
 import tvm
@@ -55,30 +54,6 @@ class Partition:
         """The module with its regions."""
         fused = relax.transform.FuseOpsByPattern(patterns(self.rank), bind_constants=False)(module)
         return relax.transform.MergeCompositeFunctions()(fused)
-
-
-def stages_of(module: tvm.IRModule) -> dict[int, int]:
-    """The linears inside the accelerator's regions, and the stage of each: one more than the latest that it depends on.
-
-    A linear is known by the variable of its weight, `wN_weight`, as `LinearVars.declare` names it.
-    """
-    regions = {
-        variable.name_hint
-        for variable, function in module.functions_items()
-        if isinstance(function, relax.Function) and (function.attrs or {}).get("Codegen") == "axlora"
-    }
-    after: dict[Any, int] = {}
-    """Variable -> the stage from which on it is known."""
-    found: dict[int, int] = {}
-    for binding in (b for block in module["main"].body.blocks for b in block.bindings):
-        value = binding.value
-        stage = max((after.get(v, 0) for v in relax.analysis.free_vars(value)), default=0)
-        inside = isinstance(value, relax.Call) and getattr(value.op, "name_hint", "") in regions
-        if inside:
-            names = (re.fullmatch(r"w(\d+)_weight", str(getattr(a, "name", ""))) for a in value.args)
-            found |= {int(name[1]): stage for name in names if name is not None}
-        after[binding.var] = stage + inside
-    return found
 
 
 def flatten(module: tvm.IRModule) -> tvm.IRModule:

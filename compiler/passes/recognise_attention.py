@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from axlora.compiler.operators import Attention, Rotary
 from axlora.compiler.passes.attention_masks import CAUSAL, HEEDING, both, kind_of_mask
-from axlora.compiler.passes.dataflow import Node
+from axlora.compiler.passes.read_module import Node
 from axlora.compiler.passes.recognise_values import Scores, Symbol, Values
 from axlora.compiler.passes.tensor_elements import Constant, HeadView, Probed, View, heads
 

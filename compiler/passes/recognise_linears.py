@@ -17,9 +17,10 @@ import onnx
 from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend.attach import scope_of
 from axlora.compiler.frontend.recognised import MARK, FoundLinear
-from axlora.compiler.passes.dataflow import PASSIVE, RESHAPES, Dataflow, Node
+from axlora.compiler.passes.dataflow import Dataflow
 from axlora.compiler.passes.lora_branches import Delta, branches
 from axlora.compiler.passes.matrix_products import Product, Products
+from axlora.compiler.passes.read_module import PASSIVE, RESHAPES, Node
 
 Float64 = npt.NDArray[np.float64]
 

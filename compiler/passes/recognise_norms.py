@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.passes.dataflow import PASSIVE, Dataflow, Node
+from axlora.compiler.passes.dataflow import Dataflow
+from axlora.compiler.passes.read_module import PASSIVE, Node
 
 Float64 = npt.NDArray[np.float64]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from axlora.compiler import functions
 from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.operators import Add, Function, Linear, Mul, Norm, NormKind, PoolKind, Positional, Window
-from axlora.compiler.passes.dataflow import RESHAPES, Node
+from axlora.compiler.passes.read_module import RESHAPES, Node
 from axlora.compiler.passes.recognise_norms import FoundNorm, norms
 from axlora.compiler.passes.recognise_pairs import PairWalk
 from axlora.compiler.passes.recognise_pools import PoolWalk

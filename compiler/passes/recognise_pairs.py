@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from axlora.compiler.operators import Quantization
-from axlora.compiler.passes.dataflow import Node
+from axlora.compiler.passes.read_module import Node
 from axlora.compiler.passes.recognise_attention import AttentionWalk, four, stride_of
 from axlora.compiler.passes.recognise_values import Scores, Symbol
 from axlora.compiler.passes.tensor_elements import Curve, Looked, View, heads

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.operators import Norm, NormKind, PoolKind
-from axlora.compiler.passes.dataflow import Node
+from axlora.compiler.passes.read_module import Node
 from axlora.compiler.passes.recognise_values import PASS, SHAPED, Symbol, Values
 from axlora.compiler.passes.tensor_elements import Constant, Curve, Length, Looked, Probed, View, Weighted
 

@@ -24,7 +24,8 @@ from axlora.compiler.operators import (
     streams,
 )
 from axlora.compiler.passes.attention_masks import Mask
-from axlora.compiler.passes.dataflow import PASSIVE, RESHAPES, Dataflow, Node
+from axlora.compiler.passes.dataflow import Dataflow
+from axlora.compiler.passes.read_module import PASSIVE, RESHAPES, Node
 from axlora.compiler.passes.tensor_elements import (
     Constant,
     Curve,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
@@ -14,29 +15,27 @@ from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.attach import check_map
 from axlora.compiler.frontend.calibrate import calibrate, samples
-from axlora.compiler.frontend.embeddings import tables_of
+from axlora.compiler.frontend.embeddings import Table, tables_of
 from axlora.compiler.frontend.host_graph import cut
-from axlora.compiler.frontend.merge import merged
 from axlora.compiler.frontend.one_sided_inputs import one_sided
 from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.onnx_reader import Model
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import TOKENS, Linear, Lowered, Regions, Tensor
-from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
+from axlora.compiler.passes.adapters import Origin
 from axlora.compiler.passes.dataflow import Dataflow
 from axlora.compiler.passes.drop_scales import drop_scales
 from axlora.compiler.passes.lower_linears import Smooth
-from axlora.compiler.passes.partition import stages_of
 from axlora.compiler.passes.pipeline import READ_LINEARS, lower_linears, run
 from axlora.compiler.passes.placement import no_linear, place
-from axlora.compiler.passes.quantize_adapter import quantize_adapter
-from axlora.compiler.passes.quantize_linear import group_rows, offset_rows, quantize_linear
+from axlora.compiler.passes.quantize_linear import group_rows, offset_rows
 from axlora.compiler.passes.recognise_linears import recognise
-from axlora.compiler.passes.survival import survived
+from axlora.compiler.pipelines.adapted import adapted, merge, quantized
 from axlora.compiler.pipelines.options import STATIC, CompileOptions
 from axlora.compiler.reference.integer_graph import IntegerGraph, widest
 from axlora.compiler.reference.layer_errors import layer_errors
+from axlora.compiler.rows.read_region import read_linears
 from axlora.isa.target import Target
 
 _LOG = logging.getLogger(__name__)
@@ -106,36 +105,26 @@ def _source(g: Graph, found: FoundLinear, results: set[str]) -> str:
     return found.x.codes if found.x.codes in results else str(g.nodes[g.producer[found.x.codes]].input[0])
 
 
-def _quantized(seen: Dataflow, g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> Lowered:
-    """The linears, with the branches that the graph itself holds, and their inputs and outputs."""
+def _quantized(
+    seen: Dataflow, g: Graph, found: tuple[FoundLinear, ...], tables: Sequence[Table], target: Target, options: CompileOptions
+) -> Lowered:
+    """The linears with their adapters, and their inputs and outputs."""
     results = {each.result for each in found}
     linears: list[Linear] = []
     inputs: dict[str, Tensor] = {}
     outputs: list[Tensor] = []
-    group = group_rows(target, weight_bits)
-    rows = {} if group else _offset_rows(seen, g, found, target, weight_bits)  # rows of offsets have no room for scale groups
+    group = group_rows(target, options.weight_bits)
+    rows = {} if group else _offset_rows(seen, g, found, target, options.weight_bits)  # they have no room for scale groups
     for each in found:
         assert each.x is not None
         offset = rows.get(each.x.tensor, 0)
-        linear, y = quantize_linear(each, each.x, target, weight_bits, offset, 0 if offset else group)
-        if each.loras:
-            own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, each.x.bits)
-            linear = replace(linear, adapters=(own,))
+        linear, y = quantized(each, each.x, target, options.weight_bits, rows=offset, group=0 if offset else group)
         linears.append(linear)
         source = _source(g, each, results)
         shape = g.shape(each.x_name if each.smooth is not None else source)
         inputs.setdefault(each.x.tensor, _tensor(each.x, source, shape, linear.k, linear.offset_rows))
         outputs.append(_tensor(y, each.result, g.shape(each.result), linear.n))
-    own_name = GRAPH if any(x.adapters for x in linears) else None
-    return Lowered(
-        tuple(linears),
-        tuple(inputs.values()),
-        tuple(outputs),
-        place(g, found),
-        (GRAPH,) if own_name else (),
-        own_name,
-        matches={GRAPH: graph_matches(linears)} if own_name else {},
-    )
+    return adapted(linears, [*inputs.values()], outputs, place(g, found), Origin(found, tables), target, options)
 
 
 def _smoothing(found: tuple[FoundLinear, ...]) -> Smooth:
@@ -148,18 +137,11 @@ def _partitioned(seen: Dataflow, lowered: Lowered, smooth: Smooth, rank: int, bi
     names = seen.names()
     made = run(seen.module, lower_linears(names, lowered, smooth, rank, bits))
     dump.modules(made)
+    outputs = dict(zip((linear.name for linear in lowered.linears), lowered.outputs, strict=True))
     module = made[-1][1]
-    stages = stages_of(module)
-    lost = [linear.name for i, linear in enumerate(lowered.linears) if i not in stages]
-    assert not lost, f"the passes put these linears into no region of the accelerator: {', '.join(lost)}"
-    regions = Regions(module, names.arguments(module["main"]), tuple(linear.name for linear in lowered.linears), rank)
-    order = sorted(stages, key=lambda i: (stages[i], i))
-    return replace(
-        lowered,
-        linears=tuple(replace(lowered.linears[i], stage=stages[i]) for i in order),
-        outputs=tuple(lowered.outputs[i] for i in order),
-        regions=regions,
-    )
+    regions = Regions(module, names.arguments(module["main"]), tuple(outputs), rank)
+    linears = read_linears(regions, lowered.linears).linears
+    return replace(lowered, linears=linears, outputs=tuple(outputs[linear.name] for linear in linears), regions=regions)
 
 
 def _offset_rows(seen: Dataflow, g: Graph, found: tuple[FoundLinear, ...], target: Target, weight_bits: int) -> dict[str, int]:
@@ -223,11 +205,7 @@ def lower(model: Model, target: Target, options: CompileOptions, dump: Dump | No
     dump.modules(seen.phases)
     dump.recognised(found)
     tables = tables_of(g) if options.files else ()
-    notices: tuple[str, ...] = ()
-    if options.merge:
-        before = found
-        found, notices = merged(found, options.files, options.matching, tables)
-        notices += survived(before, found, target, options.weight_bits)
+    found, options, notices = merge(found, tables, target, options)
     if options.calibration is not None:
         without = tuple(f for f in found if f.x is None)
         if not without:
@@ -235,14 +213,13 @@ def lower(model: Model, target: Target, options: CompileOptions, dump: Dump | No
         else:
             bits = 16 if activation in ("static16", "token16") else 8
             floats = tuple(_with_float_output(g, f) for f in found)
-            several = [floats] if options.merge else variants(floats, options.files, options.matching, tables)
+            several = variants(floats, options.files, options.matching, tables)
             scales = calibrate(g, several, without, options.calibration, bits, activation not in STATIC, where)
             found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
     found = _activations(g, found, activation, where)
     smooth = _smoothing(found)
-    lowered = replace(_quantized(seen, g, found, target, options.weight_bits), notices=notices)
-    for name, path in () if options.merge else options.files.items():
-        lowered = add_adapter(lowered, name, path, target, options.matching, options.max_lora_rank, Origin(found, tables))
+    lowered = _quantized(seen, g, found, tables, target, options)
+    lowered = replace(lowered, notices=(*notices, *lowered.notices))
     check_map(options.adapter_map, lowered.linears, where)
     rank = widest(lowered, options.max_lora_rank)
     lowered = _partitioned(seen, lowered, smooth, rank, target.activation_bits, dump)

@@ -17,7 +17,6 @@ from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.embeddings import Table, tables_of
-from axlora.compiler.frontend.merge import merged
 from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.onnx_reader import Model
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
@@ -25,17 +24,16 @@ from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import Linear, Lowered, Placement, Regions, Tensor
 from axlora.compiler.operators import Attention, FakeQuantize, Op
 from axlora.compiler.operators import Linear as LinearOp
-from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
+from axlora.compiler.passes.adapters import Origin
 from axlora.compiler.passes.dataflow import Dataflow
 from axlora.compiler.passes.drop_scales import drop_scales
 from axlora.compiler.passes.lower_rows import Calibrated, Starts, widths
 from axlora.compiler.passes.pipeline import READ_WHOLE, lower_rows, run
-from axlora.compiler.passes.quantize_adapter import quantize_adapter
-from axlora.compiler.passes.quantize_linear import group_rows, quantize_linear
+from axlora.compiler.passes.quantize_linear import group_rows
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.passes.recognise_transformer import ONE_SEQUENCE, read_rows, read_transformer, read_whole
-from axlora.compiler.passes.survival import survived
 from axlora.compiler.pipelines import samples
+from axlora.compiler.pipelines.adapted import adapted, merge, quantized
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.pipelines.samples import Data, Float64, Found, Samples
 from axlora.compiler.pipelines.static_scales import with_static_scales
@@ -154,10 +152,7 @@ def _quantized(
         if (codes := model.codes.get(reads.get(each.name, ""))) is not None:
             x = Activation(each.x_name, "", codes.scale, held_zero(codes, target.activation_bits), codes.bits)
         grouped = lie.get(reads.get(each.name, ""), WITHOUT).group
-        linear, _ = quantize_linear(each, x, target, options.weight_bits, group=group, grouped=grouped)
-        if each.loras:
-            own = quantize_adapter(linear, GRAPH, graph_branch(each.loras), target, x.bits)
-            linear = replace(linear, adapters=(own,))
+        linear, _ = quantized(each, x, target, options.weight_bits, group=group, grouped=grouped)
         linears.append(linear)
         inputs.append(Tensor(linear.input, 1, linear.k, (1, linear.k), x.bits, x.scale, x.zero_point, x.per_token))
     return linears, inputs
@@ -347,17 +342,11 @@ def _lowered(read: _Read, target: Target, options: CompileOptions, tables: Seque
     """The linears with their adapters, quantized; and the rank of each adapter."""
     model = read.model
     linears, inputs = _quantized(model, read.found, target, options)
-    own_name = GRAPH if any(x.adapters for x in linears) else None
     decodes = read.starts is Starts.DECODE
     rows = model.lengths(read.rows)
     keys, count = ((whole_context(target, read.rows),), (1,)) if decodes else (rows, rows)
     placement = _placement(model, linears, keys, count, read.batch)
-    own_names = (GRAPH,) if own_name else ()
-    matches = {GRAPH: graph_matches(linears)} if own_name else {}
-    lowered = Lowered(tuple(linears), tuple(inputs), (), placement, own_names, own_name, matches=matches)
-    origin = Origin(read.found, tables)
-    for name, path in options.files.items():
-        lowered = add_adapter(lowered, name, path, target, options.matching, options.max_lora_rank, origin)
+    lowered = adapted(linears, inputs, (), placement, Origin(read.found, tables), target, options)
     ranks = {n: max(a.rank for li in lowered.linears for a in li.adapters if a.name == n) for n in lowered.adapters}
     return lowered, ranks
 
@@ -427,11 +416,8 @@ def lower_whole(file: Model, target: Target, options: CompileOptions) -> Generat
     reading = _Reading(file, options, dump)
     read = reading.decoder() if options.generate else reading.whole()
     tables = tables_of(Graph(read.g.model)) if options.files else ()
-    notices: tuple[str, ...] = ()
-    if options.merge:
-        found, notices = merged(read.found, options.files, options.matching, tables)
-        notices += survived(read.found, found, target, options.weight_bits)
-        read, options = replace(read, found=found), replace(options, adapters=None)
+    found, options, notices = merge(read.found, tables, target, options)
+    read = replace(read, found=found)
     options.tell("looking at magnitudes")
     sequences = read.first_rows(data)
     several = variants(read.found, options.files, options.matching, tables)

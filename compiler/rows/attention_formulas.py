@@ -85,8 +85,9 @@ class AttentionFormulas(Formulas):
 
     def attend_in_groups(self, step: Attend, groups: Sequence[int]) -> Body:
         """As `attend`, but all heads of a group, whose turn it is among `groups`, and the beginning of the next group's."""
-        heads = range(step.op.heads)
-        turns = in_turn(self.rounds(step)[1]((head, group) for group in groups for head in heads), self.rows.ahead)
+        once, rounds = self.rounds(step)
+        heads = range(0, step.op.heads, once)
+        turns = in_turn(rounds((head, group) for group in groups for head in heads), self.rows.ahead)
 
         def each() -> None:
             for _ in heads:

@@ -1,10 +1,10 @@
-"""The accelerator's region of a module of rows, read back: all that the backend and the references know of a model."""
+"""The accelerator's regions of a module, read back: all that the backend and the references know of a model."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -78,6 +78,16 @@ class Region:
 
 
 @dataclass(frozen=True)
+class LinearCalls:
+    """The linears in the regions of a model with a host part."""
+
+    linears: tuple[layer.Linear, ...]
+    """In the order of their stages, each with its own."""
+    rows: Mapping[str, int]
+    """Tensor of codes that linears read -> its rows."""
+
+
+@dataclass(frozen=True)
 class Called:
     """A call in a region."""
 
@@ -90,15 +100,23 @@ class Called:
     """By the names of the function's parameters."""
 
 
-def region_of(module: tvm.IRModule) -> tuple[Any, relax.Function, relax.Call]:
-    """The one region of a module that `LowerRows` and `Partition` made: its variable, itself, and its call in `main`."""
-    regions = {
+def _bindings(function: relax.Function) -> Iterator[Any]:
+    return (binding for block in function.body.blocks for binding in block.bindings)
+
+
+def _regions(module: tvm.IRModule) -> dict[Any, relax.Function]:
+    """Variable -> region of the accelerator."""
+    return {
         variable: function
         for variable, function in module.functions_items()
         if isinstance(function, relax.Function) and (function.attrs or {}).get("Codegen") == "axlora"
     }
-    bindings = (binding for block in module["main"].body.blocks for binding in block.bindings)
-    found = [b.value for b in bindings if isinstance(b.value, relax.Call) and b.value.op in regions]
+
+
+def region_of(module: tvm.IRModule) -> tuple[Any, relax.Function, relax.Call]:
+    """The one region of a module that `LowerRows` and `Partition` made: its variable, itself, and its call in `main`."""
+    regions = _regions(module)
+    found = [b.value for b in _bindings(module["main"]) if isinstance(b.value, relax.Call) and b.value.op in regions]
     assert len(found) == 1, f"the passes made {len(found)} regions of the accelerator, not one"
     return found[0].op, regions[found[0].op], found[0]
 
@@ -106,7 +124,7 @@ def region_of(module: tvm.IRModule) -> tuple[Any, relax.Function, relax.Call]:
 def calls(region: relax.Function) -> Iterator[Called]:
     """The calls of composite functions, in their order."""
     composites: dict[Any, relax.Function] = {}
-    for binding in (b for block in region.body.blocks for b in block.bindings):
+    for binding in _bindings(region):
         value = binding.value
         if isinstance(value, relax.Function):
             composites[binding.var] = value
@@ -114,6 +132,45 @@ def calls(region: relax.Function) -> Iterator[Called]:
             called = composites[value.op]
             args = {str(p.name): each for p, each in zip(called.params, value.args, strict=True)}
             yield Called(binding.var, str(called.attrs["Composite"]).removeprefix(PREFIX), called.attrs, args)
+
+
+def _index(weight: Any) -> int | None:
+    """The number of the linear whose weight a variable of `main` is, `wN_weight`, as `LinearVars.declare` names it."""
+    found = re.fullmatch(r"w(\d+)_weight", str(getattr(weight, "name", "")))
+    return None if found is None else int(found[1])
+
+
+def read_linears(given: layer.Regions, linears: Sequence[layer.Linear]) -> LinearCalls:
+    """The linears in the regions of a module that `LowerLinears` and `Partition` made, and the stage of each: one more than
+    the latest that it depends on.
+
+    Args:
+        linears: in any order; each must be in a region.
+    """
+    module, by_name = given.module, {linear.name: linear for linear in linears}
+    linears = [by_name[name] for name in given.linears]
+    regions = _regions(module)
+    after: dict[Any, int] = {}
+    """Variable -> the stage from which on it is known."""
+    stages: dict[int, int] = {}
+    rows: dict[str, int] = {}
+    for binding in _bindings(module["main"]):
+        value = binding.value
+        stage = max((after.get(v, 0) for v in relax.analysis.free_vars(value)), default=0)
+        region = regions.get(value.op) if isinstance(value, relax.Call) else None
+        after[binding.var] = stage + (region is not None)
+        if region is not None:
+            passed = dict(zip(region.params, value.args, strict=True))
+            for call in calls(region):
+                x, *others = call.args.values()
+                (index,) = {found for each in others if (found := _index(passed.get(each))) is not None}
+                stages[index], rows[linears[index].input] = stage, int(x.ty.shape.values[0])
+    lost = [linear.name for index, linear in enumerate(linears) if index not in stages]
+    assert not lost, f"the passes put these linears into no region of the accelerator: {', '.join(lost)}"
+    order = sorted(stages, key=lambda index: (stages[index], index))
+    return LinearCalls(
+        tuple(replace(linears[index], stage=stages[index]) for index in order), {x.input: rows[x.input] for x in linears}
+    )
 
 
 def read_region(module: tvm.IRModule, linears: Sequence[layer.Linear]) -> Region:
@@ -193,9 +250,9 @@ class _Reading:
         """A linear: the one whose weight a parameter of `main` is."""
         self._value(call)
         weight, x = self._given[call.args["weight"]], call.args["x"]
-        found = re.fullmatch(r"w(\d+)_weight", str(weight.name))
-        assert found is not None, f"{weight.name!r} is no weight of a linear"
-        name = self._linears[int(found[1])].name
+        index = _index(weight)
+        assert index is not None, f"{weight.name!r} is no weight of a linear"
+        name = self._linears[index].name
         self._steps[name] = float(call.attributes["step"])
         if "a" in call.args:
             self._ranks[name] = int(call.args["a"].ty.shape.values[1])

@@ -24,6 +24,7 @@
 #define AX_OP_VCON 33
 #define AX_OP_VTAB 34
 #define AX_OP_SPITCH 35
+#define AX_OP_VBANK 36
 #define AX_UNIT_FETCH 0
 #define AX_UNIT_LOAD 1
 #define AX_UNIT_MATRIX 2
@@ -72,7 +73,7 @@
 #define AX_INTO_UBUF 2
 #define AX_INTO_OBUF 3
 #define AX_SEGMENTS 9
-#define AX_ROWS 8
+#define AX_ROWS 64
 #define AX_SCALARS 4
 #define AX_SLOTS 8
 #define AX_LOOP_DEPTH 4
@@ -84,9 +85,9 @@
 #define AX_CBUF_BIT 32768
 #define AX_READ_AFTER 17
 #define AX_UNIT_UNKNOWN 5
-#define AX_UNIT_OF {5, 0, 0, 0, 0, 0, 5, 5, 1, 5, 5, 5, 5, 5, 5, 5, 2, 2, 2, 2, 5, 5, 5, 5, 3, 3, 3, 3, 3, 3, 3, 3, 4, 3, 3, 4, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5}
+#define AX_UNIT_OF {5, 0, 0, 0, 0, 0, 5, 5, 1, 5, 5, 5, 5, 5, 5, 5, 2, 2, 2, 2, 5, 5, 5, 5, 3, 3, 3, 3, 3, 3, 3, 3, 4, 3, 3, 4, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5}
 #define AX_SUB_MAX {0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 8, 8, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 15, 3, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
-#define AX_MISC_BITS {0, 0, 5, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 8, 2, 0, 16, 0, 0, 0, 0, 13, 4, 3, 7, 13, 6, 1, 0, 17, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define AX_MISC_BITS {0, 0, 5, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 8, 2, 0, 16, 0, 0, 0, 0, 13, 4, 3, 7, 16, 9, 1, 0, 17, 0, 12, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 #define AX_FORMAT_BITS {2, 3, 4, 8, 2, 3, 4, 8, 4}
 #define AX_FORMAT_STORAGE {2, 4, 4, 8, 2, 4, 4, 8, 4}
 #define AX_FORMAT_CLASS {0, 0, 0, 0, 1, 1, 1, 1, 2}
@@ -263,18 +264,18 @@
 #define AX_VMAP_WORDS_LOW 0  /* of z */
 #define AX_VMAP_WORDS_BITS 16
 #define AX_VMAP_ROWS_LOW 0  /* of misc */
-#define AX_VMAP_ROWS_BITS 3
-#define AX_VMAP_INTO_LOW 3  /* of misc */
+#define AX_VMAP_ROWS_BITS 6
+#define AX_VMAP_INTO_LOW 6  /* of misc */
 #define AX_VMAP_INTO_BITS 2
-#define AX_VMAP_SIZE_LOW 5  /* of misc */
+#define AX_VMAP_SIZE_LOW 8  /* of misc */
 #define AX_VMAP_SIZE_BITS 2
-#define AX_VMAP_SCALE_LOW 7  /* of misc */
+#define AX_VMAP_SCALE_LOW 10  /* of misc */
 #define AX_VMAP_SCALE_BITS 2
-#define AX_VMAP_LESS_LOW 9  /* of misc */
+#define AX_VMAP_LESS_LOW 12  /* of misc */
 #define AX_VMAP_LESS_BITS 2
-#define AX_VMAP_SUBTRACT_LOW 11  /* of misc */
+#define AX_VMAP_SUBTRACT_LOW 14  /* of misc */
 #define AX_VMAP_SUBTRACT_BITS 1
-#define AX_VMAP_TILED_LOW 12  /* of misc */
+#define AX_VMAP_TILED_LOW 15  /* of misc */
 #define AX_VMAP_TILED_BITS 1
 #define AX_VROW_FUNCTION_LOW 0  /* of sub */
 #define AX_VROW_FUNCTION_BITS 2
@@ -289,10 +290,10 @@
 #define AX_VROW_ADJUST_LOW 6  /* of z */
 #define AX_VROW_ADJUST_BITS 8
 #define AX_VROW_ROWS_LOW 0  /* of misc */
-#define AX_VROW_ROWS_BITS 3
-#define AX_VROW_SCALAR_LOW 3  /* of misc */
+#define AX_VROW_ROWS_BITS 6
+#define AX_VROW_SCALAR_LOW 6  /* of misc */
 #define AX_VROW_SCALAR_BITS 2
-#define AX_VROW_WRITE_LOW 5  /* of misc */
+#define AX_VROW_WRITE_LOW 8  /* of misc */
 #define AX_VROW_WRITE_BITS 1
 #define AX_VLEN_VALID_LOW 0  /* of x */
 #define AX_VLEN_VALID_BITS 32
@@ -320,6 +321,14 @@
 #define AX_VTAB_STEP_BITS 6
 #define AX_VTAB_SHIFT_LOW 6  /* of misc */
 #define AX_VTAB_SHIFT_BITS 6
+#define AX_VBANK_A_LOW 0  /* of x */
+#define AX_VBANK_A_BITS 16
+#define AX_VBANK_B_LOW 16  /* of x */
+#define AX_VBANK_B_BITS 16
+#define AX_VBANK_TO_LOW 0  /* of y */
+#define AX_VBANK_TO_BITS 16
+#define AX_VBANK_ROWS_LOW 0  /* of misc */
+#define AX_VBANK_ROWS_BITS 3
 #define AX_COUNTER_CYCLES 0
 #define AX_COUNTER_INSTRUCTIONS 1
 #define AX_COUNTER_FETCH_BUSY 2

@@ -65,6 +65,7 @@ static bool good_rows(const Raw &raw) {
       return raw.sub != AX_ROW_TOKEN || (raw.ry == 0 && !AX_FIELD(raw.misc, VROW_WRITE) && raw.y >> 8 == 0);
     case AX_OP_VLEN: return raw.y == 0 && raw.z == 0 && raw.ry == 0 && raw.rz == 0;
     case AX_OP_VPITCH:
+    case AX_OP_VBANK:
     case AX_OP_SPITCH: return raw.z == 0 && raw.rz == 0;
     case AX_OP_VCON: return raw.rx == 0 && raw.ry == 0 && raw.rz == 0 && raw.z == 0 && raw.y >> 6 == 0;
     case AX_OP_VTAB: return raw.rx == 0 && raw.ry == 0 && raw.rz == 0 && AX_FIELD(raw.misc, VTAB_STEP) < 32;
@@ -111,11 +112,12 @@ static bool good_resolved(const Instruction &i) {
     case AX_OP_MATMUL: return AX_FIELD(i.misc, MATMUL_TOKENS) < AX_TOKENS;
     case AX_OP_VREQ: return AX_FIELD(i.misc, VREQ_TOKENS) < AX_TOKENS;
     case AX_OP_VQT: return AX_FIELD(i.misc, VQT_TOKENS) < AX_TOKENS;
+    case AX_OP_VBANK: return AX_FIELD(i.misc, VBANK_ROWS) < AX_TOKENS;
     case AX_OP_VOUT: return !AX_FIELD(i.misc, VOUT_UBUF) || 8 << AX_FIELD(i.misc, VOUT_SIZE) == AX_ACTIVATION_BITS;
     case AX_OP_VMAP: {
       if (AX_FIELD(i.misc, VMAP_TILED) && AX_PORTS > AX_BEAT_BYTES) return false;
       if (AX_FIELD(i.misc, VMAP_INTO) != AX_INTO_UBUF) return true;
-      return AX_FIELD(i.misc, VMAP_ROWS) < AX_TOKENS && 8 << AX_FIELD(i.misc, VMAP_SIZE) == AX_ACTIVATION_BITS;
+      return 8 << AX_FIELD(i.misc, VMAP_SIZE) == AX_ACTIVATION_BITS;
     }
     default: return true;
   }

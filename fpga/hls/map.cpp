@@ -1,10 +1,10 @@
-// VMAP: a function of every element of up to eight rows, a reduction over each row.
+// VMAP: a function of every element of up to AX_ROWS rows, a reduction over each row.
 #include "arithmetic.h"
 #include "units.h"
 
 // Where the operands, results and constants of a VMAP are.
 struct Mapping {
-  uint32_t function, reduce, into, size, rows, words;
+  uint32_t function, reduce, into, size, rows, bank, words;
   uint32_t a, b, to, scale, less;
   bool a_cbuf, b_cbuf, subtract, tiled;
   int64_t ca, cb, low;
@@ -19,6 +19,7 @@ static Mapping mapping_of(const Instruction &i, const Vector &vector) {
   m.into = AX_FIELD(i.misc, VMAP_INTO);
   m.size = AX_FIELD(i.misc, VMAP_SIZE);
   m.rows = AX_FIELD(i.misc, VMAP_ROWS) + 1;
+  m.bank = vector.vbank.opcode == AX_OP_VBANK ? AX_FIELD(vector.vbank.misc, VBANK_ROWS) + 1 : AX_TOKENS;
   m.words = i.z;
   const uint32_t a = AX_FIELD(i.x, VMAP_A), b = AX_FIELD(i.x, VMAP_B);
   m.a = a & (AX_CBUF_BIT - 1);
@@ -42,15 +43,25 @@ static Mapping mapping_of(const Instruction &i, const Vector &vector) {
 
 static bool two_operands(const Mapping &m) { return m.function == AX_MAP_MAC || m.function == AX_MAP_MUL; }
 
-// The last row's words are there; pitches are not negative, so the others are too.
-static bool rows_within(const Mapping &m, bool cbuf, uint32_t first, uint32_t pitch) {
-  return first + (m.rows - 1) * pitch + m.words <= (cbuf ? AX_CBUF_WORDS : AX_VBUF_WORDS);
+// Where a row begins, less where the first does: rows of a bank are a pitch apart, and banks `apart`.
+static uint32_t row_place(const Mapping &m, uint32_t row, uint32_t pitch, uint32_t apart) {
+#pragma HLS INLINE
+  return row % m.bank * pitch + row / m.bank * apart;
+}
+
+// The words of the last row and of the last row of a full bank are there; pitches are not negative, so the others are too.
+static bool rows_within(const Mapping &m, bool cbuf, uint32_t first, uint32_t pitch, uint32_t apart) {
+  const uint32_t words = cbuf ? AX_CBUF_WORDS : AX_VBUF_WORDS;
+  if (first + row_place(m, m.rows - 1, pitch, apart) + m.words > words) return false;
+  return m.rows < m.bank || first + row_place(m, m.rows / m.bank * m.bank - 1, pitch, apart) + m.words <= words;
 }
 
 static bool operands_within(const Mapping &m, const Vector &vector) {
-  if (!rows_within(m, m.a_cbuf, m.a, AX_FIELD(vector.vpitch.x, VPITCH_A))) return false;
-  if (two_operands(m) && !rows_within(m, m.b_cbuf, m.b, AX_FIELD(vector.vpitch.x, VPITCH_B))) return false;
-  if (m.into == AX_INTO_VBUF && !rows_within(m, false, m.to, vector.vpitch.y)) return false;
+  const Instruction &pitch = vector.vpitch, &bank = vector.vbank;
+  if (!rows_within(m, m.a_cbuf, m.a, AX_FIELD(pitch.x, VPITCH_A), AX_FIELD(bank.x, VBANK_A))) return false;
+  if (two_operands(m) && !rows_within(m, m.b_cbuf, m.b, AX_FIELD(pitch.x, VPITCH_B), AX_FIELD(bank.x, VBANK_B)))
+    return false;
+  if (m.into == AX_INTO_VBUF && !rows_within(m, false, m.to, pitch.y, bank.y)) return false;
   return m.function != AX_MAP_TABLE || m.first + m.last + 1 <= AX_TABLE_ENTRIES;
 }
 
@@ -86,8 +97,9 @@ static int64_t mapped(const Mapping &m, const Buffers &buffers, const Vector &ve
 static bool put_element(const Mapping &m, Buffers &buffers, const Vector &vector, uint32_t row, uint32_t n,
                         int64_t code) {
 #pragma HLS INLINE
-  if (m.into == AX_INTO_UBUF) return put_ubuf(buffers, m.to & (AX_UBUF_BIT - 1), row, n, code);
-  const uint32_t byte = (m.to + row * vector.vpitch.y) * AX_BEAT_BYTES;
+  const uint32_t lines = row / m.bank * vector.vbank.y;
+  if (m.into == AX_INTO_UBUF) return put_ubuf(buffers, (m.to & (AX_UBUF_BIT - 1)) + lines, row % m.bank, n, code);
+  const uint32_t byte = (m.to + row_place(m, row, vector.vpitch.y, vector.vbank.y)) * AX_BEAT_BYTES;
   if (!m.tiled) return put_obuf(buffers, byte + (n << m.size), 1 << m.size, code);
   // Tiles: byte n mod P of every P bytes of beat n / P.
   bool there = true;
@@ -123,9 +135,10 @@ static void write_delayed(Buffers &buffers, const Delay &delay, uint32_t place) 
 static bool map_word(const Mapping &m, Buffers &buffers, Vector &vector, uint32_t row, uint32_t w,
                      int32_t result[AX_VECTOR_LANES], Counters &counters) {
 #pragma HLS INLINE
-  const uint32_t at_a = m.a + row * AX_FIELD(vector.vpitch.x, VPITCH_A) + w;
-  const uint32_t at_b = m.b + row * AX_FIELD(vector.vpitch.x, VPITCH_B) + w;
-  const uint64_t valid = (uint64_t)vector.vlen.x + (AX_FIELD(vector.vlen.misc, VLEN_STEP) ? row : 0);
+  const Instruction &pitch = vector.vpitch, &bank = vector.vbank;
+  const uint32_t at_a = m.a + row_place(m, row, AX_FIELD(pitch.x, VPITCH_A), AX_FIELD(bank.x, VBANK_A)) + w;
+  const uint32_t at_b = m.b + row_place(m, row, AX_FIELD(pitch.x, VPITCH_B), AX_FIELD(bank.x, VBANK_B)) + w;
+  const uint64_t valid = (uint64_t)vector.vlen.x + (AX_FIELD(vector.vlen.misc, VLEN_STEP) ? row % m.bank : 0);
   const int64_t high = ((int64_t)1 << ((8 << m.size) - 1)) - 1;
   bool there = true;
   for (int lane = 0; lane < AX_VECTOR_LANES; lane++) {
@@ -160,7 +173,7 @@ stop_t map_rows(const Instruction &i, Buffers &buffers, Vector &vector, Counters
 #pragma HLS PIPELINE
       if (waiting == AX_READ_AFTER) write_delayed(buffers, delay, place);
       if (!map_word(m, buffers, vector, row, w, delay.value[place], counters)) return AX_ERR_LOCAL_ADDRESS;
-      delay.word[place] = m.to + row * vector.vpitch.y + w;
+      delay.word[place] = m.to + row_place(m, row, vector.vpitch.y, vector.vbank.y) + w;
       if (m.into == AX_INTO_VBUF) {
         if (waiting < AX_READ_AFTER) waiting++;
         place = place + 1 == AX_READ_AFTER ? 0 : place + 1;

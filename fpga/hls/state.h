@@ -36,7 +36,7 @@ struct Matrix {
 };
 
 struct Vector {
-  Instruction vcfg, vout, vlen, vpitch, vcon, vtab;
+  Instruction vcfg, vout, vlen, vpitch, vbank, vcon, vtab;
   int64_t reduced[AX_ROWS];                          // R
   int32_t factor[AX_SCALARS][AX_ROWS];
   uint8_t shift[AX_SCALARS][AX_ROWS];

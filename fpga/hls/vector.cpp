@@ -7,6 +7,7 @@ stop_t vector_unit(const Instruction &i, Buffers &buffers, Vector &vector, Count
     case AX_OP_VOUT: vector.vout = i; return AX_ERR_NONE;
     case AX_OP_VLEN: vector.vlen = i; return AX_ERR_NONE;
     case AX_OP_VPITCH: vector.vpitch = i; return AX_ERR_NONE;
+    case AX_OP_VBANK: vector.vbank = i; return AX_ERR_NONE;
     case AX_OP_VCON: vector.vcon = i; return AX_ERR_NONE;
     case AX_OP_VTAB: vector.vtab = i; return AX_ERR_NONE;
     case AX_OP_VREQ: return requantize(i, buffers, vector, counters);

@@ -302,3 +302,13 @@ def test_totals_are_those_of_the_graph(file: str, form: str, tmp_path: Path) -> 
     linears = sum(g.shape(f.x_name)[-2] * f.shape[0] * f.shape[1] for f in found if len(g.shape(f.x_name)) > 1)
     assert sum(row.macs for row in rows if row.where == "accelerator") >= linears
     assert all(row.macs == 0 or row.reason for row in rows)
+
+
+def test_magnitudes_that_lie_too_far_apart_are_refused_by_name() -> None:
+    model = onnx.load(_file("llama.dynamo"))
+    (weight,) = [i for i in model.graph.initializer if i.name == "model.layers.1.input_layernorm.weight"]
+    changed = numpy_helper.to_array(weight).copy()
+    changed[3] = 1e20
+    weight.CopyFrom(numpy_helper.from_array(changed, weight.name))
+    with pytest.raises(BadModel, match=r"magnitudes of '.+' and of what it is made of lie too far apart for the machine \("):
+        axlora.compile(model, TEST, shapes=FREE, operators="all")

@@ -38,7 +38,7 @@ def _seen(case: Case) -> Counter[tuple[type, int]]:
     seen: list[object] = [i.opcode for i in case.program]
     for i in case.program:
         if i.opcode is Opcode.VMAP:
-            seen += [Map(i.sub & 3), Reduce(i.sub >> 2), Into(i.misc >> 3 & 3)]
+            seen += [Map(i.sub & 3), Reduce(i.sub >> 2), Into(i.misc >> 6 & 3)]
         elif i.opcode is Opcode.VROW:
             seen.append(Row(i.sub))
         elif i.opcode is Opcode.SEGW:

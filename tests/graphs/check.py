@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from noise import noisy_runs
+from onnx import numpy_helper
 from sketch import Array, reference
 from strategy import Drawn
 
@@ -166,11 +167,22 @@ def compiled(drawn: Drawn, folder: Path, target: str, calibrated: bool = False) 
 
 
 def _as_defined(model: onnx.ModelProto, expected: Sequence[Array], found: Mapping[str, Array]) -> list[Array]:
-    """What ONNX defines, where onnxruntime has it otherwise: the scale of a tensor of zeros is 0, onnxruntime's is 1."""
-    scales = {n.output[1] for n in model.graph.node if n.op_type == "DynamicQuantizeLinear"}
+    """What ONNX defines, where onnxruntime has it otherwise: the scale of a tensor of zeros is 0, onnxruntime's is 1.
+
+    So are the constants that it is multiplied by.
+    """
+    held = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    ones: dict[str, Array] = {}
+    """A scale, or its product with constants -> its value where the scale is 1."""
+    for node in model.graph.node:
+        if node.op_type == "DynamicQuantizeLinear":
+            ones[node.output[1]] = np.ones(())
+        elif node.op_type == "Mul" and {*node.input} <= ones.keys() | held.keys() and {*node.input} & ones.keys():
+            a, b = (ones.get(name, held.get(name)) for name in node.input)
+            ones[node.output[0]] = np.asarray(a) * np.asarray(b)
     names = [o.name for o in model.graph.output]
     zero = [
-        n in scales and np.array_equal(e, np.ones_like(e)) and not found[n].any() for n, e in zip(names, expected, strict=True)
+        n in ones and np.allclose(e, ones[n], rtol=1e-5) and not found[n].any() for n, e in zip(names, expected, strict=True)
     ]
     return [np.zeros_like(e) if z else e for e, z in zip(expected, zero, strict=True)]
 

@@ -179,10 +179,18 @@ def moved(tensors: Tensors, rng: Random) -> str:
 def foreign(tensors: Tensors, rng: Random) -> str:
     """Names of other formats, all or one."""
     ends = (
-        ("lora_down.weight", "lora_up.weight"), ("processor.to_q_lora.down.weight", "processor.to_q_lora.up.weight"),
-        ("hada_w1_a", "hada_w1_b"), ("lokr_w1", "lokr_w2"), ("lora_a", "lora_b"), ("oft_R.weight", "oft_s"),
+        ("processor.to_q_lora.down.weight", "processor.to_q_lora.up.weight"), ("hada_w1_a", "hada_w1_b"),
+        ("lokr_w1", "lokr_w2"), ("lora_a", "lora_b"), ("oft_R.weight", "oft_s"),
     )  # fmt: skip
-    a, b = _pick(ends, rng)
+    return _renamed(tensors, rng, *_pick(ends, rng))
+
+
+def kohya(tensors: Tensors, rng: Random) -> str:
+    """Names of A and B that other tools write, all or one: they are taken."""
+    return _renamed(tensors, rng, "lora_down.weight", "lora_up.weight")
+
+
+def _renamed(tensors: Tensors, rng: Random, a: str, b: str) -> str:
     only = str(_pick(sorted(tensors), rng)) if rng.integers(2) else ""
     _keys(tensors, lambda key: key.replace("lora_A.weight", a).replace("lora_B.weight", b) if only in ("", key) else key)
     return f"{a}, {b}"
@@ -265,6 +273,7 @@ ADAPTER = [
     Mutation("wrapped", _tensors(wrapped), SAME),
     *[Mutation("moved", _tensors(moved), REFUSED)] * 2,
     Mutation("foreign", _tensors(foreign), REFUSED),
+    Mutation("kohya", _tensors(kohya), SAME),
     *[Mutation("header", _header)] * 3,
     Mutation("files", _files, REFUSED),
     Mutation("link", _link, REFUSED),

@@ -158,7 +158,7 @@ def _rows(folder: Path, rng: Random) -> str:
     """Rows of a table removed, doubled, exchanged."""
 
     def change(m: Manifest) -> str:
-        name = _pick((*_ROWS, "placement"), rng)
+        name = _pick((name for name in (*_ROWS, "placement") if isinstance(m.get(name), list)), rng)
         rows = m[name]
         how = int(rng.integers(4))
         if how == 0:

@@ -14,7 +14,8 @@ import numpy as np
 from axlora.compiler.backend.link import link
 from axlora.compiler.backend.plan import Plan, Shape, fits
 from axlora.compiler.errors import BadModel
-from axlora.compiler.layer import Adapter, Codes, Linear, Lowered, Records, Tensor
+from axlora.compiler.layer import Adapter, Codes, Linear, Records
+from axlora.compiler.rows.read_region import LinearCalls
 from axlora.isa.assembly import assemble, encode_program
 from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction
@@ -246,9 +247,9 @@ def random_case(seed: int, target: Target) -> Case:
         return grid[int(rng.integers(len(grid)))]
 
     bits = t.activation_bits
-    lowered = Lowered(linears, (Tensor("x", tokens, k, (tokens, k), bits, 1.0),), (), (), ())
+    calls = LinearCalls(linears, {"x": tokens})
     try:
-        linked = link(t, lowered, slots=slots, rank=max(ranks, default=0), planner=planner, prove=False)
+        linked = link(t, calls, slots=slots, rank=max(ranks, default=0), planner=planner, prove=False)
     except BadModel:
         return random_case(seed + 1_000_000, target)  # too small for two tiles, or too large for the buffers: another draw
     if not any(i.opcode is Opcode.LOOP for i in linked.program):

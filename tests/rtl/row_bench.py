@@ -44,6 +44,12 @@ class Program(Chain):
         """`count` beats of OBUF to the results."""
         self.add(Opcode.STORE, address=self.out + offset, beats=count, rows=1)
 
+    def pitch(self, a: int = 0, b: int = 0, to: int = 0) -> None:
+        """All rows a pitch apart: those of a bank, and the banks by as many."""
+        count = self.target.tokens
+        self.add(Opcode.VPITCH, a=a, b=b, to=to)
+        self.add(Opcode.VBANK, a=count * a, b=count * b, to=count * to, rows=count)
+
     def vbuf(self, words: int) -> None:
         """Words of VBUF to the results."""
         self.add(Opcode.VLEN, valid=EVERY)
@@ -132,7 +138,7 @@ def overlapping_map(target: Target, distance: int, rows: int) -> Program:
     c.add(Opcode.VCON, ca=1)
     c.add(Opcode.VMAP, a=CBUF_BIT, words=128, into=Into.VBUF, size=2)
     c.words(np.ones((1, lanes), int))
-    c.add(Opcode.VPITCH, a=OVERLAP_WORDS, b=0, to=OVERLAP_WORDS)
+    c.pitch(a=OVERLAP_WORDS, to=OVERLAP_WORDS)
     c.add(Opcode.VCON, ca=1, cb=1)
     to = OVERLAP_FIRST + distance
     c.add(Opcode.VMAP, a=OVERLAP_FIRST, b=CBUF_BIT, to=to, words=OVERLAP_WORDS, rows=rows, into=Into.VBUF, size=2)

@@ -105,10 +105,13 @@ def row_case(seed: int, target: Target) -> Case:
         place = pick(16) if to else pick(4)
         c.add(Opcode.VREQ, token=pick(t.tbuf_tokens - t.tokens), to=place, groups=1 + pick(2), tokens=t.tokens)
 
+    bank, most = t.tokens, 8
+    """Rows of a bank, and most rows that lie within the buffers, as they were set last."""
+
     def row_map() -> None:
+        nonlocal bank, most
         function, reduce = Map(pick(4)), Reduce(pick(4))
         into = Into(pick(4))
-        rows = 1 + pick(t.tokens if into is Into.UBUF else ROWS)
         words = 1 + pick(6)
         size = {Into.NOTHING: 0, Into.VBUF: 2, Into.UBUF: t.activation_bits // 16, Into.OBUF: pick(3)}[into]
         tiled = int(into is Into.OBUF and t.ports <= beat and rng.random() < 0.5)
@@ -116,6 +119,12 @@ def row_case(seed: int, target: Target) -> Case:
         if rng.random() < 0.7:  # else what it follows is settings of before: a VMAP at once, often
             c.add(Opcode.VLEN, valid=int(rng.choice([1 << 20, pick(words * v + 2)])), step=pick(2))
             c.add(Opcode.VPITCH, a=pick(8), b=pick(8), to=words + pick(3) if into is Into.VBUF else pick(12))
+            bank, most = 1 + pick(t.tokens), 1 + pick(ROWS if rng.random() < 0.5 else 8)
+            apart = 1 + (32 if into is Into.UBUF else 128) // -(-most // bank)
+            c.add(Opcode.VBANK, a=pick(apart), b=pick(apart), to=pick(apart), rows=bank)
+            rows = most
+        else:
+            rows = 1 + pick(min(bank, most) if into is Into.UBUF else most)
             c.add(Opcode.VCON, ca=pick(65536) - 32768, cb=pick(65536) - 32768, shift=int(rng.choice([0, 1, 15, 31, pick(64)])))
             low, step = int(rng.choice([-(2**31), -pick(2**30), 0, pick(2**20)])), pick(32)
             c.add(Opcode.VTAB, low=low, first=pick(8), last=pick(8), step=step, shift=int(rng.choice([0, step, pick(64)])))
@@ -139,7 +148,8 @@ def row_case(seed: int, target: Target) -> Case:
     def row_scalar() -> None:
         function = Row(pick(4))
         token = function is Row.TOKEN
-        add = pick(t.tbuf_tokens - ROWS + 1) if token else pick(65536)
+        rows = 1 + pick(min(ROWS, t.tbuf_tokens) if rng.random() < 0.5 else 8)
+        add = pick(t.tbuf_tokens - rows + 1) if token else pick(65536)
         held, register = pick(add + 1), 1  # of `add` in a register
         window = int(windows.integers(0, t.windows))
         if windows.random() < 0.5 and in_windows[window] <= add:
@@ -156,7 +166,7 @@ def row_case(seed: int, target: Target) -> Case:
             to=pick(256) if token else pick(8),
             shift=int(rng.choice([0, 1, 16, pick(64)])),
             adjust=int(rng.choice([0, 31, -31, pick(256) - 128])),
-            rows=1 + pick(ROWS),
+            rows=rows,
             scalar=pick(SCALARS),
             write=0 if token else pick(2),
         )

@@ -178,6 +178,11 @@ ROW_FAULTS = [
     _outside("row b in CBUF", f"VMAP b={CBUF_END - 1} words=2"),
     _outside("second row of a", f"VPITCH a={WORD_END - 8}", "VMAP a=8 rows=2 words=1"),
     _outside("second row of b", f"VPITCH b={WORD_END - 8}", "VMAP b=8 rows=2 words=1"),
+    _outside("second bank of a", f"VBANK a={WORD_END - 8}", "VMAP a=8 rows=2 words=1"),
+    _outside("second bank of b", f"VBANK b={WORD_END - 8}", "VMAP b=8 rows=2 words=1"),
+    _outside("second bank of a result in VBUF", f"VBANK to={WORD_END - 8}", "VMAP words=1 rows=2 into=1 size=2 to=8"),
+    _outside("second bank of a result in UBUF", f"VBANK to={TARGET.ubuf_lines}", "VMAP words=1 rows=2 into=2"),
+    _outside("second bank of a result in OBUF", f"VBANK to={BEAT_END - 8}", "VMAP words=1 rows=2 into=3 to=8"),
     _outside("interval", f"VTAB first={TABLE_END - 4} last=4", "VMAP function=3 words=1"),
     _outside("result in VBUF", f"VMAP words=2 into=1 size=2 to={WORD_END - 1}"),
     _outside("second row of a result in VBUF", f"VPITCH to={WORD_END - 8}", "VMAP words=1 rows=2 into=1 size=2 to=8"),
@@ -192,7 +197,7 @@ ROW_FAULTS = [
         _outside(name, "SET rd=1 value=1", line, unit=Unit.FETCH, code=ErrorCode.ILLEGAL)
         for name, line in (
             ("long elements to UBUF", "VMAP into=2 size=1"),
-            ("more rows to UBUF than T", f"VMAP into=2 rows={TARGET.tokens + 1}"),
+            ("a bank of more rows than T", f"VBANK rows={TARGET.tokens + 1}"),
             ("bytes of a beat that are not aligned", "STORE address=8192 beats=1 rows=1 bytes=2 rx=1"),
             ("a key at an odd address", "LOAD buffer=7 address=8192 beats=1 rows=1 rx=1"),
         )

@@ -20,7 +20,7 @@ from axlora.sim.run import SimResult, run_image
 
 PUSH_SEEDS = 5
 ALL_SEEDS = 26
-ROW_OPCODES = {"VMAP", "VROW", "VLEN", "VPITCH", "VCON", "VTAB", "SPITCH", "WINDOW"}
+ROW_OPCODES = {"VMAP", "VROW", "VLEN", "VPITCH", "VBANK", "VCON", "VTAB", "SPITCH", "WINDOW"}
 """Those that test_row_programs covers."""
 
 

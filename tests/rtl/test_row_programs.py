@@ -49,11 +49,11 @@ def test_rows_on_every_target_and_every_function_is_covered() -> None:
                 seen[i.opcode.name] += 1
                 if i.opcode is Opcode.VMAP:
                     seen.update(
-                        [("map", i.sub & 3), ("reduce", i.sub >> 2), ("into", i.misc >> 3 & 3), ("tiled", i.misc >> 12)]
+                        [("map", i.sub & 3), ("reduce", i.sub >> 2), ("into", i.misc >> 6 & 3), ("tiled", i.misc >> 15)]
                     )
                 elif i.opcode is Opcode.VROW:
-                    turns = -(-((i.misc & 7) + 1) // target.tokens)
-                    seen.update([("row", i.sub), ("write", i.misc >> 5), ("turns", min(turns, 3)), ("row by register", i.rx)])
+                    turns = -(-((i.misc & 63) + 1) // target.vector_lanes)
+                    seen.update([("row", i.sub), ("write", i.misc >> 8), ("turns", min(turns, 3)), ("row by register", i.rx)])
                 elif i.opcode is Opcode.STORE:
                     seen.update([("bytes", i.sub), ("rows", i.z > 1)])
                     seen.update([("pitch", i.sub > 0, pitch.x > 0, i.sub > 0 and pitch.y > 0) for _ in range(i.z > 1)])

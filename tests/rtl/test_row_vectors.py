@@ -10,10 +10,10 @@ from programs import BASE, Case
 from row_bench import EVERY, Program, random_words
 from test_random_programs import _compare
 
-from axlora.isa.opcodes import CBUF_BIT, ROWS, Buffer, Into, Map, Opcode, Reduce, Row
+from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
 
 V, B, WORD = BASE.vector_lanes, BASE.beat_bytes, BASE.vector_word_bytes
-WORDS = BASE.cbuf_words
+WORDS, ROWS = BASE.cbuf_words, 8
 OUT, SIZE = 0x200000, 0x380000
 ENDS = [0, 1, -1, 2, 2**15, -(2**15), 2**30, -(2**30), 2**31 - 1, -(2**31) + 1, -(2**31), 127, 128, -128, 32767, -32769]
 
@@ -28,7 +28,7 @@ def _scalars(c: Program, rng: np.random.Generator) -> None:
     """Scalars 0..3 of every row from reductions of random rows of CBUF."""
     c.add(Opcode.VLEN, valid=EVERY)
     c.add(Opcode.VCON, ca=1)
-    c.add(Opcode.VPITCH, a=int(rng.integers(1, 40)))
+    c.pitch(a=int(rng.integers(1, 40)))
     for scalar, function in enumerate((Row.COPY, Row.RECIPROCAL, Row.RSQRT, Row.COPY)):
         reduce = Reduce(int(rng.integers(1, 4)))
         first = CBUF_BIT | int(rng.integers(0, 1000))
@@ -64,7 +64,7 @@ def _map_case(function: Map, seed: int, rounds: int) -> Case:
         rows = ROWS if n % 2 else 1
         each = WORDS // rows
         c.add(Opcode.VLEN, valid=EVERY if n % 3 else each * V - 3, step=n % 2)
-        c.add(Opcode.VPITCH, a=each, b=each // 2, to=each * WORD // B)
+        c.pitch(a=each, b=each // 2, to=each * WORD // B)
         b = 0 if rows == ROWS else CBUF_BIT  # rows of b overlap, half a row apart
         settings = {"scale": n % 4, "less": (n + 1) % 4, "subtract": int(rng.integers(0, 2)), "reduce": n % 4}
         to = {"into": Into.OBUF, "size": 2, "to": 0}
@@ -131,7 +131,7 @@ def _row_case(function: Row, seed: int) -> Case:
             data[:, 1:] = 0
         c.words(data.reshape(-1, V))
         c.add(Opcode.VLEN, valid=0 if kind == "masked" else EVERY, step=int(rng.integers(0, 2)))
-        c.add(Opcode.VPITCH, a=words, to=words * WORD // B)
+        c.pitch(a=words, to=words * WORD // B)
         squares = n % 2 and kind != "ends"
         c.add(Opcode.VCON, ca=1, shift=int(rng.integers(0, 40)) if squares else 0)
         a = CBUF_BIT

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from axlora.compiler.backend.link import link
-from axlora.compiler.layer import Adapter, Codes, Linear, Lowered, Records, Tensor
+from axlora.compiler.layer import Adapter, Codes, Linear, Records
+from axlora.compiler.rows.read_region import LinearCalls
 from axlora.isa import numerics
 from axlora.isa.assembly import encode_program
 from axlora.isa.formats import Format
@@ -116,8 +117,8 @@ def test_every_format_with_mixed_adapters(fmt: Format, group: int, bits: int) ->
     number = fmt * 3 + group // 32 + bits
     rng = np.random.default_rng(number)
     linear = _linear(rng, fmt, group, bits, number)
-    lowered = Lowered((linear,), (Tensor("x", TOKENS, K, (TOKENS, K), bits, 1.0),), (), (), ())
-    linked = link(target, lowered, slots=2, prove=False)
+    calls = LinearCalls((linear,), {"x": TOKENS})
+    linked = link(target, calls, slots=2, prove=False)
     memory = np.zeros(linked.adapter_address + 2 * linked.adapter_size, np.uint8)
 
     def put(address: int, data: bytes) -> None:
@@ -150,7 +151,7 @@ def test_every_format_with_mixed_adapters(fmt: Format, group: int, bits: int) ->
 
 def test_an_untimed_run_computes_the_same() -> None:
     linear = _linear(np.random.default_rng(1), Format.S4, 0, 8, 0)
-    linked = link(TARGETS[8], Lowered((linear,), (Tensor("x", 4, K, (4, K), 8, 1.0),), (), (), ()), prove=False)
+    linked = link(TARGETS[8], LinearCalls((linear,), {"x": 4}), prove=False)
     memory = np.zeros(linked.adapter_address + 2 * linked.adapter_size, np.uint8)
     data = encode_program(linked.program)
     memory[: len(data)] = np.frombuffer(data, np.uint8)

@@ -29,20 +29,26 @@ def _run(c: Program) -> np.ndarray:
     return np.array(run_image(T, case.memory, 0, timing=False).memory[c.out :])
 
 
-def _rows(memory: np.ndarray, first: int, pitch: int, rows: int, words: int) -> np.ndarray:
+def _places(rows: int, bank: int, pitch: int, apart: int) -> np.ndarray:
+    """Where each row begins: rows of a bank a pitch apart."""
+    number = np.arange(rows)
+    return number % bank * pitch + number // bank * apart
+
+
+def _rows(memory: np.ndarray, first: int, places: np.ndarray, words: int) -> np.ndarray:
     """[rows, words * V] of a memory of words [n, V]."""
-    at = first + np.arange(rows)[:, None] * pitch + np.arange(words)[None]
-    return memory[at].reshape(rows, -1)
+    at = first + places[:, None] + np.arange(words)[None]
+    return memory[at].reshape(len(places), -1)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(list(Map)), st.sampled_from(["VBUF", "OBUF 4", "OBUF 2", "OBUF 1", "tiled"]))
 def test_vmap_is_the_formula_on_rows_a_pitch_apart(seed: int, function: Map, into: str) -> None:
-    """Rows of a and b in CBUF, valid elements by a step a row, results a pitch apart; nothing else is written."""
+    """Banks of rows of a and b in CBUF, valid elements by a step a row, results a pitch apart; nothing else is written."""
     rng = np.random.default_rng(seed)
-    rows, words = int(rng.integers(1, 9)), int(rng.integers(1, 9))
+    rows, bank, words = int(rng.integers(1, 9)), int(rng.integers(1, T.tokens + 1)), int(rng.integers(1, 9))
     first = [int(v) for v in rng.integers(0, 10, 2)]
-    pitch = [int(v) for v in rng.integers(0, 12, 2)]
+    pitch, apart = ([int(v) for v in rng.integers(0, 12, 2)] for _ in range(2))
     cbuf, table = random_words(rng, 128, V), random_words(rng, 16, 2)
     ca, cb, shift = (int(v) for v in (*rng.integers(-(2**15), 2**15, 2), rng.choice([0, 1, 20, 40, 63])))
     low, step, slope, entries = (
@@ -54,18 +60,20 @@ def test_vmap_is_the_formula_on_rows_a_pitch_apart(seed: int, function: Map, int
     start = int(rng.integers(0, 16 - entries + 1))
     valid, more, subtract = int(rng.integers(0, words * V + 3)), int(rng.integers(0, 2)), int(rng.integers(0, 2))
     to_pitch, to = words * WORD // B + int(rng.integers(0, 3)), int(rng.integers(0, 5))
+    to_apart = bank * to_pitch + int(rng.integers(0, 3))
 
     c = _program()
     c.words(cbuf)
     c.load(Buffer.FBUF, table.astype("<i4").tobytes())
     c.add(Opcode.VLEN, valid=EVERY)
     c.add(Opcode.VCON, ca=1)
-    c.add(Opcode.VPITCH, a=1)
+    c.pitch(a=1)
     c.add(Opcode.VMAP, a=CBUF_BIT | 100, words=1, rows=rows, reduce=Reduce.SUM)
     for scalar, kind in ((1, Row.COPY), (2, Row.RECIPROCAL)):
         c.add(Opcode.VROW, function=kind, factor=3, shift=1, rows=rows, scalar=scalar, adjust=5)
     c.add(Opcode.VLEN, valid=valid, step=more)
     c.add(Opcode.VPITCH, a=pitch[0], b=pitch[1], to=to_pitch)
+    c.add(Opcode.VBANK, a=apart[0], b=apart[1], to=to_apart, rows=bank)
     c.add(Opcode.VCON, ca=ca, cb=cb, shift=shift)
     c.add(Opcode.VTAB, low=low, first=start, last=entries - 1, step=step, shift=slope)
     where = {"VBUF": (Into.VBUF, 2), "OBUF 4": (Into.OBUF, 2), "OBUF 2": (Into.OBUF, 1)}.get(into, (Into.OBUF, 0))
@@ -75,14 +83,14 @@ def test_vmap_is_the_formula_on_rows_a_pitch_apart(seed: int, function: Map, int
     c.vbuf(128) if into == "VBUF" else c.store(128)
     got = _run(c)
 
-    ones = numerics.saturate32(_rows(cbuf, 100, 1, rows, 1))
+    ones = numerics.saturate32(_rows(cbuf, 100, np.arange(rows), 1))
     sums = numerics.reduce_rows(Reduce.SUM, ones, np.ones(ones.shape, bool))
     less = np.array([[numerics.row_scalar(Row.COPY, int(s), 3, 0, 1).factor] for s in sums])
     scale = [numerics.row_scalar(Row.RECIPROCAL, int(s), 3, 0, 1, 5) for s in sums]
     own = np.array([[s.shift] for s in scale]) if function is Map.SCALE else slope if function is Map.TABLE else shift
     y, _ = numerics.map_rows(
         function,
-        *(_rows(cbuf, first[n], pitch[n], rows, words) for n in (0, 1)),
+        *(_rows(cbuf, first[n], _places(rows, bank, pitch[n], apart[n]), words) for n in (0, 1)),
         ca=ca,
         cb=cb,
         shift=own,
@@ -92,17 +100,17 @@ def test_vmap_is_the_formula_on_rows_a_pitch_apart(seed: int, function: Map, int
         step=step,
         table=table[start : start + entries],
     )
-    y = np.where(np.arange(words * V)[None] < valid + more * np.arange(rows)[:, None], y, 0)
+    y = np.where(np.arange(words * V)[None] < valid + more * (np.arange(rows) % bank)[:, None], y, 0)
     size = 1 << where[1]
     expected = np.zeros(128 * B, np.uint8)
-    for r in range(rows):
+    for r, place in enumerate(to + _places(rows, bank, to_pitch, to_apart)):
         codes = numerics.clamp_bytes(y[r], size).astype(f"<i{size}")
         if into == "tiled":
             for n, code in enumerate(codes):
-                at = (to + r * to_pitch + n // P) * B + n % P
+                at = (place + n // P) * B + n % P
                 expected[at : at + B : P] = code.view(np.uint8)
         else:
-            at = (to + r * to_pitch) * (WORD if into == "VBUF" else B)
+            at = place * (WORD if into == "VBUF" else B)
             expected[at : at + codes.nbytes] = codes.view(np.uint8)
     assert np.array_equal(got[: 128 * B], expected)
 
@@ -128,25 +136,27 @@ def _identity_products(c: Program, blocks: int) -> None:
     c.store(blocks * beats)
 
 
-@pytest.mark.parametrize("rows", [1, T.tokens])
+@pytest.mark.parametrize(("rows", "banks"), [(1, 1), (T.tokens, 1), (T.tokens, 3), (1, 3)])
 @pytest.mark.parametrize("valid", [0, 1, L, 2 * L + 3, EVERY])
-def test_codes_into_ubuf_are_what_the_matrix_unit_reads(rows: int, valid: int) -> None:
-    """Element (r, n) is element n mod L of token r in line n / L."""
+def test_codes_into_ubuf_are_what_the_matrix_unit_reads(rows: int, banks: int, valid: int) -> None:
+    """Element (r, n) of bank b is element n mod L of token r in line n / L of the bank's lines."""
     rng = np.random.default_rng(rows + valid)
-    blocks = 3
-    cbuf = rng.integers(-300, 300, (rows * blocks * L // V, V))
+    blocks = 3 // banks
+    cbuf = rng.integers(-300, 300, (banks * rows * blocks * L // V, V))
     c = _program()
     c.words(cbuf)
     c.add(Opcode.VLEN, valid=valid)
     c.add(Opcode.VCON, ca=1)
     c.add(Opcode.VPITCH, a=blocks * L // V)
-    c.add(Opcode.VMAP, a=CBUF_BIT, words=blocks * L // V, rows=rows, into=Into.UBUF, size=T.activation_bits // 16)
-    _identity_products(c, blocks)
-    got = _run(c)[: blocks * T.tokens * L * 4].view("<i4").reshape(blocks, T.tokens, L)
-    codes = np.clip(cbuf.reshape(rows, blocks * L), -127, 127)
+    c.add(Opcode.VBANK, a=rows * blocks * L // V, to=blocks, rows=rows)
+    to = {"into": Into.UBUF, "size": T.activation_bits // 16}
+    c.add(Opcode.VMAP, a=CBUF_BIT, words=blocks * L // V, rows=banks * rows, **to)
+    _identity_products(c, banks * blocks)
+    got = _run(c)[: banks * blocks * T.tokens * L * 4].view("<i4").reshape(banks * blocks, T.tokens, L)
+    codes = np.clip(cbuf.reshape(banks * rows, blocks * L), -127, 127)
     codes = np.where(np.arange(blocks * L)[None] < valid, codes, 0)
-    expected = np.zeros((blocks, T.tokens, L), np.int64)
-    expected[:, :rows] = codes.reshape(rows, blocks, L).transpose(1, 0, 2)
+    expected = np.zeros((banks * blocks, T.tokens, L), np.int64)
+    expected[:, :rows] = codes.reshape(banks, rows, blocks, L).transpose(0, 2, 1, 3).reshape(banks * blocks, rows, L)
     assert np.array_equal(got, expected)
 
 
@@ -177,13 +187,13 @@ def test_overlapping_vmap_reads_what_words_seventeen_before_wrote(distance: int,
 def test_row_values_fill_their_beats(function: Row) -> None:
     """VROW's value goes to beat Y + r, as often as it fits, whatever scalar it makes of it."""
     rng = np.random.default_rng(function)
-    rows = 5
+    rows = 7
     cbuf = random_words(rng, rows * 4, V)
     c = _program()
     c.words(cbuf)
     c.add(Opcode.VLEN, valid=EVERY)
     c.add(Opcode.VCON, ca=1)
-    c.add(Opcode.VPITCH, a=4)
+    c.pitch(a=4)
     c.add(Opcode.VMAP, a=CBUF_BIT, words=4, rows=rows, reduce=Reduce.ABSMAX)
     c.add(Opcode.VROW, function=function, factor=777, add=9, shift=12, rows=rows, to=3, write=1)
     c.store(12)

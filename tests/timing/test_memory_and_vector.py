@@ -97,14 +97,17 @@ def test_block_quantize_by_hand() -> None:
     assert block_quantize_duration(target, [False, False], 5) == 23 + 2 * 2
 
 
-@pytest.mark.parametrize(("function", "one"), [(Row.COPY, 5), (Row.RECIPROCAL, 25), (Row.RSQRT, 41), (Row.TOKEN, 25)])
-def test_rows_by_hand(function: Row, one: int) -> None:
-    """Rows of a turn end a cycle apart; a turn of T rows begins when the one before it is over."""
-    target = dataclasses.replace(BASE, tokens=4)
+@pytest.mark.parametrize(
+    ("function", "one", "turn"), [(Row.COPY, 5, 4), (Row.RECIPROCAL, 25, 17), (Row.RSQRT, 41, 33), (Row.TOKEN, 25, 17)]
+)
+def test_rows_by_hand(function: Row, one: int, turn: int) -> None:
+    """Rows of a turn end a cycle apart; a turn of V rows begins when the dividers of the one before it are free."""
+    target = dataclasses.replace(BASE, ports=4, vector_lanes=4)
     assert row_duration(target, function, 1) == 1 + one
     assert row_duration(target, function, 4) == 1 + one + 3
-    assert row_duration(target, function, 5) == 1 + (one + 3) + one
-    assert row_duration(target, function, 8) == 1 + 2 * (one + 3)
+    assert row_duration(target, function, 5) == 1 + one + turn
+    assert row_duration(target, function, 8) == 1 + one + turn + 3
+    assert row_duration(target, function, 64) == 1 + one + 15 * turn + 3
 
 
 @pytest.mark.parametrize(("lanes", "reduced"), [(1, 18), (2, 19), (4, 20), (8, 21), (16, 22)])

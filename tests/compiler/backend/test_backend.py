@@ -17,7 +17,8 @@ from axlora.compiler.backend.plan import Plan, Shape, fits, make_plan
 from axlora.compiler.backend.roll import roll
 from axlora.compiler.backend.schedule import Schedule
 from axlora.compiler.errors import BadModel
-from axlora.compiler.layer import Adapter, Codes, Linear, Lowered, Records, Tensor
+from axlora.compiler.layer import Adapter, Codes, Linear, Records
+from axlora.compiler.rows.read_region import LinearCalls
 from axlora.isa import numerics
 from axlora.isa.assembly import encode_program, make
 from axlora.isa.formats import Format
@@ -194,7 +195,7 @@ def test_a_linear_computes_the_integer_semantics(name: str, adapter: str | None)
     rng = np.random.default_rng(7)
     linear = _linear(rng, 150, 100)
     tokens = 21
-    linked = link(target, Lowered((linear,), (Tensor("x", tokens, 150, (tokens, 150), 8, 1.0),), (), (), ()))
+    linked = link(target, LinearCalls((linear,), {"x": tokens}))
     memory = np.zeros(linked.adapter_address + 2 * linked.adapter_size, np.uint8)
 
     def put(address: int, data: bytes) -> None:
@@ -225,7 +226,7 @@ def test_the_same_input_gives_the_same_program() -> None:
     programs = []
     for _ in range(2):
         linear = _linear(np.random.default_rng(3), 64, 64)
-        linked = link(TEST, Lowered((linear,), (Tensor("x", 9, 64, (9, 64), 8, 1.0),), (), (), ()))
+        linked = link(TEST, LinearCalls((linear,), {"x": 9}))
         programs.append((encode_program(linked.program), linked.weights, linked.adapters))
     assert programs[0] == programs[1]
 
@@ -248,7 +249,7 @@ def test_every_plan_that_fits_is_emitted(name: str, slots: int, rank: int) -> No
     """The smallest and the largest column tiles, row tiles and chunks among those that `fits` takes."""
     target, tokens = Target.load(name), 40
     linear = dataclasses.replace(_linear(np.random.default_rng(1), 150, 100), adapters=())
-    lowered = Lowered((linear,), (Tensor("x", tokens, 150, (tokens, 150), 8, 1.0),), (), (), ())
+    calls = LinearCalls((linear,), {"x": tokens})
     emitted = []
 
     def plans(shape: Shape) -> list[Plan]:
@@ -263,7 +264,7 @@ def test_every_plan_that_fits_is_emitted(name: str, slots: int, rank: int) -> No
             emitted.append(len(found))
             return found[min(number, len(found) - 1)]  # noqa: B023 - called at once
 
-        linked = link(target, lowered, slots=slots, rank=rank, planner=planner)
+        linked = link(target, calls, slots=slots, rank=rank, planner=planner)
         assert sum(i.opcode is Opcode.MATMUL for i in linked.program) >= 1
         if number >= emitted[-1]:
             break
@@ -283,7 +284,7 @@ def test_what_fits_no_tiling_is_refused() -> None:
     target = dataclasses.replace(TEST, abuf_lines=4)
     linear = _linear(np.random.default_rng(0), 400, 16)
     with pytest.raises(BadModel, match="does not fit the buffers"):
-        link(target, Lowered((linear,), (Tensor("x", 4, 400, (4, 400), 8, 1.0),), (), (), ()))
+        link(target, LinearCalls((linear,), {"x": 4}))
 
 
 def test_a_setting_from_a_register_of_windows_holds_in_its_window_alone() -> None:

@@ -1,0 +1,62 @@
+"""What every pipeline does with branches and adapters: into the weights, or beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from axlora.compiler.frontend.embeddings import Table
+from axlora.compiler.frontend.merge import merged
+from axlora.compiler.frontend.recognised import Activation, FoundLinear
+from axlora.compiler.layer import Linear, Lowered, Placement, Tensor
+from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
+from axlora.compiler.passes.quantize_adapter import quantize_adapter
+from axlora.compiler.passes.quantize_linear import quantize_linear
+from axlora.compiler.passes.survival import survived
+from axlora.compiler.pipelines.options import CompileOptions
+from axlora.isa.target import Target
+
+Found = tuple[FoundLinear, ...]
+
+
+def merge(
+    found: Found, tables: Sequence[Table], target: Target, options: CompileOptions
+) -> tuple[Found, CompileOptions, tuple[str, ...]]:
+    """(the linears with branches and adapter in their weights, the options without adapters, notices), if that is asked for."""
+    if not options.merge:
+        return found, options, ()
+    after, notices = merged(found, options.files, options.matching, tables)
+    return after, replace(options, adapters=None), notices + survived(found, after, target, options.weight_bits)
+
+
+def quantized(found: FoundLinear, x: Activation, target: Target, weight_bits: int, **layout: Any) -> tuple[Linear, Activation]:
+    """(the linear, with the branches that the graph itself holds, and its result); `layout` as of `quantize_linear`."""
+    linear, y = quantize_linear(found, x, target, weight_bits, **layout)
+    if found.loras:
+        own = quantize_adapter(linear, GRAPH, graph_branch(found.loras), target, x.bits)
+        linear = replace(linear, adapters=(own,))
+    return linear, y
+
+
+def adapted(
+    linears: Sequence[Linear],
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    placement: tuple[Placement, ...],
+    origin: Origin,
+    target: Target,
+    options: CompileOptions,
+) -> Lowered:
+    """The linears with their adapters.
+
+    Raises:
+        BadAdapter: as `add_adapter`.
+    """
+    own = (GRAPH,) if any(linear.adapters for linear in linears) else ()
+    matches = dict.fromkeys(own, graph_matches(linears))
+    default = own[0] if own else None
+    lowered = Lowered(tuple(linears), tuple(inputs), tuple(outputs), placement, own, default, matches=matches)
+    for name, path in options.files.items():
+        lowered = add_adapter(lowered, name, path, target, options.matching, options.max_lora_rank, origin)
+    return lowered
