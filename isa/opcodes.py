@@ -194,6 +194,12 @@ def poster(semaphore: int) -> Unit:
 _POSTERS = (Unit.LOAD, Unit.MATRIX, Unit.VECTOR, Unit.STORE)
 
 
+MULTIPLES = 16
+"""Entries of a table of the table engine: an activation times each value of a nibble."""
+FILL_ADDS = 24
+"""Additions of a fill: 16 multiples x*0 .. x*15, and for the signed nibbles 8 of them less 16 x."""
+
+
 @dataclass(frozen=True)
 class Counter:
     """One 64-bit performance counter: name, unit of measure, definition."""
@@ -228,10 +234,10 @@ COUNTERS: tuple[Counter, ...] = (
     Counter("store_semaphore", "cycles", "idle, the head waits for a semaphore"),
     Counter("store_idle", "cycles", "idle, the queue is empty; or the cycle that accepts"),
     Counter("lane_groups", "lane-cycles", "a lane's group is in its first issue cycle"),
-    Counter("lane_misses", "lane-cycles", "further issue cycles of a group"),
+    Counter("lane_misses", "lane-cycles", "further issue cycles of a group; table engine: it waits for its tables"),
     Counter("lane_fifo_full", "lane-cycles", "a group is at issue and no FIFO place is free"),
     Counter("macs", "codes x tokens", "codes that lanes took, times tokens of the segment's mask, padding included"),
-    Counter("multiplications", "codes x tokens", "products that a multiplier made, times tokens of the mask"),
+    Counter("multiplications", "codes x tokens", "products that a multiplier or a fill's adder made, times tokens of the mask"),
     Counter("zeros", "codes x tokens", "codes that are zero, in formats that skip zero (reuse engine), times tokens"),
     Counter("rescales", "columns x tokens", "group rescale multiplications, sum segments excluded"),
     Counter("vector_elements", "elements", "elements that VREQ wrote, VQT quantized and VMAP went through"),

@@ -12,7 +12,8 @@ from pathlib import Path
 from .errors import Error
 from .opcodes import MOST_WINDOWS
 
-ENGINES = ("mac", "reuse")
+ENGINES = ("mac", "reuse", "table")
+"""Product engines; the place of each is its number in Verilog and C++."""
 
 
 class BadTarget(Error):
@@ -31,8 +32,8 @@ def _one_of(*values: int) -> tuple[Callable[[int], bool], str]:
     return (lambda v: v in values), "one of " + ", ".join(map(str, values))
 
 
-MOST_BANKS = 4
-"""Multipliers of a reuse lane: each is a bank of the result cache."""
+MOST_MULTIPLIERS = {"mac": 16, "reuse": 4, "table": 2}
+"""Of a lane, by engine: each is a bank of the result cache (`reuse`), or of the tables (`table`)."""
 _RULES: dict[str, tuple[Callable[[int], bool], str]] = {
     "lanes": _power(2, 64),
     "ports": _power(2, 16),
@@ -73,13 +74,13 @@ class Target:
 
     name: str
     engine: str
-    """`mac` or `reuse`."""
+    """`mac`, `reuse` or `table`."""
     lanes: int
     """L: rows multiplied at once."""
     ports: int
     """P: codes a lane takes per cycle."""
     multipliers: int
-    """M: multipliers a lane, for each token."""
+    """M: multipliers a lane, for each token; of `table`, adders that fill a table."""
     multiplier_latency: int
     """LAT, cycles."""
     tokens: int
@@ -136,10 +137,10 @@ class Target:
                 raise BadTarget(f"{where}: {field} is {value!r}, must be {text}", where, f"fix {field}")
         if not isinstance(self.group_scales, bool):
             raise BadTarget(f"{where}: group_scales is {self.group_scales!r}, must be true or false", where, "fix group_scales")
-        beat = self.beat_bytes
+        beat, most = self.beat_bytes, MOST_MULTIPLIERS[self.engine]
         rules = (
             ("multipliers", self.multipliers <= self.ports, f"at most ports ({self.ports})"),
-            ("multipliers", self.engine == "mac" or self.multipliers <= MOST_BANKS, f"at most {MOST_BANKS} with engine reuse"),
+            ("multipliers", self.multipliers <= most, f"at most {most} with engine {self.engine}"),
             ("vector_lanes", self.vector_lanes <= min(self.ports, self.lanes), "at most ports and lanes"),
             ("beat_bytes", self.lanes * self.ports >= beat, f"at most lanes*ports ({self.lanes * self.ports})"),
             ("beat_bytes", self.abuf_line_bytes >= beat, f"at most an activation line ({self.abuf_line_bytes} bytes)"),

@@ -11,8 +11,10 @@ from axlora.isa.instruction import MISC_BITS, SUB_MAX
 from axlora.isa.opcodes import (
     COUNTERS,
     FETCH_FLIGHTS,
+    FILL_ADDS,
     MACHINE_ID,
     MAP_PIPE,
+    MULTIPLES,
     POSTED,
     QUEUE_DEPTH,
     REDUCE_PIPE,
@@ -29,7 +31,7 @@ from axlora.isa.opcodes import (
     Row,
     Unit,
 )
-from axlora.isa.target import Target
+from axlora.isa.target import ENGINES, Target
 
 _FIELDS = (
     ("Z", 16),
@@ -89,6 +91,8 @@ def verilog_header() -> str:
     lines += _places("ENTRY", _FIELDS)
     lines += [_define("SLOTS", f"4'd{SLOTS}"), _define("VPIPE", f"5'd{VPIPE}"), _define("POSTED", f"5'd{POSTED}")]
     lines += [_define("MAP_PIPE", f"5'd{MAP_PIPE}"), _define("REDUCE_PIPE", f"5'd{REDUCE_PIPE}")]
+    lines += [_define(f"ENGINE_{name.upper()}", str(number)) for number, name in enumerate(ENGINES)]
+    lines += [_define("MULTIPLES", str(MULTIPLES)), _define("FILL_ADDS", f"5'd{FILL_ADDS}")]
     lines += [_define("FETCH_FLIGHTS", str(FETCH_FLIGHTS)), _define("QUEUE_DEPTH", str(QUEUE_DEPTH))]
     lines += [_define(f"COUNT_{c.name.upper()}", str(i)) for i, c in enumerate(COUNTERS)]
     lines.append(_define("COUNTERS", str(len(COUNTERS))))
@@ -103,7 +107,7 @@ def verilog_header() -> str:
 def target_parameters(target: Target) -> dict[str, int]:
     """The parameters of `axlora_top` for a target."""
     return {
-        "ENGINE_REUSE": int(target.engine == "reuse"),
+        "ENGINE": ENGINES.index(target.engine),
         "LANES": target.lanes,
         "PORTS": target.ports,
         "MULTIPLIERS": target.multipliers,

@@ -69,7 +69,7 @@ module axlora_core #(
     wire            fetch_beat = i_rvalid && !i_rid, load_beat = i_rvalid && i_rid;
     wire            count_busy, count_miss, count_queue, count_halt;
     fetch #(.BEAT_BYTES(BEAT_BYTES), .TOKENS(TOKENS), .LANES(LANES), .PORTS(PORTS), .ACTIVATION_BITS(ACTIVATION_BITS), .GROUP_SCALES(GROUP_SCALES),
-            .U8_ALLOWED(INDEX_ENTRIES == 256 || ENGINE_REUSE == 0 ? 1 : 0), .ICACHE_LINES(ICACHE_LINES), .WINDOWS(WINDOWS)) u_fetch (
+            .U8_ALLOWED(INDEX_ENTRIES == 256 || ENGINE != `AXL_ENGINE_REUSE ? 1 : 0), .ICACHE_LINES(ICACHE_LINES), .WINDOWS(WINDOWS)) u_fetch (
         .i_clk(i_clk), .i_rst(i_power || i_reset), .i_start(i_start), .i_stop(stop), .i_overflowed(overflowed), .i_program(i_program),
         .i_limit(i_limit), .i_host_write(i_host_write), .i_host_register(i_host_register), .i_host_data(i_host_data),
         .o_host_data(o_host_data), .o_request(fetch_request), .o_request_address(fetch_address), .i_grant(fetch_grant),
@@ -144,7 +144,7 @@ module axlora_core #(
     wire [TOKENS*PORTS*ACCUMULATOR_BITS-1:0] acc;
     wire              pop, wait_product, wait_written;
     wire [15:0]       groups, misses, fulls, macs, multiplications, zeros, rescales;
-    matrix #(.ENGINE_REUSE(ENGINE_REUSE), .LANES(LANES), .PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS), .LATENCY(LATENCY),
+    matrix #(.ENGINE(ENGINE), .LANES(LANES), .PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS), .LATENCY(LATENCY),
              .TOKENS(TOKENS), .FIFO_DEPTH(FIFO_DEPTH), .ACTIVATION_BITS(ACTIVATION_BITS), .ACCUMULATOR_BITS(ACCUMULATOR_BITS),
              .INDEX_ENTRIES(INDEX_ENTRIES), .GROUP_SCALES(GROUP_SCALES), .VECTOR_LANES(VECTOR_LANES), .BEAT_BYTES(BEAT_BYTES),
              .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES), .UBUF_LINES(UBUF_LINES), .ACC_WORDS(ACC_WORDS),

@@ -95,7 +95,8 @@ module axlora_top #(
         if (VECTOR_LANES > PORTS || VECTOR_LANES > LANES || VECTOR_LANES > 16) begin : g_bad_vector
             error_VECTOR_LANES_too_large u_error ();
         end
-        if (MULTIPLIERS > PORTS || (ENGINE_REUSE != 0 && MULTIPLIERS > 4)) begin : g_bad_multipliers
+        if (MULTIPLIERS > PORTS || (ENGINE == `AXL_ENGINE_REUSE && MULTIPLIERS > 4)
+            || (ENGINE == `AXL_ENGINE_TABLE && MULTIPLIERS > 2)) begin : g_bad_multipliers
             error_MULTIPLIERS_too_large u_error ();
         end
         if (LANES * PORTS < BEAT_BYTES || LANES * TOKENS * ACTIVATION_BITS < 8 * BEAT_BYTES) begin : g_bad_line

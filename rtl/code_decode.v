@@ -1,5 +1,5 @@
 // A stored code to {index, negative, zero}. Signed: index = |code| mod 128, so -128 takes entry 0, which zero never needs.
-// Codebook: the index, never zero.
+// Codebook: the index, never zero. o_value: the code in 8 bits, of a codebook the index.
 `default_nettype none
 `include "axlora_isa.vh"
 module code_decode (
@@ -7,7 +7,8 @@ module code_decode (
     input  wire [3:0] i_format,
     output wire [7:0] o_index,
     output wire       o_negative,
-    output wire       o_zero
+    output wire       o_zero,
+    output wire [7:0] o_value
 );
     reg [7:0] value;
     always @*
@@ -20,6 +21,7 @@ module code_decode (
             `AXL_FORMAT_U4, `AXL_FORMAT_CB4: value = {4'd0, i_raw[3:0]};
             default: value = i_raw;
         endcase
+    assign     o_value = value;
     wire       is_signed = i_format < `AXL_FORMAT_U2;
     wire [6:0] magnitude = value[7] ? 7'd0 - value[6:0] : value[6:0];
     assign o_negative = is_signed && value[7];

@@ -1,9 +1,11 @@
 // A lane up to the issue register: S walks, F reads the weight and activation banks (word = line + (gi >> sh)), W selects the
 // sub-group gi mod 2^sh, D decodes its P codes. S takes a step while a place of the queue behind D is free, so that no stage
 // holds; i_leave takes the first of the queue (o_*). PLACES covers the cycles from a place's return to the group that fills it.
+// With tables the activation banks are read ahead of the groups (i_read; o_ahead_x two cycles later).
 `default_nettype none
 `include "axlora_isa.vh"
 module lane_front #(
+    parameter ENGINE          = `AXL_ENGINE_REUSE,
     parameter LANE            = 0,
     parameter LANES           = 8,
     parameter PORTS           = 4,
@@ -33,6 +35,8 @@ module lane_front #(
     input  wire [TOKENS-1:0]       i_ubuf_write,
     input  wire [UADDR-1:0]        i_ubuf_line,
     input  wire [ACTIVATION_BITS-1:0] i_ubuf_data,
+    input  wire                    i_read,       // of table: the activations are read ahead
+    input  wire [15:0]             i_read_line,
     input  wire                    i_leave,
     output reg                     o_valid,
     output reg  [8*PORTS-1:0]      o_index,
@@ -43,6 +47,7 @@ module lane_front #(
     output reg                     o_clear,
     output reg  [TOKENS-1:0]       o_mask,
     output reg  [XBITS-1:0]        o_x,
+    output wire [XBITS-1:0]        o_ahead_x,
     output wire                    o_outside
 );
     localparam BYTES  = ACTIVATION_BITS / 8;
@@ -83,7 +88,9 @@ module lane_front #(
     wire [TOKENS-1:0]  abuf_write;
     wire [16:0]        write_line = i_write_beat >> LOGA;
     wire [16:0]        write_part = i_write_beat - (write_line << LOGA);
-    wire               unused_bits = &{1'b0, write_line, f_word, f_line};
+    wire               bank_read = ENGINE == `AXL_ENGINE_TABLE ? i_read : f_valid;
+    wire [15:0]        bank_line = ENGINE == `AXL_ENGINE_TABLE ? i_read_line : f_line;
+    wire               unused_bits = &{1'b0, write_line, f_word, f_line, bank_line, i_read, i_read_line};
     genvar t, p;
     generate
         for (t = 0; t < TOKENS; t = t + 1) begin : g_write
@@ -99,10 +106,10 @@ module lane_front #(
         .i_read(f_valid), .i_read_line(f_word[WADDR-1:0]), .o_read_data(word));
     activation_bank #(.TOKENS(TOKENS), .BITS(ACTIVATION_BITS), .LINES(ABUF_LINES)) u_abuf (
         .i_clk(i_clk), .i_write(abuf_write), .i_write_line(write_line[AADDR-1:0]), .i_write_data(abuf_data),
-        .i_read(f_valid), .i_read_line(f_line[AADDR-1:0]), .o_read_data(from_abuf));
+        .i_read(bank_read), .i_read_line(bank_line[AADDR-1:0]), .o_read_data(from_abuf));
     activation_bank #(.TOKENS(TOKENS), .BITS(ACTIVATION_BITS), .LINES(UBUF_LINES)) u_ubuf (
         .i_clk(i_clk), .i_write(i_ubuf_write), .i_write_line(i_ubuf_line), .i_write_data({TOKENS{i_ubuf_data}}),
-        .i_read(f_valid), .i_read_line(f_line[UADDR-1:0]), .o_read_data(from_ubuf));
+        .i_read(bank_read), .i_read_line(bank_line[UADDR-1:0]), .o_read_data(from_ubuf));
 
     // W
     reg  [1:0]         w_sub;
@@ -120,24 +127,26 @@ module lane_front #(
     reg                d_clear;
     reg  [TOKENS-1:0]  d_mask;
     reg  [XBITS-1:0]   d_x;
-    wire [8*PORTS-1:0] index;
+    wire [8*PORTS-1:0] index, value;
     wire [PORTS-1:0]   negative, zero;
     generate
         for (p = 0; p < PORTS; p = p + 1) begin : g_code
             code_decode u_decode (
                 .i_raw(d_raw[8*p +: 8]), .i_format(d_format), .o_index(index[8*p +: 8]), .o_negative(negative[p]),
-                .o_zero(zero[p]));
+                .o_zero(zero[p]), .o_value(value[8*p +: 8]));
             always @(posedge i_clk)
                 d_raw[8*p +: 8] <= wide ? word[8*p +: 8] : narrow ? {6'd0, quarter[2*p +: 2]} : {4'd0, half[4*p +: 4]};
         end
     endgenerate
+    assign o_ahead_x = d_x;
     // The first of the queue is a register.
     localparam Q = 10 * PORTS + 3 + TOKENS + XBITS;
     reg  [2:0]   head, tail;
     reg  [3:0]   count;  // of those behind the first
     reg          some;   // count != 0
     wire [Q-1:0] behind;
-    wire [Q-1:0] decoded = {index, negative, zero, d_format == `AXL_FORMAT_CB4, d_format < `AXL_FORMAT_U2, d_clear, d_mask, d_x};
+    wire [Q-1:0] decoded = {ENGINE == `AXL_ENGINE_TABLE ? value : index, negative, zero,
+                            d_format == `AXL_FORMAT_CB4, d_format < `AXL_FORMAT_U2, d_clear, d_mask, d_x};
     wire         take = !o_valid || i_leave;
     wire         push = d_valid && (some || !take);
     wire         pop  = take && some;
@@ -146,7 +155,7 @@ module lane_front #(
         .o_read_data(behind));
     always @(posedge i_clk) begin
         {f_group, f_word_line, f_line, f_format, f_clear, f_mask} <= {s_group, s_word_line, s_line, s_format, s_clear, s_mask};
-        {w_sub, w_format, w_clear, w_mask, w_ubuf} <= {f_sub, f_format, f_clear, f_mask, f_line[15]};
+        {w_sub, w_format, w_clear, w_mask, w_ubuf} <= {f_sub, f_format, f_clear, f_mask, bank_line[15]};
         {d_format, d_clear, d_mask, d_x} <= {w_format, w_clear, w_mask, w_ubuf ? from_ubuf : from_abuf};
         if (take) {o_index, o_negative, o_zero, o_codebook, o_signed, o_clear, o_mask, o_x} <= some ? behind : decoded;
         if (i_rst) begin

@@ -2,10 +2,11 @@
 `default_nettype none
 `include "axlora_isa.vh"
 module matrix #(
-    parameter ENGINE_REUSE = 1, parameter LANES = 8, parameter PORTS = 4, parameter MULTIPLIERS = 1, parameter LATENCY = 3,
-    parameter TOKENS = 2, parameter FIFO_DEPTH = 8, parameter ACTIVATION_BITS = 8, parameter ACCUMULATOR_BITS = 32,
-    parameter INDEX_ENTRIES = 256, parameter GROUP_SCALES = 1, parameter VECTOR_LANES = 2, parameter BEAT_BYTES = 8,
-    parameter WBUF_LINES = 4096, parameter ABUF_LINES = 512, parameter UBUF_LINES = 64, parameter ACC_WORDS = 1024,
+    parameter ENGINE = `AXL_ENGINE_REUSE, parameter LANES = 8, parameter PORTS = 4, parameter MULTIPLIERS = 1,
+    parameter LATENCY = 3, parameter TOKENS = 2, parameter FIFO_DEPTH = 8, parameter ACTIVATION_BITS = 8,
+    parameter ACCUMULATOR_BITS = 32, parameter INDEX_ENTRIES = 256, parameter GROUP_SCALES = 1, parameter VECTOR_LANES = 2,
+    parameter BEAT_BYTES = 8, parameter WBUF_LINES = 4096, parameter ABUF_LINES = 512, parameter UBUF_LINES = 64,
+    parameter ACC_WORDS = 1024,
     parameter GROUP_WORDS = 128, parameter TBUF_TOKENS = 64, parameter SBUF_LINES = 512,
     parameter PIPE  = $clog2(LANES) + 5 + (GROUP_SCALES != 0 ? 3 : 0),
     parameter ADDR  = $clog2(ACC_WORDS),
@@ -71,12 +72,34 @@ module matrix #(
     wire [8*LANES-1:0]             made, zeros;
     wire [LANES*FIELDS*PBITS-1:0]  products;
     wire [15:0]                    ubuf_group = {{(16-LLANE){1'b0}}, i_ubuf_lane} >> LOGV;
+    wire                           read, fill_load, fill_write, fill_unsigned, fill_side, look_side, ready, codebook_write;
+    wire [15:0]                    read_line;
+    wire [3:0]                     fill_entry, codebook_entry;
+    wire [7:0]                     codebook_data;
+    wire [LANES-1:0]               begins;
+    wire                           unused_begins = &{1'b0, begins};
+    generate
+        if (ENGINE == `AXL_ENGINE_TABLE) begin : g_tables
+            wire [3:0] format = table_lane[67:64];
+            table_fill #(.MULTIPLIERS(MULTIPLIERS)) u_fill (
+                .i_clk(i_clk), .i_rst(i_rst), .i_table_write(table_write), .i_table_index(table_index),
+                .i_clear(table_lane[68]), .i_unsigned(format >= `AXL_FORMAT_U2 && format < `AXL_FORMAT_CB4), .i_start(start),
+                .i_last_block(last_block), .i_line(line), .i_begin(begins[0]),
+                .i_codebook_set(i_accept && i_entry[`AXL_ENTRY_OP] == `AXL_OP_CODEBOOK), .i_codebook(codebook), .o_read(read),
+                .o_read_line(read_line), .o_load(fill_load), .o_write(fill_write), .o_entry(fill_entry),
+                .o_unsigned(fill_unsigned), .o_side(fill_side), .o_look_side(look_side), .o_ready(ready),
+                .o_codebook_write(codebook_write), .o_codebook_entry(codebook_entry), .o_codebook_data(codebook_data));
+        end else begin : g_none
+            assign {read, fill_load, fill_write, fill_unsigned, fill_side, look_side, ready, codebook_write} = 8'd0;
+            assign {read_line, fill_entry, codebook_entry, codebook_data} = 32'd0;
+        end
+    endgenerate
     genvar l;
     generate
         for (l = 0; l < LANES; l = l + 1) begin : g_lane
             localparam integer OWN_VALUE = l / VECTOR_LANES;
             localparam [15:0] OWN = OWN_VALUE[15:0];
-            lane #(.ENGINE_REUSE(ENGINE_REUSE), .LANE(l), .LANES(LANES), .PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS),
+            lane #(.ENGINE(ENGINE), .LANE(l), .LANES(LANES), .PORTS(PORTS), .MULTIPLIERS(MULTIPLIERS),
                    .LATENCY(LATENCY), .TOKENS(TOKENS), .FIFO_DEPTH(FIFO_DEPTH), .ACTIVATION_BITS(ACTIVATION_BITS),
                    .INDEX_ENTRIES(INDEX_ENTRIES), .BEAT_BYTES(BEAT_BYTES), .WBUF_LINES(WBUF_LINES), .ABUF_LINES(ABUF_LINES),
                    .UBUF_LINES(UBUF_LINES)) u_lane (
@@ -85,7 +108,11 @@ module matrix #(
                 .i_wbuf_write(i_wbuf_write), .i_key(i_key), .i_abuf_write(i_abuf_write), .i_write_beat(i_write_beat),
                 .i_write_data(i_write_data), .i_ubuf_write(ubuf_group == OWN ? i_ubuf_write : {TOKENS{1'b0}}),
                 .i_ubuf_line(i_ubuf_line), .i_ubuf_data(i_ubuf_data[ACTIVATION_BITS*(l % VECTOR_LANES) +: ACTIVATION_BITS]),
-                .o_some(some[l]), .i_pop(pop), .o_data(products[FIELDS*PBITS*l +: FIELDS*PBITS]), .o_outside(outside[l]),
+                .i_read(read), .i_read_line(read_line), .i_load(fill_load), .i_write(fill_write), .i_entry(fill_entry),
+                .i_unsigned(fill_unsigned), .i_side(fill_side), .i_look_side(look_side), .i_ready(ready),
+                .i_codebook_write(codebook_write), .i_codebook_entry(codebook_entry), .i_codebook_data(codebook_data),
+                .o_begin(begins[l]), .o_some(some[l]), .i_pop(pop), .o_data(products[FIELDS*PBITS*l +: FIELDS*PBITS]),
+                .o_outside(outside[l]),
                 .o_group(group[l]), .o_miss(miss[l]), .o_full(full[l]), .o_multiplications(made[8*l +: 8]),
                 .o_zeros(zeros[8*l +: 8]));
         end

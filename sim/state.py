@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.isa.opcodes import ROWS, SCALARS, SEGMENTS
-from axlora.isa.target import Target
+from axlora.isa.target import ENGINES, Target
 
 Int64 = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -65,7 +65,8 @@ class Size(NamedTuple):
     table_entries: int
     burst_beats: int
     write_latency: int
-    reuse: bool
+    engine: int
+    """Place in ENGINES."""
     multipliers: int
     multiplier_latency: int
     fifo_depth: int
@@ -130,7 +131,7 @@ def power_up(target: Target, memory: Bytes, limit: int, bad: range) -> tuple[Siz
     own: dict[str, Any] = {
         "beat": t.beat_bytes,
         "sbuf_line": t.sbuf_line_bytes,
-        "reuse": t.engine == "reuse",
+        "engine": ENGINES.index(t.engine),
         "limit": limit,
         "bad_start": bad.start,
         "bad_stop": bad.stop,

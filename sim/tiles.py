@@ -10,8 +10,8 @@ import numpy.typing as npt
 from axlora.isa.compiled import inner
 from axlora.isa.formats import Format, unpack
 from axlora.isa.opcodes import SEGMENTS
-from axlora.isa.target import Target
-from axlora.timing.matrix import FIRST_ISSUE, RAW_CYCLES, cache_index, reuse_issue, schedule
+from axlora.isa.target import ENGINES, Target
+from axlora.timing.matrix import FIRST_ISSUE, RAW_CYCLES, cache_index, fixed_issue, reuse_issue, schedule, table_issue
 
 from .faults import ROOM
 from .state import (
@@ -62,6 +62,7 @@ CODEBOOK_FORMAT = int(Format.CB4)
 SUB_BITS = np.array([{8: 0, 4: 1, 2: 2}[fmt.storage] for fmt in Format])
 """log2 of the groups in a word of WBUF."""
 _CLASSES = np.array([fmt.format_class for fmt in Format])
+_REUSE, _TABLE = ENGINES.index("reuse"), ENGINES.index("table")
 
 
 class Tiles(NamedTuple):
@@ -251,23 +252,19 @@ def _decode(size: Size, s: State, tiles: Tiles, active: Int64, blocks: int, tota
 @inner
 def _time(size: Size, s: State, active: Int64, blocks: int, total: int, index: npt.NDArray[np.int16], known: Int64) -> None:
     """Note the timing of a tile."""
-    if size.reuse:
-        clear = np.zeros(total, np.bool_)
-        last, group = -1, 0
-        for segment in active:
-            own = _CLASSES[s.segments[segment, SEG_FORMAT]]
-            clear[group] = own != last
-            last = own
-            group += s.segments[segment, SEG_GROUPS]
+    clear = np.zeros(total, np.bool_)
+    last, group = -1, 0
+    for segment in active:
+        own = _CLASSES[s.segments[segment, SEG_FORMAT]]
+        clear[group] = own != last
+        last = own
+        group += s.segments[segment, SEG_GROUPS]
+    if size.engine == _REUSE:
         cycles, misses, zeros = reuse_issue(index, clear, size.multipliers)
+    elif size.engine == _TABLE:
+        cycles, misses, zeros = table_issue(clear, blocks, size.lanes, size.multipliers)
     else:
-        cycles, zeros = np.empty((blocks, size.lanes, total), np.uint8), np.zeros(total, np.int64)
-        misses = np.empty(total, np.int64)
-        for group in range(total):
-            misses[group] = blocks * size.lanes * size.ports
-            for b in range(blocks):
-                for lane in range(size.lanes):
-                    cycles[b, lane, group] = size.ports // size.multipliers
+        cycles, misses, zeros = fixed_issue(blocks, size.lanes, total, size.ports, size.multipliers)
     known[LAST_POP], known[TILE_FULL], known[TILE_PRODUCT], known[TILE_RAW] = schedule(
         cycles, size.multiplier_latency, size.fifo_depth, RAW_CYCLES, FIRST_ISSUE
     )

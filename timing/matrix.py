@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from axlora.isa.compiled import cached
 from axlora.isa.formats import Format
+from axlora.isa.opcodes import FILL_ADDS, MULTIPLES
 from axlora.isa.target import Target
 
 FIRST_ISSUE = 5
@@ -71,6 +72,40 @@ def reuse_issue(
 
 
 @cached
+def fixed_issue(
+    blocks: int, lanes: int, row: int, ports: int, multipliers: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """As `reuse_issue`, of the engine `mac`: every code is multiplied."""
+    cycles = np.full((blocks, lanes, row), ports // multipliers, np.uint8)
+    return cycles, np.full(row, blocks * lanes * ports, np.int64), np.zeros(row, np.int64)
+
+
+@cached
+def table_issue(
+    clear: npt.NDArray[np.bool_], blocks: int, lanes: int, adders: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """As `reuse_issue`, of the engine `table`; column groups between two that are `clear` share a fill.
+
+    The next fill begins in the cycle in which the first group of this one is issued, so that a set of n groups lasts
+    max(n, MULTIPLES / adders) cycles. Only the first fill of a MATMUL runs beside no look-ups.
+    """
+    row, fill = clear.size, MULTIPLES // adders
+    cycles = np.ones((blocks, lanes, row), np.uint8)
+    adds = np.where(clear, blocks * lanes * FILL_ADDS, 0)
+    begin = row
+    while not clear[begin - 1]:
+        begin -= 1
+    before = row - begin + 1  # groups of the last set: it is in front of the first one of the next block
+    for r in range(row):
+        if clear[r]:
+            cycles[:, :, r] = 1 + max(0, fill - before)
+            before = 0
+        before += 1
+    cycles[0, :, 0] = fill
+    return cycles, adds, np.zeros(row, np.int64)
+
+
+@cached
 def schedule(
     cycles: npt.NDArray[np.uint8], latency: int, depth: int, raw_cycles: int, first_issue: int
 ) -> tuple[int, int, int, int]:
@@ -121,7 +156,7 @@ class MatmulTiming:
     lane_misses: int
     lane_fifo_full: int
     misses: npt.NDArray[np.int64]
-    """Codes multiplied, per column group of the row: int64 [row]."""
+    """Codes multiplied, or additions of fills, per column group of the row: int64 [row]."""
     zeros: npt.NDArray[np.int64]
     """Zero codes skipped, per column group of the row: int64 [row]."""
 
@@ -132,7 +167,7 @@ def matmul_timing(target: Target, index: npt.NDArray[np.int16], clear: npt.NDArr
     Args:
         target: the machine.
         index: cache index of each code, -1 for a code that needs no product: int16 [blocks, lanes, row, ports].
-        clear: whether the result cache is cleared before a column group of the row: bool [row] (first always).
+        clear: whether the result cache is cleared, or tables are filled, before a column group: bool [row] (first always).
 
     Returns:
         Cycles from g0; docs/isa.md, Cycles, Matrix.
@@ -140,10 +175,10 @@ def matmul_timing(target: Target, index: npt.NDArray[np.int16], clear: npt.NDArr
     blocks, lanes, row, ports = index.shape
     if target.engine == "reuse":
         cycles, misses, zeros = reuse_issue(index, clear, target.multipliers)
+    elif target.engine == "table":
+        cycles, misses, zeros = table_issue(clear, blocks, lanes, target.multipliers)
     else:
-        cycles = np.full((blocks, lanes, row), ports // target.multipliers, np.uint8)
-        misses = np.full(row, blocks * lanes * ports, np.int64)
-        zeros = np.zeros(row, np.int64)
+        cycles, misses, zeros = fixed_issue(blocks, lanes, row, ports, target.multipliers)
     last, full, product, raw = schedule(cycles, target.multiplier_latency, target.fifo_depth, RAW_CYCLES, FIRST_ISSUE)
     groups = blocks * lanes * row
     return MatmulTiming(

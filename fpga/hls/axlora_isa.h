@@ -72,6 +72,9 @@
 #define AX_INTO_VBUF 1
 #define AX_INTO_UBUF 2
 #define AX_INTO_OBUF 3
+#define AX_ENGINE_MAC 0
+#define AX_ENGINE_REUSE 1
+#define AX_ENGINE_TABLE 2
 #define AX_SEGMENTS 9
 #define AX_ROWS 64
 #define AX_SCALARS 4
@@ -84,6 +87,8 @@
 #define AX_UBUF_BIT 32768
 #define AX_CBUF_BIT 32768
 #define AX_READ_AFTER 17
+#define AX_MULTIPLES 16
+#define AX_FILL_ADDS 24
 #define AX_UNIT_UNKNOWN 5
 #define AX_UNIT_OF {5, 0, 0, 0, 0, 0, 5, 5, 1, 5, 5, 5, 5, 5, 5, 5, 2, 2, 2, 2, 5, 5, 5, 5, 3, 3, 3, 3, 3, 3, 3, 3, 4, 3, 3, 4, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5}
 #define AX_SUB_MAX {0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 8, 8, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 15, 3, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}

@@ -107,7 +107,7 @@ static bool good_resolved(const Instruction &i) {
       return i.x % bytes == 0 && bytes <= AX_BEAT_BYTES;
     }
     case AX_OP_SEGW:
-      return AX_FIELD(i.misc, SEGW_FORMAT) != AX_FMT_U8 || !AX_ENGINE_REUSE || AX_INDEX_ENTRIES == 256;
+      return AX_FIELD(i.misc, SEGW_FORMAT) != AX_FMT_U8 || AX_ENGINE != AX_ENGINE_REUSE || AX_INDEX_ENTRIES == 256;
     case AX_OP_SEGA: return AX_GROUP_SCALES || !AX_FIELD(i.misc, SEGA_SCALED);
     case AX_OP_MATMUL: return AX_FIELD(i.misc, MATMUL_TOKENS) < AX_TOKENS;
     case AX_OP_VREQ: return AX_FIELD(i.misc, VREQ_TOKENS) < AX_TOKENS;

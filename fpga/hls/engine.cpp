@@ -4,7 +4,6 @@
 static const uint8_t FORMAT_BITS[] = AX_FORMAT_BITS;
 static const uint8_t FORMAT_STORAGE[] = AX_FORMAT_STORAGE;
 static const uint8_t FORMAT_CLASS[] = AX_FORMAT_CLASS;
-enum { SIGNED = 0, UNSIGNED = 1, CODEBOOK = 2 };
 
 // log2 of the column groups in a word of WBUF.
 int sub_bits(int format) { return FORMAT_STORAGE[format] == 8 ? 0 : FORMAT_STORAGE[format] == 4 ? 1 : 2; }
@@ -34,12 +33,21 @@ Code code_of(const uint8_t word[AX_PORTS], int format, int sub, int p, const int
   return code;
 }
 
-// One-cycle flash clear.
-void clear(ResultCache &cache) {
+enum { FILL = AX_MULTIPLES / AX_MULTIPLIERS };  // cycles of a fill
+
+// A MATMUL begins: its first fill runs beside no look-ups but its own first group's.
+void begin(Kept &kept) {
 #pragma HLS INLINE
+  kept.tables.looked = 1;
+}
+
+// One-cycle flash clear.
+void clear(Kept &kept) {
+#pragma HLS INLINE
+  kept.tables.filled = false;
   for (int k = 0; k < AX_INDEX_ENTRIES; k++) {
 #pragma HLS UNROLL
-    cache.valid[k] = false;
+    kept.cache.valid[k] = false;
   }
 }
 
@@ -97,9 +105,43 @@ static void reuse_group(ResultCache &cache, const act_t x[AX_TOKENS], const Code
   }
 }
 
-void multiply_group(ResultCache &cache, const act_t x[AX_TOKENS], const Code codes[AX_PORTS],
+// Two look-ups and an addition a code; a fill of the tables is one addition an entry and goes on beside earlier look-ups.
+static void table_group(Tables &tables, bool is_unsigned, const act_t x[AX_TOKENS], const Code codes[AX_PORTS],
+                        product_t products[AX_TOKENS][AX_PORTS], GroupCost &cost) {
+#pragma HLS INLINE
+  cost.multiplications = 0;
+  cost.zeros = 0;
+  cost.cycles = 1;
+  if (!tables.filled) {
+    for (int t = 0; t < AX_TOKENS; t++) {
+#pragma HLS UNROLL
+      ap_int<AX_ACTIVATION_BITS + 5> multiple = 0;
+      for (int n = 0; n < AX_MULTIPLES; n++) {
+        tables.low[n][t] = multiple;
+        tables.high[n][t] = multiple - (n >= AX_MULTIPLES / 2 && !is_unsigned ? AX_MULTIPLES * (int)x[t] : 0);
+        multiple += x[t];
+      }
+    }
+    cost.multiplications = AX_FILL_ADDS;
+    if (tables.looked < FILL) cost.cycles += FILL - tables.looked;
+    tables.looked = 0;
+    tables.filled = true;
+  }
+  if (tables.looked < FILL) tables.looked++;
+  for (int p = 0; p < AX_PORTS; p++) {
+#pragma HLS UNROLL
+    const int code = codes[p].negative ? -(int)codes[p].factor : (int)codes[p].factor;
+    for (int t = 0; t < AX_TOKENS; t++) {
+#pragma HLS UNROLL
+      products[t][p] = tables.high[code >> 4 & 15][t] * 16 + tables.low[code & 15][t];
+    }
+  }
+}
+
+void multiply_group(Kept &kept, bool is_unsigned, const act_t x[AX_TOKENS], const Code codes[AX_PORTS],
                     product_t products[AX_TOKENS][AX_PORTS], GroupCost &cost) {
 #pragma HLS INLINE
-  if (AX_ENGINE_REUSE) reuse_group(cache, x, codes, products, cost);
+  if (AX_ENGINE == AX_ENGINE_REUSE) reuse_group(kept.cache, x, codes, products, cost);
+  else if (AX_ENGINE == AX_ENGINE_TABLE) table_group(kept.tables, is_unsigned, x, codes, products, cost);
   else mac_group(x, codes, products, cost);
 }

@@ -72,7 +72,7 @@ static int tokens_in(mask_t mask) {
 
 // One column group of one row block in all lanes: sums over the lanes, and what it cost them.
 static void multiply_lanes(const Buffers &buffers, const Product &product, const Segment &segment, mask_t mask,
-                           uint32_t b, uint32_t word, int sub, const int8_t codebook[16], ResultCache cache[AX_LANES],
+                           uint32_t b, uint32_t word, int sub, const int8_t codebook[16], Kept kept[AX_LANES],
                            Sums sums, Counters &counters) {
   uint32_t multiplications = 0, zeros = 0, further = 0;
   for (int t = 0; t < AX_TOKENS; t++)
@@ -89,7 +89,7 @@ static void multiply_lanes(const Buffers &buffers, const Product &product, const
     for (int t = 0; t < AX_TOKENS; t++)
       x[t] = product.from_ubuf ? buffers.ubuf[product.line + b][t][lane] : buffers.abuf[product.line + b][t][lane];
     for (int p = 0; p < AX_PORTS; p++) codes[p] = code_of(buffers.wbuf[word][lane], segment.format, sub, p, codebook);
-    multiply_group(cache[lane], x, codes, products, cost);
+    multiply_group(kept[lane], format_class(segment.format) == UNSIGNED, x, codes, products, cost);
     for (int t = 0; t < AX_TOKENS; t++)
       for (int p = 0; p < AX_PORTS; p++) sums[t][p] += (int)products[t][p];
     multiplications += cost.multiplications;
@@ -157,7 +157,7 @@ static stop_t scaled_group(const Product &product, const Segment &segment, mask_
 
 // One row block: every column group of every segment that takes part.
 static stop_t multiply_row(const Product &product, const Place &at, Buffers &buffers, Matrix &matrix,
-                           ResultCache cache[AX_LANES], int64_t sum_x[AX_TOKENS], Counters &counters) {
+                           Kept kept[AX_LANES], int64_t sum_x[AX_TOKENS], Counters &counters) {
   uint32_t column = 0;
   int last_class = -1;
   for (uint32_t s = 0; s < product.segments; s++) {
@@ -167,7 +167,7 @@ static stop_t multiply_row(const Product &product, const Place &at, Buffers &buf
     if (format_class(segment.format) != last_class) {
       for (int lane = 0; lane < AX_LANES; lane++) {
 #pragma HLS UNROLL
-        clear(cache[lane]);
+        clear(kept[lane]);
       }
     }
     last_class = format_class(segment.format);
@@ -178,7 +178,7 @@ static stop_t multiply_row(const Product &product, const Place &at, Buffers &buf
       if (word >= AX_WBUF_LINES) return AX_ERR_LOCAL_ADDRESS;
       Sums sums;
 #pragma HLS ARRAY_PARTITION variable = sums type = complete dim = 0
-      multiply_lanes(buffers, product, segment, mask, at.b, word, index & ((1u << wide) - 1), matrix.codebook, cache,
+      multiply_lanes(buffers, product, segment, mask, at.b, word, index & ((1u << wide) - 1), matrix.codebook, kept,
                      sums, counters);
       const uint32_t acc = ((segment.acc + product.acc) & 0xFFFF) + j;
       if (segment.scaled) {
@@ -195,8 +195,8 @@ static stop_t multiply_row(const Product &product, const Place &at, Buffers &buf
 }
 
 static stop_t matmul(const Instruction &i, Buffers &buffers, Matrix &matrix, Counters &counters) {
-  static ResultCache cache[AX_LANES];
-#pragma HLS ARRAY_PARTITION variable = cache type = complete dim = 1
+  static Kept kept[AX_LANES];
+#pragma HLS ARRAY_PARTITION variable = kept type = complete dim = 1
   Product product;
   product.tokens = AX_FIELD(i.misc, MATMUL_TOKENS) + 1;
   product.segments = i.sub;
@@ -215,9 +215,13 @@ static stop_t matmul(const Instruction &i, Buffers &buffers, Matrix &matrix, Cou
   int64_t sum_x[AX_TOKENS];
   for (int t = 0; t < AX_TOKENS; t++) sum_x[t] = 0;
   Place at = {0, 0, 0, false};
+  for (int lane = 0; lane < AX_LANES; lane++) {
+#pragma HLS UNROLL
+    begin(kept[lane]);
+  }
   for (at.b = 0; active && at.b < product.blocks; at.b++) {
     at.ends = at.within + 1 == product.per_group || at.b + 1 == product.blocks;
-    error = multiply_row(product, at, buffers, matrix, cache, sum_x, counters);
+    error = multiply_row(product, at, buffers, matrix, kept, sum_x, counters);
     if (error != AX_ERR_NONE) return error;
     at.within++;
     if (at.within == product.per_group) {

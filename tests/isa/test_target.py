@@ -27,7 +27,7 @@ def test_the_named_presets_exist() -> None:
     ("field", "value", "words"),
     [
         ("lanes", 12, "power of two"),
-        ("engine", "magic", "mac, reuse"),
+        ("engine", "magic", "mac, reuse, table"),
         ("fifo_depth", 6, "multiplier_latency + 4"),
         ("multipliers", 32, "1 to 16"),
         ("multipliers", 8, "at most ports"),
@@ -47,12 +47,14 @@ def test_bad_value_is_named(field: str, value: object, words: str) -> None:
     assert words in str(info.value)
 
 
-def test_a_reuse_lane_has_at_most_four_multipliers() -> None:
-    """Each is a bank of its cache; `mac` takes one for every port."""
+@pytest.mark.parametrize(("engine", "most"), [("reuse", 4), ("table", 2)])
+def test_the_multipliers_of_a_lane_have_a_bound(engine: str, most: int) -> None:
+    """Each is a bank of its cache or of its tables; `mac` takes one for every port."""
     wide = dataclasses.replace(Target.load("test"), ports=8, engine="mac", multipliers=8)
     assert wide.multipliers == 8
-    with pytest.raises(BadTarget, match="at most 4 with engine reuse"):
-        dataclasses.replace(wide, engine="reuse")
+    with pytest.raises(BadTarget, match=f"at most {most} with engine {engine}"):
+        dataclasses.replace(wide, engine=engine)
+    assert dataclasses.replace(wide, engine=engine, multipliers=most).multipliers == most
 
 
 def test_unknown_field_and_missing_field(tmp_path: Path) -> None:

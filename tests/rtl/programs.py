@@ -129,6 +129,26 @@ TARGETS = {
             vector_lanes=16,
             wbuf_lines=1024,
         ),
+        _variant(
+            "table-m2",
+            engine="table",
+            lanes=4,
+            multipliers=2,
+            tokens=4,
+            multiplier_latency=1,
+            fifo_depth=5,
+            read_latency=5,
+        ),
+        _variant(
+            "table-16bit",
+            engine="table",
+            activation_bits=16,
+            accumulator_bits=48,
+            ports=8,
+            tokens=1,
+            beat_bytes=16,
+            vector_lanes=8,
+        ),
     )
 }
 """The elaborations of the random tests."""
@@ -142,7 +162,7 @@ CACHES = {
 }
 """Small instruction caches behind slow memories."""
 
-SMALL = ("test", "mac-4x2", "reuse-m2", "reuse-16bit")
+SMALL = ("test", "mac-4x2", "reuse-m2", "table-m2", "reuse-16bit")
 """Those of every push; the first also of make test-fast: each simulator takes half a minute to build."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from matrix_programs import matrix_case
 from programs import CACHES, SMALL, TARGETS, Case, fetch_case, random_case, semaphore_case
 
 from axlora.isa.assembly import assemble, encode_program
@@ -132,6 +133,49 @@ def test_verilog_equals_simulator(name: str) -> None:
     _compare([random_case(seed, TARGETS[name]) for seed in range(PUSH_SEEDS)])
 
 
+@pytest.mark.parametrize(
+    "name", [pytest.param("table-m2", marks=pytest.mark.slow), pytest.param("table-16bit", marks=pytest.mark.exhaustive)]
+)
+def test_tables_equal_the_simulator_on_rows_of_many_formats(name: str) -> None:
+    """Short rows, rows of several classes of codes, codebooks; fills that are waited for and fills that are not."""
+    target = TARGETS[name]
+    _compare([matrix_case(seed, target) for seed in range(8)])
+
+
+@pytest.mark.slow
+def test_a_codebook_is_there_for_the_first_look_up() -> None:
+    """CODEBOOK and MATMUL are accepted in consecutive cycles: the ports' copies are written just in time."""
+    target = TARGETS["table-m2"]
+    beat, line = target.beat_bytes, target.wbuf_line_bytes
+    rng = np.random.default_rng(5)
+    program = assemble(
+        f"""LOAD buffer=1 address=4096 rows=1 beats={target.abuf_line_bytes // beat}
+        LOAD buffer=2 address=5120 rows=1 beats={8 * target.ports // beat}
+        LOAD buffer=0 address=6144 rows=1 beats={line // beat} post=0
+        SEGA segment=0
+        SEGW segment=0 format=8 groups=1 wait=0
+        CODEBOOK half=0 e0={0x80FD0201} e4={0x0504} e6={0xFE7F}
+        CODEBOOK half=1 e0={0x11E03344} e4={0x90AA} e6={0x5B6C}
+        MATMUL segments=1 blocks=1 first=1 post=4
+        VCFG
+        VOUT size=2
+        VREQ groups=1 wait=4 post=8
+        STORE address=8192 rows=1 beats={4 * target.ports // beat} wait=8
+        HALT"""
+    )
+    memory, code = np.zeros(1 << 14, np.uint8), encode_program(program)
+    memory[: len(code)] = np.frombuffer(code, np.uint8)
+    memory[4096 : 4096 + target.abuf_line_bytes] = rng.integers(0, 256, target.abuf_line_bytes)
+    memory[5120:5152].view("<u2").reshape(-1, 4)[:, 2:] = (1 << 15, 15)  # times one
+    memory[6144 : 6144 + line] = rng.integers(0, 256, line)
+    (result,) = _compare([Case(-4, target, memory.tobytes(), {}, tuple(program))])
+    assert result.trace is not None
+    accept = dict(zip(result.trace.address.tolist(), result.trace.accept.tolist(), strict=True))
+    books, matmul = ([16 * n for n, i in enumerate(program) if i.opcode is o] for o in (Opcode.CODEBOOK, Opcode.MATMUL))
+    assert accept[matmul[0]] == accept[books[-1]] + 1
+    assert any(result.memory[8192 : 8192 + 4 * target.ports])
+
+
 def _requests(case: Case) -> Counter[Requests]:
     memory = np.frombuffer(case.memory, np.uint8)
     walk = Control(case.target, memory, 0, case.registers, memory.size).walk()
@@ -157,7 +201,7 @@ def test_fetch_ahead_equals_the_simulator(name: str, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.exhaustive
 def test_verilog_equals_simulator_on_every_target_and_all_is_covered() -> None:
-    """208 programs; every opcode of linears, every stall cause and the wrap of every semaphore occurs."""
+    """260 programs; every opcode of linears, every stall cause and the wrap of every semaphore occurs."""
     opcodes: Counter[str] = Counter()
     counted: Counter[str] = Counter()
     most_posts: Counter[int] = Counter()

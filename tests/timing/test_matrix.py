@@ -117,6 +117,46 @@ def test_mac_takes_ports_over_multipliers() -> None:
     assert timing.last_pop == FIRST_ISSUE + 3 * 50 * 2 - 1 + target.multiplier_latency + 1
 
 
+def _first_look_ups(sets: list[int], fill: int) -> list[int]:
+    """Cycle in which each set's first group is issued, one cycle at a time: two copies of the tables, one adder a bank."""
+    begun: list[int] = []
+    written = full = 0  # entries of the copy that is being filled; sets whose tables were filled
+    groups = 0  # of the set that began last, still to come
+    now = FIRST_ISSUE - 1
+    while len(begun) < len(sets):
+        begins = groups == 0 and full > len(begun)
+        if begins:
+            begun.append(now)
+            groups = sets[len(begun) - 1]
+        groups = max(0, groups - 1)
+        if full == len(begun) < len(sets):  # the other copy is free: its set has ended
+            written += 1
+            if written == fill:
+                written, full = 0, full + 1
+        now += 1
+    return begun
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_tables_are_filled_beside_look_ups(seed: int) -> None:
+    """A set of n groups lasts max(n, fill) cycles; 24 additions a fill and lane; nothing else is counted as a product."""
+    rng = np.random.default_rng(seed)
+    adders, blocks, row = int(rng.choice([1, 2])), int(rng.integers(1, 5)), int(rng.integers(1, 50))
+    target = dataclasses.replace(BASE, engine="table", multipliers=adders)
+    clear = rng.random(row) < 0.15
+    clear[0] = True
+    timing = matmul_timing(target, np.zeros((blocks, target.lanes, row, 4), np.int16), clear)
+    starts = np.flatnonzero(clear)
+    sets = np.diff([*starts, row]).tolist() * blocks
+    begun = _first_look_ups(sets, 16 // adders)
+    assert timing.last_pop == begun[-1] + sets[-1] - 1 + target.multiplier_latency + 1
+    assert (timing.raw, timing.lane_fifo_full, timing.zeros.sum()) == (0, 0, 0)
+    assert timing.misses.tolist() == (clear * blocks * target.lanes * 24).tolist()
+    waits = begun[-1] + sets[-1] - FIRST_ISSUE - blocks * row
+    assert timing.lane_misses == waits * target.lanes
+
+
 def test_cache_index_of_every_code() -> None:
     """Signed: the magnitude, 128 in entry 0; unsigned: the code; codebook: the index. Zero needs none but in a codebook."""
     for fmt in Format:

@@ -120,6 +120,46 @@ PEEKS = (
         "    assign f_leaving = leaving;\n    assign f_started = phase != 5'd0;\n    assign f_legal = phase <= LAST;",
     ),
     Edit(
+        "table_fill.v",
+        "    output wire [7:0]   o_codebook_data\n);",
+        "    output wire [7:0]   o_codebook_data,\n    output wire [15:0] f_kinds, f_left,\n"
+        "    output wire [3:0] f_last_set, f_set,\n"
+        "    output wire [2:0] f_coming,\n    output wire f_known, f_more, f_busy, f_first\n);\n"
+        "    assign {f_kinds, f_left, f_last_set, f_set} = {kinds, left, last_set, set};\n"
+        "    assign {f_coming, f_known, f_more, f_busy, f_first} = {coming, known, more, busy, first};",
+    ),
+    Edit(
+        "engine_table.v",
+        "    output wire [PORTS*TOKENS*PBITS-1:0] o_data\n);",
+        "    output wire [PORTS*TOKENS*PBITS-1:0] o_data,\n    input wire f_side,\n"
+        "    input wire [3:0] f_low_nibble, f_high_nibble, f_book_entry,\n    output wire [XBITS-1:0] f_x,\n"
+        "    output wire [(ACTIVATION_BITS+4)*TOKENS*MULTIPLIERS-1:0] f_multiples,\n"
+        "    output wire [PORTS*MULTIPLIERS*TOKENS*(ACTIVATION_BITS+4)-1:0] f_lows, f_highs,\n"
+        "    output wire [8*PORTS-1:0] f_books\n);\n    assign f_multiples = low_data;",
+    ),
+    Edit(
+        "engine_table.v",
+        "            wire [WIDE-1:0] step =",
+        "            assign f_x[BITS*t +: BITS] = x;\n            wire [WIDE-1:0] step =",
+    ),
+    Edit(
+        "engine_table.v",
+        ".o_read_data(entry));",
+        ".o_read_data(entry), .f_at(f_book_entry), .f_value(f_books[8*p +: 8]));",
+    ),
+    Edit(
+        "engine_table.v",
+        ".o_read_data(low_read[WIDTH*m +: WIDTH]));",
+        ".o_read_data(low_read[WIDTH*m +: WIDTH]),\n"
+        "                    .f_at({f_side, f_low_nibble[3:LOGM]}), .f_value(f_lows[WIDTH*(p*MULTIPLIERS+m) +: WIDTH]));",
+    ),
+    Edit(
+        "engine_table.v",
+        ".o_read_data(high_read[WIDTH*m +: WIDTH]));",
+        ".o_read_data(high_read[WIDTH*m +: WIDTH]),\n"
+        "                    .f_at({f_side, f_high_nibble[3:LOGM]}), .f_value(f_highs[WIDTH*(p*MULTIPLIERS+m) +: WIDTH]));",
+    ),
+    Edit(
         "product_fifo.v",
         "    output wire [WIDTH-1:0] o_data\n);",
         "    output wire [WIDTH-1:0] o_data,\n    output wire [6:0] f_used,\n    output wire [6:0] f_filled,\n"
@@ -291,6 +331,17 @@ FIFO_REUSE_SHORT = _fifo("reuse-short", 1, ENGINE_REUSE=1, DEPTH=5)
 FIFO_MAC_SHORT = _fifo("mac-short", 1, ENGINE_REUSE=0, DEPTH=5, PORTS=2, MULTIPLIERS=2)
 FIFO_MAC = _fifo("mac", 2, ENGINE_REUSE=0, DEPTH=8, PORTS=4, MULTIPLIERS=2)
 
+TABLE_FILES = ("table_fill.v", "engine_table.v", "code_decode.v", "delay.v", "ram_lut.v")
+
+
+def _table(name: str, latency: int, **parameters: int) -> Proof:
+    return Proof(f"table-{name}", "table_check", TABLE_FILES, parameters | {"LATENCY": latency}, latency + 1)
+
+
+TABLE_M1 = _table("m1", 2, PORTS=2, MULTIPLIERS=1, BITS=8)
+TABLE_M2 = _table("m2", 1, PORTS=1, MULTIPLIERS=2, BITS=3, TOKENS=2)
+TABLE_16 = _table("16", 1, PORTS=1, MULTIPLIERS=2, BITS=16)
+
 SEMAPHORES = Proof("semaphores", "semaphores_check", ("semaphores.v", "unit_port.v", "ram_lut.v"), {}, 2)
 
 PRODUCT = Proof("product", "product_check", ("code_decode.v", "code_factor.v", "multiplier.v", "delay.v"), {}, 2)
@@ -307,6 +358,9 @@ PROOFS = (
     FIFO_REUSE_SHORT,
     FIFO_MAC,
     FIFO_MAC_SHORT,
+    TABLE_M1,
+    TABLE_M2,
+    TABLE_16,
     SEMAPHORES,
 )
 
@@ -357,6 +411,30 @@ FAULTS = (
     _fault("a group reserves in every cycle", FIFO_REUSE_SHORT, "reuse_issue.v", "issue && !started;", "issue;"),
     _fault("mac group reserves in every cycle", FIFO_MAC, "engine_mac.v", "issue && phase == 5'd0;", "issue;"),
     _fault("pushed onto the head", FIFO_REUSE_SHORT, "product_fifo.v", ".i_write_address(tail)", ".i_write_address(head)", 10),
+    _fault("filled where it is looked up", TABLE_M2, "engine_table.v", "= {i_side, i_entry", "= {i_look_side, i_entry", 22),
+    _fault("looked up in the copy before", TABLE_M2, "engine_table.v", "i_look_side ^ i_clear;", "i_look_side;", 22),
+    _fault(
+        "unsigned high nibbles below zero",
+        TABLE_M2,
+        "engine_table.v",
+        "i_entry[ADDR-2] && !i_unsigned;",
+        "i_entry[ADDR-2];",
+        22,
+    ),
+    _fault(
+        "low product without its sign",
+        TABLE_M2,
+        "engine_table.v",
+        "{{4{one[WIDE-1]}}, one[WIDE-1:4]}",
+        "{4'd0, one[WIDE-1:4]}",
+        22,
+    ),
+    _fault("steps of one in two banks", TABLE_M2, "engine_table.v", "x} << LOGM;", "x};", 22),
+    _fault("look-up before the tables are full", TABLE_M2, "engine_table.v", "(!i_clear || i_ready);", "1'b1;", 22),
+    _fault("class of another set", TABLE_M2, "table_fill.v", "<= kinds[set];", "<= kinds[last_set];", 22),
+    _fault("activation of the row behind", TABLE_M2, "table_fill.v", "if (end_row) o_read_line", "o_read_line", 22),
+    _fault("fill beside the look-ups of its own copy", TABLE_M2, "table_fill.v", "first || i_begin);", "1'b1);", 22),
+    _fault("last entry of the codebook left out", TABLE_M2, "table_fill.v", "!= 4'd15;", "!= 4'd14;", 22),
     _fault("take without a look", SEMAPHORES, "unit_port.v", "!o_busy && !unmet;", "!o_busy;"),
     _fault("second wait not taken", SEMAPHORES, "unit_port.v", "? waits : 16'd0;", "? named(wait_fields[4:0]) : 16'd0;"),
     _fault("post lost beside a take", SEMAPHORES, "semaphores.v", "else if (i_take[s] && !i_post[s])", "else if (i_take[s])"),

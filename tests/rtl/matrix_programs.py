@@ -78,7 +78,7 @@ class _Maker:
     def segment(self, number: int, offset: int, blocks: int, scaled: int, sums: int) -> None:
         """SEGW and SEGA; lines stay below WEIGHT_LINES, ACC words apart from the other segments'."""
         t = self.target
-        formats = [f for f in Format if f is not Format.U8 or t.index_entries == 256 or t.engine == "mac"]
+        formats = [f for f in Format if f is not Format.U8 or t.index_entries == 256 or t.engine != "reuse"]
         groups = self.pick(APART // 2 + 1)
         self.chain.add(
             Opcode.SEGW,
