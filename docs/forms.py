@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,14 +31,14 @@ weights, most of them as PyTorch's exporter writes them ([files](../tests/compil
 
 {forms}
 A cell is the relative error against onnxruntime on the same file, its optimizations disabled: the norm of the difference over
-the norm of what onnxruntime gives, on 2 to 96 samples, target `test`, options as they are by default. In brackets stands, of
+the norm of what onnxruntime gives, on 1 to 96 samples, target `test`, options as they are by default. In brackets stands, of
 forms with codes, the machine's distance from the float model over onnxruntime's on that file: 1 is what the file's own codes
 cost. (NBits 8 has 8 bits of activations here, and onnxruntime floats. Static scales leave little of models with random weights:
 onnxruntime itself is 0.2 to 0.7 from float there, and rounding one pair less, as inside of a norm, moves many codes.)
 
 - Without further words: **whole**, every operator between the first rows and the outputs is on the accelerator.
-- `host N`: the linears with all multiply-accumulates are on the accelerator, N operators on the host, those that only move
-  elements included: of convolutions these lay out patches.
+- `host N`: the linears are on the accelerator, N operators on the host, those that only move elements included: of
+  convolutions these lay out patches. Where the host multiplies, its multiply-accumulates follow.
 - `refused`: with the error's words. `-`: the tool leaves such a file as it was, or there is none.
 
 """
@@ -51,7 +51,8 @@ def text(cell: Cell | None) -> str:
     if cell.refusal:
         return f"refused: {' '.join(cell.refusal.split())}".replace("|", "/")
     ratio = "" if cell.ratio is None else f" ({cell.ratio:.2f})"
-    return f"{cell.error:.3f}{ratio}" + (f", host {cell.host}" if cell.host else "")
+    host = f", host {cell.host}" if cell.host or cell.macs else ""
+    return f"{cell.error:.3f}{ratio}{host}" + (f" with {cell.macs} MAC" if cell.macs else "")
 
 
 def parsed(page: str) -> dict[tuple[str, str], str]:
@@ -83,7 +84,11 @@ def page(only: Collection[str], before: str) -> str:
     logging.disable(logging.WARNING)
     known = parsed(before) if only else {}
     cells = [(tiny, form) for tiny in MODELS for form in FORMS if not only or {tiny.title, form} & {*only}]
-    known |= {(tiny.title, form): text(measured(tiny, form)) for tiny, form in cells}
+    return assembled(known | {(tiny.title, form): text(measured(tiny, form)) for tiny, form in cells})
+
+
+def assembled(known: Mapping[tuple[str, str], str]) -> str:
+    """The page of its cells."""
     parts = [HEAD.format(forms="".join(f"- {form}: {how}\n" for form, how in WRITTEN.items()))]
     there = [said for said in known.values() if said != "-"]
     refusals = sum(said.startswith("refused") for said in there)

@@ -42,6 +42,7 @@ def test_a_cell_is_what_the_page_says(tiny: object, form: str) -> None:
 
 
 def test_the_page_has_every_cell_and_nine_in_ten_run_whole() -> None:
+    assert PAGE.assembled(SAID) == PAGE.PAGE.read_text()
     assert SAID.keys() == {(tiny.title, form) for tiny in PAGE.MODELS for form in PAGE.FORMS}
     assert {form for title, form in DIAGONAL if SAID[title, form] != "-"} == {*PAGE.FORMS}
     known = [said for said in SAID.values() if said != "-"]

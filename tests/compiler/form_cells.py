@@ -33,10 +33,8 @@ class Cell:
     host: int = 0
     """Operators that the host computes, embeddings' lookups not among them."""
 
-    @property
-    def whole(self) -> bool:
-        """Whether everything between first rows and outputs runs on the accelerator."""
-        return not self.refusal and not self.host
+    macs: int = 0
+    """Multiply-accumulates on the host."""
 
 
 def _distance(got: list[np.ndarray], wanted: list[np.ndarray]) -> float:
@@ -82,4 +80,4 @@ def measured(tiny: F.Tiny, form: str) -> Cell | None:
     rows = computes_on_host(program.placement)
     host = [row for row in rows if program.kind != "whole" or not row.operator.startswith("Gather")]
     ratio = _distance(got, exact) / _distance(wanted, exact) if F.quantized(form) else None
-    return Cell("", _distance(got, wanted), ratio, len(host))
+    return Cell("", _distance(got, wanted), ratio, len(host), program.host_macs)
