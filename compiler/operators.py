@@ -178,7 +178,9 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Attention:
-    """y = softmax(scale q k^T + bias) v over the keys that are seen, a head at a time.
+    """y = softmax(scores + bias) v over the keys that are seen, a head at a time.
+
+    Scores are scale q k^T or, with a cap, cap tanh(scale q k^T).
 
     Head h of q reads head h // (heads / kv_heads) of k and v.
     """
@@ -208,6 +210,8 @@ class Attention:
     """[heads or 1, positions, positions], added to the scaled scores of rows with keys; -inf: the row does not see the key."""
     rounded_first: int = 0
     """How many of the score codes come before the bias."""
+    cap: float = 0.0
+    """Largest magnitude of the scores, which a tanh keeps within it; 0: none does."""
 
     @property
     def one_scale(self) -> bool:

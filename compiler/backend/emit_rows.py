@@ -6,6 +6,7 @@ keys, values, rows of embeddings and logits pass through memory. Linears and att
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
@@ -125,6 +126,8 @@ class RowEmit(TileEmit, MapsRows):
         self.dim = self.half = 0
         self.slack = max((-(-wide // t.beat_bytes) * t.beat_bytes - own for wide, own in heads), default=0)
         """Places behind a row that the last head's whole beats reach: behind all rows, or spilled ones come back shifted."""
+        self.unit = math.lcm(t.lanes, t.ports, *(p.shape.column_unit * t.ports for p in placed.values()))
+        """Places that a row is a multiple of: VREQ writes whole column units, and those of weights of few bits are wide."""
         self.output_words: dict[int, int] = {}
         if need > t.ubuf_lines:
             raise DoesNotFit(f"needs {need} lines of UBUF, {t.ubuf_lines} are there", f"target {t.name}", "more ubuf_lines")
@@ -257,8 +260,7 @@ class RowEmit(TileEmit, MapsRows):
 
     def _pitch(self, width: int) -> int:
         """Words of a row."""
-        unit = max(self.target.lanes, self.target.ports)
-        return -(-(width + self.slack) // unit) * unit // self.target.vector_lanes
+        return -(-(width + self.slack) // self.unit) * self.unit // self.target.vector_lanes
 
     def at_once(self, heads: Heads) -> int:
         t = self.target

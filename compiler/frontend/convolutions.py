@@ -168,9 +168,8 @@ class _Unfolding:
         turned = self.add("Transpose", cut, perm=[0, *range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2), 1])
         return self.add("Reshape", turned, self.numbers([out[0], prod(out[2:]), -1]))
 
-    def product(self, x: str, k: _Kernel, out: Sequence[int], weight: _Weight, bias: _Weight | None) -> str:
-        """The patches of an input, behind its pair, times a matrix."""
-        patches = self.patches(x, k, out)
+    def product(self, patches: str, weight: _Weight, bias: _Weight | None) -> str:
+        """Patches, behind the pair of the input, times a matrix."""
         for node in self.pair():
             patches = self.add(node.op_type, patches, *node.input[1:])
         names = self.node.input
@@ -191,17 +190,47 @@ class _Unfolding:
         groups = int(attribute(node, "group", 1))
         each, own = out[1] // groups, weight.values.shape[1]
         together = next(n for n in range(-(-groups // _PARTS), groups + 1) if groups % n == 0)
+        patches, rows = self.patches(source, k, out), [out[0], prod(out[2:])]
+        if together < groups:
+            apart = self.add("Reshape", patches, self.numbers([*rows, self.places, own * groups]))
         for first in range(0, groups, together):
             columns = slice(first * each, (first + together) * each)
-            x, ends = source, [first * own, (first + together) * own, 1]
             if together < groups:
-                x = self.add("Slice", x, *(self.numbers([n]) for n in ends))
+                ends = (first * own, (first + together) * own, 3)
+                part = self.add("Slice", apart, *(self.numbers([n]) for n in ends))
+                patches = self.add("Reshape", part, self.numbers([*rows, self.places * own * together]))
             bias = next((b.part(columns) for b in more if b is not None), None)
-            found.append(self.product(x, k, out, weight.part(columns).matrix(together), bias))
+            found.append(self.product(patches, weight.part(columns).matrix(together), bias))
         y = found[0] if len(found) == 1 else self.add("Concat", *found, axis=2)
         self.add("Reshape", self.add("Transpose", y, perm=[0, 2, 1]), self.numbers(out))
         self.nodes[-1].output[0] = node.output[0]
         return self.nodes
+
+
+def _with_biases(g: Graph) -> Graph:
+    """The graph with sums of a Conv and a number for each channel as the Conv's own biases: so quantizers write them."""
+    outputs, gone = {o.name for o in g.model.graph.output}, set()
+    for node in g.nodes:
+        name = node.output[0]
+        if node.op_type != "Conv" or name in outputs or any(node.input[2:]) or len(readers := g.readers.get(name, [])) != 1:
+            continue
+        other, shape = g.nodes[readers[0]], g.shape(name)
+        vector = g.constant(next((n for n in other.input if n != name), "")) if other.op_type == "Add" else None
+        if vector is None or (1,) * (len(shape) - vector.ndim) + vector.shape != (1, shape[1], *(1,) * (len(shape) - 2)):
+            continue
+        held = f"{name}/bias"
+        g.model.graph.initializer.append(numpy_helper.from_array(vector.reshape(-1), held))
+        inputs = [*node.input[:2], held]
+        del node.input[:]
+        node.input.extend(inputs)
+        node.output[0] = other.output[0]
+        gone.add(readers[0])
+    if not gone:
+        return g
+    kept = [onnx.NodeProto.FromString(n.SerializeToString()) for i, n in enumerate(g.nodes) if i not in gone]
+    del g.model.graph.node[:]
+    g.model.graph.node.extend(kept)
+    return Graph(g.model)
 
 
 def unfold_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -211,7 +240,7 @@ def unfold_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     if not any(node.op_type == "Conv" for node in model.graph.node):
         return model
-    g = Graph(model)
+    g = _with_biases(Graph(model))
     nodes: list[onnx.NodeProto] = []
     for node in g.nodes:
         unfolding = _Unfolding(g, node) if node.op_type == "Conv" else None

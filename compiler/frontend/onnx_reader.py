@@ -11,6 +11,7 @@ from onnxscript import optimizer
 
 from axlora.compiler.errors import BadModel, Error
 from axlora.compiler.frontend.cache import drop_caches
+from axlora.compiler.frontend.code_moves import move_reals
 from axlora.compiler.frontend.control import inline_conditionals
 from axlora.compiler.frontend.convolutions import unfold_convolutions
 from axlora.compiler.frontend.expand import expand, plain_flattens
@@ -244,6 +245,7 @@ def read(
         copy = optimizer.optimize(copy, output_size_limit=_FOLD_LIMIT, input_size_limit=_FOLD_LIMIT)
         refuse_operators(copy)  # functions are part of the graph now
         copy = inline_conditionals(copy, where)
+        move_reals(copy)
         if not exact:
             drop_infinite(copy, where)
         check_scales(copy, where)

@@ -69,7 +69,7 @@ class AttentionWalk(Values):
         first = (parts[0][1], parts[1][1], parts[2][1])
         stride = (parts[0][2], parts[1][2], parts[2][2])
         causal = s.mask in CAUSAL
-        rounded = (s.codes, s.weight_codes, s.bias, s.rounded_first)
+        rounded = (s.codes, s.weight_codes, s.bias, s.rounded_first, s.cap)
         self.operators.append(Attention(q, k, own, out, count, kv, s.q.dim, s.scale, causal, first, stride, *rounded))
         self.features[out] = count * v.dim
         return self.head_views(out, range(count), v.dim, self.g.shape(out))

@@ -126,6 +126,8 @@ class Walk(PairWalk, PoolWalk):
             if int(node.number("axis", -1)) not in (-1, len(self.g.shape(node.inputs[0])) - 1):
                 raise self.refuse(node, "softmax over anything but the keys")
             result = replace(inputs[0], done=True)
+        elif kind == "tanh" and isinstance(inputs[0], Scores):
+            result = inputs[0].capped()
         elif kind == "isnan" and isinstance(inputs[0], Scores) and inputs[0].done:
             result = Constant(np.zeros((1, 1, 1, 1), bool))  # a row sees itself, or a token: no softmax is empty
         elif kind in _UNARY or kind in ("negative", "clip", "nn.leakyrelu"):
@@ -166,14 +168,8 @@ class Walk(PairWalk, PoolWalk):
         if isinstance(b, Length):
             x = self.rows(node, node.inputs[0]) if kind == "divide" and not isinstance(a, Weighted) else None
             return self.unit(node, x, b) if x == b.of and b.stage == "root" else None
-        if (
-            kind in ("add", "subtract")
-            and isinstance(a, View)
-            and isinstance(b, View)
-            and a.value == b.value
-            and a.factor() is None
-        ):
-            return a.plus(b.times(np.float64(1 if kind == "add" else -1)))
+        if kind in ("add", "subtract") and isinstance(a, View) and a.factor() is None and (views := self.of_one_value((a, b))):
+            return views[0].plus(views[1].times(np.float64(1 if kind == "add" else -1)))
         if len({self._elements(name) for name in (*node.inputs, node.outputs[0])}) != 1:
             return None  # one is repeated for the other
         curve = _both_curves(kind, a, b)
@@ -315,13 +311,12 @@ class Walk(PairWalk, PoolWalk):
         if kind == "take" and len(constants) == 1:
             axis = int(node.number("axis"))
             return self.picked(x.moved(lambda v: np.take(v, constants[0].astype(np.int64), axis)))
-        if kind == "concat" and all(isinstance(s, View) and s.value == x.value for s in inputs):
-            views = [s for s in inputs if isinstance(s, View) and 0 not in s.shape]
+        if kind == "concat" and (views := self.of_one_value(inputs)):
             most = max(len(v.terms) for v in views)
             views = [v.padded(most) for v in views]
             axis = int(node.number("axis"))
             joined = [tuple(np.concatenate([v.terms[n][part] for v in views], axis) for part in (0, 1)) for n in range(most)]
-            return replace(x, terms=tuple((i.astype(np.int64), c.astype(np.float64)) for i, c in joined))
+            return replace(views[0], terms=tuple((i.astype(np.int64), c.astype(np.float64)) for i, c in joined))
         return None
 
     def _pads_with(self, node: Node) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,7 +35,13 @@ class PairWalk(AttentionWalk):
             return x.rounded(codes)
         if isinstance(x, Curve) and (x.line() is not None or x.function() is not None or self.own(x) is not None):
             x = View.rows(self.rows(node, node.inputs[0]), self.g.shape(node.outputs[0]))
-        return self.rounded_view(x, codes) if isinstance(x, View) else x
+        if not isinstance(x, View) or (len(x.terms) > 1 and self._is_part(node)):
+            return x
+        return self.rounded_view(x, codes)
+
+    def _is_part(self, node: Node) -> bool:
+        """Whether what turns of a head is put in front of its rest behind a pair: both are one rotation."""
+        return any(self.g.nodes[i].op == "concat" for i in self.g.readers.get(node.outputs[0], []))
 
     def rounded_view(self, view: View, codes: Quantization) -> View:
         """The same elements of the value that is rounded; the view itself where they are sums, or each times its own number."""
@@ -51,3 +58,18 @@ class PairWalk(AttentionWalk):
         if len(view.terms) != 1 or factor <= 0 or (view.terms[0][1] != factor).any():
             return view
         return replace(view, value=self.rounded(view.value, codes.times(1 / factor)))
+
+    def of_one_value(self, parts: Sequence[Symbol]) -> list[View]:
+        """Views of one value as they are; where some are of what pairs made of it, those as views of it, too. Else none."""
+        views = [part for part in parts if isinstance(part, View) and 0 not in part.shape]
+        if len(views) < sum(0 not in part.shape if isinstance(part, View) else 1 for part in parts):
+            return []
+        source = {made: value for (value, _), made in self.pairs.items()}
+        lines = []
+        for view in views:
+            line = [view.value]
+            while line[-1] in source:
+                line.append(source[line[-1]])
+            lines.append(line)
+        value = next((name for name in lines[0] if all(name in line for line in lines)), None)
+        return [] if value is None else [replace(view, value=value) for view in views]

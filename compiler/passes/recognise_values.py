@@ -63,11 +63,19 @@ class Scores:
     """[heads or 1, n, n], added to them, -inf where a key is hidden that the mask shows."""
     rounded_first: int = 0
     """Codes before the bias."""
+    cap: float = 0.0
+    """What their tanh is times; 0: there is none."""
 
     def times(self, factor: float) -> Scores:
         """Scaled, before the softmax."""
         bias = None if self.bias is None else self.bias * factor
-        return replace(self, scale=self.scale * factor, codes=tuple(c.times(factor) for c in self.codes), bias=bias)
+        scale, cap = (self.scale, self.cap * factor) if self.cap else (self.scale * factor, 0.0)
+        return replace(self, scale=scale, cap=cap, codes=tuple(c.times(factor) for c in self.codes), bias=bias)
+
+    def capped(self) -> Scores | None:
+        """Their tanh, which rounds once with what it reads; None behind a mask or a bias."""
+        plain = not self.done and not self.cap and self.bias is None and self.mask is Mask.NONE
+        return replace(self, codes=(), cap=1.0) if plain else None
 
 
 Symbol = Constant | Probed | Ids | Looked | View | Curve | Weighted | Length | Scores

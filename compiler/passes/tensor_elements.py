@@ -285,7 +285,8 @@ def _tables(index: Int64, main: Float64, others: Int64, side: Float64, half: int
     """
     turned = np.concatenate([index[:, :, half : 2 * half], index[:, :, :half]], axis=2)
     cos, sin = main[0], side[0]
-    scale = float(np.sqrt(cos[0, 0] ** 2 + sin[0, 0] ** 2))
+    # Codes of tables make of a turn one that is a little shorter; what does not turn tells the scale.
+    scale = float(cos[0, 2 * half] if cos.shape[1] > 2 * half else np.sqrt(cos[0, 0] ** 2 + sin[0, 0] ** 2))
     if scale == 0 or not np.array_equal(others[:, :, : 2 * half], turned) or side[:, :, 2 * half :].any():
         return None
     first, second = slice(0, half), slice(half, 2 * half)

@@ -83,18 +83,6 @@ class RelaxRows(OneGroup, MapsRows):
         self.values[name] = _Value(old.width, old.rows, dict(old.parts))
         return Cells(name, 0, cells.width)
 
-    def free(self, cells: Cells) -> None:
-        pass
-
-    def spill(self, cells: Cells) -> None:
-        pass
-
-    def restore(self, name: str, width: int) -> Cells:
-        return Cells(name, 0, width)
-
-    def forget(self, name: str) -> None:
-        pass
-
     def read_input(self, cells: Cells) -> None:
         self._put(cells, self.start.rows[self.stream])
 

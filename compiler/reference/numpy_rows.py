@@ -94,18 +94,6 @@ class Reference(OneGroup, MapsRows):
         self.values[name] = self.values[cells.name].copy()
         return Cells(name, 0, cells.width)
 
-    def free(self, cells: Cells) -> None:
-        pass
-
-    def spill(self, cells: Cells) -> None:
-        pass
-
-    def restore(self, name: str, width: int) -> Cells:
-        return Cells(name, 0, width)
-
-    def forget(self, name: str) -> None:
-        pass
-
     def read_input(self, cells: Cells) -> None:
         self.values[cells.name] = self.given[self.stream][0].copy()
 

@@ -14,7 +14,7 @@ from axlora.compiler.rows.formulas import Body, Formulas, named
 from axlora.compiler.rows.fractions import CACHE_CODE, EXP_FRACTION, KEY_BITS, SCORE_FRACTION, SPARE_BITS, fraction, ratio
 from axlora.compiler.rows.row_operations import PLACES, Cells, Heads
 from axlora.compiler.rows.steps import Append, Attend
-from axlora.compiler.rows.tables import exp_table
+from axlora.compiler.rows.tables import cap_table, exp_table
 from axlora.isa.numerics import to_fixed
 from axlora.isa.opcodes import Map, Reduce, Row
 
@@ -115,6 +115,7 @@ class AttentionFormulas(Formulas):
         scales = math.ceil(math.log2(math.ldexp(max(self.largest[op.v], 2.0**-12), fv + KEY_BITS + SPARE_BITS) / CACHE_CODE))
         down = max(0, scales)
         biases = self.biases(op)
+        capped = cap_table(op.cap, SCORE_FRACTION, SCORE_FRACTION) if op.cap else None
 
         def one(head: int, group: int, place: int) -> Iterator[None]:
             part = self.head(op.q, op.first[0] + head * op.stride[0], d, op.stride[0], once)
@@ -126,6 +127,8 @@ class AttentionFormulas(Formulas):
             yield
             rows.select(group, once)
             rows.scores(heads, head, place, e, *ratio(math.ldexp(op.scale, a), 14), up + fk + KEY_BITS - SCORE_FRACTION)
+            if capped is not None:
+                rows.map(Map.TABLE, e, out=e, reduce=Reduce.MAX, table=capped, keys=heads)
             for n, tables in enumerate(biases):
                 for table in tables:
                     rows.map(Map.MAC, e, table[head % len(table)], e, cb=1, reduce=Reduce.MAX, keys=heads)

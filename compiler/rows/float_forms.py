@@ -62,6 +62,7 @@ def _attend(op: Attention, q: Float64, k: Float64, v: Float64, keys: int) -> Flo
     )
     ks, vs = (np.repeat(x, groups, axis=0) for x in (ks, vs))
     scores = qs @ ks.transpose(0, 2, 1) * op.scale
+    scores = op.cap * np.tanh(scores) if op.cap else scores
     seen = np.tri(n, dtype=bool) if op.causal else np.arange(most) < keys
     for codes in op.score_codes[: op.rounded_first]:
         scores = codes.rounded(scores)

@@ -214,9 +214,11 @@ class Formulas:
             rows.map(Map.MAC, x, reduce=Reduce.SUM)
             rows.scalar(Row.COPY, 0, mean_factor, mean_shift)
             rows.map(Map.MAC, x, out=d, less=0)
-        rows.map(Map.MUL, d, d, reduce=Reduce.SUM, shift=SQUARE_SHIFT)
+        # What a linear writes may have fewer bits than its magnitude leaves: its squares keep as many.
+        square = max(0, SQUARE_SHIFT - 2 * max(0, self.seen(op.x) - f))
+        rows.map(Map.MUL, d, d, reduce=Reduce.SUM, shift=square)
         # v = mean(x^2) 2**e, an even exponent, so that 1 / sqrt is an integer power of two away.
-        unit = 2 * f - SQUARE_SHIFT
+        unit = 2 * f - square
         extra = min(mean_shift, 14)
         extra -= (unit + extra) & 1
         while extra > mean_shift - 60 and math.ldexp(op.eps, unit + extra) > 65535:

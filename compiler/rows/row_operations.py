@@ -314,3 +314,16 @@ class OneGroup:
 
     def operator(self, number: int) -> None:
         """Nothing is counted."""
+
+    def free(self, cells: Cells) -> None:
+        """There is room."""
+
+    def spill(self, cells: Cells) -> None:
+        """It stays."""
+
+    def restore(self, name: str, width: int) -> Cells:
+        """It stayed."""
+        return Cells(name, 0, width)
+
+    def forget(self, name: str) -> None:
+        """There is room."""

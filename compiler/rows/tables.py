@@ -39,6 +39,14 @@ def function_table(function: Function | OwnFunction, fx: int, fy: int) -> Table:
     return _table(function.value, -bound, fx, fy, step, base, rise)
 
 
+def cap_table(cap: float, fx: int, fy: int) -> Table:
+    """cap tanh(x) for x of fraction fx to y of fraction fy."""
+    f, bound = REALS[Function.TANH]
+    base, rise = lines(f, np.linspace(-bound, bound, INTERVALS + 1))
+    rise[[0, -1]] = 0.0
+    return _table(f"cap {cap!r}", -bound, fx, fy, fx + int(math.log2(2 * bound / INTERVALS)), cap * base, cap * rise)
+
+
 def steps_table(codes: Quantization, fx: int, plus: int = 0) -> Table:
     """rne(x / scale) + plus for x of fraction fx: one straight line, whose slope has 30 bits."""
     slope, shift = _slope(math.ldexp(1 / codes.scale, -fx))

@@ -112,7 +112,7 @@ ADAPTED = {"bert": "bert-lora", "distilbert": "distilbert-lora", "gpt2": "gpt2-l
 """Plain export -> the case whose PEFT directory belongs to it."""
 
 
-def _randomize(model: Any) -> None:
+def randomize(model: Any) -> None:
     """B, and what starts as ones or zeros, away from its start: nothing may cancel."""
     import torch
 
@@ -145,7 +145,7 @@ def build(case: Case) -> Any:
             other = LoraConfig(r=RANK + 2, lora_alpha=RANK + 2, target_modules=list(case.targets))
             model.add_adapter("second", other)
             model.base_model.set_adapter(["default", "second"])
-    _randomize(model)
+    randomize(model)
     return model.eval()
 
 
@@ -173,10 +173,10 @@ def export(case: Case, exporter: str, path: Path) -> None:
             torch.onnx.export(
                 model, given, str(path), dynamo=False, dynamic_axes=axes, opset_version=case.opset or 18, **common
             )
-    _slim(path)
+    slim(path)
 
 
-def _slim(path: Path) -> None:
+def slim(path: Path) -> None:
     """Drop stack traces, doc strings and value_info, which are most of a tiny model's file."""
     proto = onnx.load(path)
     for data in path.parent.glob(path.name + ".data"):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import onnx
 from onnx import TensorProto, helper
 
 from axlora.compiler.frontend.forms.rewriter import Nodes, Rewriter
+
+_BOUNDS_AS_INPUTS = 11
+"""First version of the standard whose Clip takes its bounds as inputs."""
 
 
 def fused_matmul(to: Rewriter) -> Nodes:
@@ -55,3 +61,43 @@ def dynamic_quantize_matmul(to: Rewriter) -> Nodes:
     names = [f"{to.base}.x_{part}" for part in ("codes", "scale", "zero")]
     to.nodes.append(helper.make_node("DynamicQuantizeLinear", [g(0)], names, name=f"{to.base}/quantize"))
     return _integer_to_float(to, [names[0], g(1), names[2], g(3)], names[1], g(2), g(4))
+
+
+_ACTIVATIONS = {
+    "Relu": (), "Sigmoid": (), "Tanh": (), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Clip": ("min", "max"),
+}  # fmt: skip
+"""What is fused behind a product -> its parameters, in their order."""
+
+
+def fused_gemm(to: Rewriter) -> Nodes:
+    """FusedGemm(a, b, c; activation, activation_alpha, ..): Gemm, activation."""
+    own = {a.name: helper.get_attribute_value(a) for a in to.node.attribute}
+    kind = own.get("activation", b"").decode()
+    parameters = [own.pop(f"activation_{name}", None) for name in ("alpha", "beta", "gamma")]
+    own.pop("activation", None)
+    to.add("Gemm", list(to.node.input), **own)
+    return _activated(to, kind, [p for p in parameters if p is not None])
+
+
+def fused_conv(to: Rewriter) -> Nodes:
+    """FusedConv(x, w, bias, z; activation, activation_params): Conv, the sum with z, activation."""
+    own = {a.name: helper.get_attribute_value(a) for a in to.node.attribute}
+    kind, parameters = own.pop("activation", b"").decode(), own.pop("activation_params", [])
+    product = to.add("Conv", list(to.node.input[:3]), **own)
+    to.sum(product, to.given(3))
+    return _activated(to, kind, parameters)
+
+
+def _activated(to: Rewriter, kind: str, parameters: Sequence[float]) -> Nodes:
+    """The last node's result behind an activation, or as it is without one."""
+    if not kind:
+        return to.finish()
+    if kind not in _ACTIVATIONS or len(parameters) > len(_ACTIVATIONS[kind]):
+        return to.refuse(f"with {kind}")
+    x, names = to.nodes[-1].output[0], _ACTIVATIONS[kind]
+    given: dict[str, Any] = dict(zip(names, map(float, parameters), strict=False))
+    if kind == "Clip" and to.file.version >= _BOUNDS_AS_INPUTS:
+        to.add(kind, [x, *(to.constant(name, given[name]) if name in given else "" for name in names)])
+    else:
+        to.add(kind, [x], **given)
+    return to.finish()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import onnx
 from onnx import helper
 
 from axlora.compiler.frontend.forms.rewriter import Nodes, Rewrite, Rewriter
@@ -90,15 +92,52 @@ def conv_integer(to: Rewriter) -> Nodes:
 
     Floats as they are, for codes of x get scales of their own here; those of w stay, with a scale of 1.
     """
+    x = _dynamic(to)
+    if x is None:
+        return None
+    _convolved(to, x, np.ones(1))
+    to.add("Div", [to.nodes[-1].output[0], x.output[1]])
+    return to.finish()
+
+
+def conv_scaled(to: Rewriter) -> Nodes:
+    """Mul(Cast(ConvInteger), scale of x * scale of w), the Mul given: Conv(x, what the codes of w stand for)."""
+    makers = to.file.makers
+    for a, b in ((0, 1), (1, 0)):
+        cast, scales = (makers.get(to.given(i)) for i in (a, b))
+        conv = makers.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
+        if conv is None or conv.op_type != "ConvInteger" or scales is None or scales.op_type != "Mul":
+            continue
+        own = Rewriter(conv, to.file)
+        x = _dynamic(own)
+        scale = next((value for name in scales.input if (value := to.file.array(name)) is not None), None)
+        if x is not None and scale is not None and x.output[1] in scales.input:
+            own.base = to.base
+            _convolved(own, x, scale.reshape(-1))
+            return own.finish()
+    return None
+
+
+def _dynamic(to: Rewriter) -> onnx.NodeProto | None:
+    """The DynamicQuantizeLinear whose codes a ConvInteger of a constant kernel reads; None of any other."""
     x = to.file.makers.get(to.given(0))
     if x is None or x.op_type != "DynamicQuantizeLinear" or to.given(2) != x.output[2] or to.file.dims(to.given(1)) is None:
         return None
+    return x
+
+
+def _convolved(to: Rewriter, x: onnx.NodeProto, scale: npt.NDArray[np.generic]) -> None:
+    """Append the Conv of what was quantized, with codes of w times a scale [1 or channels]."""
     zero = [to.given(3)] if to.given(3) else []
-    one = to.constant("one", np.ones(to.file.dims(zero[0]) or () if zero else ()))
-    weight = to.add("DequantizeLinear", [to.given(1), one, *zero], of=to.given(1), axis=0)
-    product = to.add("Conv", [x.input[0], weight], **_attributes(to))
-    to.add("Div", [product, x.output[1]])
-    return to.finish()
+    dims = to.file.dims(zero[0]) or () if zero else ()
+    shape = dims if scale.size == 1 else scale.shape
+    weight = to.add(
+        "DequantizeLinear",
+        [to.given(1), to.constant("scale", np.broadcast_to(scale if shape else scale[0], shape)), *zero],
+        of=to.given(1),
+        axis=0,
+    )
+    to.add("Conv", [x.input[0], weight], **_attributes(to))
 
 
 def binary(kind: str) -> Rewrite:

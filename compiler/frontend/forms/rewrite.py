@@ -35,6 +35,8 @@ TAKEN: Mapping[tuple[str, str], Rewrite] = {
     (_MICROSOFT, "QLinearConcat"): qoperators.concat,
     (_MICROSOFT, "QLinearWhere"): qoperators.where,
     (_MICROSOFT, "FusedMatMul"): fused.fused_matmul,
+    (_MICROSOFT, "FusedGemm"): fused.fused_gemm,
+    (_MICROSOFT, "FusedConv"): fused.fused_conv,
     (_MICROSOFT, "MatMulIntegerToFloat"): fused.matmul_integer_to_float,
     (_MICROSOFT, "DynamicQuantizeMatMul"): fused.dynamic_quantize_matmul,
     ("", "SimplifiedLayerNormalization"): norms.simplified,
@@ -58,6 +60,9 @@ TAKEN: Mapping[tuple[str, str], Rewrite] = {
 }
 """Domain and operator -> what stands in its place. A rewrite may leave a node as it is (a DequantizeLinear without blocks)."""
 
+_BESIDE: Mapping[tuple[str, str], Rewrite] = {("", "Mul"): qoperators.conv_scaled}
+"""What stands in the place of common operators in files that hold one of `TAKEN`."""
+
 
 def _domain(node: onnx.NodeProto) -> str:
     return "" if node.domain in STANDARD else node.domain
@@ -70,7 +75,8 @@ def _rewritten(graph: onnx.GraphProto, file: File) -> bool:
     for node in graph.node:
         for inner in branches(node):
             changed |= _rewritten(inner, file)
-        known = TAKEN.get((_domain(node), node.op_type))
+        kind = (_domain(node), node.op_type)
+        known = TAKEN.get(kind, _BESIDE.get(kind))
         made = known(Rewriter(node, file)) if known is not None else None
         nodes += [node] if made is None else made
         changed |= made is not None or bool(reason(node))

@@ -57,6 +57,7 @@ ONE: list[Op] = [
     Rotary("x", "y", 2, 5, *TURN, 1, 6),
     *(Attention("x", "x", "x", "y", 4, 2, 2, 0.3, causal, (0, 8, 8), (2, 2, 2)) for causal in (True, False)),
     Attention("x", "x", "x", "y", 4, 2, 2, 0.3, True, (0, 8, 8), (2, 2, 2), (CODES, CODES), CODES._replace(zero=0)),
+    Attention("x", "x", "x", "y", 4, 2, 2, 0.3, True, (0, 8, 8), (2, 2, 2), cap=4.5),
     Positional("x", "y", RNG.normal(0, 1, (ROWS, FEATURES))),
     Window("x", "y", 3, 2, 1, 1, 3),
     *(Pool("x", "y", kind) for kind in PoolKind),
