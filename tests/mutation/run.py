@@ -46,6 +46,7 @@ _TEST = (
 )
 _MAC = (_EQUALS.format("mac-4x2"), _PAUSES.format("mac-4x2"))
 _LAST = (_EQUALS.format("reuse-m2"),)
+_TABLES = (_EQUALS.format("table-m2"), _RANDOM + "::test_tables_equal_the_simulator_on_rows_of_many_formats[table-m2]")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def stages(mutant: Mutant, full: bool) -> list[Stage]:
     fast = [Stage(_TEST, 240), Stage(_MAC, 200)]
     if mutant.file == "rtl/engine_mac.v":
         fast.reverse()
+    if mutant.file in ("rtl/engine_table.v", "rtl/table_fill.v"):
+        fast = [Stage(_TABLES, 200)]
     return [*fast, Stage(_LAST, 200), *([Stage((_FULL,), 1800)] if full else [])]
 
 

@@ -339,8 +339,7 @@ def _table(name: str, latency: int, **parameters: int) -> Proof:
 
 
 TABLE_M1 = _table("m1", 2, PORTS=2, MULTIPLIERS=1, BITS=8)
-TABLE_M2 = _table("m2", 1, PORTS=1, MULTIPLIERS=2, BITS=3, TOKENS=2)
-TABLE_16 = _table("16", 1, PORTS=1, MULTIPLIERS=2, BITS=16)
+TABLE_M2 = _table("m2", 1, PORTS=1, MULTIPLIERS=2, BITS=3)
 
 SEMAPHORES = Proof("semaphores", "semaphores_check", ("semaphores.v", "unit_port.v", "ram_lut.v"), {}, 2)
 
@@ -360,7 +359,6 @@ PROOFS = (
     FIFO_MAC_SHORT,
     TABLE_M1,
     TABLE_M2,
-    TABLE_16,
     SEMAPHORES,
 )
 
