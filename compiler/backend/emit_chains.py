@@ -1,4 +1,7 @@
-"""Linears of a chain to instructions: the weights of all of them stay in WBUF, and each takes a group of rows at a time."""
+"""Linears of a chain to instructions: the weights of all of them stay in WBUF, and each takes a group of rows at a time.
+
+And what attention has room for: how many heads at once.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from axlora.compiler.backend.emit_tiles import Columns, Placed
 from axlora.compiler.backend.plan import tile_lines
 from axlora.compiler.backend.schedule import Span
 from axlora.compiler.rows.row_operations import PLACES, Cells, Chains, Heads
+from axlora.isa.opcodes import ROWS
 
 Tile = tuple[Placed, int, Columns, tuple[int, int]]
 """A linear, number of a tile of its weights, columns, rows."""
@@ -26,6 +30,36 @@ class ChainEmit(LinearEmit):
     @property
     def chains(self) -> Chains | None:
         return self if self.chained else None
+
+    def at_once(self, heads: Heads) -> int:
+        t = self.target
+        if self._one_row:
+            alike = heads.heads // heads.kv_heads
+            return max(n for n in range(1, min(alike, t.tokens) + 1) if alike % n == 0)
+        if not (self.ahead and heads.one_scale):
+            return 1
+        lines = self._keys_and_values(heads)
+        own = -(-self.context // t.lanes)
+        most = min(
+            ROWS // t.tokens,
+            (t.tbuf_tokens - self.scales) // (3 * t.tokens),
+            t.acc_words // (2 * PLACES * self.alike),
+            t.wbuf_lines // 4 // lines,
+            (t.ubuf_lines - self.heads_first) // (2 * own),
+            t.vbuf_words // 8 // (t.tokens * self._pitch(self.context)),
+        )
+        found = max(n for n in range(1, max(1, min(most, heads.heads)) + 1) if heads.heads % n == 0)
+        self.heads_ubuf.size = max(self.heads_ubuf.size, min(t.ubuf_lines, self.heads_first + 2 * own * found))
+        return found
+
+    def _keys_and_values(self, heads: Heads) -> int:
+        """Lines of WBUF of the keys and values of a head."""
+        t, wide = self.target, self._wide(heads)
+        return -(-self.context // t.ports) * -(-wide // t.lanes) + -(-self.context // t.lanes) * (wide // t.ports)
+
+    def _wide(self, heads: Heads) -> int:
+        """Features of a head in the cache: whole beats, the rest zeros."""
+        return -(-heads.dim // self.target.beat_bytes) * self.target.beat_bytes
 
     def beside(self, names: Sequence[str], heads: Heads | None, split: bool) -> bool:
         return self._fits(names, heads, self._in_parts(names[0]) if split else "", {})

@@ -19,7 +19,7 @@ from axlora.compiler.backend.memory_layout import Memory, Pool, Ring, words_of
 from axlora.compiler.backend.schedule import MEMORY, Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
 from axlora.compiler.rows.row_operations import PLACES, Cells, Heads, MapRow, MapsRows, Table
-from axlora.isa.opcodes import CBUF_BIT, ROWS, Buffer, Into, Map, Opcode, Reduce, Row, Unit
+from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row, Unit
 from axlora.isa.positions import SLOTS, Position, position_registers
 from axlora.isa.target import Target
 
@@ -261,36 +261,6 @@ class RowEmit(TileEmit, MapsRows):
     def _pitch(self, width: int) -> int:
         """Words of a row."""
         return -(-(width + self.slack) // self.unit) * self.unit // self.target.vector_lanes
-
-    def at_once(self, heads: Heads) -> int:
-        t = self.target
-        if self._one_row:
-            alike = heads.heads // heads.kv_heads
-            return max(n for n in range(1, min(alike, t.tokens) + 1) if alike % n == 0)
-        if not (self.ahead and heads.one_scale):
-            return 1
-        lines = self._keys_and_values(heads)
-        own = -(-self.context // t.lanes)
-        most = min(
-            ROWS // t.tokens,
-            (t.tbuf_tokens - self.scales) // (3 * t.tokens),
-            t.acc_words // (2 * PLACES * self.alike),
-            t.wbuf_lines // 4 // lines,
-            (t.ubuf_lines - self.heads_first) // (2 * own),
-            t.vbuf_words // 8 // (t.tokens * self._pitch(self.context)),
-        )
-        found = max(n for n in range(1, max(1, min(most, heads.heads)) + 1) if heads.heads % n == 0)
-        self.heads_ubuf.size = max(self.heads_ubuf.size, min(t.ubuf_lines, self.heads_first + 2 * own * found))
-        return found
-
-    def _keys_and_values(self, heads: Heads) -> int:
-        """Lines of WBUF of the keys and values of a head."""
-        t, wide = self.target, self._wide(heads)
-        return -(-self.context // t.ports) * -(-wide // t.lanes) + -(-self.context // t.lanes) * (wide // t.ports)
-
-    def _wide(self, heads: Heads) -> int:
-        """Features of a head in the cache: whole beats, the rest zeros."""
-        return -(-heads.dim // self.target.beat_bytes) * self.target.beat_bytes
 
     def temporary(self, name: str, width: int, least: int = 1) -> Cells:
         self.pitch[name] = self._pitch(width)
