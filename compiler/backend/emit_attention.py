@@ -174,19 +174,32 @@ class Emit(ChainEmit):
         self._load(Buffer.CBUF, where, place, beat, 1, **self._cached(heads, Position.SCALE_BEATS))
         return CBUF_BIT + place.first, place
 
+    def _tiles_of_heads(
+        self, heads: Heads, head: int, kind: str, size: tuple[Buffer, int, int, int], register: Position
+    ) -> list[Span]:
+        """Keys or values of each head that is worked on as a tile of WBUF, loaded if it is not there.
+
+        Args:
+            size: buffer, lines, beats of its address a line, beats of a row of the load.
+            register: counts the load's rows.
+        """
+        buffer, lines, line, beats = size
+        tiles = []
+        for own in range(head, head + self.banks):
+            key = (heads.name, heads.own(own), kind, self.schedule.window)
+            tile = self.wbuf.held.get(key)
+            if tile is None:
+                tile = self.wbuf.take(lines, key=key)
+                where = self._cache(heads, heads.own(own), kind)
+                self._load(buffer, where, tile, tile.first * line, beats, **self._cached(heads, register))
+            tiles.append(tile)
+        return tiles
+
     def times_keys(self, heads: Heads, head: int, place: int) -> None:
         t, d = self.target, self._wide(heads)
         blocks = -(-d // t.lanes)
         groups = -(-self.context // t.ports)
-        tiles = []
-        for own in range(head, head + self.banks):
-            key = (heads.name, heads.own(own), "K", self.schedule.window)
-            tile = self.wbuf.held.get(key)
-            if tile is None:
-                tile = self.wbuf.take(groups * blocks, key=key)
-                where = self._cache(heads, heads.own(own), "K")
-                self._load(Buffer.WKEY, where, tile, tile.first, d // t.beat_bytes, **self._cached(heads, Position.KEYS))
-            tiles.append(tile)
+        tiles = self._tiles_of_heads(heads, head, "K", (Buffer.WKEY, groups * blocks, 1, d // t.beat_bytes), Position.KEYS)
         weights = {**self._seen(heads, Position.GROUPS, "groups"), "block_stride": 1, "group_stride": blocks}
         self._multiply(place, self.turn, tiles, groups, weights, blocks=blocks)
 
@@ -212,16 +225,8 @@ class Emit(ChainEmit):
         t, d = self.target, self._wide(heads)
         blocks = -(-self.context // t.lanes)
         groups = d // t.ports
-        tiles = []
-        for own in range(head, head + self.banks):
-            key = (heads.name, heads.own(own), "V", self.schedule.window)
-            tile = self.wbuf.held.get(key)
-            if tile is None:
-                tile = self.wbuf.take(blocks * groups, key=key)
-                where = self._cache(heads, heads.own(own), "V")
-                line = t.wbuf_line_beats
-                self._load(Buffer.WBUF, where, tile, tile.first * line, groups * line, **self._cached(heads, Position.BLOCKS))
-            tiles.append(tile)
+        line = t.wbuf_line_beats
+        tiles = self._tiles_of_heads(heads, head, "V", (Buffer.WBUF, blocks * groups, line, groups * line), Position.BLOCKS)
         weights = {"groups": groups, "block_stride": groups, "group_stride": 1}
         self._multiply(place, 2, tiles, groups, weights, **self._seen(heads, Position.BLOCKS, "blocks"))
 
