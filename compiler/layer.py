@@ -309,6 +309,16 @@ class Regions:
 
 
 @dataclass(frozen=True)
+class LinearCalls:
+    """The linears in the regions of a model with a host part."""
+
+    linears: tuple[Linear, ...]
+    """In the order of their stages, each with its own."""
+    rows: Mapping[str, int]
+    """Tensor of codes that linears read -> its rows."""
+
+
+@dataclass(frozen=True)
 class Lowered:
     """The result of the Relax passes."""
 

@@ -24,8 +24,7 @@ from axlora.compiler.backend.plan import Plan, Shape, make_plan, output_bytes
 from axlora.compiler.backend.roll import roll
 from axlora.compiler.backend.spread import WITHOUT_GAPS, Gaps
 from axlora.compiler.errors import BadModel, DoesNotFit
-from axlora.compiler.layer import Adapter, Int64, Linear
-from axlora.compiler.rows.read_region import LinearCalls
+from axlora.compiler.layer import Adapter, Int64, Linear, LinearCalls
 from axlora.isa.assembly import encode_program
 from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction

@@ -78,16 +78,6 @@ class Region:
 
 
 @dataclass(frozen=True)
-class LinearCalls:
-    """The linears in the regions of a model with a host part."""
-
-    linears: tuple[layer.Linear, ...]
-    """In the order of their stages, each with its own."""
-    rows: Mapping[str, int]
-    """Tensor of codes that linears read -> its rows."""
-
-
-@dataclass(frozen=True)
 class Called:
     """A call in a region."""
 
@@ -140,7 +130,7 @@ def _index(weight: Any) -> int | None:
     return None if found is None else int(found[1])
 
 
-def read_linears(given: layer.Regions, linears: Sequence[layer.Linear]) -> LinearCalls:
+def read_linears(given: layer.Regions, linears: Sequence[layer.Linear]) -> layer.LinearCalls:
     """The linears in the regions of a module that `LowerLinears` and `Partition` made, and the stage of each: one more than
     the latest that it depends on.
 
@@ -168,7 +158,7 @@ def read_linears(given: layer.Regions, linears: Sequence[layer.Linear]) -> Linea
     lost = [linear.name for index, linear in enumerate(linears) if index not in stages]
     assert not lost, f"the passes put these linears into no region of the accelerator: {', '.join(lost)}"
     order = sorted(stages, key=lambda index: (stages[index], index))
-    return LinearCalls(
+    return layer.LinearCalls(
         tuple(replace(linears[index], stage=stages[index]) for index in order), {x.input: rows[x.input] for x in linears}
     )
 

@@ -14,8 +14,7 @@ import numpy as np
 from axlora.compiler.backend.link import link
 from axlora.compiler.backend.plan import Plan, Shape, fits
 from axlora.compiler.errors import BadModel
-from axlora.compiler.layer import Adapter, Codes, Linear, Records
-from axlora.compiler.rows.read_region import LinearCalls
+from axlora.compiler.layer import Adapter, Codes, Linear, LinearCalls, Records
 from axlora.isa.assembly import assemble, encode_program
 from axlora.isa.formats import Format
 from axlora.isa.instruction import Instruction

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from axlora.compiler.backend.link import link
-from axlora.compiler.layer import Adapter, Codes, Linear, Records
-from axlora.compiler.rows.read_region import LinearCalls
+from axlora.compiler.layer import Adapter, Codes, Linear, LinearCalls, Records
 from axlora.isa import numerics
 from axlora.isa.assembly import encode_program
 from axlora.isa.formats import Format

@@ -17,8 +17,7 @@ from axlora.compiler.backend.plan import Plan, Shape, fits, make_plan
 from axlora.compiler.backend.roll import roll
 from axlora.compiler.backend.schedule import Schedule
 from axlora.compiler.errors import BadModel
-from axlora.compiler.layer import Adapter, Codes, Linear, Records
-from axlora.compiler.rows.read_region import LinearCalls
+from axlora.compiler.layer import Adapter, Codes, Linear, LinearCalls, Records
 from axlora.isa import numerics
 from axlora.isa.assembly import encode_program, make
 from axlora.isa.formats import Format
