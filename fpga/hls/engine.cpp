@@ -105,7 +105,8 @@ static void reuse_group(ResultCache &cache, const act_t x[AX_TOKENS], const Code
   }
 }
 
-// Two look-ups and an addition a code; a fill of the tables is one addition an entry and goes on beside earlier look-ups.
+// Two look-ups and an addition a code; a fill of the tables is one addition an entry and goes on beside earlier
+// look-ups.
 static void table_group(Tables &tables, bool is_unsigned, const act_t x[AX_TOKENS], const Code codes[AX_PORTS],
                         product_t products[AX_TOKENS][AX_PORTS], GroupCost &cost) {
 #pragma HLS INLINE

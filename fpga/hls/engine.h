@@ -20,7 +20,8 @@ struct ResultCache {
   bool valid[AX_INDEX_ENTRIES];
 };
 
-// Multiples of one lane's activations for the nibbles of a code: low x*0 .. x*15, high x*-8 .. x*7 or, of unsigned codes, as low.
+// Multiples of one lane's activations for the nibbles of a code: low x*0 .. x*15, high x*-8 .. x*7 or, of unsigned
+// codes, as low.
 struct Tables {
   ap_int<AX_ACTIVATION_BITS + 4> low[AX_MULTIPLES][AX_TOKENS], high[AX_MULTIPLES][AX_TOKENS];
   bool filled;

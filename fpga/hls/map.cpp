@@ -49,7 +49,8 @@ static uint32_t row_place(const Mapping &m, uint32_t row, uint32_t pitch, uint32
   return row % m.bank * pitch + row / m.bank * apart;
 }
 
-// The words of the last row and of the last row of a full bank are there; pitches are not negative, so the others are too.
+// The words of the last row and of the last row of a full bank are there; pitches are not negative, so the others are
+// too.
 static bool rows_within(const Mapping &m, bool cbuf, uint32_t first, uint32_t pitch, uint32_t apart) {
   const uint32_t words = cbuf ? AX_CBUF_WORDS : AX_VBUF_WORDS;
   if (first + row_place(m, m.rows - 1, pitch, apart) + m.words > words) return false;
