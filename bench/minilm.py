@@ -9,7 +9,7 @@ import numpy as np
 
 from axlora.compiler.backend.link import Linked, link
 from axlora.compiler.backend.plan import Plan, Shape, fits
-from axlora.compiler.layer import Codes, Linear, Lowered, Records, Tensor
+from axlora.compiler.layer import Codes, Linear, LinearCalls, Records
 from axlora.isa.assembly import encode_program
 from axlora.isa.formats import Format
 from axlora.isa.regions import region_bytes
@@ -61,10 +61,8 @@ def uncut(target: Target, linear: Linear, shape: Shape) -> Plan:
 
 def link_linears(target: Target, parts: tuple[Linear, ...], tokens: int, *, whole_rows: bool) -> Linked:
     """The program for `tokens` tokens."""
-    inputs = {li.input: li.k for li in parts}
-    tensors = tuple(Tensor(n, tokens, k, (tokens, k), target.activation_bits, 1.0) for n, k in inputs.items())
-    lowered = Lowered(parts, tensors, (), (), ())
-    return link(target, lowered, planner=uncut) if whole_rows else link(target, lowered)
+    calls = LinearCalls(parts, {linear.input: tokens for linear in parts})
+    return link(target, calls, planner=uncut) if whole_rows else link(target, calls)
 
 
 def image(target: Target, linked: Linked, parts: tuple[Linear, ...], tokens: int, seed: int = 0) -> np.ndarray:
