@@ -58,6 +58,7 @@ class Fault:
 
     Attributes:
         assertion: the one that must fail, the others are left out; empty: any.
+        deep: whether the solver needs many minutes for it: `make test` leaves it out.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Fault:
     edits: tuple[Edit, ...]
     depth: int = 8
     assertion: str = ""
+    deep: bool = False
 
 
 @dataclass(frozen=True)
@@ -363,8 +365,8 @@ PROOFS = (
 )
 
 
-def _fault(name: str, proof: Proof, file: str, old: str, new: str, depth: int = 8) -> Fault:
-    return Fault(name, proof, (Edit(file, old, new),), depth)
+def _fault(name: str, proof: Proof, file: str, old: str, new: str, depth: int = 8, deep: bool = False) -> Fault:
+    return Fault(name, proof, (Edit(file, old, new),), depth, deep=deep)
 
 
 FAULTS = (
@@ -410,7 +412,7 @@ FAULTS = (
     _fault("mac group reserves in every cycle", FIFO_MAC, "engine_mac.v", "issue && phase == 5'd0;", "issue;"),
     _fault("pushed onto the head", FIFO_REUSE_SHORT, "product_fifo.v", ".i_write_address(tail)", ".i_write_address(head)", 10),
     _fault("filled where it is looked up", TABLE_M2, "engine_table.v", "= {i_side, i_entry", "= {i_look_side, i_entry", 22),
-    _fault("looked up in the copy before", TABLE_M2, "engine_table.v", "i_look_side ^ i_clear;", "i_look_side;", 22),
+    _fault("looked up in the copy before", TABLE_M2, "engine_table.v", "i_look_side ^ i_clear;", "i_look_side;", 22, True),
     _fault(
         "unsigned high nibbles below zero",
         TABLE_M2,
@@ -418,6 +420,7 @@ FAULTS = (
         "i_entry[ADDR-2] && !i_unsigned;",
         "i_entry[ADDR-2];",
         22,
+        True,
     ),
     _fault(
         "low product without its sign",
@@ -426,13 +429,14 @@ FAULTS = (
         "{{4{one[WIDE-1]}}, one[WIDE-1:4]}",
         "{4'd0, one[WIDE-1:4]}",
         22,
+        True,
     ),
     _fault("steps of one in two banks", TABLE_M2, "engine_table.v", "x} << LOGM;", "x};", 22),
     _fault("look-up before the tables are full", TABLE_M2, "engine_table.v", "(!i_clear || i_ready);", "1'b1;", 22),
     _fault("class of another set", TABLE_M2, "table_fill.v", "<= kinds[set];", "<= kinds[last_set];", 22),
     _fault("activation of the row behind", TABLE_M2, "table_fill.v", "if (end_row) o_read_line", "o_read_line", 22),
-    _fault("fill beside the look-ups of its own copy", TABLE_M2, "table_fill.v", "first || i_begin);", "1'b1);", 22),
-    _fault("last entry of the codebook left out", TABLE_M2, "table_fill.v", "!= 4'd15;", "!= 4'd14;", 22),
+    _fault("fill beside the look-ups of its own copy", TABLE_M2, "table_fill.v", "first || i_begin);", "1'b1);", 22, True),
+    _fault("last entry of the codebook left out", TABLE_M2, "table_fill.v", "!= 4'd15;", "!= 4'd14;", 22, True),
     _fault("take without a look", SEMAPHORES, "unit_port.v", "!o_busy && !unmet;", "!o_busy;"),
     _fault("second wait not taken", SEMAPHORES, "unit_port.v", "? waits : 16'd0;", "? named(wait_fields[4:0]) : 16'd0;"),
     _fault("post lost beside a take", SEMAPHORES, "semaphores.v", "else if (i_take[s] && !i_post[s])", "else if (i_take[s])"),

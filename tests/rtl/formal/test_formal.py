@@ -17,7 +17,9 @@ def test_proof_holds(proof: Proof, verdicts: Verdicts, tmp_path: Path) -> None:
     assert verdict.status == "PASS", verdict.log[-4000:]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(f, id=f.name, marks=[pytest.mark.exhaustive] if f.deep else []) for f in FAULTS]
+)
 def test_proof_fails_on_a_fault(fault: Fault, verdicts: Verdicts, tmp_path: Path) -> None:
     verdict = verdicts.of(fault.proof, tmp_path, fault)
     assert verdict.status == "FAIL", verdict.log[-4000:]
