@@ -266,7 +266,8 @@ def check_resolved(i: Instruction, target: Target) -> None:
         refuse("the target has no group scales")
     tokens = (i.misc >> 1 if op is Opcode.MATMUL else i.misc) & 7
     if op in (Opcode.MATMUL, Opcode.VREQ, Opcode.VQT, Opcode.VBANK) and tokens >= target.tokens:
-        refuse(f"{tokens + 1} tokens, the target has {target.tokens}")
+        what = "rows of a bank" if op is Opcode.VBANK else "tokens"
+        refuse(f"{tokens + 1} {what}, the target has {target.tokens} tokens")
     if op is Opcode.VOUT and i.misc & 4 and 8 << (i.misc & 3) != target.activation_bits:
         refuse(f"UBUF elements have {target.activation_bits} bits")
 
