@@ -35,6 +35,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "where it has them, else token8; with --operators all and --generate they are dropped unless static is asked for)",
     )
     add("--weight-bits", type=int, default=8, choices=[2, 3, 4, 8], help="for weights that the file holds as floats")
+    add(
+        "--quantizer",
+        default="rtn",
+        choices=["rtn", "gptq"],
+        help="rounding of those: to the nearest, or for --calibration data",
+    )
     add("--max-loras", type=int, metavar="N", help="different adapters in one batch, 0 to 8")
     add("--max-lora-rank", type=int, metavar="R", help="largest rank the program takes")
     add(

@@ -1,7 +1,4 @@
-"""Static scales for the linears of a float model: run base and adapters on samples, watch what the linears read.
-
-The range of a channel goes partly into the weights (SmoothQuant, Xiao et al., arXiv:2211.10438, equation 4).
-"""
+"""Static scales for the linears of a float model: run base and adapters on samples, watch what the linears read."""
 
 from __future__ import annotations
 
@@ -17,15 +14,13 @@ from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend.host_graph import cut
 from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
+from axlora.compiler.frontend.smoothing import Inputs, Widths, smoothing
 from axlora.compiler.host import HostPart, Values
 
 Float64 = npt.NDArray[np.float64]
 Ranges = dict[str, tuple[Float64, Float64]]
 Linears = tuple[FoundLinear, ...]
 Weights = dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
-
-STRENGTH = 0.65
-"""a: how much of a channel's range goes into the weights; docs/decisions/0005."""
 
 
 def stacked(name: str, given: npt.NDArray[Any], shape: tuple[int, ...], where: str) -> npt.NDArray[Any]:
@@ -81,17 +76,26 @@ def samples(model: onnx.ModelProto, data: Mapping[str, npt.NDArray[Any]], where:
     return [{name: np.ascontiguousarray(row[i]) for name, row in rows.items()} for i in range(count or 0)]
 
 
-def ranges(g: Graph, variants: Sequence[Linears], names: set[str], data: Mapping[str, npt.NDArray[Any]], where: str) -> Ranges:
+def ranges(
+    g: Graph,
+    variants: Sequence[Linears],
+    names: set[str],
+    data: Mapping[str, npt.NDArray[Any]],
+    where: str,
+    inputs: Inputs,
+) -> Ranges:
     """Least and greatest value of each channel (last dimension) of each tensor over the samples and the variants.
 
     Args:
         variants: all linears of `g` with float results, as base and as each adapter makes them.
         names: tensors that some of them read.
+        inputs: gets the rows of these tensors.
 
     Raises:
         BadModel: data that does not fit the model's inputs.
     """
     feeds = samples(g.model, data, where)
+    share = 1 / max(1, len(feeds) * len(variants))
     host, stages = cut(g, {f.result: f.x_name for f in variants[0]})
     part = HostPart(host)
     result: Ranges = {}
@@ -100,12 +104,16 @@ def ranges(g: Graph, variants: Sequence[Linears], names: set[str], data: Mapping
 
         def machine(stage: int, values: Values, linears: Linears = linears, weights: Weights = weights) -> Values:
             done: Values = {}
+            read: set[str] = set()
             for f in linears:
                 if stages[f.result] == stage:
                     weight, bias = weights[f.result]
                     done[f.result] = (values[f.x_name] @ weight + bias).reshape(g.shape(f.result))
-                    if f.x_name in names:
-                        _widen(result, f.x_name, values[f.x_name])
+                    read |= {f.x_name} & names
+            for name in sorted(read):
+                rows = values[name].reshape(-1, values[name].shape[-1]).astype(np.float64)
+                _widen(result, name, rows)
+                inputs.add(name, rows, share)
             return done
 
         for sample in feeds:
@@ -113,25 +121,10 @@ def ranges(g: Graph, variants: Sequence[Linears], names: set[str], data: Mapping
     return result
 
 
-def _widen(ranges: Ranges, name: str, value: npt.NDArray[Any]) -> None:
+def _widen(ranges: Ranges, name: str, rows: Float64) -> None:
     """Take the values of a tensor into its channels' ranges."""
-    rows = value.reshape(-1, value.shape[-1]).astype(np.float64)
     low, high = ranges.get(name, (np.zeros(rows.shape[1]), np.zeros(rows.shape[1])))
     ranges[name] = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
-
-
-def smoothing(peak: Float64, readers: Sequence[FoundLinear]) -> Float64 | None:
-    """s = max|x|^a / max|W|^(1-a) for each channel, of geometric mean 1; None if the file fixes the weights' codes."""
-    if any(f.codes is not None for f in readers):
-        return None
-    weight = np.max([np.abs(f.weight).max(axis=1) for f in readers], axis=0)
-    used = (peak > 0) & (weight > 0)
-    if not used.any():
-        return None
-    factor = np.ones(peak.size)
-    factor[used] = peak[used] ** STRENGTH / weight[used] ** (1 - STRENGTH)
-    factor[used] /= np.exp(np.log(factor[used]).mean())
-    return np.clip(factor, 2.0**-10, 2.0**10).astype(np.float32).astype(np.float64)
 
 
 def _activation(name: str, low: float, high: float, bits: int) -> Activation:
@@ -146,9 +139,9 @@ def calibrate(
     variants: Sequence[Linears],
     linears: Linears,
     data: Mapping[str, npt.NDArray[Any]],
-    bits: int,
-    per_token: bool,
+    widths: Widths,
     where: str,
+    inputs: Inputs,
 ) -> dict[str, tuple[Activation, Float64 | None]]:
     """For each float tensor that the linears read: its activation type, and what its channels are divided by first.
 
@@ -156,18 +149,19 @@ def calibrate(
         variants: see `ranges`.
         linears: those without a scale of the file.
         data: input name -> samples, first axis.
-        bits: 8 or 16.
-        per_token: no static scale, the channels only.
+        widths: with a scale a token there is no static scale, the channels only.
+        inputs: see `ranges`.
 
     Raises:
         BadModel: data that does not fit the model's inputs.
     """
     result = {}
-    for name, (low, high) in ranges(g, variants, {f.x_name for f in linears}, data, where).items():
-        smooth = smoothing(np.maximum(-low, high), [f for f in linears if f.x_name == name])
+    bits = widths.activation_bits
+    for name, (low, high) in ranges(g, variants, {f.x_name for f in linears}, data, where, inputs).items():
+        smooth = smoothing(inputs, name, [f for f in linears if f.x_name == name], widths)
         by = 1.0 if smooth is None else smooth
         tensor = name if smooth is None else f"{name}/smooth"
-        if per_token:
+        if widths.per_token:
             x = Activation(tensor, "", 1.0, 0, bits, per_token=True)
         else:
             x = _activation(tensor, float((low / by).min()), float((high / by).max()), bits)

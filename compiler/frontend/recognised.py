@@ -141,6 +141,8 @@ class FoundLinear:
     """(k, n), known without reading the weights."""
     scopes: int = 0
     """How many of `modules`, from the first, are of scope metadata; the others are names of the node and of the weight."""
+    gram: Float64 | None = field(default=None, repr=False)
+    """[k, k]: the sum of x x^T over rows of calibration data, divided as `smooth` says; its weight is rounded for these."""
 
     @property
     def weight(self) -> Float64:

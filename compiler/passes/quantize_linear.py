@@ -21,6 +21,7 @@ from axlora.compiler.frontend.recognised import Activation, BlockCodes, FoundLin
 from axlora.compiler.layer import Codes, ColumnSums, Grid, Int64, Linear, Records
 from axlora.compiler.passes.block_weights import AGAIN_BITS, GROUP_ROWS, held_blocks
 from axlora.compiler.passes.offsets import rows_needed, with_offset_rows
+from axlora.compiler.passes.rounding import best_steps, compensated
 from axlora.isa.formats import Format
 from axlora.isa.target import Target
 
@@ -48,9 +49,17 @@ def multiplier(scale: Float64, where: str) -> tuple[Int64, Int64]:
     return np.rint(np.ldexp(scale, shift)).astype(np.int64), shift
 
 
-def quantize_weight(weight: Float64, bits: int) -> tuple[Int64, Float64]:
-    """Symmetric per column: codes [k, n] in +-(2**(bits-1) - 1) and scale [n]."""
+def quantize_weight(weight: Float64, bits: int, gram: Float64 | None = None) -> tuple[Int64, Float64]:
+    """Symmetric per column: codes [k, n] in +-(2**(bits-1) - 1) and scale [n].
+
+    Args:
+        gram: [k, k], the sum of x x^T over what the linear reads: codes and scales for the least error there, which may be
+            -2**(bits-1) too; None: codes to the nearest, of the scale that clamps none.
+    """
     high = (1 << (bits - 1)) - 1
+    if gram is not None:
+        scale = best_steps(weight, high, np.diag(gram))
+        return compensated(weight, np.broadcast_to(scale, weight.shape), high, gram), scale
     scale = np.abs(weight).max(axis=0, initial=0) / high
     codes = np.rint(weight / np.where(scale > 0, scale, 1)).astype(np.int64)
     return np.clip(codes, -high, high), scale
@@ -65,15 +74,23 @@ def group_rows(target: Target, weight_bits: int) -> int:
     return GROUP if weight_bits <= 4 and target.group_scales and GROUP % target.lanes == 0 else 0
 
 
-def quantize_groups(weight: Float64, bits: int, rows: int) -> tuple[Codes, Float64]:
+def quantize_groups(weight: Float64, bits: int, rows: int, gram: Float64 | None = None) -> tuple[Codes, Float64]:
     """Symmetric per column and group of `rows` rows: codes, 8-bit group scales, and the column's scale [n].
 
-    The column's scale is the largest group's by 255; a group's scale is rounded up, so that no code is clamped.
+    The column's scale is the largest group's by 255; a group's scale is rounded up, so that no code is clamped, or, with
+    `gram` (`quantize_weight`), to the nearest.
     """
     high = (1 << (bits - 1)) - 1
     parts = [slice(first, first + rows) for first in range(0, weight.shape[0], rows)]
-    wished = np.stack([np.abs(weight[part]).max(axis=0) for part in parts]) / high
+    if gram is not None:
+        wished = np.stack([best_steps(weight[part], high, np.diag(gram)[part]) for part in parts])
+    else:
+        wished = np.stack([np.abs(weight[part]).max(axis=0) for part in parts]) / high
     scale = np.maximum(wished.max(axis=0), 2.0**-100) / 255
+    if gram is not None:
+        group = np.clip(np.rint(wished / scale), 1, 255).astype(np.int64)
+        steps = np.repeat(group * scale, rows, axis=0)[: len(weight)]
+        return Codes(compensated(weight, steps, high, gram).astype(np.int8), _SIGNED[bits], None, rows, group), scale
     group = np.clip(np.ceil(wished / scale - 1e-9), 1, 255).astype(np.int64)
     codes = np.empty(weight.shape, np.int8)
     for part, step in zip(parts, group * scale, strict=True):
@@ -206,9 +223,9 @@ def _weight(
         kept = held_blocks(held, target, found.name, grouped)
         return kept if kept is not None else _signed_codes(found.weight, AGAIN_BITS)
     if held is None and group and grouped(group):
-        return quantize_groups(found.weight, weight_bits, grouped(group))
+        return quantize_groups(found.weight, weight_bits, grouped(group), found.gram)
     if held is None:
-        return _signed_codes(found.weight, weight_bits)
+        return _signed_codes(found.weight, weight_bits, found.gram)
     if held.zero is None:
         return Codes(held.codes, _SIGNED[held.bits]), held.scale
     rows = grouped(GROUP_ROWS // target.lanes * target.lanes)
@@ -221,9 +238,9 @@ def _weight(
     return Codes(held.codes - middle, _SIGNED[held.bits], None, rows, np.ones_like(zero), zero), held.scale
 
 
-def _signed_codes(weight: Float64, bits: int) -> tuple[Codes, Float64]:
+def _signed_codes(weight: Float64, bits: int, gram: Float64 | None = None) -> tuple[Codes, Float64]:
     """Codes with a scale a column."""
-    codes, scale = quantize_weight(weight, bits)
+    codes, scale = quantize_weight(weight, bits, gram)
     return Codes(codes, _SIGNED[bits]), scale
 
 

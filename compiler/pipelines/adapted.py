@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from axlora.compiler.frontend.embeddings import Table
 from axlora.compiler.frontend.merge import merged
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
+from axlora.compiler.frontend.smoothing import Inputs
 from axlora.compiler.layer import Linear, Lowered, Placement, Tensor
 from axlora.compiler.passes.adapters import GRAPH, Origin, add_adapter, graph_branch, graph_matches
 from axlora.compiler.passes.quantize_adapter import quantize_adapter
@@ -17,6 +21,7 @@ from axlora.compiler.passes.survival import survived
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.isa.target import Target
 
+Float64 = npt.NDArray[np.float64]
 Found = tuple[FoundLinear, ...]
 
 
@@ -28,6 +33,18 @@ def merge(
         return found, options, ()
     after, notices = merged(found, options.files, options.matching, tables)
     return after, replace(options, adapters=None), notices + survived(found, after, target, options.weight_bits)
+
+
+def with_gram(found: FoundLinear, inputs: Inputs, name: str) -> FoundLinear:
+    """The linear with what its weight is rounded for, where the file holds floats and calibration looked at that value."""
+    return found if found.codes is not None else replace(found, gram=inputs.grams.get(name))
+
+
+def smoothed(found: FoundLinear, by: Float64) -> FoundLinear:
+    """The linear whose weights, and whose branches' A, take what the channels of x are divided by [k]."""
+    loras = tuple(replace(lora, a=lora.a * by[:, None]) for lora in found.loras)
+    gram = None if found.gram is None else found.gram / np.outer(by, by)
+    return replace(found, smooth=by, reals=found.weight * by[:, None], loras=loras, gram=gram)
 
 
 def quantized(found: FoundLinear, x: Activation, target: Target, weight_bits: int, **layout: Any) -> tuple[Linear, Activation]:

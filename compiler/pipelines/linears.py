@@ -21,6 +21,7 @@ from axlora.compiler.frontend.one_sided_inputs import one_sided
 from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.onnx_reader import Model
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
+from axlora.compiler.frontend.smoothing import Inputs, Widths
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import TOKENS, Linear, Lowered, Regions, Tensor
 from axlora.compiler.passes.adapters import Origin
@@ -31,7 +32,7 @@ from axlora.compiler.passes.pipeline import READ_LINEARS, lower_linears, run
 from axlora.compiler.passes.placement import no_linear, place
 from axlora.compiler.passes.quantize_linear import group_rows, offset_rows
 from axlora.compiler.passes.recognise_linears import recognise
-from axlora.compiler.pipelines.adapted import adapted, merge, quantized
+from axlora.compiler.pipelines.adapted import adapted, merge, quantized, smoothed, with_gram
 from axlora.compiler.pipelines.options import STATIC, CompileOptions
 from axlora.compiler.reference.integer_graph import IntegerGraph, widest
 from axlora.compiler.reference.layer_errors import layer_errors
@@ -91,10 +92,7 @@ def _with_float_output(g: Graph, found: FoundLinear) -> FoundLinear:
 
 def _smoothed(found: FoundLinear, x: Activation, by: npt.NDArray[np.float64] | None) -> FoundLinear:
     """The linear with a calibrated input; its weights take what the channels of x are divided by."""
-    if by is None:
-        return replace(found, x=x)
-    loras = tuple(replace(lora, a=lora.a * by[:, None]) for lora in found.loras)
-    return replace(found, x=x, smooth=by, reals=found.weight * by[:, None], loras=loras)
+    return replace(found, x=x) if by is None else replace(smoothed(found, by), x=x)
 
 
 def _source(g: Graph, found: FoundLinear, results: set[str]) -> str:
@@ -214,7 +212,10 @@ def lower(model: Model, target: Target, options: CompileOptions, dump: Dump | No
             bits = 16 if activation in ("static16", "token16") else 8
             floats = tuple(_with_float_output(g, f) for f in found)
             several = variants(floats, options.files, options.matching, tables)
-            scales = calibrate(g, several, without, options.calibration, bits, activation not in STATIC, where)
+            widths = Widths(bits, options.weight_bits, activation not in STATIC, group_rows(target, options.weight_bits))
+            inputs = Inputs(options.quantizer == "gptq")
+            scales = calibrate(g, several, without, options.calibration, widths, where, inputs)
+            found = tuple(f if f.x is not None else with_gram(f, inputs, f.x_name) for f in found)
             found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
     found = _activations(g, found, activation, where)
     smooth = _smoothing(found)

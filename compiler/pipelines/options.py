@@ -27,6 +27,7 @@ _KNOWN: Mapping[str, tuple[object, ...]] = {
     "lora_linears": ("used", "all"),
     "activation": (None, *ACTIVATIONS),
     "weight_bits": (2, 3, 4, 8),
+    "quantizer": ("rtn", "gptq"),
     "mode": ("fused", "exact"),
 }
 _RANGES = {
@@ -61,6 +62,9 @@ class CompileOptions:
     Values between the linears of whole models have 32 bits everywhere, so nothing else is to be chosen there."""
     weight_bits: int = 8
     """2, 3, 4 or 8, for weights that the file holds as floats."""
+    quantizer: str = "rtn"
+    """How weights that the file holds as floats become codes: `rtn`, each to the nearest; `gptq`, so that results on the
+    calibration data, which it needs, change least."""
     max_loras: int | None = None
     """Most different adapters in one batch, 0 to 8. None, with adapters: 1 of linears and of rows that nothing mixes, which
     have columns for each; else 8."""
@@ -110,6 +114,8 @@ class CompileOptions:
             raise BadModel(what, "max-loras", f"0 to {SLOTS}")
         for name in self.files:
             check_adapter_name(name)
+        if self.quantizer == "gptq" and self.calibration is None:
+            raise BadModel("gptq rounds weights for calibration data, and there is none", "quantizer", "--calibration DATA.npz")
         if self.merge and len(self.files) > 1:
             raise BadAdapter(f"{len(self.files)} adapters to merge", "--merge", "give one")
         for name in ("chunk", "max_context", "max_batch"):

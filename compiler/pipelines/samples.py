@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.errors import BadModel, UnsupportedOperator
-from axlora.compiler.frontend.calibrate import smoothing, stacked
+from axlora.compiler.frontend.calibrate import stacked
 from axlora.compiler.frontend.recognised import FoundLinear
+from axlora.compiler.frontend.smoothing import Inputs, Widths, smoothing
 from axlora.compiler.operators import Add, Affine, Attention, FakeQuantize, Mul, Norm
 from axlora.compiler.operators import Linear as LinearOp
+from axlora.compiler.pipelines import adapted
 from axlora.compiler.rows.float_forms import Product, Sample, embed, magnitudes
 from axlora.compiler.rows.lower import HINT
 from axlora.compiler.transformer import Stream, Transformer, order_of
@@ -51,34 +53,46 @@ def products(found: Sequence[FoundLinear]) -> Mapping[str, Product]:
     return _Products(found)
 
 
-def peaks(model: Transformer, samples: Samples, variants: Sequence[Found]) -> dict[str, Float64]:
-    """Largest magnitude of every feature of every value over the samples, whatever variant of the linears runs."""
+def peaks(model: Transformer, samples: Samples, variants: Sequence[Found], inputs: Inputs | None = None) -> dict[str, Float64]:
+    """Largest magnitude of every feature of every value over the samples, whatever variant of the linears runs.
+
+    `inputs`: gets what the linears of every variant read.
+    """
     most: dict[str, Float64] = {}
     for one in variants:
-        for name, value in magnitudes(model, samples, products(one)).items():
+        for name, value in magnitudes(model, samples, products(one), inputs, 1 / len(variants)).items():
             most[name] = np.maximum(most.get(name, 0.0), value)
     return most
 
 
-def smoothed(model: Transformer, found: Found, peaks: Mapping[str, Float64]) -> tuple[Transformer, Found]:
-    """Large channels of what linears read give part of their range to the weights, as `frontend.calibrate` does."""
+def smoothed(model: Transformer, found: Found, inputs: Inputs, widths: Widths) -> tuple[Transformer, Found]:
+    """Large channels of what linears read give part of their range to the weights, where that is predicted to be better."""
     by_name = {one.name: one for one in found}
-    readers: dict[str, list[str]] = {}
-    for op in model.operators:
-        if isinstance(op, LinearOp):
-            readers.setdefault(op.x, []).append(op.name)
     smooth: dict[str, Float64] = {}
-    for value, names in readers.items():
+    for value, names in _readers(model).items():
         if value in model.codes:
             continue
-        by = smoothing(peaks[value], [by_name[name] for name in names])
+        by = smoothing(inputs, value, [by_name[name] for name in names], widths)
         if by is not None:
             smooth[value] = by
             for name in names:
-                own = by_name[name]
-                loras = tuple(replace(lora, a=lora.a * by[:, None]) for lora in own.loras)
-                by_name[name] = replace(own, smooth=by, reals=own.weight * by[:, None], loras=loras)
+                by_name[name] = adapted.smoothed(by_name[name], by)
     return replace(model, smooth=smooth), tuple(by_name[one.name] for one in found)
+
+
+def with_grams(model: Transformer, found: Found, inputs: Inputs) -> Found:
+    """The linears with what their weights are rounded for."""
+    read = {name: value for value, names in _readers(model).items() for name in names}
+    return tuple(adapted.with_gram(each, inputs, read[each.name]) for each in found)
+
+
+def _readers(model: Transformer) -> dict[str, list[str]]:
+    """Value -> the linears that read it."""
+    found: dict[str, list[str]] = {}
+    for op in model.operators:
+        if isinstance(op, LinearOp):
+            found.setdefault(op.x, []).append(op.name)
+    return found
 
 
 def _ids(model: Transformer, data: Data | None, context: int) -> Int64:

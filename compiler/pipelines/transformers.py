@@ -20,6 +20,7 @@ from axlora.compiler.frontend.embeddings import Table, tables_of
 from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.onnx_reader import Model
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
+from axlora.compiler.frontend.smoothing import Inputs, Widths
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import Linear, Lowered, Placement, Regions, Tensor
 from axlora.compiler.operators import Attention, FakeQuantize, Op
@@ -421,13 +422,17 @@ def lower_whole(file: Model, target: Target, options: CompileOptions) -> Generat
     options.tell("looking at magnitudes")
     sequences = read.first_rows(data)
     several = variants(read.found, options.files, options.matching, tables)
-    peaks = samples.peaks(read.model, sequences, several)
+    inputs = None if data is None else Inputs(options.quantizer == "gptq")
+    peaks = samples.peaks(read.model, sequences, several, inputs)
     held = samples.products(read.found)
+    if inputs is not None:
+        read = replace(read, found=samples.with_grams(read.model, read.found, inputs))
     if options.calibrates_scales and not read.model.codes:
         model, peaks = with_static_scales(read.model, peaks, options.static_bits)
         read = replace(read, model=model)
-    elif data is not None:
-        model, found = samples.smoothed(read.model, read.found, peaks)
+    elif inputs is not None:
+        widths = Widths(target.activation_bits, options.weight_bits, True, group_rows(target, options.weight_bits))
+        model, found = samples.smoothed(read.model, read.found, inputs, widths)
         read = replace(read, model=model, found=found)
     made = _finished(read, target, options, peaks, tables, dump)
     for notice in (*notices, *made.lowered.notices):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from axlora.compiler import functions
+from axlora.compiler.frontend.smoothing import Inputs
 from axlora.compiler.operators import (
     Add,
     Affine,
@@ -179,13 +181,26 @@ def evaluate(
     return values
 
 
-def magnitudes(model: Transformer, samples: Sequence[Sample], linears: Mapping[str, Product]) -> dict[str, Float64]:
-    """Largest magnitude [features] of every value over samples."""
+def magnitudes(
+    model: Transformer,
+    samples: Sequence[Sample],
+    linears: Mapping[str, Product],
+    inputs: Inputs | None = None,
+    share: float = 1.0,
+) -> dict[str, Float64]:
+    """Largest magnitude [features] of every value over samples.
+
+    Args:
+        inputs: gets what linears read, without padding; None: it is not wanted.
+        share: of all that it gets, these samples.
+    """
     found: dict[str, Float64] = {}
     # Products of one sequence are small: threads that share one wait for each other longer than they work.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         for first, count in _batches([sum(map(len, each.values(model).values())) for each in samples]):
-            _look(model, samples[first : first + count], linears, found, pool)
+            batch = samples[first : first + count]
+            own = None if inputs is None else partial(inputs.add, share=share * count / len(samples))
+            _look(model, batch, linears, found, own, pool)
     return found
 
 
@@ -208,15 +223,20 @@ def _look(
     batch: Sequence[Sample],
     linears: Mapping[str, Product],
     found: dict[str, Float64],
+    reads: Callable[[str, Float64], None] | None,
     pool: Executor,
 ) -> None:
     """Raise `found` to the magnitudes of a batch, operator by operator: a weight is read once for all its sequences."""
+    seen: set[str] = set()
     last = {name: n for n, op in enumerate(model.operators) for name in operands(op)}
     values, known = [each.values(model) for each in batch], [each.keys_of(model) for each in batch]
     for name in model.inputs:
         _raise(found, name, [_peak(own[name]) for own in values])
     for n, op in enumerate(model.operators):
         held = {op.name: linears[op.name]} if isinstance(op, Linear) else {}
+        if reads is not None and isinstance(op, Linear) and op.x not in seen:
+            seen.add(op.x)
+            reads(op.x, np.concatenate([own[op.x][: keys[op.x]] for own, keys in zip(values, known, strict=True)]))
 
         def advance(
             own: dict[str, Float64], keys: Mapping[str, int], n: int = n, op: Op = op, held: Mapping[str, Product] = held

@@ -19,6 +19,7 @@ from axlora.compiler.frontend.calibrate import ranges
 from axlora.compiler.frontend.merge import merge_graph
 from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.resolve import Matching
+from axlora.compiler.frontend.smoothing import Inputs
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.pipelines.linears import lower
@@ -81,7 +82,8 @@ def test_ranges_are_those_of_the_float_model_under_each_variant(file: str) -> No
     g, (_, found) = Graph(model), recognise(model)
     names = {f.x_name for f in found}
     folder = E.MODELS / file.split(".")[0]
-    seen = [ranges(g, [each], names, DATA, where) for each in variants(found, {"a": folder} if folder.is_dir() else {})]
+    each = variants(found, {"a": folder} if folder.is_dir() else {})
+    seen = [ranges(g, [one], names, DATA, where, Inputs(False)) for one in each]
     assert len(seen) == 2 + folder.is_dir()
     real = [run(model, sorted(names), i) for i in range(len(FEEDS))]
     for name in names:
@@ -89,7 +91,7 @@ def test_ranges_are_those_of_the_float_model_under_each_variant(file: str) -> No
         for own in seen[1:]:
             assert np.allclose(own[name], (np.minimum(rows.min(axis=0), 0), np.maximum(rows.max(axis=0), 0)), atol=1e-4)
     assert any(not np.allclose(seen[0][name], seen[1][name], atol=0.02) for name in names)
-    together = ranges(g, variants(found, {}), names, DATA, where)
+    together = ranges(g, variants(found, {}), names, DATA, where, Inputs(False))
     for name in names:
         assert np.array_equal(together[name][0], np.minimum(seen[0][name][0], seen[1][name][0]))
         assert np.array_equal(together[name][1], np.maximum(seen[0][name][1], seen[1][name][1]))

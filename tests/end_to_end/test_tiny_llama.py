@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from tiny_decoder import partitioned
-from tiny_llama import PROSE, Quantized, model, with_outliers
+from tiny_llama import PROSE, Int64, Quantized, model, with_outliers
 
 import axlora
 from axlora.compiler.backend.build_image import build
@@ -55,10 +55,33 @@ def test_bits_per_byte_of_base_and_adapter(form: str) -> None:
     assert _share(quantized, export.model(export.read_lora(PROSE)), "prose", "prose") < bound
 
 
+def _training_text() -> Int64:
+    """Windows of training text of both kinds, half of each."""
+    found = []
+    for split in (corpus.code(), corpus.prose()):
+        every = corpus.windows(b"".join(text for _, text in sorted(split.training.items())), LENGTH)
+        found.append(every[np.random.default_rng(0).choice(len(every), 32, replace=False)])
+    return np.concatenate(found)
+
+
 @pytest.mark.exhaustive
-def test_outlier_channels_cost_little_with_a_scale_a_token() -> None:
+@pytest.mark.parametrize(
+    ("width", "quantizer", "bound"), [(4, "gptq", 0.008), (3, "gptq", 0.035), (8, "gptq", 0.001), (8, "rtn", 0.0015)]
+)
+def test_bits_per_byte_with_calibration_data(width: int, quantizer: str, bound: float) -> None:
+    """As above; ranges of channels, and with GPTQ the codes of the weights too, are chosen for training text."""
+    given = {"calibration": {"input_ids": _training_text()}, "weight_bits": width, "quantizer": quantizer}
+    quantized = Quantized(ZCU104, model(), context=LENGTH, adapters={"prose": PROSE}, **given)
+    assert _share(quantized, model(), "code", None) < bound
+    assert _share(quantized, export.model(export.read_lora(PROSE)), "prose", "prose") < bound
+
+
+@pytest.mark.exhaustive
+def test_outlier_channels_cost_little_with_a_scale_a_token_and_less_with_data() -> None:
     source = with_outliers()
     assert 0.001 < _share(Quantized(ZCU104, source, context=LENGTH), source, "code", None) < 0.012
+    data = {"input_ids": _training_text()}
+    assert _share(Quantized(ZCU104, source, context=LENGTH, calibration=data), source, "code", None) < 0.004
 
 
 def test_greedy_tokens_and_logits_equal_the_reference() -> None:
