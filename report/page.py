@@ -6,7 +6,7 @@ Charts are drawn by Vega (https://vega.github.io), which the page holds; every c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 
@@ -36,7 +36,18 @@ def page(runs: Runs, library: str) -> str:
             body += _section("roofline", "Roofline", _ROOF_TEXT, "")
         body += _section("reuse", "Reuse", _REUSE_TEXT, "")
         body += _section("traffic", "Memory traffic", "Bytes that load reads and store writes, of each layer.", "")
-    title = ", ".join(name for name, _ in runs)
+    return filled(", ".join(name for name, _ in runs), body, drawn, library)
+
+
+def filled(title: str, body: Iterable[str], drawn: Mapping[str, charts.Spec], library: str) -> str:
+    """The page's template with its parts.
+
+    Args:
+        title: of the page.
+        body: lines of HTML.
+        drawn: id of an element of `body` -> the chart in it.
+        library: as of `page`.
+    """
     data = json.dumps(drawn, separators=(",", ":")).replace("<", "\\u003c")
     text = (resources.files(__package__) / "page.html.in").read_text()
     parts = {"TITLE": escape(f"AxLoRA: {title}"), "BODY": "\n".join(body), "CHARTS": data, "LIBRARY": library}
@@ -71,7 +82,7 @@ def _number(value: Cell, form: str) -> str:
     return value if isinstance(value, str) else format(value, form)
 
 
-def _table(columns: Sequence[Column], rows: Iterable[tuple[str, Sequence[Cell]]], sorts: bool = True) -> str:
+def table(columns: Sequence[Column], rows: Iterable[tuple[str, Sequence[Cell]]], sorts: bool = True) -> str:
     """Rows of (HTML of the attributes, cells); the first cell of a row is HTML, the others are text or numbers."""
     kinds = ["" if form else ' class="text"' for _, form in columns]
     titles = [f"<button>{escape(title)}</button>" if sorts else escape(title) for title, _ in columns]
@@ -153,7 +164,7 @@ def _cards(runs: Runs) -> str:
     for key in keys:
         values = [each.get(key) for each in facts]
         rows.append(("", [escape(key), *(_number(v, _form(v)) for v in values)]))
-    return _table([("", ""), *((name, " ") for name, _ in runs)], rows, sorts=False)
+    return table([("", ""), *((name, " ") for name, _ in runs)], rows, sorts=False)
 
 
 def _units(runs: Runs) -> str:
@@ -169,7 +180,7 @@ def _units(runs: Runs) -> str:
                 cycles = data["stalls"][unit][cause]
                 cells += [cycles, cycles / max(1, data["cycles"])]
             rows.append(("", cells))
-    return _table(columns, rows)
+    return table(columns, rows)
 
 
 def _details(layer: Data) -> str:
@@ -209,4 +220,4 @@ def _layers(runs: Runs) -> str:
         cells += [own or None, 1 - layer["adapter_multiplications"] / own if own else None]
         cells += [layer["bytes_read"], layer["bytes_written"], layer["error"]]
         rows.append((f' id="layer-{n}"', cells))
-    return _table(columns, rows)
+    return table(columns, rows)

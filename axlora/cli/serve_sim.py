@@ -1,0 +1,65 @@
+"""`axlora serve-sim`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+
+from .given import bad, folder, write
+from .terminal import progress, show
+from .tokenizers import tokenizer
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """A package, its requests, limits to compare."""
+    add = parser.add_argument
+    add("package", metavar="OUT.axl", help="compiled with --generate; --max-batch and --max-loras bound what can be served")
+    add("--trace", required=True, metavar="REQUESTS.jsonl", help="a line a request: arrival, prompt, new_tokens, adapter")
+    add("--tokenizer", default="bytes", metavar="FILE|bytes", help="for prompts of text: tokenizer.json, or bytes (default)")
+    several = "at most; several, as 1,4,8, are studies beside each other (default the package's)"
+    add("--max-batch", metavar="N[,N...]", help=f"sequences that decode together, {several}")
+    add("--max-loras", metavar="N[,N...]", help=f"different adapters in a batch, {several}")
+    add("--json", metavar="OUT.json", help="write every figure and request")
+    add("--html", metavar="PAGE.html", help="write a page with charts; no network needed")
+
+
+def _limits(text: str | None, option: str, most: int) -> list[int]:
+    parts = [str(most)] if text is None else text.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise bad(f"{option} {text!r} is no list of numbers", option, f"for example {option} 1,4")
+    return [int(part) for part in parts]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve the requests under each pair of limits; prints a table."""
+    for path in filter(None, (options.json, options.html)):
+        folder(path)
+    if options.html:
+        from axlora.extras import need
+
+        need("report")
+    import axlora
+    from axlora.report.serving import serving_page, serving_table
+    from axlora.serving import Limits, read_requests, serve
+
+    studies = []
+    with progress(piped=False) as shown:
+        shown.phase("reading the package")
+        program = axlora.load(options.package)
+        decoder = program.session().batch().running.decoder
+        requests = read_requests(options.trace, tokenizer(options.tokenizer).encode, decoder.vocabulary)
+        batches = _limits(options.max_batch, "--max-batch", decoder.together)
+        loras = _limits(options.max_loras, "--max-loras", program.max_loras)
+        for most, adapters in itertools.product(batches, loras):
+            counted = shown.counted(f"serving with {most} sequences, {adapters} adapters")
+            study = serve(program, requests, limits=Limits(most, adapters), progress=counted)
+            studies.append(study.to_json())
+    show(serving_table(studies))
+    if options.json:
+        write(options.json, (json.dumps({"schema": 1, "studies": studies}, indent=1) + "\n").encode())
+    if options.html:
+        from vl_convert import javascript_bundle
+
+        write(options.html, serving_page(studies, javascript_bundle("window.vegaEmbed = vegaEmbed;")).encode())
+    return 0
