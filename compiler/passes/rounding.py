@@ -37,7 +37,7 @@ def best_steps(weight: Float64, high: int, energy: Float64) -> Float64:
         error = (weights * (np.clip(np.rint(weight / held), -high - 1, high) * held - weight) ** 2).sum(axis=0)
         best = np.where(error < least, step, best)
         least = np.minimum(error, least)
-    return best
+    return np.asarray(best)
 
 
 def compensated(weight: Float64, steps: Float64, high: int, gram: Float64) -> Int64:
