@@ -107,7 +107,7 @@ def run_tables(run: RunLike) -> list[Table]:
         "energy_pj": None if data["energy_pj"] is None else sum(data["energy_pj"].values()),
     }
     layers.add_row("all", *_layer_cells(whole), "", style="bold")
-    return [layers, _units([("", data)]), *_energies([("", data)])]
+    return [layers, _units([("", data)]), *_energies([("", data)]), *_baselines([("", data)])]
 
 
 def _common(names: Sequence[str]) -> str:
@@ -133,6 +133,24 @@ def _layer_cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['bytes_written'] / 1024:,.0f}",
         "" if row["energy_pj"] is None else f"{row['energy_pj'] / 1e6:,.2f}",
     ]
+
+
+def _baselines(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Table]:
+    """Cycles of other machines beside those of each run that has them."""
+    known = [(name, data) for name, data in runs if data.get("baselines")]
+    if not known:
+        return []
+    table = Table("machine", title="the same starts with multipliers instead of the engine, and bytes over the bus alone")
+    for name, _ in known:
+        table.add_column(f"{name} cycles".strip(), justify="right", no_wrap=True)
+        table.add_column("times", justify="right", no_wrap=True)
+    for key in ("cycles", *known[0][1]["baselines"]):
+        cells = []
+        for _, data in known:
+            cycles = {**data["baselines"], "cycles": data["cycles"]}[key]
+            cells += ["not known", ""] if cycles is None else [f"{cycles:,}", f"{cycles / data['cycles']:.2f}"]
+        table.add_row("this one" if key == "cycles" else key.replace("_", " "), *cells)
+    return [table]
 
 
 def _energies(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Table]:
@@ -189,4 +207,4 @@ def side_by_side(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Table]:
         for key in ("lut", "dsp", "bram", "mhz"):
             table.add_row(f"fpga {key}", *[f"{data['fpga'][key]:,}" if data["fpga"] else "" for _, data in runs])
     table.add_row("ms at clock", *[f"{d['cycles'] / d['clock_mhz'] / 1000:.3f}" for _, d in runs])
-    return [table, _units(runs), *_energies(runs)]
+    return [table, _units(runs), *_energies(runs), *_baselines(runs)]
