@@ -12,7 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 import axlora
 from axlora.baselines import Compared, machines
 from axlora.engines import Simulator
-from axlora.fpga.lanes import compared_lanes
 from axlora.isa.target import ENGINES, Target
 
 
