@@ -15,7 +15,7 @@ from axlora.isa.opcodes import UNIT_COUNTERS
 from axlora.isa.target import Target
 
 from .energy import LAYER_COUNTS, EnergyTable, default_table, energy
-from .engines import Engine, Left, Steps
+from .engines import Engine, Left, Parted, Steps
 from .machine import Int64, Machine
 
 SCHEMA = 1
@@ -75,6 +75,8 @@ class Run:
     """Of the bitstream that it runs on, or is simulated for: lut, dsp, bram (used), mhz (reached)."""
     energy_pj: Mapping[str, float] | None = None
     """Term of `axlora.energy.TERMS` to pJ; None where nothing is known of time."""
+    parted: Parted | None = None
+    """See `axlora.engines.Left`; in cycles of the run."""
     baselines: Mapping[str, int | None] | None = None
     """Cycles of other machines (`axlora.baselines`)."""
 
@@ -142,6 +144,7 @@ class Run:
             "energy_pj": None if self.energy_pj is None else dict(self.energy_pj),
             "baselines": None if self.baselines is None else dict(self.baselines),
             "fpga": None if self.fpga is None else dict(self.fpga),
+            "parted": None if self.parted is None else vars(self.parted),
             "steps": [[s.index, s.unit, s.accept, s.done] for s in self.steps],
             "outputs": {name: fingerprint(codes) for name, codes in self.codes.items()},
         }
@@ -164,13 +167,14 @@ def run_of(
     """The run: cycles and counters are sums over the starts; each start's steps come after those before."""
     counters = {name: sum(left.counters[name] for left in lefts) for name in lefts[0].counters}
     steps = []
-    base = 0
+    base, parted = 0, None
     for left in lefts:
+        if parted is None and left.parted is not None:
+            parted = replace(left.parted, cycle=left.parted.cycle + base)
         steps.append(left.steps.after(base))
         base += left.counters["cycles"]
     target = m.target if engine.clock_mhz is None else replace(m.target, clock_mhz=engine.clock_mhz)
     cycles = counters["cycles"]
-    run = Run(
-        target, engine.view, outputs, codes, cycles, counters, layers, Steps(np.concatenate(steps)), m.host_macs, saturated
-    )
+    every = Steps(np.concatenate(steps))
+    run = Run(target, engine.view, outputs, codes, cycles, counters, layers, every, m.host_macs, saturated, parted=parted)
     return run.with_energy(default_table())

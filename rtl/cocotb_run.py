@@ -12,7 +12,7 @@ from typing import Any
 import cocotb
 import numpy as np
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.triggers import ClockCycles, First, RisingEdge
 
 from axlora.isa.image import Image
 from axlora.isa.image import ImageResult as RtlResult
@@ -100,7 +100,7 @@ def _packed(path: Path) -> int:
     return int.from_bytes(str(path).encode(), "big")
 
 
-async def _run(dut: Any, image: Image, beat_bytes: int, scratch: Path) -> RtlResult:
+async def _run(dut: Any, image: Image, beat_bytes: int, scratch: Path, limit: int | None) -> RtlResult | None:
     host = Host(dut)
     dut.i_rst.value = 1
     hex_file = scratch / "memory.hex"
@@ -128,7 +128,9 @@ async def _run(dut: Any, image: Image, beat_bytes: int, scratch: Path) -> RtlRes
         dut.i_trace.value = 1
     await host.write(_OFFSET["CTRL"], 1)
     if not dut.o_irq.value:
-        await RisingEdge(dut.o_irq)
+        await (RisingEdge(dut.o_irq) if limit is None else First(RisingEdge(dut.o_irq), ClockCycles(dut.i_clk, limit)))
+        if not dut.o_irq.value:
+            return None
     while await host.read(_OFFSET["STATUS"]) & 1:
         await ClockCycles(dut.i_clk, 16)
     await host.write(_OFFSET["IRQ_STATUS"], 1)
@@ -175,7 +177,7 @@ async def run_job(dut: Any) -> None:
     if not job.fork:
         with tempfile.TemporaryDirectory() as name:
             _start_clock(dut)
-            result = await _run(dut, job.images[0], job.beat_bytes, Path(name))
+            result = await _run(dut, job.images[0], job.beat_bytes, Path(name), job.limit)
             job.results[0].write_bytes(pickle.dumps(result))
         return
     for image, path in zip(job.images, job.results, strict=True):
@@ -189,7 +191,7 @@ async def run_job(dut: Any) -> None:
         try:
             with tempfile.TemporaryDirectory() as name:
                 _start_clock(dut)
-                result = await _run(dut, image, job.beat_bytes, Path(name))
+                result = await _run(dut, image, job.beat_bytes, Path(name), job.limit)
                 path.write_bytes(pickle.dumps(result))
             status = 0
         except BaseException:
