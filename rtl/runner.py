@@ -129,8 +129,8 @@ def _build(target: Target, memory_bytes: int, waves: Path | None, rtl: Path | No
         waves: file of waves, whose suffix is that of their format; None: it writes none.
         rtl: folder of the machine's Verilog; None: ours. What another warns of does not stop it.
     """
-    own = rtl or _FOLDER
-    header = own / "axlora_isa.vh" if (own / "axlora_isa.vh").is_file() else _FOLDER / "axlora_isa.vh"
+    own = _FOLDER / "axlora_isa.vh"
+    headers = [own] if rtl is None else sorted({own.name: own, **{path.name: path for path in rtl.glob("*.vh")}}.values())
     bench = sorted((_FOLDER / "tb").glob("*.v"))
     parameters = target_parameters(target) | {
         "MEMORY_BYTES": memory_bytes,
@@ -139,25 +139,31 @@ def _build(target: Target, memory_bytes: int, waves: Path | None, rtl: Path | No
     }
     build_args = (*_BUILD_ARGS, *(["-Wno-fatal"] if rtl else []), *([FST] if waves and waves.suffix != ".vcd" else []))
     key = hashlib.sha256(repr((sorted(parameters.items()), build_args, _MAKE_ARGS, waves is not None, tools())).encode())
-    for path in (*sources(rtl), *bench, header):
+    for path in (*sources(rtl), *bench, *headers):
         key.update(path.name.encode() + path.read_bytes())
     key.update(probe().encode() if waves else b"")
     folder = cache_folder("rtl") / key.hexdigest()[:24]
     folder.mkdir(parents=True, exist_ok=True)
-    runner = _LeanVerilator()
+    runner, copy = _LeanVerilator(), folder / "rtl"
     paths = {"CPATH": _FOLDER / "fst", "LIBRARY_PATH": folder} if waves else {}
     own_first = {key: os.pathsep.join([str(path), *filter(None, [os.environ.get(key)])]) for key, path in paths.items()}
     with open(folder / "lock", "w") as lock, _environment(verilator_environment() | own_first):
         fcntl.flock(lock, fcntl.LOCK_EX)
         log = folder / "build.log"
+        if rtl and not (
+            copy.exists() and (folder / "built").exists()
+        ):  # a copy is built: the same files elsewhere are no other machine
+            copy.mkdir(exist_ok=True)
+            for path in (*sources(rtl), *headers):
+                shutil.copy(path, copy / path.name)
         if waves:
             (folder / "axlora_probe.v").write_text(probe())
             (folder / "liblz4.a").write_bytes(b"!<arch>\n")  # rtl/fst/lz4.h has all of it that is needed
         try:
             _log.debug("simulator of %s in %s", target.name, folder)
             runner.build(
-                sources=[*sources(rtl), *bench, *([folder / "axlora_probe.v"] if waves else [])],
-                includes=[header.parent],
+                sources=[*sources(rtl and copy), *bench, *([folder / "axlora_probe.v"] if waves else [])],
+                includes=[copy if rtl else _FOLDER],
                 hdl_toplevel=_TOP,
                 parameters=parameters,
                 build_args=build_args,
