@@ -176,8 +176,8 @@ def energy(t: Target, n: Mapping[str, float], table: EnergyTable) -> dict[str, f
         adder += n["macs"] * table.add(product)  # products of magnitudes get their sign
     bank = t.wbuf_lines * ports
     buffers = fifo + n["lane_groups"] * table.access(8 * ports, bank) + n["load_beats"] * table.access(beat, bank)
-    buffers += reads * sum(table.access(x, lines * t.tokens * x / 8) for lines in (t.abuf_lines, t.ubuf_lines))
-    buffers += 3 * sums * table.access(acc, t.acc_words * ports * t.tokens * acc / 8)  # read, and both copies written
+    buffers += reads * sum(table.access(x, lines * x / 8) for lines in (t.abuf_lines, t.ubuf_lines))
+    buffers += 3 * sums * table.access(acc, t.acc_words * ports * acc / 8)  # read, and both copies written
     buffers += n["store_beats"] * table.access(beat, t.obuf_beats * t.beat_bytes)
     buffers += 3 * n["vector_elements"] * table.access(_ELEMENT_BITS, t.vbuf_words * t.vector_word_bytes)
     lines = t.icache_lines * CACHE_LINE_BYTES

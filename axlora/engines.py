@@ -153,7 +153,7 @@ class Simulator:
 
 
 class MachineStopped(RuntimeError):
-    """A program that the simulator runs to its end stopped with an error, or did not end."""
+    """A program that the simulator runs to its end stopped with an error, or did not end, or a bench beside it failed."""
 
 
 class BadVerilog(Error):
@@ -172,6 +172,8 @@ class Verilator:
     """Instructions, as `axlora disasm` counts them, from the first of which to the last waves go; None: all."""
     beside: bool = False
     """Run the simulator too, and look for the STORE that parts them."""
+    bench: Path | None = None
+    """A Python file whose coroutine `bench(dut)` runs beside every start; every signal is visible to it."""
     view = "rtl"
     clock_mhz = None
 
@@ -180,19 +182,21 @@ class Verilator:
 
         Raises:
             MissingExtra: Verilator or cocotb is not installed. BadVerilog: that of `rtl` does not build.
-            MachineStopped: the machine stopped with an error; that of `rtl` ran longer than the simulator's by far.
+            MachineStopped: the machine stopped with an error, ran longer than the simulator's by far, or the bench failed.
         """
         need("rtl")
-        from axlora.rtl.runner import NoEnd, SimulationFailed, Waves, run_images  # of an extra
+        from axlora.rtl.runner import BenchFailed, NoEnd, SimulationFailed, Waves, run_images  # of an extra
 
         own = Simulator().start(target, start) if self.rtl or self.span or self.beside else None
         limit = None if own is None else _PATIENCE * (own.counters["cycles"] + 1000)
         span = None if own is None or self.span is None else _cycles_of(own.steps, self.span)
         whole = None if self.waves is None or self.span else Waves(Path(self.waves))
         try:
-            (found,) = run_images(target, [start.image], whole, self.rtl, limit)
+            (found,) = run_images(target, [start.image], whole, self.rtl, limit, self.bench)
             if self.waves is not None and span is not None:
                 run_images(target, [start.image], Waves(Path(self.waves), span), self.rtl)
+        except BenchFailed as error:
+            raise MachineStopped(f"the bench failed: {error}") from None
         except NoEnd as error:
             cycles = own.counters["cycles"] if own else 0
             raise MachineStopped(f"{error}, the simulator's in {cycles}") from None

@@ -45,6 +45,11 @@ _BEHIND = 8
 """Cycles of waves behind a span."""
 FST = "--trace-fst"
 TOP_MODULE = "axlora_top"
+BENCH = ".bench"
+
+
+class BenchFailed(RuntimeError):
+    """A bench of the user's raised something: its type and text, and the line."""
 
 
 class NoEnd(RuntimeError):
@@ -71,20 +76,25 @@ class Job:
     beat_bytes: int
     results: tuple[Path, ...]
     fork: bool
+    bench: Path | None = None
+    """A Python file whose coroutine `bench(dut)` runs beside the program; how it failed is written beside the first result."""
     limit: int | None = None
     """Cycles after which a program that has not ended is left; its result is None."""
+    leave: bool = False
+    """Leave one that has ended too, at once."""
 
 
 class _LeanVerilator(Verilator):
-    """cocotb's Verilator runner without --public-flat-rw, which would make every signal of the machine slow and visible."""
+    """cocotb's Verilator runner without --public-flat-rw, which makes every signal slow and visible: only benches need it."""
 
-    def __init__(self) -> None:
+    def __init__(self, public: bool = False) -> None:
         super().__init__()
+        self._unwanted = set() if public else {"--public-flat-rw"}
         self.log.setLevel(logging.WARNING)  # it tells every command at INFO
 
     def _build_command(self) -> list[list[str]]:
         verilate, make = super()._build_command()
-        unwanted = {"--public-flat-rw"} | ({"--trace"} if FST in verilate else set())
+        unwanted = self._unwanted | ({"--trace"} if FST in verilate else set())
         return [[word for word in verilate if word not in unwanted], [*make, *_MAKE_ARGS]]
 
 
@@ -122,12 +132,15 @@ def _environment(extra: dict[str, str]) -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _build(target: Target, memory_bytes: int, waves: Path | None, rtl: Path | None) -> tuple[Verilator, Path]:
+def _build(
+    target: Target, memory_bytes: int, waves: Path | None = None, rtl: Path | None = None, public: bool = False
+) -> tuple[Verilator, Path]:
     """Build the simulator, or find it built.
 
     Args:
         waves: file of waves, whose suffix is that of their format; None: it writes none.
         rtl: folder of the machine's Verilog; None: ours. What another warns of does not stop it.
+        public: every signal can be read by cocotb.
     """
     own = _FOLDER / "axlora_isa.vh"
     headers = [own] if rtl is None else sorted({own.name: own, **{path.name: path for path in rtl.glob("*.vh")}}.values())
@@ -137,14 +150,14 @@ def _build(target: Target, memory_bytes: int, waves: Path | None, rtl: Path | No
         "RLAT": target.read_latency,
         "WLAT": target.write_latency,
     }
-    build_args = (*_BUILD_ARGS, *(["-Wno-fatal"] if rtl else []), *([FST] if waves and waves.suffix != ".vcd" else []))
+    build_args = (*_BUILD_ARGS, *(["-Wno-fatal"] if rtl or public else []), *([FST] if waves and waves.suffix != ".vcd" else []))
     key = hashlib.sha256(repr((sorted(parameters.items()), build_args, _MAKE_ARGS, waves is not None, tools())).encode())
     for path in (*sources(rtl), *bench, *headers):
         key.update(path.name.encode() + path.read_bytes())
-    key.update(probe().encode() if waves else b"")
+    key.update((probe() if waves else "").encode() + (b"public" if public else b""))
     folder = cache_folder("rtl") / key.hexdigest()[:24]
     folder.mkdir(parents=True, exist_ok=True)
-    runner, copy = _LeanVerilator(), folder / "rtl"
+    runner, copy = _LeanVerilator(public), folder / "rtl"
     paths = {"CPATH": _FOLDER / "fst", "LIBRARY_PATH": folder} if waves else {}
     own_first = {key: os.pathsep.join([str(path), *filter(None, [os.environ.get(key)])]) for key, path in paths.items()}
     with open(folder / "lock", "w") as lock, _environment(verilator_environment() | own_first):
@@ -196,6 +209,7 @@ def run_images(
     waves: Path | Waves | None = None,
     rtl: Path | None = None,
     limit: int | None = None,
+    bench: Path | None = None,
 ) -> list[RtlResult]:
     """Run images one after another, each from power-up, in one simulator process.
 
@@ -205,29 +219,33 @@ def run_images(
         waves: where to put a file of all signals; then there must be one image. Of a span the run is left behind it.
         rtl: folder of Verilog files in place of the machine's own.
         limit: cycles after which a program that has not ended is left.
+        bench: a Python file whose coroutine `bench(dut)` runs beside the program; then there must be one image.
 
     Returns:
         One result per image; none of a run that was left behind a span.
 
     Raises:
         SimulationFailed: the simulator does not build, or died. NoEnd: a program did not end within the limit.
+        BenchFailed: the bench raised something.
     """
     if not images:
         return []
-    if waves is not None and len(images) != 1:
-        raise ValueError("waves are written of one image only")
+    if (waves or bench) and len(images) != 1:
+        raise ValueError("waves and benches are of one image only")
     need = max(max(len(image.memory) for image in images), _LEAST_MEMORY)
     memory_bytes = 1 << (need - 1).bit_length()
     if isinstance(waves, Path):
         waves = Waves(waves)
-    runner, build = _build(target, memory_bytes, waves.path if waves else None, rtl)
+    runner, build = _build(target, memory_bytes, waves.path if waves else None, rtl, bench is not None)
     span = waves.span if waves else None
     stop = limit if span is None else span[1] + _BEHIND
     with tempfile.TemporaryDirectory(prefix="axlora-rtl-") as name:
         folder = Path(name)
         results = tuple(folder / f"{index}.result" for index in range(len(images)))
         job = folder / "job"
-        job.write_bytes(pickle.dumps(Job(tuple(images), target.beat_bytes, results, waves is None, stop)))
+        job.write_bytes(
+            pickle.dumps(Job(tuple(images), target.beat_bytes, results, not (waves or bench), bench, stop, span is not None))
+        )
         log = build.parent / f"run-{os.getpid()}.log"
         with _environment(verilator_environment()):
             try:
@@ -249,6 +267,9 @@ def run_images(
                 )
             except (SystemExit, RuntimeError) as error:
                 raise SimulationFailed(f"the simulator of {target.name} failed: {error}", log) from None
+        told = results[0].with_suffix(BENCH)
+        if told.exists():
+            raise BenchFailed(told.read_text())
         if not all(path.exists() for path in results):
             raise SimulationFailed(f"the simulator of {target.name} left no result", log)
         log.unlink(missing_ok=True)

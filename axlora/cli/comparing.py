@@ -21,7 +21,7 @@ def compare(options: argparse.Namespace, name: str, engine: Engine, kind: str = 
         try:
             found = program.session(engine=engine).run(given, adapter, progress=shown.counted(name))
         except MachineStopped as error:
-            show(f"[bold red]{name} and simulator differ:[/] {error}")
+            show(f"[bold red]{name} does not end as the simulator:[/] {error}")
             return 1
     save_run(found, options)
     parted = difference(wanted, found)

@@ -15,6 +15,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rtl", metavar="DIR", help="folder of all Verilog files of a changed machine, instead of ours")
     parser.add_argument("--waves", metavar="FILE.fst", help="write all signals (or FILE.vcd), and lists for viewers")
     parser.add_argument("--span", metavar="FIRST:LAST", help="waves of these instructions alone, as axlora disasm counts them")
+    parser.add_argument(
+        "--bench", metavar="BENCH.py", help="coroutine bench(dut) of cocotb to run beside it (docs/rtl-runs.md)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,10 +32,11 @@ def run(options: argparse.Namespace) -> int:
 
     span = _span(options)
     rtl = _folder_of_verilog(options.rtl)
+    bench = _bench(options.bench)
     if options.waves:
         folder(options.waves)
         Path(options.waves).unlink(missing_ok=True)
-    code = compare(options, "Verilog", Verilator(options.waves, rtl, span, beside=True))
+    code = compare(options, "Verilog", Verilator(options.waves, rtl, span, True, bench))
     if options.waves:
         waves = Path(options.waves)
         if not waves.exists():
@@ -52,6 +56,16 @@ def _span(options: argparse.Namespace) -> tuple[int, int] | None:
     if not options.waves:
         raise bad("--span says what waves show", "--span", "give --waves FILE.fst too")
     return int(found[1]), int(found[2])
+
+
+def _bench(path: str | None) -> Path | None:
+    """What --bench says."""
+    if path is None:
+        return None
+    place = Path(path).resolve()
+    if not place.is_file() or not re.search(r"^async def bench\(", place.read_text(errors="replace"), re.M):
+        raise bad(f"no coroutine bench(dut) in {path}", "--bench", "docs/rtl-runs.md shows one")
+    return place
 
 
 def _folder_of_verilog(path: str | None) -> Path | None:
