@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 
+from axlora.isa.errors import Error
 from axlora.isa.image import Image, ImageResult
 from axlora.isa.opcodes import COUNTERS, INSTRUCTION_BYTES, Unit
 from axlora.isa.target import Target
 from axlora.sim.run import run_image
 from axlora.sim.timeline import Trace
+from axlora.sim.writers import writers
 
 from .extras import need
 from .machine import Bytes, Function, Int64
@@ -95,6 +97,17 @@ class Steps(Sequence[Step]):
 
 
 @dataclass(frozen=True)
+class Parted:
+    """An instruction of the simulator whose result another engine has otherwise."""
+
+    instruction: int
+    unit: str
+    signal: str
+    cycle: int
+    """In which the simulator's unit accepted it."""
+
+
+@dataclass(frozen=True)
 class Left:
     """What a start left."""
 
@@ -103,6 +116,8 @@ class Left:
     steps: Steps = field(default_factory=Steps)
     trace: Trace | None = None
     """Of the simulator: what each instruction did, for the shares of layers."""
+    parted: Parted | None = None
+    """The first STORE whose bytes are not the simulator's, if the engine looks for it."""
 
 
 @runtime_checkable
@@ -137,12 +152,28 @@ class Simulator:
         return Left(found.memory, found.counters, Steps.of(t.unit, t.address, t.accept, t.done), t)
 
 
+class MachineStopped(RuntimeError):
+    """A program that the simulator runs to its end stopped with an error, or did not end, or a bench beside it failed."""
+
+
+class BadVerilog(Error):
+    """Verilog of the user's does not build."""
+
+
 @dataclass(frozen=True)
 class Verilator:
     """The Verilog; needs the extra `rtl`."""
 
     waves: str | Path | None = None
-    """Where a VCD file of all signals goes; of the last start, if there are several."""
+    """Where a file of all signals goes: VCD if it is so called, else FST; of the last start, if there are several."""
+    rtl: Path | None = None
+    """Folder of all Verilog files of a machine; None: ours."""
+    span: tuple[int, int] | None = None
+    """Instructions, as `axlora disasm` counts them, from the first of which to the last waves go; None: all."""
+    beside: bool = False
+    """Run the simulator too, and look for the STORE that parts them."""
+    bench: Path | None = None
+    """A Python file whose coroutine `bench(dut)` runs beside every start; every signal is visible to it."""
     view = "rtl"
     clock_mhz = None
 
@@ -150,14 +181,62 @@ class Verilator:
         """As `Engine.start`.
 
         Raises:
-            MissingExtra: Verilator or cocotb is not installed. RuntimeError: the machine stopped with an error.
+            MissingExtra: Verilator or cocotb is not installed. BadVerilog: that of `rtl` does not build.
+            MachineStopped: the machine stopped with an error, ran longer than the simulator's by far, or the bench failed.
         """
         need("rtl")
-        from axlora.rtl.runner import run_images  # of an extra
+        from axlora.rtl.runner import BenchFailed, NoEnd, SimulationFailed, Waves, run_images  # of an extra
 
-        (found,) = run_images(target, [start.image], waves=None if self.waves is None else Path(self.waves))
+        own = Simulator().start(target, start) if self.rtl or self.span or self.beside else None
+        limit = None if own is None else _PATIENCE * (own.counters["cycles"] + 1000)
+        span = None if own is None or self.span is None else _cycles_of(own.steps, self.span)
+        whole = None if self.waves is None or self.span else Waves(Path(self.waves))
+        try:
+            (found,) = run_images(target, [start.image], whole, self.rtl, limit, self.bench)
+            if self.waves is not None and span is not None:
+                run_images(target, [start.image], Waves(Path(self.waves), span), self.rtl)
+        except BenchFailed as error:
+            raise MachineStopped(f"the bench failed: {error}") from None
+        except NoEnd as error:
+            cycles = own.counters["cycles"] if own else 0
+            raise MachineStopped(f"{error}, the simulator's in {cycles}") from None
+        except SimulationFailed as error:
+            if self.rtl is None:
+                raise
+            lines = error.log.read_text(errors="replace").splitlines()
+            first = next((line for line in lines if line.startswith("%Error")), str(error))
+            raise BadVerilog(f"{self.rtl} does not build: {first}", str(self.rtl), f"all of it: {error.log}") from None
         events = np.array(found.events, np.int64).reshape(-1, 4)
-        return Left(_memory(found, "Verilog"), found.counters, Steps.of(*events.T))
+        memory = _memory(found, "Verilog")
+        parted = None if own is None else _parted(target, start, own, memory)
+        return Left(memory, found.counters, Steps.of(*events.T), parted=parted)
+
+
+_PATIENCE = 4
+_MOST_PLACES = 1 << 14
+"""Bytes that differ of which the STORE is looked for."""
+
+
+def _cycles_of(steps: Steps, span: tuple[int, int]) -> tuple[int, int] | None:
+    """The cycles in which instructions of a span are executed, first and last; None: none is."""
+    index, _, accept, done = steps.rows.T
+    inside = (index >= span[0]) & (index <= span[1])
+    return (int(accept[inside].min()), int(done[inside].max())) if inside.any() else None
+
+
+def _parted(target: Target, start: Start, own: Left, memory: Bytes) -> Parted | None:
+    """The first STORE of the simulator whose bytes are not those in `memory`."""
+    places = np.flatnonzero(own.memory != memory)
+    if not places.size:
+        return None
+    places = places[:: -(-places.size // _MOST_PLACES)]
+    number, address = writers(target, start.memory, start.function.address, start.registers, places)
+    known = np.flatnonzero(number >= 0)
+    if not known.size:
+        return None
+    first = known[np.argmin(number[known])]
+    stores = own.steps.rows[own.steps.rows[:, 1] == Unit.STORE]
+    return Parted(int(address[first]) // INSTRUCTION_BYTES, "store", "data", int(stores[number[first], 2]))
 
 
 @dataclass(frozen=True)
@@ -174,7 +253,7 @@ class Hls:
         """As `Engine.start`.
 
         Raises:
-            HlsFailed: g++ or the ap_int headers are missing. RuntimeError: the machine stopped with an error.
+            HlsFailed: g++ or the ap_int headers are missing. MachineStopped: the machine stopped with an error.
         """
         from axlora.fpga.hls_run import run_images  # of an extra
 
@@ -237,5 +316,5 @@ NAMED: dict[str, type[Simulator] | type[Verilator] | type[Hls]] = {"sim": Simula
 
 def _memory(found: ImageResult, what: str) -> Bytes:
     if found.error:
-        raise RuntimeError(f"the {what} stopped with error {found.error} at instruction {found.error_address:#x}")
+        raise MachineStopped(f"the {what} stopped with error {found.error} at instruction {found.error_address:#x}")
     return np.frombuffer(found.memory, np.uint8).copy()

@@ -93,6 +93,7 @@ def operator_shares(
             products,
             1 - products / macs if macs else 0.0,
             spans[n],
+            **{name: of(n, name) for name in ("lane_groups", "rescales", "vector_elements")},
             adapter_macs=of(n, "adapter_macs"),
             adapter_multiplications=of(n, "adapter_multiplications"),
             bytes_read=of(n, "load_busy") * beat,

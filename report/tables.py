@@ -86,7 +86,7 @@ def adapter_table(rows: Sequence[AdapterRow], slots: int, rank: int) -> Table:
 def run_tables(run: RunLike) -> list[Table]:
     """Layers, then units, of one run."""
     data: Mapping[str, Any] = run.to_json()
-    heads = ("cycles", "matrix busy", "MACs", "removed", "adapter MACs", "removed", "KiB in", "KiB out", "error")
+    heads = ("cycles", "matrix busy", "MACs", "removed", "adapter MACs", "removed", "KiB in", "KiB out", "µJ", "error")
     prefix = _common([row["name"] for row in data["layers"] if "." in row["name"]])
     layers = Table("layer", *heads, title=f"layers on {data['target']}" + (f"; names without {prefix}" if prefix else ""))
     layers.columns[0].no_wrap = True
@@ -104,9 +104,10 @@ def run_tables(run: RunLike) -> list[Table]:
         **total,
         "bytes_read": data["counters"]["load_beats"] * data["beat_bytes"],
         "bytes_written": data["counters"]["store_beats"] * data["beat_bytes"],
+        "energy_pj": None if data["energy_pj"] is None else sum(data["energy_pj"].values()),
     }
     layers.add_row("all", *_layer_cells(whole), "", style="bold")
-    return [layers, _units([("", data)])]
+    return [layers, _units([("", data)]), *_energies([("", data)]), *_baselines([("", data)])]
 
 
 def _common(names: Sequence[str]) -> str:
@@ -130,7 +131,43 @@ def _layer_cells(row: Mapping[str, Any]) -> list[str]:
         f"{1 - row['adapter_multiplications'] / row['adapter_macs']:.1%}" if row["adapter_macs"] else "",
         f"{row['bytes_read'] / 1024:,.0f}",
         f"{row['bytes_written'] / 1024:,.0f}",
+        "" if row["energy_pj"] is None else f"{row['energy_pj'] / 1e6:,.2f}",
     ]
+
+
+def _baselines(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Table]:
+    """Cycles of other machines beside those of each run that has them."""
+    known = [(name, data) for name, data in runs if data.get("baselines")]
+    if not known:
+        return []
+    table = Table("machine", title="the same starts with multipliers instead of the engine, and bytes over the bus alone")
+    for name, _ in known:
+        table.add_column(f"{name} cycles".strip(), justify="right", no_wrap=True)
+        table.add_column("times", justify="right", no_wrap=True)
+    for key in ("cycles", *known[0][1]["baselines"]):
+        cells = []
+        for _, data in known:
+            cycles = {**data["baselines"], "cycles": data["cycles"]}[key]
+            cells += ["not known", ""] if cycles is None else [f"{cycles:,}", f"{cycles / data['cycles']:.2f}"]
+        table.add_row("this one" if key == "cycles" else key.replace("_", " "), *cells)
+    return [table]
+
+
+def _energies(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Table]:
+    """Energy of each run, of which something is known, by term."""
+    known = [(name, data["energy_pj"]) for name, data in runs if data.get("energy_pj")]
+    if not known:
+        return []
+    table = Table("energy", title="energy, of published figures (docs/energy.md); the terms add up")
+    for name, _ in known:
+        table.add_column(f"{name} µJ".strip(), justify="right", no_wrap=True)
+        table.add_column("share", justify="right", no_wrap=True)
+    wholes = [sum(terms.values()) for _, terms in known]
+    rows = {term: [terms[term] for _, terms in known] for term in known[0][1]} | {"all": wholes}
+    for term, values in rows.items():
+        cells = [(f"{v / 1e6:,.2f}", f"{v / whole:.1%}") for v, whole in zip(values, wholes, strict=True)]
+        table.add_row(term, *[cell for pair in cells for cell in pair], style="bold" if term == "all" else None)
+    return [table]
 
 
 def _units(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
@@ -170,4 +207,4 @@ def side_by_side(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Table]:
         for key in ("lut", "dsp", "bram", "mhz"):
             table.add_row(f"fpga {key}", *[f"{data['fpga'][key]:,}" if data["fpga"] else "" for _, data in runs])
     table.add_row("ms at clock", *[f"{d['cycles'] / d['clock_mhz'] / 1000:.3f}" for _, d in runs])
-    return [table, _units(runs)]
+    return [table, _units(runs), *_energies(runs), *_baselines(runs)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
 import tempfile
@@ -12,13 +13,13 @@ from typing import Any
 import cocotb
 import numpy as np
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.triggers import ClockCycles, First, RisingEdge
 
 from axlora.isa.image import Image
 from axlora.isa.image import ImageResult as RtlResult
 from axlora.isa.opcodes import COUNTERS, REGISTERS
 from axlora.isa.registers import register_offset
-from axlora.rtl.runner import Job
+from axlora.rtl.runner import BENCH, Job
 
 _OFFSET = {register.name: register.offset for register in REGISTERS}
 _FILE_BITS = 2048
@@ -100,8 +101,8 @@ def _packed(path: Path) -> int:
     return int.from_bytes(str(path).encode(), "big")
 
 
-async def _run(dut: Any, image: Image, beat_bytes: int, scratch: Path) -> RtlResult:
-    host = Host(dut)
+async def _run(dut: Any, image: Image, scratch: Path, job: Job) -> RtlResult | None:
+    host, beat_bytes, limit = Host(dut), job.beat_bytes, job.limit
     dut.i_rst.value = 1
     hex_file = scratch / "memory.hex"
     hex_file.write_text(_hex_lines(image.memory, beat_bytes))
@@ -128,7 +129,9 @@ async def _run(dut: Any, image: Image, beat_bytes: int, scratch: Path) -> RtlRes
         dut.i_trace.value = 1
     await host.write(_OFFSET["CTRL"], 1)
     if not dut.o_irq.value:
-        await RisingEdge(dut.o_irq)
+        await (RisingEdge(dut.o_irq) if limit is None else First(RisingEdge(dut.o_irq), ClockCycles(dut.i_clk, limit)))
+    if job.leave or not dut.o_irq.value:
+        return None
     while await host.read(_OFFSET["STATUS"]) & 1:
         await ClockCycles(dut.i_clk, 16)
     await host.write(_OFFSET["IRQ_STATUS"], 1)
@@ -153,6 +156,20 @@ async def _run(dut: Any, image: Image, beat_bytes: int, scratch: Path) -> RtlRes
     return RtlResult(data, counters, code & 0xFF, code >> 8 & 0xFF, address, counters["cycles"], events)
 
 
+async def _bench(dut: Any, path: Path, told: Path) -> None:
+    """Run the user's coroutine; what it raises is written and does not end the program."""
+    try:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        await module.bench(dut)
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        told.write_text(f"{type(error).__name__}: {error} (line {lines[-1] if lines else '?'} of {path})")
+
+
 @cocotb.test()
 async def run_job(dut: Any) -> None:
     """Run every image of the job named by AXLORA_RTL_JOB; each in a fork, so from power-up."""
@@ -175,7 +192,9 @@ async def run_job(dut: Any) -> None:
     if not job.fork:
         with tempfile.TemporaryDirectory() as name:
             _start_clock(dut)
-            result = await _run(dut, job.images[0], job.beat_bytes, Path(name))
+            if job.bench is not None:
+                cocotb.start_soon(_bench(dut, job.bench, job.results[0].with_suffix(BENCH)))
+            result = await _run(dut, job.images[0], Path(name), job)
             job.results[0].write_bytes(pickle.dumps(result))
         return
     for image, path in zip(job.images, job.results, strict=True):
@@ -189,7 +208,7 @@ async def run_job(dut: Any) -> None:
         try:
             with tempfile.TemporaryDirectory() as name:
                 _start_clock(dut)
-                result = await _run(dut, image, job.beat_bytes, Path(name))
+                result = await _run(dut, image, Path(name), job)
                 path.write_bytes(pickle.dumps(result))
             status = 0
         except BaseException:

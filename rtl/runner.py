@@ -14,6 +14,7 @@ import importlib.util
 import logging
 import os
 import pickle
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,8 @@ from axlora.isa.image import ImageResult as RtlResult
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
 
+from .probe import DUMP, probe
+
 _log = logging.getLogger(__name__)
 _FOLDER = Path(__file__).resolve().parent
 _TOP = "axlora_tb"
@@ -38,6 +41,19 @@ _MAKE_ARGS = (f"OPT_FAST={os.environ.get('AXLORA_VERILATOR_CFLAGS', '-O2')}", "C
 AXLORA_VERILATOR_CFLAGS: the C++ compiler's flags; the mutation tests, which build much and run little, set -O1.
 """
 _LEAST_MEMORY = 1 << 22
+_BEHIND = 8
+"""Cycles of waves behind a span."""
+FST = "--trace-fst"
+TOP_MODULE = "axlora_top"
+BENCH = ".bench"
+
+
+class BenchFailed(RuntimeError):
+    """A bench of the user's raised something: its type and text, and the line."""
+
+
+class NoEnd(RuntimeError):
+    """A program ran longer than the limit."""
 
 
 class SimulationFailed(RuntimeError):
@@ -60,18 +76,26 @@ class Job:
     beat_bytes: int
     results: tuple[Path, ...]
     fork: bool
+    bench: Path | None = None
+    """A Python file whose coroutine `bench(dut)` runs beside the program; how it failed is written beside the first result."""
+    limit: int | None = None
+    """Cycles after which a program that has not ended is left; its result is None."""
+    leave: bool = False
+    """Leave one that has ended too, at once."""
 
 
 class _LeanVerilator(Verilator):
-    """cocotb's Verilator runner without --public-flat-rw, which would make every signal of the machine slow and visible."""
+    """cocotb's Verilator runner without --public-flat-rw, which makes every signal slow and visible: only benches need it."""
 
-    def __init__(self) -> None:
+    def __init__(self, public: bool = False) -> None:
         super().__init__()
+        self._unwanted = set() if public else {"--public-flat-rw"}
         self.log.setLevel(logging.WARNING)  # it tells every command at INFO
 
     def _build_command(self) -> list[list[str]]:
         verilate, make = super()._build_command()
-        return [[word for word in verilate if word != "--public-flat-rw"], [*make, *_MAKE_ARGS]]
+        unwanted = self._unwanted | ({"--trace"} if FST in verilate else set())
+        return [[word for word in verilate if word not in unwanted], [*make, *_MAKE_ARGS]]
 
 
 def verilator_environment() -> dict[str, str]:
@@ -89,9 +113,9 @@ def tools() -> tuple[str, ...]:
     return (sys.prefix, *(f"{name} {importlib.metadata.version(name)}" for name in ("verilator", "cocotb")))
 
 
-def sources() -> list[Path]:
-    """Verilog files of the machine, without the test bench."""
-    return sorted(_FOLDER.glob("*.v"))
+def sources(rtl: Path | None = None) -> list[Path]:
+    """Verilog files of the machine, without the test bench; or those of another folder."""
+    return sorted((rtl or _FOLDER).glob("*.v"))
 
 
 @contextlib.contextmanager
@@ -108,33 +132,57 @@ def _environment(extra: dict[str, str]) -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _build(target: Target, memory_bytes: int, waves: bool) -> tuple[Verilator, Path]:
+def _build(
+    target: Target, memory_bytes: int, waves: Path | None = None, rtl: Path | None = None, public: bool = False
+) -> tuple[Verilator, Path]:
+    """Build the simulator, or find it built.
+
+    Args:
+        waves: file of waves, whose suffix is that of their format; None: it writes none.
+        rtl: folder of the machine's Verilog; None: ours. What another warns of does not stop it.
+        public: every signal can be read by cocotb.
+    """
+    own = _FOLDER / "axlora_isa.vh"
+    headers = [own] if rtl is None else sorted({own.name: own, **{path.name: path for path in rtl.glob("*.vh")}}.values())
     bench = sorted((_FOLDER / "tb").glob("*.v"))
     parameters = target_parameters(target) | {
         "MEMORY_BYTES": memory_bytes,
         "RLAT": target.read_latency,
         "WLAT": target.write_latency,
     }
-    key = hashlib.sha256(repr((sorted(parameters.items()), _BUILD_ARGS, _MAKE_ARGS, waves, tools())).encode())
-    for path in (*sources(), *bench, _FOLDER / "axlora_isa.vh"):
+    build_args = (*_BUILD_ARGS, *(["-Wno-fatal"] if rtl or public else []), *([FST] if waves and waves.suffix != ".vcd" else []))
+    key = hashlib.sha256(repr((sorted(parameters.items()), build_args, _MAKE_ARGS, waves is not None, tools())).encode())
+    for path in (*sources(rtl), *bench, *headers):
         key.update(path.name.encode() + path.read_bytes())
+    key.update((probe() if waves else "").encode() + (b"public" if public else b""))
     folder = cache_folder("rtl") / key.hexdigest()[:24]
     folder.mkdir(parents=True, exist_ok=True)
-    runner = _LeanVerilator()
-    with open(folder / "lock", "w") as lock, _environment(verilator_environment()):
+    runner, copy = _LeanVerilator(public), folder / "rtl"
+    paths = {"CPATH": _FOLDER / "fst", "LIBRARY_PATH": folder} if waves else {}
+    own_first = {key: os.pathsep.join([str(path), *filter(None, [os.environ.get(key)])]) for key, path in paths.items()}
+    with open(folder / "lock", "w") as lock, _environment(verilator_environment() | own_first):
         fcntl.flock(lock, fcntl.LOCK_EX)
         log = folder / "build.log"
+        if rtl and not (
+            copy.exists() and (folder / "built").exists()
+        ):  # a copy is built: the same files elsewhere are no other machine
+            copy.mkdir(exist_ok=True)
+            for path in (*sources(rtl), *headers):
+                shutil.copy(path, copy / path.name)
+        if waves:
+            (folder / "axlora_probe.v").write_text(probe())
+            (folder / "liblz4.a").write_bytes(b"!<arch>\n")  # rtl/fst/lz4.h has all of it that is needed
         try:
             _log.debug("simulator of %s in %s", target.name, folder)
             runner.build(
-                sources=[*sources(), *bench],
-                includes=[_FOLDER],
+                sources=[*sources(rtl and copy), *bench, *([folder / "axlora_probe.v"] if waves else [])],
+                includes=[copy if rtl else _FOLDER],
                 hdl_toplevel=_TOP,
                 parameters=parameters,
-                build_args=list(_BUILD_ARGS),
+                build_args=build_args,
                 build_dir=folder / "build",
                 always=not (folder / "built").exists(),
-                waves=waves,
+                waves=waves is not None,
                 timescale=("1ns", "1ns"),
                 log_file=log,
             )
@@ -144,32 +192,60 @@ def _build(target: Target, memory_bytes: int, waves: bool) -> tuple[Verilator, P
     return runner, folder / "build"
 
 
-def run_images(target: Target, images: Sequence[Image], waves: Path | None = None) -> list[RtlResult]:
+@dataclass(frozen=True)
+class Waves:
+    """Where waves go, and of which cycles of the run: [first, last]; None: all.
+
+    The suffix of `path` is the format: .vcd, any other FST.
+    """
+
+    path: Path
+    span: tuple[int, int] | None = None
+
+
+def run_images(
+    target: Target,
+    images: Sequence[Image],
+    waves: Path | Waves | None = None,
+    rtl: Path | None = None,
+    limit: int | None = None,
+    bench: Path | None = None,
+) -> list[RtlResult]:
     """Run images one after another, each from power-up, in one simulator process.
 
     Args:
         target: the machine; also the latencies of the memory model.
         images: what to run.
-        waves: where to put a VCD file; then there must be one image.
+        waves: where to put a file of all signals; then there must be one image. Of a span the run is left behind it.
+        rtl: folder of Verilog files in place of the machine's own.
+        limit: cycles after which a program that has not ended is left.
+        bench: a Python file whose coroutine `bench(dut)` runs beside the program; then there must be one image.
 
     Returns:
-        One result per image.
+        One result per image; none of a run that was left behind a span.
 
     Raises:
-        SimulationFailed: the simulator does not build, or died.
+        SimulationFailed: the simulator does not build, or died. NoEnd: a program did not end within the limit.
+        BenchFailed: the bench raised something.
     """
     if not images:
         return []
-    if waves is not None and len(images) != 1:
-        raise ValueError("waves are written of one image only")
+    if (waves or bench) and len(images) != 1:
+        raise ValueError("waves and benches are of one image only")
     need = max(max(len(image.memory) for image in images), _LEAST_MEMORY)
     memory_bytes = 1 << (need - 1).bit_length()
-    runner, build = _build(target, memory_bytes, waves is not None)
+    if isinstance(waves, Path):
+        waves = Waves(waves)
+    runner, build = _build(target, memory_bytes, waves.path if waves else None, rtl, bench is not None)
+    span = waves.span if waves else None
+    stop = limit if span is None else span[1] + _BEHIND
     with tempfile.TemporaryDirectory(prefix="axlora-rtl-") as name:
         folder = Path(name)
         results = tuple(folder / f"{index}.result" for index in range(len(images)))
         job = folder / "job"
-        job.write_bytes(pickle.dumps(Job(tuple(images), target.beat_bytes, results, waves is None)))
+        job.write_bytes(
+            pickle.dumps(Job(tuple(images), target.beat_bytes, results, not (waves or bench), bench, stop, span is not None))
+        )
         log = build.parent / f"run-{os.getpid()}.log"
         with _environment(verilator_environment()):
             try:
@@ -184,17 +260,23 @@ def run_images(target: Target, images: Sequence[Image], waves: Path | None = Non
                         "COCOTB_LOG_LEVEL": "WARNING",
                         "COCOTB_REWRITE_ASSERTION_FILES": "",  # else every import is rewritten: 9 s a run
                     },
-                    waves=waves is not None,
+                    plusargs=[f"+waves_from={span[0] if span else 0}"] if waves else [],
                     timescale=("1ns", "1ns"),
                     log_file=log,
                     results_xml=str(folder / "results.xml"),
                 )
             except (SystemExit, RuntimeError) as error:
                 raise SimulationFailed(f"the simulator of {target.name} failed: {error}", log) from None
+        told = results[0].with_suffix(BENCH)
+        if told.exists():
+            raise BenchFailed(told.read_text())
         if not all(path.exists() for path in results):
             raise SimulationFailed(f"the simulator of {target.name} left no result", log)
         log.unlink(missing_ok=True)
-        if waves is not None:
-            (folder / "dump.vcd").replace(waves)
-        found = [pickle.loads(path.read_bytes()) for path in results]
-    return found
+        if waves:
+            shutil.move(folder / DUMP, waves.path)
+        found: list[RtlResult | None] = [pickle.loads(path.read_bytes()) for path in results]
+    ended = [one for one in found if one is not None]
+    if len(ended) < len(found) and span is None:
+        raise NoEnd(f"the program did not end in {limit} cycles")
+    return ended

@@ -44,7 +44,7 @@ def _tiles(target: Target, codes: int = 0) -> Tiles:
     return found
 
 
-class _Machine:
+class Machine:
     """State and the action of instructions on it."""
 
     def __init__(self, target: Target, memory: npt.NDArray[np.uint8], limit: int, bad: range) -> None:
@@ -96,7 +96,7 @@ def run_image(
     limit = data.size if mem_limit is None else mem_limit
     if limit > data.size:
         raise ValueError(f"a limit of {limit} bytes, the memory has {data.size}")
-    machine = _Machine(target, data, limit, bad)
+    machine = Machine(target, data, limit, bad)
     control = Control(target, data, program, registers or {}, limit)
     record = Record()
     try:

@@ -24,6 +24,7 @@ COMMANDS = {
     "serve-sim": ("serve_sim", "Serve requests that come over time on the simulated machine: latency, throughput, adapters."),
     "adapter": ("adapter", "Adapters of a compiled package: add, list, remove, pin."),
     "bitstream": ("bitstream", "Build the bitstream of a board for a package or a target."),
+    "area": ("area", "What a target takes of an ECP5 and in gates, per lane, per unit and whole (Yosys)."),
     "run": ("run", "Run a package on a board and compare results and counters with the simulator."),
     "zynq": ("zynq", "Write a Vivado project and a PYNQ driver for the ZCU104; neither is run here."),
     "hls": ("hls", "Write the machine of a target as C++ with a project for AMD Vitis HLS."),

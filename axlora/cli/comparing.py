@@ -6,7 +6,7 @@ import argparse
 
 import axlora
 from axlora.comparing import compared, difference
-from axlora.engines import Engine
+from axlora.engines import Engine, MachineStopped
 
 from .given import adapters, inputs, save_run
 from .terminal import progress, show
@@ -18,7 +18,11 @@ def compare(options: argparse.Namespace, name: str, engine: Engine, kind: str = 
     given, adapter = inputs(program, options), adapters(options.adapter)
     with progress() as shown:
         wanted = axlora.simulate(program, given, adapter, progress=shown.simulating())
-        found = program.session(engine=engine).run(given, adapter, progress=shown.counted(name))
+        try:
+            found = program.session(engine=engine).run(given, adapter, progress=shown.counted(name))
+        except MachineStopped as error:
+            show(f"[bold red]{name} does not end as the simulator:[/] {error}")
+            return 1
     save_run(found, options)
     parted = difference(wanted, found)
     if parted:

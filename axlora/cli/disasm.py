@@ -9,6 +9,7 @@ import sys
 def arguments(parser: argparse.ArgumentParser) -> None:
     """A package."""
     parser.add_argument("package", metavar="OUT.axl")
+    parser.add_argument("--numbers", action="store_true", help="with the numbers that axlora diff and rtl-test --span use")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -18,7 +19,8 @@ def run(options: argparse.Namespace) -> int:
     from axlora.isa.opcodes import INSTRUCTION_BYTES
     from axlora.program import load
 
-    for title, code, names in load(options.package).listing():
+    program = load(options.package)
+    for function, (title, code, names) in zip(program.functions, program.listing(), strict=True):
         if title:
             sys.stdout.write(f"## {title}\n")
         for place in range(0, len(code), INSTRUCTION_BYTES):
@@ -27,5 +29,6 @@ def run(options: argparse.Namespace) -> int:
                 sys.stdout.write(f"# {names[index]}\n")
             data = code[place : place + INSTRUCTION_BYTES]
             if any(data):
-                sys.stdout.write(disassemble(decode(data)) + "\n")
+                number = f"  # {function.address // INSTRUCTION_BYTES + index}" if options.numbers else ""
+                sys.stdout.write(f"{disassemble(decode(data))}{number}\n")
     return 0

@@ -18,6 +18,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     run_options(parser)
     parser.add_argument("--no-timing", action="store_true", help="outputs only")
     parser.add_argument("--bitstream", metavar="DIR", help="of axlora bitstream: report at its clock, with its area")
+    parser.add_argument("--energy", metavar="FILE.toml", help="another table of energies (docs/energy.md)")
+    parser.add_argument("--baselines", action="store_true", help="cycles of machines with multipliers instead (docs/energy.md)")
     parser.add_argument("--trace", metavar="FILE", help="write a trace for ui.perfetto.dev")
     parser.add_argument("--trace-layers", metavar="NAME[,NAME...]", help="shown one by one; * and ? match (all)")
     parser.add_argument("--trace-limit", type=int, metavar="N", help="most slices of a trace; more are merged (200000)")
@@ -26,23 +28,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Simulate and print the report."""
     import axlora
-    from axlora.engines import Simulator
+    from axlora.baselines import Compared, machines
+    from axlora.energy import default_table, load_table
+    from axlora.engines import Engine, Simulator
     from axlora.report.tables import run_tables
 
-    for option in ("json", "trace"):
+    for option in ("json", "trace", "energy", "baselines"):
         if options.no_timing and vars(options)[option]:
             raise bad(f"--{option} needs timing", "--no-timing", "leave one of them out")
+    table = load_table(options.energy) if options.energy else default_table()
     with progress() as shown:
         shown.phase("reading the package")
         program = axlora.load(options.package)
         traced = _traced(program, options)
         given = inputs(program, options)
-        session = program.session(engine=traced or Simulator(not options.no_timing))
+        engine: Engine = traced or Simulator(not options.no_timing)
+        others = Compared(engine, machines(program.target)) if options.baselines else None
+        session = program.session(engine=others or engine)
         found = session.run(given, adapters(options.adapter), progress=shown.simulating())
+    found = found if others is None else others.compared(found)
     if options.bitstream:
         from axlora.on_bitstream import on_bitstream
 
         found = on_bitstream(found, options.bitstream)
+    found = found.with_energy(table)
     save_run(found, options)
     if traced is not None:
         write(options.trace, traced.trace(program))

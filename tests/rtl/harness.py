@@ -100,7 +100,7 @@ def simulate(top: str, sources: list[Path], parameters: dict[str, Any], module: 
 
 def simulate_machine(target: Target, module: str, job: object) -> Any:
     """As `simulate`, on the machine with the deterministic memory (4 MiB), the elaboration shared with `run_images`."""
-    runner, build = machine._build(target, machine._LEAST_MEMORY, False)
+    runner, build = machine._build(target, machine._LEAST_MEMORY)
     return _run(runner, build, machine._TOP, module, job)
 
 
