@@ -18,8 +18,8 @@ from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.embeddings import Table, tables_of
 from axlora.compiler.frontend.onnx_graph import Graph
-from axlora.compiler.frontend.onnx_reader import Model
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
+from axlora.compiler.frontend.source import Model
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import Linear, Lowered, Placement, Regions, Tensor
 from axlora.compiler.operators import Attention, FakeQuantize, Op
