@@ -40,7 +40,8 @@ def with_fixed_inputs(model: Model, values: Mapping[str, float]) -> onnx.ModelPr
     if source.folder is None:
         return fix_inputs(source.proto, values, source.name)
     check(source.proto, source.folder, source.name)
-    whole = onnx.ModelProto.FromString(source.proto.SerializeToString())
+    whole = onnx.ModelProto()
+    whole.CopyFrom(source.proto)
     onnx.load_external_data_for_model(whole, str(source.folder))
     return fix_inputs(whole, values, source.name)
 

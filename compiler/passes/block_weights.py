@@ -26,6 +26,8 @@ GROUP_ROWS = 128
 _SCALE_HIGH = 255
 _TRIES = 128
 """Column scales that are tried: the largest block's code is 255, 254 and so on."""
+ENTRIES = 16
+"""Of a codebook: bytes of so many different values, 0 among them, are held as 4-bit places in it."""
 AGAIN_BITS = 8
 """Bits of weights whose blocks a target cannot hold: 4 with a scale a column would lose what the blocks were for."""
 _LOG = logging.getLogger(__name__)
@@ -112,7 +114,11 @@ def held_blocks(blocks: BlockCodes, target: Target, name: str, grouped: Callable
     zero = np.zeros((count, n), np.int64) if blocks.zero is None else blocks.zero.astype(np.int64)
     group, column = _scales(blocks, zero, target)
     of = np.arange(0, k, rows) // blocks.rows
-    return Codes(blocks.stored, fmt, None, rows, group[of], zero[of]), column
+    entries = np.unique(blocks.stored) if fmt is Format.S8 and blocks.zero is None else blocks.stored
+    if entries.size > ENTRIES or 0 not in entries:
+        return Codes(blocks.stored, fmt, None, rows, group[of], zero[of]), column
+    codebook = np.append(entries, np.zeros(ENTRIES - entries.size, np.int8)).astype(np.int64)
+    return Codes(np.searchsorted(entries, blocks.stored), Format.CB4, codebook, rows, group[of], zero[of]), column
 
 
 def _group_rows(block: int, blocks: int, lanes: int) -> int:

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 Array = npt.NDArray[Any]
 MODELS = Path(__file__).parent / "models"
 CONFIGS, RESULTS = MODELS / "hf.json", MODELS / "hf.npz"
-HIDDEN, INNER, HEADS, GROUPS, DIM, VOCABULARY, POSITIONS, TOKENS, WINDOW, LABELS = 32, 48, 4, 2, 8, 40, 32, 20, 8, 3
+HIDDEN, INNER, HEADS, GROUPS, DIM, VOCABULARY, POSITIONS, TOKENS, WINDOW, LABELS = 32, 64, 4, 2, 8, 40, 32, 20, 8, 8
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 1000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,

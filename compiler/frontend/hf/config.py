@@ -159,7 +159,7 @@ class Fields:
             if name in found.value:
                 return found
         known = ", ".join(text for each in Function for text in each.value)
-        raise self.bad(names.split()[0], name, f"{known} are taken")
+        raise self.bad(next(n for n in names.split() if self.data.get(n) == name), name, f"{known} are taken")
 
 
 def described(data: Mapping[str, Any], where: str) -> Decoder | Encoder:

@@ -68,7 +68,7 @@ class Integers:
         size = -(-self.rows // per) * per
         assert groups == 1 or size == self.rows, "blocks of several rows a byte"
         codes = self._stored(self.codes, groups * size).reshape(n, groups, -1)
-        found = {"codes": codes, "scales": self.scales}
+        found = {"weight": codes, "scales": self.scales}
         if self.zeros is not None or self.order is not None:
             zeros = np.full_like(self.scales, 1 << (self.bits - 1), np.uint8) if self.zeros is None else self.zeros
             found["zeros"] = self._stored(zeros, -(-groups // per) * per)
@@ -108,7 +108,7 @@ class Entries:
         """Codes, two a byte, the first in the high bits; and the largest magnitudes."""
         flat = self.codes.reshape(-1)
         flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
-        return {"codes": flat[0::2] << 4 | flat[1::2], "absmax": self.largest}
+        return {"weight": flat[0::2] << 4 | flat[1::2], "absmax": self.largest}
 
     def attributes(self) -> Mapping[str, int]:
         """Of MatMulBnb4."""

@@ -92,7 +92,9 @@ class Writer:
     def product(self, path: str, x: str, held: Held) -> str:
         """x times codes."""
         reads = [x, *(self.hold(f"{path}.{name}", value, value.dtype) for name, value in held.constants().items())]
-        return self.node(held.operator, path, reads, MICROSOFT, **held.attributes())
+        result = self.node(held.operator, path, reads, MICROSOFT, **held.attributes())
+        self.nodes[-1].name = f"{path}/MatMul"
+        return result
 
     def embedding(self, path: str, ids: str, rows: int, features: int) -> str:
         """Rows of the module's table."""
