@@ -195,12 +195,14 @@ def read(
     shapes: Mapping[str, int] | None = None,
     exact: bool = False,
     empty_caches: bool = False,
+    leave_weights: bool = False,
 ) -> tuple[onnx.ModelProto, str]:
     """Load, fix dimensions, make floats float32 and codes signed, fold constants (never DequantizeLinear), infer shapes.
 
     Args:
         shapes: values of the free dimensions.
         exact: every Q/DQ pair counts; else those of infinite scale are taken out, with a notice.
+        leave_weights: big weights that lie in files stay there, for `storage.values`; else they are read.
         empty_caches: the caches that a decoder takes are empty, and those that it gives are left out.
 
     Returns:
@@ -239,7 +241,7 @@ def read(
         raise
     except Exception as error:
         raise BadModel(f"shapes do not fit: {first_line(error)}", where, "check the model and --shape") from None
-    aside.put_back(copy)
+    aside.put_back(copy, leave_weights)
     passed.put_back(copy)
     copy = unfold_convolutions(copy)
     refuse_unknown_shapes(copy, where)

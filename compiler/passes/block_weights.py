@@ -114,11 +114,20 @@ def held_blocks(blocks: BlockCodes, target: Target, name: str, grouped: Callable
     zero = np.zeros((count, n), np.int64) if blocks.zero is None else blocks.zero.astype(np.int64)
     group, column = _scales(blocks, zero, target)
     of = np.arange(0, k, rows) // blocks.rows
-    entries = np.unique(blocks.stored) if fmt is Format.S8 and blocks.zero is None else blocks.stored
-    if entries.size > ENTRIES or 0 not in entries:
+    book = _codebook(blocks.stored) if fmt is Format.S8 and blocks.zero is None else None
+    if book is None:
         return Codes(blocks.stored, fmt, None, rows, group[of], zero[of]), column
-    codebook = np.append(entries, np.zeros(ENTRIES - entries.size, np.int8)).astype(np.int64)
-    return Codes(np.searchsorted(entries, blocks.stored), Format.CB4, codebook, rows, group[of], zero[of]), column
+    places = np.zeros(1 << AGAIN_BITS, np.uint8)  # by the byte of a value
+    places[book.astype(np.uint8)] = np.arange(book.size)
+    codebook = np.append(book, np.zeros(ENTRIES - book.size, np.int8)).astype(np.int64)
+    return Codes(places[blocks.stored.view(np.uint8)], Format.CB4, codebook, rows, group[of], zero[of]), column
+
+
+def _codebook(stored: npt.NDArray[np.int8]) -> npt.NDArray[np.int8] | None:
+    """The values that there are, ascending; None: too many for a codebook, or without 0, which stands in gaps."""
+    counts = np.bincount(stored.view(np.uint8).reshape(-1), minlength=1 << AGAIN_BITS)
+    found = np.sort(np.flatnonzero(counts).astype(np.uint8).view(np.int8))
+    return found if found.size <= ENTRIES and counts[0] else None
 
 
 def _group_rows(block: int, blocks: int, lanes: int) -> int:
