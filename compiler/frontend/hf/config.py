@@ -16,6 +16,7 @@ from axlora.compiler.layer import TOKENS
 
 T = TypeVar("T")
 DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3")
+_DIM = 1024
 ENCODERS = ("bert", "roberta", "distilbert")
 
 
@@ -116,7 +117,7 @@ class Fields:
     where: str
     path: str = field(default="config.json")
 
-    def bad(self, name: str, value: object, hint: str) -> BadModel:
+    def wrong(self, name: str, value: object, hint: str) -> BadModel:
         """The error of a field."""
         return BadModel(f"{self.path} has {name} {value!r}", self.where, hint)
 
@@ -132,7 +133,7 @@ class Fields:
                 continue
             wanted = (int, float) if type(default) is float else type(default)
             if not isinstance(found, wanted) or (isinstance(found, bool) and type(default) is not bool):
-                raise self.bad(name, found, f"{type(default).__name__} is expected")
+                raise self.wrong(name, found, f"{type(default).__name__} is expected")
             return type(default)(found)  # type: ignore[call-arg]
         return default
 
@@ -159,7 +160,7 @@ class Fields:
             if name in found.value:
                 return found
         known = ", ".join(text for each in Function for text in each.value)
-        raise self.bad(next(n for n in names.split() if self.data.get(n) == name), name, f"{known} are taken")
+        raise self.wrong(next(n for n in names.split() if self.data.get(n) == name), name, f"{known} are taken")
 
 
 def described(data: Mapping[str, Any], where: str) -> Decoder | Encoder:
@@ -174,7 +175,7 @@ def described(data: Mapping[str, Any], where: str) -> Decoder | Encoder:
         return _decoder(kind, fields)
     if kind in ENCODERS:
         return _encoder(kind, fields)
-    raise fields.bad("model_type", kind, f"{', '.join((*DECODERS, *ENCODERS))} are taken; export others to ONNX")
+    raise fields.wrong("model_type", kind, f"{', '.join((*DECODERS, *ENCODERS))} are taken; export others to ONNX")
 
 
 def architecture(data: Mapping[str, Any]) -> str:
@@ -191,11 +192,13 @@ def _decoder(kind: str, f: Fields) -> Decoder:
         function = Function.GELU_TANH
     name = architecture(f.data)
     if name and not name.endswith("ForCausalLM"):
-        raise f.bad("architectures", name, "of decoders those that end in ForCausalLM are taken")
+        raise f.wrong("architectures", name, "of decoders those that end in ForCausalLM are taken")
     groups = f.size("num_key_value_heads", heads)
     dim = f.size("head_dim", 256 if gemma else hidden // heads)
+    if dim > _DIM:
+        raise f.wrong("head_dim", dim, f"at most {_DIM} is taken")
     if heads % groups:
-        raise f.bad("num_key_value_heads", groups, f"{heads} heads must be a multiple of it")
+        raise f.wrong("num_key_value_heads", groups, f"{heads} heads must be a multiple of it")
     biased, newer = f.value("attention_bias", kind == "qwen2"), kind == "gemma2"
     base = f.value("query_pre_attn_scalar", 256.0) if newer else float(dim)
     return Decoder(
@@ -230,7 +233,9 @@ def _windows(kind: str, f: Fields, layers: int) -> tuple[int, ...]:
     if types:
         odd = next((t for t in types if t not in ("sliding_attention", "full_attention")), None)
         if odd is not None or len(types) != layers:
-            raise f.bad("layer_types", odd or len(types), f"sliding_attention and full_attention of {layers} layers are taken")
+            raise f.wrong(
+                "layer_types", odd or len(types), f"sliding_attention and full_attention of {layers} layers are taken"
+            )
         return tuple(window if t == "sliding_attention" else 0 for t in types)
     if kind == "gemma2":
         return tuple(0 if i % 2 else window for i in range(layers))
@@ -246,7 +251,7 @@ def _rotary(f: Fields, dim: int) -> Rotary:
     )
     turned = int(dim * rope.value("partial_rotary_factor", 1.0))
     if turned % 2 or not turned:
-        raise f.bad("partial_rotary_factor", rope.data["partial_rotary_factor"], f"an even part of {dim} features must turn")
+        raise f.wrong("partial_rotary_factor", rope.data["partial_rotary_factor"], f"an even part of {dim} features must turn")
     inverse = rope.value("rope_theta", 10000.0) ** -(np.arange(0, turned, 2) / turned)
     match kind := rope.value("rope_type type", "default"):
         case "default":
@@ -256,7 +261,7 @@ def _rotary(f: Fields, dim: int) -> Rotary:
         case "llama3":
             inverse = _llama3(rope, inverse)
         case _:
-            raise f.bad("rope_type", kind, "default, linear and llama3 are taken; export others to ONNX")
+            raise f.wrong("rope_type", kind, "default, linear and llama3 are taken; export others to ONNX")
     angles = np.arange(min(f.size("max_position_embeddings", 2048), TOKENS))[:, None] * inverse
     return Rotary(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
 
@@ -264,7 +269,7 @@ def _rotary(f: Fields, dim: int) -> Rotary:
 def _positive(rope: Fields, name: str) -> float:
     value = rope.value(name, 0.0)
     if not 0 < value < math.inf:
-        raise rope.bad(f"rope_scaling's {name}", value or None, "a positive number is expected")
+        raise rope.wrong(f"rope_scaling's {name}", value or None, "a positive number is expected")
     return value
 
 
@@ -283,9 +288,9 @@ def _encoder(kind: str, f: Fields) -> Encoder:
     name = architecture(f.data)
     classifies = name.endswith("ForSequenceClassification")
     if name and not classifies and not name.endswith("Model"):
-        raise f.bad("architectures", name, "of encoders those that end in Model and ForSequenceClassification are taken")
+        raise f.wrong("architectures", name, "of encoders those that end in Model and ForSequenceClassification are taken")
     if f.value("position_embedding_type", "absolute") != "absolute":
-        raise f.bad("position_embedding_type", f.data["position_embedding_type"], "absolute is taken; export others to ONNX")
+        raise f.wrong("position_embedding_type", f.data["position_embedding_type"], "absolute is taken; export others to ONNX")
     distil = kind == "distilbert"
     labels = f.data.get("id2label")
     return Encoder(

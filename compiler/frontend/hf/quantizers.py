@@ -143,7 +143,7 @@ class _Bnb4:
         text = weights.array(f"{name}.quant_state.bitsandbytes__{_TABLES[kind]}", kinds=("U8",)).tobytes()
         state = Fields(json.loads(text), weights.where, f"quant_state of {name}")
         if state.value("shape", [0]) != [n, k]:
-            raise state.bad("shape", state.data.get("shape"), f"config.json tells {[n, k]}")
+            raise state.wrong("shape", state.data.get("shape"), f"config.json tells {[n, k]}")
         table = weights.array(f"{name}.quant_map", (16,))
         if np.abs(table - BNB4[kind]).max() > _ALIKE:
             raise BadModel(f"{name}.quant_map is not the table of {_TABLES[kind]}", weights.where, "quantize the model again")
@@ -178,19 +178,19 @@ def packing(data: Mapping[str, Any], where: str) -> Packing:
     if given is None:
         return Floats()
     if not isinstance(given, Mapping):
-        raise Fields(data, where).bad("quantization_config", given, "an object is expected")
+        raise Fields(data, where).wrong("quantization_config", given, "an object is expected")
     f = Fields(given, where, "quantization_config of config.json")
     match method := f.value("quant_method", ""):
         case "gptq":
             form = f.value("checkpoint_format", "gptq")
             if form not in ("gptq", "gptq_v2"):
-                raise f.bad("checkpoint_format", form, "gptq and gptq_v2 are taken")
+                raise f.wrong("checkpoint_format", form, "gptq and gptq_v2 are taken")
             if f.value("dynamic", {}):
-                raise f.bad("dynamic", given["dynamic"], "one form for all modules is taken")
+                raise f.wrong("dynamic", given["dynamic"], "one form for all modules is taken")
             return _Gptq(_bits(f, _BITS), f.value("group_size", -1), int(form == "gptq"))
         case "awq":
             if (form := f.value("version", "gemm").lower()) != "gemm":
-                raise f.bad("version", form, "gemm is taken")
+                raise f.wrong("version", form, "gemm is taken")
             _bits(f, (4,))
             return _Awq(f.value("group_size", 128))
         case "bitsandbytes":
@@ -199,13 +199,13 @@ def packing(data: Mapping[str, Any], where: str) -> Packing:
             return _compressed(f)
         case _:
             hint = _FLOAT8 if "fp8" in method else f"{_TAKEN}, or save the model with floats"
-            raise f.bad("quant_method", method, hint)
+            raise f.wrong("quant_method", method, hint)
 
 
 def _bits(f: Fields, taken: tuple[int, ...]) -> int:
     bits = f.value("bits w_bit num_bits", 0)
     if bits not in taken:
-        raise f.bad("bits", bits, f"{', '.join(map(str, taken))} {'are' if len(taken) > 1 else 'is'} taken")
+        raise f.wrong("bits", bits, f"{', '.join(map(str, taken))} {'are' if len(taken) > 1 else 'is'} taken")
     return bits
 
 
@@ -214,14 +214,14 @@ def _compressed(f: Fields) -> _Compressed:
     groups: dict[str, dict[str, Any]] = f.value("config_groups", {})
     found = [Fields(group.get("weights") or {}, f.where, f"config_groups of {f.path}") for group in groups.values()]
     if not found:
-        raise f.bad("config_groups", groups, "weights of integers are taken")
+        raise f.wrong("config_groups", groups, "weights of integers are taken")
     for own in found:
         if (kind := own.value("type", "int")) != "int":
-            raise own.bad("type", kind, _FLOAT8 if own.value("num_bits", 8) == 8 else "weights of integers are taken")
+            raise own.wrong("type", kind, _FLOAT8 if own.value("num_bits", 8) == 8 else "weights of integers are taken")
     form = f.value("format", "pack-quantized")
     if form not in ("pack-quantized", "int-quantized", "naive-quantized"):
-        raise f.bad("format", form, "pack-quantized and int-quantized are taken")
+        raise f.wrong("format", form, "pack-quantized and int-quantized are taken")
     bits = {_bits(own, (4, 8)) for own in found}
     if len(bits) > 1:
-        raise f.bad("num_bits", sorted(bits), "codes of the same bits in all groups are taken")
+        raise f.wrong("num_bits", sorted(bits), "codes of the same bits in all groups are taken")
     return _Compressed(bits.pop())

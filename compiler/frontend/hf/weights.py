@@ -22,7 +22,6 @@ _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "
 FLOATS = ("F64", "F32", "F16", "BF16")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_AGAIN = "copy the directory again"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -36,9 +35,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise BadModel(f"no {path.name}", str(path.parent), "give a directory that save_pretrained wrote") from None
     except (OSError, ValueError) as error:
-        raise BadModel(f"{path.name} cannot be read: {str(error).splitlines()[0]}", str(path.parent), _AGAIN) from None
+        raise BadModel(
+            f"{path.name} cannot be read: {str(error).splitlines()[0]}", str(path.parent), "copy the directory again"
+        ) from None
     if not isinstance(found, dict):
-        raise BadModel(f"{path.name} holds no object", str(path.parent), _AGAIN)
+        raise BadModel(f"{path.name} holds no object", str(path.parent), "copy the directory again")
     return found
 
 
@@ -63,13 +64,13 @@ class Weights:
             try:
                 self.entries |= entries(path)
             except ValueError as error:
-                raise BadModel(str(error), str(path), _AGAIN) from None
+                raise BadModel(str(error), str(path), "copy the directory again") from None
 
     def _files(self) -> Sequence[str]:
         if (self.folder / INDEX).exists():
             named = read_json(self.folder / INDEX).get("weight_map")
             if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
-                raise BadModel(f"{INDEX} holds no weight_map of names", self.where, _AGAIN)
+                raise BadModel(f"{INDEX} holds no weight_map of names", self.where, "copy the directory again")
             return sorted(set(named.values()))
         if (self.folder / SINGLE).exists():
             return [SINGLE]

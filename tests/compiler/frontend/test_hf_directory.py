@@ -13,6 +13,7 @@ from hf_runs import BOUND, SHAPE, distance, float_logits
 from safetensors.numpy import load_file, save_file
 
 import axlora
+from axlora.cli import main
 from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.source import opened
@@ -85,6 +86,21 @@ def test_the_package_says_what_it_was_made_of(tmp_path: Path) -> None:
     )
     assert one == two
     assert set(one) == {"model", "weights"}
+
+
+def test_the_command_line_takes_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And says in one line, with exit code 2, which tensor is not there."""
+    folder, package = H.save("qwen3", tmp_path / "base"), str(tmp_path / "m.axl")
+    given = ["compile", str(folder), "-o", package, "--target", "test", "--generate", "--max-context", "8"]
+    assert main(given) == 0
+    assert main(["simulate", package, "--random", "0", "--no-timing"]) == 0
+    capsys.readouterr()
+    _without(folder, "model.layers.1.self_attn.k_norm.weight")
+    assert main([*given[:3], str(tmp_path / "other.axl"), *given[4:]]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert "no tensor 'model.layers.1.self_attn.k_norm.weight', expected [8]" in told[0]
+    assert not (tmp_path / "other.axl").exists()
 
 
 def _without(folder: Path, *names: str) -> None:
