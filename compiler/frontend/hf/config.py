@@ -287,8 +287,6 @@ def _llama3(rope: Fields, inverse: npt.NDArray[np.float64]) -> npt.NDArray[np.fl
 def _encoder(kind: str, f: Fields) -> Encoder:
     name = architecture(f.data)
     classifies = name.endswith("ForSequenceClassification")
-    if name and not classifies and not name.endswith("Model"):
-        raise f.wrong("architectures", name, "of encoders those that end in Model and ForSequenceClassification are taken")
     if f.value("position_embedding_type", "absolute") != "absolute":
         raise f.wrong("position_embedding_type", f.data["position_embedding_type"], "absolute is taken; export others to ONNX")
     distil = kind == "distilbert"

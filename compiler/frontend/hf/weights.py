@@ -21,6 +21,7 @@ _ONNX = {"F64": TensorProto.DOUBLE, "F32": TensorProto.FLOAT, "F16": TensorProto
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1", "I32": "<i4", "I64": "<i8"}
 FLOATS = ("F64", "F32", "F16", "BF16")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_BUFFERS = ("inv_freq", "position_ids", "weight_shape", "weight_format")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -54,6 +55,8 @@ class Weights:
         """
         self.folder, self.where = folder, str(folder)
         self.entries: dict[str, Entry] = {}
+        self.read: set[str] = set()
+        """Names of tensors that were asked for."""
         for name in self._files():
             path = folder / name
             if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
@@ -81,6 +84,17 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self.entries
 
+    def renamed(self, old: str, new: str) -> None:
+        """Call tensors by the names that transformers gives them now: the last component `old` becomes `new`."""
+        ending = f".{old}"
+        self.entries = {
+            f"{name.removesuffix(ending)}.{new}" if name.endswith(ending) else name: own for name, own in self.entries.items()
+        }
+
+    def unread(self) -> list[str]:
+        """Tensors that nobody asked for, without buffers that the config tells as well."""
+        return sorted(name for name in self.entries.keys() - self.read if name.rsplit(".", 1)[-1] not in _BUFFERS)
+
     def entry(self, name: str, shape: Sequence[int] | None = None, kinds: Sequence[str] = FLOATS) -> Entry:
         """The place of a tensor.
 
@@ -99,6 +113,7 @@ class Weights:
                 "config.json asks for it: do they belong together?",
             )
         found = self.entries[name]
+        self.read.add(name)
         if shape is not None and found.shape != tuple(shape):
             what = f"tensor {name!r} is {list(found.shape)}, expected{wanted}"
             raise BadModel(what, self.where, "config.json and the weights must belong together")

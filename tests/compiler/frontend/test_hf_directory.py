@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import hf_models as H
 import numpy as np
+import onnxruntime
 import pytest
 from hf_runs import BOUND, SHAPE, distance, float_logits
 from safetensors.numpy import load_file, save_file
@@ -86,6 +89,43 @@ def test_the_package_says_what_it_was_made_of(tmp_path: Path) -> None:
     )
     assert one == two
     assert set(one) == {"model", "weights"}
+
+
+def test_names_of_norms_in_old_files_and_a_head_that_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As in bert-base-uncased: gamma and beta, and the head of a masked language model, which is said."""
+    wanted = onnx_reader.read(H.save("bert", tmp_path), SHAPE)[0]
+    assert not caplog.records
+    tensors = load_file(tmp_path / "model.safetensors")
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    for new, name in old.items():
+        tensors = {key.replace(new, name): value for key, value in tensors.items()}
+    tensors = {f"bert.{key}": value for key, value in tensors.items()} | {"cls.predictions.bias": np.zeros(4, np.float32)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    _config(architectures=["BertForMaskedLM"])(tmp_path)
+    found = onnx_reader.read(tmp_path, SHAPE)[0]
+    assert sorted(t.raw_data for t in found.graph.initializer) == sorted(t.raw_data for t in wanted.graph.initializer)
+    assert caplog.messages == [f"1 tensors of {tmp_path} are not read, the first 'cls.predictions.bias'"]
+
+
+@pytest.mark.exhaustive
+def test_a_real_directory_gives_what_its_onnx_file_gives(minilm: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MiniLM as sentence-transformers has it: mean of the last hidden states, against the example's own ONNX model."""
+    monkeypatch.syspath_prepend(str(Path(str(minilm.__file__)).parent))
+    example = importlib.import_module("encoder")
+    shape, random = {"batch": 1, "sequence": 32}, np.random.default_rng(0)
+    mask = (np.arange(32) < 20)[None].astype(np.int64)
+    feed = {"input_ids": random.integers(1000, 29000, (1, 32)) * mask, "attention_mask": mask}
+    other = example.encoder(minilm.verified_weights())[0]
+    wanted = onnxruntime.InferenceSession(other.SerializeToString()).run(None, feed)[0][0]
+    cosines = []
+    for model, given in ((minilm.model_files(), feed | {"token_type_ids": 0 * mask}), (other, feed)):
+        program = axlora.compile(model, "zcu104", operators="all", shapes=shape)
+        outputs = axlora.simulate(program, given).outputs
+        rows = outputs.get("last_hidden_state")
+        vector = outputs["embedding"][0] if rows is None else (rows * mask[..., None]).sum(1)[0]
+        cosines.append(float(vector @ wanted) / float(np.linalg.norm(vector)))
+    assert min(cosines) > 0.99
+    assert abs(cosines[0] - cosines[1]) < 1e-3
 
 
 def test_the_command_line_takes_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
