@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from axlora.compiler.backend.link import link
 from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
 from axlora.compiler.frontend.mixtures import parts_of
-from axlora.compiler.frontend.onnx_reader import Model, has_scales, input_types, takes_ids, takes_rows, with_fixed_inputs
+from axlora.compiler.frontend.onnx_reader import has_scales, input_types, takes_ids, takes_rows, with_fixed_inputs
 from axlora.compiler.frontend.peft import adapter_base, adapter_files
+from axlora.compiler.frontend.source import Model, opened
 from axlora.compiler.frontend.storage import weights_hash
 from axlora.compiler.passes.placement import computes_on_host
 from axlora.compiler.pipelines.linears import lower
@@ -31,12 +30,12 @@ _LOG = logging.getLogger(__name__)
 
 
 def compile(model: Model, target: Target | str | Path, **keywords: Any) -> Program:
-    """Compile an ONNX model, with LoRA adapters, for a target.
+    """Compile a model, with LoRA adapters, for a target.
 
     What comes back has been proved to run: its host part is built and has run on a sample.
 
     Args:
-        model: path or ModelProto.
+        model: path of an ONNX file or of a Hugging Face directory, or ModelProto.
         target: a Target, a preset's name, or the path of a TOML file.
         keywords: the fields of `CompileOptions`.
 
@@ -45,6 +44,7 @@ def compile(model: Model, target: Target | str | Path, **keywords: Any) -> Progr
     """
     options = CompileOptions(**keywords)
     target = target if isinstance(target, Target) else Target.load(target)
+    model = opened(model)
     if options.fixed_inputs:
         model = with_fixed_inputs(model, options.fixed_inputs)
     asked, operators = options.special(target.activation_bits), options.operators
@@ -156,15 +156,15 @@ def compile_program(model: Model, target: Target, options: CompileOptions) -> Pr
 
 def _sources(model: Model, adapters: Mapping[str, str | Path]) -> dict[str, str]:
     """SHA-256 of the files that a program was made of, and of the base's weights wherever they lie."""
-    if isinstance(model, onnx.ModelProto):
-        data, folder, proto = {"model": model.SerializeToString(deterministic=True)}, Path(), model
+    source = opened(model)
+    if source.file is None:
+        data = {"model": source.proto.SerializeToString(deterministic=True)}
     else:
-        data, folder = {"model": Path(model).read_bytes()}, Path(model).parent
-        proto = onnx.load_from_string(data["model"])
+        data = {"model": source.file.read_bytes()}
     for name, path in adapters.items():
         parts = parts_of(path)
         for number, (part, _) in enumerate(parts):
             of = f"adapters/{name}" + (f"/{number}" if len(parts) > 1 else "")
             data |= {f"{of}/{file.name}": file.read_bytes() for file in adapter_files(part)}
     hashes = {name: hashlib.sha256(value).hexdigest() for name, value in data.items()}
-    return hashes | {"weights": weights_hash(proto, folder, str(folder))}
+    return hashes | {"weights": weights_hash(source.proto, source.folder or Path(), source.name)}

@@ -19,7 +19,7 @@ from axlora.isa.target import Target
 
 Arrays = dict[str, npt.NDArray[Any]]
 """`{number}/{part}` of linear `number`; parts bias s32 [n], m1 u16 [n], shift u8 [n], w_scale f64 [n], real_bias f64 [n],
-and where there are such smooth f64 [k - offset_rows], group_scale u8 and group_zero s8 [groups, n]."""
+and where there are such smooth f64 [k - offset_rows], group_scale u8 and group_zero s8 [groups, n], codebook s8 [16]."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ def _vectors(number: int, linear: Linear) -> Arrays:
     }
     weight = linear.weight
     more = {"smooth": grid.smooth, "group_scale": weight.scale, "group_zero": weight.zero}
+    more["codebook"] = None if weight.codebook is None else weight.codebook.astype(np.int8)
     found |= {name: value for name, value in more.items() if value is not None}
     return {f"{number}/{part}": np.ascontiguousarray(value) for part, value in found.items()}
 
@@ -129,14 +130,21 @@ def stored_linear(target: Target, info: LayerInfo, number: int, arrays: Mapping[
     def part(name: str) -> Any:
         return arrays[f"{number}/{name}"]
 
-    fmt = Format[info.format]
+    fmt, book = Format[info.format], arrays.get(f"{number}/codebook")
     codes = stored_codes(target, weights, info.tiling, fmt, info.k, info.n)
     groups = info.tiling.gaps.down.features(info.tiling.shape.per_group * target.lanes)
     return Linear(
         name=info.name,
         input=info.input,
         output=info.output,
-        weight=Codes(codes, fmt, None, groups, arrays.get(f"{number}/group_scale"), arrays.get(f"{number}/group_zero")),
+        weight=Codes(
+            codes,
+            fmt,
+            None if book is None else book.astype(np.int64),
+            groups,
+            arrays.get(f"{number}/group_scale"),
+            arrays.get(f"{number}/group_zero"),
+        ),
         records=Records(*(part(name).astype(np.int64) for name in ("bias", "m1", "shift"))),
         output_bits=info.output_bits,
         zero_point=info.zero_point,

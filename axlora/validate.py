@@ -235,6 +235,8 @@ class Check:
             for name, kind in (("group_scale", "u1"), ("group_zero", "i1")):
                 if f"{number}/{name}" in arrays:
                     vector(name, kind, (rows, info.n))
+            if Format[info.format] is Format.CB4:
+                vector("codebook", "i1", (1 << Format.CB4.bits,))
             grouped = f"{number}/group_scale" in arrays
             self.need(grouped == bool(rows), f"linears.safetensors: {number}/group_scale", grouped, f"there: {bool(rows)}")
 

@@ -17,10 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "errors.md"
 HOUSES = ("axlora", "compiler", "fpga", "isa", "report", "rtl", "sim", "timing")
 BASE = "Error"
-HELPERS = {"bad": "BadInput", "refuse": "UnsupportedOperator"}
+HELPERS = {"bad": "BadInput", "refuse": "UnsupportedOperator", "wrong": "BadModel"}
 """Functions that make an error from (message, ...) -> its class."""
-_LOCAL = {"refuse": ("node", "message")}
+_LOCAL = {"refuse": ("node", "message"), "wrong": ("message", "value", "hint")}
 """Their parameters, where they are not (message, where, hint)."""
+_BEFORE = {"wrong": "config.json has "}
+"""What they put in front of the message."""
 HEAD = """# Errors
 
 Made from the code by `python docs/errors.py`; a test holds it to the code. An error is one line,
@@ -110,7 +112,7 @@ def rows(trees: dict[Path, ast.Module], known: dict[str, str]) -> list[Row]:
             message = text(given.get("message"), scope)
             if message:
                 remedy = text(given.get("hint"), scope) or ""
-                found.add(Row(kind, message, remedy, path.relative_to(ROOT).as_posix()))
+                found.add(Row(kind, _BEFORE.get(name, "") + message, remedy, path.relative_to(ROOT).as_posix()))
     return sorted(found)
 
 

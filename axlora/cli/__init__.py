@@ -17,7 +17,7 @@ from axlora import __version__
 COMMANDS = {
     "doctor": ("doctor", "What is installed, what is missing, how to get it."),
     "targets": ("targets", "List the target presets, or show one in full."),
-    "compile": ("compile", "Compile an ONNX model with LoRA adapters to a package."),
+    "compile": ("compile", "Compile an ONNX model, or a Hugging Face directory, with LoRA adapters to a package."),
     "simulate": ("simulate", "Run a package on the cycle-exact simulator."),
     "generate": ("generate", "Generate text with a language model compiled with --generate; greedy."),
     "rtl-test": ("rtl_test", "Run a package in Verilator and compare every output, cycle and counter with the simulator."),

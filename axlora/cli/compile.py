@@ -12,7 +12,7 @@ from .terminal import progress, show
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The model and every option of `axlora.compile`."""
     add = parser.add_argument
-    add("model", metavar="MODEL.onnx")
+    add("model", metavar="MODEL", help="ONNX file, or Hugging Face directory of safetensors")
     add("-o", "--output", required=True, metavar="OUT.axl")
     add("--target", required=True, metavar="T", help="preset or TOML file")
     add(

@@ -42,9 +42,11 @@ class Gaps:
         scale, zero = (None if own is None else self.across.spread(own) for own in (weight.scale, weight.zero))
         stored = self.across.spread(self.down.spread(weight.stored, 0))
         group = self.down.grouped(weight.group)
-        if self.rows and zero is not None:
-            gaps = np.setdiff1d(np.arange(stored.shape[0]), self.down.places)
+        gaps = np.setdiff1d(np.arange(stored.shape[0]), self.down.places) if self.rows else np.empty(0, np.int64)
+        if zero is not None:
             stored[gaps] = zero[gaps // group]
+        if weight.codebook is not None:
+            stored[gaps] = np.flatnonzero(weight.codebook == 0)[0]
         return replace(weight, stored=stored, group=group, scale=scale, zero=zero)
 
     def _adapter(self, adapter: Adapter) -> Adapter:

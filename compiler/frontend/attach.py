@@ -30,14 +30,16 @@ ALIASES = {"attn": "self_attn", "feed_forward": "mlp", "to_q": "q_proj", "to_k":
 """Components that exporters and diffusers rename (ONNX Runtime GenAI writes attn for self_attn)."""
 _FLAT = re.compile(r"(?:lora|lycoris)_(?:(?:unet|te\d?|text_encoder(?:_\d)?|transformer|prior|llm)_)?(\w+)")
 """A module of kohya or LyCORIS: its path with underscores for dots."""
-_OPERATOR = re.compile(r"(Fused)?(MatMul|Gemm)(Integer|NBits)?(_\d+)?")
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Key of PyTorch's scope metadata of a node."""
+_OPERATOR = re.compile(r"(Fused)?(MatMul|Gemm)(Integer|NBits|Bnb4)?(_\d+)?")
 """Last component of a node's path: the operator, not a module."""
 
 
 def scope_of(node: onnx.NodeProto) -> list[str]:
     """The module that PyTorch's scope metadata names: the innermost but the operator's own."""
     for entry in node.metadata_props:
-        if entry.key == "pkg.torch.onnx.name_scopes":
+        if entry.key == SCOPES:
             scopes = [s.strip(" '\"") for s in entry.value.strip("[]").split(",")]
             return [s for s in reversed(scopes[:-1] or scopes) if s][:1]
     return []

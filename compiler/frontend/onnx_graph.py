@@ -12,6 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from axlora.compiler.errors import BadModel
+from axlora.compiler.frontend.storage import values
 
 _PASSIVE = ("Identity", "Cast")
 
@@ -78,7 +79,7 @@ class Graph:
     def constant(self, name: str) -> npt.NDArray[np.generic] | None:
         """Value of a constant tensor (initializer, Constant, Transpose or Cast of one), or None."""
         if name in self._values:
-            return np.asarray(numpy_helper.to_array(self._values[name]))
+            return values(self._values[name])
         node = self.node_of(name)
         if node is None:
             return None

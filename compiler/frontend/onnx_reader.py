@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 from onnxscript import optimizer
@@ -25,39 +24,26 @@ from axlora.compiler.frontend.precision import in_float32, to_float32
 from axlora.compiler.frontend.products import plain_products
 from axlora.compiler.frontend.scales import check_scales, drop_infinite, make_codes_signed
 from axlora.compiler.frontend.sizes import check_sizes, check_values
+from axlora.compiler.frontend.source import Model, first_line, opened
 from axlora.compiler.frontend.storage import Aside, check
 from axlora.compiler.frontend.supported import refuse_operators, refuse_unknown_shapes
 from axlora.compiler.frontend.tensors import check_inputs
 
-Model = onnx.ModelProto | str | Path
-"""A model, or its file."""
 _DIMENSION = 1 << 24
 _FOLD_LIMIT = 1 << 30
 """Elements of a constant that may be folded (a transposed weight)."""
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return " ".join(text.splitlines()[0].split())[:200]
-
-
-def _open(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise BadModel("no such file", str(path), "give the path of an .onnx file")
-    try:
-        return onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf, onnx and OS errors have no common base
-        raise BadModel(f"not an ONNX file, or damaged: {_first_line(error)}", str(path), "export the model again") from None
-
-
 def with_fixed_inputs(model: Model, values: Mapping[str, float]) -> onnx.ModelProto:
     """The model in memory, weights included, with inputs made constants; errors as `fix_inputs` and `load`."""
-    if isinstance(model, onnx.ModelProto):
-        return fix_inputs(model, values, "model")
-    path, proto = Path(model), _open(Path(model))
-    check(proto, path.parent, str(path))
-    onnx.load_external_data_for_model(proto, str(path.parent))
-    return fix_inputs(proto, values, str(path))
+    source = opened(model)
+    if source.folder is None:
+        return fix_inputs(source.proto, values, source.name)
+    check(source.proto, source.folder, source.name)
+    whole = onnx.ModelProto()
+    whole.CopyFrom(source.proto)
+    onnx.load_external_data_for_model(whole, str(source.folder))
+    return fix_inputs(whole, values, source.name)
 
 
 Dimensions = dict[str, tuple[int | str, ...]]
@@ -70,7 +56,7 @@ def dimensions(model: Model) -> Dimensions:
     Raises:
         BadModel: no such file, or not an ONNX file.
     """
-    proto = model if isinstance(model, onnx.ModelProto) else _open(Path(model))
+    proto = opened(model).proto
     constant = {i.name for i in proto.graph.initializer}
     return {
         v.name: tuple(d.dim_param or int(d.dim_value) for d in v.type.tensor_type.shape.dim)
@@ -81,7 +67,7 @@ def dimensions(model: Model) -> Dimensions:
 
 def input_types(model: Model) -> dict[str, str]:
     """Input -> NumPy type by name."""
-    proto = model if isinstance(model, onnx.ModelProto) else _open(Path(model))
+    proto = opened(model).proto
     constant = {i.name for i in proto.graph.initializer}
     kinds = {v.name: v.type.tensor_type.elem_type for v in proto.graph.input if v.name not in constant}
     return {name: str(onnx.helper.tensor_dtype_to_np_dtype(kind)) for name, kind in kinds.items()}
@@ -89,14 +75,14 @@ def input_types(model: Model) -> dict[str, str]:
 
 def takes_ids(model: Model) -> bool:
     """Whether an input of integers may be token ids; the model need not be checked yet."""
-    proto = model if isinstance(model, onnx.ModelProto) else _open(Path(model))
+    proto = opened(model).proto
     integers = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
     return any(v.type.tensor_type.elem_type in integers for v in proto.graph.input)
 
 
 def takes_rows(model: Model) -> bool:
     """Whether the only input is of floats and has features and rows; the model need not be checked yet."""
-    proto = model if isinstance(model, onnx.ModelProto) else _open(Path(model))
+    proto = opened(model).proto
     constant = {i.name for i in proto.graph.initializer}
     types = [v.type.tensor_type for v in proto.graph.input if v.name not in constant]
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
@@ -105,7 +91,7 @@ def takes_rows(model: Model) -> bool:
 
 def has_scales(model: Model) -> bool:
     """Whether a QuantizeLinear, or QONNX's Quant, gives tensors a scale; the model need not be checked yet."""
-    proto = model if isinstance(model, onnx.ModelProto) else _open(Path(model))
+    proto = opened(model).proto
     return any(node.op_type in ("QuantizeLinear", "Quant") for node in proto.graph.node)
 
 
@@ -115,10 +101,8 @@ def load(model: Model) -> tuple[Aside, str]:
     Raises:
         BadModel: as `rewrite`; no such file, not an ONNX file, truncated, refused by the ONNX checker, or weights out of reach.
     """
-    if isinstance(model, onnx.ModelProto):
-        name, source, folder = "model", model, None
-    else:
-        name, source, folder = str(model), _open(Path(model)), Path(model).parent
+    given = opened(model)
+    name, source, folder = given.name, given.proto, given.folder
     if not source.graph.node or not source.opset_import:
         raise BadModel("not an ONNX file, or damaged: it holds no operators", name, "export the model again")
     check(source, folder, name)
@@ -128,7 +112,7 @@ def load(model: Model) -> tuple[Aside, str]:
     try:
         onnx.checker.check_model(aside.model)
     except Exception as error:
-        raise BadModel(f"ONNX checker: {_first_line(error)}", name, "export the model again") from None
+        raise BadModel(f"ONNX checker: {first_line(error)}", name, "export the model again") from None
     return aside, name
 
 
@@ -211,12 +195,14 @@ def read(
     shapes: Mapping[str, int] | None = None,
     exact: bool = False,
     empty_caches: bool = False,
+    leave_weights: bool = False,
 ) -> tuple[onnx.ModelProto, str]:
     """Load, fix dimensions, make floats float32 and codes signed, fold constants (never DequantizeLinear), infer shapes.
 
     Args:
         shapes: values of the free dimensions.
         exact: every Q/DQ pair counts; else those of infinite scale are taken out, with a notice.
+        leave_weights: big weights that lie in files stay there, for `storage.values`; else they are read.
         empty_caches: the caches that a decoder takes are empty, and those that it gives are left out.
 
     Returns:
@@ -254,8 +240,8 @@ def read(
     except Error:
         raise
     except Exception as error:
-        raise BadModel(f"shapes do not fit: {_first_line(error)}", where, "check the model and --shape") from None
-    aside.put_back(copy)
+        raise BadModel(f"shapes do not fit: {first_line(error)}", where, "check the model and --shape") from None
+    aside.put_back(copy, leave_weights)
     passed.put_back(copy)
     copy = unfold_convolutions(copy)
     refuse_unknown_shapes(copy, where)

@@ -9,14 +9,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+"""Types that become float32."""
 _TYPED = ("to", "dtype", "output_dtype", "stash_type")
 """Attributes that hold an element type."""
 
 
 def in_float32(tensor: onnx.TensorProto) -> onnx.TensorProto:
     """The tensor with float32 values, if it holds other floats; else the tensor itself."""
-    if tensor.data_type not in _FLOATS:
+    if tensor.data_type not in FLOATS:
         return tensor
     result = onnx.TensorProto()
     copy_in_float32(tensor, result)
@@ -25,7 +26,7 @@ def in_float32(tensor: onnx.TensorProto) -> onnx.TensorProto:
 
 def copy_in_float32(tensor: onnx.TensorProto, result: onnx.TensorProto) -> None:
     """Fill the empty `result` with the tensor, with float32 values if it holds other floats."""
-    if tensor.data_type not in _FLOATS:
+    if tensor.data_type not in FLOATS:
         result.CopyFrom(tensor)
         return
     with np.errstate(over="ignore"):
@@ -36,9 +37,9 @@ def copy_in_float32(tensor: onnx.TensorProto, result: onnx.TensorProto) -> None:
 
 
 def _attribute(attribute: onnx.AttributeProto) -> None:
-    if attribute.name in _TYPED and attribute.i in _FLOATS:
+    if attribute.name in _TYPED and attribute.i in FLOATS:
         attribute.i = TensorProto.FLOAT
-    if attribute.HasField("t") and attribute.t.data_type in _FLOATS:
+    if attribute.HasField("t") and attribute.t.data_type in FLOATS:
         attribute.t.CopyFrom(in_float32(attribute.t))
     for graph in attribute.graphs:
         _graph(graph)
@@ -48,10 +49,10 @@ def _attribute(attribute: onnx.AttributeProto) -> None:
 
 def _graph(graph: onnx.GraphProto) -> None:
     for tensor in graph.initializer:
-        if tensor.data_type in _FLOATS:
+        if tensor.data_type in FLOATS:
             tensor.CopyFrom(in_float32(tensor))
     for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type in _FLOATS:
+        if value.type.tensor_type.elem_type in FLOATS:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     del graph.value_info[:]
     for node in graph.node:

@@ -8,10 +8,11 @@ from math import prod
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend.host_graph import stages_after
+from axlora.compiler.frontend.storage import values
 from axlora.compiler.frontend.tensors import check_data, inner_tensors
 from axlora.compiler.layer import Host
 
@@ -124,7 +125,7 @@ def check_values(model: onnx.ModelProto, where: str) -> None:
     for name in sorted(used & constants.keys()):
         if constants[name].data_type not in _FLOATS:
             continue
-        value = numpy_helper.to_array(constants[name]).astype(np.float32, copy=False)
+        value = values(constants[name]).astype(np.float32, copy=False)
         bad = np.isnan(value)
         if name in scales:
             bad = ~(np.isfinite(value) & (scales[name] | (value > 0)))

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from axlora.compiler.errors import BadModel
-from axlora.compiler.frontend.precision import copy_in_float32
+from axlora.compiler.frontend.precision import FLOATS, copy_in_float32
 from axlora.compiler.frontend.tensors import check_data, inner_tensors, size
 
 TOTAL_LIMIT = 256 << 20
@@ -79,6 +82,32 @@ def whole(tensor: onnx.TensorProto, folder: Path, where: str) -> onnx.TensorProt
     return own
 
 
+_STORED = "stored"
+"""Key of external data: the type that floats have in the file."""
+
+
+def _left(tensor: onnx.TensorProto, folder: Path, where: str) -> onnx.TensorProto:
+    """External floats as float32, which stay where they are; `values` reads them."""
+    path, offset, length = _place(tensor, folder, where)
+    result = onnx.TensorProto(name=tensor.name, data_type=TensorProto.FLOAT, dims=tensor.dims)
+    result.data_location = TensorProto.EXTERNAL
+    place = {"location": path.resolve(), "offset": offset, "length": length, _STORED: tensor.data_type}
+    for key, value in place.items():
+        result.external_data.add(key=key, value=str(value))
+    return result
+
+
+def values(tensor: onnx.TensorProto) -> npt.NDArray[Any]:
+    """The values of a constant of a model that was read; floats that were left in their file are read from it as float32."""
+    if not _is_external(tensor):
+        return np.asarray(numpy_helper.to_array(tensor))
+    given = {e.key: e.value for e in tensor.external_data}
+    stored = helper.tensor_dtype_to_np_dtype(int(given[_STORED]))
+    raw = np.memmap(given["location"], stored, "r", int(given["offset"]), tuple(tensor.dims))
+    with np.errstate(over="ignore"):
+        return np.asarray(raw).astype(np.float32, copy=False)
+
+
 def check(model: onnx.ModelProto, folder: Path | None, where: str) -> None:
     """Raise `BadModel` for weights whose bytes do not fit their dimensions, and for external data out of reach.
 
@@ -125,8 +154,12 @@ class Aside:
     def _whole(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
         return whole(tensor, self._folder, self._where)
 
-    def put_back(self, model: onnx.ModelProto) -> None:
-        """The weights that `model` (made from `self.model`) still reads become its initializers, in float32, in place."""
+    def put_back(self, model: onnx.ModelProto, leave: bool = False) -> None:
+        """The weights that `model` (made from `self.model`) still reads become its initializers, in float32, in place.
+
+        Args:
+            leave: external floats stay in their file, for `values`.
+        """
         if not self.names:
             return
         graph = model.graph
@@ -135,7 +168,11 @@ class Aside:
             if graph.input[i].name in self.names:
                 del graph.input[i]
         for tensor in self._source.graph.initializer:
-            if tensor.name in self.names & used:
+            if tensor.name not in self.names & used:
+                continue
+            if leave and _is_external(tensor) and tensor.data_type in (*FLOATS, TensorProto.FLOAT):
+                graph.initializer.append(_left(tensor, self._folder, self._where))
+            else:
                 copy_in_float32(self._whole(tensor), graph.initializer.add())
 
 

@@ -26,6 +26,8 @@ GROUP_ROWS = 128
 _SCALE_HIGH = 255
 _TRIES = 128
 """Column scales that are tried: the largest block's code is 255, 254 and so on."""
+ENTRIES = 16
+"""Of a codebook: bytes of so many different values, 0 among them, are held as 4-bit places in it."""
 AGAIN_BITS = 8
 """Bits of weights whose blocks a target cannot hold: 4 with a scale a column would lose what the blocks were for."""
 _LOG = logging.getLogger(__name__)
@@ -112,7 +114,20 @@ def held_blocks(blocks: BlockCodes, target: Target, name: str, grouped: Callable
     zero = np.zeros((count, n), np.int64) if blocks.zero is None else blocks.zero.astype(np.int64)
     group, column = _scales(blocks, zero, target)
     of = np.arange(0, k, rows) // blocks.rows
-    return Codes(blocks.stored, fmt, None, rows, group[of], zero[of]), column
+    book = _codebook(blocks.stored) if fmt is Format.S8 and blocks.zero is None else None
+    if book is None:
+        return Codes(blocks.stored, fmt, None, rows, group[of], zero[of]), column
+    places = np.zeros(1 << AGAIN_BITS, np.uint8)  # by the byte of a value
+    places[book.astype(np.uint8)] = np.arange(book.size)
+    codebook = np.append(book, np.zeros(ENTRIES - book.size, np.int8)).astype(np.int64)
+    return Codes(places[blocks.stored.view(np.uint8)], Format.CB4, codebook, rows, group[of], zero[of]), column
+
+
+def _codebook(stored: npt.NDArray[np.int8]) -> npt.NDArray[np.int8] | None:
+    """The values that there are, ascending; None: too many for a codebook, or without 0, which stands in gaps."""
+    counts = np.bincount(stored.view(np.uint8).reshape(-1), minlength=1 << AGAIN_BITS)
+    found = np.sort(np.flatnonzero(counts).astype(np.uint8).view(np.int8))
+    return found if found.size <= ENTRIES and counts[0] else None
 
 
 def _group_rows(block: int, blocks: int, lanes: int) -> int:

@@ -20,6 +20,7 @@ from tvm import relax
 
 from axlora.compiler.errors import BadModel
 from axlora.compiler.frontend.fold import constant_of
+from axlora.compiler.frontend.storage import values
 from axlora.compiler.frontend.tvm_import import import_to_read
 from axlora.compiler.passes.lower_linears import Names
 
@@ -301,7 +302,7 @@ class ReadModule:
         """Value of a constant tensor (a weight, a constant, one of them turned or of another type), or None."""
         value = self._values.get(name)
         if value is not None:
-            return np.asarray(numpy_helper.to_array(value)) if isinstance(value, TensorProto) else value
+            return values(value) if isinstance(value, TensorProto) else value
         node = self.node_of(name)
         if node is None or node.op not in (*PASSIVE, "permute_dims"):
             return None

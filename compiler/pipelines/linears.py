@@ -19,9 +19,9 @@ from axlora.compiler.frontend.embeddings import Table, tables_of
 from axlora.compiler.frontend.host_graph import cut
 from axlora.compiler.frontend.one_sided_inputs import one_sided
 from axlora.compiler.frontend.onnx_graph import Graph
-from axlora.compiler.frontend.onnx_reader import Model
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.frontend.smoothing import Inputs, Widths
+from axlora.compiler.frontend.source import Model
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import TOKENS, Linear, Lowered, Regions, Tensor
 from axlora.compiler.passes.adapters import Origin

@@ -18,9 +18,9 @@ from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.embeddings import Table, tables_of
 from axlora.compiler.frontend.onnx_graph import Graph
-from axlora.compiler.frontend.onnx_reader import Model
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.frontend.smoothing import Inputs, Widths
+from axlora.compiler.frontend.source import Model
 from axlora.compiler.frontend.variants import variants
 from axlora.compiler.layer import Linear, Lowered, Placement, Regions, Tensor
 from axlora.compiler.operators import Attention, FakeQuantize, Op
@@ -292,7 +292,7 @@ class _Reading:
     def read(self, shapes: Mapping[str, int], batch: int, reader: Reader, context: int = 0) -> _Read:
         """The model with its free dimensions fixed to `shapes`, as `reader` recognises it; `context` of a language model."""
         self.dump.restart()
-        proto, where = onnx_reader.read(self.file, shapes, self.options.exact, empty_caches=context > 0)
+        proto, where = onnx_reader.read(self.file, shapes, self.options.exact, empty_caches=context > 0, leave_weights=True)
         self.dump.model(proto)
         g, found = recognised(proto, where, self.options, self.keeps)
         self.dump.modules(g.phases)

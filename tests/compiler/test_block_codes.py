@@ -133,7 +133,7 @@ def test_the_machine_holds_the_files_codes_and_scales(case: NBits, name: str) ->
     if held is None:
         return
     codes, column = held
-    assert np.array_equal(codes.stored, found.codes.stored)
+    assert np.array_equal(codes.values(), found.codes.stored)
     steps = column if codes.scale is None else codes.scale[np.arange(len(codes.stored)) // codes.group] * column
     largest = found.codes.scale.max(axis=0)
     assert (np.abs(steps - found.codes.steps) <= largest / 127).all()

@@ -23,6 +23,19 @@ _LOG = logging.getLogger(__name__)
 _INT8 = 8
 _PRODUCTS = ("MatMul", "Gemm", "Transpose", "Reshape", "Cast", "Identity")
 """Readers for whose sake a weight stays codes."""
+BNB4 = (
+    (
+        0.0, 0.0052083333, 0.6666666667, 1.0, 0.3333333333, 0.5, 0.1666666667, 0.25,
+        0.0, -0.0052083333, -0.6666666667, -1.0, -0.3333333333, -0.5, -0.1666666667, -0.25,
+    ),
+    (
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+        -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    ),
+)  # fmt: skip
+"""What the codes of MatMulBnb4 stand for, by its `quant_type`: FP4 and NF4 (Dettmers et al., arXiv:2305.14314, appendix E)."""
+_HIGH = 127
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,50 @@ def matmul_nbits(to: Rewriter) -> Nodes:
         held = file.add(f"{given(1)}{MARK}reals", lambda: ((blocks.codes - less) * scale[group]).astype(np.float32))
     to.add("MatMul", [given(0), held])
     return to.finish(given(5))
+
+
+def _entries(table: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int8], float]:
+    """Signed bytes that are nearest to a table by their step, and the step: the largest is 64 to 127 steps."""
+    steps = np.abs(table).max() / np.arange(_HIGH // 2 + 1, _HIGH + 1)
+    off = [float(np.square(table - np.rint(table / step) * step).sum()) for step in steps]
+    step = float(steps[int(np.argmin(off))])
+    return np.rint(table / step).astype(np.int8), step
+
+
+def matmul_bnb4(to: Rewriter) -> Nodes:
+    """MatMulBnb4(a, b, absmax; K, N, block_size, quant_type): MatMul with the weight in its normal form.
+
+    b holds [N, K] as one row, two codes a byte, the first in the high bits, and absmax [blocks] is of that row. Codes become
+    the bytes nearest to what they stand for, of which there are 16 at most. Where blocks go from row to row, floats.
+
+    Raises:
+        BadModel: sizes that contradict each other, or another table.
+    """
+    file, given = to.file, to.given
+    packed, largest = file.array(given(1)), file.array(given(2))
+    if packed is None or largest is None:
+        return None
+    k, n, kind, rows = (
+        int(to.number(name, default)) for name, default in (("K", 0), ("N", 0), ("quant_type", 1), ("block_size", 0))
+    )
+    _check(
+        kind in range(len(BNB4)) and rows > 0 and k > 0 and n > 0, to, f"K {k}, N {n}, quant_type {kind} and block_size {rows}"
+    )
+    fits = packed.size == -(-n * k // 2) and largest.size == -(-n * k // rows)
+    _check(fits and to.number("transB", 1) == 1, to, "data of another size than K and N")
+    data = packed.astype(np.uint8).reshape(-1)
+    index = np.stack([data >> 4, data & 15], axis=1).reshape(-1)[: n * k].reshape(n, k)
+    table = np.array(BNB4[kind])
+    if k % rows:
+        _LOG.warning("%s: weights become floats, as blocks of %d go from row to row of %d", named(to.node), rows, k)
+        of = (np.arange(n * k) // rows).reshape(n, k)
+        held = file.add(f"{given(1)}{MARK}reals", lambda: (table[index] * largest.reshape(-1)[of]).T.astype(np.float32))
+    else:
+        entries, step = _entries(table)
+        scale = np.ascontiguousarray(largest.reshape(n, k // rows).T.astype(np.float32) * np.float32(step))
+        held = weight(to, given(1), Blocks(entries[index].T, scale, None, rows))
+    to.add("MatMul", [given(0), held])
+    return to.finish()
 
 
 def _zero_points(to: Rewriter, zeros: Array, n: int, groups: int, bits: int) -> npt.NDArray[np.float32] | None:

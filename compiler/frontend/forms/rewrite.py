@@ -21,6 +21,7 @@ TAKEN: Mapping[tuple[str, str], Rewrite] = {
     (_MICROSOFT, "DequantizeLinear"): block_codes.dequantize,
     (_MICROSOFT, "QuantizeLinear"): block_codes.quantize,
     (_MICROSOFT, "MatMulNBits"): block_codes.matmul_nbits,
+    (_MICROSOFT, "MatMulBnb4"): block_codes.matmul_bnb4,
     (_MICROSOFT, "GatherBlockQuantized"): block_codes.gather,
     ("", "QLinearMatMul"): qoperators.matmul,
     ("", "QLinearConv"): qoperators.conv,

@@ -25,8 +25,8 @@ _END = (1 << 63) - 1
 _FAR = 64
 """Most nodes that are gone back for the rank of a tensor."""
 _SAME_RANK = (
-    "MatMul", "MatMulNBits", "FusedMatMul", "Add", "Sub", "Mul", "Div", "Cast", "Identity", "Dropout", "Split", "Slice",
-    "Concat", "LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "QuantizeLinear",
+    "MatMul", "MatMulNBits", "MatMulBnb4", "FusedMatMul", "Add", "Sub", "Mul", "Div", "Cast", "Identity", "Dropout", "Split",
+    "Slice", "Concat", "LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "QuantizeLinear",
     "SkipSimplifiedLayerNormalization", "RotaryEmbedding", "BiasGelu", "FastGelu", "QuickGelu", "Gelu", "Relu", "Sigmoid",
     "Tanh", "DequantizeLinear",
 )  # fmt: skip
