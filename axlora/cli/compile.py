@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
-from .given import adapter_map, bad, pairs
+from .given import adapter_map, bad, pairs, shapes
 from .terminal import progress, show
 
 
@@ -76,11 +76,6 @@ def run(options: argparse.Namespace) -> int:
     from axlora.arrays import read_arrays
     from axlora.report.tables import module_table, placement_table
 
-    shapes = {}
-    for name, value in pairs(options.shape, "--shape").items():
-        if not value.isdigit() or int(value) == 0:
-            raise bad(f"--shape {name}={value}: not a positive number", "--shape", "DIM=N")
-        shapes[name] = int(value)
     fixed = {}
     for name, value in pairs(options.fix_input, "--fix-input").items():
         try:
@@ -99,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         given = {
             "adapters": pairs(options.adapter, "--adapter"),
             "adapter_map": adapter_map(options.adapter_map),
-            "shapes": shapes,
+            "shapes": shapes(options.shape),
             "calibration": read_arrays(options.calibration) if options.calibration else None,
             "fixed_inputs": fixed,
             "progress": tell,

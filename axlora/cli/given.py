@@ -62,6 +62,20 @@ def pairs(texts: Sequence[str], what: str) -> dict[str, str]:
     return out
 
 
+def shapes(texts: Sequence[str]) -> dict[str, int]:
+    """What --shape says: dimension to size.
+
+    Raises:
+        BadInput: as `pairs`, or no positive number.
+    """
+    found = {}
+    for name, value in pairs(texts, "--shape").items():
+        if not value.isdigit() or int(value) == 0:
+            raise bad(f"--shape {name}={value}: not a positive number", "--shape", "DIM=N")
+        found[name] = int(value)
+    return found
+
+
 def adapter_map(path: str | None) -> dict[str, str] | None:
     """The file of --adapter-map.
 
