@@ -140,7 +140,7 @@ def _baselines(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Table]:
     known = [(name, data) for name, data in runs if data.get("baselines")]
     if not known:
         return []
-    table = Table("machine", title="the same starts with multipliers instead of the engine, and bytes over the bus alone")
+    table = Table("machine", title="cycles of other machines on the same starts")
     for name, _ in known:
         table.add_column(f"{name} cycles".strip(), justify="right", no_wrap=True)
         table.add_column("times", justify="right", no_wrap=True)
@@ -158,7 +158,7 @@ def _energies(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Table]:
     known = [(name, data["energy_pj"]) for name, data in runs if data.get("energy_pj")]
     if not known:
         return []
-    table = Table("energy", title="energy, of published figures (docs/energy.md); the terms add up")
+    table = Table("energy", title="energy, by published figures (docs/energy.md)")
     for name, _ in known:
         table.add_column(f"{name} µJ".strip(), justify="right", no_wrap=True)
         table.add_column("share", justify="right", no_wrap=True)

@@ -150,7 +150,11 @@ def _build(
         "RLAT": target.read_latency,
         "WLAT": target.write_latency,
     }
-    build_args = (*_BUILD_ARGS, *(["-Wno-fatal"] if rtl or public else []), *([FST] if waves and waves.suffix != ".vcd" else []))
+    build_args = (
+        *_BUILD_ARGS,
+        *(["-Wno-fatal"] if rtl or public else []),
+        *([FST] if waves and waves.suffix != ".vcd" else []),
+    )
     key = hashlib.sha256(repr((sorted(parameters.items()), build_args, _MAKE_ARGS, waves is not None, tools())).encode())
     for path in (*sources(rtl), *bench, *headers):
         key.update(path.name.encode() + path.read_bytes())

@@ -140,6 +140,7 @@ def test_verilog_that_does_not_build_is_refused_by_its_first_error(
         (["--span", "1:2"], "--waves"),
         (["--waves", "{empty}/a.fst", "--span", "2:1"], "FIRST:LAST"),
         (["--waves", "{empty}/none/a.fst"], "no folder"),
+        (["--bench", "{empty}/bench.py"], "no coroutine bench(dut)"),
     ],
 )
 def test_what_cannot_run_is_refused_in_one_line(
@@ -166,6 +167,21 @@ def test_waves_of_a_span_hold_every_listed_signal(package: Path, tmp_path: Path)
     cycles = max(step.done for step in of_span) - min(step.accept for step in of_span)
     assert cycles <= (end - start) // 2 <= cycles + 16
     assert start > 0
+
+
+@pytest.mark.exhaustive
+def test_the_template_of_a_bench_runs_beside_a_package(
+    package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/rtl-runs.md's; one whose assertion fails is told with its line."""
+    (text,) = re.findall(r"```python\n(.*?)```", (RTL.parent / "docs" / "rtl-runs.md").read_text(), re.S)
+    bench = tmp_path / "bench.py"
+    bench.write_text(text)
+    assert main(["rtl-test", str(package), "--random", "0", "--bench", str(bench)]) == 0
+    bench.write_text(text.replace("assert core.o_running.value", "assert beats < 2"))
+    assert main(["rtl-test", str(package), "--random", "0", "--bench", str(bench)]) == 1
+    line = next(n for n, line in enumerate(text.splitlines(), 1) if "assert" in line)
+    assert f"AssertionError: beat 2 after the end (line {line} of {bench})" in capsys.readouterr().out
 
 
 def test_lists_name_units_and_instructions() -> None:
