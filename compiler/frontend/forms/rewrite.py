@@ -114,5 +114,6 @@ def rewrite(source: onnx.ModelProto, folder: Path | None, where: str) -> onnx.Mo
         return source
     del model.graph.value_info[:]
     model.graph.initializer.extend(t for t in source.graph.initializer if t.name not in file.added)
-    model.graph.initializer.extend(file.added.values())
+    for name in tuple(file.added):  # one at a time: codes of a big model are not held twice
+        model.graph.initializer.add().CopyFrom(file.added.pop(name))
     return model

@@ -37,4 +37,4 @@ def read(folder: Path) -> onnx.ModelProto:
         encoder.write(to, own)
     if unread := weights.unread():
         _LOG.warning("%d tensors of %s are not read, the first %r", len(unread), folder, unread[0])
-    return to.model()
+    return to.model

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from axlora.compiler.frontend.attach import SCOPES
 from axlora.compiler.frontend.hf.config import Function
@@ -19,6 +19,11 @@ from axlora.compiler.frontend.hf.weights import Weights
 Array = npt.NDArray[Any]
 MICROSOFT = "com.microsoft"
 _OPSET, _IR = 21, 10
+
+
+def _empty() -> onnx.ModelProto:
+    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)]
+    return helper.make_model(helper.make_graph([], "model", [], []), opset_imports=opsets, ir_version=_IR)
 
 
 @dataclass(frozen=True)
@@ -36,31 +41,45 @@ class Writer:
 
     weights: Weights
     packing: Packing
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
-    inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
-    outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    model: onnx.ModelProto = field(default_factory=_empty)
+    """Grows in place: a copy of it would hold all codes twice."""
+    held: set[str] = field(default_factory=set)
+    """Names of constants."""
+
+    @property
+    def graph(self) -> onnx.GraphProto:
+        """Of the model."""
+        return self.model.graph
 
     def input(self, name: str) -> str:
         """An input of integers [batch, sequence]."""
-        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]))
+        self.graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]))
         return name
 
     def output(self, name: str, x: str, *shape: int | str) -> None:
         """An output of floats that is the tensor x."""
-        self.nodes.append(helper.make_node("Identity", [x], [name], name=f"{name}/Identity"))
-        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        self.graph.node.append(helper.make_node("Identity", [x], [name], name=f"{name}/Identity"))
+        self.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     def hold(self, name: str, value: Any, dtype: Any = np.float32) -> str:
         """A constant of that name, made once."""
-        if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(np.asarray(value, dtype), name)
+        if name not in self.held:
+            self.held.add(name)
+            array = np.asarray(value, dtype)
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            self.graph.initializer.add(name=name, data_type=kind, dims=array.shape, raw_data=array.tobytes())
         return name
 
-    def weight(self, name: str, *shape: int) -> str:
-        """A tensor of the files as a constant of its own name; errors as those of `Weights.entry`."""
-        if name not in self.constants:
-            self.constants[name] = self.weights.tensor(name, shape)
+    def weight(self, name: str, *shape: int, part: Part | None = None) -> str:
+        """A tensor of the files as a constant of its own name, or a part of one; errors as those of `Weights.entry`."""
+        if name not in self.held:
+            self.held.add(name)
+            if part is None:
+                tensor = self.weights.tensor(name, shape)
+            else:
+                whole = (part.total, *shape[1:])
+                tensor = self.weights.tensor(f"{part.path}.weight", whole, name, part.first, shape[0])
+            self.graph.initializer.append(tensor)
         return name
 
     def node(self, kind: str, path: str, reads: Sequence[str], domain: str = "", **attributes: Any) -> str:
@@ -68,7 +87,7 @@ class Writer:
         name = f"{path}/{kind}"
         made = helper.make_node(kind, list(reads), [f"{name}/result"], name=name, domain=domain, **attributes)
         made.metadata_props.add(key=SCOPES, value=str(["", path, kind]))
-        self.nodes.append(made)
+        self.graph.node.append(made)
         return str(made.output[0])
 
     def linear(self, path: str, x: str, k: int, n: int, bias: bool = False, part: Part | None = None) -> str:
@@ -76,11 +95,7 @@ class Writer:
         own = part or Part(path, 0, n)
         held = self.packing.read(self.weights, own.path, k, own.total)
         if held is None:
-            name = f"{path}.weight"
-            if name not in self.constants:
-                shape = (own.total, k)
-                self.constants[name] = self.weights.tensor(f"{own.path}.weight", shape, name, own.first, n)
-            result = self.turned(path, x, name)
+            result = self.turned(path, x, self.weight(f"{path}.weight", n, k, part=part))
         else:
             result = self.product(path, x, held.columns(own.first, n))
         return self.node("Add", path, [result, self.weight(f"{path}.bias", n)]) if bias else result
@@ -93,7 +108,7 @@ class Writer:
         """x times codes."""
         reads = [x, *(self.hold(f"{path}.{name}", value, value.dtype) for name, value in held.constants().items())]
         result = self.node(held.operator, path, reads, MICROSOFT, **held.attributes())
-        self.nodes[-1].name = f"{path}/MatMul"
+        self.graph.node[-1].name = f"{path}/MatMul"
         return result
 
     def embedding(self, path: str, ids: str, rows: int, features: int) -> str:
@@ -111,9 +126,3 @@ class Writer:
                 return self.node("Gelu", path, [x], approximate="tanh")
             case Function.RELU:
                 return self.node("Relu", path, [x])
-
-    def model(self) -> onnx.ModelProto:
-        """All of it."""
-        graph = helper.make_graph(self.nodes, "model", self.inputs, self.outputs, list(self.constants.values()))
-        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR)

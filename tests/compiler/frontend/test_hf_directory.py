@@ -12,13 +12,13 @@ import hf_models as H
 import numpy as np
 import onnxruntime
 import pytest
-from hf_runs import BOUND, SHAPE, distance, float_logits
+from hf_runs import BOUND, SHAPE, distance, float_logits, generator
 from safetensors.numpy import load_file, save_file
 
 import axlora
 from axlora.cli import main
 from axlora.compiler.errors import BadModel
-from axlora.compiler.frontend import onnx_reader
+from axlora.compiler.frontend import onnx_reader, storage
 from axlora.compiler.frontend.source import opened
 from axlora.compiler.layer import By
 
@@ -44,6 +44,20 @@ def test_weights_stay_in_their_files(tmp_path: Path) -> None:
     assert held == ["cos", "sin"]
     one, several = (float_logits(folder, IDS) for folder in (H.save("llama", tmp_path / "one"), tmp_path / "shards"))
     assert np.array_equal(one, several)
+
+
+def test_big_weights_are_read_when_they_are_quantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then they are left in the file; the program is the same."""
+    folder = H.save("llama", tmp_path)
+    wanted = generator(folder, IDS).image
+    monkeypatch.setattr(storage, "TOTAL_LIMIT", 0)
+    monkeypatch.setattr(storage, "TENSOR_LIMIT", 256)
+    proto = onnx_reader.read(folder, SHAPE, leave_weights=True)[0]
+    tensors = load_file(folder / "model.safetensors")
+    held = {t.name: storage.values(t) for t in proto.graph.initializer if t.data_location == t.EXTERNAL}
+    assert held.keys() == {name for name, value in tensors.items() if value.nbytes > 256}
+    assert all(np.array_equal(value, tensors[name]) and value.dtype == np.float32 for name, value in held.items())
+    assert generator(folder, IDS).image == wanted
 
 
 def test_bfloat16_is_read(tmp_path: Path) -> None:
