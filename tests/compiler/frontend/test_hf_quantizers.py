@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hf_runs import BOUND, SHAPE, distance, float_logits, generator
 from safetensors.numpy import load_file, save_file
+from whole_runs import compared
 
 import axlora
 from axlora.compiler.errors import BadModel
@@ -145,3 +146,15 @@ def test_a_part_of_another_shape_is_told_with_the_shape_that_fits(part: str, tmp
     with pytest.raises(BadModel) as caught:
         onnx_reader.read(tmp_path, SHAPE)
     assert caught.value.message == f"tensor {name!r} is {[shape[0] - 1, *shape[1:]]}, expected {shape}"
+
+
+@pytest.mark.slow
+def test_a_codebook_means_the_same_everywhere(tmp_path: Path) -> None:
+    """Simulator, NumPy and LLVM bit for bit; and Verilog, cycle for cycle."""
+    quantized(tmp_path, P.bnb4)
+    ids = IDS[:, :4]
+    program, run = compared(onnx_reader.read(tmp_path, {"batch": 1, "sequence": 4})[0], {"input_ids": ids})
+    assert Format.CB4.name in {layer.format for layer in program.layers}
+    same = axlora.run_rtl(program, {"input_ids": ids})
+    assert same.cycles == run.cycles
+    assert np.array_equal(same.outputs["logits"], run.outputs["logits"])

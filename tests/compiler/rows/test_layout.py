@@ -89,11 +89,18 @@ def test_spreading_and_gathering(parts: tuple[tuple[int, int], ...], seed: int) 
         first += count
 
 
-@given(count=st.integers(1, 12), gap=st.integers(0, 5), heads=st.integers(1, 7), columns=PARTS, seed=st.integers(0, 9))
+@given(
+    count=st.integers(1, 12),
+    gap=st.integers(0, 5),
+    heads=st.integers(1, 7),
+    columns=PARTS,
+    seed=st.integers(0, 9),
+    book=st.booleans(),
+)
 def test_a_linear_with_gaps_gives_the_results_of_the_one_without(
-    count: int, gap: int, heads: int, columns: tuple[tuple[int, int], ...], seed: int
+    count: int, gap: int, heads: int, columns: tuple[tuple[int, int], ...], seed: int, book: bool
 ) -> None:
-    """Scale groups with zero points: of whole heads, in places as in features."""
+    """Scale groups with zero points, or with a codebook that has a 0: of whole heads, in places as in features."""
     rng = np.random.default_rng(seed)
     down, across = Layout(((count, count + gap),) * heads), Layout(columns)
     k, n = count * heads, sum(own for own, _ in columns)
@@ -103,6 +110,9 @@ def test_a_linear_with_gaps_gives_the_results_of_the_one_without(
     groups = -(-k // group)
     scale, zero = rng.integers(1, 255, (groups, n)), rng.integers(-8, 8, (groups, n))
     weight = Codes(rng.integers(-8, 8, (k, n)), Format.S4, None, group, scale, zero)
+    if book:
+        entries = rng.permutation(np.append(0, rng.integers(-128, 128, 15)))
+        weight = Codes(rng.integers(0, 16, (k, n)), Format.CB4, entries, group, scale)
     linear = Linear("l", "x", "y", weight, Records(*rng.integers(1, 9, (3, n))))
     found = Gaps(down.parts, across.parts).linear(linear)
     x = rng.integers(-127, 128, (3, k))
