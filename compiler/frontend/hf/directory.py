@@ -14,6 +14,8 @@ from axlora.compiler.frontend.hf.weights import Weights, read_json
 from axlora.compiler.frontend.hf.writer import Writer
 
 CONFIG = "config.json"
+_GPTQ = "quantize_config.json"
+"""Where early files of GPTQ say how linears are held."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -25,6 +27,8 @@ def read(folder: Path) -> onnx.ModelProto:
             or of quantization, that is not taken.
     """
     data = read_json(folder / CONFIG)
+    if "quantization_config" not in data and (folder / _GPTQ).is_file():
+        data["quantization_config"] = {"quant_method": "gptq"} | read_json(folder / _GPTQ)
     own = described(data, str(folder))
     weights = Weights(folder)
     if isinstance(own, Encoder):

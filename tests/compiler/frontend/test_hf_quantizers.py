@@ -102,6 +102,16 @@ def test_a_peft_directory_attaches_to_a_base_of_nf4(tmp_path: Path, write_peft: 
     assert distance(got, float_logits(tmp_path / "floats", IDS)) < BOUND
 
 
+def test_early_files_of_gptq_have_a_config_of_their_own(tmp_path: Path) -> None:
+    packed = quantized(tmp_path, P.FORMS["gptq 4"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    own = config.pop("quantization_config")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "quantize_config.json").write_text(json.dumps({"bits": own["bits"], "group_size": own["group_size"]}))
+    found = linears(tmp_path)
+    assert all(np.allclose(found[module].weight, each.reals.T, atol=1e-6) for module, each in packed.items())
+
+
 def test_rows_in_the_order_of_activations_become_floats(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """GPTQ with desc_act: no block of the machine has such rows, which is said; the weights are the formula's."""
     packed = quantized(tmp_path, lambda r, k, n: P.gptq(r, k, n, act=True))
