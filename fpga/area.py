@@ -48,7 +48,7 @@ techmap
 opt
 simplemap
 dfflegalize -cell $_DFF_P_ 01
-abc -g AND,NAND,OR,NOR,XOR,XNOR,MUX,AOI3,OAI3
+abc -script "+strash;dc2;map" -g AND,NAND,OR,NOR,XOR,XNOR,MUX,AOI3,OAI3
 opt_clean
 tee -q -o stat.json stat -tech cmos -json
 """
@@ -142,10 +142,11 @@ def _gates(target: Target, top: str, progress: Progress) -> dict[str, Area]:
     script = read_script(target, top) + _GATES.format(flatten="flatten" if top == "lane" else "")
     name = f"{target.engine}, {'a lane' if top == 'lane' else 'around the lanes'}, gates"
     modules, memories = _run(script, top, name, ("stat", "memories"), progress)
+    inclusive = {module: int(of.get("estimated_num_transistors", "0").rstrip("+")) for module, of in modules.items()}
     areas = {}
-    for module, of in modules.items():
-        transistors = int(of.get("estimated_num_transistors", "0").rstrip("+"))
-        areas[module] = Area(gates=transistors // _TRANSISTORS, memory_bits=memories[module]["num_memory_bits"])
+    for module, whole in inclusive.items():
+        own = whole - sum(inclusive[name] * count for name, count in _inside(modules, module))
+        areas[module] = Area(gates=own // _TRANSISTORS, memory_bits=memories[module]["num_memory_bits"])
     return _by_unit(modules, areas, top)
 
 
@@ -154,27 +155,25 @@ def _by_unit(modules: Mapping[str, Any], areas: Mapping[str, Area], top: str) ->
 
     @cache
     def whole(module: str) -> Area:
-        return sum((whole(name).times(count) for name, count in inside(module)), areas[module])
-
-    def inside(module: str) -> Iterable[tuple[str, int]]:
-        return (
-            (found, n)
-            for name, n in modules[module]["num_cells_by_type"].items()
-            for found in (name, f"\\{name}")
-            if found in modules
-        )
+        return sum((whole(name).times(count) for name, count in _inside(modules, module)), areas[module])
 
     named = {_base(module): module for module in modules}
     if top == "lane":
         return {"": whole(named["lane"])}
     units: dict[str, Area] = {}
     core = named["axlora_core"]
-    for module, count in inside(core):
+    for module, count in _inside(modules, core):
         unit = _UNITS.get(_base(module), _REST)
         units[unit] = units.get(unit, Area()) + whole(module).times(count)
-    beside = [whole(module).times(count) for module, count in inside(named["axlora_top"]) if module != core]
+    beside = [whole(module).times(count) for module, count in _inside(modules, named["axlora_top"]) if module != core]
     units[_REST] = sum([areas[core], areas[named["axlora_top"]], *beside], units[_REST])
     return units
+
+
+def _inside(modules: Mapping[str, Any], module: str) -> Iterable[tuple[str, int]]:
+    """Modules of which it has instances, and how many."""
+    for name, count in modules[module]["num_cells_by_type"].items():
+        yield from ((found, count) for found in (name, f"\\{name}") if found in modules)
 
 
 def _base(module: str) -> str:

@@ -14,17 +14,18 @@ from axlora.fpga.lanes import _recorded, compared_lanes, lane_key, lane_luts, ve
 from axlora.isa.target import Target
 
 
-def _cells(**cells: int) -> dict[str, Any]:
-    return {"num_cells_by_type": cells, "estimated_num_transistors": "40+", "num_memory_bits": 8}
+def _cells(modules: int = 1, **cells: int) -> dict[str, Any]:
+    """40 transistors each of the modules that it is and has: Yosys tells them so, cells and memories without those inside."""
+    return {"num_cells_by_type": cells, "estimated_num_transistors": f"{40 * modules}+", "num_memory_bits": 8}
 
 
 MODULES = {
     "\\lane": _cells(LUT4=7, TRELLIS_FF=3),
-    "\\axlora_top": _cells(LUT4=1, control=1, **{"$paramod$1\\axlora_core": 1}),
+    "\\axlora_top": _cells(11, LUT4=1, control=1, **{"$paramod$1\\axlora_core": 1}),
     "\\control": _cells(LUT4=10),
-    "$paramod$1\\axlora_core": _cells(CCU2C=1, errors=1, **{"$paramod$2\\matrix": 1, "$paramod\\beat_ram\\W=8": 2}),
+    "$paramod$1\\axlora_core": _cells(9, CCU2C=1, errors=1, **{"$paramod$2\\matrix": 1, "$paramod\\beat_ram\\W=8": 2}),
     "\\errors": _cells(LUT4=100),
-    "$paramod$2\\matrix": _cells(TRELLIS_DPR16X4=1, MULT18X18D=3, lane_stub=2, counter=4),
+    "$paramod$2\\matrix": _cells(5, TRELLIS_DPR16X4=1, MULT18X18D=3, lane_stub=2, counter=4),
     "\\counter": _cells(TRELLIS_FF=5),
     "$paramod\\beat_ram\\W=8": _cells(DP16KD=6),
 }
