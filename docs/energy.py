@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from axlora.energy import TERMS, default_table, energy
-from axlora.fpga.lanes import lane_luts
+from axlora.fpga.lanes import recorded_luts
 from axlora.isa.target import Target
 from axlora.sim.run import run_image
 
@@ -41,7 +41,20 @@ def measured() -> str:
     lines.append(_cells(*["---"] * (8 + len(TERMS))))
     for how in QUANTIZATIONS:
         lines += _rows(how, machines)
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_lanes()])
+
+
+def _lanes() -> Iterator[str]:
+    """LUTs of a lane of every preset, with each engine."""
+    columns = [("reuse", 1), ("table", 1), *(("mac", 1 << n) for n in range(5))]
+    yield _cells("a lane's LUTs", "ports, tokens, entries", *(f"{engine}, {count}" for engine, count in columns))
+    yield _cells(*["---"] * (2 + len(columns)))
+    for name in Target.presets():
+        base = Target.load(name)
+        lanes = [replace(base, engine=e, multipliers=n) if n <= base.ports else None for e, n in columns]
+        found = [None if lane is None else recorded_luts(lane) for lane in lanes]
+        size = f"{base.ports}, {base.tokens}, {base.index_entries}"
+        yield _cells(name, size, *("" if luts is None else f"{luts:,}" for luts in found))
 
 
 def _rows(how: str, machines: list[Target]) -> Iterator[str]:
@@ -51,7 +64,7 @@ def _rows(how: str, machines: list[Target]) -> Iterator[str]:
     first = 0.0
     for target in machines:
         c = run_image(target, image(target, linked, parts, TOKENS), 0).counters
-        luts = lane_luts(target)
+        luts = recorded_luts(target)
         assert luts is not None
         cost = c["cycles"] * luts
         first = first or cost

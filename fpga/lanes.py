@@ -37,11 +37,16 @@ def compared_lanes(target: Target) -> list[Target]:
 
 def lane_luts(target: Target) -> int | None:
     """LUTs of a lane without DSP blocks, recorded or synthesized on this computer before; None: neither."""
-    found = _recorded().get(lane_key(target))
+    found = recorded_luts(target)
     if found is None:
         stat = results_folder(mapped_script(target, "lane", "-nodsp")) / "stat.json"
         found = luts(json.loads(stat.read_text())["design"]["num_cells_by_type"]) if stat.is_file() else None
     return found
+
+
+def recorded_luts(target: Target) -> int | None:
+    """Of lanes.json alone."""
+    return _recorded().get(lane_key(target))
 
 
 def lane_key(target: Target) -> str:

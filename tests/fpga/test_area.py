@@ -10,7 +10,7 @@ import pytest
 from axlora.cli import main
 from axlora.fpga import area, lanes
 from axlora.fpga.area import Area, machine_area, synthesized_luts
-from axlora.fpga.lanes import _recorded, compared_lanes, lane_key, lane_luts, verilog
+from axlora.fpga.lanes import compared_lanes, lane_luts, recorded_luts, verilog
 from axlora.isa.target import Target
 
 
@@ -59,10 +59,10 @@ def test_lanes_around_which_the_rest_is_synthesized_are_empty() -> None:
 
 @pytest.mark.parametrize("name", Target.presets())
 def test_the_lanes_of_every_preset_are_recorded(name: str) -> None:
-    wanted = compared_lanes(Target.load(name))
-    assert {lane_key(lane) for lane in wanted} <= _recorded().keys()
-    luts = [lane_luts(lane) for lane in wanted[1:]]
-    assert luts == sorted(luts, key=lambda n: n or 0)
+    own, *others = [recorded_luts(lane) or 0 for lane in compared_lanes(Target.load(name))]
+    assert own > 0
+    assert others == sorted(others)
+    assert others[0] > 0
 
 
 @pytest.mark.slow
