@@ -45,8 +45,8 @@ class Gaps:
         gaps = np.setdiff1d(np.arange(stored.shape[0]), self.down.places) if self.rows else np.empty(0, np.int64)
         if zero is not None:
             stored[gaps] = zero[gaps // group]
-        if weight.codebook is not None:
-            stored[gaps] = np.flatnonzero(weight.codebook == 0)[0]
+        if weight.codebook is not None:  # what is multiplied there is 0, whatever the entry
+            stored[gaps] = np.argmin(np.abs(weight.codebook))
         return replace(weight, stored=stored, group=group, scale=scale, zero=zero)
 
     def _adapter(self, adapter: Adapter) -> Adapter:
