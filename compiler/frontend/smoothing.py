@@ -69,10 +69,12 @@ def smoothing(inputs: Inputs, name: str, readers: Sequence[FoundLinear], widths:
     """
     if any(f.codes is not None for f in readers):
         return None
-    weight = np.concatenate([f.weight[:, _spread(f.shape[1], COLUMNS)] for f in readers], axis=1)
-    peak, largest = inputs.peaks[name], np.abs(weight).max(axis=1)
+    weights = [f.weight[:, _spread(f.shape[1], COLUMNS)] for f in readers]
+    peak, largest = inputs.peaks[name], np.max([np.abs(own).max(axis=1) for own in weights], axis=0)
     if not ((peak > 0) & (largest > 0)).any():
         return None
+    results = [np.linalg.norm(inputs.rows[name] @ own) for own in weights]  # errors count by what they are part of
+    weight = np.concatenate([own / (size or 1.0) for own, size in zip(weights, results, strict=True)], axis=1)
     best, least = None, _error(inputs, name, weight, widths, np.ones(peak.size))
     for by in _factors(peak, largest):
         error = _error(inputs, name, weight, widths, by)
