@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from axlora.isa.compiled import cache_folder
 from axlora.isa.errors import Error
+from axlora.isa.kept import kept_folder
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
 from axlora.rtl.runner import sources
@@ -156,8 +156,7 @@ def build(target: Target, board: Board, out: Path, *, onchip_bytes: int, clock_m
     key = hashlib.sha256(repr((sorted(parameters.items()), versions, asdict(board))).encode())
     for path in files:
         key.update(path.name.encode() + path.read_bytes())
-    folder = cache_folder("bitstream") / key.hexdigest()[:24]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = kept_folder("bitstream", key.hexdigest()[:24])
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "bitstream.json").exists():

@@ -17,10 +17,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from axlora.isa.compiled import cache_folder
 from axlora.isa.cpp_header import target_header
 from axlora.isa.errors import Error
 from axlora.isa.image import Image, ImageResult
+from axlora.isa.kept import kept_folder
 from axlora.isa.opcodes import ADAPTER_COUNTERS, COUNTERS, MOST_REGISTERS, UNTIMED
 from axlora.isa.target import Target
 
@@ -75,8 +75,7 @@ def build(target: Target, flags: Sequence[str] = FLAGS) -> Path:
     key = hashlib.sha256(repr((tuple(flags), version, header.split("\n", 1)[1])).encode())
     for path in (*sources(), *sorted(include.rglob("*.h"))):
         key.update(path.name.encode() + path.read_bytes())
-    folder = cache_folder("hls") / key.hexdigest()[:24]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = kept_folder("hls", key.hexdigest()[:24])
     program = folder / "testbench"
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

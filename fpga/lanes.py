@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from axlora.isa.compiled import cache_folder
+from axlora.isa.kept import cache_folder
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from axlora.isa.compiled import cache_folder
+from axlora.isa.kept import kept_folder
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
 from axlora.rtl.runner import SimulationFailed, sources, tools, verilator_environment
@@ -42,8 +42,7 @@ def _build(target: Target, onchip_bytes: int, sdram_bytes: int) -> Path:
     key = hashlib.sha256(repr((options, tools())).encode())
     for path in (*files, include / "axlora_isa.vh"):
         key.update(path.name.encode() + path.read_bytes())
-    folder = cache_folder("board") / key.hexdigest()[:24]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = kept_folder("board", key.hexdigest()[:24])
     program = folder / "build" / "Vsim_board"
     environment = os.environ | verilator_environment()
     command = [str(Path(environment["VERILATOR_ROOT"]) / "bin" / "verilator"), *options, f"-I{include}"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
@@ -13,14 +12,10 @@ from typing import ParamSpec, TypeVar
 
 from numba import config, njit
 
+from .kept import cache_folder, kept_folder
+
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def cache_folder(kind: str) -> Path:
-    """Where what was built is kept: simulators of the Verilog (`rtl`), boards, bitstreams, compiled functions."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "axlora" / kind
 
 
 def _stamp() -> str:
@@ -61,7 +56,10 @@ def cached(function: Callable[P, R]) -> Callable[P, R]:
     before, folder = config.CACHE_DIR, _folder()  # type: ignore[attr-defined]
     sources = folder / "sources"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if before:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            kept_folder("compiled", _STAMP)
         with contextlib.suppress(FileExistsError):
             sources.open("x").close()
     except OSError:

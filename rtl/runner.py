@@ -23,9 +23,9 @@ from pathlib import Path
 
 from cocotb_tools.runner import Verilator
 
-from axlora.isa.compiled import cache_folder
 from axlora.isa.image import Image
 from axlora.isa.image import ImageResult as RtlResult
+from axlora.isa.kept import kept_folder
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
 
@@ -159,8 +159,7 @@ def _build(
     for path in (*sources(rtl), *bench, *headers):
         key.update(path.name.encode() + path.read_bytes())
     key.update((probe() if waves else "").encode() + (b"public" if public else b""))
-    folder = cache_folder("rtl") / key.hexdigest()[:24]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = kept_folder("rtl", key.hexdigest()[:24])
     runner, copy = _LeanVerilator(public), folder / "rtl"
     paths = {"CPATH": _FOLDER / "fst", "LIBRARY_PATH": folder} if waves else {}
     own_first = {key: os.pathsep.join([str(path), *filter(None, [os.environ.get(key)])]) for key, path in paths.items()}

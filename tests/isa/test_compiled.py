@@ -12,6 +12,7 @@ from numba import njit
 
 from axlora.isa import compiled, numerics
 from axlora.isa.assembly import assemble, encode_program
+from axlora.isa.kept import cache_folder
 from axlora.isa.target import Target
 from axlora.sim.run import run_image
 
@@ -63,11 +64,11 @@ def test_compiled_functions_are_kept_by_the_sources(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     kept = compiled.cached(_twice)
     assert kept(21) == 42
-    (folder,) = compiled.cache_folder("compiled").iterdir()
+    (folder,) = cache_folder("compiled").iterdir()
     assert [path.suffix for path in sorted(folder.rglob("*.nb?"))] == [".nbc", ".nbi"]
     monkeypatch.setattr(compiled, "_STAMP", "of other sources")
     compiled.cached(_twice)(21)
-    assert len(list(compiled.cache_folder("compiled").iterdir())) == 2
+    assert len(list(cache_folder("compiled").iterdir())) == 2
 
 
 def test_whether_the_simulator_was_compiled_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

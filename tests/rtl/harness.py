@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import axlora.rtl.runner as machine
-from axlora.isa.compiled import cache_folder
+from axlora.isa.kept import kept_folder
 from axlora.isa.target import Target
 
 HERE = Path(__file__).parent
@@ -63,8 +63,7 @@ def _make(top: str, sources: list[Path], parameters: dict[str, Any]) -> tuple[An
     key = hashlib.sha256(repr((top, sorted(parameters.items()), options, machine.tools())).encode())
     for path in sources:
         key.update(path.name.encode() + path.read_bytes())
-    folder = cache_folder("rtl") / f"{top}-{key.hexdigest()[:20]}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = kept_folder("rtl", f"{top}-{key.hexdigest()[:20]}")
     runner = machine._LeanVerilator()
     with open(folder / "lock", "w") as lock, machine._environment(machine.verilator_environment()):
         fcntl.flock(lock, fcntl.LOCK_EX)
