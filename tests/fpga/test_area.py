@@ -65,7 +65,7 @@ def test_the_lanes_of_every_preset_are_recorded(name: str) -> None:
     assert others[0] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_is_recorded_is_what_yosys_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the smallest lane; a change of rtl/lane.v or below: python -m axlora.fpga.area."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
