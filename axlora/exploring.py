@@ -15,7 +15,7 @@ import math
 import os
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -45,7 +45,6 @@ GENERATION = 8
 _NAMED = "name"
 Point = dict[str, Any]
 """Name of a parameter -> its value."""
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -331,12 +330,11 @@ def explore(
         BadInput: the database cannot be opened, or has a study of that name of something else. axlora.Error: as `evaluate`.
     """
     optuna, study = _study(job, storage, name)
-    known = {_key(t.params): _outcome(t) for t in study.trials if t.state.is_finished()}
+    known = {_key(t.params): _outcome(t) for t in study.trials if t.state.is_finished() and not _stopped(t)}
     for trial in study.trials:
         if trial.state == optuna.trial.TrialState.RUNNING:  # it was stopped in the middle
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             study.enqueue_trial(trial.params)
-            known.pop(_key(trial.params), None)
     choices = {n: optuna.distributions.CategoricalDistribution(values) for n, values in job.space.parameters.items()}
     whole = job.space.size <= trials
     wanted = job.space.size if whole else trials
@@ -423,8 +421,3 @@ def _outcome(trial: Any) -> Outcome:
 def _stopped(trial: Any) -> bool:
     """Whether it was stopped in the middle: neither values nor a reason."""
     return trial.values is None and "refused" not in trial.user_attrs
-
-
-def points_of(study: Study) -> Sequence[Trial]:
-    """Trials on the front, by the first objective."""
-    return sorted((t for t in study.trials if t.front), key=lambda t: t.outcome.values or ())

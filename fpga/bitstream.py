@@ -21,7 +21,7 @@ from axlora.isa.errors import Error
 from axlora.isa.kept import kept_folder
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
-from axlora.rtl.runner import sources
+from axlora.rtl.verilog_files import sources
 
 from .boards import Board
 from .identity import target_id

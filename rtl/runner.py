@@ -30,9 +30,9 @@ from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
 
 from .probe import DUMP, probe
+from .verilog_files import FOLDER, sources
 
 _log = logging.getLogger(__name__)
-_FOLDER = Path(__file__).resolve().parent
 _TOP = "axlora_tb"
 _BUILD_ARGS = ("-O3", "--x-assign", "fast", "--x-initial", "0", "-Wall")
 _MAKE_ARGS = (f"OPT_FAST={os.environ.get('AXLORA_VERILATOR_CFLAGS', '-O2')}", "CFG_CXXFLAGS_PCH_I=-include")
@@ -113,11 +113,6 @@ def tools() -> tuple[str, ...]:
     return (sys.prefix, *(f"{name} {importlib.metadata.version(name)}" for name in ("verilator", "cocotb")))
 
 
-def sources(rtl: Path | None = None) -> list[Path]:
-    """Verilog files of the machine, without the test bench; or those of another folder."""
-    return sorted((rtl or _FOLDER).glob("*.v"))
-
-
 @contextlib.contextmanager
 def _environment(extra: dict[str, str]) -> Iterator[None]:
     before = {key: os.environ.get(key) for key in extra}
@@ -142,9 +137,9 @@ def _build(
         rtl: folder of the machine's Verilog; None: ours. What another warns of does not stop it.
         public: every signal can be read by cocotb.
     """
-    own = _FOLDER / "axlora_isa.vh"
+    own = FOLDER / "axlora_isa.vh"
     headers = [own] if rtl is None else sorted({own.name: own, **{path.name: path for path in rtl.glob("*.vh")}}.values())
-    bench = sorted((_FOLDER / "tb").glob("*.v"))
+    bench = sorted((FOLDER / "tb").glob("*.v"))
     parameters = target_parameters(target) | {
         "MEMORY_BYTES": memory_bytes,
         "RLAT": target.read_latency,
@@ -161,7 +156,7 @@ def _build(
     key.update((probe() if waves else "").encode() + (b"public" if public else b""))
     folder = kept_folder("rtl", key.hexdigest()[:24])
     runner, copy = _LeanVerilator(public), folder / "rtl"
-    paths = {"CPATH": _FOLDER / "fst", "LIBRARY_PATH": folder} if waves else {}
+    paths = {"CPATH": FOLDER / "fst", "LIBRARY_PATH": folder} if waves else {}
     own_first = {key: os.pathsep.join([str(path), *filter(None, [os.environ.get(key)])]) for key, path in paths.items()}
     with open(folder / "lock", "w") as lock, _environment(verilator_environment() | own_first):
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -179,7 +174,7 @@ def _build(
             _log.debug("simulator of %s in %s", target.name, folder)
             runner.build(
                 sources=[*sources(rtl and copy), *bench, *([folder / "axlora_probe.v"] if waves else [])],
-                includes=[copy if rtl else _FOLDER],
+                includes=[copy if rtl else FOLDER],
                 hdl_toplevel=_TOP,
                 parameters=parameters,
                 build_args=build_args,

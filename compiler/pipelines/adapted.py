@@ -40,6 +40,12 @@ def with_gram(found: FoundLinear, inputs: Inputs, name: str) -> FoundLinear:
     return found if found.codes is not None else replace(found, gram=inputs.grams.get(name))
 
 
+def unrounded(found: Found, options: CompileOptions) -> tuple[str, ...]:
+    """A notice where the quantizer that is asked for has no weight to round."""
+    asked = options.quantizer == "gptq" and all(each.gram is None for each in found)
+    return ("the file holds codes for every weight that calibration looks at: gptq changes none",) if asked else ()
+
+
 def smoothed(found: FoundLinear, by: Float64) -> FoundLinear:
     """The linear whose weights, and whose branches' A, take what the channels of x are divided by [k]."""
     loras = tuple(replace(lora, a=lora.a * by[:, None]) for lora in found.loras)

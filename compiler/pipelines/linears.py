@@ -32,7 +32,7 @@ from axlora.compiler.passes.pipeline import READ_LINEARS, lower_linears, run
 from axlora.compiler.passes.placement import no_linear, place
 from axlora.compiler.passes.quantize_linear import group_rows, offset_rows
 from axlora.compiler.passes.recognise_linears import recognise
-from axlora.compiler.pipelines.adapted import adapted, merge, quantized, smoothed, with_gram
+from axlora.compiler.pipelines.adapted import adapted, merge, quantized, smoothed, unrounded, with_gram
 from axlora.compiler.pipelines.options import STATIC, CompileOptions
 from axlora.compiler.reference.integer_graph import IntegerGraph, widest
 from axlora.compiler.reference.layer_errors import layer_errors
@@ -218,6 +218,7 @@ def lower(model: Model, target: Target, options: CompileOptions, dump: Dump | No
             found = tuple(f if f.x is not None else with_gram(f, inputs, f.x_name) for f in found)
             found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
     found = _activations(g, found, activation, where)
+    notices += unrounded(found, options)
     smooth = _smoothing(found)
     lowered = _quantized(seen, g, found, tables, target, options)
     lowered = replace(lowered, notices=(*notices, *lowered.notices))

@@ -34,7 +34,7 @@ from axlora.compiler.passes.quantize_linear import group_rows
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.passes.recognise_transformer import ONE_SEQUENCE, read_rows, read_transformer, read_whole
 from axlora.compiler.pipelines import samples
-from axlora.compiler.pipelines.adapted import adapted, merge, quantized
+from axlora.compiler.pipelines.adapted import adapted, merge, quantized, unrounded
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.pipelines.samples import Data, Float64, Found, Samples
 from axlora.compiler.pipelines.static_scales import with_static_scales
@@ -435,7 +435,7 @@ def lower_whole(file: Model, target: Target, options: CompileOptions) -> Generat
         model, found = samples.smoothed(read.model, read.found, inputs, widths)
         read = replace(read, model=model, found=found)
     made = _finished(read, target, options, peaks, tables, dump)
-    for notice in (*notices, *made.lowered.notices):
+    for notice in (*notices, *unrounded(read.found, options), *made.lowered.notices):
         _LOG.warning("%s", notice)
     if data is None:
         if options.generate or not samples.is_bounded(read.model):

@@ -12,7 +12,7 @@ from axlora.isa.errors import Error
 from axlora.isa.opcodes import COUNTERS, MACHINE_ID, REGISTERS, ErrorCode, Unit
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
-from axlora.rtl.runner import sources
+from axlora.rtl.verilog_files import sources
 
 FOLDER = Path(__file__).resolve().parent
 _PORT_BYTES = (4, 8, 16)

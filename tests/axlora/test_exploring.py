@@ -147,6 +147,16 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(job: Job, whole: Whole, t
     assert not third.points
 
 
+def test_a_study_that_was_stopped_twice_refuses_no_point_for_it(job: Job, whole: Whole, tmp_path: Path) -> None:
+    """What waits to be done again when the second stop comes is in the database as stopped alone."""
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            explore(job, trials=18, storage=_storage(tmp_path), pool=Here(after=3))
+    study = explore(job, trials=18, storage=_storage(tmp_path), pool=Here())
+    known = {repr(t.point): t.outcome for t in whole.study.trials}
+    assert {repr(t.point): t.outcome for t in study.trials} == known
+
+
 def test_a_larger_space_is_searched_from_its_base_on_and_no_point_runs_twice(job: Job, tmp_path: Path) -> None:
     given = {"trials": 12, "pool": (pool := Here())}
     study = explore(job, storage=_storage(tmp_path), seed=4, **given)

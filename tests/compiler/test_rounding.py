@@ -104,3 +104,16 @@ def test_gptq_is_refused_without_data_and_used_with_it() -> None:
             (y,) = axlora.simulate(program, {"x": x[0]}).outputs.values()
             errors[quantizer] = float(np.square(y - expected).mean())
         assert errors["gptq"] < 0.8 * errors["rtn"], operators
+
+
+@pytest.mark.parametrize("operators", ["all", "linears"])
+def test_it_is_said_that_codes_of_the_file_are_not_rounded(operators: str, caplog: pytest.LogCaptureFixture) -> None:
+    codes, scale = quantize_weight(RNG.normal(size=(M.K, M.OUT)), 8)
+    g = M.Graph()
+    weight = g.do("DequantizeLinear", g.constant(codes.astype(np.int8)), g.constant(scale), axis=1)
+    model = g.model([4, M.K], {g.do("Tanh", g.do("MatMul", "x", weight, name="/w/MatMul")): [4, M.OUT]})
+    given = {"calibration": {"x": M.samples(model, 4, 8)}, "operators": operators}
+    for quantizer, said in (("rtn", 0), ("gptq", 1)):
+        caplog.clear()
+        axlora.compile(model, "test", quantizer=quantizer, **given)
+        assert caplog.text.count("gptq changes none") == said
