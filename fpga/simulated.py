@@ -13,7 +13,8 @@ from types import TracebackType
 from axlora.isa.kept import kept_folder
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
-from axlora.rtl.runner import SimulationFailed, sources, tools, verilator_environment
+from axlora.rtl.runner import SimulationFailed, tools, verilator_environment
+from axlora.rtl.verilog_files import sources
 
 from .boards import FOLDER
 from .identity import target_id

@@ -70,7 +70,8 @@ def _bench(path: str | None) -> Path | None:
 
 def _folder_of_verilog(path: str | None) -> Path | None:
     """What --rtl says."""
-    from axlora.rtl.runner import TOP_MODULE, sources
+    from axlora.rtl.runner import TOP_MODULE
+    from axlora.rtl.verilog_files import sources
 
     if path is None:
         return None

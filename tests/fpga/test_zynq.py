@@ -17,7 +17,8 @@ from axlora.cli import main
 from axlora.fpga.zynq import BadZynq, emit
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
-from axlora.rtl.runner import sources, verilator_environment
+from axlora.rtl.runner import verilator_environment
+from axlora.rtl.verilog_files import sources
 
 TARGET = TARGETS["test"]
 HERE = Path(__file__).parent

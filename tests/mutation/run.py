@@ -178,7 +178,7 @@ def _builds(tree: Path, environment: dict[str, str]) -> bool:
     """Verilator takes the machine of the first two targets without a warning (part of what the tests ask anyway)."""
     script = (
         "import os, subprocess, sys; sys.path.insert(0, 'tests/rtl'); from programs import TARGETS\n"
-        "from axlora.rtl.runner import sources, verilator_environment\n"
+        "from axlora.rtl.runner import verilator_environment\nfrom axlora.rtl.verilog_files import sources\n"
         "from axlora.isa.verilog_header import target_parameters\n"
         f"assert str(sources()[0]).startswith({str(tree)!r}), sources()[0]\n"
         "for name in ('test', 'mac-4x2'):\n"

@@ -11,7 +11,7 @@ from programs import TARGETS
 
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters
-from axlora.rtl.runner import sources
+from axlora.rtl.verilog_files import sources
 
 FOLDER = sources()[0].parent
 

@@ -14,7 +14,8 @@ from pyslang.driver import Driver
 
 from axlora.isa.target import Target
 from axlora.isa.verilog_header import target_parameters, verilog_header
-from axlora.rtl.runner import sources, verilator_environment
+from axlora.rtl.runner import verilator_environment
+from axlora.rtl.verilog_files import sources
 
 FOLDER = sources()[0].parent
 PRESETS = [Target.load(name) for name in Target.presets()]
