@@ -1,7 +1,7 @@
 """A model between its first rows and its outputs: what the frontend recognises and the lowering takes.
 
 Values are rows of features: real [rows, n], a row a token where the first rows are embeddings of token ids. Nothing but
-attention and pools mixes rows. Rows of several sequences (an encoder's and a decoder's) are streams, which meet in attention
+attention, windows and pools mixes rows. Rows of several sequences (an encoder's and a decoder's) are streams, which meet in attention
 alone. Operators are in an order in which every value is written before it is read, once.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
 
 
 class NormKind(Enum):
@@ -231,16 +232,24 @@ class Positional:
 
 @dataclass(frozen=True)
 class Window:
-    """Rows of x side by side, zeros beyond its ends: row r of y is rows r stride + j dilation - before, j = 0 .. taps - 1."""
+    """Rows of x side by side: what a kernel sees of a sequence or of an image, or rows that are repeated, moved or left out."""
 
     x: str
     y: str
-    taps: int
-    stride: int
-    dilation: int
-    before: int
-    rows: int
-    """Of y, which are a stream of their own."""
+    index: Int64
+    """[rows, taps]: the rows of x that each row of y is; -1: zeros."""
+    stream: str
+    """Name of the stream that y is of: windows that make as many rows of one input share it, with the input if it has as many."""
+
+    @property
+    def rows(self) -> int:
+        """Of y."""
+        return len(self.index)
+
+    @property
+    def taps(self) -> int:
+        """Rows of x in a row of y."""
+        return self.index.shape[1]
 
 
 class PoolKind(Enum):
@@ -280,10 +289,14 @@ def operands(op: Op) -> tuple[str, ...]:
 
 
 def streams(operators: Iterable[Op], inputs: Sequence[str]) -> dict[str, int]:
-    """Value -> number of its stream: of an input and, behind those, of a window; what attention makes is of its queries'."""
-    found = {name: n for n, name in enumerate(inputs)}
-    count = len(found)
+    """Value -> number of its stream: of an input and, behind those, of windows; what attention makes is of its queries'."""
+    numbers = {name: n for n, name in enumerate(inputs)}
+    found = dict(numbers)
     for op in operators:
-        found[op.y] = count if isinstance(op, Window) else found[operands(op)[0]]
-        count += isinstance(op, Window)
+        found[op.y] = numbers.setdefault(op.stream, len(numbers)) if isinstance(op, Window) else found[operands(op)[0]]
     return found
+
+
+def made_rows(operators: Iterable[Op], inputs: Sequence[str]) -> tuple[int, ...]:
+    """Rows of each stream that windows make beside those of inputs."""
+    return tuple({op.stream: op.rows for op in operators if isinstance(op, Window) and op.stream not in inputs}.values())

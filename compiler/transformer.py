@@ -23,6 +23,7 @@ from axlora.compiler.operators import (
     Rotary,
     Window,
     codes_of,
+    made_rows,
     operands,
     streams,
 )
@@ -175,8 +176,7 @@ class Transformer:
 
     def lengths(self, rows: int) -> tuple[int, ...]:
         """Rows of every stream, those of windows too; `rows`: of the first."""
-        made = [op.rows for op in self.operators if isinstance(op, Window)]
-        return (rows, *(own.rows for own in self.more), *made)
+        return (rows, *(own.rows for own in self.more), *made_rows(self.operators, self.inputs))
 
     @property
     def codes(self) -> dict[str, Quantization]:

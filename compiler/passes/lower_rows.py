@@ -182,7 +182,8 @@ class _Rewriting:
         """The call of one operator."""
         attributes, arrays = written(op)
         args = {name: self._values[value] for name, value in reads(op).items()}
-        if isinstance(op, Window):
+        if self._streams[op.y] == len(self._rows):  # a window begins it
+            assert isinstance(op, Window)
             self._rows.append(op.rows)
             self._orders.append(None)
             self._places.append(relax.const(np.array([0, op.rows]), "int64"))

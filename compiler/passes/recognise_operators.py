@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from axlora.compiler import functions
 from axlora.compiler.frontend.recognised import FoundLinear
-from axlora.compiler.operators import Add, Function, Linear, Mul, Norm, NormKind, PoolKind, Positional, Window
+from axlora.compiler.operators import Add, Function, Linear, Mul, Norm, NormKind, PoolKind, Positional
 from axlora.compiler.passes.read_module import RESHAPES, Node
 from axlora.compiler.passes.recognise_norms import FoundNorm, norms
 from axlora.compiler.passes.recognise_pairs import PairWalk
@@ -338,7 +338,8 @@ class Walk(PairWalk, PoolWalk):
             s.value.reshape(-1, shape[2]) if isinstance(s, Constant) else np.zeros((self.tokens(x), shape[2])) for s in inputs
         ]
         before, out = sum(len(p) for p in parts[: places[0]]), node.outputs[0]
-        made = self.slid(Window(x, f"{out} rows", 1, 1, 1, before, shape[1]))
+        index = np.arange(shape[1])[:, None] - before
+        made = self.slid(self.window_of(x, np.where(index < self.tokens(x), np.maximum(index, -1), -1), f"{out} rows"))
         self.value(out, shape[2])
         self.operators.append(Positional(made, out, np.concatenate(parts).astype(np.float64)))
         return View.rows(out, shape)

@@ -21,6 +21,8 @@ from axlora.compiler.operators import (
     PoolKind,
     Quantization,
     Window,
+    made_rows,
+    operands,
     streams,
 )
 from axlora.compiler.passes.attention_masks import Mask
@@ -111,8 +113,8 @@ class Values:
     """Inputs of floats, whose elements the host lays out as rows."""
     laid: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
     """Input, and which of its elements are rows -> their value."""
-    windows: dict[Window, str] = field(default_factory=dict)
-    """Window without a result -> its result."""
+    windows: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
+    """Value, and which of its rows a window makes rows of -> its result."""
     turned: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
     main: str = ""
     """The input of token ids."""
@@ -153,7 +155,7 @@ class Values:
 
     def tokens(self, value: str) -> int:
         """Rows of the stream that a value is of."""
-        made = [op.rows for op in self.operators if isinstance(op, Window)]
+        made = made_rows(self.operators, [own.input for own in self.streams])
         return [*(own.rows for own in self.streams), *made][self.stream(value)]
 
     def padded(self, value: str) -> tuple[Int64, ...]:
@@ -239,7 +241,8 @@ class Values:
         """The window that a view [.., rows, features] is; None if it is none, or of rows that nothing may mix."""
         n = self.features[view.value]
         index, coefficient = view.terms[0]
-        if self.rowwise or view.value in self.single or len(view.terms) > 1 or index.ndim < 2 or index.shape[-1] % n:
+        never = self.rowwise or self.causal or view.value in self.single
+        if never or len(view.terms) > 1 or index.ndim < 2 or index.shape[-1] % n:
             return None
         shape = (-1, index.shape[-1] // n, n)
         index, coefficient = index.reshape(shape), coefficient.reshape(shape)
@@ -247,26 +250,19 @@ class Values:
         whole = np.where(seen[..., None], index[:, :, :1] + np.arange(n), index)
         if (coefficient != seen[..., None]).any() or (whole != index).any() or (index[seen][:, 0] % n).any() or not seen.any():
             return None
-        row, (rows, taps) = index[:, :, 0] // n, seen.shape
+        return self.window_of(view.value, np.where(seen, index[:, :, 0] // n, -1))
 
-        def apart(axis: int) -> int:
-            """Rows from one of the window to the next along an axis; 1 if no two are seen."""
-            both = np.take(seen, range(1, seen.shape[axis]), axis) & np.take(seen, range(seen.shape[axis] - 1), axis)
-            steps = np.diff(row, axis=axis)[both]
-            return int(steps[0]) if steps.size else 1
-
-        stride, dilation = apart(0), apart(1)
-        r, j = (int(v[0]) for v in np.nonzero(seen))
-        before = r * stride + j * dilation - int(row[r, j])
-        at = np.arange(rows)[:, None] * stride + np.arange(taps) * dilation - before
-        inside = (at >= 0) & (at < self.tokens(view.value))
-        if stride < 1 or dilation < 1 or not np.array_equal(inside, seen) or (at != row)[seen].any():
-            return None
-        return Window(view.value, "", taps, stride, dilation, before, rows)
+    def window_of(self, value: str, index: Int64, y: str = "") -> Window:
+        """A window of rows [rows, taps] of a value, in the stream that it makes."""
+        roots = {own.input: own for own in self.streams}
+        for op in self.operators:
+            roots[op.y] = roots[operands(op)[0]]
+        root = roots[value]
+        return Window(value, y, index, root.input if len(index) == root.rows else f"{root.input} as {len(index)} rows")
 
     def slid(self, window: Window) -> str:
         """The value that a window makes, the same one for the same window."""
-        key = replace(window, y="")
+        key = (window.x, window.index.shape, window.index.tobytes())
         if key not in self.windows:
             name = window.y or f"{window.x} window {len(self.windows)}"
             self.windows[key] = name

@@ -26,7 +26,7 @@ PREFIX = "axlora."
 KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in get_args(Op)}
 """Name of a composite function, without the prefix -> the operator."""
 _FIELDS: dict[type[Any], dict[str, Any]] = {
-    kind: {name: hint for name, hint in get_type_hints(kind).items() if hint is not str or name == "y"}
+    kind: {name: hint for name, hint in get_type_hints(kind).items() if hint is not str or name in ("y", "stream")}
     for kind in KINDS.values()
 }
 """Operator -> field -> its type, but for the values that it reads and a linear's name, which its weights tell."""

@@ -241,15 +241,12 @@ class RelaxRows(OneGroup, MapsRows):
 
     # Pools
 
-    def keep(self, name: str, x: Cells, before: int, total: int) -> None:
-        own = self._of(x)
-        zeros = [relax.const(np.zeros((n, x.width), np.int32)) for n in (before, total - before - self.tokens) if n > 0]
-        parts = [*zeros[:1], own, *zeros[1:]] if before else [own, *zeros]
-        self.kept[name] = self._emit(relax.op.concat(parts, axis=0)) if zeros else own
+    def keep(self, name: str, x: Cells) -> None:
+        self.kept[name] = self._emit(relax.op.concat([self._of(x), relax.const(np.zeros((1, x.width), np.int32))], axis=0))
 
-    def tap(self, name: str, out: Cells, first: int, stride: int) -> None:
-        rows = relax.op.strided_slice(self.kept[name], [0], [first], [first + (self.tokens - 1) * stride + 1], [stride])
-        self._put(out, self._emit(rows))
+    def tap(self, name: str, out: Cells, index: Int64) -> None:
+        places = np.where(index < 0, int(self.kept[name].ty.shape.values[0]) - 1, index)
+        self._put(out, self._emit(relax.op.take(self.kept[name], relax.const(places, "int64"), axis=0)))
 
     def pick(self, x: Cells, out: Cells) -> None:
         first = relax.op.strided_slice(self._of(x), [0], [0], [1])

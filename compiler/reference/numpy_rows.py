@@ -200,12 +200,11 @@ class Reference(OneGroup, MapsRows):
         self.linear(name, out)
         self.write_output(number, out)
 
-    def keep(self, name: str, x: Cells, before: int, total: int) -> None:
-        own = self._of(x)
-        self.kept[name] = np.pad(own, ((before, max(0, total - before - len(own))), (0, 0)))
+    def keep(self, name: str, x: Cells) -> None:
+        self.kept[name] = self._of(x).copy()
 
-    def tap(self, name: str, out: Cells, first: int, stride: int) -> None:
-        self._of(out)[:] = self.kept[name][first : first + (self.tokens - 1) * stride + 1 : stride]
+    def tap(self, name: str, out: Cells, index: Int64) -> None:
+        self._of(out)[:] = np.where(index[:, None] < 0, 0, self.kept[name][index])
 
     def pick(self, x: Cells, out: Cells) -> None:
         self._of(out)[:] = self._of(x)[:1]

@@ -112,9 +112,7 @@ def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]
         case Positional():
             return values[op.x] + op.table[: len(values[op.x])]
         case Window():
-            x, at = values[op.x], np.arange(op.rows)[:, None] * op.stride + np.arange(op.taps) * op.dilation - op.before
-            inside = (at >= 0) & (at < len(x))
-            return np.where(inside[..., None], x[np.where(inside, at, 0)], 0.0).reshape(op.rows, -1)
+            return np.where(op.index[..., None] < 0, 0.0, values[op.x][op.index]).reshape(op.rows, -1)
         case Pool():
             x = values[op.x]
             return x[:1] if op.kind is PoolKind.FIRST else x[: keys[op.x]].mean(axis=0, keepdims=True)

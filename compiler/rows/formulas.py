@@ -364,9 +364,7 @@ class Formulas:
 
     def keep(self, step: Keep) -> None:
         """The block's rows of a window to memory."""
-        op = step.op
-        total = (op.rows - 1) * op.stride + (op.taps - 1) * op.dilation + max(0, -op.before) + 1
-        self.rows.keep(op.y, self.cells[op.x], max(0, op.before), total)
+        self.rows.keep(step.op.x, self.cells[step.op.x])
 
     def slide(self, step: Slide) -> Body:
         """The block's rows of what a window makes."""
@@ -375,8 +373,8 @@ class Formulas:
         n = self.widths[op.x]
 
         def each() -> None:
-            for j in range(op.taps):
-                self.rows.tap(op.y, self.part(op.y, j * n, n), j * op.dilation + max(0, -op.before), op.stride)
+            for j, rows in enumerate(op.index.T):
+                self.rows.tap(op.x, self.part(op.y, j * n, n), rows)
 
         return each
 

@@ -54,6 +54,7 @@ def _steps(region: Region) -> tuple[list[_Placed], list[_Placed]]:
     single: set[str] = set()
     steps: list[_Placed] = []
     end: list[_Placed] = []
+    kept: set[str] = set()
     streams = region.streams
     for n, op in enumerate(region.operators):
         of_one = [name in single for name in reads(op)]
@@ -72,19 +73,26 @@ def _steps(region: Region) -> tuple[list[_Placed], list[_Placed]]:
         elif isinstance(op, Attention):
             steps += [_Placed(n, Append(op), streams[op.k]), _Placed(n, Attend(op), stream)]
         elif isinstance(op, Window):
-            steps += [_Placed(n, Keep(op), streams[op.x]), _Placed(n, Slide(op), stream)]
+            steps += [_Placed(n, Keep(op), streams[op.x])] if op.x not in kept else []
+            steps.append(_Placed(n, Slide(op), stream))
+            kept.add(op.x)
         else:
             steps.append(_Placed(n, op, stream))
     return steps, end
 
 
+def _stored(placed: _Placed) -> int | str:
+    """What all blocks of a stream store before it is read: keys and values of an attention, or rows that windows take."""
+    return placed.step.op.x if isinstance(placed.step, Keep | Slide) else placed.number
+
+
 def _by_streams(steps: Sequence[_Placed]) -> list[_Placed]:
     """The steps so that a stream goes on until it needs keys or rows of another: what others need of it comes first."""
     needs: dict[int, set[int]] = {each.stream: set() for each in steps}
-    appended = {each.number: each.stream for each in steps if isinstance(each.step, Append | Keep)}
+    stored = {_stored(each): each.stream for each in steps if isinstance(each.step, Append | Keep)}
     for each in steps:
         if isinstance(each.step, Attend | Slide):
-            needs[each.stream].add(appended[each.number])
+            needs[each.stream].add(stored[_stored(each)])
     for _ in needs:
         needs = {stream: own.union(*(needs[other] for other in own)) for stream, own in needs.items()}
     left = {
@@ -92,13 +100,13 @@ def _by_streams(steps: Sequence[_Placed]) -> list[_Placed]:
         for stream in sorted(needs, key=lambda stream: len(needs[stream] - {stream}))
     }
     found: list[_Placed] = []
-    done: set[int] = set()
+    done: set[int | str] = set()
     while len(found) < len(steps):
         for own in left.values():
-            while own and not (isinstance(own[0].step, Attend | Slide) and own[0].number not in done):
+            while own and not (isinstance(own[0].step, Attend | Slide) and _stored(own[0]) not in done):
                 found.append(own.popleft())
                 if isinstance(found[-1].step, Append | Keep):
-                    done.add(found[-1].number)
+                    done.add(_stored(found[-1]))
     return found
 
 
@@ -112,13 +120,16 @@ def _phases(region: Region, blocks: Sequence[int]) -> tuple[_Phase, ...]:
         UnsupportedOperator: as `_steps`.
     """
     steps, end = _steps(region)
-    appended = {each.number: each.stream for each in steps if isinstance(each.step, Append)}
     parts: list[list[_Placed]] = []
+    stored: set[int | str] = set()
+    """By the part at hand."""
     for each in _by_streams(steps):
-        own = isinstance(each.step, Attend) and appended[each.number] == each.stream and blocks[each.stream] > 1
+        own = isinstance(each.step, Attend | Slide) and _stored(each) in stored and blocks[each.stream] > 1
         if not parts or own or parts[-1][0].stream != each.stream:
             parts.append([])
+            stored.clear()
         parts[-1].append(each)
+        stored |= {_stored(each)} if isinstance(each.step, Append | Keep) else set()
     ends = [[each for each in end if each.stream == stream] for stream in range(len(blocks))]
     whole = [(part, False) for part in parts] + [(own, True) for own in ends if own]
     return tuple(_Phase(tuple((x.number, x.step) for x in part), part[0].stream, one_row) for part, one_row in whole)

@@ -14,7 +14,7 @@ import tvm
 from tvm import relax
 
 from axlora.compiler import layer
-from axlora.compiler.operators import Op, Quantization, codes_of, streams
+from axlora.compiler.operators import Op, Quantization, codes_of, made_rows, streams
 from axlora.compiler.passes.lower_rows import PLACES, Starts
 from axlora.compiler.passes.row_calls import KINDS, PREFIX, read
 
@@ -195,7 +195,6 @@ class _Reading:
     def region(self, function: relax.Function) -> Region:
         """What its calls say."""
         inputs: dict[str, int] = {}
-        made: list[int] = []
         counted, starts = 0, Starts.SEQUENCE
         for call in calls(function):
             match call.kind:
@@ -213,11 +212,10 @@ class _Reading:
                     self._linear(call)
                 case _:
                     self._operator(call)
-                    made += [int(call.variable.ty.shape.values[0])] if call.kind == "window" else []
         assert inputs, "the region of the accelerator reads no rows"
         return Region(
             tuple(inputs),
-            (*inputs.values(), *made),
+            (*inputs.values(), *made_rows(self._operators, tuple(inputs))),
             counted,
             starts,
             tuple(self._operators),

@@ -248,11 +248,11 @@ class Rows(MapsRows, Protocol):
     def logits(self, number: int, name: str) -> None:
         """The activation through a linear that is an output, to memory: there may be more logits than a value holds."""
 
-    def keep(self, name: str, x: Cells, before: int, total: int) -> None:
-        """The block's rows of a value to memory under a name, behind `before` rows of zeros; `total` rows in all, or more."""
+    def keep(self, name: str, x: Cells) -> None:
+        """The block's rows of a value to memory under a name."""
 
-    def tap(self, name: str, out: Cells, first: int, stride: int) -> None:
-        """Of what was kept row first + r stride, zeros counted, for each row r of the group."""
+    def tap(self, name: str, out: Cells, index: Int64) -> None:
+        """Of what was kept row index[r], zeros where that is -1, for each row r of the group; `index`: [rows of out's stream]."""
 
     def pick(self, x: Cells, out: Cells) -> None:
         """The first row of all, when its block is worked on; `out` has one row."""
