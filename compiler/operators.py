@@ -1,8 +1,8 @@
 """A model between its first rows and its outputs: what the frontend recognises and the lowering takes.
 
-Values are rows of features: real [rows, n], a row a token where the first rows are embeddings of token ids. Nothing but
-attention, windows and pools mixes rows. Rows of several sequences (an encoder's and a decoder's) are streams, which meet in attention
-alone. Operators are in an order in which every value is written before it is read, once.
+Values are rows of features: real [rows, n], a row a token where the first rows are embeddings of token ids, or a row a pixel.
+Nothing but attention, windows and pools mixes rows. Rows of several sequences (an encoder's and a decoder's) are streams, which
+meet in attention alone. Operators are in an order in which every value is written before it is read, once.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class Window:
     index: Int64
     """[rows, taps]: the rows of x that each row of y is; -1: zeros."""
     stream: str
-    """Name of the stream that y is of: windows that make as many rows of one input share it, with the input if it has as many."""
+    """Name of the stream that y is of: that of an input with as many rows, if y is made of it, or of windows with as many."""
 
     @property
     def rows(self) -> int:
@@ -250,6 +250,15 @@ class Window:
     def taps(self) -> int:
         """Rows of x in a row of y."""
         return self.index.shape[1]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """y = the features of a, then those of b."""
+
+    a: str
+    b: str
+    y: str
 
 
 class PoolKind(Enum):
@@ -270,7 +279,7 @@ class Pool:
     kind: PoolKind
 
 
-Op = Norm | Linear | Add | Mul | Affine | Apply | FakeQuantize | Rotary | Attention | Positional | Window | Pool
+Op = Norm | Linear | Add | Mul | Affine | Apply | FakeQuantize | Rotary | Attention | Positional | Window | Beside | Pool
 
 
 def codes_of(operators: Iterable[Op]) -> dict[str, Quantization]:
@@ -281,7 +290,7 @@ def codes_of(operators: Iterable[Op]) -> dict[str, Quantization]:
 def operands(op: Op) -> tuple[str, ...]:
     """The values that an operator reads."""
     match op:
-        case Add() | Mul():
+        case Add() | Mul() | Beside():
             return op.a, op.b
         case Attention():
             return op.q, op.k, op.v

@@ -22,7 +22,9 @@ def _runs(rows: Sequence[int]) -> list[tuple[int, int, int, int]]:
     for at, row in enumerate(rows):
         where, count, first, stride = found[-1] if found else (0, 0, NO_ROW, 0)
         step = stride if count > 1 else row - first
-        if count and (row == first == NO_ROW or (NO_ROW not in (row, first) and 0 <= step <= STRIDE and row == first + count * step)):
+        if count and (
+            row == first == NO_ROW or (NO_ROW not in (row, first) and 0 <= step <= STRIDE and row == first + count * step)
+        ):
             found[-1] = (where, count + 1, first, 0 if row == NO_ROW else step)
         else:
             found.append((at, 1, row, 0))

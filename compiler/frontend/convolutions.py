@@ -30,7 +30,7 @@ _PARTS = 16
 
 
 @dataclass(frozen=True)
-class _Kernel:
+class Kernel:
     """A convolution's sizes, a number for each of the dimensions behind the channels."""
 
     size: tuple[int, ...]
@@ -45,7 +45,7 @@ class _Kernel:
         return self.strides == self.size and set(self.dilations) == {1}
 
     @classmethod
-    def of(cls, node: onnx.NodeProto, size: Sequence[int], shape: Sequence[int]) -> _Kernel:
+    def of(cls, node: onnx.NodeProto, size: Sequence[int], shape: Sequence[int]) -> Kernel:
         """`size`: of the kernel; `shape`: of the input behind its channels."""
         given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         strides, dilations = (tuple(given.get(name, (1,) * len(size))) for name in ("strides", "dilations"))
@@ -60,23 +60,23 @@ class _Kernel:
 
 
 @dataclass(frozen=True)
-class _Weight:
+class Weight:
     """A constant of a convolution: reals, or codes of which the first axis may have scales of its own."""
 
     values: Array
     parameters: tuple[Array, ...] = ()
     """Scale, and zero point if there is one; () of reals."""
 
-    def part(self, own: slice) -> _Weight:
+    def part(self, own: slice) -> Weight:
         """Some of the first axis."""
-        return _Weight(self.values[own], tuple(p if p.size == 1 else p[own] for p in self.parameters))
+        return Weight(self.values[own], tuple(p if p.size == 1 else p[own] for p in self.parameters))
 
     @property
     def zero(self) -> Array:
         """What stands for 0, of each of the first axis or of all."""
         return self.parameters[1] if len(self.parameters) > 1 else np.zeros((), self.values.dtype)
 
-    def matrix(self, groups: int) -> _Weight:
+    def matrix(self, groups: int) -> Weight:
         """Weights [out, in / groups, ..] as [out, elements of the kernel times in]: zeros outside of a group's block."""
         count, own = self.values.shape[:2]
         flat = np.moveaxis(self.values.reshape(count, own, -1), 1, 2)
@@ -84,14 +84,14 @@ class _Weight:
         full[:] = self.zero.reshape(-1, 1, 1)
         for group, rows in enumerate(np.split(np.arange(count), groups)):
             full[rows, :, group * own : (group + 1) * own] = flat[rows]
-        return _Weight(full.reshape(count, -1), self.parameters)
+        return Weight(full.reshape(count, -1), self.parameters)
 
 
-def _weight(g: Graph, name: str) -> _Weight | None:
+def constant_weight(g: Graph, name: str) -> Weight | None:
     """A constant, or codes of one whose scales are one or as many as the first axis has; None if it is neither."""
     value, back = g.constant(name), g.node_of(name)
     if value is not None:
-        return _Weight(value)
+        return Weight(value)
     if back is None or back.op_type != "DequantizeLinear":
         return None
     codes, *parameters = (g.constant(each) for each in back.input)
@@ -99,7 +99,7 @@ def _weight(g: Graph, name: str) -> _Weight | None:
         return None
     known = tuple(p.reshape(-1) for p in parameters if p is not None)
     first = attribute(back, "axis", 1) % max(1, codes.ndim) == 0
-    return _Weight(codes, known) if first or all(p.size == 1 for p in known) else None
+    return Weight(codes, known) if first or all(p.size == 1 for p in known) else None
 
 
 class _Unfolding:
@@ -126,7 +126,7 @@ class _Unfolding:
     def numbers(self, values: Sequence[int]) -> str:
         return self.add("Constant", value=numpy_helper.from_array(np.array(values, np.int64)))
 
-    def held(self, weight: _Weight, turned: bool, of: str) -> str:
+    def held(self, weight: Weight, turned: bool, of: str) -> str:
         """A part of the constant `of`, [out, k] turned or [out], with the DequantizeLinear of its codes."""
         values = weight.values.T if turned else weight.values
         names = []
@@ -143,7 +143,7 @@ class _Unfolding:
             return []
         return [codes, back] if all(prod(self.g.shape(p)) == 1 for p in (*codes.input[1:], *back.input[1:])) else []
 
-    def patches(self, x: str, k: _Kernel, out: Sequence[int]) -> str:
+    def patches(self, x: str, k: Kernel, out: Sequence[int]) -> str:
         """[N, C, ..] to [N, positions of the output, elements of the kernel times C]; `out`: the output's dimensions."""
         if k.apart and not any((*k.before, *k.after)):
             return self.tiles(x, k, out)
@@ -159,7 +159,7 @@ class _Unfolding:
         flat = self.add("Reshape", every, self.numbers([out[0], -1, prod(out[2:])]))
         return self.add("Transpose", flat, perm=[0, 2, 1])
 
-    def tiles(self, x: str, k: _Kernel, out: Sequence[int]) -> str:
+    def tiles(self, x: str, k: Kernel, out: Sequence[int]) -> str:
         """As `patches`, which lie side by side: of an image in tiles, for example."""
         rank, axes = len(k.size), range(2, len(out))
         whole = [n * s for n, s in zip(out[2:], k.size, strict=True)]
@@ -168,7 +168,7 @@ class _Unfolding:
         turned = self.add("Transpose", cut, perm=[0, *range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2), 1])
         return self.add("Reshape", turned, self.numbers([out[0], prod(out[2:]), -1]))
 
-    def product(self, patches: str, weight: _Weight, bias: _Weight | None) -> str:
+    def product(self, patches: str, weight: Weight, bias: Weight | None) -> str:
         """Patches, behind the pair of the input, times a matrix."""
         for node in self.pair():
             patches = self.add(node.op_type, patches, *node.input[1:])
@@ -181,10 +181,10 @@ class _Unfolding:
         node, g = self.node, self.g
         shape, out = g.shape(node.input[0]), g.shape(node.output[0])
         names = [name for name in node.input[1:] if name]
-        weight, *more = (_weight(g, name) for name in names)
+        weight, *more = (constant_weight(g, name) for name in names)
         if weight is None or None in more or out[0] * prod(out[2:]) > TOKENS or 0 in (*shape, *out):
             return None
-        k = _Kernel.of(node, weight.values.shape[2:], shape[2:])
+        k = Kernel.of(node, weight.values.shape[2:], shape[2:])
         source = self.pair()[0].input[0] if self.pair() else node.input[0]
         found = []
         groups = int(attribute(node, "group", 1))

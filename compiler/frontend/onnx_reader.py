@@ -25,6 +25,7 @@ from axlora.compiler.frontend.products import plain_products
 from axlora.compiler.frontend.scales import check_scales, drop_infinite, make_codes_signed
 from axlora.compiler.frontend.sizes import check_sizes, check_values
 from axlora.compiler.frontend.source import Model, first_line, opened
+from axlora.compiler.frontend.spatial import spell_out
 from axlora.compiler.frontend.storage import Aside, check
 from axlora.compiler.frontend.supported import refuse_operators, refuse_unknown_shapes
 from axlora.compiler.frontend.tensors import check_inputs
@@ -195,14 +196,15 @@ def read(
     shapes: Mapping[str, int] | None = None,
     exact: bool = False,
     empty_caches: bool = False,
-    leave_weights: bool = False,
+    whole: bool = False,
 ) -> tuple[onnx.ModelProto, str]:
     """Load, fix dimensions, make floats float32 and codes signed, fold constants (never DequantizeLinear), infer shapes.
 
     Args:
         shapes: values of the free dimensions.
         exact: every Q/DQ pair counts; else those of infinite scale are taken out, with a notice.
-        leave_weights: big weights that lie in files stay there, for `storage.values`; else they are read.
+        whole: for a model that is to run whole: big weights that lie in files stay there, for `storage.values`, and what slides
+            over images is spelled out (`spell_out`).
         empty_caches: the caches that a decoder takes are empty, and those that it gives are left out.
 
     Returns:
@@ -241,9 +243,9 @@ def read(
         raise
     except Exception as error:
         raise BadModel(f"shapes do not fit: {first_line(error)}", where, "check the model and --shape") from None
-    aside.put_back(copy, leave_weights)
+    aside.put_back(copy, whole)
     passed.put_back(copy)
-    copy = unfold_convolutions(copy)
+    copy = unfold_convolutions(spell_out(copy) if whole else copy)
     refuse_unknown_shapes(copy, where)
     copy = prepare(plain_products(copy))
     check_sizes(copy, where)

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from axlora.compiler import functions
 from axlora.compiler.frontend.recognised import FoundLinear
-from axlora.compiler.operators import Add, Function, Linear, Mul, Norm, NormKind, PoolKind, Positional
+from axlora.compiler.operators import Beside, Function, Linear, Mul, Norm, NormKind, PoolKind, Positional
 from axlora.compiler.passes.read_module import RESHAPES, Node
 from axlora.compiler.passes.recognise_norms import FoundNorm, norms
 from axlora.compiler.passes.recognise_pairs import PairWalk
 from axlora.compiler.passes.recognise_pools import PoolWalk
-from axlora.compiler.passes.recognise_values import PASS, SHAPED, Scores, Symbol
+from axlora.compiler.passes.recognise_values import PASS, SHAPED, Scores, Symbol, features_last
 from axlora.compiler.passes.tensor_elements import Constant, Curve, Ids, Length, Looked, Probed, View, Weighted
 
 Int64 = npt.NDArray[np.int64]
@@ -177,7 +177,7 @@ class Walk(PairWalk, PoolWalk):
             return curve
         if kind not in ("add", "subtract", "multiply") or not all(isinstance(s, View | Curve | Looked) for s in (a, b)):
             return None
-        x, y = (self.rows(node, name) for name in node.inputs)
+        (x, y), second = self.in_rows(node, node.inputs)
         if x == y and kind == "multiply":
             return Length(x, "squares")
         if self.stream(x) != self.stream(y):
@@ -185,9 +185,12 @@ class Walk(PairWalk, PoolWalk):
         if (x in self.single) != (y in self.single):
             raise self.refuse(node, "rows of all tokens meet one row of all")
         out = node.outputs[0]
-        self.value(out, self.features[x], x)
-        self.operators.append(Mul(x, y, out) if kind == "multiply" else Add(x, y, out, -1 if kind == "subtract" else 1))
-        return self.symbols[out]
+        if kind == "multiply":
+            self.value(out, self.features[x], x)
+            self.operators.append(Mul(x, y, out))
+        else:
+            self.summed(x, y, out, -1 if kind == "subtract" else 1)
+        return self.tensor(out, out, second)
 
     def _elements(self, name: str) -> int:
         return int(np.prod(self.g.shape(name)))
@@ -221,13 +224,17 @@ class Walk(PairWalk, PoolWalk):
         out, name = node.outputs[0], next(n for n in node.inputs if self.symbols.get(n) is a)
         if self._elements(out) != self._elements(name):
             return None
-        own = a.columns(self.features[a.value]) if isinstance(a, View) else None
-        x = a.value if own is not None else self.rows(node, name)
+        own, second = a.columns(self.features[a.value]) if isinstance(a, View) else None, False
+        if own is None:
+            (x,), second = self.in_rows(node, [name])
+        else:
+            x = a.value
         shape = self.g.shape(out)
-        rows = [np.broadcast_to(c, shape).reshape(-1, self.features[x]) for c in (gain, bias)]
+        every = [np.broadcast_to(c, shape) for c in (gain, bias)]
+        rows = [(features_last(c) if second else c).reshape(-1, self.features[x]) for c in every]
         if any((c != c[0]).any() for c in rows):
             return None
-        return View.rows(self.scaled(x, rows[0][0] * (1 if own is None else own), np.array(rows[1][0])), shape)
+        return self.tensor(self.scaled(x, rows[0][0] * (1 if own is None else own), np.array(rows[1][0])), out, second)
 
     def by_row(self, node: Node, a: View | Curve, c: Float64) -> View | None:
         """a + c, a row of it for each position; None where a is repeated for it, or rows are none of a sequence."""
@@ -266,6 +273,9 @@ class Walk(PairWalk, PoolWalk):
             if isinstance(x, Curve):
                 return x.over(lambda t, of=x.of: -of(t))  # type: ignore[misc]
             return x.times(np.float64(-1)) if isinstance(x, View) else None
+        if isinstance(x, View) and len(x.terms) > 1:
+            (value,), second = self.in_rows(node, node.inputs[:1])
+            x = self.tensor(value, node.inputs[0], second)
         curve = _as_curve(x)
         if curve is None:
             return None
@@ -311,6 +321,8 @@ class Walk(PairWalk, PoolWalk):
         if kind == "take" and len(constants) == 1:
             axis = int(node.number("axis"))
             return self.picked(x.moved(lambda v: np.take(v, constants[0].astype(np.int64), axis)))
+        if kind == "concat" and not self.of_one_value(inputs) and all(isinstance(x, View | Curve) for x in inputs):
+            return self.beside(node)
         if kind == "concat" and (views := self.of_one_value(inputs)):
             most = max(len(v.terms) for v in views)
             views = [v.padded(most) for v in views]
@@ -318,6 +330,29 @@ class Walk(PairWalk, PoolWalk):
             joined = [tuple(np.concatenate([v.terms[n][part] for v in views], axis) for part in (0, 1)) for n in range(most)]
             return replace(views[0], terms=tuple((i.astype(np.int64), c.astype(np.float64)) for i, c in joined))
         return None
+
+    def beside(self, node: Node) -> View | None:
+        """Features of several values of a stream side by side."""
+        values, second = self.in_rows_beside(node)
+        if values is None:
+            return None
+        out = node.outputs[0]
+        total = values[0]
+        for n, value in enumerate(values[1:], 1):
+            name = out if n + 1 == len(values) else f"{out} {n}"
+            self.features[name] = self.features[total] + self.features[value]
+            self.operators.append(Beside(total, value, name))
+            total = name
+        return self.tensor(out, out, second)
+
+    def in_rows_beside(self, node: Node) -> tuple[list[str] | None, bool]:
+        """The values that a concat of features puts side by side, one row each for a row of the result."""
+        rank, axis = len(self.g.shape(node.outputs[0])), int(node.number("axis"))
+        each = [self.in_rows(node, [name]) for name in node.inputs]
+        values, seconds = [name for (name,), _ in each], {second for _, second in each}
+        streams = {(self.stream(value), value in self.single) for value in values}
+        fits = len(seconds) == 1 and axis % rank == (1 if seconds == {True} else rank - 1)
+        return (values if fits and len(streams) == 1 and not self.single & {*values} else None), seconds == {True}
 
     def _pads_with(self, node: Node) -> float:
         """What a Pad puts around its input."""

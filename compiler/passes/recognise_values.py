@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.functions import own_bound, own_function
 from axlora.compiler.operators import (
+    Add,
     Affine,
     Apply,
     FakeQuantize,
@@ -44,6 +46,8 @@ from axlora.compiler.transformer import Lookup, RowInput, Stream
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
+_GAINS = 32
+"""Most unlike rows of factors of which a sum of rows may be."""
 PASS = ("identity", *PASSIVE)
 SHAPED = (*RESHAPES, "broadcast_to")
 
@@ -206,9 +210,9 @@ class Values:
             return symbol.value
         if isinstance(symbol, View) and (gain := symbol.columns(self.features[symbol.value])) is not None:
             return self.scaled(symbol.value, gain, np.zeros(gain.size))
-        window = self.window(symbol) if isinstance(symbol, View) else None
-        if window is not None:
-            return self.slid(window)
+        found = self.gathered(symbol) if isinstance(symbol, View) else None
+        if found is not None:
+            return found
         raise self.refuse(node, "reads a tensor that is not rows of features, one a token")
 
     def as_rows(self, node: Node) -> None:
@@ -216,11 +220,16 @@ class Values:
         for name in node.inputs:
             symbol = self.symbols.get(name)
             if isinstance(symbol, View) and symbol.value in self.hosts:
-                self.symbols[name] = View.rows(self.rows(node, name), self.g.shape(name))
+                if len(symbol.shape) < 4:
+                    self.symbols[name] = View.rows(self.rows(node, name), self.g.shape(name))
+                    continue
+                pixels = symbol.moved(features_last)  # of an image
+                rows = View.rows(self.laid_out(node, name, pixels), pixels.shape)
+                self.symbols[name] = rows.moved(_features_second)
 
     def laid_out(self, node: Node, name: str, view: View) -> str:
         """The first rows of a stream that the host lays out: elements of an input, or zeros."""
-        shape = self.g.shape(name)
+        shape = view.shape
         ((index, coefficient),) = view.terms[:1]
         if len(view.terms) > 1 or not np.isin(coefficient, (0, 1)).all() or not shape:
             raise self.refuse(node, "reads more than elements of an input")
@@ -237,20 +246,53 @@ class Values:
             self.laid[key] = value
         return self.laid[key]
 
-    def window(self, view: View) -> Window | None:
-        """The window that a view [.., rows, features] is; None if it is none, or of rows that nothing may mix."""
+    def gathered(self, view: View) -> str | None:
+        """The value that a view [.., rows, features] is: rows of another side by side, or the sum of some, each times its gain.
+
+        None if it is neither, or of rows that nothing may mix.
+        """
         n = self.features[view.value]
-        index, coefficient = view.terms[0]
-        never = self.rowwise or self.causal or view.value in self.single
-        if never or len(view.terms) > 1 or index.ndim < 2 or index.shape[-1] % n:
+        if self.rowwise or self.causal or view.value in self.single or len(view.shape) < 2 or view.shape[-1] % n:
             return None
-        shape = (-1, index.shape[-1] // n, n)
-        index, coefficient = index.reshape(shape), coefficient.reshape(shape)
-        seen = coefficient[:, :, 0] == 1
-        whole = np.where(seen[..., None], index[:, :, :1] + np.arange(n), index)
-        if (coefficient != seen[..., None]).any() or (whole != index).any() or (index[seen][:, 0] % n).any() or not seen.any():
-            return None
-        return self.window_of(view.value, np.where(seen, index[:, :, 0] // n, -1))
+        if len(view.terms) == 1:
+            (seen,) = ((coefficient != 0) for _, coefficient in view.terms)
+            if (view.terms[0][1] == seen).all():
+                index = _rows_of(view.terms[0][0].reshape(-1, n), seen.reshape(-1, n))
+                if index is not None:
+                    return self.slid(self.window_of(view.value, index.reshape(-1, view.shape[-1] // n)))
+        return self.sum_of_rows(view) if view.shape[-1] == n else None
+
+    def sum_of_rows(self, view: View) -> str | None:
+        """The sum of rows of a value, each times a number a feature: a convolution of single channels, or a mean."""
+        n = self.features[view.value]
+        parts: list[tuple[Int64, Float64]] = []
+        for index, coefficient in view.terms:
+            gains, which = np.unique(coefficient.reshape(-1, n), axis=0, return_inverse=True)
+            if len(gains) > _GAINS:
+                return None
+            for number, gain in enumerate(gains):
+                if not gain.any():
+                    continue
+                own = which.reshape(-1) == number
+                rows = _rows_of(index.reshape(-1, n), np.broadcast_to(own[:, None], (own.size, n)))
+                if rows is None:
+                    return None
+                parts.append((rows[:, None], gain))
+        total: str | None = None
+        for rows, gain in parts:
+            sign = -1 if total is not None and (gain == -1).all() else 1
+            term = self.slid(self.window_of(view.value, rows))
+            term = term if (gain == sign).all() else self.scaled(term, gain, np.zeros(n))
+            total = term if total is None else self.summed(total, term, f"{view.value} sum {len(self.operators)}", sign)
+        return total
+
+    def summed(self, a: str, b: str, name: str, sign: int = 1) -> str:
+        """The value of this name, a + b or a - b."""
+        self.features[name] = self.features[a]
+        if a in self.single:
+            self.single.add(name)
+        self.operators.append(Add(a, b, name, sign))
+        return name
 
     def window_of(self, value: str, index: Int64, y: str = "") -> Window:
         """A window of rows [rows, taps] of a value, in the stream that it makes."""
@@ -269,6 +311,42 @@ class Values:
             self.features[name] = self.features[window.x] * window.taps
             self.operators.append(replace(window, y=name))
         return self.windows[key]
+
+    def in_rows(self, node: Node, names: Sequence[str]) -> tuple[list[str], bool]:
+        """The values that tensors are, and whether features are their second dimension, as those of images, or their last.
+
+        Raises:
+            UnsupportedOperator: as `rows`.
+        """
+        shapes = {self.g.shape(name) for name in names}
+        if len(shapes) == 1 and len(self.g.shape(names[0])) > 2 and not any(self.is_rows(self.symbol(name)) for name in names):
+            values = [self.whole_rows(self.viewed(node, name).moved(features_last)) for name in names]
+            if None not in values:
+                return [value for value in values if value is not None], True
+        return [self.rows(node, name) for name in names], False
+
+    def tensor(self, value: str, name: str, second: bool) -> View:
+        """A tensor that is a value; `second`: as `in_rows` has it."""
+        shape = self.g.shape(name)
+        if not second:
+            return View.rows(value, shape)
+        return View.rows(value, (shape[0], *shape[2:], shape[1])).moved(_features_second)
+
+    def is_rows(self, symbol: Symbol) -> bool:
+        """Whether it is all of a value, in its order."""
+        if isinstance(symbol, View):
+            return symbol.value not in self.hosts and symbol.columns(self.features[symbol.value]) is not None
+        return not isinstance(symbol, Curve) or symbol.index is None
+
+    def whole_rows(self, view: View) -> str | None:
+        """The value that a view with its features last is: itself, times a number a feature, or what windows make."""
+        if view.value in self.hosts:
+            return None
+        if view.factor() == 1:
+            return view.value
+        if (gain := view.columns(self.features[view.value])) is not None:
+            return self.scaled(view.value, gain, np.zeros(gain.size))
+        return self.gathered(view)
 
     def first(self, node: Node, name: str, looked: Looked) -> str:
         """The value of the rows that were looked up, which a tensor holds."""
@@ -405,3 +483,21 @@ class Values:
             return None
         whole = (table - zero.value.reshape(-1).astype(np.float64)).astype(np.float32)
         return Looked(((name, (whole * scale.value.reshape(-1).astype(np.float32)).astype(np.float64)),))
+
+
+def _rows_of(index: Int64, seen: npt.NDArray[np.bool_]) -> Int64 | None:
+    """[rows]: the rows of a value that elements [rows, features] are, -1 where none is seen; None if they are no whole rows."""
+    n, first = index.shape[1], index[:, 0]
+    own = seen[:, 0]
+    if (seen != own[:, None]).any() or (index[own] != first[own, None] + np.arange(n)).any() or (first[own] % n).any():
+        return None
+    return np.where(own, first // n, -1)
+
+
+def features_last(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The second dimension behind the others."""
+    return np.moveaxis(x, 1, -1)
+
+
+def _features_second(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.moveaxis(x, -1, 1)

@@ -292,7 +292,7 @@ class _Reading:
     def read(self, shapes: Mapping[str, int], batch: int, reader: Reader, context: int = 0) -> _Read:
         """The model with its free dimensions fixed to `shapes`, as `reader` recognises it; `context` of a language model."""
         self.dump.restart()
-        proto, where = onnx_reader.read(self.file, shapes, self.options.exact, empty_caches=context > 0, leave_weights=True)
+        proto, where = onnx_reader.read(self.file, shapes, self.options.exact, empty_caches=context > 0, whole=True)
         self.dump.model(proto)
         g, found = recognised(proto, where, self.options, self.keeps)
         self.dump.modules(g.phases)

@@ -246,7 +246,7 @@ class RelaxRows(OneGroup, MapsRows):
 
     def tap(self, name: str, out: Cells, index: Int64) -> None:
         places = np.where(index < 0, int(self.kept[name].ty.shape.values[0]) - 1, index)
-        self._put(out, self._emit(relax.op.take(self.kept[name], relax.const(places, "int64"), axis=0)))
+        self._put(out, self._emit(relax.op.take(self.kept[name], relax.const(places, "int64"), axis=0, mode="clip")))
 
     def pick(self, x: Cells, out: Cells) -> None:
         first = relax.op.strided_slice(self._of(x), [0], [0], [1])

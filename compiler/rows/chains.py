@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from axlora.compiler.operators import Add, Affine, Apply, FakeQuantize, Linear, Mul, Norm, Rotary
+from axlora.compiler.operators import Add, Affine, Apply, Beside, FakeQuantize, Linear, Mul, Norm, Rotary
 from axlora.compiler.rows.attention_formulas import AttentionFormulas
 from axlora.compiler.rows.formulas import Body
 from axlora.compiler.rows.row_operations import Chains, Heads
@@ -88,7 +88,7 @@ def find(steps: Sequence[Numbered], first: int, state: AttentionFormulas) -> Cha
                     active, since, joined = step.x, stage, False
                 stage += not joined
                 names.append(step.name)
-            case Append() | Add() | Affine() | Apply() | FakeQuantize() | Mul() | Norm() | Rotary():
+            case Append() | Add() | Affine() | Apply() | Beside() | FakeQuantize() | Mul() | Norm() | Rotary():
                 pass
             case _:
                 break

@@ -19,6 +19,7 @@ from axlora.compiler.operators import (
     Affine,
     Apply,
     Attention,
+    Beside,
     FakeQuantize,
     Linear,
     Mul,
@@ -113,6 +114,8 @@ def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]
             return values[op.x] + op.table[: len(values[op.x])]
         case Window():
             return np.where(op.index[..., None] < 0, 0.0, values[op.x][op.index]).reshape(op.rows, -1)
+        case Beside():
+            return np.concatenate([values[op.a], values[op.b]], axis=1)
         case Pool():
             x = values[op.x]
             return x[:1] if op.kind is PoolKind.FIRST else x[: keys[op.x]].mean(axis=0, keepdims=True)

@@ -18,6 +18,7 @@ from axlora.compiler.operators import (
     Add,
     Affine,
     Apply,
+    Beside,
     FakeQuantize,
     Linear,
     Mul,
@@ -359,6 +360,20 @@ class Formulas:
             if down > near:
                 self.rows.map(Map.MAC, x, out=y, shift=min(63, down))
             self.rows.map(Map.MAC, y if down > near else x, by, y, ca=1 << max(0, fy - fx), cb=1 << near, shift=near)
+
+        return each
+
+    def beside(self, op: Beside) -> Body:
+        """Both at one fraction, within 14 bits of the coarser."""
+        fy = min(self.seen(op.y), min(self.fractions[op.a], self.fractions[op.b]) + FACTOR_BITS)
+        self.out(op.y, fy)
+
+        def each() -> None:
+            first = 0
+            for name in (op.a, op.b):
+                out, up = self.part(op.y, first, self.widths[name]), fy - self.fractions[name]
+                self.rows.map(Map.MAC, self.cells[name], out=out, ca=1 << max(0, up), shift=min(63, max(0, -up)))
+                first += self.widths[name]
 
         return each
 

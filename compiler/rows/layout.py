@@ -22,6 +22,7 @@ from axlora.compiler.operators import (
     Affine,
     Apply,
     Attention,
+    Beside,
     FakeQuantize,
     Linear,
     Mul,
@@ -180,6 +181,9 @@ class _Classes:
                 self[op.x].kept = True
                 n = self[op.x].width
                 self[op.y].cuts |= set(range(0, op.taps * n + 1, n))
+            case Beside():
+                self[op.a].kept = self[op.b].kept = True
+                self[op.y].cuts |= {0, self[op.a].width, self[op.a].width + self[op.b].width}
             case Apply() | Pool():  # a table may make a little of 0
                 self.join(op.y, op.x)
                 self[op.y].kept = True

@@ -252,7 +252,7 @@ class Rows(MapsRows, Protocol):
         """The block's rows of a value to memory under a name."""
 
     def tap(self, name: str, out: Cells, index: Int64) -> None:
-        """Of what was kept row index[r], zeros where that is -1, for each row r of the group; `index`: [rows of out's stream]."""
+        """Of what was kept row index[r], zeros where that is -1, for each row r of the group; `index`: [rows of the stream]."""
 
     def pick(self, x: Cells, out: Cells) -> None:
         """The first row of all, when its block is worked on; `out` has one row."""

@@ -52,7 +52,7 @@ def test_big_weights_are_read_when_they_are_quantized(tmp_path: Path, monkeypatc
     wanted = generator(folder, IDS).image
     monkeypatch.setattr(storage, "TOTAL_LIMIT", 0)
     monkeypatch.setattr(storage, "TENSOR_LIMIT", 256)
-    proto = onnx_reader.read(folder, SHAPE, leave_weights=True)[0]
+    proto = onnx_reader.read(folder, SHAPE, whole=True)[0]
     tensors = load_file(folder / "model.safetensors")
     held = {t.name: storage.values(t) for t in proto.graph.initializer if t.data_location == t.EXTERNAL}
     assert held.keys() == {name for name, value in tensors.items() if value.nbytes > 256}
