@@ -283,8 +283,14 @@ Op = Norm | Linear | Add | Mul | Affine | Apply | FakeQuantize | Rotary | Attent
 
 
 def codes_of(operators: Iterable[Op]) -> dict[str, Quantization]:
-    """Value -> its codes, of values that operators round to codes of one scale."""
-    return {op.y: op.codes for op in operators if isinstance(op, FakeQuantize)}
+    """Value -> its codes, of values that operators round to codes of one scale, and of windows of those: zeros have a code."""
+    found: dict[str, Quantization] = {}
+    for op in operators:
+        if isinstance(op, FakeQuantize):
+            found[op.y] = op.codes
+        elif isinstance(op, Window) and op.x in found:
+            found[op.y] = found[op.x]
+    return found
 
 
 def operands(op: Op) -> tuple[str, ...]:

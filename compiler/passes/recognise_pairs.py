@@ -34,7 +34,8 @@ class PairWalk(AttentionWalk):
         if isinstance(x, Looked):
             return x.rounded(codes)
         if isinstance(x, Curve) and (x.line() is not None or x.function() is not None or self.own(x) is not None):
-            x = View.rows(self.rows(node, node.inputs[0]), self.g.shape(node.outputs[0]))
+            (value,), second = self.in_rows(node, node.inputs[:1])
+            x = self.tensor(value, node.outputs[0], second)
         if not isinstance(x, View) or (len(x.terms) > 1 and self._is_part(node)):
             return x
         return self.rounded_view(x, codes)
