@@ -55,8 +55,9 @@ class PairWalk(AttentionWalk):
         gain = view.columns(self.features[view.value])
         if gain is not None and (gain != gain[0]).any():
             view = View.rows(self.scaled(view.value, gain, np.zeros(gain.size)), view.shape)
-        factor = float(view.terms[0][1].reshape(-1)[0])
-        if len(view.terms) != 1 or factor <= 0 or (view.terms[0][1] != factor).any():
+        coefficient = view.terms[0][1]
+        factor = float(coefficient.max())
+        if len(view.terms) != 1 or factor <= 0 or not np.isin(coefficient, (0, factor)).all():  # codes hold 0, in padding
             return view
         return replace(view, value=self.rounded(view.value, codes.times(1 / factor)))
 
