@@ -13,8 +13,11 @@ import numpy.typing as npt
 from axlora.compiler.operators import (
     Add,
     Affine,
+    Apply,
     Attention,
+    Beside,
     FakeQuantize,
+    Function,
     Mul,
     Op,
     Pool,
@@ -208,6 +211,10 @@ class Transformer:
                     found.setdefault(op.y, a + b)
                 case Mul(), [a, b]:
                     found.setdefault(op.y, a * b)
+                case Beside(), [a, b]:
+                    found.setdefault(op.y, max(a, b))
+                case Window() | Apply(function=Function.RELU), [x]:
+                    found.setdefault(op.y, x)
                 case Affine(), [x]:
                     found.setdefault(op.y, float((x * np.abs(op.gain) + np.abs(op.bias)).max()))
         return found

@@ -13,8 +13,15 @@ from axlora.compiler.frontend.supported import STANDARD
 
 _MOVES = (
     "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Split", "Expand", "Identity", "MaxPool",
+    "Resize", "DepthToSpace", "SpaceToDepth",
 )  # fmt: skip
 """Operators whose results are elements of their first operand; the largest code stands for the largest value."""
+
+
+def _moves(node: onnx.NodeProto) -> bool:
+    """Whether an operator only moves what it reads; a Resize may interpolate."""
+    mode = next((a.s for a in node.attribute if a.name == "mode"), b"nearest")
+    return node.op_type in _MOVES and (node.op_type != "Resize" or mode == b"nearest")
 
 
 def move_reals(model: onnx.ModelProto) -> None:
@@ -60,7 +67,7 @@ def move_reals(model: onnx.ModelProto) -> None:
         first = node.input[0] if node.input else ""
         if node.domain in STANDARD and node.op_type == "QuantizeLinear" and node.input[1] in values:
             pairs[node.output[0]] = tuple(node.input[1:])
-        elif node.domain in STANDARD and node.op_type in _MOVES and first in pairs:
+        elif node.domain in STANDARD and _moves(node) and first in pairs:
             moved |= dict.fromkeys(node.output, node)
             pairs |= dict.fromkeys(node.output, pairs[first])
         elif node.op_type == "DequantizeLinear" and first in moved and alike(pairs[first], node.input[1:]):
