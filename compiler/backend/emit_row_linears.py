@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from axlora.compiler.backend.emit_row_memory import MemoryEmit
 from axlora.compiler.backend.emit_tiles import ROOM, Columns, Placed
+from axlora.compiler.backend.emit_windows import WindowEmit
 from axlora.compiler.backend.plan import u_lines
 from axlora.compiler.backend.schedule import Span
 from axlora.compiler.rows.row_operations import Cells
 from axlora.isa.opcodes import UBUF_BIT
 
 
-class LinearEmit(MemoryEmit):
+class LinearEmit(WindowEmit):
     """Adds linears."""
 
     def linear(self, name: str, out: Cells) -> None:

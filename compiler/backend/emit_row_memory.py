@@ -4,31 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from axlora.compiler.backend.emit_rows import EVERY, Int64, RowEmit
+from axlora.compiler.backend.emit_rows import EVERY, RowEmit
 from axlora.compiler.backend.emit_tiles import ROOM
 from axlora.compiler.backend.schedule import Span
 from axlora.compiler.rows.row_operations import Cells
 from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
-
-NO_ROW = -1
-"""In place of a row that a window reads: zeros."""
-STRIDE = 4
-"""Most rows from one that is read to the next, where the rows between are loaded too."""
-
-
-def _runs(rows: Sequence[int]) -> list[tuple[int, int, int, int]]:
-    """(where, how many, the first, from one to the next) of rows that lie evenly apart, or of zeros."""
-    found: list[tuple[int, int, int, int]] = []
-    for at, row in enumerate(rows):
-        where, count, first, stride = found[-1] if found else (0, 0, NO_ROW, 0)
-        step = stride if count > 1 else row - first
-        if count and (
-            row == first == NO_ROW or (NO_ROW not in (row, first) and 0 <= step <= STRIDE and row == first + count * step)
-        ):
-            found[-1] = (where, count + 1, first, 0 if row == NO_ROW else step)
-        else:
-            found.append((at, 1, row, 0))
-    return found
 
 
 class MemoryEmit(RowEmit):
@@ -79,35 +59,6 @@ class MemoryEmit(RowEmit):
             self._load(Buffer.CBUF, start + self.row * size, place, beat, self.tokens * size // t.beat_bytes)
             to = self.base[cells.name] + self.at * words
             self._line(CBUF_BIT + place.first, words, to, rows=self.tokens, reads=[place])
-
-    def keep(self, name: str, x: Cells) -> None:
-        self.kept.setdefault(name, (f"window {len(self.kept)}", x, self.pitch[x.name]))
-        self._write(self.kept[name][0], x)
-
-    def tap(self, name: str, out: Cells, index: Int64) -> None:
-        rows = [*index[self.row : self.row + self.tokens].tolist()]
-        rows += [NO_ROW] * (self.tokens - len(rows))  # of the last group, beyond the stream's
-        for at, count, first, stride in _runs(rows):
-            self._rows_kept(name, out, at, count, first, stride)
-
-    def _rows_kept(self, name: str, out: Cells, at: int, count: int, first: int, stride: int) -> None:
-        """Rows of the group from `at` on: of what was kept row first + n stride, or zeros."""
-        t, (region, x, words) = self.target, self.kept[name]
-        to, pitch, _ = self._operand(out)
-        to += at * pitch
-        source, reads = to, []
-        if first != NO_ROW:
-            size, span = words * t.vector_word_bytes, (count - 1) * stride + 1
-            place = self.cbuf.take(span * words, max(1, t.beat_bytes // t.vector_word_bytes))
-            start = ROOM + self.memory.regions[region][0] + first * size
-            beat = place.first * t.vector_word_bytes // t.beat_bytes
-            self._load(Buffer.CBUF, start, place, beat, span * size // t.beat_bytes)
-            source, reads = CBUF_BIT + place.first, [place]
-        self._set(Opcode.VLEN, valid=x.width)
-        self._set(Opcode.VPITCH, a=stride * words, b=stride * words, to=pitch)
-        self._set(Opcode.VCON, ca=int(first != NO_ROW), cb=0, shift=0)
-        fields = {"function": Map.MAC, "into": Into.VBUF, "size": 2}
-        self._vmap(source, source, to, self._words_of(out.width), reads, [], count, **fields)
 
     def _write(self, region: str, cells: Cells) -> None:
         """The block's rows to a region."""

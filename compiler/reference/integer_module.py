@@ -244,9 +244,10 @@ class RelaxRows(OneGroup, MapsRows):
     def keep(self, name: str, x: Cells) -> None:
         self.kept[name] = self._emit(relax.op.concat([self._of(x), relax.const(np.zeros((1, x.width), np.int32))], axis=0))
 
-    def tap(self, name: str, out: Cells, index: Int64) -> None:
+    def slide(self, name: str, outs: Sequence[Cells], index: Int64) -> None:
         places = np.where(index < 0, int(self.kept[name].ty.shape.values[0]) - 1, index)
-        self._put(out, self._emit(relax.op.take(self.kept[name], relax.const(places, "int64"), axis=0, mode="clip")))
+        for out, rows in zip(outs, places.T, strict=True):
+            self._put(out, self._emit(relax.op.take(self.kept[name], relax.const(rows, "int64"), axis=0, mode="clip")))
 
     def pick(self, x: Cells, out: Cells) -> None:
         first = relax.op.strided_slice(self._of(x), [0], [0], [1])

@@ -203,8 +203,9 @@ class Reference(OneGroup, MapsRows):
     def keep(self, name: str, x: Cells) -> None:
         self.kept[name] = self._of(x).copy()
 
-    def tap(self, name: str, out: Cells, index: Int64) -> None:
-        self._of(out)[:] = np.where(index[:, None] < 0, 0, self.kept[name][index])
+    def slide(self, name: str, outs: Sequence[Cells], index: Int64) -> None:
+        for out, rows in zip(outs, index.T, strict=True):
+            self._of(out)[:] = np.where(rows[:, None] < 0, 0, self.kept[name][rows])
 
     def pick(self, x: Cells, out: Cells) -> None:
         self._of(out)[:] = self._of(x)[:1]

@@ -381,17 +381,12 @@ class Formulas:
         """The block's rows of a window to memory."""
         self.rows.keep(step.op.x, self.cells[step.op.x])
 
-    def slide(self, step: Slide) -> Body:
+    def slide(self, step: Slide) -> None:
         """The block's rows of what a window makes."""
         op = step.op
         self.out(op.y, self.fractions[op.x])
         n = self.widths[op.x]
-
-        def each() -> None:
-            for j, rows in enumerate(op.index.T):
-                self.rows.tap(op.x, self.part(op.y, j * n, n), rows)
-
-        return each
+        self.rows.slide(op.x, [self.part(op.y, j * n, n) for j in range(op.taps)], op.index)
 
     def collect(self, step: Collect) -> Body:
         """What the block's rows give the one row: the first row, or their sum / 2**shift (which cannot leave 32 bits)."""

@@ -251,8 +251,12 @@ class Rows(MapsRows, Protocol):
     def keep(self, name: str, x: Cells) -> None:
         """The block's rows of a value to memory under a name."""
 
-    def tap(self, name: str, out: Cells, index: Int64) -> None:
-        """Of what was kept row index[r], zeros where that is -1, for each row r of the group; `index`: [rows of the stream]."""
+    def slide(self, name: str, outs: Sequence[Cells], index: Int64) -> None:
+        """Of what was kept the rows index[r], one to each of `outs`, for every row r of the block; zeros where it is -1.
+
+        Args:
+            index: [rows of the stream, outs].
+        """
 
     def pick(self, x: Cells, out: Cells) -> None:
         """The first row of all, when its block is worked on; `out` has one row."""
