@@ -19,7 +19,7 @@ from axlora.compiler.backend.memory_layout import Memory, Pool, Ring, words_of
 from axlora.compiler.backend.schedule import MEMORY, Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
 from axlora.compiler.rows.row_operations import PLACES, Cells, Heads, MapRow, MapsRows, Table
-from axlora.isa.opcodes import CBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row, Unit
+from axlora.isa.opcodes import CBUF_BIT, ROWS, Buffer, Into, Map, Opcode, Reduce, Row, Unit
 from axlora.isa.positions import SLOTS, Position, position_registers
 from axlora.isa.target import Target
 
@@ -28,6 +28,8 @@ LOADS_OF_SEQUENCES = 64
 """Loads that are looked at for the next one: keys and values of all heads come before weights that are ready."""
 Apart = tuple[int | None, int | None, int | None]
 """Words, or lines of UBUF, from a bank of rows of a, b and the result to the next; None: as before."""
+STRIP_WORDS = 256
+"""Words of the rows that a map takes at once, where one group has fewer: what waits for the first should not wait long."""
 EVERY = 1 << 20
 """More elements than a row has."""
 
@@ -143,6 +145,8 @@ class RowEmit(TileEmit, MapsRows):
         """Linear -> tiles of rows that go ahead."""
         self.sums: dict[int, tuple[Span, int]] = {}
         """Of attention: place -> sums in ACC, and the place of their row scales."""
+        self.strip = False
+        """Whether banks are groups of rows that follow each other."""
         self.scale = self.turn = 0
         """Place of the row scales of the codes at hand; whose turn it is of two places for those of q."""
         self.ahead = self.scales + 3 * t.tokens <= t.tbuf_tokens and 2 * PLACES * self.alike <= t.acc_words
@@ -174,6 +178,20 @@ class RowEmit(TileEmit, MapsRows):
         for number in range(1 if self._dry else -(-self.count // self.target.tokens)):
             self.select(number)
             yield number
+
+    def strips(self, width: int) -> Iterator[int]:
+        t = self.target.tokens
+        whole = 0 if self._dry else self.count // t
+        most = max(1, min(ROWS, STRIP_WORDS // self._words_of(width)) // t)
+        for first in range(0, whole, most):
+            self.select(first)
+            self.banks = min(most, whole - first)
+            self.strip = True
+            yield first
+        self.strip, self.banks = False, 1
+        if whole * t < self.count:
+            self.select(whole)
+            yield whole
 
     def sequences(self) -> Iterator[int]:
         if not self.apart:
@@ -476,13 +494,13 @@ class RowEmit(TileEmit, MapsRows):
         at, pitch, _ = self._operand(x)
         self._set(Opcode.VPITCH, a=pitch, b=None, to=None)
         fields |= {"into": Into.UBUF, "size": self.target.activation_bits // 16}
-        apart = (self._apart(x), None, (self.active.stop - self.active.first) // self.banks)
+        apart = (self._apart(x), None, self.u_stride if self.strip else (self.active.stop - self.active.first) // self.banks)
         self._vmap_of_banks(at, at, self.active.first, reads=reads, writes=[self.active], apart=apart, **fields)
 
     def _codes(self, lines: int) -> Span:
-        """The group's place in UBUF for what linears read."""
+        """The place in UBUF for what linears read, of the group or of all groups of a strip."""
         first = self.group * self.u_stride
-        return Span("UBUF", first, first + lines)
+        return Span("UBUF", first, first + (self.banks - 1) * self.u_stride + lines)
 
     # Shared with linears and attention
 

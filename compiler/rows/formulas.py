@@ -39,7 +39,7 @@ from axlora.compiler.rows.fractions import (
 )
 from axlora.compiler.rows.layout import WITHOUT, Layout
 from axlora.compiler.rows.row_operations import Cells, Heads, Rows
-from axlora.compiler.rows.steps import Close, Collect, Keep, Slide
+from axlora.compiler.rows.steps import Append, Close, Collect, Keep, Slide, Step, reads
 from axlora.compiler.rows.tables import clamp_table, function_table, nearest_fraction, steps_table
 from axlora.isa.numerics import SAT32, to_fixed
 from axlora.isa.opcodes import Map, Reduce, Row
@@ -124,9 +124,12 @@ class Formulas:
         """A number for each feature of the value `like`."""
         return self.rows.constant(name, self.layout(like).spread(values))
 
-    def everywhere(self, body: Body, alone: bool = False) -> None:
-        """Do it to every group, of one sequence if `alone`; temporary values are given back."""
-        for _ in self.rows.sequences() if alone else self.rows.groups():
+    def everywhere(self, body: Body, step: Step) -> None:
+        """Do what a step does to every group, of one sequence if it looks at positions; temporary values are given back."""
+        groups = self.rows.sequences() if isinstance(step, Append) else self.rows.groups()
+        if isinstance(step, Add | Affine | Apply | Beside | FakeQuantize | Mul):
+            groups = self.rows.strips(max(self.widths[name] for name in (*reads(step), step.y)))
+        for _ in groups:
             body()
         self.release()
 
@@ -144,12 +147,19 @@ class Formulas:
     def linear(self, op: Linear) -> None:
         """A linear of all groups."""
         if self.active != op.x:
-            self.everywhere(self.activation(op.x))
+            self.coded(op.x)
         if op.y in self.outputs:
             self.fractions[op.y] = self.fraction_of(op)
             self.rows.logits(self.outputs[op.y], op.name)
         else:
             self.rows.linear(op.name, self.out(op.y, self.fraction_of(op)))
+
+    def coded(self, name: str) -> None:
+        """Codes of a value, of all groups."""
+        body = self.activation(name)
+        for _ in self.rows.groups() if self.released else self.rows.strips(self.widths[name]):
+            body()
+        self.release()
 
     def fraction_of(self, op: Linear) -> int:
         """The fraction of a linear's result."""

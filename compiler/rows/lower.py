@@ -245,7 +245,7 @@ class _Walk:
                 if pipeline is not None:
                     pipeline.prepare(m)
                 elif (body := getattr(state, type(step).__name__.lower())(step)) is not None:
-                    state.everywhere(body, isinstance(step, Append))
+                    state.everywhere(body, step)
                 over |= last
                 still |= (last & state.dying) | last.intersection(unwritten)
                 if made := writes(step):

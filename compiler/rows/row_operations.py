@@ -163,6 +163,9 @@ class Rows(MapsRows, Protocol):
         Yields the group's number, for `select`.
         """
 
+    def strips(self, width: int) -> Iterator[int]:
+        """As `groups`, of several at once where rows of `width` features are short: for maps, and codes that linears read."""
+
     def sequences(self) -> Iterator[int]:
         """As `groups`, of rows of one sequence: what is done then may look at positions and the cache."""
 
@@ -302,6 +305,10 @@ class OneGroup:
         return True
 
     def groups(self) -> Iterator[int]:
+        """The one group."""
+        yield 0
+
+    def strips(self, width: int) -> Iterator[int]:
         """The one group."""
         yield 0
 
