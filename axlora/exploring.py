@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 OBJECTIVES = ("cycles", "energy", "area", "error")
 """All are to be small: cycles; microjoules; LUTs of all lanes, without DSP blocks; relative error of the outputs."""
-OPTIONS: Mapping[str, type] = {"weight_bits": int, "quantizer": str, "activation": str}
+OPTIONS: Mapping[str, tuple[type, ...]] = {"weight_bits": (int, str), "quantizer": (str,), "activation": (str,)}
 """Fields of `CompileOptions` that a space may have, and their types."""
 GENERATION = 8
 """Points that are chosen together."""
@@ -78,7 +78,7 @@ class Space:
             raise BadInput(f"objectives are {objectives!r}", where, f"some of {', '.join(OBJECTIVES)}")
         if not isinstance(data.get("base"), str):
             raise BadInput("no base", where, 'base = "zcu104", a preset or the path of a TOML file')
-        known = {f.name: type(getattr(Target.load("test"), f.name)) for f in fields(Target) if f.name != _NAMED}
+        known = {f.name: (type(getattr(Target.load("test"), f.name)),) for f in fields(Target) if f.name != _NAMED}
         found = {}
         for part, types in (("target", known), ("options", OPTIONS)):
             given = data.get(part, {})
@@ -87,8 +87,9 @@ class Space:
             for name, values in given.items():
                 if name not in types:
                     raise BadInput(f"unknown name {name!r} in [{part}]", where, f"one of {', '.join(types)}")
-                if not isinstance(values, list) or not values or not all(type(value) is types[name] for value in values):
-                    raise BadInput(f"{part}.{name} is {values!r}", where, f"a list of values of type {types[name].__name__}")
+                if not isinstance(values, list) or not values or not all(type(value) in types[name] for value in values):
+                    of = " or ".join(kind.__name__ for kind in types[name])
+                    raise BadInput(f"{part}.{name} is {values!r}", where, f"a list of values of type {of}")
             found[part] = {name: tuple(dict.fromkeys(values)) for name, values in given.items()}
         return cls(Target.load(data["base"]), found["target"], found["options"], tuple(dict.fromkeys(objectives)))
 

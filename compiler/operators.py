@@ -249,7 +249,7 @@ class Window:
     @property
     def taps(self) -> int:
         """Rows of x in a row of y."""
-        return self.index.shape[1]
+        return int(self.index.shape[1])
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="input codes of linears: a scale a token (auto: with the target's bits), or static (default: the file's scales "
         "where it has them, else token8; with --operators all and --generate they are dropped unless static is asked for)",
     )
-    add("--weight-bits", type=int, default=8, choices=[2, 3, 4, 8], help="for weights that the file holds as floats")
+    add(
+        "--weight-bits",
+        type=lambda text: int(text) if text.isdecimal() else text,
+        default=8,
+        metavar="{2,3,4,8,auto,auto:B}",
+        help="for weights that the file holds as floats; auto: for each linear, so that results on --calibration data change "
+        "least, and all weights are the bytes of 5 bits, or B",
+    )
     add(
         "--quantizer",
         default="rtn",

@@ -143,6 +143,8 @@ class FoundLinear:
     """How many of `modules`, from the first, are of scope metadata; the others are names of the node and of the weight."""
     gram: Float64 | None = field(default=None, repr=False)
     """[k, k]: the sum of x x^T over rows of calibration data, divided as `smooth` says; its weight is rounded for these."""
+    bits: int | None = None
+    """Of its codes, where the file holds floats; None: as all have."""
 
     @property
     def weight(self) -> Float64:

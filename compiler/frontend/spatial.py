@@ -122,7 +122,7 @@ class _Spelling:
         kernel = self.kernel(self.given["kernel_shape"])
         if kernel is None:
             return None
-        x = self.node.input[0]
+        x: str = self.node.input[0]
         for n, axis in enumerate(self.axes):
             seen = _seen(kernel, n, self.shape[axis], self.out[axis])
             if (seen < 0).all(axis=1).any():
@@ -159,7 +159,7 @@ class _Spelling:
 
     def resize(self) -> str | None:
         """Elements along one axis, then along the next."""
-        sizes, x = self.out[2:], self.node.input[0]
+        sizes, x = self.out[2:], str(self.node.input[0])
         if self.given.get("mode", b"nearest") != b"nearest" or self.shape[:2] != self.out[:2] or self.given.get("axes"):
             return None
         scales = self.g.constant(self.node.input[2]) if len(self.node.input) > 2 and self.node.input[2] else None

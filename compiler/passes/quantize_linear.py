@@ -32,7 +32,7 @@ MANTISSA_BITS = 14
 WIDE_BITS = 62
 """|w| of a requantization stays below 2**62."""
 _LOG = logging.getLogger(__name__)
-_SIGNED = {2: Format.S2, 3: Format.S3, 4: Format.S4, 8: Format.S8}
+SIGNED = {2: Format.S2, 3: Format.S3, 4: Format.S4, 8: Format.S8}
 
 
 def multiplier(scale: Float64, where: str) -> tuple[Int64, Int64]:
@@ -90,12 +90,22 @@ def quantize_groups(weight: Float64, bits: int, rows: int, gram: Float64 | None 
     if gram is not None:
         group = np.clip(np.rint(wished / scale), 1, 255).astype(np.int64)
         steps = np.repeat(group * scale, rows, axis=0)[: len(weight)]
-        return Codes(compensated(weight, steps, high, gram).astype(np.int8), _SIGNED[bits], None, rows, group), scale
+        return Codes(compensated(weight, steps, high, gram).astype(np.int8), SIGNED[bits], None, rows, group), scale
     group = np.clip(np.ceil(wished / scale - 1e-9), 1, 255).astype(np.int64)
     codes = np.empty(weight.shape, np.int8)
     for part, step in zip(parts, group * scale, strict=True):
         codes[part] = np.clip(np.rint(weight[part] / step), -high, high)
-    return Codes(codes, _SIGNED[bits], None, rows, group), scale
+    return Codes(codes, SIGNED[bits], None, rows, group), scale
+
+
+def rounded(weight: Float64, bits: int, target: Target) -> Float64:
+    """What the codes of a weight of floats [k, n] stand for, each rounded to the nearest."""
+    group = group_rows(target, bits)
+    if group:
+        codes, scale = quantize_groups(weight, bits, group)
+        return np.asarray(codes.weights() * scale, np.float64)
+    plain, scale = quantize_weight(weight, bits)
+    return np.asarray(plain * scale, np.float64)
 
 
 def code_bound(bits: int) -> int:
@@ -227,7 +237,7 @@ def _weight(
     if held is None:
         return _signed_codes(found.weight, weight_bits, found.gram)
     if held.zero is None:
-        return Codes(held.codes, _SIGNED[held.bits]), held.scale
+        return Codes(held.codes, SIGNED[held.bits]), held.scale
     rows = grouped(GROUP_ROWS // target.lanes * target.lanes)
     if not target.group_scales or not rows:
         _LOG.warning("%s: weights with zero points are quantized again, target %s has no group scales", found.name, target.name)
@@ -235,13 +245,13 @@ def _weight(
     middle = 1 << (held.bits - 1)
     groups = -(-held.stored.shape[0] // rows)
     zero = np.repeat((held.zero - middle)[None], groups, axis=0)
-    return Codes(held.codes - middle, _SIGNED[held.bits], None, rows, np.ones_like(zero), zero), held.scale
+    return Codes(held.codes - middle, SIGNED[held.bits], None, rows, np.ones_like(zero), zero), held.scale
 
 
 def _signed_codes(weight: Float64, bits: int, gram: Float64 | None = None) -> tuple[Codes, Float64]:
     """Codes with a scale a column."""
     codes, scale = quantize_weight(weight, bits, gram)
-    return Codes(codes, _SIGNED[bits]), scale
+    return Codes(codes, SIGNED[bits]), scale
 
 
 def _per_token(

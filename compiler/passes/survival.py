@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.frontend.recognised import FoundLinear
-from axlora.compiler.passes.quantize_linear import group_rows, quantize_groups, quantize_weight
+from axlora.compiler.passes.quantize_linear import rounded
 from axlora.isa.target import Target
 
 Float64 = npt.NDArray[np.float64]
@@ -20,14 +20,6 @@ def survived(
     Codes that a file holds are the base's; floats are rounded as `quantize_linear` does, before what calibration smooths.
     """
 
-    def rounded(weight: Float64) -> Float64:
-        group = group_rows(target, weight_bits)
-        if group:
-            codes, scale = quantize_groups(weight, weight_bits, group)
-            return np.asarray(codes.weights() * scale, np.float64)
-        plain, scale = quantize_weight(weight, weight_bits)
-        return np.asarray(plain * scale, np.float64)
-
     parts: dict[str, float] = {}
     wanted = kept = along = 0.0
     for old, new in zip(before, after, strict=True):
@@ -35,7 +27,7 @@ def survived(
             continue
         weight, base = new.weight, old.weight
         delta = weight - base
-        change = rounded(weight) - (base if old.codes is not None else rounded(base))
+        change = rounded(weight, weight_bits, target) - (base if old.codes is not None else rounded(base, weight_bits, target))
         own, common = float((delta**2).sum()), float((delta * change).sum())
         if own == 0:
             continue

@@ -32,7 +32,7 @@ def merge(
     if not options.merge:
         return found, options, ()
     after, notices = merged(found, options.files, options.matching, tables)
-    return after, replace(options, adapters=None), notices + survived(found, after, target, options.weight_bits)
+    return after, replace(options, adapters=None), notices + survived(found, after, target, options.usual_bits)
 
 
 def with_gram(found: FoundLinear, inputs: Inputs, name: str) -> FoundLinear:

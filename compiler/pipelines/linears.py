@@ -34,6 +34,7 @@ from axlora.compiler.passes.quantize_linear import group_rows, offset_rows
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.pipelines.adapted import adapted, merge, quantized, smoothed, unrounded, with_gram
 from axlora.compiler.pipelines.options import STATIC, CompileOptions
+from axlora.compiler.pipelines.weight_widths import with_widths
 from axlora.compiler.reference.integer_graph import IntegerGraph, widest
 from axlora.compiler.reference.layer_errors import layer_errors
 from axlora.compiler.rows.read_region import read_linears
@@ -111,12 +112,13 @@ def _quantized(
     linears: list[Linear] = []
     inputs: dict[str, Tensor] = {}
     outputs: list[Tensor] = []
-    group = group_rows(target, options.weight_bits)
-    rows = {} if group else _offset_rows(seen, g, found, target, options.weight_bits)  # they have no room for scale groups
+    grouped = group_rows(target, options.usual_bits)
+    rows = {} if grouped else _offset_rows(seen, g, found, target, options.usual_bits)  # they have no room for scale groups
     for each in found:
         assert each.x is not None
         offset = rows.get(each.x.tensor, 0)
-        linear, y = quantized(each, each.x, target, options.weight_bits, rows=offset, group=0 if offset else group)
+        bits = each.bits or options.usual_bits
+        linear, y = quantized(each, each.x, target, bits, rows=offset, group=0 if offset else group_rows(target, bits))
         linears.append(linear)
         source = _source(g, each, results)
         shape = g.shape(each.x_name if each.smooth is not None else source)
@@ -152,7 +154,7 @@ def _offset_rows(seen: Dataflow, g: Graph, found: tuple[FoundLinear, ...], targe
     for each in found:
         source = seen.strip(each.x_name)
         if each.x is not None and each.x.per_token and one_sided(g, source if seen.is_named(source) else each.x_name):
-            needed = offset_rows(each, target, weight_bits)
+            needed = offset_rows(each, target, each.bits or weight_bits)
             rows[each.x.tensor] = max(rows.get(each.x.tensor, 0), needed)
             full |= {each.x.tensor} if not needed else set()
     return {name: needed for name, needed in rows.items() if name not in full}
@@ -212,11 +214,14 @@ def lower(model: Model, target: Target, options: CompileOptions, dump: Dump | No
             bits = 16 if activation in ("static16", "token16") else 8
             floats = tuple(_with_float_output(g, f) for f in found)
             several = variants(floats, options.files, options.matching, tables)
-            widths = Widths(bits, options.weight_bits, activation not in STATIC, group_rows(target, options.weight_bits))
+            widths = Widths(bits, options.usual_bits, activation not in STATIC, group_rows(target, options.usual_bits))
             inputs = Inputs(options.quantizer == "gptq")
             scales = calibrate(g, several, without, options.calibration, widths, where, inputs)
             found = tuple(f if f.x is not None else with_gram(f, inputs, f.x_name) for f in found)
+            reads = {f.name: f.x_name for f in found}
             found = tuple(f if f.x is not None else _smoothed(f, *scales[f.x_name]) for f in found)
+            found, chosen = with_widths(found, reads, inputs, target, options)
+            notices += chosen
     found = _activations(g, found, activation, where)
     notices += unrounded(found, options)
     smooth = _smoothing(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,13 @@ RANK = 1 << 15
 """Largest max_lora_rank."""
 MOST_CONTEXT = 1 << 15
 """Largest context of a language model."""
+WEIGHT_BITS = (2, 3, 4, 8)
+AUTO_BITS = 5.0
+"""Mean bits of weights where each linear's are chosen, unless a user says otherwise."""
 _KNOWN: Mapping[str, tuple[object, ...]] = {
     "operators": OPERATORS,
     "lora_linears": ("used", "all"),
     "activation": (None, *ACTIVATIONS),
-    "weight_bits": (2, 3, 4, 8),
     "quantizer": ("rtn", "gptq"),
     "mode": ("fused", "exact"),
 }
@@ -60,8 +63,10 @@ class CompileOptions:
     None: the file's scales where it has them, `token8` elsewhere; `auto`: a scale a token and the target's bits. None with
     `operators` all or `generate` drops the file's scales too, but where they alone tell the range of an input of floats.
     Values between the linears of whole models have 32 bits everywhere, so nothing else is to be chosen there."""
-    weight_bits: int = 8
-    """2, 3, 4 or 8, for weights that the file holds as floats."""
+    weight_bits: int | str = 8
+    """2, 3, 4 or 8, for weights that the file holds as floats; `auto`: chosen for each linear, so that results on the
+    calibration data, which it needs, change least and all weights together are as many bytes as 5 bits a weight would be;
+    `auto:6.5`: as 6.5 bits."""
     quantizer: str = "rtn"
     """How weights that the file holds as floats become codes: `rtn`, each to the nearest; `gptq`, so that results on the
     calibration data, which it needs, change least."""
@@ -116,6 +121,12 @@ class CompileOptions:
             check_adapter_name(name)
         if self.quantizer == "gptq" and self.calibration is None:
             raise BadModel("gptq rounds weights for calibration data, and there is none", "quantizer", "--calibration DATA.npz")
+        if self.weight_bits not in WEIGHT_BITS and not 2 <= (self.mean_bits or 0) <= 8:
+            hint = "one of 2, 3, 4, 8, auto, or auto:B with B from 2 to 8"
+            raise BadModel(f"weight_bits is {self.weight_bits!r}", "weight_bits", hint)
+        if self.mean_bits is not None and self.calibration is None:
+            what = "auto chooses bits of weights for calibration data, and there is none"
+            raise BadModel(what, "weight-bits", "--calibration DATA.npz")
         if self.merge and len(self.files) > 1:
             raise BadAdapter(f"{len(self.files)} adapters to merge", "--merge", "give one")
         for name in ("chunk", "max_context", "max_batch"):
@@ -129,6 +140,18 @@ class CompileOptions:
     def exact(self) -> bool:
         """Whether nothing of a linear is joined across a Q/DQ pair."""
         return self.mode == "exact"
+
+    @property
+    def usual_bits(self) -> int:
+        """Bits of weights of floats whose own were not chosen."""
+        return 4 if isinstance(self.weight_bits, str) else self.weight_bits
+
+    @property
+    def mean_bits(self) -> float | None:
+        """Mean bits of weights whose own are to be chosen; None: they are not, or it is no number."""
+        if not isinstance(self.weight_bits, str) or not (found := re.fullmatch(r"auto(?::(\d+(?:\.\d+)?))?", self.weight_bits)):
+            return None
+        return float(found[1] or AUTO_BITS)
 
     @property
     def static_bits(self) -> int:

@@ -82,8 +82,13 @@ def smoothed(model: Transformer, found: Found, inputs: Inputs, widths: Widths) -
 
 def with_grams(model: Transformer, found: Found, inputs: Inputs) -> Found:
     """The linears with what their weights are rounded for."""
-    read = {name: value for value, names in _readers(model).items() for name in names}
+    read = read_by(model)
     return tuple(adapted.with_gram(each, inputs, read[each.name]) for each in found)
+
+
+def read_by(model: Transformer) -> dict[str, str]:
+    """Linear -> the value that it reads."""
+    return {op.name: op.x for op in model.operators if isinstance(op, LinearOp)}
 
 
 def _readers(model: Transformer) -> dict[str, list[str]]:

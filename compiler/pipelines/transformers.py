@@ -38,6 +38,7 @@ from axlora.compiler.pipelines.adapted import adapted, merge, quantized, unround
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.pipelines.samples import Data, Float64, Found, Samples
 from axlora.compiler.pipelines.static_scales import with_static_scales
+from axlora.compiler.pipelines.weight_widths import with_widths
 from axlora.compiler.reference.integer_module import IntegerModule
 from axlora.compiler.reference.operator_errors import value_errors
 from axlora.compiler.reference.whole_module import WholeModule
@@ -142,7 +143,6 @@ def _quantized(
 ) -> tuple[list[Linear], list[Tensor]]:
     """The linears for inputs with a scale a row, or one of the file, and 32-bit outputs."""
     reads = {op.name: op.x for op in model.operators if isinstance(op, LinearOp)}
-    group = group_rows(target, options.weight_bits)
     shapes = {each.name: each.shape[1] for each in found}
     lie = layouts(model.operators, widths(model, shapes), model.ends, target.vector_lanes)
     linears, inputs = [], []
@@ -153,7 +153,8 @@ def _quantized(
         if (codes := model.codes.get(reads.get(each.name, ""))) is not None:
             x = Activation(each.x_name, "", codes.scale, held_zero(codes, target.activation_bits), codes.bits)
         grouped = lie.get(reads.get(each.name, ""), WITHOUT).group
-        linear, _ = quantized(each, x, target, options.weight_bits, group=group, grouped=grouped)
+        bits = each.bits or options.usual_bits
+        linear, _ = quantized(each, x, target, bits, group=group_rows(target, bits), grouped=grouped)
         linears.append(linear)
         inputs.append(Tensor(linear.input, 1, linear.k, (1, linear.k), x.bits, x.scale, x.zero_point, x.per_token))
     return linears, inputs
@@ -431,9 +432,12 @@ def lower_whole(file: Model, target: Target, options: CompileOptions) -> Generat
         model, peaks = with_static_scales(read.model, peaks, options.static_bits)
         read = replace(read, model=model)
     elif inputs is not None:
-        widths = Widths(target.activation_bits, options.weight_bits, True, group_rows(target, options.weight_bits))
+        widths = Widths(target.activation_bits, options.usual_bits, True, group_rows(target, options.usual_bits))
         model, found = samples.smoothed(read.model, read.found, inputs, widths)
         read = replace(read, model=model, found=found)
+    if inputs is not None:
+        found, chosen = with_widths(read.found, samples.read_by(read.model), inputs, target, options)
+        read, notices = replace(read, found=found), (*notices, *chosen)
     made = _finished(read, target, options, peaks, tables, dump)
     for notice in (*notices, *unrounded(read.found, options), *made.lowered.notices):
         _LOG.warning("%s", notice)
