@@ -25,7 +25,7 @@ from axlora.compiler.layer import TOKENS
 Array = npt.NDArray[Any]
 PATCHES = "patches."
 """In the names of tensors of a kernel of several places, whose rows have the channels of each place."""
-_PARTS = 16
+PARTS = 16
 """Most products that a convolution of groups becomes."""
 
 
@@ -105,8 +105,9 @@ def constant_weight(g: Graph, name: str) -> Weight | None:
 class _Unfolding:
     """Writes the nodes that stand for one convolution."""
 
-    def __init__(self, g: Graph, node: onnx.NodeProto) -> None:
-        self.g, self.node = g, node
+    def __init__(self, g: Graph, node: onnx.NodeProto, parts: int) -> None:
+        """`parts`: most products that a convolution of groups becomes."""
+        self.g, self.node, self.most = g, node, parts
         self.places = prod(g.shape(node.input[1])[2:])
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
@@ -189,7 +190,7 @@ class _Unfolding:
         found = []
         groups = int(attribute(node, "group", 1))
         each, own = out[1] // groups, weight.values.shape[1]
-        together = next(n for n in range(-(-groups // _PARTS), groups + 1) if groups % n == 0)
+        together = next(n for n in range(-(-groups // self.most), groups + 1) if groups % n == 0)
         patches, rows = self.patches(source, k, out), [out[0], prod(out[2:])]
         if together < groups:
             apart = self.add("Reshape", patches, self.numbers([*rows, self.places, own * groups]))
@@ -233,7 +234,7 @@ def _with_biases(g: Graph) -> Graph:
     return Graph(g.model)
 
 
-def unfold_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
+def unfold_convolutions(model: onnx.ModelProto, parts: int = PARTS) -> onnx.ModelProto:
     """The model with products of matrices for convolutions of constant kernels, and the shapes of what is new.
 
     One stays where its output has more positions than a linear takes tokens, or its kernel is in no form that is understood.
@@ -243,7 +244,7 @@ def unfold_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     g = _with_biases(Graph(model))
     nodes: list[onnx.NodeProto] = []
     for node in g.nodes:
-        unfolding = _Unfolding(g, node) if node.op_type == "Conv" else None
+        unfolding = _Unfolding(g, node, parts) if node.op_type == "Conv" else None
         made = unfolding.run() if unfolding is not None else None
         nodes += [node] if made is None else made
         model.graph.initializer.extend(unfolding.tensors if unfolding is not None and made is not None else [])

@@ -245,7 +245,7 @@ def read(
         raise BadModel(f"shapes do not fit: {first_line(error)}", where, "check the model and --shape") from None
     aside.put_back(copy, whole)
     passed.put_back(copy)
-    copy = unfold_convolutions(spell_out(copy) if whole else copy)
+    copy = unfold_convolutions(spell_out(copy), 1) if whole else unfold_convolutions(copy)
     refuse_unknown_shapes(copy, where)
     copy = prepare(plain_products(copy))
     check_sizes(copy, where)

@@ -67,6 +67,10 @@ class Walk(PairWalk, PoolWalk):
             own = [linears[index].x_name] if index in linears else [by_last[index].x] if index in by_last else None
             todo += own or [name for name in self.g.nodes[index].inputs if name]
         fixed = self.fixed(needed - linears.keys() - by_last.keys())
+        own = {index for found in self.found for index in found.nodes}
+        for name in sorted(name for name in self.hosts if len(self.g.shape(name)) > 3):
+            if self._read_by_others(name, own):
+                self.pixels(name)
         for index in sorted(needed):
             node = self.g.nodes[index]
             self.used |= set(node.inputs)
@@ -78,6 +82,16 @@ class Walk(PairWalk, PoolWalk):
                 self.norm(node, by_last[index])
             else:
                 self.node(node)
+
+    def _read_by_others(self, name: str, linears: set[int]) -> bool:
+        """Whether anything but linears reads what moves make of an input."""
+        todo = [name]
+        while todo:
+            for index in self.g.readers.get(todo.pop(), []):
+                if index not in linears and self.g.nodes[index].op not in (*_MOVING, "quantize", "dequantize"):
+                    return True
+                todo += self.g.nodes[index].outputs
+        return False
 
     def linear(self, node: Node, found: FoundLinear) -> None:
         x = self.rows(node, found.x_name)
@@ -207,7 +221,11 @@ class Walk(PairWalk, PoolWalk):
             n, tokens = a.tables[0][1].shape[1], self.g.shape(a.tables[0][0])[-1]
             return a.plus(Looked((), np.broadcast_to(c, (1, tokens, n)).reshape(-1, n))) if kind == "add" else None
         if isinstance(a, View) and kind in ("multiply", "divide"):
-            return a.times(c if kind == "multiply" else 1 / c)
+            factor = c if kind == "multiply" else 1 / c
+            pixels = c.size > 1 and a.value in self.features and len(a.shape) > 2 and not self.is_rows(a)
+            if pixels and a.moved(features_last).columns(self.features[a.value]) is not None:
+                return self.by_feature(node, a, factor, np.zeros(1)) or a.times(factor)
+            return a.times(factor)
         if c.size > 1 and isinstance(a, View | Curve):
             if kind in ("multiply", "divide"):
                 return self.by_feature(node, a, c if kind == "multiply" else 1 / c, np.zeros(1))
@@ -250,11 +268,12 @@ class Walk(PairWalk, PoolWalk):
         return View.rows(out, self.g.shape(out))
 
     def batch_norm(self, node: Node, x: View | Curve, vectors: Sequence[Symbol]) -> View | None:
-        """gain (x - mean) / sqrt(variance + eps) + bias, whose statistics are constants, over the last dimension."""
+        """gain (x - mean) / sqrt(variance + eps) + bias of constant statistics, over the last dimension or the second."""
         known = [v.value.astype(np.float64) for v in vectors if isinstance(v, Constant)]
-        if len(known) != 4 or int(node.number("axis")) != len(self.g.shape(node.inputs[0])) - 1:
+        rank, axis = len(self.g.shape(node.inputs[0])), int(node.number("axis"))
+        if len(known) != 4 or axis not in (1, rank - 1):
             return None
-        gain, bias, mean, variance = known
+        gain, bias, mean, variance = (v.reshape(-1, *(1 for _ in range(rank - 1 - axis))) for v in known)
         gain = gain / np.sqrt(variance + node.number("epsilon"))
         return self.by_feature(node, x, gain, bias - mean * gain)
 
@@ -292,6 +311,9 @@ class Walk(PairWalk, PoolWalk):
         """Operators that only move elements."""
         x = inputs[0]
         assert isinstance(x, View)
+        if len(x.terms) > 1 and len(x.shape) > 3 and (summed := self.whole_rows(x.moved(features_last))) is not None:
+            x = self.tensor(summed, node.inputs[0], True)
+            inputs = [x, *inputs[1:]]
         kind = node.op
         if kind in RESHAPES:
             return x.moved(lambda v: v.reshape(self.g.shape(node.outputs[0])))

@@ -220,12 +220,18 @@ class Values:
         for name in node.inputs:
             symbol = self.symbols.get(name)
             if isinstance(symbol, View) and symbol.value in self.hosts:
-                if len(symbol.shape) < 4:
-                    self.symbols[name] = View.rows(self.rows(node, name), self.g.shape(name))
-                    continue
-                pixels = symbol.moved(features_last)  # of an image
-                rows = View.rows(self.laid_out(node, name, pixels), pixels.shape)
-                self.symbols[name] = rows.moved(_features_second)
+                self.symbols[name] = View.rows(self.rows(node, name), self.g.shape(name))
+
+    def pixels(self, name: str) -> None:
+        """An input [1, channels, ..] as a row a pixel, for all that reads it."""
+        n, given = self.g.shape(name)[1], View.rows(name, self.g.shape(name))
+        index = given.moved(features_last).terms[0][0].reshape(-1, n)
+        value = f"{name} pixels"
+        self.streams.append(Stream((), None, value, len(index), RowInput(name, n, index), name, self.g.shape(name)[1:]))
+        self.looked.append(None)
+        self.features[value] = n
+        self.hosts.remove(name)
+        self.symbols[name] = self.tensor(value, name, True)
 
     def laid_out(self, node: Node, name: str, view: View) -> str:
         """The first rows of a stream that the host lays out: elements of an input, or zeros."""
@@ -319,7 +325,8 @@ class Values:
             UnsupportedOperator: as `rows`.
         """
         shapes = {self.g.shape(name) for name in names}
-        if len(shapes) == 1 and len(self.g.shape(names[0])) > 2 and not any(self.is_rows(self.symbol(name)) for name in names):
+        last = not self.are_images(names) and any(self.is_rows(self.symbol(name)) for name in names)
+        if len(shapes) == 1 and len(self.g.shape(names[0])) > 2 and not last:
             values = [self.whole_rows(self.viewed(node, name).moved(features_last)) for name in names]
             if None not in values:
                 return [value for value in values if value is not None], True
@@ -331,6 +338,15 @@ class Values:
         if not second:
             return View.rows(value, shape)
         return View.rows(value, (shape[0], *shape[2:], shape[1])).moved(_features_second)
+
+    def are_images(self, names: Sequence[str]) -> bool:
+        """Whether tensors can have their features in the second dimension and cannot have them in the last."""
+        for name in names:
+            symbol, shape = self.symbol(name), self.g.shape(name)
+            n = self.features.get(symbol.value, 0) if isinstance(symbol, View | Curve) else 0
+            if len(shape) < 4 or shape[1] != n or shape[-1] == n:
+                return False
+        return True
 
     def is_rows(self, symbol: Symbol) -> bool:
         """Whether it is all of a value, in its order."""

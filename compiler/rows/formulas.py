@@ -116,6 +116,11 @@ class Formulas:
         """Where a value's features lie."""
         return self.layouts.get(name, WITHOUT)
 
+    def features(self, name: str) -> int:
+        """Features of a value, without gaps."""
+        layout = self.layout(name)
+        return len(layout.places) if layout.parts else self.widths[name]
+
     def part(self, name: str, first: int, count: int) -> Cells:
         """Features `first` .. `first + count - 1` of a value."""
         return Cells(self.cells[name].name, *self.layout(name).span(first, count))
@@ -199,9 +204,8 @@ class Formulas:
 
     def norm(self, op: Norm) -> Body:
         """A norm reads its parts whole: of RMS with their gaps, whose zeros add nothing; of LAYER there are none inside."""
-        n, layout = op.gain.size, self.layout(op.x)
-        features = len(layout.places) if layout.parts else self.widths[op.x]
-        alike = self.widths[op.x] == self.widths[op.y] and layout == self.layout(op.y)
+        n, features = op.gain.size, self.features(op.x)
+        alike = self.widths[op.x] == self.widths[op.y] and self.layout(op.x) == self.layout(op.y)
         self.over(op.y, fraction(self.largest[op.y]), (op.x,) if alike else ())
         d = self.passing(f"{op.y} less mean", n) if op.kind is NormKind.LAYER else None
 
@@ -381,9 +385,9 @@ class Formulas:
         def each() -> None:
             first = 0
             for name in (op.a, op.b):
-                out, up = self.part(op.y, first, self.widths[name]), fy - self.fractions[name]
+                out, up = self.part(op.y, first, self.features(name)), fy - self.fractions[name]
                 self.rows.map(Map.MAC, self.cells[name], out=out, ca=1 << max(0, up), shift=min(63, max(0, -up)))
-                first += self.widths[name]
+                first += self.features(name)
 
         return each
 
@@ -395,7 +399,7 @@ class Formulas:
         """The block's rows of what a window makes."""
         op = step.op
         self.out(op.y, self.fractions[op.x])
-        n = self.widths[op.x]
+        n = self.features(op.x)
         self.rows.slide(op.x, [self.part(op.y, j * n, n) for j in range(op.taps)], op.index)
 
     def collect(self, step: Collect) -> Body:

@@ -177,17 +177,10 @@ class _Classes:
             case FakeQuantize():
                 self.join(op.y, op.x)
                 self[op.y].kept |= op.codes.rounded(np.zeros(())) != 0
-            case Window():
-                self[op.x].kept = True
-                n = self[op.x].width
-                self[op.y].cuts |= set(range(0, op.taps * n + 1, n))
-            case Beside():
-                self[op.a].kept = self[op.b].kept = True
-                self[op.y].cuts |= {0, self[op.a].width, self[op.a].width + self[op.b].width}
             case Apply() | Pool():  # a table may make a little of 0
                 self.join(op.y, op.x)
                 self[op.y].kept = True
-            case Linear() | Attention() | Rotary():
+            case Linear() | Attention() | Rotary() | Window() | Beside():
                 pass
 
     def heads(self, members: Sequence[tuple[str, Sequence[int]]], dim: int, inner: Collection[int]) -> bool:
@@ -208,13 +201,26 @@ class _Classes:
             self[name].kept |= kept
         return changed
 
+    def side_by_side(self, y: str, parts: Sequence[str]) -> bool:
+        """Each part of y is cut as the value is that it holds; whether that is new."""
+        wanted, first, changed = {0}, 0, False
+        for name in parts:
+            own = self[name]
+            changed |= self[y].whole and not own.kept
+            own.kept |= self[y].whole
+            wanted |= {first + cut for cut in {own.width} | (set() if own.whole else own.cuts)}
+            first += own.width
+        changed |= not wanted <= self[y].cuts
+        self[y].cuts |= wanted
+        return changed
+
 
 def _starts(first: int, stride: int, count: int) -> range:
     return range(first, first + stride * count, stride)
 
 
 def _cut(classes: _Classes, op: Op) -> bool:
-    """Cut the values of an attention or a rotary embedding at their heads; whether a cut is new."""
+    """Cut values at the heads that an operator reads or makes, or where others are side by side; whether a cut is new."""
     match op:
         case Attention():
             q, k, v = (
@@ -225,6 +231,10 @@ def _cut(classes: _Classes, op: Op) -> bool:
             )
             scored = classes.heads((q, k), op.dim, ())
             return classes.heads((v, (op.y, _starts(0, op.dim, op.heads))), op.dim, ()) or scored
+        case Window():
+            return classes.side_by_side(op.y, [op.x] * op.taps)
+        case Beside():
+            return classes.side_by_side(op.y, [op.a, op.b])
         case Rotary():
             half = op.cos.shape[1]
             x, y = (op.x, _starts(op.first, op.stride, op.heads)), (op.y, _starts(0, op.dim, op.heads))
