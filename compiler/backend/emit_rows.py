@@ -180,8 +180,11 @@ class RowEmit(TileEmit, MapsRows):
             yield number
 
     def strips(self, width: int) -> Iterator[int]:
+        if self._dry or self.apart:
+            yield from self.groups()
+            return
         t = self.target.tokens
-        whole = 0 if self._dry else self.count // t
+        whole = self.count // t
         most = max(1, min(ROWS, STRIP_WORDS // self._words_of(width)) // t)
         for first in range(0, whole, most):
             self.select(first)

@@ -163,6 +163,9 @@ class _Rewriting:
         name, emit, counted = stream.input, self._builder.emit, len(self._rows) == self._model.masked
         self._rows.append(prod(int(d) for d in source.ty.shape.values) // stream.features)
         self._orders.append(None)
+        if stream.given is not None and stream.given.index is not None and stream.source == stream.given.input:
+            places = relax.const(stream.given.index.reshape(-1), "int64")  # pixels: no tensor of the graph lies so
+            source = emit(relax.op.take(emit(relax.op.reshape(source, (-1,))), places, axis=0))
         x = emit(relax.op.reshape(source, (self._rows[-1], stream.features)))
         if mask is None or not counted:
             self._places.append(relax.const(np.array([0, self._rows[-1]]), "int64"))

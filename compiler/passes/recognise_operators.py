@@ -67,9 +67,8 @@ class Walk(PairWalk, PoolWalk):
             own = [linears[index].x_name] if index in linears else [by_last[index].x] if index in by_last else None
             todo += own or [name for name in self.g.nodes[index].inputs if name]
         fixed = self.fixed(needed - linears.keys() - by_last.keys())
-        own = {index for found in self.found for index in found.nodes}
         for name in sorted(name for name in self.hosts if len(self.g.shape(name)) > 3):
-            if self._read_by_others(name, own):
+            if self._read_by_others(name):
                 self.pixels(name)
         for index in sorted(needed):
             node = self.g.nodes[index]
@@ -83,14 +82,19 @@ class Walk(PairWalk, PoolWalk):
             else:
                 self.node(node)
 
-    def _read_by_others(self, name: str, linears: set[int]) -> bool:
+    def _read_by_others(self, name: str) -> bool:
         """Whether anything but linears reads what moves make of an input."""
-        todo = [name]
+        linears = {self.g.strip(found.x_name) for found in self.found}
+        todo, seen = [name], {name}
         while todo:
-            for index in self.g.readers.get(todo.pop(), []):
-                if index not in linears and self.g.nodes[index].op not in (*_MOVING, "quantize", "dequantize"):
+            tensor = todo.pop()
+            for node in (self.g.nodes[index] for index in self.g.readers.get(tensor, [])):
+                if node.op == "matmul" and self.g.strip(tensor) in linears:
+                    continue
+                if node.op not in (*_MOVING, "quantize", "dequantize"):
                     return True
-                todo += self.g.nodes[index].outputs
+                todo += {*node.outputs} - seen
+                seen |= {*node.outputs}
         return False
 
     def linear(self, node: Node, found: FoundLinear) -> None:
@@ -233,6 +237,10 @@ class Walk(PairWalk, PoolWalk):
                 return None
             c = c if kind == "add" else -c
             return self.by_feature(node, a, np.ones(1), c) or self.by_row(node, a, c)
+        if isinstance(a, View) and len(a.terms) > 1 and len(a.shape) > 3:
+            name = next(n for n in node.inputs if self.symbols.get(n) is a)
+            (value,), second = self.in_rows(node, [name])
+            self.symbols[name] = a = self.tensor(value, name, second)
         if c.size == 1 and (curve := _as_curve(a)) is not None:
             return curve.over(_scalar(kind, curve.of, float(c.reshape(-1)[0])))
         return None

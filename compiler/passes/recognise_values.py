@@ -261,11 +261,13 @@ class Values:
         if self.rowwise or self.causal or view.value in self.single or len(view.shape) < 2 or view.shape[-1] % n:
             return None
         if len(view.terms) == 1:
-            (seen,) = ((coefficient != 0) for _, coefficient in view.terms)
-            if (view.terms[0][1] == seen).all():
-                index = _rows_of(view.terms[0][0].reshape(-1, n), seen.reshape(-1, n))
-                if index is not None:
-                    return self.slid(self.window_of(view.value, index.reshape(-1, view.shape[-1] // n)))
+            places, coefficient = (part.reshape(-1, n) for part in view.terms[0])
+            seen = coefficient != 0
+            index = _rows_of(places, seen)
+            gain = next(iter(coefficient[seen.all(axis=1)]), np.ones(n))
+            if index is not None and (coefficient == seen * gain).all():
+                value = view.value if (gain == 1).all() else self.scaled(view.value, gain, np.zeros(n))
+                return self.slid(self.window_of(value, index.reshape(-1, view.shape[-1] // n)))
         return self.sum_of_rows(view) if view.shape[-1] == n else None
 
     def sum_of_rows(self, view: View) -> str | None:

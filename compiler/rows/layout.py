@@ -177,9 +177,11 @@ class _Classes:
             case FakeQuantize():
                 self.join(op.y, op.x)
                 self[op.y].kept |= op.codes.rounded(np.zeros(())) != 0
-            case Apply() | Pool():  # a table may make a little of 0
+            case Apply():  # a table may make a little of 0
                 self.join(op.y, op.x)
                 self[op.y].kept = True
+            case Pool():
+                self.join(op.y, op.x)
             case Linear() | Attention() | Rotary() | Window() | Beside():
                 pass
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from random_images import network
 from whole_runs import TARGET, compared, distance, expected
 from writer import Writer
 
@@ -69,9 +70,10 @@ CASES = {"residual": _residual, "around": _around, "depthwise": _depthwise, "poo
 WIDTHS = {"around": 5 + CHANNELS}
 
 
-@pytest.mark.parametrize(
-    "name", ["residual", "around", *(pytest.param(n, marks=pytest.mark.slow) for n in ("depthwise", "pools"))]
-)
+LATER = [pytest.param(name, marks=pytest.mark.slow) for name in ("depthwise", "pools")]
+
+
+@pytest.mark.parametrize("name", ["residual", "around", *LATER])
 def test_what_slides_over_an_image(name: str) -> None:
     proto = _model(CASES[name], WIDTHS.get(name, CHANNELS))
     samples = RNG.normal(0, 1, (8, 1, 3, SIDE, SIDE)).astype(np.float32)
@@ -91,3 +93,28 @@ def test_an_image_in_blocks_of_rows_and_in_verilog() -> None:
     rtl = axlora.run_rtl(program, given)
     assert (rtl.counters, rtl.cycles) == (run.counters, run.cycles)
     np.testing.assert_array_equal(rtl.codes["y"], run.codes["y"])
+
+
+def _random(seeds: range) -> int:
+    """How many of these networks run whole, each as near to onnxruntime as its codes let it; the others are refused by name."""
+    whole = 0
+    for seed in seeds:
+        proto, shape = network(seed)
+        rng = np.random.default_rng(seed)
+        samples, given = rng.normal(0, 1, (16, *shape)).astype(np.float32), rng.normal(0, 1, shape).astype(np.float32)
+        try:
+            program = axlora.compile(proto, TARGET, calibration={"x": samples}, operators="all")
+        except axlora.Error as error:
+            assert error.where, seed
+            assert error.hint, seed
+            continue
+        y = axlora.simulate(program, {"x": given}, timing=False).outputs["y"]
+        assert distance(y, expected(proto, {"x": given})) < 0.08, seed
+        whole += 1
+    return whole
+
+
+@pytest.mark.parametrize("seeds", [range(24), pytest.param(range(24, 424), marks=pytest.mark.exhaustive)], ids=["few", "many"])
+@pytest.mark.slow
+def test_random_networks(seeds: range) -> None:
+    assert _random(seeds) > 0.85 * len(seeds)

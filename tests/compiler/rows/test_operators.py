@@ -193,7 +193,8 @@ def test_windows_are_the_rows_side_by_side(
 ) -> None:
     """Whatever lies beyond either end is zeros."""
     x = np.random.default_rng(seed).integers(-50, 50, (rows, 3)).astype(float)
-    got, wanted = _both(x, Window("x", "y", taps, stride, dilation, before, made))
+    index = np.arange(made)[:, None] * stride + np.arange(taps) * dilation - before
+    got, wanted = _both(x, Window("x", "y", np.where((index >= 0) & (index < rows), index, -1), "made"))
     np.testing.assert_array_equal(got, wanted)
     behind = 200
     padded = np.pad(x, ((behind, behind), (0, 0)))

@@ -17,6 +17,7 @@ from axlora.compiler.operators import (
     Affine,
     Apply,
     Attention,
+    Beside,
     FakeQuantize,
     Function,
     Mul,
@@ -59,7 +60,8 @@ ONE: list[Op] = [
     Attention("x", "x", "x", "y", 4, 2, 2, 0.3, True, (0, 8, 8), (2, 2, 2), (CODES, CODES), CODES._replace(zero=0)),
     Attention("x", "x", "x", "y", 4, 2, 2, 0.3, True, (0, 8, 8), (2, 2, 2), cap=4.5),
     Positional("x", "y", RNG.normal(0, 1, (ROWS, FEATURES))),
-    Window("x", "y", 3, 2, 1, 1, 3),
+    Beside("x", "x", "y"),
+    Window("x", "y", np.array([[-1, 0, 1], [1, 2, 3], [3, 4, -1]]), "x as 3 rows"),
     *(Pool("x", "y", kind) for kind in PoolKind),
 ]
 
