@@ -13,7 +13,7 @@ from axlora.compiler.backend.emit_attention import Emit, cache_bytes, cache_name
 from axlora.compiler.backend.emit_rows import Form, whole_context
 from axlora.compiler.backend.emit_tiles import Placed
 from axlora.compiler.backend.link import Tiling, check_accumulators, placed_linear
-from axlora.compiler.backend.memory_layout import ALIGN, FURTHER, Memory
+from axlora.compiler.backend.memory_layout import ALIGN, FURTHER, Content, Memory
 from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import Plan, Shape, adapter_lines, pace_of
 from axlora.compiler.backend.roll import roll
@@ -33,11 +33,18 @@ from axlora.isa.legality import check_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES, Opcode
 from axlora.isa.regions import slot_values
 from axlora.isa.target import Target
+from axlora.timing.memory import ADDRESS
 
 PREFILL = 32
 """Rows of the largest prefill start, unless a user says otherwise: weights are read once for them, and the program grows."""
 Blocks = Sequence[Sequence[tuple[int, int]]]
 """(first row, rows) of each block, of each stream."""
+GIB = 1 << 30
+MEMORY = ADDRESS + 1
+"""Bytes that the machine addresses."""
+SMALLER = "a smaller model, fewer bits of weights, or a shorter context"
+SAVED = 1 << 16
+"""What sharing weights saves of addresses is a multiple of these bytes: bursts and places in fetch's cache stay as they are."""
 _TRANSFERS = (Opcode.LOAD, Opcode.STORE)
 
 
@@ -50,6 +57,8 @@ class Code:
     instructions: tuple[Instruction, ...]
     owners: tuple[int, ...]
     """The operator that each instruction works for."""
+    areas: tuple[int, ...]
+    """Of each instruction, as `Schedule.areas`: 0 is what does not change."""
     address: int
     cycles: int
     """About how many a start takes."""
@@ -67,6 +76,10 @@ class Image:
     """A transformer for the machine. Memory: read-only data, programs, what changes, adapter blocks."""
 
     data: bytes
+    content: Content
+    """The read-only data, where its addresses are."""
+    saved: int
+    """Bytes of memory that sharing saves."""
     codes: tuple[Code, ...]
     """Those of one sequence first, each kind by its rows."""
     cache: int
@@ -101,6 +114,11 @@ class Image:
     def size(self) -> int:
         """Bytes of memory with all adapter slots."""
         return self.adapter_address + max(1, self.slots) * self.adapter_size
+
+    @property
+    def needed(self) -> int:
+        """Bytes of memory that it takes where nothing is shared."""
+        return self.size + self.saved
 
 
 def _plan(target: Target, linear: Linear, shape: Shape, fixed: int, groups: int) -> Plan:
@@ -156,7 +174,7 @@ def place(
     groups: int = 1,
     gaps: Mapping[str, Gaps] = MappingProxyType({}),
 ) -> dict[str, Placed]:
-    """Tile the linears and put their weights into memory.
+    """Tile the linears and put their weights into memory; of linears with the same weights, again what was put for the first.
 
     Args:
         fixed: groups of PBUF that are taken.
@@ -165,14 +183,25 @@ def place(
     """
     out: dict[str, Placed] = {}
     offset = 0
+    known: dict[tuple[int, int, Gaps, bool], tuple[Placed, int, int]] = {}
+    """Weights, records, gaps, whether there are adapters -> the first such linear, and where what was put for it begins and ends."""
     for each in linears:
-        check_accumulators(target, each)
-        linear = gaps.get(each.name, WITHOUT_GAPS).linear(each)
-        shape = Shape.of(target, linear, target.tokens, slots if rank and linear.name in adaptable else 0, rank)
-        plan = _plan(target, linear, shape, fixed, groups)
-        out[linear.name] = placed_linear(target, linear, shape, plan, memory.data, offset)
-        if shape.slots:
-            offset += adapter_offsets(target, shape, plan)[1]
+        own, adapted = gaps.get(each.name, WITHOUT_GAPS), rank > 0 and each.name in adaptable
+        key = (id(each.weight), id(each.records), own, adapted)
+        if key not in known:
+            check_accumulators(target, each)
+            linear = own.linear(each)
+            shape = Shape.of(target, linear, target.tokens, slots if adapted else 0, rank)
+            plan = _plan(target, linear, shape, fixed, groups)
+            first = memory.data.size
+            found = placed_linear(target, linear, shape, plan, memory.data, offset)
+            known[key] = found, first, memory.data.size
+        else:
+            found, first, stop = known[key]
+            found = found.again(each, memory.data.again(first, stop) - first, offset)
+        out[each.name] = found
+        if found.shape.slots:
+            offset += adapter_offsets(target, found.shape, found.plan)[1]
     return out
 
 
@@ -356,20 +385,39 @@ def batches(most: int) -> list[int]:
 def build(
     target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, slots: int = 0, chunk: int = PREFILL, batch: int = 1
 ) -> Image:
-    """Programs for one row (decode), T rows and more (prefill), and a row of each of several sequences; or one program for all
-    rows, or for as many as fit.
+    """As `build_region`, of a module.
 
     Args:
         module: partitioned, with one region of the accelerator (`read_region`).
         linears: the tensors of its parameters, in their order.
+    """
+    return build_region(target, read_region(module, linears), linears, slots=slots, chunk=chunk, batch=batch)
+
+
+def build_region(
+    target: Target,
+    region: Region,
+    linears: Sequence[Linear],
+    *,
+    slots: int = 0,
+    chunk: int = PREFILL,
+    batch: int = 1,
+    shared: bool = False,
+) -> Image:
+    """Programs for one row (decode), T rows and more (prefill), and a row of each of several sequences; or one program for all
+    rows, or for as many as fit.
+
+    Args:
+        linears: those of the region.
         slots: adapters in one start.
         chunk: most rows of a prefill start, at least T.
         batch: most sequences of a start that decodes.
+        shared: linears with the same weights share them in `Image.data`; addresses of read-only data are those of a memory in
+            which each has its own, modulo 2**32 (`Image.content`).
 
     Raises:
         BadModel: something does not fit the target, or magnitudes lie too far apart.
     """
-    region = read_region(module, linears)
     rowwise, rank = region.starts is Starts.ROWS, region.rank
     context = whole_context(target, region.context)
     slots = slots if rank else 0
@@ -380,7 +428,7 @@ def build(
     groups = 1 if region.starts is Starts.DECODE else -(-max(region.lengths) // target.tokens)
 
     def job_of(groups: int) -> tuple[Memory, _Job]:
-        memory = Memory()
+        memory = Memory(Content(shared))
         places = place(target, linears, memory, slots, rank, fixed, region.ranks.keys(), groups, gaps)
         return memory, _Job(target, region, places, context, lie, batch)
 
@@ -405,7 +453,8 @@ def build(
     for rows, apart in sorted(kinds, reverse=True):  # regions are as large as the first start that has them needs
         blocks, form = ([[(0, rows)]], Form.PLAIN) if apart else starts[rows]
         emitters[rows, apart], fractions = job.emit(memory, blocks, form=form, apart=apart)
-    first = -(-len(memory.data) // ALIGN) * ALIGN
+    saved = (memory.data.size - len(memory.data.data)) // SAVED * SAVED
+    first = memory.data.size - saved
     # Addresses do not change what a program does, so its size is known before them.
     try:
         looped = {kind: _Looped.of(emitters[kind].schedule) for kind in kinds}
@@ -421,18 +470,21 @@ def build(
     registers: dict[int, int] = {}
     for slot in range(1, slots + 1):
         registers |= slot_values(target, slot, adapters, rank)
-    data = bytearray(memory.data) + bytes(first - len(memory.data))
+    data = memory.data.data + bytes(first - len(memory.data.data))
     codes = []
     for (rows, apart), own in looped.items():
-        code = Code(rows, own.at({0: 0, 1: rooms, 2: 0}), own.owners, len(data), emitters[rows, apart].schedule.cycles, apart)
+        cycles, moved = emitters[rows, apart].schedule.cycles, own.at({0: 0, 1: rooms, 2: 0})
+        code = Code(rows, moved, own.owners, own.areas, len(data), cycles, apart)
         check_program(code.instructions, registers)
         check_program(code.instructions)
         codes.append(code)
         data += encode_program(code.instructions)
         data += bytes(-len(data) % ALIGN)
     one = emitters[min(kinds)]
-    return Image(
+    image = Image(
         data=bytes(data),
+        content=memory.data,
+        saved=saved,
         codes=tuple(codes),
         cache=cache,
         regions={name: (rooms + offset, count) for name, (offset, count) in memory.regions.items()},
@@ -450,3 +502,6 @@ def build(
         output_words=one.output_words,
         tilings={name: Tiling(p.shape, p.plan, p.tiles, gaps.get(name, WITHOUT_GAPS)) for name, p in placed.items()},
     )
+    if not shared and image.size > MEMORY:
+        raise DoesNotFit(f"needs {image.size / GIB:.1f} GiB of memory, the machine addresses {MEMORY // GIB} GiB", "target", SMALLER)
+    return image

@@ -81,6 +81,11 @@ class Generated:
     errors: Mapping[str, float] = field(default_factory=dict)
     """Value -> its error on the first calibration sample (`value_errors`), where there is one."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether linears share weights in memory: then there is no package of it."""
+        return self.image.saved > 0
+
     def integers(self, bits: int, starts: Sequence[int] | None = None) -> IntegerModule:
         """The integer module: a function for each start of the machine, or for these. `bits`: of activations."""
         starts, context = starts or tuple(self.image.programs), self.image.context
@@ -138,6 +143,11 @@ def recognised(proto: onnx.ModelProto, where: str, options: CompileOptions, keep
     return recognise(drop_scales(g, clips=False), passes=READ_WHOLE) if own else (g, found)
 
 
+def codes_tensor(linear: Linear, x: Activation) -> Tensor:
+    """The codes that a linear reads."""
+    return Tensor(linear.input, 1, linear.k, (1, linear.k), x.bits, x.scale, x.zero_point, x.per_token)
+
+
 def _quantized(
     model: Transformer, found: Sequence[FoundLinear], target: Target, options: CompileOptions
 ) -> tuple[list[Linear], list[Tensor]]:
@@ -156,11 +166,11 @@ def _quantized(
         bits = each.bits or options.usual_bits
         linear, _ = quantized(each, x, target, bits, group=group_rows(target, bits), grouped=grouped)
         linears.append(linear)
-        inputs.append(Tensor(linear.input, 1, linear.k, (1, linear.k), x.bits, x.scale, x.zero_point, x.per_token))
+        inputs.append(codes_tensor(linear, x))
     return linears, inputs
 
 
-def _placement(
+def placement(
     model: Transformer, linears: Sequence[Linear], keys: Sequence[int], rows: Sequence[int], batch: int
 ) -> tuple[Placement, ...]:
     """One row an operator; multiply-accumulates of `rows` tokens of each stream with `keys` keys, for `batch` sequences."""
@@ -347,8 +357,8 @@ def _lowered(read: _Read, target: Target, options: CompileOptions, tables: Seque
     decodes = read.starts is Starts.DECODE
     rows = model.lengths(read.rows)
     keys, count = ((whole_context(target, read.rows),), (1,)) if decodes else (rows, rows)
-    placement = _placement(model, linears, keys, count, read.batch)
-    lowered = adapted(linears, inputs, (), placement, Origin(read.found, tables), target, options)
+    places = placement(model, linears, keys, count, read.batch)
+    lowered = adapted(linears, inputs, (), places, Origin(read.found, tables), target, options)
     ranks = {n: max(a.rank for li in lowered.linears for a in li.adapters if a.name == n) for n in lowered.adapters}
     return lowered, ranks
 

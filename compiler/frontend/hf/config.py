@@ -107,6 +107,8 @@ class Encoder:
     function: Function
     labels: int
     """Of a head that classifies sequences; 0: none."""
+    pooled: bool
+    """Whether the class that the file names makes a pooler of no other head."""
 
 
 @dataclass
@@ -304,4 +306,5 @@ def _encoder(kind: str, f: Fields) -> Encoder:
         1e-12 if distil else f.value("layer_norm_eps", 1e-12),
         f.function("hidden_act activation", "gelu"),
         (len(labels) if isinstance(labels, dict) and labels else f.size("num_labels", 2)) if classifies else 0,
+        name.endswith("Model") and not distil,
     )
