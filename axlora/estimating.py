@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from axlora.compiler.backend.build_image import MEMORY, Code, Image
 from axlora.compiler.operators import Linear
-from axlora.compiler.pipelines.drawn import Asked, lower_drawn
+from axlora.compiler.pipelines.drawn import Asked, Scales, lower_drawn
 from axlora.compiler.pipelines.transformers import Generated
 from axlora.isa.opcodes import INSTRUCTION_BYTES, Buffer, Opcode
 from axlora.isa.target import Target
@@ -60,7 +60,7 @@ class Estimator:
         """As `Engine.start`."""
         code = self._codes[start.function.address]
         found = run_image(
-            target, start.memory, code.address, start.registers, moved=lambda walk: self._moved(code, walk)
+            target, start.memory, code.address, start.registers, moved=lambda walk: self._moved(code, walk), checked=True
         )
         return left_of(found, start.trace)
 
@@ -84,16 +84,24 @@ def _linears_at(found: Generated) -> Int64:
     return np.array([tilings[op.name].weights[0] if isinstance(op, Linear) else 0 for op in found.region.operators], np.int64)
 
 
-def draw(data: Mapping[str, Any], where: str, target: Target, asked: Asked, shared: bool = True) -> Drawn:
+def draw(
+    data: Mapping[str, Any],
+    where: str,
+    target: Target,
+    asked: Asked,
+    shared: bool = True,
+    only: Set[str] = frozenset(),
+    scales: Scales | None = None,
+) -> Drawn:
     """The model that a config.json describes.
 
     Args:
-        data, where, asked, shared: as of `lower_drawn`.
+        all: as of `lower_drawn`.
 
     Raises:
         BadModel, DoesNotFit: as `lower_drawn`.
     """
-    found = lower_drawn(data, where, target, asked, shared)
+    found = lower_drawn(data, where, target, asked, shared, only, scales)
     if found.image.cache or found.region.starts.value == "decode":
         program = generator_program(found, target, {}, None)
     else:

@@ -84,6 +84,7 @@ def run_image(
     timing: bool = True,
     bad: range = range(0),
     moved: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]] | None = None,
+    checked: bool = False,
 ) -> SimResult:
     """Power up, run the program at byte address `program` until HALT.
 
@@ -95,6 +96,7 @@ def run_image(
         timing: False leaves cycles and the cycle counters at zero.
         bad: byte addresses that answer load and store with an AXI error.
         moved: as of `Machine.carry_out`, of each walk.
+        checked: the instructions are known to be legal.
 
     Raises:
         MachineError: where the machine would stop with an error.
@@ -104,7 +106,7 @@ def run_image(
     if limit > data.size:
         raise ValueError(f"a limit of {limit} bytes, the memory has {data.size}")
     machine = Machine(target, data, limit, bad)
-    control = Control(target, data, program, registers or {}, limit)
+    control = Control(target, data, program, registers or {}, limit, checked)
     record = Record()
     try:
         while not control.ended:

@@ -48,6 +48,11 @@ SAVED = 1 << 16
 _TRANSFERS = (Opcode.LOAD, Opcode.STORE)
 
 
+def name_of(rows: int, batch: bool) -> str:
+    """The name of a language model's function: `rows` of a sequence, or of a sequence each."""
+    return f"batch {rows}" if batch else "decode" if rows == 1 else f"prefill {rows}"
+
+
 @dataclass(frozen=True)
 class Code:
     """A program in memory."""
@@ -68,7 +73,7 @@ class Code:
     @property
     def name(self) -> str:
         """Of a language model's function."""
-        return f"batch {self.rows}" if self.batch else "decode" if self.rows == 1 else f"prefill {self.rows}"
+        return name_of(self.rows, self.batch)
 
 
 @dataclass(frozen=True)
@@ -403,6 +408,7 @@ def build_region(
     chunk: int = PREFILL,
     batch: int = 1,
     shared: bool = False,
+    only: Set[str] = frozenset(),
 ) -> Image:
     """Programs for one row (decode), T rows and more (prefill), and a row of each of several sequences; or one program for all
     rows, or for as many as fit.
@@ -414,6 +420,7 @@ def build_region(
         batch: most sequences of a start that decodes.
         shared: linears with the same weights share them in `Image.data`; addresses of read-only data are those of a memory in
             which each has its own, modulo 2**32 (`Image.content`).
+        only: names of the programs that are made, where not all are; regions are as large as all need.
 
     Raises:
         BadModel: something does not fit the target, or magnitudes lie too far apart.
@@ -452,7 +459,9 @@ def build_region(
     fractions: tuple[int, dict[str, int]] = (0, {})
     for rows, apart in sorted(kinds, reverse=True):  # regions are as large as the first start that has them needs
         blocks, form = ([[(0, rows)]], Form.PLAIN) if apart else starts[rows]
-        emitters[rows, apart], fractions = job.emit(memory, blocks, form=form, apart=apart)
+        dry = bool(only) and name_of(rows, apart) not in only
+        emitters[rows, apart], fractions = job.emit(memory, blocks, dry, form=form, apart=apart)
+    kinds = [kind for kind in kinds if not only or name_of(*kind) in only]
     saved = (memory.data.size - len(memory.data.data)) // SAVED * SAVED
     first = memory.data.size - saved
     # Addresses do not change what a program does, so its size is known before them.
@@ -480,7 +489,7 @@ def build_region(
         codes.append(code)
         data += encode_program(code.instructions)
         data += bytes(-len(data) % ALIGN)
-    one = emitters[min(kinds)]
+    one = emitters[min(emitters)]
     image = Image(
         data=bytes(data),
         content=memory.data,

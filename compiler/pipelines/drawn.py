@@ -7,7 +7,7 @@ memory holds once (`build_region`, shared).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -201,13 +201,32 @@ class Asked:
     """Most tokens of a prefill start."""
 
 
-def lower_drawn(data: Mapping[str, Any], where: str, target: Target, asked: Asked, shared: bool = True) -> Generated:
+@dataclass(frozen=True)
+class Scales:
+    """What calibration and weights say of a real model, by the names of the drawn one's values and linears."""
+
+    largest: Mapping[str, float]
+    """Value -> largest magnitude."""
+    steps: Mapping[str, float]
+    """Linear -> value of an output code, a power of two."""
+
+
+def lower_drawn(
+    data: Mapping[str, Any],
+    where: str,
+    target: Target,
+    asked: Asked,
+    shared: bool = True,
+    only: Set[str] = frozenset(),
+    scales: Scales | None = None,
+) -> Generated:
     """The programs of a model that a config.json describes.
 
     Args:
         data: of config.json.
         where: its path, for errors.
-        shared: as `build_region`; False: a memory that holds every linear's own codes.
+        shared, only: as `build_region`.
+        scales: None: constant ones.
 
     Raises:
         BadModel: as `config.described`. DoesNotFit: the target is too small.
@@ -224,9 +243,11 @@ def lower_drawn(data: Mapping[str, Any], where: str, target: Target, asked: Aske
     maker = _Linears(target, asked.weights, names, asked.rank)
     linears = [maker.linear(each, reads[each.name], lie.get(reads[each.name].x, WITHOUT)) for each in found.linears]
     region = _region(model, {linear.name: linear for linear in linears}, asked.context, starts, asked.rank)
+    if scales is not None:
+        region = replace(region, largest=scales.largest, steps=scales.steps)
     slots = min(asked.batch, asked.adapters) if asked.rank else 0
     batch = asked.batch if decodes else 1
-    image = build_region(target, region, linears, slots=slots, chunk=asked.chunk, batch=batch, shared=shared)
+    image = build_region(target, region, linears, slots=slots, chunk=asked.chunk, batch=batch, shared=shared, only=only)
     keys, count = ((image.context,), (1,)) if decodes else ((asked.context,), (asked.context,))
     inputs = tuple(codes_tensor(linear, maker.x) for linear in linears)
     places = placement(model, linears, keys, count, 1)
