@@ -261,7 +261,9 @@ _LONGEST = 1 << 16
 class Control:
     """Program counter, registers and loop stack."""
 
-    def __init__(self, target: Target, memory: Bytes, program: int, registers: dict[int, int], mem_limit: int, checked: bool = False) -> None:
+    def __init__(
+        self, target: Target, memory: Bytes, program: int, registers: dict[int, int], mem_limit: int, checked: bool = False
+    ) -> None:
         """`checked`: the instructions are known to be legal."""
         self._checked = checked
         self._legal = _LEGAL.setdefault(target, _Legal(target))

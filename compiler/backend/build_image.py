@@ -189,7 +189,7 @@ def place(
     out: dict[str, Placed] = {}
     offset = 0
     known: dict[tuple[int, int, Gaps, bool], tuple[Placed, int, int]] = {}
-    """Weights, records, gaps, whether there are adapters -> the first such linear, and where what was put for it begins and ends."""
+    """Weights, records, gaps, with adapters or not -> the first such linear, and where what was put for it begins and ends."""
     for each in linears:
         own, adapted = gaps.get(each.name, WITHOUT_GAPS), rank > 0 and each.name in adaptable
         key = (id(each.weight), id(each.records), own, adapted)
@@ -512,5 +512,7 @@ def build_region(
         tilings={name: Tiling(p.shape, p.plan, p.tiles, gaps.get(name, WITHOUT_GAPS)) for name, p in placed.items()},
     )
     if not shared and image.size > MEMORY:
-        raise DoesNotFit(f"needs {image.size / GIB:.1f} GiB of memory, the machine addresses {MEMORY // GIB} GiB", "target", SMALLER)
+        raise DoesNotFit(
+            f"needs {image.size / GIB:.1f} GiB of memory, the machine addresses {MEMORY // GIB} GiB", "target", SMALLER
+        )
     return image

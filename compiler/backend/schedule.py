@@ -205,7 +205,11 @@ class Schedule:
         out = []
         for s in self._final:
             address = s.fields.get("address")
-            moved = {} if address is None else {"address": (base[address >> AREA_BITS] + (address & ((1 << AREA_BITS) - 1))) & ADDRESS}
+            moved = (
+                {}
+                if address is None
+                else {"address": (base[address >> AREA_BITS] + (address & ((1 << AREA_BITS) - 1))) & ADDRESS}
+            )
             try:
                 out.append(make(s.opcode, waits=s.waits, posts=s.posts, **s.fields | moved))
             except BadInstruction as error:

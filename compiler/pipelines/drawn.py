@@ -6,19 +6,19 @@ memory holds once (`build_region`, shared).
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.backend.build_image import PREFILL, build_region
 from axlora.compiler.backend.link import adapter_block
-from axlora.compiler.errors import DoesNotFit
-from axlora.compiler.frontend.hf.config import Decoder, described
+from axlora.compiler.errors import BadModel, DoesNotFit
+from axlora.compiler.frontend.hf.config import Decoder, Encoder
 from axlora.compiler.frontend.hf.operators import Sized, drawn, operators
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.layer import Adapter, Codes, ColumnSums, Linear, Lowered, Records
@@ -168,8 +168,14 @@ class _Linears:
 
 
 def kind_of(name: str) -> str:
-    """A module's path without the numbers of layers: linears of one kind share their codes."""
-    return ".".join(part for part in name.split(".") if not part.isdigit())
+    """A name without the numbers of layers in its path: linears of one kind share their codes."""
+    return re.sub(r"\.\d+(?=[./]|$)", "", name)
+
+
+def cache_codes(name: str, size: int) -> npt.NDArray[np.uint8]:
+    """Bytes of keys or values in a cache: codes of normally distributed numbers whose largest in 64 is 127."""
+    normal = _seed("cache", name).standard_normal((-(-size // 64), 64), np.float32)
+    return _rounded(normal.T, 64, 127)[0].T.reshape(-1)[:size].view(np.uint8)
 
 
 def _region(model: Transformer, linears: Mapping[str, Linear], rows: int, starts: Starts, rank: int) -> Region:
@@ -212,8 +218,7 @@ class Scales:
 
 
 def lower_drawn(
-    data: Mapping[str, Any],
-    where: str,
+    own: Decoder | Encoder,
     target: Target,
     asked: Asked,
     shared: bool = True,
@@ -223,15 +228,14 @@ def lower_drawn(
     """The programs of a model that a config.json describes.
 
     Args:
-        data: of config.json.
-        where: its path, for errors.
         shared, only: as `build_region`.
         scales: None: constant ones.
 
     Raises:
-        BadModel: as `config.described`. DoesNotFit: the target is too small.
+        BadModel: the model has fewer positions. DoesNotFit: the target is too small.
     """
-    own = described(data, where)
+    if asked.context > own.most:
+        raise BadModel(f"{asked.context} tokens, the model has {own.most} positions", "--context", f"1 to {own.most}")
     found = operators(own, asked.context)
     model = found.model
     decodes = isinstance(own, Decoder)

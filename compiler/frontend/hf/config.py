@@ -68,6 +68,11 @@ class Decoder:
     mlp_bias: bool
 
     @property
+    def most(self) -> int:
+        """Positions."""
+        return len(self.rotary.cos)
+
+    @property
     def adds_one(self) -> bool:
         """Gains are stored less one, and embeddings are times the root of `hidden`."""
         return self.kind in ("gemma", "gemma2")
@@ -109,6 +114,11 @@ class Encoder:
     """Of a head that classifies sequences; 0: none."""
     pooled: bool
     """Whether the class that the file names makes a pooler of no other head."""
+
+    @property
+    def most(self) -> int:
+        """Positions of tokens."""
+        return self.positions - self.first
 
 
 @dataclass
