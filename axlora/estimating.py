@@ -182,7 +182,8 @@ def estimate(own: DecoderConfig | Encoder, target: Target, asked: Asked, tokens:
     program, decoder = drawn.program, drawn.program.interface
     assert isinstance(decoder, Decoder)
     batch = Batch(program, decoder, drawn.engine, trace=True)
-    adapters = [adapter.name for adapter in program.adapters] or [None]
+    adapters: list[str | None] = [adapter.name for adapter in program.adapters]
+    adapters = adapters or [None]
     sequences = [batch.join(adapters[n % len(adapters)]) for n in range(asked.batch)]
     running, phases = batch.running, []
     if tokens:

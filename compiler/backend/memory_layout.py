@@ -161,7 +161,7 @@ class Content:
 
     def places(self, addresses: Int64) -> Int64:
         """Where in `data` addresses [n] lie."""
-        return addresses - np.array(self._moves)[np.searchsorted(self._starts, addresses, "right") - 1]
+        return np.asarray(addresses - np.array(self._moves)[np.searchsorted(self._starts, addresses, "right") - 1])
 
 
 @dataclass

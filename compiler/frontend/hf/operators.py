@@ -62,7 +62,7 @@ class Described:
 def drawn(name: str, *shape: int, middle: float = 0.0, spread: float = 0.1) -> Float64:
     """Normally distributed numbers that follow from a name, in the precision of float32."""
     random = np.random.default_rng(zlib.crc32(name.encode()))
-    return np.float64(random.normal(middle, spread, shape).astype(np.float32))
+    return np.asarray(random.normal(middle, spread, shape).astype(np.float32), np.float64)
 
 
 def operators(own: Decoder | Encoder, tokens: int) -> Described:
@@ -155,18 +155,20 @@ def _attention(to: _Writer, own: Decoder, path: str, x: str, window: int, contex
             to.norm(f"{path}.{name}", each, dim, own.epsilon, NormKind.RMS, f"{mixed}#{name}")
             for name, each in (("q_norm", q), ("k_norm", k))
         )
-    cos, sin = (np.float64(table[:context]) for table in (own.rotary.cos, own.rotary.sin))
-    turned = []
-    for n, (each, heads) in enumerate(((q, own.heads), (k, own.groups))):
-        to.ops.append(Rotary(each, f"{each} rotated {first[n]}", heads, dim, cos, sin, first[n], dim))
-        turned.append(to.ops[-1].y)
+    cos, sin = (np.asarray(table[:context], np.float64) for table in (own.rotary.cos, own.rotary.sin))
+
+    def turned(x: str, heads: int, at: int) -> str:
+        to.ops.append(Rotary(x, f"{x} rotated {at}", heads, dim, cos, sin, at, dim))
+        return to.ops[-1].y
+
+    q, k = turned(q, own.heads, first[0]), turned(k, own.groups, first[1])
     bias = None
     if 0 < window < context:
         behind = np.arange(context)[:, None] - np.arange(context)
         bias = np.where(behind < window, 0.0, -np.inf)[None]
     to.ops.append(
         Attention(
-            *turned, v, mixed, own.heads, own.groups, dim, float(np.float32(own.scale / (own.cap or 1.0))), True,
+            q, k, v, mixed, own.heads, own.groups, dim, float(np.float32(own.scale / (own.cap or 1.0))), True,
             (0, 0, first[2]), (dim, dim, dim), bias=bias, cap=float(np.float32(own.cap)),
         )
     )  # fmt: skip
