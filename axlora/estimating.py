@@ -17,8 +17,9 @@ from axlora.compiler.frontend.hf.operators import IDS
 from axlora.compiler.frontend.hf.weights import read_json
 from axlora.compiler.operators import Attention, Linear
 from axlora.compiler.passes.lower_rows import Starts
-from axlora.compiler.pipelines.drawn import Asked, Scales, cache_codes, kind_of, lower_drawn
+from axlora.compiler.pipelines.drawn import Asked, cache_codes, kind_of, lower_drawn
 from axlora.compiler.pipelines.transformers import Generated
+from axlora.compiler.rows.read_region import Region
 from axlora.isa.opcodes import INSTRUCTION_BYTES, Buffer, Opcode
 from axlora.isa.target import Target
 from axlora.sim.control import ADDRESS, OPCODE, SUB, X
@@ -35,7 +36,7 @@ from .program import Program
 from .run import Layer, Run, run_of
 
 _OF_LINEARS = np.isin(np.arange(max(Buffer) + 1), [Buffer.WBUF, Buffer.PBUF, Buffer.SBUF])
-"""[buffer]: whether what does not change comes there for linears."""
+"""[buffer]: whether what does not change comes there for linears, where it is a linear that loads it."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,12 @@ class Estimator:
     def __init__(self, found: Generated) -> None:
         self._codes = {code.address: code for code in found.image.codes}
         self._content = found.image.content
-        tilings, operators = found.image.tilings, found.region.operators
-        self._linears = np.array([tilings[op.name].weights[0] if isinstance(op, Linear) else 0 for op in operators], np.int64)
-        """[operators]: where a linear's weights begin."""
         self._constants = max(0, self._content.size - MEMORY)
+        """From where on constants lie: behind all linears."""
+        found_at = {name: tiling.weights[0] for name, tiling in found.image.tilings.items()}
+        at = (found_at[op.name] if isinstance(op, Linear) else self._constants for op in found.region.operators)
+        self._first = np.array([*at], np.int64)
+        """[operators]: where the weights of a linear begin, or the constants."""
 
     def start(self, target: Target, start: Start) -> Left:
         """As `Engine.start`."""
@@ -91,7 +94,7 @@ class Estimator:
         number = (walk[:, ADDRESS] - code.address) // INSTRUCTION_BYTES
         loads = np.flatnonzero((walk[:, OPCODE] == Opcode.LOAD) & (np.array(code.areas)[number] == 0))
         owner = np.array(code.owners)[number[loads]]
-        first = np.where(_OF_LINEARS[walk[loads, SUB]], self._linears[owner], self._constants)
+        first = np.where(_OF_LINEARS[walk[loads, SUB]], self._first[owner], self._constants)
         moved[loads, X] = self._content.places(first + ((walk[loads, X] - first) & LAST))
         return moved
 
@@ -113,7 +116,7 @@ def draw(
     asked: Asked,
     shared: bool = True,
     only: Set[str] = frozenset(),
-    scales: Scales | None = None,
+    like: Region | None = None,
 ) -> Drawn:
     """The model that a config.json describes.
 
@@ -123,7 +126,7 @@ def draw(
     Raises:
         BadModel, DoesNotFit: as `lower_drawn`.
     """
-    found = lower_drawn(own, target, asked, shared, only, scales)
+    found = lower_drawn(own, target, asked, shared, only, like)
     if found.region.starts is Starts.DECODE:
         program = generator_program(found, target, {}, None)
     else:

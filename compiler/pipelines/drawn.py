@@ -207,29 +207,20 @@ class Asked:
     """Most tokens of a prefill start."""
 
 
-@dataclass(frozen=True)
-class Scales:
-    """What calibration and weights say of a real model, by the names of the drawn one's values and linears."""
-
-    largest: Mapping[str, float]
-    """Value -> largest magnitude."""
-    steps: Mapping[str, float]
-    """Linear -> value of an output code, a power of two."""
-
-
 def lower_drawn(
     own: Decoder | Encoder,
     target: Target,
     asked: Asked,
     shared: bool = True,
     only: Set[str] = frozenset(),
-    scales: Scales | None = None,
+    like: Region | None = None,
 ) -> Generated:
     """The programs of a model that a config.json describes.
 
     Args:
         shared, only: as `build_region`.
-        scales: None: constant ones.
+        like: the region of a compiled model of this configuration, whose scales, gains and biases hold in place of constant
+            and drawn ones; None: there is none.
 
     Raises:
         BadModel: the model has fewer positions. DoesNotFit: the target is too small.
@@ -242,13 +233,14 @@ def lower_drawn(
     starts = Starts.DECODE if decodes else Starts.SEQUENCE
     sizes = {each.name: each.n for each in found.linears}
     lie = layouts(model.operators, widths(model, sizes), model.ends, target.vector_lanes)
-    reads = {op.name: op for op in model.operators if isinstance(op, LinearOp)}
+    of_model, reads = (
+        {op.name: op for op in each.operators if isinstance(op, LinearOp)} for each in (model, model if like is None else like)
+    )
     names = tuple(f"{ADAPTER}{n}" for n in range(asked.adapters)) if asked.rank else ()
     maker = _Linears(target, asked.weights, names, asked.rank)
-    linears = [maker.linear(each, reads[each.name], lie.get(reads[each.name].x, WITHOUT)) for each in found.linears]
+    linears = [maker.linear(each, reads[each.name], lie.get(of_model[each.name].x, WITHOUT)) for each in found.linears]
     region = _region(model, {linear.name: linear for linear in linears}, asked.context, starts, asked.rank)
-    if scales is not None:
-        region = replace(region, largest=scales.largest, steps=scales.steps)
+    region = region if like is None else like
     slots = min(asked.batch, asked.adapters) if asked.rank else 0
     batch = asked.batch if decodes else 1
     image = build_region(target, region, linears, slots=slots, chunk=asked.chunk, batch=batch, shared=shared, only=only)
