@@ -10,14 +10,14 @@ import numpy as np
 
 from axlora.compiler.backend.build_image import GIB, MEMORY, Code, name_of
 from axlora.compiler.errors import BadModel, DoesNotFit
-from axlora.compiler.frontend.hf.config import Decoder as DecoderConfig
-from axlora.compiler.frontend.hf.config import Encoder, described
+from axlora.compiler.frontend.hf.config import Decoder as LlamaLike
+from axlora.compiler.frontend.hf.config import Encoder
 from axlora.compiler.frontend.hf.directory import CONFIG
 from axlora.compiler.frontend.hf.operators import IDS
 from axlora.compiler.frontend.hf.weights import read_json
 from axlora.compiler.operators import Attention, Linear
 from axlora.compiler.passes.lower_rows import Starts
-from axlora.compiler.pipelines.drawn import Asked, cache_codes, kind_of, lower_drawn
+from axlora.compiler.pipelines.drawn import Asked, Configuration, cache_codes, configured, kind_of, lower_drawn
 from axlora.compiler.pipelines.transformers import Generated
 from axlora.compiler.rows.read_region import Region
 from axlora.isa.opcodes import INSTRUCTION_BYTES, Buffer, Opcode
@@ -99,7 +99,7 @@ class Estimator:
         return moved
 
 
-def configuration(path: str | Path) -> DecoderConfig | Encoder:
+def configuration(path: str | Path) -> Configuration:
     """What a config.json, or that of a directory, describes.
 
     Raises:
@@ -107,11 +107,11 @@ def configuration(path: str | Path) -> DecoderConfig | Encoder:
     """
     file = Path(path)
     file = file / CONFIG if file.is_dir() else file
-    return described(read_json(file), str(file))
+    return configured(read_json(file), str(file))
 
 
 def draw(
-    own: DecoderConfig | Encoder,
+    own: Configuration,
     target: Target,
     asked: Asked,
     shared: bool = True,
@@ -166,7 +166,7 @@ class Estimate:
         return replace(self.run, layers=tuple(layers)).with_energy(default_table())
 
 
-def estimate(own: DecoderConfig | Encoder, target: Target, asked: Asked, tokens: int = 0, whole: bool = False) -> Estimate:
+def estimate(own: Configuration, target: Target, asked: Asked, tokens: int = 0, whole: bool = False) -> Estimate:
     """Cycles of an encoder's sequence, or of the decoding step that fills a context, with a prompt before it or without.
 
     Args:
@@ -228,11 +228,11 @@ def _fill_cache(drawn: Drawn, memory: Bytes) -> None:
         memory[to : to + decoder.cache] = memory[first : first + decoder.cache]
 
 
-def fits(own: DecoderConfig | Encoder, target: Target, asked: Asked) -> str:
+def fits(own: Configuration, target: Target, asked: Asked) -> str:
     """Why a model does not fit the buffers of a target; "" if it does. Two layers tell: the others are alike."""
     layers = min(2, own.layers)
     few = replace(own, layers=layers)
-    if isinstance(few, DecoderConfig):
+    if isinstance(few, LlamaLike):
         few = replace(few, windows=few.windows[:layers])
     try:
         lower_drawn(few, target, replace(asked, chunk=1))

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,9 @@ import numpy.typing as npt
 from axlora.compiler.backend.build_image import PREFILL, build_region
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.errors import BadModel, DoesNotFit
-from axlora.compiler.frontend.hf.config import Decoder, Encoder
+from axlora.compiler.frontend.hf import gpt2
+from axlora.compiler.frontend.hf.config import Decoder, Encoder, Fields, described
+from axlora.compiler.frontend.hf.gpt2 import Gpt2
 from axlora.compiler.frontend.hf.operators import Sized, drawn, operators
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.layer import Adapter, Codes, ColumnSums, Linear, Lowered, Records
@@ -43,6 +46,14 @@ _PART = 1 << 22
 """Weights that are drawn at once."""
 _SHIFT, _M2 = 13, 8
 """Of adapters: x.A is taken as it is, and x.A.B is about a tenth of the base's result."""
+
+
+Configuration = Decoder | Encoder | Gpt2
+
+
+def configured(data: Mapping[str, Any], where: str) -> Configuration:
+    """What a config.json describes; errors as `config.described`."""
+    return gpt2.gpt2(Fields(data, where)) if data.get("model_type") == gpt2.KIND else described(data, where)
 
 
 class Weights(Enum):
@@ -208,7 +219,7 @@ class Asked:
 
 
 def lower_drawn(
-    own: Decoder | Encoder,
+    own: Configuration,
     target: Target,
     asked: Asked,
     shared: bool = True,
@@ -227,9 +238,9 @@ def lower_drawn(
     """
     if asked.context > own.most:
         raise BadModel(f"{asked.context} tokens, the model has {own.most} positions", "--context", f"1 to {own.most}")
-    found = operators(own, asked.context)
+    found = gpt2.operators(own, asked.context) if isinstance(own, Gpt2) else operators(own, asked.context)
     model = found.model
-    decodes = isinstance(own, Decoder)
+    decodes = not isinstance(own, Encoder)
     starts = Starts.DECODE if decodes else Starts.SEQUENCE
     sizes = {each.name: each.n for each in found.linears}
     lie = layouts(model.operators, widths(model, sizes), model.ends, target.vector_lanes)

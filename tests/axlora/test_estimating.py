@@ -18,8 +18,7 @@ from axlora.cli import main
 from axlora.compiler.backend import schedule
 from axlora.compiler.backend.memory_layout import ALIGN, Content
 from axlora.compiler.errors import BadModel
-from axlora.compiler.frontend.hf.config import Decoder, Encoder, described
-from axlora.compiler.pipelines.drawn import Asked, Weights
+from axlora.compiler.pipelines.drawn import Asked, Configuration, Weights, configured
 from axlora.estimating import Drawn, draw, estimate, fits
 from axlora.isa.target import Target
 
@@ -33,8 +32,8 @@ BERT = {
 }  # fmt: skip
 
 
-def _own(data: dict[str, Any], **more: object) -> Decoder | Encoder:
-    return described(data | more, "config.json")
+def _own(data: dict[str, Any], **more: object) -> Configuration:
+    return configured(data | more, "config.json")
 
 
 def _run(drawn: Drawn, **keywords: Any) -> axlora.Run:

@@ -37,7 +37,7 @@ _FUNCTIONS = {
     Function.GELU_TANH: ElementFunction.GELU_TANH,
     Function.RELU: ElementFunction.RELU,
 }
-_INPUT = "embeddings"
+INPUT = "embeddings"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def operators(own: Decoder | Encoder, tokens: int) -> Described:
 
 
 @dataclass
-class _Writer:
+class OperatorWriter:
     """Appends operators; each method returns the value that it makes."""
 
     ops: list[Op] = field(default_factory=list)
@@ -104,8 +104,8 @@ class _Writer:
 
 
 def _decoder(own: Decoder, context: int) -> Described:
-    to = _Writer()
-    x = _INPUT
+    to = OperatorWriter()
+    x = INPUT
     for layer in range(own.layers):
         path = f"model.layers.{layer}"
         new = to.norm(f"{path}.input_layernorm", x, own.hidden, own.epsilon, NormKind.RMS)
@@ -134,10 +134,10 @@ def _decoder(own: Decoder, context: int) -> Described:
         to.ops.append(Apply(logits, f"{logits} function 0", own_function("function 0", capped, bound)))
         logits = to.ops[-1].y
     output = Output("logits", logits, (1, context, own.vocabulary))
-    return _described(to, ("input_ids",), own.hidden, None, (output,), None)
+    return as_model(to, ("input_ids",), own.hidden, None, (output,), None)
 
 
-def _attention(to: _Writer, own: Decoder, path: str, x: str, window: int, context: int) -> str:
+def _attention(to: OperatorWriter, own: Decoder, path: str, x: str, window: int, context: int) -> str:
     """Projections, norms of heads, rotations, attention over what is seen."""
     dim, queries, keys = own.dim, own.heads * own.dim, own.groups * own.dim
     first = (0, 0, 0)
@@ -176,14 +176,14 @@ def _attention(to: _Writer, own: Decoder, path: str, x: str, window: int, contex
 
 
 def _encoder(own: Encoder, tokens: int) -> Described:
-    to, names = _Writer(), names_of(own)
+    to, names = OperatorWriter(), names_of(own)
     h, eps, dim = own.hidden, own.epsilon, own.hidden // own.heads
     root = f"{own.kind}." if own.labels else ""
 
     def norm(path: str, x: str, y: str = "") -> str:
         return to.norm(path, x, h, eps, NormKind.LAYER, y)
 
-    x = norm(f"{root}embeddings.LayerNorm", _INPUT)
+    x = norm(f"{root}embeddings.LayerNorm", INPUT)
     for layer in range(own.layers):
         path = f"{root}{names.layers}.{layer}"
         q, k, v = (to.linear(f"{path}.{name}", x, h, h, True) for name in (names.query, names.key, names.value))
@@ -212,13 +212,13 @@ def _encoder(own: Encoder, tokens: int) -> Described:
         else:
             outputs.append(Output("pooler_output", pooled, (1, h)))
     ids = ("input_ids", "token_type_ids") if own.types > 1 else ("input_ids",)
-    return _described(to, ids, h, tokens, outputs, "attention_mask")
+    return as_model(to, ids, h, tokens, outputs, "attention_mask")
 
 
-def _described(
-    to: _Writer, ids: Sequence[str], hidden: int, positions: int | None, outputs: Sequence[Output], mask: str | None
+def as_model(
+    to: OperatorWriter, ids: Sequence[str], hidden: int, positions: int | None, outputs: Sequence[Output], mask: str | None
 ) -> Described:
     tables = tuple(Lookup(name, drawn(f"{name} table", IDS, hidden, spread=1.0)) for name in ids)
     rows = None if positions is None else drawn("position table", positions, hidden)
-    model = Transformer(tables, rows, _INPUT, tuple(to.ops), tuple(outputs), mask, source=_INPUT)
+    model = Transformer(tables, rows, INPUT, tuple(to.ops), tuple(outputs), mask, source=INPUT)
     return Described(model, tuple(to.linears))
