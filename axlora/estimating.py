@@ -58,7 +58,7 @@ class Drawn:
         """What to say where the machine does not address so much memory; "" where it does."""
         if self.needed <= MEMORY:
             return ""
-        return f"needs {self.needed / GIB:.1f} GiB of memory, the machine addresses {MEMORY // GIB} GiB"
+        return f"needs {self.needed / GIB:.2f} GiB of memory, the machine addresses {MEMORY // GIB} GiB"
 
 
 class Estimator:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from axlora.compiler.backend.build_image import PREFILL, build_region
 from axlora.compiler.backend.link import adapter_block
+from axlora.compiler.backend.place import at_target
 from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.frontend.hf import gpt2
 from axlora.compiler.frontend.hf.config import Decoder, Encoder, Fields, described
@@ -254,7 +255,8 @@ def lower_drawn(
     region = region if like is None else like
     slots = min(asked.batch, asked.adapters) if asked.rank else 0
     batch = asked.batch if decodes else 1
-    image = build_region(target, region, linears, slots=slots, chunk=asked.chunk, batch=batch, shared=shared, only=only)
+    with at_target(target):
+        image = build_region(target, region, linears, slots=slots, chunk=asked.chunk, batch=batch, shared=shared, only=only)
     keys, count = ((image.context,), (1,)) if decodes else ((asked.context,), (asked.context,))
     inputs = tuple(codes_tensor(linear, maker.x) for linear in linears)
     places = placement(model, linears, keys, count, 1)

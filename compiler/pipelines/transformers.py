@@ -12,6 +12,7 @@ import onnx
 from axlora.compiler.backend.build_image import PREFILL, Image, build
 from axlora.compiler.backend.emit_rows import whole_context
 from axlora.compiler.backend.link import adapter_block
+from axlora.compiler.backend.place import at_target
 from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
@@ -398,11 +399,8 @@ def _finished(
     called = tuple(linear.name for linear in lowered.linears if linear.name in region.steps)
     lowered = replace(lowered, regions=Regions(module, names.arguments(module["main"]), called, rank))
     chunk = PREFILL if options.chunk is None else options.chunk
-    try:
+    with at_target(target):
         image = build(target, module, lowered.linears, slots=slots, chunk=chunk, batch=batch)
-    except DoesNotFit as error:
-        where = f"target {target.name}" if error.where == "target" else error.where
-        raise DoesNotFit(error.message, where, error.hint) from None
     tokens = max(image.programs) if read.starts is Starts.ROWS else read.rows
     shape = () if model.given is None else (read.batch * read.shape[0], *read.shape[1:])
     blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings)) for n, r in ranks.items()}
