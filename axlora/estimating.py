@@ -179,6 +179,8 @@ def estimate(own: Configuration, target: Target, asked: Asked, tokens: int = 0, 
     if not 0 <= tokens <= asked.context:
         raise BadModel(f"a prompt of {tokens} tokens in a context of {asked.context}", "--tokens", f"0 to {asked.context}")
     if isinstance(own, Encoder):
+        if tokens or asked.batch > 1:
+            raise BadModel("an encoder takes one sequence at a time", "--tokens, --batch", "leave them out")
         return _encoded(draw(own, target, asked))
     asked = asked if tokens or whole else replace(asked, chunk=1)
     drawn = draw(own, target, asked, only=frozenset() if tokens or whole else {name_of(asked.batch, asked.batch > 1)})

@@ -29,7 +29,7 @@ from axlora.compiler.layer import Adapter, Codes, ColumnSums, Linear, Lowered, R
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.lower_rows import Starts, widths
 from axlora.compiler.passes.quantize_linear import GROUP, per_token
-from axlora.compiler.pipelines.transformers import Generated, codes_tensor, placement
+from axlora.compiler.pipelines.transformers import Generated, check_batch, codes_tensor, placement
 from axlora.compiler.rows.layout import WITHOUT, Layout, layouts
 from axlora.compiler.rows.read_region import Region
 from axlora.compiler.transformer import Transformer
@@ -239,6 +239,7 @@ def lower_drawn(
     """
     if asked.context > own.most:
         raise BadModel(f"{asked.context} tokens, the model has {own.most} positions", "--context", f"1 to {own.most}")
+    check_batch(target, asked.batch)
     found = gpt2.operators(own, asked.context) if isinstance(own, Gpt2) else operators(own, asked.context)
     model = found.model
     decodes = not isinstance(own, Encoder)

@@ -144,6 +144,13 @@ def recognised(proto: onnx.ModelProto, where: str, options: CompileOptions, keep
     return recognise(drop_scales(g, clips=False), passes=READ_WHOLE) if own else (g, found)
 
 
+def check_batch(target: Target, batch: int) -> None:
+    """Raises `DoesNotFit`: more sequences decode together than there are windows."""
+    if batch > target.windows:
+        hint = f"at most {target.windows}, or a target with more windows"
+        raise DoesNotFit(f"{batch} sequences at once, the target has {target.windows} windows of registers", "max-batch", hint)
+
+
 def codes_tensor(linear: Linear, x: Activation) -> Tensor:
     """The codes that a linear reads."""
     return Tensor(linear.input, 1, linear.k, (1, linear.k), x.bits, x.scale, x.zero_point, x.per_token)
@@ -380,9 +387,7 @@ def _finished(
     rank = max([options.max_lora_rank or 0, *ranks.values()])
     slots = (1 if rank else 0) if options.max_loras is None else options.max_loras
     batch = options.max_batch or 1
-    if batch > target.windows:
-        hint = f"at most {target.windows}, or a target with more windows"
-        raise DoesNotFit(f"{batch} sequences at once, the target has {target.windows} windows of registers", "max-batch", hint)
+    check_batch(target, batch)
     if batch > 1:
         slots = min(batch, POSITION_SLOTS) if rank and options.max_loras is None else slots
     elif not model.rowwise:

@@ -151,6 +151,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ({}, ["--context", "65"], "65 tokens, the model has 64 positions"),
         ({}, ["--context", "16", "--tokens", "17"], "--tokens 17"),
         ({}, ["--adapters", "2"], "--adapters 2"),
+        ({}, ["--context", "16", "--batch", "9"], "9 sequences at once"),
+        (BERT, ["--context", "16", "--batch", "2"], "an encoder takes one sequence at a time"),
         ({"intermediate_size": 1 << 15}, ["--context", "32"], "does not fit the buffers"),
     ],
 )
