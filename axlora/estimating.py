@@ -107,6 +107,8 @@ def configuration(path: str | Path) -> Configuration:
     """
     file = Path(path)
     file = file / CONFIG if file.is_dir() else file
+    if not file.is_file():
+        raise BadModel("no such file", str(file), "give the config.json of a Hugging Face model, or its directory")
     return configured(read_json(file), str(file))
 
 

@@ -25,7 +25,7 @@ from axlora.compiler.frontend.hf.config import Decoder, Encoder, Fields, describ
 from axlora.compiler.frontend.hf.gpt2 import Gpt2
 from axlora.compiler.frontend.hf.operators import Sized, drawn, operators
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
-from axlora.compiler.layer import Adapter, Codes, ColumnSums, Linear, Lowered, Records
+from axlora.compiler.layer import Adapter, Codes, ColumnSums, Int64, Linear, Lowered, Records
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.lower_rows import Starts, widths
 from axlora.compiler.passes.quantize_linear import GROUP, per_token
@@ -117,8 +117,22 @@ def codes(kind: str, k: int, n: int, weights: Weights, target: Target, group: in
     scale = largest.max(axis=0).astype(np.float64) / (high * np.sqrt(k))
     if not group:
         return Codes(stored, fmt, book), scale
-    steps = np.clip(np.ceil(largest * (255 / largest.max(axis=0))), 1, 255).astype(np.uint8)
-    return Codes(stored, fmt, book, group, steps), scale / 255
+    relative = largest / largest.max(axis=0)
+    most = _room(relative, stored, book, group, target) if book is not None else np.full(n, 255)
+    steps = np.clip(np.ceil(relative * most), 1, 255).astype(np.uint8)
+    return Codes(stored, fmt, book, group, steps), scale / most
+
+
+def _room(
+    relative: npt.NDArray[np.float32], stored: npt.NDArray[np.integer[Any]], book: Int64, group: int, target: Target
+) -> npt.NDArray[np.int64]:
+    """The largest group scale of each column [n] for which the accumulator has room, at most 255; others are rounded up."""
+    reach, up = np.zeros(stored.shape[1]), np.zeros(stored.shape[1])
+    for first, own in zip(range(0, len(stored), group), relative, strict=True):
+        worth = np.abs(book)[stored[first : first + group]].sum(axis=0)
+        reach, up = reach + worth * own, up + worth
+    room = ((1 << (target.accumulator_bits - 1)) - 1) >> (target.activation_bits - 1)
+    return np.clip((room - up) // reach, 1, 255).astype(np.int64)
 
 
 def _sums(weight: Codes, scale: npt.NDArray[np.float64]) -> ColumnSums:

@@ -18,7 +18,7 @@ from axlora.cli import main
 from axlora.compiler.backend import schedule
 from axlora.compiler.backend.memory_layout import ALIGN, Content
 from axlora.compiler.errors import BadModel
-from axlora.compiler.pipelines.drawn import Asked, Configuration, Weights, configured
+from axlora.compiler.pipelines.drawn import Asked, Configuration, Weights, codes, configured
 from axlora.estimating import Drawn, draw, estimate, fits
 from axlora.isa.target import Target
 
@@ -114,6 +114,24 @@ def test_a_step_is_that_of_a_whole_package() -> None:
     assert [phase.tokens for phase in prompt.phases] == [80, 2]
     assert prompt.phases[-1] == whole.phases[-1], "the prompt's programs are those of a package"
     assert sum(phase.cycles for phase in prompt.phases) == prompt.run.cycles == sum(x.cycles for x in prompt.by_kind().layers)
+
+
+@pytest.mark.parametrize("weights", Weights)
+def test_codes_are_of_normal_weights(weights: Weights) -> None:
+    """What they stand for has the spread that is asked for, of tall columns too, and they follow from the kind alone."""
+    t, k, n = Target.load("zcu104"), 8192, 16
+    found, scale = codes("kind", k, n, weights, t, weights.group(t))
+    real = found.weights() * scale
+    assert np.allclose(real.std(axis=0), k**-0.5, rtol=0.05)
+    assert np.abs(real.mean(axis=0)).max() < 0.06 * k**-0.5
+    if not found.group:
+        assert (np.abs(found.stored.astype(int)).max(axis=0) == 127).all()
+    values, most = np.abs(found.values()), 1 << (t.accumulator_bits - t.activation_bits)
+    steps = 1 if found.scale is None else np.repeat(found.scale.astype(int), found.group, axis=0)
+    assert (values * steps).sum(axis=0).max() < most
+    again, other = (codes(kind, k, n, weights, t, weights.group(t))[0].stored for kind in ("kind", "other"))
+    assert np.array_equal(found.stored, again)
+    assert not np.array_equal(found.stored, other)
 
 
 def test_why_a_model_does_not_fit() -> None:
