@@ -52,7 +52,7 @@ def _transformer(found: Generated, target: Target, sources: Sources, max_loras: 
         "max_loras": (SLOTS if max_loras is None else max_loras) if image.slots == 1 and alone else image.slots,
         "rank": image.rank,
         "layers": tuple(layer_info(li, bits[li.input], image.tilings[li.name], None) for li in linears),
-        "vectors": layer_vectors(linears),
+        "vectors": b"" if found.shared else layer_vectors(linears),
         "placement": found.lowered.placement,
         "default_adapter": found.lowered.default_adapter,
         "sources": sources,

@@ -151,7 +151,8 @@ class Running:
         self._engine, self._trace = engine, trace
         self._written = list(m.regions.values())
         self._results = self._written if shared else [m.regions["output 0"]]
-        self._memory = m.memory()
+        self.memory = m.memory()
+        """As the last start left it."""
 
     def start(
         self, function: Function, rows: Int64, registers: dict[int, int], slots: Sequence[int], adapters: Sequence[str]
@@ -165,17 +166,17 @@ class Running:
             adapters: those that the numbers stand for.
         """
         m, d = self.machine, self.decoder
-        d.put(m, self._memory, rows)
+        d.put(m, self.memory, rows)
         words = np.zeros(m.regions["token words"][1] // 4, np.int64)
         words[: len(slots)] = slots
-        m.put(self._memory, "token words", token_words(words))
-        start = Start(function, self._memory, registers | m.registers(adapters), self._results, self._written, self._trace)
+        m.put(self.memory, "token words", token_words(words))
+        start = Start(function, self.memory, registers | m.registers(adapters), self._results, self._written, self._trace)
         left = self._engine.start(m.target, start)
-        self._memory = left.memory
+        self.memory = left.memory
         self.counters = {name: self.counters.get(name, 0) + value for name, value in left.counters.items()}
         if self._trace:
             self.starts.append((function, replace(left, memory=left.memory[:0])))
-        return d.read(m, self._memory, "output 0", function.rows, d.output_words)[:, : d.vocabulary]
+        return d.read(m, self.memory, "output 0", function.rows, d.output_words)[:, : d.vocabulary]
 
 
 class Context:

@@ -13,7 +13,7 @@ from axlora.isa.errors import Error
 from axlora.isa.image import Image, ImageResult
 from axlora.isa.opcodes import COUNTERS, INSTRUCTION_BYTES, Unit
 from axlora.isa.target import Target
-from axlora.sim.run import run_image
+from axlora.sim.run import SimResult, run_image
 from axlora.sim.timeline import Trace
 from axlora.sim.writers import writers
 
@@ -146,10 +146,15 @@ class Simulator:
 
     def start(self, target: Target, start: Start) -> Left:
         found = run_image(target, start.memory, start.function.address, start.registers, timing=self.timing)
-        if found.trace is None or not start.trace:
-            return Left(found.memory, found.counters)
-        t = found.trace
-        return Left(found.memory, found.counters, Steps.of(t.unit, t.address, t.accept, t.done), t)
+        return left_of(found, start.trace)
+
+
+def left_of(found: SimResult, trace: bool) -> Left:
+    """What a run on the simulator left, with its trace if that is wanted."""
+    if found.trace is None or not trace:
+        return Left(found.memory, found.counters)
+    t = found.trace
+    return Left(found.memory, found.counters, Steps.of(t.unit, t.address, t.accept, t.done), t)
 
 
 class MachineStopped(RuntimeError):

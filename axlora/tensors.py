@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from axlora.compiler.backend.link import ALIGN
+from axlora.compiler.backend.memory_layout import ALIGN
 from axlora.compiler.backend.plan import output_bytes
 from axlora.compiler.errors import BadModel, BadPackage
 from axlora.compiler.frontend.sizes import check_host

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.backend.link import ALIGN
+from axlora.compiler.backend.memory_layout import ALIGN
 from axlora.compiler.backend.pack import adapter_offsets
 from axlora.compiler.backend.plan import Shape
 from axlora.compiler.errors import BadPackage

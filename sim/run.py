@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,16 +52,20 @@ class Machine:
         self._target = target
         self._size, self._state = power_up(target, memory, limit, bad)
 
-    def carry_out(self, walk: npt.NDArray[np.int64], record: Record) -> None:
+    def carry_out(self, walk: npt.NDArray[np.int64], record: Record, moved: npt.NDArray[np.int64] | None = None) -> None:
         """Carry out instructions of a walk, and record them.
+
+        Args:
+            moved: the walk with the addresses in memory that hold what lies at those of `walk`; None: they are the same.
 
         Raises:
             MachineError: as the machine would stop; those before it are recorded.
         """
+        moved = walk if moved is None else moved
         costs, counts = np.zeros((len(walk), COSTS), np.int64), np.zeros((len(walk), len(COUNTS)), np.int64)
         fault, at = np.zeros(FAULT, np.int64), 0
         tiles = _tiles(self._target)
-        while (at := execute(self._size, self._state, tiles, walk, at, costs, counts, fault)) < len(walk):
+        while (at := execute(self._size, self._state, tiles, moved, at, costs, counts, fault)) < len(walk):
             if fault[0] != ROOM:
                 record.add(walk[:at], costs[:at], counts[:at])
                 raise stopped(UNIT_OF[Opcode(int(walk[at, OPCODE]))], int(walk[at, ADDRESS]), fault)
@@ -78,6 +83,8 @@ def run_image(
     *,
     timing: bool = True,
     bad: range = range(0),
+    moved: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]] | None = None,
+    checked: bool = False,
 ) -> SimResult:
     """Power up, run the program at byte address `program` until HALT.
 
@@ -88,6 +95,8 @@ def run_image(
         mem_limit: bytes the program may touch, at most the whole image; default all of it.
         timing: False leaves cycles and the cycle counters at zero.
         bad: byte addresses that answer load and store with an AXI error.
+        moved: as of `Machine.carry_out`, of each walk.
+        checked: the instructions are known to be legal.
 
     Raises:
         MachineError: where the machine would stop with an error.
@@ -97,11 +106,12 @@ def run_image(
     if limit > data.size:
         raise ValueError(f"a limit of {limit} bytes, the memory has {data.size}")
     machine = Machine(target, data, limit, bad)
-    control = Control(target, data, program, registers or {}, limit)
+    control = Control(target, data, program, registers or {}, limit, checked)
     record = Record()
     try:
         while not control.ended:
-            machine.carry_out(control.walk(), record)
+            walk = control.walk()
+            machine.carry_out(walk, record, None if moved is None else moved(walk))
         if control.error is not None:
             raise control.error
     except MachineError:

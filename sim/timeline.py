@@ -225,7 +225,8 @@ def _run(s: _State) -> tuple[int, int, int]:
                 while of[_HEAD] <= behind:
                     if now[_LOADING] < 0:
                         return i, misses, full
-                    _step(s)
+                    while not _step(s):  # nothing is posted before the transfer ends
+                        pass
                     _settle(s, 0)
                 wait = s.times[s.queue[of[_FIRST] + behind], _ACCEPT] + 1 - now[_NOW]
                 if wait > 0:

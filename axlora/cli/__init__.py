@@ -19,6 +19,7 @@ COMMANDS = {
     "targets": ("targets", "List the target presets, or show one in full."),
     "compile": ("compile", "Compile an ONNX model, or a Hugging Face directory, with LoRA adapters to a package."),
     "simulate": ("simulate", "Run a package on the cycle-exact simulator."),
+    "estimate": ("estimate", "Cycles of a Hugging Face model by its config.json alone: prefill, decode, batches."),
     "generate": ("generate", "Generate text with a language model compiled with --generate; greedy."),
     "rtl-test": ("rtl_test", "Run a package in Verilator and compare every output, cycle and counter with the simulator."),
     "explore": ("explore", "Search targets and options for few cycles, little energy, area and error; a study can go on."),

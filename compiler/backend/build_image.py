@@ -5,17 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 import tvm
 
 from axlora.compiler.backend.emit_attention import Emit, cache_bytes, cache_name
 from axlora.compiler.backend.emit_rows import Form, whole_context
 from axlora.compiler.backend.emit_tiles import Placed
-from axlora.compiler.backend.link import Tiling, check_accumulators, placed_linear
-from axlora.compiler.backend.memory_layout import ALIGN, FURTHER, Memory
+from axlora.compiler.backend.link import Tiling
+from axlora.compiler.backend.memory_layout import ALIGN, FURTHER, Content, Memory
 from axlora.compiler.backend.pack import adapter_offsets
-from axlora.compiler.backend.plan import Plan, Shape, adapter_lines, pace_of
+from axlora.compiler.backend.place import place
 from axlora.compiler.backend.roll import roll
 from axlora.compiler.backend.schedule import BeyondField, Schedule
 from axlora.compiler.backend.spread import WITHOUT_GAPS, Gaps
@@ -33,12 +32,24 @@ from axlora.isa.legality import check_program
 from axlora.isa.opcodes import INSTRUCTION_BYTES, Opcode
 from axlora.isa.regions import slot_values
 from axlora.isa.target import Target
+from axlora.timing.memory import ADDRESS
 
 PREFILL = 32
 """Rows of the largest prefill start, unless a user says otherwise: weights are read once for them, and the program grows."""
 Blocks = Sequence[Sequence[tuple[int, int]]]
 """(first row, rows) of each block, of each stream."""
+GIB = 1 << 30
+MEMORY = ADDRESS + 1
+"""Bytes that the machine addresses."""
+SMALLER = "a smaller model, fewer bits of weights, or a shorter context"
+SAVED = 1 << 16
+"""What sharing weights saves of addresses is a multiple of these bytes: bursts and places in fetch's cache stay as they are."""
 _TRANSFERS = (Opcode.LOAD, Opcode.STORE)
+
+
+def name_of(rows: int, batch: bool) -> str:
+    """The name of a language model's function: `rows` of a sequence, or of a sequence each."""
+    return f"batch {rows}" if batch else "decode" if rows == 1 else f"prefill {rows}"
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,8 @@ class Code:
     instructions: tuple[Instruction, ...]
     owners: tuple[int, ...]
     """The operator that each instruction works for."""
+    areas: tuple[int, ...]
+    """Of each instruction, as `Schedule.areas`: 0 is what does not change."""
     address: int
     cycles: int
     """About how many a start takes."""
@@ -59,7 +72,7 @@ class Code:
     @property
     def name(self) -> str:
         """Of a language model's function."""
-        return f"batch {self.rows}" if self.batch else "decode" if self.rows == 1 else f"prefill {self.rows}"
+        return name_of(self.rows, self.batch)
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,10 @@ class Image:
     """A transformer for the machine. Memory: read-only data, programs, what changes, adapter blocks."""
 
     data: bytes
+    content: Content
+    """The read-only data, where its addresses are."""
+    saved: int
+    """Bytes of memory that sharing saves."""
     codes: tuple[Code, ...]
     """Those of one sequence first, each kind by its rows."""
     cache: int
@@ -102,78 +119,10 @@ class Image:
         """Bytes of memory with all adapter slots."""
         return self.adapter_address + max(1, self.slots) * self.adapter_size
 
-
-def _plan(target: Target, linear: Linear, shape: Shape, fixed: int, groups: int) -> Plan:
-    """As many columns as the accumulators of `groups` groups of rows allow, cut into rows; a third of WBUF a tile.
-
-    What can be in a chain takes a sixth. Of one group the rows are whole: memory bounds it. Of more the matrix unit does, and
-    wide rows reuse more products.
-
-    Raises:
-        BadModel: one unit of columns does not fit.
-    """
-    t, s = target, shape
-    lines = t.wbuf_lines // (4 if groups == 1 else 3 if s.slots else 6) * 8 // s.storage
-    a, b = adapter_lines(s, 1)
-    free = t.wbuf_lines - s.slots * a - 2  # of a tile, the next, and each slot's A and B beside them
-    step = s.per_group or 1
-    least = step if groups > 1 else s.blocks
-    limits = (
-        lines // least,
-        8 * free // (2 * least * s.storage + 8 * s.slots * b),
-        (t.acc_words // (2 * groups if groups > 1 else 3) - s.rank_groups) // (2 if s.slots else 1),
-        t.obuf_beats * t.beat_bytes // (8 * t.ports * t.tokens),
-        ((t.pbuf_groups - fixed) // 3 - s.slots * s.rank_groups) // (1 + s.slots),
-        *((t.sbuf_lines // 3 // (least // step), t.group_words - 1 - s.rank_groups * s.slots) if s.per_group else ()),
-    )
-    columns = min(*limits, s.groups) // s.column_unit * s.column_unit
-    if columns <= 0:
-        hint = "a target with larger buffers, or a smaller max LoRA rank"
-        raise DoesNotFit(f"{linear.k} x {linear.n} does not fit the buffers of target {t.name}", linear.name, hint)
-    if groups == 1:
-        return Plan(columns, s.blocks, 1, 0, pace_of(t, linear, columns))
-    columns = _even(s.groups, columns, s.column_unit)
-    rows = min(lines, (free - s.slots * b * columns) // 2 * 8 // s.storage) // columns // step * step
-    if s.per_group:
-        rows = min(rows, t.sbuf_lines // 3 // columns * step)
-    return Plan(columns, _even(s.blocks, max(rows, step), step), 1, 0, pace_of(t, linear, columns))
-
-
-def _even(count: int, most: int, unit: int) -> int:
-    """The size of parts of at most `most` that are as alike as multiples of `unit` allow."""
-    parts = -(-count // most)
-    return min(most, -(-count // parts // unit) * unit if unit > 1 else -(-count // parts))
-
-
-def place(
-    target: Target,
-    linears: Sequence[Linear],
-    memory: Memory,
-    slots: int,
-    rank: int,
-    fixed: int,
-    adaptable: Set[str],
-    groups: int = 1,
-    gaps: Mapping[str, Gaps] = MappingProxyType({}),
-) -> dict[str, Placed]:
-    """Tile the linears and put their weights into memory.
-
-    Args:
-        fixed: groups of PBUF that are taken.
-        groups: groups of rows that run.
-        gaps: linear -> its gaps, of linears that have some.
-    """
-    out: dict[str, Placed] = {}
-    offset = 0
-    for each in linears:
-        check_accumulators(target, each)
-        linear = gaps.get(each.name, WITHOUT_GAPS).linear(each)
-        shape = Shape.of(target, linear, target.tokens, slots if rank and linear.name in adaptable else 0, rank)
-        plan = _plan(target, linear, shape, fixed, groups)
-        out[linear.name] = placed_linear(target, linear, shape, plan, memory.data, offset)
-        if shape.slots:
-            offset += adapter_offsets(target, shape, plan)[1]
-    return out
+    @property
+    def needed(self) -> int:
+        """Bytes of memory that it takes where nothing is shared."""
+        return self.size + self.saved
 
 
 @dataclass(frozen=True)
@@ -356,20 +305,41 @@ def batches(most: int) -> list[int]:
 def build(
     target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, slots: int = 0, chunk: int = PREFILL, batch: int = 1
 ) -> Image:
-    """Programs for one row (decode), T rows and more (prefill), and a row of each of several sequences; or one program for all
-    rows, or for as many as fit.
+    """As `build_region`, of a module.
 
     Args:
         module: partitioned, with one region of the accelerator (`read_region`).
         linears: the tensors of its parameters, in their order.
+    """
+    return build_region(target, read_region(module, linears), linears, slots=slots, chunk=chunk, batch=batch)
+
+
+def build_region(
+    target: Target,
+    region: Region,
+    linears: Sequence[Linear],
+    *,
+    slots: int = 0,
+    chunk: int = PREFILL,
+    batch: int = 1,
+    shared: bool = False,
+    only: Set[str] = frozenset(),
+) -> Image:
+    """Programs for one row (decode), T rows and more (prefill), and a row of each of several sequences; or one program for all
+    rows, or for as many as fit.
+
+    Args:
+        linears: those of the region.
         slots: adapters in one start.
         chunk: most rows of a prefill start, at least T.
         batch: most sequences of a start that decodes.
+        shared: linears with the same weights share them in `Image.data`; addresses of read-only data are those of a memory in
+            which each has its own, modulo 2**32 (`Image.content`).
+        only: names of the programs that are made, where not all are; regions are as large as all need.
 
     Raises:
         BadModel: something does not fit the target, or magnitudes lie too far apart.
     """
-    region = read_region(module, linears)
     rowwise, rank = region.starts is Starts.ROWS, region.rank
     context = whole_context(target, region.context)
     slots = slots if rank else 0
@@ -380,7 +350,7 @@ def build(
     groups = 1 if region.starts is Starts.DECODE else -(-max(region.lengths) // target.tokens)
 
     def job_of(groups: int) -> tuple[Memory, _Job]:
-        memory = Memory()
+        memory = Memory(Content(shared))
         places = place(target, linears, memory, slots, rank, fixed, region.ranks.keys(), groups, gaps)
         return memory, _Job(target, region, places, context, lie, batch)
 
@@ -404,8 +374,11 @@ def build(
     fractions: tuple[int, dict[str, int]] = (0, {})
     for rows, apart in sorted(kinds, reverse=True):  # regions are as large as the first start that has them needs
         blocks, form = ([[(0, rows)]], Form.PLAIN) if apart else starts[rows]
-        emitters[rows, apart], fractions = job.emit(memory, blocks, form=form, apart=apart)
-    first = -(-len(memory.data) // ALIGN) * ALIGN
+        dry = bool(only) and name_of(rows, apart) not in only
+        emitters[rows, apart], fractions = job.emit(memory, blocks, dry, form=form, apart=apart)
+    kinds = [kind for kind in kinds if not only or name_of(*kind) in only]
+    saved = (memory.data.size - len(memory.data.data)) // SAVED * SAVED
+    first = memory.data.size - saved
     # Addresses do not change what a program does, so its size is known before them.
     try:
         looped = {kind: _Looped.of(emitters[kind].schedule) for kind in kinds}
@@ -421,18 +394,21 @@ def build(
     registers: dict[int, int] = {}
     for slot in range(1, slots + 1):
         registers |= slot_values(target, slot, adapters, rank)
-    data = bytearray(memory.data) + bytes(first - len(memory.data))
+    data = memory.data.data + bytes(first - len(memory.data.data))
     codes = []
     for (rows, apart), own in looped.items():
-        code = Code(rows, own.at({0: 0, 1: rooms, 2: 0}), own.owners, len(data), emitters[rows, apart].schedule.cycles, apart)
+        cycles, moved = emitters[rows, apart].schedule.cycles, own.at({0: 0, 1: rooms, 2: 0})
+        code = Code(rows, moved, own.owners, own.areas, len(data), cycles, apart)
         check_program(code.instructions, registers)
         check_program(code.instructions)
         codes.append(code)
         data += encode_program(code.instructions)
         data += bytes(-len(data) % ALIGN)
-    one = emitters[min(kinds)]
-    return Image(
+    one = emitters[min(emitters)]
+    image = Image(
         data=bytes(data),
+        content=memory.data,
+        saved=saved,
         codes=tuple(codes),
         cache=cache,
         regions={name: (rooms + offset, count) for name, (offset, count) in memory.regions.items()},
@@ -450,3 +426,8 @@ def build(
         output_words=one.output_words,
         tilings={name: Tiling(p.shape, p.plan, p.tiles, gaps.get(name, WITHOUT_GAPS)) for name, p in placed.items()},
     )
+    if not shared and image.size > MEMORY:
+        raise DoesNotFit(
+            f"needs {image.size / GIB:.2f} GiB of memory, the machine addresses {MEMORY // GIB} GiB", "target", SMALLER
+        )
+    return image

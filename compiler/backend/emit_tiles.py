@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from axlora.compiler import layer
 from axlora.compiler.backend.memory_layout import Ring
@@ -41,6 +41,13 @@ class Placed:
     records: int
     ones: int
     adapter: int
+
+    def again(self, linear: layer.Linear, move: int, adapter: int) -> Placed:
+        """Another linear with the same weights, `move` bytes behind, its piece of an adapter block at `adapter`."""
+        own = replace(self.linear, name=linear.name, input=linear.input, output=linear.output)
+        tiles, scales = (tuple(place + move for place in places) for places in (self.tiles, self.scales))
+        ones = self.ones + move if self.scales else 0
+        return replace(self, linear=own, tiles=tiles, scales=scales, records=self.records + move, ones=ones, adapter=adapter)
 
 
 Finish = Callable[[Columns, Span, Span], None]

@@ -11,6 +11,7 @@ import numpy as np
 
 from axlora.compiler.backend.emit_linears import LinearsEmit, Rooms
 from axlora.compiler.backend.emit_tiles import Placed
+from axlora.compiler.backend.memory_layout import ALIGN, Content
 from axlora.compiler.backend.pack import (
     adapter_bytes,
     adapter_offsets,
@@ -33,7 +34,6 @@ from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS, Opcode
 from axlora.isa.regions import padded, slot_values
 from axlora.isa.target import Target
 
-ALIGN = 64
 LINE = 64 // INSTRUCTION_BYTES
 """Instructions of a cache line: every stage starts at one."""
 Planner = Callable[[Target, Linear, Shape], Plan]
@@ -204,7 +204,7 @@ def link(
         blocks[linear.input] = max(blocks.get(linear.input, 0), shape.blocks)
         shapes[linear.name] = shape
     shapes = {li.name: replace(shapes[li.name], blocks=blocks[li.input]) for li in calls.linears}
-    weights = bytearray()
+    weights = Content()
     placed: list[Placed] = []
     adapter_size = 0
     for linear in calls.linears:
@@ -223,7 +223,7 @@ def link(
     ]
     # Addresses do not change what a program does, so its size is known before them.
     weights_address = -(-len(encode_program(_joined(stages, {0: 0, 1: 0, 2: 0})[0])) // ALIGN) * ALIGN
-    rooms_address = weights_address + -(-len(weights) // ALIGN) * ALIGN
+    rooms_address = weights_address + weights.size
     program, owners, starts = _joined(stages, {0: weights_address, 1: rooms_address, 2: 0})
     address, end = {name: rooms_address + offset for name, offset in rooms.items()}, rooms_address + rooms_size
     registers: dict[int, int] = {}
@@ -241,7 +241,7 @@ def link(
         owners=tuple(owners),
         starts=tuple(starts),
         weights_address=weights_address,
-        weights=bytes(weights),
+        weights=bytes(weights.data),
         inputs=tuple(InputPlace(name, address[f"in {name}"], address[f"tok {name}"], blocks[name]) for name in tokens),
         outputs=tuple(_output(target, p, address[f"out {p.linear.name}"], count_of_groups[p.linear.input]) for p in placed),
         adapters=blocks_of,
@@ -255,7 +255,7 @@ def link(
 
 def adapter_block(target: Target, linears: Sequence[Linear], name: str, rank: int, tilings: Mapping[str, Tiling]) -> bytes:
     """The whole block of one adapter: its pieces in the order of the linears."""
-    out = b""
+    out = bytearray()
     for each in linears:
         tiling = tilings[each.name]
         if not tiling.shape.slots:
@@ -263,7 +263,7 @@ def adapter_block(target: Target, linears: Sequence[Linear], name: str, rank: in
         linear = tiling.gaps.linear(each)
         own: Adapter | None = next((a for a in linear.adapters if a.name == name), None)
         out += adapter_bytes(target, linear, own, rank, tiling.shape, tiling.plan)
-    return out + bytes(-len(out) % ALIGN)
+    return bytes(out) + bytes(-len(out) % ALIGN)
 
 
 def stored_codes(target: Target, weights: bytes, tiling: Tiling, fmt: Format, k: int, n: int) -> Int64:
@@ -291,14 +291,7 @@ def _pass_tokens(target: Target, rank: int) -> int:
     return max(1, groups) * target.tokens
 
 
-def _append(weights: bytearray, data: bytes) -> int:
-    place = len(weights)
-    weights += data
-    weights += bytes(-len(data) % ALIGN)
-    return place
-
-
-def placed_linear(target: Target, linear: Linear, shape: Shape, plan: Plan, weights: bytearray, adapter: int) -> Placed:
+def placed_linear(target: Target, linear: Linear, shape: Shape, plan: Plan, weights: Content, adapter: int) -> Placed:
     """Append a linear's tiles, scales and records to the weights; `adapter`: offset of its piece in every adapter block."""
     t = target
     full = padded(linear.weight.stored, shape.blocks * t.lanes, shape.groups * t.ports)
@@ -306,11 +299,11 @@ def placed_linear(target: Target, linear: Linear, shape: Shape, plan: Plan, weig
     for column, width in plan.column_tiles(shape):
         for row, height in plan.row_tiles(shape):
             part = full[row * t.lanes : (row + height) * t.lanes, column * t.ports : (column + width) * t.ports]
-            tiles.append(_append(weights, weight_lines(t, part, linear.weight.fmt)))
+            tiles.append(weights.append(weight_lines(t, part, linear.weight.fmt)))
             if shape.per_group:
-                scales.append(_append(weights, scale_lines(t, linear.weight, shape, (column, width), (row, height))))
-    records = _append(weights, base_records(linear.records, shape.groups * t.ports))
-    ones = _append(weights, ones_line(t)) if shape.per_group else 0
+                scales.append(weights.append(scale_lines(t, linear.weight, shape, (column, width), (row, height))))
+    records = weights.append(base_records(linear.records, shape.groups * t.ports))
+    ones = weights.append(ones_line(t)) if shape.per_group else 0
     return Placed(linear, shape, plan, tuple(tiles), tuple(scales), records, ones, adapter)
 
 

@@ -124,11 +124,51 @@ class Pool:
         self.taken.pop(name, None)
 
 
+class Content:
+    """Read-only data as it comes, each piece at a multiple of `ALIGN`."""
+
+    def __init__(self, shared: bool = False) -> None:
+        """`shared`: what comes again is kept once, so that addresses are no places in `data`."""
+        self.data = bytearray()
+        self.size = 0
+        """Bytes of addresses."""
+        self._shared = shared
+        self._starts, self._moves = [0], [0]
+
+    def append(self, content: bytes) -> int:
+        """Its address."""
+        self._move(self.size - len(self.data))
+        place = self.size
+        self.data += content
+        self.data += bytes(-len(content) % ALIGN)
+        self.size += len(content) + -len(content) % ALIGN
+        return place
+
+    def again(self, first: int, stop: int) -> int:
+        """The address of what lies at `first` .. `stop` - 1, which came in a row, once more."""
+        if not self._shared:
+            return self.append(bytes(self.data[first:stop]))
+        self._move(self.size - int(self.places(np.array([first]))[0]))
+        place = self.size
+        self.size += stop - first
+        return place
+
+    def _move(self, move: int) -> None:
+        """From the end on, places are that much less than addresses."""
+        if self._moves[-1] != move:
+            self._starts.append(self.size)
+            self._moves.append(move)
+
+    def places(self, addresses: Int64) -> Int64:
+        """Where in `data` addresses [n] lie."""
+        return np.asarray(addresses - np.array(self._moves)[np.searchsorted(self._starts, addresses, "right") - 1])
+
+
 @dataclass
 class Memory:
     """Regions of the machine's memory: read-only data laid out as it comes, then what changes."""
 
-    data: bytearray = field(default_factory=bytearray)
+    data: Content = field(default_factory=Content)
     regions: dict[str, tuple[int, int]] = field(default_factory=dict)
     """What changes while it runs: name -> offset behind the data, bytes."""
     starts: list[int] = field(default_factory=list)
@@ -139,8 +179,7 @@ class Memory:
     def put(self, content: bytes) -> int:
         """Offset of read-only `content`; the same content is kept once."""
         if content not in self.known:
-            self.known[content] = len(self.data)
-            self.data += content + bytes(-len(content) % ALIGN)
+            self.known[content] = self.data.append(content)
         return self.known[content]
 
     def room(self, name: str, size: int) -> int:

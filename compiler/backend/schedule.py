@@ -17,6 +17,7 @@ from typing import NamedTuple
 from axlora.isa.assembly import make
 from axlora.isa.instruction import BadInstruction, Instruction
 from axlora.isa.opcodes import MAP_PIPE, REGISTERS_OF_ALL, SEMAPHORE_MAX, UNIT_OF, VPIPE, Buffer, Opcode, Row, Unit
+from axlora.timing.memory import ADDRESS
 from axlora.timing.vector import ROW_LATENCY
 
 STRETCH = 64
@@ -204,7 +205,11 @@ class Schedule:
         out = []
         for s in self._final:
             address = s.fields.get("address")
-            moved = {} if address is None else {"address": base[address >> AREA_BITS] + (address & ((1 << AREA_BITS) - 1))}
+            moved = (
+                {}
+                if address is None
+                else {"address": (base[address >> AREA_BITS] + (address & ((1 << AREA_BITS) - 1))) & ADDRESS}
+            )
             try:
                 out.append(make(s.opcode, waits=s.waits, posts=s.posts, **s.fields | moved))
             except BadInstruction as error:

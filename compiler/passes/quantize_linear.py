@@ -191,7 +191,7 @@ def quantize_linear(
     w_scale = np.where(empty, w_scale[~empty].max(initial=0) or _of_bias(found.bias, x.scale), w_scale)
     prove_accumulator(sums.magnitudes, x.bits, target, where)
     if x.per_token:
-        return _per_token(found, x, weight, sums, w_scale, rows)
+        return per_token(found, x, weight, sums, w_scale, rows)
     step = x.scale * w_scale
     bias, bias_shift = integer_bias(found.bias, step, x.zero_point * sums.plain, where)
     reach = code_bound(x.bits) * sums.magnitudes + (np.abs(bias) << bias_shift)
@@ -254,7 +254,7 @@ def _signed_codes(weight: Float64, bits: int, gram: Float64 | None = None) -> tu
     return Codes(codes, SIGNED[bits]), scale
 
 
-def _per_token(
+def per_token(
     found: FoundLinear, x: Activation, weight: Codes, sums: ColumnSums, w_scale: Float64, rows: int
 ) -> tuple[Linear, Activation]:
     """y = s[t] (xq.Wq) sw + bias with the token scale s[t] 2^g = mantissa / 2^shift, g = bits - 8, in 32-bit steps of Y.

@@ -12,6 +12,7 @@ import onnx
 from axlora.compiler.backend.build_image import PREFILL, Image, build
 from axlora.compiler.backend.emit_rows import whole_context
 from axlora.compiler.backend.link import adapter_block
+from axlora.compiler.backend.place import at_target
 from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
@@ -81,6 +82,11 @@ class Generated:
     errors: Mapping[str, float] = field(default_factory=dict)
     """Value -> its error on the first calibration sample (`value_errors`), where there is one."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether linears share weights in memory: then there is no package of it."""
+        return self.image.saved > 0
+
     def integers(self, bits: int, starts: Sequence[int] | None = None) -> IntegerModule:
         """The integer module: a function for each start of the machine, or for these. `bits`: of activations."""
         starts, context = starts or tuple(self.image.programs), self.image.context
@@ -138,6 +144,18 @@ def recognised(proto: onnx.ModelProto, where: str, options: CompileOptions, keep
     return recognise(drop_scales(g, clips=False), passes=READ_WHOLE) if own else (g, found)
 
 
+def check_batch(target: Target, batch: int) -> None:
+    """Raises `DoesNotFit`: more sequences decode together than there are windows."""
+    if batch > target.windows:
+        hint = f"at most {target.windows}, or a target with more windows"
+        raise DoesNotFit(f"{batch} sequences at once, the target has {target.windows} windows of registers", "max-batch", hint)
+
+
+def codes_tensor(linear: Linear, x: Activation) -> Tensor:
+    """The codes that a linear reads."""
+    return Tensor(linear.input, 1, linear.k, (1, linear.k), x.bits, x.scale, x.zero_point, x.per_token)
+
+
 def _quantized(
     model: Transformer, found: Sequence[FoundLinear], target: Target, options: CompileOptions
 ) -> tuple[list[Linear], list[Tensor]]:
@@ -156,11 +174,11 @@ def _quantized(
         bits = each.bits or options.usual_bits
         linear, _ = quantized(each, x, target, bits, group=group_rows(target, bits), grouped=grouped)
         linears.append(linear)
-        inputs.append(Tensor(linear.input, 1, linear.k, (1, linear.k), x.bits, x.scale, x.zero_point, x.per_token))
+        inputs.append(codes_tensor(linear, x))
     return linears, inputs
 
 
-def _placement(
+def placement(
     model: Transformer, linears: Sequence[Linear], keys: Sequence[int], rows: Sequence[int], batch: int
 ) -> tuple[Placement, ...]:
     """One row an operator; multiply-accumulates of `rows` tokens of each stream with `keys` keys, for `batch` sequences."""
@@ -347,8 +365,8 @@ def _lowered(read: _Read, target: Target, options: CompileOptions, tables: Seque
     decodes = read.starts is Starts.DECODE
     rows = model.lengths(read.rows)
     keys, count = ((whole_context(target, read.rows),), (1,)) if decodes else (rows, rows)
-    placement = _placement(model, linears, keys, count, read.batch)
-    lowered = adapted(linears, inputs, (), placement, Origin(read.found, tables), target, options)
+    places = placement(model, linears, keys, count, read.batch)
+    lowered = adapted(linears, inputs, (), places, Origin(read.found, tables), target, options)
     ranks = {n: max(a.rank for li in lowered.linears for a in li.adapters if a.name == n) for n in lowered.adapters}
     return lowered, ranks
 
@@ -369,9 +387,7 @@ def _finished(
     rank = max([options.max_lora_rank or 0, *ranks.values()])
     slots = (1 if rank else 0) if options.max_loras is None else options.max_loras
     batch = options.max_batch or 1
-    if batch > target.windows:
-        hint = f"at most {target.windows}, or a target with more windows"
-        raise DoesNotFit(f"{batch} sequences at once, the target has {target.windows} windows of registers", "max-batch", hint)
+    check_batch(target, batch)
     if batch > 1:
         slots = min(batch, POSITION_SLOTS) if rank and options.max_loras is None else slots
     elif not model.rowwise:
@@ -388,11 +404,8 @@ def _finished(
     called = tuple(linear.name for linear in lowered.linears if linear.name in region.steps)
     lowered = replace(lowered, regions=Regions(module, names.arguments(module["main"]), called, rank))
     chunk = PREFILL if options.chunk is None else options.chunk
-    try:
+    with at_target(target):
         image = build(target, module, lowered.linears, slots=slots, chunk=chunk, batch=batch)
-    except DoesNotFit as error:
-        where = f"target {target.name}" if error.where == "target" else error.where
-        raise DoesNotFit(error.message, where, error.hint) from None
     tokens = max(image.programs) if read.starts is Starts.ROWS else read.rows
     shape = () if model.given is None else (read.batch * read.shape[0], *read.shape[1:])
     blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings)) for n, r in ranks.items()}

@@ -68,6 +68,11 @@ class Decoder:
     mlp_bias: bool
 
     @property
+    def most(self) -> int:
+        """Positions."""
+        return len(self.rotary.cos)
+
+    @property
     def adds_one(self) -> bool:
         """Gains are stored less one, and embeddings are times the root of `hidden`."""
         return self.kind in ("gemma", "gemma2")
@@ -107,6 +112,13 @@ class Encoder:
     function: Function
     labels: int
     """Of a head that classifies sequences; 0: none."""
+    pooled: bool
+    """Whether the class that the file names makes a pooler of no other head."""
+
+    @property
+    def most(self) -> int:
+        """Positions of tokens."""
+        return self.positions - self.first
 
 
 @dataclass
@@ -304,4 +316,5 @@ def _encoder(kind: str, f: Fields) -> Encoder:
         1e-12 if distil else f.value("layer_norm_eps", 1e-12),
         f.function("hidden_act activation", "gelu"),
         (len(labels) if isinstance(labels, dict) and labels else f.size("num_labels", 2)) if classifies else 0,
+        name.endswith("Model") and not distil,
     )

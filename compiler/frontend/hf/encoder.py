@@ -11,7 +11,7 @@ from axlora.compiler.frontend.hf.writer import MICROSOFT, Writer
 
 
 @dataclass(frozen=True)
-class _Names:
+class Names:
     """Modules of a layer, behind `layers`."""
 
     layers: str
@@ -25,20 +25,25 @@ class _Names:
     outer_norm: str
 
 
-_BERT = _Names(
+_BERT = Names(
     "encoder.layer", "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
     "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm",
 )  # fmt: skip
-_DISTILBERT = _Names(
+_DISTILBERT = Names(
     "transformer.layer", "attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "sa_layer_norm",
     "ffn.lin1", "ffn.lin2", "output_layer_norm",
 )  # fmt: skip
 
 
+def names_of(own: Encoder) -> Names:
+    """The modules of its layers."""
+    return _DISTILBERT if own.kind == "distilbert" else _BERT
+
+
 def write(to: Writer, own: Encoder) -> None:
     """Append the encoder; errors as those of `Weights.entry`."""
     root = f"{own.kind}." if f"{own.kind}.embeddings.word_embeddings.weight" in to.weights else ""
-    names = _DISTILBERT if own.kind == "distilbert" else _BERT
+    names = names_of(own)
     ids, mask = to.input("input_ids"), to.input("attention_mask")
     x = _embeddings(to, own, f"{root}embeddings", ids)
     for layer in range(own.layers):
@@ -74,7 +79,7 @@ def _norm(to: Writer, own: Encoder, path: str, x: str) -> str:
     return to.node("LayerNormalization", path, reads, axis=-1, epsilon=own.epsilon)
 
 
-def _layer(to: Writer, own: Encoder, names: _Names, path: str, x: str, mask: str) -> str:
+def _layer(to: Writer, own: Encoder, names: Names, path: str, x: str, mask: str) -> str:
     rows = [to.linear(f"{path}.{name}", x, own.hidden, own.hidden, True) for name in (names.query, names.key, names.value)]
     mixed = to.node("MultiHeadAttention", f"{path}.attention", [*rows, "", mask], MICROSOFT, num_heads=own.heads)
     new = to.linear(f"{path}.{names.out}", mixed, own.hidden, own.hidden, True)

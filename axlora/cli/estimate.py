@@ -1,0 +1,118 @@
+"""`axlora estimate`."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from .given import bad, folder, write
+from .terminal import progress, show
+
+if TYPE_CHECKING:
+    from axlora.estimating import Estimate
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """A configuration, and what of it."""
+    add = parser.add_argument
+    add("config", metavar="CONFIG.json", help="config.json of a Hugging Face model, or its directory; no weights are read")
+    add("--target", required=True, metavar="T", help="preset or TOML file")
+    add("--weights", default="int8", choices=["int8", "int4", "nf4"], help="how linears are held (int8)")
+    add(
+        "--context",
+        type=int,
+        default=256,
+        metavar="N",
+        help="tokens in the cache once decoded, or of an encoder's sequence (256)",
+    )
+    add("--tokens", type=int, default=0, metavar="P", help="a prompt of so many tokens before the step (none)")
+    add("--chunk", type=int, default=32, metavar="C", help="most tokens of a prompt at once (32)")
+    add("--batch", type=int, default=1, metavar="B", help="sequences that decode together (1)")
+    add("--rank", type=int, default=0, metavar="R", help="rank of LoRA adapters of every linear (0: none)")
+    add("--adapters", type=int, default=1, metavar="A", help="different ones among the sequences (1)")
+    add("--whole-package", action="store_true", help="lay memory out for all programs of a package, which takes longer")
+    add("--boards", action="store_true", help="also say which presets the model fits")
+    add("--json", metavar="RUN.json", help="write the report")
+    add("--html", metavar="PAGE.html", help="write a page that explains it; no network needed")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Estimate and print the report."""
+    gc.disable()  # a program of a big model is millions of objects, none of them garbage
+    from axlora.compiler.pipelines.drawn import Asked, Weights
+    from axlora.estimating import configuration, estimate, fits
+    from axlora.isa.target import Target
+    from axlora.report.tables import run_tables
+
+    for path in filter(None, (options.json, options.html)):
+        folder(path)
+    for name, least, most in (
+        ("context", 1, 1 << 15), ("tokens", 0, options.context), ("chunk", 1, 1 << 15), ("batch", 1, 64), ("rank", 0, 1 << 15),
+        ("adapters", 1, options.batch),
+    ):  # fmt: skip
+        if not least <= vars(options)[name] <= most:
+            raise bad(f"--{name} {vars(options)[name]}", f"--{name}", f"must be {least} to {most}")
+    own, target = configuration(options.config), Target.load(options.target)
+    asked = Asked(Weights(options.weights), options.context, options.rank, options.adapters, options.batch, options.chunk)
+    with progress() as shown:
+        shown.phase("drawing codes, placing the programs, simulating")
+        found = estimate(own, target, asked, options.tokens, options.whole_package)
+        data = found.run.to_json()
+        boards = []
+        for name in Target.presets() if options.boards else ():
+            shown.phase(f"does it fit {name}")
+            boards.append((name, fits(own, Target.load(name), asked)))
+    if options.json:
+        write(options.json, (json.dumps(data, indent=1) + "\n").encode())
+    if options.html:
+        from axlora.extras import need
+
+        need("report")
+        from vl_convert import javascript_bundle
+
+        from axlora.report.page import page
+
+        name = f"{options.config} {options.weights}"
+        write(
+            options.html, page([(name, found.by_kind().to_json())], javascript_bundle("window.vegaEmbed = vegaEmbed;")).encode()
+        )
+    show(*run_tables(found.by_kind()), _phases(found))
+    if boards:
+        table = Table("target", "fits", title="buffers")
+        for name, why in boards:
+            table.add_row(name, why or "yes")
+        show(table)
+    for note in _notes(found, options.whole_package or options.tokens > 0):
+        show(note)
+    return 0
+
+
+def _phases(found: Estimate) -> Table:
+    """Cycles and time of each phase."""
+    clock = found.drawn.program.target.clock_mhz
+    table = Table("phase", "starts", "tokens", "cycles", "ms", "tokens/s", title=f"at {clock} MHz")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for p in found.phases:
+        ms = p.cycles / clock / 1000
+        table.add_row(p.name, str(p.starts), str(p.tokens), f"{p.cycles:,}", f"{ms:,.2f}", f"{1000 * p.tokens / ms:,.2f}")
+    return table
+
+
+def _notes(found: Estimate, whole: bool) -> list[str]:
+    """What was assumed."""
+    drawn = found.drawn
+    notes = [f"memory: {drawn.needed / (1 << 30):.2f} GiB"]
+    if drawn.beyond:
+        notes.append(f"{drawn.beyond}: cycles are those of a machine with wider addresses")
+    if drawn.program.target.engine == "reuse":
+        notes.append(
+            "drawn codes stand in for weights, keys and values: what is reused is that of normally distributed numbers"
+        )
+    if not whole and found.phases[-1].name == "decode":
+        notes.append("one program in memory: where regions begin in a burst may differ from a package's (--whole-package)")
+    return notes
