@@ -305,8 +305,8 @@ def attention(made: Compiled) -> Iterator[str]:
     yield quoted([*keys[:3], *(keys[n] for n in stores[:2])])
     yield said("""
         Then, when all keys are there, all four heads of the first two rows together, in the order of the bindings above: a
-        VMAP or VROW of eight rows each, for `ax_summed` and `ax_summed_1` MATMUL and VREQ, of the first head here. Where
-        the next two groups begin is left out.
+        VMAP or VROW of eight rows each, for `ax_summed` and `ax_summed_1` a MATMUL a head, of the first here, and a VREQ
+        of four banks. Where the next two groups begin is left out.
     """)
     begun = {form(text) for text in wanted[first - 3 : first + 1]}
     rest = []

@@ -84,6 +84,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         ("to", "y", 0, 16),
         ("groups", "z", 0, 16),
         ("tokens", "misc", 0, 3, 1),
+        ("banks", "misc", 3, 6, 1),
     ),
     Opcode.VQT: _fields(
         ("acc", "x", 0, 16),
@@ -109,6 +110,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         ("less", "misc", 12, 2),
         ("subtract", "misc", 14, 1),
         ("tiled", "misc", 15, 1),
+        ("shared", "misc", 16, 1),
     ),
     Opcode.VROW: _fields(
         ("function", "sub", 0, 2),

@@ -36,9 +36,9 @@ MISC_BITS = {
     Opcode.MATMUL: 16,
     Opcode.VCFG: 13,
     Opcode.VOUT: 4,
-    Opcode.VREQ: 3,
+    Opcode.VREQ: 9,
     Opcode.VQT: 7,
-    Opcode.VMAP: 16,
+    Opcode.VMAP: 17,
     Opcode.VROW: 9,
     Opcode.VLEN: 1,
     Opcode.VTAB: 12,
@@ -275,7 +275,7 @@ def check_resolved(i: Instruction, target: Target) -> None:
 def _check_map(i: Instruction, target: Target, refuse: Callable[[str], None]) -> None:
     if i.misc >> 6 & 3 == Into.UBUF and 8 << (i.misc >> 8 & 3) != target.activation_bits:
         refuse(f"UBUF elements have {target.activation_bits} bits")
-    if i.misc >> 15 and target.ports > target.beat_bytes:
+    if i.misc >> 15 & 1 and target.ports > target.beat_bytes:
         refuse("tiles need a beat of at least the ports")
 
 

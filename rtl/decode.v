@@ -91,10 +91,10 @@ module decode #(
             `AXL_OP_VCFG: fields = sub0 && misc[`AXL_VCFG_SPARE] == 4'd0;
             `AXL_OP_VOUT: fields = sub0 && rx0 && ry0 && rz0 && y0 && z0 && x[31:16] == 16'd0
                                     && misc[`AXL_VOUT_SPARE] == 13'd0 && out_ok;
-            `AXL_OP_VREQ: fields = sub0 && misc[`AXL_VREQ_SPARE] == 14'd0 && {1'b0, vreq_tokens} + 4'd1 <= COUNT;
+            `AXL_OP_VREQ: fields = sub0 && misc[`AXL_VREQ_SPARE] == 8'd0 && {1'b0, vreq_tokens} + 4'd1 <= COUNT;
             `AXL_OP_VQT: fields = sub0 && misc[`AXL_VQT_SPARE] == 10'd0 && misc[`AXL_VQT_SLOT] <= `AXL_SLOTS
                                     && {1'b0, vqt_tokens} + 4'd1 <= COUNT;
-            `AXL_OP_VMAP: fields = sub <= `AXL_VMAP_SUB_MAX && misc[`AXL_VMAP_SPARE] == 1'd0 && map_ok;
+            `AXL_OP_VMAP: fields = sub <= `AXL_VMAP_SUB_MAX && map_ok;
             `AXL_OP_VROW: fields = sub <= `AXL_VROW_SUB_MAX && misc[`AXL_VROW_SPARE] == 8'd0 && rz0
                                     && z[15:14] == 2'd0 && (sub[`AXL_VROW_FUNCTION] != `AXL_ROW_TOKEN || token_ok);
             `AXL_OP_VLEN: fields = sub0 && misc[`AXL_VLEN_SPARE] == 16'd0 && ry0 && rz0 && y0 && z0;

@@ -20,6 +20,8 @@ module vector #(
     input  wire [31:0]                i_tbuf,
     input  wire [21:0]                i_row_token,
     input  wire [15:0]                i_pitch,
+    input  wire [15:0]                i_bank_acc,
+    input  wire [15:0]                i_bank,
     output wire [AADDR-1:0]           o_acc_word,
     input  wire [TOKENS*PORTS*ACCUMULATOR_BITS-1:0] i_acc,
     output wire [PADDR-1:0]           o_pbuf_group,
@@ -87,20 +89,23 @@ module vector #(
             token_base  <= x[`AXL_VREQ_TOKEN];
             destination <= y;
             quantize    <= op == `AXL_OP_VQT;
+        end else begin
+            if (bank_end) token_base <= token_base + {13'd0, token} + 16'd1;
+            if (bank_end1) {acc_base, destination} <= {acc_base + i_bank_acc, destination + i_bank};
         end
     end
 
     // Stage 0: the token's word and the exponent kept for it are looked up.
-    wire        check, element, first, second, walk2, fresh, latch;
+    wire        bank_end, check, element, first, second, walk2, fresh, latch;
     wire [2:0]  token;
     wire [3:0]  chunk;
     wire [15:0] column;
     reg  [3:0]  slot1;
     vector_control #(.PORTS(PORTS), .VECTOR_LANES(VECTOR_LANES)) u_control (
         .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_begin(begin_it), .i_quantize(op == `AXL_OP_VQT), .i_two(adapter_on),
-        .i_last_token(misc[`AXL_VREQ_TOKENS]), .i_columns(z), .i_only(misc[`AXL_VQT_SLOT]), .i_slot(slot1), .o_done(o_done),
+        .i_last_token(misc[`AXL_VREQ_TOKENS]), .i_last_bank(misc[`AXL_VREQ_BANKS]), .i_columns(z), .i_only(misc[`AXL_VQT_SLOT]), .i_slot(slot1), .o_done(o_done),
         .o_token_check(check), .o_element(element), .o_read_first(first), .o_read_second(second), .o_token(token),
-        .o_column(column), .o_chunk(chunk), .o_second(walk2), .o_fresh(fresh), .o_latch(latch));
+        .o_column(column), .o_chunk(chunk), .o_second(walk2), .o_bank_end(bank_end), .o_fresh(fresh), .o_latch(latch));
     assign o_tbuf_token = token_base + {13'd0, token};
     wire [4:0]  kept_exponent;
     reg  [4:0]  exponent;
@@ -111,7 +116,7 @@ module vector #(
 
     // Stage 1: where the results go, and the terms of the read addresses
     localparam LOGC = $clog2(PORTS / VECTOR_LANES);
-    reg         check1, element1, first1, second1, walk2_1;
+    reg         bank_end1, check1, element1, first1, second1, walk2_1;
     reg  [2:0]  token1;
     reg  [3:0]  chunk1;
     reg  [4:0]  exponent1;
@@ -146,7 +151,7 @@ module vector #(
         {first1, second1, walk2_1, token1, chunk1, column1, tbuf_token1}
             <= {first, second, walk2, token, chunk, column, o_tbuf_token};
         {exponent1, slot1, token_word1} <= {kept_exponent, i_tbuf[3:0], row_scale ? i_row_token : i_tbuf[31:10]};
-        {check1, element1} <= {check && !i_rst, element && !i_rst};
+        {bank_end1, check1, element1} <= {bank_end && !i_rst, check && !i_rst, element && !i_rst};
 
         {first2, second2, walk2_2, token2, chunk2, tbuf_token2} <= {first1, second1, walk2_1, token1, chunk1, tbuf_token1};
         {check2, element2, adapter2} <= {check1 && !i_rst, element1 && !i_rst, adapter1};

@@ -1,4 +1,4 @@
-// Order of VREQ and VQT: tokens outside, column groups, then C cycles a group of which the first P/V carry elements.
+// Order of VREQ and VQT: banks outside (of VREQ), tokens, column groups, then C cycles a group of which the first P/V carry elements.
 // VQT looks at a token's slot for a cycle (i_slot: of the token one cycle before), then walks it twice (o_second: quantize),
 // draining VPIPE cycles after each walk. All outputs are of sequence stage 0.
 `default_nettype none
@@ -14,6 +14,7 @@ module vector_control #(
     input  wire        i_quantize,
     input  wire        i_two,
     input  wire [2:0]  i_last_token,
+    input  wire [5:0]  i_last_bank,
     input  wire [15:0] i_columns,
     input  wire [3:0]  i_only,
     input  wire [3:0]  i_slot,
@@ -26,6 +27,7 @@ module vector_control #(
     output reg  [15:0] o_column,
     output wire [3:0]  o_chunk,
     output reg         o_second,
+    output wire        o_bank_end,
     output wire        o_fresh,
     output wire        o_latch
 );
@@ -35,6 +37,7 @@ module vector_control #(
     localparam [4:0] TWO = CHUNKS == 5'd1 ? 5'd2 : CHUNKS;
     reg  [2:0]  state, last_token;
     reg  [3:0]  only;
+    reg  [5:0]  banks;  // behind the one at hand
     reg  [4:0]  count;
     reg  [4:0]  chunk;
     reg  [15:0] columns;
@@ -51,6 +54,7 @@ module vector_control #(
     assign o_read_first  = step && chunk == 5'd0;
     assign o_read_second = step && chunk == 5'd1;
     assign o_chunk       = chunk[3:0];
+    assign o_bank_end    = step && end_c && end_n && end_t && !quantize;
     assign o_fresh       = state == WALK && fresh && !o_second;
     assign o_latch       = state == DRAIN && !o_second && count == `AXL_VPIPE - 5'd1;
     assign o_done        = state == FINAL && count == `AXL_VPIPE - 5'd2 && i_run;
@@ -62,6 +66,7 @@ module vector_control #(
             last_token <= i_last_token;
             columns    <= i_columns;
             only       <= i_only;
+            banks      <= i_quantize ? 6'd0 : i_last_bank;
             o_token    <= 3'd0;
             o_column   <= 16'd0;
             chunk      <= 5'd0;
@@ -72,7 +77,8 @@ module vector_control #(
                 fresh <= 1'b0;
                 chunk <= end_c ? 5'd0 : chunk + 5'd1;
                 if (end_c) o_column <= end_n ? 16'd0 : o_column + 16'd1;
-                if (end_c && end_n && !quantize) o_token <= o_token + 3'd1;
+                if (end_c && end_n && !quantize) o_token <= end_t ? 3'd0 : o_token + 3'd1;
+                if (o_bank_end) banks <= banks - 6'd1;
             end
             if (o_latch) begin
                 o_second <= 1'b1;
@@ -97,7 +103,7 @@ module vector_control #(
                     else if (empty) begin
                         state <= DRAIN;
                         count <= 5'd1;
-                    end else if (end_c && end_n) state <= quantize ? DRAIN : end_t ? FINAL : WALK;
+                    end else if (end_c && end_n) state <= quantize ? DRAIN : end_t && banks == 6'd0 ? FINAL : WALK;
                 DRAIN:
                     if (count == `AXL_VPIPE - 5'd1)
                         state <= !o_second ? (empty ? DRAIN : WALK) : end_t ? FINAL : LOOK;

@@ -19,6 +19,8 @@ module vector_rows #(
     output wire                       o_single,
     output wire                       o_done,
     output wire [15:0]                o_pitch,
+    output wire [15:0]                o_bank_acc,
+    output wire [15:0]                o_bank,
     input  wire                       i_cbuf_write,
     input  wire                       i_table_write,
     input  wire [20:0]                i_write_beat,
@@ -62,7 +64,7 @@ module vector_rows #(
     reg  [5:0]  last_row;
     reg  [2:0]  last_in_bank;
     reg  [15:0] bank_a, bank_b, bank;
-    reg         subtract, tiled, write_value;
+    reg         subtract, tiled, shared, write_value;
     initial begin
         {valid, step_valid, low, pitch_a, pitch_b, pitch, ca, cb, first, last} = {33'd0, 32'd0, 112'd0};
         {shift, slope_shift, interval_step} = 17'd0;
@@ -113,13 +115,14 @@ module vector_rows #(
                     less         <= misc[`AXL_VMAP_LESS];
                     subtract     <= misc[`AXL_VMAP_SUBTRACT];
                     tiled        <= misc[`AXL_VMAP_TILED];
+                    shared       <= misc[`AXL_VMAP_SHARED];
                     scalar_place <= misc[`AXL_VROW_SCALAR];
                     write_value  <= misc[`AXL_VROW_WRITE];
                     token_base   <= x[`AXL_VROW_ADD];
                 end
             endcase
     end
-    assign o_pitch = pitch;
+    assign {o_pitch, o_bank_acc, o_bank} = {pitch, bank_a, bank};
     wire       two    = kind == `AXL_MAP_MAC || kind == `AXL_MAP_MUL;
 
     // Stage 0: the walk
@@ -209,13 +212,14 @@ module vector_rows #(
     wire [15:0] word3;
     delay #(.WIDTH(27), .STAGES(1)) u_three (
         .i_clk(i_clk), .i_data({element2, end2, row2, in_bank2, word2}), .o_data({element3, end3, row3, in_bank3, word3}));
+    wire [5:0]  own2 = shared ? {3'd0, in_bank2} : row2;
     wire [37:0] factor3, less3;
     ram_sync #(.WIDTH(38), .DEPTH(256)) u_factors (
         .i_clk(i_clk), .i_write(row_write), .i_write_address({scalar_place, scalar_row}), .i_write_data({scalar_shift, scalar}),
-        .i_read(1'b1), .i_read_address({scale, row2}), .o_read_data(factor3));
+        .i_read(1'b1), .i_read_address({scale, own2}), .o_read_data(factor3));
     ram_sync #(.WIDTH(38), .DEPTH(256)) u_less (
         .i_clk(i_clk), .i_write(row_write), .i_write_address({scalar_place, scalar_row}), .i_write_data({scalar_shift, scalar}),
-        .i_read(1'b1), .i_read_address({less, row2}), .o_read_data(less3));
+        .i_read(1'b1), .i_read_address({less, own2}), .o_read_data(less3));
     wire [32*VECTOR_LANES-1:0] constant_a, constant_b, vector_a, vector_b;
     wire                       vbuf_write;
     wire [VADDR-1:0]           vbuf_word;

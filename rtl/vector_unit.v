@@ -43,7 +43,7 @@ module vector_unit #(
     wire [5:0]  op   = i_entry[`AXL_ENTRY_OP];
     wire        sums = op == `AXL_OP_VCFG || op == `AXL_OP_VOUT || op == `AXL_OP_VREQ || op == `AXL_OP_VQT;
     wire        sums_single, rows_single, sums_done, rows_done, vbuf_write;
-    wire [15:0] pitch;
+    wire [15:0] pitch, bank_acc, bank;
     wire [21:0] row_token;
     wire [VADDR-1:0]           vbuf_word;
     wire [32*VECTOR_LANES-1:0] vbuf_data;
@@ -69,7 +69,7 @@ module vector_unit #(
              .PBUF_GROUPS(PBUF_GROUPS), .TBUF_TOKENS(TBUF_TOKENS), .OBUF_BEATS(OBUF_BEATS), .UBUF_LINES(UBUF_LINES),
              .VBUF_WORDS(VBUF_WORDS)) u_sums (
         .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_accept(i_accept && sums), .i_entry(i_entry), .o_single(sums_single),
-        .o_done(sums_done), .o_tbuf_token(o_tbuf_token), .i_tbuf(i_tbuf), .i_row_token(row_token), .i_pitch(pitch),
+        .o_done(sums_done), .o_tbuf_token(o_tbuf_token), .i_tbuf(i_tbuf), .i_row_token(row_token), .i_pitch(pitch), .i_bank_acc(bank_acc), .i_bank(bank),
         .o_acc_word(o_acc_word), .i_acc(i_acc), .o_pbuf_group(o_pbuf_group), .i_pbuf(i_pbuf), .o_obuf_write(sums_write),
         .o_obuf_beat(sums_beat), .o_obuf_data(sums_data), .o_ubuf_write(sums_ubuf), .o_ubuf_line(sums_line),
         .o_ubuf_lane(sums_lane), .o_ubuf_data(sums_codes), .o_vbuf_write(vbuf_write), .o_vbuf_word(vbuf_word),
@@ -79,7 +79,7 @@ module vector_unit #(
                   .UBUF_LINES(UBUF_LINES), .CBUF_WORDS(CBUF_WORDS), .VBUF_WORDS(VBUF_WORDS),
                   .TABLE_ENTRIES(TABLE_ENTRIES)) u_rows (
         .i_clk(i_clk), .i_rst(i_rst), .i_run(i_run), .i_accept(i_accept && !sums), .i_entry(i_entry), .o_single(rows_single),
-        .o_done(rows_done), .o_pitch(pitch), .i_cbuf_write(i_cbuf_write), .i_table_write(i_table_write),
+        .o_done(rows_done), .o_pitch(pitch), .o_bank_acc(bank_acc), .o_bank(bank), .i_cbuf_write(i_cbuf_write), .i_table_write(i_table_write),
         .i_write_beat(i_write_beat), .i_write_data(i_write_data), .i_vbuf_write(vbuf_write), .i_vbuf_word(vbuf_word),
         .i_vbuf_data(vbuf_data), .i_token(o_tbuf_token[TADDR-1:0]), .o_row_token(row_token), .o_obuf_write(rows_write),
         .o_obuf_beat(rows_beat), .o_obuf_data(rows_data), .o_ubuf_write(rows_ubuf), .o_ubuf_line(rows_line),

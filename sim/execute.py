@@ -87,7 +87,7 @@ def execute(size: Size, s: State, tiles: Tiles, walk: Int64, begin: int, costs: 
             last = matmul(size, s, tiles, sub, x, y, z, misc, count, fault)
             cost[FORM] = form(opcode, misc >> 1 & 7, sub, last + 1)
         elif opcode == Opcode.VREQ:
-            cost[FORM] = form(opcode, misc, z, s.settings[SET_VCFG, SET_MISC] >> 11 & 1)
+            cost[FORM] = form(opcode, misc & 7, z, misc >> 3 << 1 | s.settings[SET_VCFG, SET_MISC] >> 11 & 1)
             if z:
                 vreq(size, s, x, y, z, misc, count, fault)
         elif opcode == Opcode.VQT:

@@ -11,7 +11,7 @@ from axlora.isa.opcodes import UBUF_BIT
 
 from . import counts as c
 from .faults import ACC_WORDS, OBUF_BYTES, PBUF_GROUPS, TBUF_TOKENS, UBUF_LINES, VBUF_WORDS, outside
-from .state import SET_MISC, SET_VCFG, SET_VOUT, SET_VPITCH, SET_X, SET_Y, SET_Z, Bytes, Size, State
+from .state import SET_MISC, SET_VBANK, SET_VCFG, SET_VOUT, SET_VPITCH, SET_X, SET_Y, SET_Z, Bytes, Size, State
 
 Int64 = npt.NDArray[np.int64]
 
@@ -65,9 +65,19 @@ def _write_words(size: Size, s: State, place: int, codes: Int64, fault: Int64) -
 
 @inner
 def vreq(size: Size, s: State, x: int, y: int, groups: int, misc: int, count: Int64, fault: Int64) -> None:
-    """VREQ of at least one column group."""
+    """VREQ of at least one column group: bank by bank, addresses mod 2^16."""
+    tokens, apart, to = (misc & 7) + 1, s.settings[SET_VBANK, SET_X] & 0xFFFF, s.settings[SET_VBANK, SET_Y]
+    for bank in range((misc >> 3) + 1):
+        token = (x >> 16) + bank * tokens
+        _bank(size, s, (x + bank * apart) & 0xFFFF, token, (y + bank * to) & 0xFFFF, groups, tokens, count, fault)
+        if fault[0]:
+            return
+
+
+@inner
+def _bank(size: Size, s: State, word: int, token: int, y: int, groups: int, tokens: int, count: Int64, fault: Int64) -> None:
+    """The tokens of one bank of VREQ, from ACC word `word` on and with the scales from `token` on, to place y."""
     cfg, out = s.settings[SET_VCFG], s.settings[SET_VOUT]
-    tokens, word, token = misc + 1, x & 0xFFFF, x >> 16
     ports, n = size.ports, groups * size.ports
     adapter = cfg[SET_MISC] >> 11 & 1
     base = cfg[SET_X] & 0xFFFF
@@ -126,7 +136,8 @@ def vreq(size: Size, s: State, x: int, y: int, groups: int, misc: int, count: In
             )
             codes[t, column] = code
             changed += different
-    count[c.VECTOR_ELEMENTS], count[c.SATURATIONS] = codes.size, changed
+    count[c.VECTOR_ELEMENTS] += codes.size
+    count[c.SATURATIONS] += changed
     if out[SET_MISC] & 8:
         _write_words(size, s, y, codes, fault)
     else:

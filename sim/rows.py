@@ -77,12 +77,13 @@ def vmap(size: Size, s: State, sub: int, x: int, y: int, words: int, misc: int, 
         valid = min(words * v, s.settings[SET_VLEN, SET_X] + r % bank * (s.settings[SET_VLEN, SET_MISC] & 1))
         at_a = (first_a + _place(r, bank, pitch_a, apart_a)) * v
         at_b = (first_b + _place(r, bank, pitch_b, apart_b)) * v
-        shift, factor = constants[SET_Y], scale[0, r]
+        own = r % bank if misc >> 16 else r
+        shift, factor = constants[SET_Y], scale[0, own]
         if function == Map.SCALE:
-            shift = scale[1, r]
+            shift = scale[1, own]
         elif function == Map.TABLE:
             shift = intervals[SET_MISC] >> 6
-        minus = less[r] if subtract else np.int64(0)
+        minus = less[own] if subtract else np.int64(0)
         for n in range(words * v):
             q = r * words + n // v
             if into == Into.VBUF and n % v == 0 and q >= READ_AFTER:
@@ -109,7 +110,7 @@ def vmap(size: Size, s: State, sub: int, x: int, y: int, words: int, misc: int, 
                 return
             write_region(size, s, line, out[first : first + bank], log_bytes, True, fault)
     elif into == Into.OBUF:
-        if misc >> 15:
+        if misc >> 15 & 1:
             _tile_obuf(size, s, y, out, fault)
         else:
             _to_obuf(size, s, y, out, log_bytes, fault)

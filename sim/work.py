@@ -71,7 +71,7 @@ def _duration(target: Target, number: int) -> int:
         case Opcode.VROW:
             return row_duration(target, Row(c), a + 1)
         case Opcode.VREQ:
-            return requantize_duration(target, a + 1, b, bool(c))
+            return requantize_duration(target, (a + 1) * ((c >> 1) + 1), b, bool(c & 1))
         case Opcode.VQT:
             return block_quantize_duration(target, [bool(c >> t & 1) for t in range(a + 1)], b)
     return matmul_duration(target, a + 1, b, c - 1 if c else None)

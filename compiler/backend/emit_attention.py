@@ -14,7 +14,7 @@ from axlora.compiler.backend.schedule import Span
 from axlora.compiler.errors import DoesNotFit, UnsupportedOperator
 from axlora.compiler.rows.row_operations import PLACES, Cells, Heads
 from axlora.isa.formats import Format
-from axlora.isa.opcodes import CBUF_BIT, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
+from axlora.isa.opcodes import CBUF_BIT, ROWS, UBUF_BIT, Buffer, Into, Map, Opcode, Reduce, Row
 from axlora.isa.positions import Position
 from axlora.isa.target import Target
 
@@ -47,25 +47,29 @@ class Emit(ChainEmit):
         fields = {"function": Row.RECIPROCAL, "factor": factor, "shift": shift, "adjust": adjust, "scalar": 1, "write": 1}
         for cells, kind, stride in ((k, "K", heads.k_stride), (v, "V", heads.v_stride)):
             beats = wide // (t.beat_bytes if kind == "K" else t.ports)
-            most = max(1, t.obuf_beats // (OBUF_PARTS * self.tokens * (1 + beats)))
+            most = min(max(1, t.obuf_beats // (OBUF_PARTS * self.tokens * (1 + beats))), ROWS // self.tokens)
+            alike = heads.one_scale and stride % t.vector_lanes == 0
             if heads.one_scale:
                 every = Cells(cells.name, cells.first, (heads.kv_heads - 1) * stride + cells.width)
                 self._append_scales(heads, every, kind, 0, fields)
             for first in range(0, heads.kv_heads, most):
                 own = range(first, min(first + most, heads.kv_heads))
-                places = self._append_place(kind, own, self.tokens * beats)
-                for n, head in enumerate(own):
-                    part = Cells(cells.name, cells.first + head * stride, cells.width)
+                size = self.tokens * beats
+                places = self._append_place(kind, own, size)
+                self.banks = len(own) if alike else 1
+                for n in range(0, len(own), self.banks):
+                    part = Cells(cells.name, cells.first + own[n] * stride, cells.width)
                     if not heads.one_scale:
-                        self._append_scales(heads, part, kind, head, fields)
-                    place = places.part(n, self.tokens * beats)
+                        self._append_scales(heads, part, kind, own[n], fields)
+                    place = Span("OBUF", places.first + n * size, places.first + (n + self.banks) * size)
                     at, pitch, _ = self._operand(part)
                     self._set(Opcode.VLEN, valid=cells.width)
                     self._set(Opcode.VPITCH, a=pitch, b=None, to=beats)
-                    to = {"into": Into.OBUF, "size": 0, "tiled": int(kind == "V")}
-                    self._vmap(
-                        at, at, place.first, self._words_of(wide), [], [place], self.tokens, function=Map.SCALE, scale=1, **to
-                    )
+                    to = {"into": Into.OBUF, "size": 0, "tiled": int(kind == "V"), "scale": 1, "shared": int(self.banks > 1)}
+                    apart = (stride // t.vector_lanes, None, size)
+                    words = self._words_of(wide)
+                    self._vmap_of_banks(at, at, place.first, words, [], [place], apart, function=Map.SCALE, **to)
+                self.banks = 1
                 self._store_heads(heads, own, kind, places)
 
     def _append_scales(self, heads: Heads, x: Cells, kind: str, head: int, fields: dict[str, int]) -> None:
@@ -153,10 +157,10 @@ class Emit(ChainEmit):
         records = self._uniform(m1, m1_shift, (acc.stop - acc.first) // self.banks)
         self._set(Opcode.VCFG, base=records.first, token_scale=1, row_scale=1)
         at, pitch, _ = self._operand(out)
-        apart = self._apart(out) or 0
-        for n in range(self.banks):
-            own = acc.share(n, self.banks)
-            self._requantize(own, records, at + n * apart, pitch, scale + n * self.tokens, **groups)
+        if self.banks > 1:
+            size = (acc.stop - acc.first) // self.banks
+            self._set(Opcode.VBANK, a=size, b=None, to=self._apart(out), rows=self.tokens)
+        self._requantize(acc, records, at, pitch, scale, banks=self.banks, **groups)
 
     def _key_scales(self, heads: Heads, head: int, kind: str) -> tuple[int, Span]:
         """The scales of all keys or values in CBUF."""

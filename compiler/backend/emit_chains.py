@@ -20,7 +20,7 @@ MOST_BEATS = 3072
 """Beats of weights that one load moves at most: others that are needed sooner do not wait for a whole tile."""
 EARLY = 1500
 """About how many cycles before it may begin a load of a program with chains is chosen."""
-KEPT = 7 / 8
+KEPT = 9 / 10
 """Share of WBUF that a chain takes at most: what comes behind it is loaded into the rest."""
 
 
@@ -54,8 +54,12 @@ class ChainEmit(LinearEmit):
 
     def _keys_and_values(self, heads: Heads) -> int:
         """Lines of WBUF of the keys and values of a head."""
+        return sum(self._lines_of_tiles(heads))
+
+    def _lines_of_tiles(self, heads: Heads) -> tuple[int, int]:
+        """Lines of WBUF of a head's keys, and of its values."""
         t, wide = self.target, self._wide(heads)
-        return -(-self.context // t.ports) * -(-wide // t.lanes) + -(-self.context // t.lanes) * (wide // t.ports)
+        return -(-self.context // t.ports) * -(-wide // t.lanes), -(-self.context // t.lanes) * (wide // t.ports)
 
     def _wide(self, heads: Heads) -> int:
         """Features of a head in the cache: whole beats, the rest zeros."""
@@ -99,8 +103,8 @@ class ChainEmit(LinearEmit):
         if self.split:
             self._middle_rows(self.split)
         whole = [*names, ahead] if ahead else names
-        lines = self._lines_of([tile for name in whole for tile in self._kept(name)]) + self._lines_of_heads(heads)
-        if self.wbuf.next + lines > self.wbuf.size:
+        tiles = [self._lines_of([tile]) for name in whole for tile in self._kept(name)]
+        if not self.wbuf.goes_around([*(self._lines_of_tiles(heads) * heads.kv_heads if heads else ()), *tiles]):
             self.wbuf.next = self.wbuf.first
         for name in names:
             if name != self.split:

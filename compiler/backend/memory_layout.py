@@ -50,6 +50,15 @@ class Ring:
             self.held[key] = span
         return span
 
+    def goes_around(self, counts: Iterable[int]) -> bool:
+        """Whether so many places, taken one after another and each side by side, do not reach the first of them again."""
+        at, over = self.next, 0
+        for count in counts:
+            if at + count > self.size:
+                at, over = self.first, over + self.size - at
+            at, over = at + count, over + count
+        return over <= self.size - self.first
+
     def window(self, parts: int, count: int, end: int) -> None:
         """Turn in room for `parts` of `count` places each, or as many as lie before `end`; go on behind what was taken last."""
         size = min(parts, end // count) * count

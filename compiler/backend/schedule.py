@@ -230,7 +230,7 @@ def _map(f: Mapping[str, int]) -> int:
 
 
 def _requantize(f: Mapping[str, int]) -> int:
-    return (f.get("groups", 0) or UNKNOWN) * 2 + VPIPE
+    return (f.get("groups", 0) or UNKNOWN) * f.get("banks", 1) * 2 + VPIPE
 
 
 def _row(f: Mapping[str, int]) -> int:

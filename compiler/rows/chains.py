@@ -16,8 +16,10 @@ from axlora.compiler.rows.formulas import Body
 from axlora.compiler.rows.row_operations import Chains, Heads
 from axlora.compiler.rows.steps import Append, Attend, Step, reads, writes
 
-LATE = 3
+LATE = 2
 """Groups of rows that the last stage is further behind than it must: its weights are loaded while a chain begins."""
+LATE_BEHIND_ROWS = 10
+"""The same, where the first linear's last rows of weights are used meanwhile: they are there before."""
 Numbered = tuple[int, Step]
 """A step with its operator's number."""
 
@@ -161,14 +163,15 @@ class Pipeline:
         ahead: list[tuple[int, Body]] = []
         if self._chain.ahead:
             ahead.append((number, partial(self._chains.product, self._chain.ahead)))
-        for turn in range(len(self._groups) + last + LATE + len(ahead)):
+        late = last + (LATE_BEHIND_ROWS if self._chain.split else LATE)
+        for turn in range(len(self._groups) + late + len(ahead)):
             self._do(turn, first.rest)
-            self._do(turn - last - LATE, final.results)
+            self._do(turn - late, final.results)
             for lag, stage in reversed(between):
                 self._do(turn - lag, stage.products)
-            self._do(turn - last - LATE + 1, final.products)
-            self._do(turn - last - LATE - 1, ahead)
-            self._do(turn - last - LATE, final.rest)
+            self._do(turn - late + 1, final.products)
+            self._do(turn - late - 1, ahead)
+            self._do(turn - late, final.rest)
             for lag, stage in reversed(between):
                 self._do(turn - lag, [*stage.results, *stage.rest])
         self._chains.end()

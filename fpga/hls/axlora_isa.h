@@ -92,7 +92,7 @@
 #define AX_UNIT_UNKNOWN 5
 #define AX_UNIT_OF {5, 0, 0, 0, 0, 0, 5, 5, 1, 5, 5, 5, 5, 5, 5, 5, 2, 2, 2, 2, 5, 5, 5, 5, 3, 3, 3, 3, 3, 3, 3, 3, 4, 3, 3, 4, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5}
 #define AX_SUB_MAX {0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 8, 8, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 15, 3, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
-#define AX_MISC_BITS {0, 0, 5, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 8, 2, 0, 16, 0, 0, 0, 0, 13, 4, 3, 7, 16, 9, 1, 0, 17, 0, 12, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define AX_MISC_BITS {0, 0, 5, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 8, 2, 0, 16, 0, 0, 0, 0, 13, 4, 9, 7, 17, 9, 1, 0, 17, 0, 12, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 #define AX_FORMAT_BITS {2, 3, 4, 8, 2, 3, 4, 8, 4}
 #define AX_FORMAT_STORAGE {2, 4, 4, 8, 2, 4, 4, 8, 4}
 #define AX_FORMAT_CLASS {0, 0, 0, 0, 1, 1, 1, 1, 2}
@@ -230,6 +230,8 @@
 #define AX_VREQ_GROUPS_BITS 16
 #define AX_VREQ_TOKENS_LOW 0  /* of misc */
 #define AX_VREQ_TOKENS_BITS 3
+#define AX_VREQ_BANKS_LOW 3  /* of misc */
+#define AX_VREQ_BANKS_BITS 6
 #define AX_VQT_ACC_LOW 0  /* of x */
 #define AX_VQT_ACC_BITS 16
 #define AX_VQT_TOKEN_LOW 16  /* of x */
@@ -282,6 +284,8 @@
 #define AX_VMAP_SUBTRACT_BITS 1
 #define AX_VMAP_TILED_LOW 15  /* of misc */
 #define AX_VMAP_TILED_BITS 1
+#define AX_VMAP_SHARED_LOW 16  /* of misc */
+#define AX_VMAP_SHARED_BITS 1
 #define AX_VROW_FUNCTION_LOW 0  /* of sub */
 #define AX_VROW_FUNCTION_BITS 2
 #define AX_VROW_FACTOR_LOW 0  /* of x */

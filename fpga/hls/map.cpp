@@ -6,7 +6,7 @@
 struct Mapping {
   uint32_t function, reduce, into, size, rows, bank, words;
   uint32_t a, b, to, scale, less;
-  bool a_cbuf, b_cbuf, subtract, tiled;
+  bool a_cbuf, b_cbuf, subtract, tiled, shared;
   int64_t ca, cb, low;
   uint32_t first, last;
   int shift, step;
@@ -31,6 +31,7 @@ static Mapping mapping_of(const Instruction &i, const Vector &vector) {
   m.less = AX_FIELD(i.misc, VMAP_LESS);
   m.subtract = AX_FIELD(i.misc, VMAP_SUBTRACT);
   m.tiled = AX_FIELD(i.misc, VMAP_TILED);
+  m.shared = AX_FIELD(i.misc, VMAP_SHARED);
   m.ca = signed_bits(AX_FIELD(vector.vcon.x, VCON_CA), 16);
   m.cb = signed_bits(AX_FIELD(vector.vcon.x, VCON_CB), 16);
   m.low = (int32_t)vector.vtab.x;
@@ -75,7 +76,8 @@ static int64_t operand(const Buffers &buffers, bool cbuf, uint32_t word, int lan
 static int64_t mapped(const Mapping &m, const Buffers &buffers, const Vector &vector, uint32_t row, int64_t a,
                       int64_t b, bool &changed) {
 #pragma HLS INLINE
-  const int64_t x = saturate32(a - (m.subtract ? vector.factor[m.less][row] : 0));
+  const uint32_t own = m.shared ? row % m.bank : row;
+  const int64_t x = saturate32(a - (m.subtract ? vector.factor[m.less][own] : 0));
   int64_t product = 0, base = 0;
   int shift = m.shift;
   if (m.function == AX_MAP_MAC) {
@@ -83,8 +85,8 @@ static int64_t mapped(const Mapping &m, const Buffers &buffers, const Vector &ve
   } else if (m.function == AX_MAP_MUL) {
     product = x * b;
   } else if (m.function == AX_MAP_SCALE) {
-    product = x * vector.factor[m.scale][row];
-    shift = vector.shift[m.scale][row];
+    product = x * vector.factor[m.scale][own];
+    shift = vector.shift[m.scale][own];
   } else {
     const int64_t distance = x - m.low;
     const int64_t index = clamp64(distance >> m.step, 0, m.last);

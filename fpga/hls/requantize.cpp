@@ -85,19 +85,18 @@ static int64_t requantized(const Settings &s, const Token &token, int64_t acc1, 
   return code;
 }
 
-static bool put_code(const Instruction &i, const Vector &vector, const Settings &s, uint32_t t, uint32_t n,
-                     int64_t code, Buffers &buffers) {
+static bool put_code(uint32_t to, const Vector &vector, const Settings &s, uint32_t t, uint32_t n, int64_t code,
+                     Buffers &buffers) {
 #pragma HLS INLINE
-  if (s.vbuf) return put_vbuf(buffers, i.y + t * vector.vpitch.y, n, code);
-  if (s.ubuf) return put_ubuf(buffers, i.y & (AX_UBUF_BIT - 1), t, n, code);
-  return put_obuf(buffers, i.y * AX_BEAT_BYTES + (region_element(t, n) << s.size), 1 << s.size, code);
+  if (s.vbuf) return put_vbuf(buffers, to + t * vector.vpitch.y, n, code);
+  if (s.ubuf) return put_ubuf(buffers, to & (AX_UBUF_BIT - 1), t, n, code);
+  return put_obuf(buffers, to * AX_BEAT_BYTES + (region_element(t, n) << s.size), 1 << s.size, code);
 }
 
-stop_t requantize(const Instruction &i, Buffers &buffers, const Vector &vector, Counters &counters) {
-  if (i.z == 0) return AX_ERR_NONE;
-  const Settings s = settings_of(vector);
-  const uint32_t tokens = AX_FIELD(i.misc, VREQ_TOKENS) + 1, first = AX_FIELD(i.x, VREQ_TOKEN);
-  const uint32_t word1 = AX_FIELD(i.x, VREQ_ACC), word2 = (word1 + s.acc2) & 0xFFFF;
+// The tokens of one bank: ACC words from `word1` on, scales from `first` on, to place `to`.
+static stop_t requantize_bank(const Instruction &i, const Settings &s, uint32_t word1, uint32_t first, uint32_t to,
+                              Buffers &buffers, const Vector &vector, Counters &counters) {
+  const uint32_t tokens = AX_FIELD(i.misc, VREQ_TOKENS) + 1, word2 = (word1 + s.acc2) & 0xFFFF;
   if (!within(first, tokens, AX_TBUF_TOKENS) || !within(s.base, i.z, AX_PBUF_GROUPS)) return AX_ERR_LOCAL_ADDRESS;
   if (!within(word1, i.z, AX_ACC_WORDS)) return AX_ERR_LOCAL_ADDRESS;
   if (s.adapter && !within(word2, i.z, AX_ACC_WORDS)) return AX_ERR_LOCAL_ADDRESS;
@@ -112,11 +111,25 @@ stop_t requantize(const Instruction &i, Buffers &buffers, const Vector &vector, 
       const int64_t acc2 = token.adapter ? (int64_t)buffers.acc[word2 + group][t][p] : 0;
       bool changed = false;
       const int64_t code = requantized(s, token, buffers.acc[word1 + group][t][p], acc2, record, base.shift, changed);
-      if (!put_code(i, vector, s, t, n, code, buffers)) return AX_ERR_LOCAL_ADDRESS;
+      if (!put_code(to, vector, s, t, n, code, buffers)) return AX_ERR_LOCAL_ADDRESS;
       counters.value[AX_COUNTER_SATURATIONS] += changed;
     }
   }
   counters.value[AX_COUNTER_VECTOR_ELEMENTS] += (uint64_t)tokens * i.z * AX_PORTS;
+  return AX_ERR_NONE;
+}
+
+stop_t requantize(const Instruction &i, Buffers &buffers, const Vector &vector, Counters &counters) {
+  if (i.z == 0) return AX_ERR_NONE;
+  const Settings s = settings_of(vector);
+  const uint32_t tokens = AX_FIELD(i.misc, VREQ_TOKENS) + 1, apart = AX_FIELD(vector.vbank.x, VBANK_A);
+  for (uint32_t bank = 0; bank <= AX_FIELD(i.misc, VREQ_BANKS); bank++) {
+    const uint32_t word = (AX_FIELD(i.x, VREQ_ACC) + bank * apart) & 0xFFFF;
+    const uint32_t to = (i.y + bank * vector.vbank.y) & 0xFFFF;
+    const stop_t stop =
+        requantize_bank(i, s, word, AX_FIELD(i.x, VREQ_TOKEN) + bank * tokens, to, buffers, vector, counters);
+    if (stop != AX_ERR_NONE) return stop;
+  }
   return AX_ERR_NONE;
 }
 

@@ -148,11 +148,14 @@ class _Maker:
         into = self.pick(3)
         size = (self.pick(3), t.activation_bits // 16, 2)[into]
         tokens, groups = 1 + self.pick(t.tokens), self.pick(5)
+        banks = 1 + self.pick(min(3, t.tbuf_tokens // tokens))
         self.settings()
+        self.chain.add(Opcode.VBANK, a=(self.pick(8) - 2) & 0xFFFF, to=self.pick(5))
         self.chain.add(Opcode.VOUT, zero_point=self.pick(1 << 16), size=size, ubuf=int(into == 1), vbuf=int(into == 2))
         self.chain.add(Opcode.VPITCH, to=4 * t.ports // t.vector_lanes + self.pick(3))
-        token = self.pick(t.tbuf_tokens - tokens + 1)
-        self.chain.add(Opcode.VREQ, acc=4 + self.pick(20), token=token, to=self.pick(8), groups=groups, tokens=tokens)
+        token = self.pick(t.tbuf_tokens - tokens * banks + 1)
+        fields = {"token": token, "to": self.pick(8), "groups": groups, "tokens": tokens, "banks": banks}
+        self.chain.add(Opcode.VREQ, acc=8 + self.pick(16), **fields)
 
     def block_quantize(self) -> None:
         """VQT, of all tokens or of one slot's."""

@@ -97,13 +97,16 @@ def row_case(seed: int, target: Target) -> Case:
     def product() -> None:
         c.add(Opcode.SEGW, segment=0, format=Format.S8, line=pick(8), groups=1 + pick(2), block_stride=2, group_stride=1)
         c.add(Opcode.SEGA, segment=0)
-        c.add(Opcode.MATMUL, segments=1, line=pick(4) | pick(2) * UBUF_BIT, blocks=1 + pick(2), first=1, tokens=t.tokens)
+        codes = {"line": pick(4) | pick(2) * UBUF_BIT, "blocks": 1 + pick(2), "acc": pick(4), "first": 1}
+        c.add(Opcode.MATMUL, segments=1, **codes, tokens=t.tokens)
         c.add(Opcode.VCFG, guard=pick(3), token_scale=1, row_scale=pick(2))
         to = pick(2)
         c.add(Opcode.VOUT, size=2, vbuf=to)
         c.add(Opcode.VPITCH, a=pick(4), b=pick(4), to=2 * t.ports // v + pick(4))
         place = pick(16) if to else pick(4)
-        c.add(Opcode.VREQ, token=pick(t.tbuf_tokens - t.tokens), to=place, groups=1 + pick(2), tokens=t.tokens)
+        banks = 1 + pick(min(-(-most // bank), t.tbuf_tokens // t.tokens))
+        token, groups = pick(t.tbuf_tokens - t.tokens * banks + 1), 1 + pick(2)
+        c.add(Opcode.VREQ, acc=pick(2), token=token, to=place, groups=groups, tokens=t.tokens, banks=banks)
 
     bank, most = t.tokens, 8
     """Rows of a bank, and most rows that lie within the buffers, as they were set last."""
@@ -143,6 +146,7 @@ def row_case(seed: int, target: Target) -> Case:
             less=pick(SCALARS),
             subtract=pick(2),
             tiled=tiled,
+            shared=pick(2),
         )
 
     def row_scalar() -> None:

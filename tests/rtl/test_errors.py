@@ -191,6 +191,10 @@ ROW_FAULTS = [
     _outside("second row of a result in OBUF", f"VPITCH to={BEAT_END - 8}", "VMAP words=1 rows=2 into=3 to=8"),
     _outside("tiled result in OBUF", f"VMAP words=4 into=3 tiled=1 to={BEAT_END - 1}"),
     _outside("requantized into VBUF", "VOUT size=2 vbuf=1", f"VREQ groups=1 to={WORD_END - 1}"),
+    _outside("third bank of accumulators", f"VBANK a={TARGET.acc_words // 2}", "VREQ groups=1 banks=3"),
+    _outside("second bank into UBUF", f"VBANK to={TARGET.ubuf_lines}", "VOUT ubuf=1", "VREQ groups=1 banks=2"),
+    _outside("second bank into VBUF", f"VBANK to={WORD_END}", "VOUT size=2 vbuf=1", "VREQ groups=1 banks=2"),
+    _outside("token of the fifth bank", f"VREQ groups=1 banks=5 token={TARGET.tbuf_tokens - 4}"),
     _outside("row values in OBUF", f"VROW rows=2 write=1 to={BEAT_END - 1}"),
     _outside("token of a row scale", f"VROW function=3 rows=2 add={TARGET.tbuf_tokens - 1}"),
     *(

@@ -48,9 +48,10 @@ def test_rows_on_every_target_and_every_function_is_covered() -> None:
             for i in case.program:
                 seen[i.opcode.name] += 1
                 if i.opcode is Opcode.VMAP:
-                    seen.update(
-                        [("map", i.sub & 3), ("reduce", i.sub >> 2), ("into", i.misc >> 6 & 3), ("tiled", i.misc >> 15)]
-                    )
+                    seen.update([("map", i.sub & 3), ("reduce", i.sub >> 2), ("into", i.misc >> 6 & 3)])
+                    seen.update([("tiled", i.misc >> 15 & 1), ("shared", i.misc >> 16)])
+                elif i.opcode is Opcode.VREQ:
+                    seen["banks", i.misc >> 3 > 0] += 1
                 elif i.opcode is Opcode.VROW:
                     turns = -(-((i.misc & 63) + 1) // target.vector_lanes)
                     seen.update([("row", i.sub), ("write", i.misc >> 8), ("turns", min(turns, 3)), ("row by register", i.rx)])
@@ -65,9 +66,8 @@ def test_rows_on_every_target_and_every_function_is_covered() -> None:
     wanted = (
         [("map", m) for m in Map] + [("reduce", r) for r in Reduce] + [("into", i) for i in Into] + [("row", r) for r in Row]
     )
-    wanted += [("tiled", 1), ("write", 1), ("row by register", 1), ("turns", 1), ("turns", 2), ("turns", 3)] + [
-        ("bytes", b) for b in range(6)
-    ]
+    wanted += [("tiled", 1), ("shared", 1), ("banks", True), ("write", 1), ("row by register", 1)]
+    wanted += [("turns", n) for n in (1, 2, 3)] + [("bytes", b) for b in range(6)]
     wanted += [("rows", True), "posted", ("pitch", False, False, False), ("pitch", False, True, False)]
     wanted += [("pitch", True, row, part) for row in (False, True) for part in (False, True)]
     wanted += [("behind", o) for o in (Opcode.VMAP, Opcode.VROW, Opcode.VCFG, Opcode.VLEN)]

@@ -44,7 +44,8 @@ def _rows(memory: np.ndarray, first: int, places: np.ndarray, words: int) -> np.
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(list(Map)), st.sampled_from(["VBUF", "OBUF 4", "OBUF 2", "OBUF 1", "tiled"]))
 def test_vmap_is_the_formula_on_rows_a_pitch_apart(seed: int, function: Map, into: str) -> None:
-    """Banks of rows of a and b in CBUF, valid elements by a step a row, results a pitch apart; nothing else is written."""
+    """Banks of rows of a and b in CBUF, valid elements by a step a row, scalars of rows or of rows of banks, results a pitch
+    apart; nothing else is written."""
     rng = np.random.default_rng(seed)
     rows, bank, words = int(rng.integers(1, 9)), int(rng.integers(1, T.tokens + 1)), int(rng.integers(1, 9))
     first = [int(v) for v in rng.integers(0, 10, 2)]
@@ -61,6 +62,8 @@ def test_vmap_is_the_formula_on_rows_a_pitch_apart(seed: int, function: Map, int
     valid, more, subtract = int(rng.integers(0, words * V + 3)), int(rng.integers(0, 2)), int(rng.integers(0, 2))
     to_pitch, to = words * WORD // B + int(rng.integers(0, 3)), int(rng.integers(0, 5))
     to_apart = bank * to_pitch + int(rng.integers(0, 3))
+    shared = int(rng.integers(0, 2))
+    own = np.arange(rows) % bank if shared else np.arange(rows)
 
     c = _program()
     c.words(cbuf)
@@ -78,6 +81,7 @@ def test_vmap_is_the_formula_on_rows_a_pitch_apart(seed: int, function: Map, int
     c.add(Opcode.VTAB, low=low, first=start, last=entries - 1, step=step, shift=slope)
     where = {"VBUF": (Into.VBUF, 2), "OBUF 4": (Into.OBUF, 2), "OBUF 2": (Into.OBUF, 1)}.get(into, (Into.OBUF, 0))
     fields = {"into": where[0], "size": where[1], "tiled": int(into == "tiled"), "scale": 2, "less": 1, "subtract": subtract}
+    fields["shared"] = shared
     a, b = (CBUF_BIT | f for f in first)
     c.add(Opcode.VMAP, function=function, a=a, b=b, to=to, words=words, rows=rows, **fields)
     c.vbuf(128) if into == "VBUF" else c.store(128)
@@ -87,15 +91,15 @@ def test_vmap_is_the_formula_on_rows_a_pitch_apart(seed: int, function: Map, int
     sums = numerics.reduce_rows(Reduce.SUM, ones, np.ones(ones.shape, bool))
     less = np.array([[numerics.row_scalar(Row.COPY, int(s), 3, 0, 1).factor] for s in sums])
     scale = [numerics.row_scalar(Row.RECIPROCAL, int(s), 3, 0, 1, 5) for s in sums]
-    own = np.array([[s.shift] for s in scale]) if function is Map.SCALE else slope if function is Map.TABLE else shift
+    by = np.array([[s.shift] for s in scale])[own] if function is Map.SCALE else slope if function is Map.TABLE else shift
     y, _ = numerics.map_rows(
         function,
         *(_rows(cbuf, first[n], _places(rows, bank, pitch[n], apart[n]), words) for n in (0, 1)),
         ca=ca,
         cb=cb,
-        shift=own,
-        factor=np.array([[s.factor] for s in scale]),
-        less=less * subtract,
+        shift=by,
+        factor=np.array([[s.factor] for s in scale])[own],
+        less=less[own] * subtract,
         low=low,
         step=step,
         table=table[start : start + entries],
@@ -295,6 +299,50 @@ def test_a_store_puts_rows_and_parts_where_spitch_says(sub: int, rows: int, beat
             end = min(place % B + width, B)
             expected[place : place + end - place % B] = one[place % B : end]
     assert np.array_equal(_run(c)[: 64 * B], expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["OBUF", "UBUF", "VBUF"]))
+def test_a_vreq_over_banks_is_one_of_each_bank(seed: int, into: str) -> None:
+    """ACC words and results of a bank are as far from those of the one before as VBANK says, its scales follow theirs."""
+    got = []
+    for together in (True, False):
+        rng = np.random.default_rng(seed)
+        banks, tokens, groups = int(rng.integers(2, 5)), int(rng.integers(1, T.tokens + 1)), int(rng.integers(1, 4))
+        acc, apart, to, to_apart = (int(v) for v in (rng.integers(8, 12), rng.integers(-2, 5), *rng.integers(0, 4, 2)))
+        c = _program()
+        c.load(Buffer.ABUF, rng.bytes(4 * T.abuf_line_beats * B))
+        c.load(Buffer.WBUF, rng.bytes(32 * T.wbuf_line_bytes))
+        records = np.zeros(4 * P, np.dtype([("bias", "<i4"), ("m1", "<u2"), ("shift", "u1"), ("zero", "u1")]))
+        records["bias"], records["m1"], records["shift"] = rng.integers(-99, 99, 4 * P), rng.integers(1, 999, 4 * P), 9
+        c.load(Buffer.PBUF, records.tobytes())
+        c.load(Buffer.TBUF, (rng.integers(1, 1 << 16, T.tbuf_tokens) << 16 | 16 << 10).astype("<u4").tobytes())
+        c.add(Opcode.SEGW, segment=0, format=Format.S8, groups=30, block_stride=1, group_stride=1)
+        c.add(Opcode.SEGA, segment=0)
+        c.add(Opcode.MATMUL, segments=1, blocks=2, first=1, tokens=T.tokens)
+        c.add(Opcode.VCFG, token_scale=1)
+        size = {"OBUF": 1, "UBUF": T.activation_bits // 16, "VBUF": 2}[into]
+        c.add(Opcode.VOUT, size=size, ubuf=int(into == "UBUF"), vbuf=int(into == "VBUF"))
+        c.add(Opcode.VPITCH, to=3 * P // V)
+        c.add(Opcode.VBANK, a=apart & 0xFFFF, to=to_apart)
+        fields = {"groups": groups, "tokens": tokens}
+        if together:
+            c.add(Opcode.VREQ, acc=acc, token=3, to=to, banks=banks, **fields)
+        else:
+            for n in range(banks):
+                c.add(Opcode.VREQ, acc=acc + n * apart, token=3 + n * tokens, to=to + n * to_apart, **fields)
+        match into:
+            case "OBUF":
+                c.store(64)
+            case "VBUF":
+                c.vbuf(64)
+            case _:
+                _identity_products(c, 8)
+        run = run_image(T, c.case().memory, 0, timing=False)
+        got.append((run.memory[c.out :], run.counters["vector_elements"], run.counters["saturations"]))
+    assert np.array_equal(got[0][0], got[1][0])
+    assert got[0][1:] == got[1][1:]
+    assert got[0][0].any()
 
 
 @pytest.mark.parametrize("row_scale", [0, 1])
