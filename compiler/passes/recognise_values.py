@@ -261,7 +261,7 @@ class Values:
         if self.rowwise or self.causal or view.value in self.single or len(view.shape) < 2 or view.shape[-1] % n:
             return None
         if len(view.terms) == 1:
-            places, coefficient = (part.reshape(-1, n) for part in view.terms[0])
+            places, coefficient = view.terms[0][0].reshape(-1, n), view.terms[0][1].reshape(-1, n)
             seen = coefficient != 0
             index = _rows_of(places, seen)
             gain = next(iter(coefficient[seen.all(axis=1)]), np.ones(n))
