@@ -38,6 +38,7 @@ from axlora.compiler.pipelines import samples
 from axlora.compiler.pipelines.adapted import adapted, merge, quantized, unrounded
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.pipelines.samples import Data, Float64, Found, Samples
+from axlora.compiler.pipelines.sequence_shapes import context_of, one_sequence
 from axlora.compiler.pipelines.static_scales import with_static_scales
 from axlora.compiler.pipelines.weight_widths import with_widths
 from axlora.compiler.reference.integer_module import IntegerModule
@@ -52,8 +53,6 @@ from axlora.isa.positions import SLOTS as POSITION_SLOTS
 from axlora.isa.target import Target
 
 _LOG = logging.getLogger(__name__)
-CONTEXT = 256
-"""Most tokens of a language model, unless a user says otherwise."""
 EMBEDDING = "picks the rows of embeddings"
 """Why a Gather is on the host."""
 LAYOUT = "lays out the elements of an input as rows"
@@ -240,55 +239,6 @@ class _Read:
         return samples.of_sequences(self.model, data, self.batch, self.rows, self.where)
 
 
-def _context(dimensions: onnx_reader.Dimensions, context: int | None, given: Mapping[str, int]) -> tuple[int, dict[str, int]]:
-    """The context, and the values of the free dimensions: the first of an input is one sequence, the others are its tokens.
-
-    Raises:
-        BadModel: the export is fixed to another number of tokens or sequences, or --shape says another.
-    """
-    fixed = {d for dims in dimensions.values() for d in dims[1:] if not isinstance(d, str)}
-    if context is None:
-        context = min(fixed, default=CONTEXT)
-    found: dict[str, int] = {}
-    for name, dims in dimensions.items():
-        for axis, d in enumerate(dims):
-            wanted, what = (1, "sequences") if axis == 0 else (context, "tokens")
-            value = given.get(d, wanted) if isinstance(d, str) else d
-            if value != wanted:
-                hint = f"--max-context {value}, or export a free dimension" if axis else "a language model takes one"
-                raise BadModel(f"input {name!r} has {value} {what}, generation asks for {wanted}", name, hint)
-            if isinstance(d, str):
-                found[d] = value
-    return context, dict(given) | found
-
-
-def _one_sequence(dimensions: onnx_reader.Dimensions, shapes: Mapping[str, int]) -> tuple[dict[str, int], int]:
-    """(values of the free dimensions for one sequence, sequences of a run).
-
-    Raises:
-        BadModel: a free dimension without a value. UnsupportedOperator: inputs of several sequences, or of another form.
-    """
-    own = dict(shapes)
-    batches = set()
-    for name, dims in dimensions.items():
-        for d in dims:
-            if isinstance(d, str) and d not in shapes:
-                raise BadModel(f"input {name!r} has a free dimension {d!r}", "shapes", f"pass --shape {d}=N")
-        if not dims:
-            raise UnsupportedOperator(f"input {name!r} without dimensions", "model", "[batch, tokens]")
-        first = dims[0]
-        batches.add(shapes[first] if isinstance(first, str) else first)
-        if isinstance(first, str):
-            own[first] = 1
-            if first in [d for other in dimensions.values() for d in other[1:]]:
-                raise UnsupportedOperator(f"dimension {first!r} is batch and tokens", "model", "[batch, tokens]")
-        elif first != 1:
-            raise UnsupportedOperator(f"input {name!r} is fixed to {first} sequences", "model", "export a free batch")
-    if len(batches) != 1:
-        raise UnsupportedOperator("inputs of different batches", "model", "[batch, tokens]")
-    return own, batches.pop()
-
-
 Reader = Callable[[Dataflow, Found, str], Transformer]
 
 
@@ -329,7 +279,7 @@ class _Reading:
         for name, dims in dimensions.items():
             if len(dims) > 2:  # an encoder's rows
                 raise UnsupportedOperator(f"input {name!r} beside the token ids", "model", ONE_SEQUENCE)
-        context, own = _context(dimensions, self.options.max_context, self.options.shapes or {})
+        context, own = context_of(dimensions, self.options.max_context, self.options.shapes or {})
         return self.read(own, 1, read_transformer, context)
 
     def whole(self) -> _Read:
@@ -341,7 +291,7 @@ class _Reading:
         """
         dimensions, shapes = onnx_reader.dimensions(self.file), self.options.shapes or {}
         if not onnx_reader.takes_rows(self.file):
-            return self.read(*_one_sequence(dimensions, shapes), read_whole)
+            return self.read(*one_sequence(dimensions, shapes), read_whole)
         try:
             found = self.read(shapes, 1, read_rows)
         except UnsupportedOperator as error:
@@ -349,9 +299,9 @@ class _Reading:
             if len(free) < 3:  # no sequences
                 raise
             try:
-                sequence = _one_sequence(dimensions, shapes)
-            except UnsupportedOperator:
-                raise error from None
+                sequence = one_sequence(dimensions, shapes)
+            except UnsupportedOperator as fixed:
+                raise (fixed if len(free) > 3 else error) from None  # rows of an image are its pixels
             return self.read(*sequence, read_whole)
         if not self.options.asks_whole and all(isinstance(op, LinearOp | FakeQuantize) for op in found.model.operators):
             raise UnsupportedOperator("linears alone", found.where, HINT)
