@@ -65,6 +65,9 @@ module vector #(
         {guard, bias_shift, token_scale, bias_end, adapter_on, row_scale} = 13'd0;
         {size, to_vbuf, to_ubuf, quantize} = 5'd0;
     end
+    wire        bank_end;
+    reg         bank_end1;
+    wire [2:0]  token;
     always @(posedge i_clk) begin
         if (i_accept && op == `AXL_OP_VCFG) begin
             base_records    <= x[`AXL_VCFG_BASE];
@@ -96,8 +99,7 @@ module vector #(
     end
 
     // Stage 0: the token's word and the exponent kept for it are looked up.
-    wire        bank_end, check, element, first, second, walk2, fresh, latch;
-    wire [2:0]  token;
+    wire        check, element, first, second, walk2, fresh, latch;
     wire [3:0]  chunk;
     wire [15:0] column;
     reg  [3:0]  slot1;
@@ -116,7 +118,7 @@ module vector #(
 
     // Stage 1: where the results go, and the terms of the read addresses
     localparam LOGC = $clog2(PORTS / VECTOR_LANES);
-    reg         bank_end1, check1, element1, first1, second1, walk2_1;
+    reg         check1, element1, first1, second1, walk2_1;
     reg  [2:0]  token1;
     reg  [3:0]  chunk1;
     reg  [4:0]  exponent1;

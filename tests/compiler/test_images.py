@@ -106,8 +106,9 @@ def _random(seeds: range) -> int:
             program = axlora.compile(proto, TARGET, calibration={"x": samples}, operators="all")
         except axlora.Error:
             continue
-        y = axlora.simulate(program, {"x": given}, timing=False).outputs["y"]
-        assert distance(y, expected(proto, {"x": given})) < 0.08, seed
+        y, wanted = axlora.simulate(program, {"x": given}, timing=False).outputs["y"], expected(proto, {"x": given})
+        few = 0.002 * np.sqrt(wanted.size)  # means of an image may be next to nothing
+        assert np.linalg.norm(y - wanted) < 0.08 * np.linalg.norm(wanted) + few, seed
         whole += 1
     return whole
 

@@ -42,7 +42,7 @@ def test_tiny_llama(weights: Weights, bits: int, engine: str) -> None:
 
 @pytest.mark.slow
 def test_minilm() -> None:
-    """With scales and gains of the real model every counter is the package's; with drawn ones cycles are within 0.01 %."""
+    """With scales and gains of the real model every counter is the package's; with drawn ones the schedule is another, within 0.5 %."""
     target, own, asked = Target.load(TARGET), configuration(MINILM), Asked(context=TOKENS)
     options = CompileOptions(shapes={"batch": 1, "sequence": TOKENS}, operators="all")
     real = lower_whole(MINILM, target, options)
@@ -54,7 +54,7 @@ def test_minilm() -> None:
     differ = {name for name, value in found.counters.items() if value != wanted.counters[name]}
     assert differ <= {"saturations"}, differ
     about = constant.program.session(engine=constant.engine).run(given)
-    assert about.cycles == pytest.approx(wanted.cycles, rel=1e-4)
+    assert about.cycles == pytest.approx(wanted.cycles, rel=5e-3)
 
 
 @pytest.mark.exhaustive
