@@ -237,6 +237,9 @@ def _with_biases(g: Graph) -> Graph:
 def unfold_convolutions(model: onnx.ModelProto, parts: int = PARTS) -> onnx.ModelProto:
     """The model with products of matrices for convolutions of constant kernels, and the shapes of what is new.
 
+    Args:
+        parts: most products that a convolution of groups becomes.
+
     One stays where its output has more positions than a linear takes tokens, or its kernel is in no form that is understood.
     """
     if not any(node.op_type == "Conv" for node in model.graph.node):

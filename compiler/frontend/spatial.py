@@ -100,7 +100,7 @@ class _Spelling:
         return name
 
     def kernel(self, size: Sequence[int]) -> Kernel | None:
-        """The sizes; None where places beyond the padding are asked for, or are more than `_PLACES`."""
+        """The sizes; None where it has more than `_PLACES` places."""
         return None if prod(size) > _PLACES else Kernel.of(self.node, size, self.shape[2:])
 
     def places(self, x: str, kernel: Kernel) -> Iterator[tuple[str, tuple[Int64, ...]]]:
