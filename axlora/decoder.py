@@ -170,7 +170,8 @@ class Running:
         words = np.zeros(m.regions["token words"][1] // 4, np.int64)
         words[: len(slots)] = slots
         m.put(self.memory, "token words", token_words(words))
-        start = Start(function, self.memory, registers | m.registers(adapters), self._results, self._written, self._trace)
+        registers = registers | m.registers(self.memory, adapters)
+        start = Start(function, self.memory, registers, self._results, self._written, self._trace)
         left = self._engine.start(m.target, start)
         self.memory = left.memory
         self.counters = {name: self.counters.get(name, 0) + value for name, value in left.counters.items()}

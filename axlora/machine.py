@@ -15,7 +15,7 @@ from axlora.compiler.layer import Host, Linear, Placement
 from axlora.isa.regions import slot_registers, slot_values
 from axlora.isa.target import Target
 
-from .choice import AdapterChoice, AdapterInfo, chosen
+from .choice import AdapterChoice, AdapterInfo, chosen, find
 from .layers import LayerInfo, read_arrays, stored_linear
 
 if TYPE_CHECKING:
@@ -92,19 +92,37 @@ class Machine:
         return HostPart(self.host)
 
     @property
+    def adapter_places(self) -> int:
+        """Adapters that the machine's memory holds at once."""
+        return len(self.adapters)
+
+    @property
     def memory_bytes(self) -> int:
         """Of the machine's memory."""
-        size = self.adapter_address + max(1, len(self.adapters)) * self.adapter_size
+        size = self.adapter_address + max(1, self.adapter_places) * self.adapter_size
         return -(-size // PAGE) * PAGE
 
     def memory(self) -> Bytes:
-        """The machine's memory before the first start, with every adapter."""
+        """The machine's memory before the first start, with the adapters that it holds."""
         memory = np.zeros(self.memory_bytes, np.uint8)
         memory[: len(self.image)] = np.frombuffer(self.image, np.uint8)
-        for number, one in enumerate(self.adapters):
-            at = self.adapter_address + number * self.adapter_size
-            memory[at : at + len(one.block)] = np.frombuffer(one.block, np.uint8)
+        for name, place in self.adapters_in_memory().items():
+            self.put_adapter(memory, name, place)
         return memory
+
+    def adapters_in_memory(self) -> dict[str, int]:
+        """Adapter -> its place among the blocks."""
+        return {a.name: number for number, a in enumerate(self.adapters)}
+
+    def put_adapter(self, memory: Bytes, name: str, place: int) -> None:
+        """An adapter's block to a place."""
+        at, block = self.adapter_address + place * self.adapter_size, find(self.adapters, name).block
+        memory[at : at + len(block)] = np.frombuffer(block, np.uint8)
+
+    def hold(self, memory: Bytes, names: Sequence[str]) -> list[int]:
+        """The places of adapters, all of which lie in the memory afterwards."""
+        held = self.adapters_in_memory()
+        return [held[name] for name in names]
 
     def put(self, memory: Bytes, region: str, data: bytes) -> None:
         """Bytes to the begin of a region."""
@@ -128,11 +146,10 @@ class Machine:
             raise BadAdapter(f"{len(names)} adapters named for {batch} batch rows", "adapter", "one, or one per batch row")
         return names
 
-    def registers(self, names: Sequence[str]) -> dict[int, int]:
-        """What the host writes so that slots 1, 2 .. hold these adapters, and the others none."""
-        known = [a.name for a in self.adapters]
+    def registers(self, memory: Bytes, names: Sequence[str]) -> dict[int, int]:
+        """What the host writes so that slots 1, 2 .. hold these adapters, whose blocks come into `memory`, and others none."""
         registers = {number: 0 for slot in range(1, self.slots + 1) for number in slot_registers(slot)}
-        for slot, number in enumerate(map(known.index, names), 1):
-            address = self.adapter_address + number * self.adapter_size
-            registers |= slot_values(self.target, slot, address, self.adapters[number].rank)
+        for slot, (name, place) in enumerate(zip(names, self.hold(memory, names), strict=True), 1):
+            address = self.adapter_address + place * self.adapter_size
+            registers |= slot_values(self.target, slot, address, find(self.adapters, name).rank)
         return registers

@@ -10,10 +10,11 @@ import numpy as np
 
 from .choice import AdapterChoice
 from .engines import Called, Engine, OwnStart
-from .inputs import InputsInfo, Kind, Values
+from .inputs import BadInput, InputsInfo, Kind, Values
 from .interface import Interface
 from .machine import Machine
 from .package import read, write
+from .paging import Paged
 from .session import Session, engine_of
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Program(Machine):
         start: OwnStart | None = None,
         *,
         engine: str | Engine | Board = "sim",
+        adapter_places: int | None = None,
+        page_rate: float | None = None,
     ) -> Session:
         """Run the model on an engine, as often as is wanted.
 
@@ -80,8 +83,17 @@ class Program(Machine):
             adapter: what runs mean that name none; the adapter of the sequence of a language model.
             start: runs the machine, instead of an engine.
             engine: `sim`, `rtl`, `hls`, an `axlora.engines.Engine`, or an open board.
+            adapter_places: adapters that the machine's memory holds at once; the least recently used one makes room for
+                another (`axlora.paging`). None: all of the package.
+            page_rate: how fast they are copied there, in 10**6 bytes a second; None: a beat of the memory a cycle.
+
+        Raises:
+            BadAdapter: no such adapter. BadInput: no such engine, or no place beside those of pinned adapters.
         """
-        return Session(self, self.interface, engine_of(engine) if start is None else Called(start), adapter)
+        if page_rate is not None and adapter_places is None:
+            raise BadInput("a page rate without adapter places", "page-rate", "it says how fast adapters come to their places")
+        machine = self if adapter_places is None else Paged.of(self, adapter_places, page_rate)
+        return Session(machine, self.interface, engine_of(engine) if start is None else Called(start), adapter)
 
 
 def load(path: str | Path) -> Program:

@@ -77,7 +77,7 @@ class Rows:
         memory = m.memory()
         count = m.regions["token words"][1] // 4
         m.put(memory, "token words", token_words(np.full(count, int(adapter is not None))))
-        return memory, m.registers([] if adapter is None else [adapter])
+        return memory, m.registers(memory, [] if adapter is None else [adapter])
 
     def put(self, m: Machine, memory: Bytes, rows: Int64, region: str = "input", words: int | None = None) -> None:
         """Rows in fixed point into a region of first rows, `words` of memory each."""

@@ -17,6 +17,7 @@ from axlora.isa.target import Target
 from .energy import LAYER_COUNTS, EnergyTable, default_table, energy
 from .engines import Engine, Left, Parted, Steps
 from .machine import Int64, Machine
+from .paging import Paging
 
 SCHEMA = 1
 
@@ -79,6 +80,8 @@ class Run:
     """See `axlora.engines.Left`; in cycles of the run."""
     baselines: Mapping[str, int | None] | None = None
     """Cycles of other machines (`axlora.baselines`)."""
+    paging: Paging | None = None
+    """What became of adapters, where the memory does not hold all of them."""
 
     @property
     def stalls(self) -> dict[str, dict[str, int]]:
@@ -144,6 +147,7 @@ class Run:
             "energy_pj": None if self.energy_pj is None else dict(self.energy_pj),
             "baselines": None if self.baselines is None else dict(self.baselines),
             "fpga": None if self.fpga is None else dict(self.fpga),
+            "paging": None if self.paging is None else self.paging.to_json(),
             "parted": None if self.parted is None else vars(self.parted),
             "steps": [[s.index, s.unit, s.accept, s.done] for s in self.steps],
             "outputs": {name: fingerprint(codes) for name, codes in self.codes.items()},

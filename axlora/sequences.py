@@ -311,7 +311,7 @@ class Sequences(Rows):
             part, memory = slice(first, first + self.context), m.memory()
             m.put(memory, "token words", token_words(slots[part]))
             self.put(m, memory, rows[part])
-            yield _Begun(memory, m.registers(used), (np.arange(self.context),))
+            yield _Begun(memory, m.registers(memory, used), (np.arange(self.context),))
 
     def _begin(self, m: Machine, values: Values, adapter: str | None) -> _Begun:
         """What the start of one sequence begins with.

@@ -20,7 +20,9 @@ from axlora.compiler.errors import BadAdapter
 
 from .decoder import Batch, Context
 from .inputs import BadInput
+from .paging import Paging
 from .program import Program
+from .session import Session
 
 PERCENTILES = (50, 90, 99)
 _KEYS = {"arrival", "prompt", "new_tokens", "adapter", "name"}
@@ -48,6 +50,8 @@ class Limits:
     """Sequences that are under way together."""
     max_loras: int
     """Different adapters among them."""
+    adapter_places: int | None = None
+    """Adapters that the memory holds; None: all of the package."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class Study:
     """Sequences that decoded together -> (starts, cycles); 0: prompts."""
     cycles: int = 0
     """When the last one finished."""
+    paging: Paging | None = None
+    """What became of adapters, where the memory does not hold all of them; the machine waits for their copies."""
 
     def add_start(self, sequences: int, cycles: int) -> None:
         """Count a start, or the starts of a prompt (`sequences` 0)."""
@@ -122,6 +128,8 @@ class Study:
             "clock_mhz": self.clock_mhz,
             "max_batch": self.limits.max_batch,
             "max_loras": self.limits.max_loras,
+            "adapter_places": self.limits.adapter_places,
+            "paging": None if self.paging is None else self.paging.to_json(),
             "cycles": self.cycles,
             "seconds": self.seconds,
             "busy": self.busy,
@@ -218,13 +226,19 @@ def _request(line: str, where: str, number: int, encode: Callable[[str], Sequenc
 
 
 def serve(
-    program: Program, requests: Iterable[Request], *, limits: Limits | None = None, progress: Progress | None = None
+    program: Program,
+    requests: Iterable[Request],
+    *,
+    limits: Limits | None = None,
+    page_rate: float | None = None,
+    progress: Progress | None = None,
 ) -> Study:
     """Serve the requests on the simulated machine.
 
     Args:
         program: a language model (`generate=True`).
         limits: default what the package was compiled for.
+        page_rate: as of `Program.session`, for limits with `adapter_places`.
         progress: called with (finished requests, all).
 
     Raises:
@@ -234,7 +248,8 @@ def serve(
     given = sorted(requests, key=lambda request: request.arrival)
     if not given:
         raise BadInput("no requests", "requests", "one at least")
-    session = program.session()
+    places = None if limits is None else limits.adapter_places
+    session = program.session(adapter_places=places, page_rate=page_rate)
     batch = session.batch()
     decoder = batch.running.decoder
     most = Limits(decoder.together, program.max_loras)
@@ -249,7 +264,7 @@ def serve(
     for request in given:
         decoder.check_ids(request.prompt, f"request {request.name!r}")
         decoder.check_room(len(request.prompt), request.new_tokens)
-    server = _Server(batch, program, limits)
+    server = _Server(session, batch, program, limits)
     for request in given:
         if not server.fits([request.adapter]):
             what = f"request {request.name!r} asks for adapter {request.adapter!r}, and {limits.max_loras} may run"
@@ -274,9 +289,9 @@ class _Live:
 class _Server:
     """The scheduler: a clock in cycles, requests that wait, and sequences that are under way."""
 
-    def __init__(self, batch: Batch, program: Program, limits: Limits) -> None:
+    def __init__(self, session: Session, batch: Batch, program: Program, limits: Limits) -> None:
         target = program.target
-        self._batch, self._limits = batch, limits
+        self._session, self._batch, self._limits = session, batch, limits
         self._study = Study(target.name, target.engine, target.clock_mhz, limits)
         self._now = 0
         self._live: list[_Live] = []
@@ -309,7 +324,7 @@ class _Server:
                 self._now = waiting[0][2]
             if progress is not None:
                 progress(len(self._study.served), len(requests))
-        self._study.cycles = self._now
+        self._study.cycles, self._study.paging = self._now, self._session.paging
         return self._study
 
     def _next(self, waiting: Sequence[tuple[int, Request, int]]) -> tuple[int, Request, int] | None:
@@ -345,12 +360,18 @@ class _Server:
 
     def _started(self, sequences: int, start: Callable[[], Any]) -> Any:
         """What starts of the machine give; the clock goes on by their cycles."""
-        before = self._batch.running.counters.get("cycles", 0)
+        before, waited = self._batch.running.counters.get("cycles", 0), self._copied
         found = start()
         cycles = self._batch.running.counters["cycles"] - before
         self._study.add_start(sequences, cycles)
-        self._now += cycles
+        self._now += cycles + self._copied - waited
         return found
+
+    @property
+    def _copied(self) -> int:
+        """Cycles that the machine has waited for adapters so far."""
+        paging = self._session.paging
+        return 0 if paging is None else paging.stall_cycles
 
     def _took(self, live: _Live, token: int) -> None:
         """A sequence's next token; it leaves with the last."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .choice import AdapterChoice
@@ -11,6 +12,7 @@ from .engines import NAMED, Engine, OnBoard, Progress
 from .inputs import BadInput, Inputs
 from .interface import Interface
 from .machine import Int64, Machine
+from .paging import Paged, Paging
 from .run import Run
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Session:
     """
 
     def __init__(self, machine: Machine, interface: Interface, engine: Engine, adapter: AdapterChoice = None) -> None:
+        """`machine`: a `Paged` one keeps its adapters in places from run to run."""
         self.engine, self.adapter = engine, adapter
         self._machine, self._interface = machine, interface
         self._context: Context | None = None
@@ -59,7 +62,15 @@ class Session:
             BadInput: wrong names, shapes or values. BadAdapter: no such adapter, too many for the slots.
         """
         adapter = self.adapter if adapter is None else adapter
-        return self._interface.run(self._machine, self.engine, inputs, adapter, progress)
+        before = self.paging
+        run = self._interface.run(self._machine, self.engine, inputs, adapter, progress)
+        after = self.paging
+        return run if before is None or after is None else replace(run, paging=after.since(before))
+
+    @property
+    def paging(self) -> Paging | None:
+        """What became of adapters so far; None: the memory holds all of them."""
+        return replace(self._machine.pool.counted) if isinstance(self._machine, Paged) else None
 
     @property
     def sequence(self) -> Context:

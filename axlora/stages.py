@@ -143,8 +143,8 @@ class Stages:
         """
         given = self.check_inputs(m, inputs)
         used, rows = m.slot_of(adapter)
-        registers, slots = m.registers(used), [0 if name is None else used.index(name) + 1 for name in rows]
-        memory = m.memory()
+        memory, slots = m.memory(), [0 if name is None else used.index(name) + 1 for name in rows]
+        registers = m.registers(memory, used)
         tensors = {info.tensor.name: info.tensor for info in self.outputs}
         lefts: list[Left] = []
         codes: dict[str, Int64] = {}

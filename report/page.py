@@ -143,6 +143,7 @@ def _facts(data: Data) -> dict[str, Cell]:
     }
     facts |= {f"energy, µJ: {term}": pj / 1e6 for term, pj in (data["energy_pj"] or {}).items()}
     facts |= {f"cycles, {name.replace('_', ' ')}": value for name, value in (data["baselines"] or {}).items()}
+    facts |= {f"adapters: {name.replace('_', ' ')}": value for name, value in (data.get("paging") or {}).items()}
     return facts | {f"FPGA {key}": value for key, value in (data["fpga"] or {}).items()}
 
 

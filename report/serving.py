@@ -18,6 +18,7 @@ _PARTS = {"waits": "#b9c2cc", "prompt": "#e8743b", "decodes": "#2f7ed8"}
 _COLUMNS: tuple[Column, ...] = (
     ("most at once", ""),
     ("adapters", ",d"),
+    ("places", ",d"),
     ("tokens/s", ",.1f"),
     ("mean batch", ".2f"),
     ("busy", ".1%"),
@@ -29,6 +30,8 @@ _COLUMNS: tuple[Column, ...] = (
     ("p99", ",.1f"),
     ("adapter hits", ",d"),
     ("blocked, ms", ",.1f"),
+    ("adapters copied", ",d"),
+    ("waited for copies, ms", ",.1f"),
 )
 
 
@@ -40,7 +43,10 @@ def _row(data: Data) -> list[Any]:
     hits = sum(own["hits"] for own in data["adapters"])
     blocked = 1000 * sum(own["blocked"] for own in data["adapters"])
     figures = [data["tokens_per_second"], data["mean_batch"], data["busy"]]
-    return [str(data["max_batch"]), data["max_loras"], *figures, *times, hits, blocked]
+    copies = data["paging"]
+    copied = (None, None) if copies is None else (copies["misses"], copies["stall_cycles"] / data["clock_mhz"] / 1000)
+    limits = [str(data["max_batch"]), data["max_loras"], data["adapter_places"]]
+    return [*limits, *figures, *times, hits, blocked, *copied]
 
 
 def serving_table(studies: Studies) -> Table:
@@ -71,7 +77,8 @@ def serving_page(studies: Studies, library: str) -> str:
     for n, data in enumerate(studies):
         drawn[f"requests-{n}"] = _requests(data)
         drawn[f"batch-{n}"] = _starts(data)
-        title = f"At most {data['max_batch']} sequences, {data['max_loras']} adapters"
+        held = "" if data["adapter_places"] is None else f", {data['adapter_places']} in the memory"
+        title = f"At most {data['max_batch']} sequences, {data['max_loras']} adapters{held}"
         body += [
             f'<h2 id="study-{n}">{title}</h2><p>Each line is a request, from its arrival to its last token.</p>',
             f'<div class="chart" id="requests-{n}"></div>',

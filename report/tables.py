@@ -107,7 +107,18 @@ def run_tables(run: RunLike) -> list[Table]:
         "energy_pj": None if data["energy_pj"] is None else sum(data["energy_pj"].values()),
     }
     layers.add_row("all", *_layer_cells(whole), "", style="bold")
-    return [layers, _units([("", data)]), *_energies([("", data)]), *_baselines([("", data)])]
+    return [layers, _units([("", data)]), *_energies([("", data)]), *_baselines([("", data)]), *_paging(data)]
+
+
+def _paging(data: Mapping[str, Any]) -> list[Table]:
+    """What became of the adapters of one run, where the memory does not hold all of them."""
+    if data["paging"] is None:
+        return []
+    table = Table(*(name.replace("_", " ") for name in data["paging"]), title="adapters in the memory's places")
+    for column in table.columns:
+        column.justify = "right"
+    table.add_row(*(f"{value:,}" for value in data["paging"].values()))
+    return [table]
 
 
 def _common(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import axlora
 from axlora.comparing import compared, difference
 from axlora.engines import Engine, MachineStopped
 
-from .given import adapters, inputs, save_run
+from .given import adapters, inputs, places, save_run
 from .terminal import progress, show
 
 
@@ -17,9 +17,9 @@ def compare(options: argparse.Namespace, name: str, engine: Engine, kind: str = 
     program = axlora.load(options.package)
     given, adapter = inputs(program, options), adapters(options.adapter)
     with progress() as shown:
-        wanted = axlora.simulate(program, given, adapter, progress=shown.simulating())
+        wanted = program.session(**places(options)).run(given, adapter, progress=shown.simulating())
         try:
-            found = program.session(engine=engine).run(given, adapter, progress=shown.counted(name))
+            found = program.session(engine=engine, **places(options)).run(given, adapter, progress=shown.counted(name))
         except MachineStopped as error:
             show(f"[bold red]{name} does not end as the simulator:[/] {error}")
             return 1

@@ -32,8 +32,29 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--input", metavar="IN.npz", help="input name to array")
     group.add_argument("--random", type=int, metavar="SEED", help="random inputs over the calibrated range")
     parser.add_argument("--adapter", metavar="NAME[,NAME...]", help="adapter, or one for each batch row ('-' for none)")
+    paging_options(parser)
     parser.add_argument("--output", metavar="OUT.npz", help="write the outputs")
     parser.add_argument("--json", metavar="RUN.json", help="write the report")
+
+
+def paging_options(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """How many adapters the machine's memory holds; `more`: said of several numbers."""
+    help = "adapters that the memory holds at once; the least recently used makes room (default all)"
+    parser.add_argument("--adapter-places", metavar="N" + ("[,N...]" if more else ""), help=help + more)
+    speed = "how fast adapters are copied to their places, 10^6 bytes a second (default a beat of the memory a cycle)"
+    parser.add_argument("--page-rate", type=float, metavar="MB/S", help=speed)
+
+
+def places(options: argparse.Namespace) -> dict[str, Any]:
+    """What --adapter-places and --page-rate say, as keywords of `Program.session`.
+
+    Raises:
+        BadInput: no number.
+    """
+    text = options.adapter_places
+    if text is not None and not text.isdecimal():
+        raise bad(f"--adapter-places {text!r} is no number", "--adapter-places", "for example 4")
+    return {"adapter_places": None if text is None else int(text), "page_rate": options.page_rate}
 
 
 def board_options(parser: argparse.ArgumentParser, required: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .given import adapters, board_options, inputs, run_options, save_run
+from .given import adapters, board_options, inputs, places, run_options, save_run
 from .terminal import progress, show
 
 
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     given, adapter = inputs(program, options), adapters(options.adapter)
     with progress() as shown, open_board(options, program.target, shown) as board:
         engine = OnBoard(board, shown.counted("sending"))
-        found = program.session(engine=engine).run(given, adapter)
+        found = program.session(engine=engine, **places(options)).run(given, adapter)
         resent = board.link.resent
     if options.bitstream:
         found = on_bitstream(found, options.bitstream)
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     if options.no_check:
         return 0
     with progress() as shown:
-        wanted = axlora.simulate(program, given, adapter, progress=shown.counted("simulating"))
+        wanted = program.session(**places(options)).run(given, adapter, progress=shown.counted("simulating"))
     parted = difference(wanted, found)
     if parted:
         show(f"[bold red]board and simulator differ:[/] {parted}")

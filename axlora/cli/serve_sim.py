@@ -6,7 +6,7 @@ import argparse
 import itertools
 import json
 
-from .given import bad, folder, write
+from .given import bad, folder, paging_options, write
 from .terminal import progress, show
 from .tokenizers import tokenizer
 
@@ -20,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     several = "at most; several, as 1,4,8, are studies beside each other (default the package's)"
     add("--max-batch", metavar="N[,N...]", help=f"sequences that decode together, {several}")
     add("--max-loras", metavar="N[,N...]", help=f"different adapters in a batch, {several}")
+    paging_options(parser, "; several are studies too")
     add("--json", metavar="OUT.json", help="write every figure and request")
     add("--html", metavar="PAGE.html", help="write a page with charts; no network needed")
 
@@ -51,9 +52,13 @@ def run(options: argparse.Namespace) -> int:
         requests = read_requests(options.trace, tokenizer(options.tokenizer).encode, decoder.vocabulary)
         batches = _limits(options.max_batch, "--max-batch", decoder.together)
         loras = _limits(options.max_loras, "--max-loras", program.max_loras)
-        for most, adapters in itertools.product(batches, loras):
+        held: list[int | None] = [None]
+        if options.adapter_places is not None:
+            held = [*_limits(options.adapter_places, "--adapter-places", 0)]
+        for most, adapters, places in itertools.product(batches, loras, held):
             counted = shown.counted(f"serving with {most} sequences, {adapters} adapters")
-            study = serve(program, requests, limits=Limits(most, adapters), progress=counted)
+            limits = Limits(most, adapters, places)
+            study = serve(program, requests, limits=limits, page_rate=options.page_rate, progress=counted)
             studies.append(study.to_json())
     show(serving_table(studies))
     if options.json:

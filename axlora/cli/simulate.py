@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from .given import adapters, bad, folder, inputs, run_options, save_run, write
+from .given import adapters, bad, folder, inputs, places, run_options, save_run, write
 from .terminal import progress, show
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         given = inputs(program, options)
         engine: Engine = traced or Simulator(not options.no_timing)
         others = Compared(engine, machines(program.target)) if options.baselines else None
-        session = program.session(engine=others or engine)
+        session = program.session(engine=others or engine, **places(options))
         found = session.run(given, adapters(options.adapter), progress=shown.simulating())
     found = found if others is None else others.compared(found)
     if options.bitstream:
