@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from .api import open, run_hls, run_rtl, simulate
     from .compiling import compile
+    from .ensembles import Ensemble, ensemble
     from .generator import Token, generate
     from .inputs import BadInput
     from .program import Program, load
@@ -35,6 +36,7 @@ _HOMES = {
     "axlora.isa.target": ("BadTarget", "Target"),
     "axlora.api": ("open", "run_hls", "run_rtl", "simulate"),
     "axlora.compiling": ("compile",),
+    "axlora.ensembles": ("Ensemble", "ensemble"),
     "axlora.generator": ("Token", "generate"),
     "axlora.inputs": ("BadInput",),
     "axlora.compiler.pipelines.options": ("CompileOptions",),
@@ -54,6 +56,7 @@ __all__ = [
     "BadTarget",
     "CompileOptions",
     "DoesNotFit",
+    "Ensemble",
     "Error",
     "Generator",
     "Layer",
@@ -65,6 +68,7 @@ __all__ = [
     "UnsupportedOperator",
     "Whole",
     "compile",
+    "ensemble",
     "generate",
     "load",
     "open",
