@@ -143,7 +143,7 @@ class Paged(Machine):
         return self.pool.places
 
     @property
-    def host_part(self) -> HostPart:  # type: ignore[override]
+    def host_part(self) -> HostPart:
         return self.whole.host_part
 
     def adapters_in_memory(self) -> dict[str, int]:
