@@ -108,9 +108,10 @@ module store #(
         if (begun) first <= at[LOGB-1:0];
     end
 
-    wire [31:0] begin_at   = accept ? x : next;
-    wire [16:0] begin_row  = accept ? (in_parts ? 17'd1 : row_in) : sub != 3'd0 ? 17'd1 : row_beats;
-    wire [15:0] begin_rows = accept && !in_parts && !by_rows ? rows_in : 16'd1;
+    wire        idle       = state == IDLE;  // what begins is a transfer, else a piece; accept itself comes late in a cycle
+    wire [31:0] begin_at   = idle ? x : next;
+    wire [16:0] begin_row  = idle ? (in_parts ? 17'd1 : row_in) : sub != 3'd0 ? 17'd1 : row_beats;
+    wire [15:0] begin_rows = idle && !in_parts && !by_rows ? rows_in : 16'd1;
     burst #(.BEAT_BYTES(BEAT_BYTES), .BURST_BEATS(BURST_BEATS)) u_burst (
         .i_clk(i_clk), .i_run(i_run), .i_begin(accept || piece), .i_address({begin_at[31:LOGB], {LOGB{1'b0}}}), .i_row(begin_row),
         .i_rows(begin_rows), .o_empty(no_piece), .i_next(began && !ended), .i_limit(i_limit), .i_base(i_base), .o_left(left),
