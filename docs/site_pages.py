@@ -10,7 +10,6 @@ import importlib
 import posixpath
 import re
 import shutil
-import sys
 import tomllib
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from axlora.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ROOT / "build" / "docs"
@@ -84,10 +85,8 @@ def linked(page: str, link: str) -> tuple[Path, str]:
 
 def commands() -> str:
     """Every command with its options, as `--help` prints them."""
-    sys.path.insert(0, str(PACKAGES))
-    cli = importlib.import_module("axlora.cli")
     lines = ["# Commands", "", "`axlora COMMAND --help` prints the same.", ""]
-    for name, (home, text) in cli.COMMANDS.items():
+    for name, (home, text) in COMMANDS.items():
         parser = argparse.ArgumentParser(prog=f"axlora {name}", description=text)
         importlib.import_module(f"axlora.cli.{home}").arguments(parser)
         lines += [f"## {name}", "", *_help(parser)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+OPTION = re.compile(r"--[a-z][a-z-]*[a-z]")
 
 
 def _built(checkout: Path, site: Path) -> subprocess.CompletedProcess[str]:
@@ -49,3 +51,23 @@ def test_links_that_lead_nowhere_are_errors(tmp_path: Path) -> None:
     assert done.returncode != 0
     for link in links:
         assert link.removeprefix("../") in done.stderr
+
+
+def test_commands_that_pages_show_have_the_options_that_they_show() -> None:
+    """Code that begins with `axlora` and a command, in blocks and in lines, against the page of commands."""
+    spec = importlib.util.spec_from_file_location("site_pages", ROOT / "docs" / "site_pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sections = re.split(r"^## (\S+)$", module.commands(), flags=re.M)
+    known = {name: set(OPTION.findall(text)) for name, text in zip(sections[1::2], sections[2::2], strict=True)}
+    shown = 0
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for line in re.findall(r"(?:^ *|`)axlora ([a-z][^`\n]*)", page.read_text(), re.M):
+            name, *_ = line.split()
+            assert name in known, f"{page.name}: axlora {line}"
+            unknown = set(OPTION.findall(line.partition(" #")[0])) - known[name]
+            assert not unknown, f"{page.name}: axlora {line}: {unknown}"
+            shown += 1
+    assert shown > 100
