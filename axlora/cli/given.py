@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +163,35 @@ def write(path: str, data: bytes) -> None:
         file.write(data)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
+
+
+def page_place(path: str | None) -> None:
+    """Refuse a page of --html that cannot be written, before anything runs.
+
+    Raises:
+        BadInput: as `folder`. MissingExtra: the extra `report` is not installed.
+    """
+    if path:
+        from axlora.extras import need
+
+        need("report")
+        folder(path)
+
+
+def write_page(path: str, page: Callable[[str], str]) -> None:
+    """Write a page.
+
+    Args:
+        path: of --html.
+        page: from the text of the library that draws charts to HTML.
+
+    Raises:
+        BadInput, MissingExtra: as `page_place`.
+    """
+    page_place(path)
+    from vl_convert import javascript_bundle
+
+    write(path, page(javascript_bundle("window.vegaEmbed = vegaEmbed;")).encode())
 
 
 def save_run(run: Run, options: argparse.Namespace) -> None:

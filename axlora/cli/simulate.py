@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .given import adapters, bad, folder, inputs, places, run_options, save_run, write
+from .given import adapters, bad, folder, inputs, page_place, places, run_options, save_run, write, write_page
 from .terminal import progress, show
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """A package and its inputs."""
     run_options(parser)
+    parser.add_argument("--html", metavar="PAGE.html", help="write a page that explains the run; no network needed")
     parser.add_argument("--no-timing", action="store_true", help="outputs only")
     parser.add_argument("--bitstream", metavar="DIR", help="of axlora bitstream: report at its clock, with its area")
     parser.add_argument("--energy", metavar="FILE.toml", help="another table of energies (docs/energy.md)")
@@ -33,9 +35,10 @@ def run(options: argparse.Namespace) -> int:
     from axlora.engines import Engine, Simulator
     from axlora.report.tables import run_tables
 
-    for option in ("json", "trace", "energy", "baselines"):
+    for option in ("json", "html", "trace", "energy", "baselines"):
         if options.no_timing and vars(options)[option]:
             raise bad(f"--{option} needs timing", "--no-timing", "leave one of them out")
+    page_place(options.html)
     table = load_table(options.energy) if options.energy else default_table()
     with progress() as shown:
         shown.phase("reading the package")
@@ -53,6 +56,11 @@ def run(options: argparse.Namespace) -> int:
         found = on_bitstream(found, options.bitstream)
     found = found.with_energy(table)
     save_run(found, options)
+    if options.html:
+        from axlora.report.page import page
+
+        name = f"{Path(options.package).stem} {options.adapter or ''}".strip()
+        write_page(options.html, lambda library: page([(name, found.to_json())], library))
     if traced is not None:
         write(options.trace, traced.trace(program))
     if options.no_timing:
