@@ -192,30 +192,30 @@ def _times(value: Cell, first: Cell) -> str:
 
 
 _TWICE = {
-    "ports, or lanes": ("matrix", ("busy", "product", "raw")),
-    "bytes a cycle of the bus": ("load", ("busy", "memory")),
-    "vector lanes": ("vector", ("busy",)),
+    "ports, or lanes": {"matrix": ("busy", "product", "raw")},
+    "bytes a cycle of the bus": {"load": ("busy", "memory"), "store": ("busy", "memory"), "fetch": ("miss",)},
+    "vector lanes": {"vector": ("busy",)},
 }
-"""What a target may have more of -> the unit that is faster then, and its causes that shrink."""
+"""What a target may have more of -> the units that are faster then, and the causes of theirs that shrink."""
 _TWICE_TEXT = (
-    "Most cycles that a machine with twice as many would save on this program: half of what its unit spends on that work, for "
-    "no more lies on any way through the run. What it does save, tells a compilation for that target, compared with this one."
+    "Most cycles that a machine with twice as many would save on this program: half of what units spend on that work, "
+    "for no more lies on any way through the run. A compilation for that target, beside this one, tells what it does save."
 )
 
 
 def _twice(runs: Runs) -> list[str]:
     """What twice of something buys at most, of each run."""
-    columns = [("twice the", ""), ("unit", "")]
+    columns = [("twice the", ""), ("units", "")]
     columns += [
         column
         for name, _ in runs
         for column in ((f"saves at most, {name}" if len(runs) > 1 else "saves at most", ",d"), ("share", ".1%"))
     ]
     rows = []
-    for what, (unit, causes) in _TWICE.items():
-        cells: list[Cell] = [what, unit]
+    for what, units in _TWICE.items():
+        cells: list[Cell] = [what, ", ".join(units)]
         for _, data in runs:
-            saved = sum(data["stalls"][unit].get(cause, 0) for cause in causes) // 2
+            saved = sum(data["stalls"][unit][cause] for unit, causes in units.items() for cause in causes) // 2
             cells += [saved, saved / max(1, data["cycles"])]
         rows.append(("", cells))
     return [f'<h2 id="twice-title">Twice of it</h2><p>{escape(_TWICE_TEXT)}</p>', table(columns, rows, sorts=False)]

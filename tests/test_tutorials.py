@@ -66,7 +66,9 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["my-adapter", "my-target", pytest.param("my-board", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "page", ["my-adapter", "my-target", "read-a-report", pytest.param("my-board", marks=pytest.mark.exhaustive)]
+)
 def test_a_page_runs_behind_the_first(page: str, first: Path, tmp_path: Path) -> None:
     shutil.copytree(first, tmp_path, dirs_exist_ok=True)
     _do(page, tmp_path)

@@ -63,9 +63,10 @@ def test_every_number_is_the_files(run: dict[str, Any]) -> None:
     assert float(read.keys["of the peak, %"]) == 100 * run["macs"] / (run["cycles"] * run["peak_macs"])
     *cycles, ports, bus, vector = [int(row[2]) for row in read.rows if len(row) == 4]
     assert cycles == [value for causes in run["stalls"].values() for value in causes.values()]
-    matrix, load = run["stalls"]["matrix"], run["stalls"]["load"]
+    matrix, load, store = (run["stalls"][unit] for unit in ("matrix", "load", "store"))
     assert ports == (matrix["busy"] + matrix["product"] + matrix["raw"]) // 2
-    assert bus == (load["busy"] + load["memory"]) // 2
+    fetch = run["stalls"]["fetch"]["miss"]
+    assert bus == (load["busy"] + load["memory"] + store["busy"] + store["memory"] + fetch) // 2
     assert vector == run["stalls"]["vector"]["busy"] // 2
     layers = [row for row in read.rows if len(row) > 4]
     assert [(int(row[2]), int(row[4])) for row in layers] == [
