@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .given import adapters, bad, folder, inputs, page_place, places, run_options, save_run, write, write_page
+from .given import (
+    adapters,
+    bad,
+    inputs,
+    page_place,
+    places,
+    run_options,
+    save_run,
+    trace_options,
+    tracer,
+    write,
+    write_page,
+)
 from .terminal import progress, show
-
-if TYPE_CHECKING:
-    from axlora import Program
-    from axlora.tracing import Traced
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bitstream", metavar="DIR", help="of axlora bitstream: report at its clock, with its area")
     parser.add_argument("--energy", metavar="FILE.toml", help="another table of energies (docs/energy.md)")
     parser.add_argument("--baselines", action="store_true", help="cycles of machines with multipliers instead (docs/energy.md)")
-    parser.add_argument("--trace", metavar="FILE", help="write a trace for ui.perfetto.dev")
-    parser.add_argument("--trace-layers", metavar="NAME[,NAME...]", help="shown one by one; * and ? match (all)")
-    parser.add_argument("--trace-limit", type=int, metavar="N", help="most slices of a trace; more are merged (200000)")
+    trace_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     with progress() as shown:
         shown.phase("reading the package")
         program = axlora.load(options.package)
-        traced = _traced(program, options)
+        traced = tracer(program, options)
         given = inputs(program, options)
         engine: Engine = traced or Simulator(not options.no_timing)
         others = Compared(engine, machines(program.target)) if options.baselines else None
@@ -68,27 +73,3 @@ def run(options: argparse.Namespace) -> int:
         return 0
     show(*run_tables(found))
     return 0
-
-
-def _traced(program: Program, options: argparse.Namespace) -> Traced | None:
-    """The engine that keeps what --trace writes; what cannot be written is refused here, before anything runs.
-
-    Raises:
-        BadInput: a place, a layer, a number. MissingExtra: the extra `trace` is not installed.
-    """
-    if not options.trace:
-        if options.trace_layers is not None or options.trace_limit is not None:
-            raise bad("--trace-layers and --trace-limit say what a trace shows", "--trace", "give --trace FILE too")
-        return None
-    from axlora.extras import need
-
-    need("trace")
-    from axlora.tracing import LIMIT, Traced, chosen_layers
-
-    folder(options.trace)
-    layers = ("*",) if options.trace_layers is None else tuple(options.trace_layers.split(","))
-    chosen_layers(program, layers)
-    limit = LIMIT if options.trace_limit is None else options.trace_limit
-    if limit < 1:
-        raise bad(f"--trace-limit {limit}: a trace has slices", "--trace-limit", "1 or more")
-    return Traced(layers, limit)
