@@ -191,7 +191,7 @@ def _times(value: Cell, first: Cell) -> str:
     return f"{value / first:.2f}" if numbers else ""  # type: ignore[operator]
 
 
-_TWICE = {
+_TWICE: Mapping[str, Mapping[str, Sequence[str]]] = {
     "ports, or lanes": {"matrix": ("busy", "product", "raw")},
     "bytes a cycle of the bus": {"load": ("busy", "memory"), "store": ("busy", "memory"), "fetch": ("miss",)},
     "vector lanes": {"vector": ("busy",)},
