@@ -18,6 +18,7 @@ from axlora.cli import main
 from axlora.report.exploring import exploring_page
 from axlora.report.page import page
 from axlora.report.serving import serving_page
+from axlora.serving import Limits, Request, Served, Study
 
 WIDTHS = {"phone": 390, "desktop": 1280}
 CELLS = "rows => rows.map(row => [...row.cells].map(cell => [cell.textContent, cell.dataset.value]))"
@@ -44,6 +45,7 @@ def pages(program: Program, run: dict[str, Any], tmp_path_factory: pytest.TempPa
     assert main(["simulate", str(folder / "m.axl"), "--random", "0", "--html", str(folder / "run.html")]) == 0
     library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     other = copy.deepcopy(run)
+    other["cycles"] += other["layers"][0]["cycles"]
     other["layers"][0]["cycles"] *= 2
     (folder / "compare.html").write_text(page([("first", run), ("second", other)], library))
     (folder / "serving.html").write_text(serving_page([_study(1), _study(4)], library))
@@ -53,17 +55,13 @@ def pages(program: Program, run: dict[str, Any], tmp_path_factory: pytest.TempPa
 
 def _study(most: int) -> dict[str, Any]:
     """A study of six requests, each of which waits for the one before."""
-    times = [(n / 100, n / 100 + n / 500, n / 100 + n / 500 + 0.001, n / 50 + 0.02) for n in range(6)]
-    keys = ("arrival", "joined", "first_token", "finished")
-    known = {"adapter": "law", "prompt_tokens": 4, "new_tokens": 8}
-    requests = [{"name": str(n + 1), **known, **dict(zip(keys, t, strict=True))} for n, t in enumerate(times)]
-    spread = {"p50": 0.002, "p99": 0.004 * most}
-    return {
-        "target": "zcu104", "engine": "reuse", "clock_mhz": 200, "max_batch": most, "max_loras": 2, "requests": requests,
-        "tokens_per_second": 1000.0 * most, "mean_batch": 1.5, "busy": 0.5, "time_to_first_token": spread,
-        "time_per_token": spread, "latency": spread, "adapters": [{"hits": 1, "blocked": 0.0}],
-        "starts": [{"sequences": n, "starts": 4, "cycles": 1000 * (n + 1)} for n in range(most + 1)],
-    }  # fmt: skip
+    study = Study("zcu104", "reuse", 200, Limits(most, 2), starts={n: (4, 90_000 * (n + 1)) for n in range(most + 1)})
+    for n in range(6):
+        came, joined, finished = 1_000_000 * n, 1_400_000 * n, 1_400_000 * (n + 2)
+        request = Request(str(n + 1), came / 2e8, (1, 2, 3), 4, "law")
+        study.served.append(Served(request, came, joined, joined + 200_000, finished, (1, 2, 3, 4), n > 0, 0))
+    study.cycles = study.served[-1].finished
+    return study.to_json()
 
 
 def _exploration() -> dict[str, Any]:
@@ -156,6 +154,26 @@ def test_links_of_the_head_lead_to_sections(opened: Any, pages: Path) -> None:
     for link in shown.locator("nav a").all():
         link.click()
         assert shown.locator(link.get_attribute("href")).is_visible()
+
+
+def test_what_twice_the_ports_buy_is_a_click_away(opened: Any, pages: Path, run: dict[str, Any]) -> None:
+    shown = opened(pages / "run.html")
+    shown.locator("nav a", has_text="twice").click()
+    row = shown.locator("#twice-title ~ div").first.locator("tbody tr").first
+    assert -1 < row.bounding_box()["y"] < 900
+    matrix = run["stalls"]["matrix"]
+    most = (matrix["busy"] + matrix["product"] + matrix["raw"]) // 2
+    assert row.inner_text().split("\t")[2:] == [f"{most:,}", f"{most / run['cycles']:.1%}"]
+
+
+def test_what_an_adapter_costs_is_in_the_first_table_of_two_runs(opened: Any, pages: Path, run: dict[str, Any]) -> None:
+    """And of each layer in its row."""
+    shown = opened(pages / "compare.html")
+    row = shown.locator("table").first.locator("tr", has_text="cycles").first
+    assert row.bounding_box()["y"] < 900
+    more = run["cycles"] + run["layers"][0]["cycles"]
+    assert row.inner_text().split("\t")[1:] == [f"{run['cycles']:,}", f"{more:,}", f"{more / run['cycles']:.2f}"]
+    assert [shown.locator(f"#layer-{n} td").nth(5).inner_text() for n in range(2)] == ["2.00", "1.00"]
 
 
 def test_a_table_is_sorted_by_a_column_down_and_up(opened: Any, pages: Path, run: dict[str, Any]) -> None:
