@@ -28,7 +28,8 @@ def page(runs: Runs, library: str) -> str:
         library: JavaScript that defines `vegaEmbed`.
     """
     drawn = {"units": charts.units(runs)}
-    body = [_head(runs), _cards(runs), *_section("units", "Where the cycles went", _UNITS_TEXT, _units(runs))]
+    text = _UNITS_TEXT + (" A unit has a bar for each run, in the order of the title." if len(runs) > 1 else "")
+    body = [_head(runs), _cards(runs), *_section("units", "Where the cycles went", text, _units(runs))]
     if any(data["layers"] for _, data in runs):
         drawn |= {"layers": charts.layers(runs), "reuse": charts.reuse(runs), "traffic": charts.traffic(runs)}
         body += _section("layers", "Layers", _LAYERS_TEXT, _layers(runs))
