@@ -1,8 +1,7 @@
 """Write docs/pictures: the road of a model, the machine (isa/), phases (dumps), a timeline and the page of a run.
 
-python docs/pictures.py                 # writes the drawings
-python docs/pictures.py --check         # exits 1 if one is not what the code and the run say (a test does this)
-python docs/pictures.py --screenshot    # also takes report.png, with Chromium
+python docs/pictures.py            # writes the drawings, and takes report.png with Chromium
+python docs/pictures.py --check    # exits 1 if a drawing is not what the code and the run say (a test does this)
 """
 
 from __future__ import annotations
@@ -242,12 +241,15 @@ def screenshot(folder: Path) -> None:
     from axlora.energy import default_table
     from axlora.report.page import page
 
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        sys.exit("docs/pictures.py: no chromium, so report.png is of before (apt-get install chromium)")
     run = axlora.simulate(_compiled(folder), dict(np.load(folder / "in.npz"))).with_energy(default_table())
     (folder / "run.html").write_text(
         page([("my model", run.to_json())], vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
     )
     with sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         shown = browser.new_page(viewport={"width": 1000, "height": 780})
         shown.goto((folder / "run.html").as_uri())
         shown.wait_for_function("[...document.querySelectorAll('.chart')].every(chart => chart.querySelector('svg'))")
@@ -259,7 +261,6 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare only")
-    parser.add_argument("--screenshot", action="store_true", help="also the page of a run")
     options = parser.parse_args()
     stale = []
     with tempfile.TemporaryDirectory() as name:
@@ -272,7 +273,7 @@ def main() -> int:
             elif not options.check:
                 PICTURES.mkdir(exist_ok=True)
                 path.write_text(text)
-        if options.screenshot:
+        if not options.check:
             screenshot(folder)
     sys.stdout.write("".join(f"docs/pictures/{name} is stale: python docs/pictures.py\n" for name in stale))
     return int(bool(stale))
