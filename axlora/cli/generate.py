@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from .given import adapters, bad, board_options, write
+from .given import adapters, bad, board_options, trace_options, tracer, write
 from .terminal import Phases, progress
 from .tokenizers import tokenizer
 
@@ -46,6 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--adapter", action="extend", nargs="+", metavar="NAME", help=one)
     add("--cycles", action="store_true", help="a line a token: its id, its cycles, its text")
     add("--json", metavar="RUN.json", help="write tokens and their cycles")
+    trace_options(parser)
     board_options(parser, required=False)
 
 
@@ -57,6 +58,8 @@ def run(options: argparse.Namespace) -> int:
         raise bad(f"no folder for {options.json}", "--json", "give a path in a folder that is there")
     if bool(options.board) != bool(options.port):
         raise bad("--board and --port go together", "--port", "give both")
+    if options.board and options.trace:
+        raise bad("a board does not tell when its instructions run", "--trace", "leave --board out")
     import axlora
 
     began = time.monotonic()
@@ -66,7 +69,8 @@ def run(options: argparse.Namespace) -> int:
             shown.phase("reading the package")
             program = axlora.load(options.package)
             texts = [_Text(options.tokenizer, prompt) for prompt in options.prompt]
-            engine = _engine(options, program, stack, shown)
+            traced = tracer(program, options)
+            engine = traced or _engine(options, program, stack, shown)
             prompts = [text.prompt for text in texts]
             shown.phase(f"prompt of {' + '.join(str(len(prompt)) for prompt in prompts)} tokens")
             stream = axlora.generate(
@@ -79,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
             )
             first = [token for token in (next(stream, None),) if token is not None]
         _show(chain(first, stream), texts, options.cycles, found)
+    if traced is not None:
+        write(options.trace, traced.trace(program))
     _summary(found, prompts, program.target.clock_mhz, time.monotonic() - began)
     if options.json:
         many = len(texts) > 1

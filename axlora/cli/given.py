@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from axlora.isa.errors import Error
 
 if TYPE_CHECKING:
     from axlora import Program, Run
+    from axlora.tracing import Traced
 
 RUN_SCHEMA = 1
 
@@ -64,6 +65,13 @@ def board_options(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument("--baud", type=int, metavar="N", help="bits a second; default the bitstream's")
     parser.add_argument("--bitstream", metavar="DIR", help="what the board was loaded with: its baud rate, area and clock")
     parser.add_argument("--patience", type=float, default=1.0, metavar="S", help="seconds to wait for an answer (1)")
+
+
+def trace_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the commands that write a trace."""
+    parser.add_argument("--trace", metavar="FILE", help="write a trace for ui.perfetto.dev")
+    parser.add_argument("--trace-layers", metavar="NAME[,NAME...]", help="shown one by one; * and ? match (all)")
+    parser.add_argument("--trace-limit", type=int, metavar="N", help="most slices of a trace; more are merged (200000)")
 
 
 def pairs(texts: Sequence[str], what: str) -> dict[str, str]:
@@ -163,6 +171,59 @@ def write(path: str, data: bytes) -> None:
         file.write(data)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
+
+
+def tracer(program: Program, options: argparse.Namespace) -> Traced | None:
+    """The engine that keeps what --trace writes; what cannot be written is refused here, before anything runs.
+
+    Raises:
+        BadInput: a place, a layer, a number. MissingExtra: the extra `trace` is not installed.
+    """
+    if not options.trace:
+        if options.trace_layers is not None or options.trace_limit is not None:
+            raise bad("--trace-layers and --trace-limit say what a trace shows", "--trace", "give --trace FILE too")
+        return None
+    from axlora.extras import need
+
+    need("trace")
+    from axlora.tracing import LIMIT, Traced, chosen_layers
+
+    folder(options.trace)
+    layers = ("*",) if options.trace_layers is None else tuple(options.trace_layers.split(","))
+    chosen_layers(program, layers)
+    limit = LIMIT if options.trace_limit is None else options.trace_limit
+    if limit < 1:
+        raise bad(f"--trace-limit {limit}: a trace has slices", "--trace-limit", "1 or more")
+    return Traced(layers, limit)
+
+
+def page_place(path: str | None) -> None:
+    """Refuse a page of --html that cannot be written, before anything runs.
+
+    Raises:
+        BadInput: as `folder`. MissingExtra: the extra `report` is not installed.
+    """
+    if path:
+        from axlora.extras import need
+
+        need("report")
+        folder(path)
+
+
+def write_page(path: str, page: Callable[[str], str]) -> None:
+    """Write a page.
+
+    Args:
+        path: of --html.
+        page: from the text of the library that draws charts to HTML.
+
+    Raises:
+        BadInput, MissingExtra: as `page_place`.
+    """
+    page_place(path)
+    from vl_convert import javascript_bundle
+
+    write(path, page(javascript_bundle("window.vegaEmbed = vegaEmbed;")).encode())
 
 
 def save_run(run: Run, options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .given import run_json, write
+from .given import run_json, write_page
 from .terminal import show
 
 
@@ -21,14 +21,9 @@ def run(options: argparse.Namespace) -> int:
     """Runs side by side, or as a page."""
     runs = [(Path(path).stem, run_json(path)) for path in options.runs]
     if options.html:
-        from axlora.extras import need
-
-        need("report")
-        from vl_convert import javascript_bundle
-
         from axlora.report.page import page
 
-        write(options.html, page(runs, javascript_bundle("window.vegaEmbed = vegaEmbed;")).encode())
+        write_page(options.html, lambda library: page(runs, library))
         return 0
     from axlora.report.tables import side_by_side
 

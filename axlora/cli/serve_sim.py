@@ -6,7 +6,7 @@ import argparse
 import itertools
 import json
 
-from .given import bad, folder, paging_options, write
+from .given import bad, folder, page_place, paging_options, write, write_page
 from .terminal import progress, show
 from .tokenizers import tokenizer
 
@@ -34,12 +34,9 @@ def _limits(text: str | None, option: str, most: int) -> list[int]:
 
 def run(options: argparse.Namespace) -> int:
     """Serve the requests under each pair of limits; prints a table."""
-    for path in filter(None, (options.json, options.html)):
-        folder(path)
-    if options.html:
-        from axlora.extras import need
-
-        need("report")
+    page_place(options.html)
+    if options.json:
+        folder(options.json)
     import axlora
     from axlora.report.serving import serving_page, serving_table
     from axlora.serving import Limits, read_requests, serve
@@ -64,7 +61,5 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         write(options.json, (json.dumps({"schema": 1, "studies": studies}, indent=1) + "\n").encode())
     if options.html:
-        from vl_convert import javascript_bundle
-
-        write(options.html, serving_page(studies, javascript_bundle("window.vegaEmbed = vegaEmbed;")).encode())
+        write_page(options.html, lambda library: serving_page(studies, library))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -257,6 +258,27 @@ def test_counters_integrate_to_those_of_the_run(traced: Tracing, ran: tuple[Run,
         assert values[-1] == 0
         assert np.isclose((values * np.diff(times, append=run.cycles)).sum(), wanted[name], rtol=1e-9, atol=0), name
         assert values.max() <= 100 * (1 + 1e-9) or "busy" not in name
+
+
+def test_generation_has_a_start_for_the_prompt_and_one_for_each_token(
+    program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every cycle that the command counts is in the trace; with a board there is none."""
+    program.save(tmp_path / "m.axl")
+    (tmp_path / "prompt").write_bytes(bytes([1, 2, 3]))
+    line = ["generate", str(tmp_path / "m.axl"), "--prompt", f"@{tmp_path / 'prompt'}", "--max-new-tokens", "4"]
+    assert main([*line, "--trace", str(tmp_path / "m.pftrace"), "--json", str(tmp_path / "m.json")]) == 0
+    cycles = [token["cycles"] for token in json.loads((tmp_path / "m.json").read_text())["tokens"]]
+    read = Read((tmp_path / "m.pftrace").read_bytes())
+    starts = read.on("starts", 0)
+    assert [s.names[0] for s in starts[-3:]] == ["decode"] * 3
+    assert [s.cycles for s in starts[-3:]] == cycles[1:]
+    assert sum(s.cycles for s in starts[:-3]) == cycles[0]
+    assert starts[0].names[0].startswith("prefill")
+    for unit in UNITS:
+        assert read.on(unit.name.lower(), 0)[-1].end == sum(cycles)
+    assert main([*line, "--trace", str(tmp_path / "b.pftrace"), "--board", "ulx3s", "--port", "sim"]) == 2
+    assert "leave --board out" in capsys.readouterr().err
 
 
 def test_the_command_writes_a_trace_and_says_what_it_merged(

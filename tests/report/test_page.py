@@ -11,33 +11,11 @@ from typing import Any
 
 import pytest
 import vl_convert
-from onnx import TensorProto, helper, numpy_helper
 
-import axlora
 from axlora.cli import main
 from axlora.report.page import page
 
 LIBRARY = "window.vegaEmbed = () => {};"
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A run of two linears with an adapter, as read from its file."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w<1>"], ["h"], "first"), helper.make_node("MatMul", ["h", "v"], ["y"], "second")],
-        "two",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 16])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 8])],
-        [numpy_helper.from_array(rng.normal(size=s).astype("f4"), n) for n, s in (("w<1>", (16, 24)), ("v", (24, 8)))],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    program = axlora.compile(model, "test", max_lora_rank=2, operators="linears", activation="token8")
-    found = axlora.simulate(program, program.random_inputs(0))
-    loaded: dict[str, Any] = json.loads(json.dumps(found.to_json()))
-    return loaded
 
 
 class _Reader(HTMLParser):
@@ -83,8 +61,13 @@ def test_every_number_is_the_files(run: dict[str, Any]) -> None:
         assert int(read.keys[key]) == run[field]
     assert float(read.keys["ms at this clock"]) == run["cycles"] / run["clock_mhz"] / 1000
     assert float(read.keys["of the peak, %"]) == 100 * run["macs"] / (run["cycles"] * run["peak_macs"])
-    cycles = [int(row[2]) for row in read.rows if len(row) == 4]
+    *cycles, ports, bus, vector = [int(row[2]) for row in read.rows if len(row) == 4]
     assert cycles == [value for causes in run["stalls"].values() for value in causes.values()]
+    matrix, load, store = (run["stalls"][unit] for unit in ("matrix", "load", "store"))
+    assert ports == (matrix["busy"] + matrix["product"] + matrix["raw"]) // 2
+    fetch = run["stalls"]["fetch"]["miss"]
+    assert bus == (load["busy"] + load["memory"] + store["busy"] + store["memory"] + fetch) // 2
+    assert vector == run["stalls"]["vector"]["busy"] // 2
     layers = [row for row in read.rows if len(row) > 4]
     assert [(int(row[2]), int(row[4])) for row in layers] == [
         (x["cycles"], x["stalls"]["matrix"]["busy"]) for x in run["layers"]
