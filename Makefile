@@ -60,6 +60,7 @@ bench: .venv/ready
 	$(BIN)/python bench/speed.py
 	$(BIN)/python bench/decode.py
 	$(BIN)/python bench/encoder.py
+	$(BIN)/python bench/machines.py
 
 mutation: .venv/ready
 	$(BIN)/python tests/mutation/run.py
