@@ -128,6 +128,22 @@ class Length:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """The largest of each row of logits, on the way to gates."""
+
+    logits: str
+    """A value."""
+    count: int
+    """Of a row; 0: all."""
+    softmax: bool
+    """Whether they are of the softmax."""
+    normalized: bool = False
+    """Whether they add up to 1."""
+    stage: str = "weights"
+    """`weights`, their `sum`, their `places`, or the logits `masked`: -inf at all other places."""
+
+
+@dataclass(frozen=True)
 class View:
     """Elements of a value, or sums of its elements: element = sum of coefficient * value[index]."""
 

@@ -27,7 +27,7 @@ _MASK = Table("gates mask", _LOW, 30, 0, np.array([[1, 0], [0, 0]], np.int64))
 
 
 class GateFormulas(Formulas):
-    """Adds gates."""
+    """Adds gates, whose scalars are 0 and 1: attention's 2 and 3 wait between its rounds."""
 
     def topgates(self, op: TopGates) -> Body:
         """Keys of the elements are unlike: the element in its upper bits, how far it is from the last in the lower ones.
@@ -49,18 +49,18 @@ class GateFormulas(Formulas):
             rows.map(Map.MAC, x, out=keys, shift=down)
             rows.map(Map.MAC, keys, order, keys, ca=1 << low, cb=1, reduce=Reduce.MAX)
             for again in reversed(range(op.count)):
-                rows.scalar(Row.COPY, 2, 1, 0)
-                rows.map(Map.TABLE, keys, out=keys, table=_TAKE, less=2, reduce=Reduce.MAX if again else Reduce.NONE)
+                rows.scalar(Row.COPY, 0, 1, 0)
+                rows.map(Map.TABLE, keys, out=keys, table=_TAKE, less=0, reduce=Reduce.MAX if again else Reduce.NONE)
             rows.map(Map.TABLE, keys, out=keys, table=_MASK)
             for m, (up, shift) in enumerate(moves, 1):
                 reduce = Reduce.MAX if m == len(moves) else Reduce.NONE
                 rows.map(Map.MAC, x if m == 1 else y, out=y, ca=1 << up, shift=shift, reduce=reduce)
-            rows.scalar(Row.COPY, 2, 1, 0)
-            rows.map(Map.TABLE, y, out=y, table=exp, less=2, reduce=Reduce.NONE if op.normalized else Reduce.SUM)
+            rows.scalar(Row.COPY, 0, 1, 0)
+            rows.map(Map.TABLE, y, out=y, table=exp, less=0, reduce=Reduce.NONE if op.normalized else Reduce.SUM)
             if op.normalized:
                 rows.map(Map.MUL, y, keys, y, reduce=Reduce.SUM)
-            rows.scalar(Row.RECIPROCAL, 3, 1, 0, 0, EXP_FRACTION)
-            rows.map(Map.SCALE, y, out=y, scale=3)
+            rows.scalar(Row.RECIPROCAL, 1, 1, 0, 0, EXP_FRACTION)
+            rows.map(Map.SCALE, y, out=y, scale=1)
             if not op.normalized:
                 rows.map(Map.MUL, y, keys, y)
 
@@ -79,8 +79,8 @@ class GateFormulas(Formulas):
 
         def each() -> None:
             rows.map(Map.MUL, self.cells[op.by], picked, reduce=Reduce.SUM)
-            rows.scalar(Row.COPY, 2, 1, 0)
-            rows.map(Map.MUL, nothing, self.cells[op.x], y, shift=exact - fy, less=2)
+            rows.scalar(Row.COPY, 0, 1, 0)
+            rows.map(Map.MUL, nothing, self.cells[op.x], y, shift=exact - fy, less=0)
 
         return each
 

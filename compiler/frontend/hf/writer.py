@@ -115,6 +115,17 @@ class Writer:
         """Rows of the module's table."""
         return self.node("Gather", path, [self.weight(f"{path}.weight", rows, features), ids], axis=0)
 
+    def gates(self, path: str, logits: str, count: int, normalized: bool) -> str:
+        """The `count` largest shares of a softmax over the last dimension, 0 elsewhere; `normalized`: over their sum."""
+        shares = self.node("Softmax", path, [logits], axis=-1)
+        largest = self.node("TopK", path, [shares, self.hold(f"{count} largest", [count], np.int64)], axis=-1)
+        self.graph.node[-1].output.append(places := f"{path}/TopK/places")
+        if normalized:
+            total = self.node("ReduceSum", path, [largest, self.hold("last axis", [-1], np.int64)], keepdims=1)
+            largest = self.node("Div", path, [largest, total])
+        nothing = self.node("ConstantOfShape", path, [self.node("Shape", path, [logits])])
+        return self.node("ScatterElements", path, [nothing, places, largest], axis=-1)
+
     def apply(self, function: Function, path: str, x: str) -> str:
         """An element-wise function."""
         match function:
