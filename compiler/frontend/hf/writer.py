@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from axlora.compiler.frontend.attach import SCOPES
+from axlora.compiler.frontend.forms.experts import gates
 from axlora.compiler.frontend.hf.config import Function
 from axlora.compiler.frontend.hf.packed_codes import Held, Packing
 from axlora.compiler.frontend.hf.weights import Weights
@@ -116,15 +118,11 @@ class Writer:
         return self.node("Gather", path, [self.weight(f"{path}.weight", rows, features), ids], axis=0)
 
     def gates(self, path: str, logits: str, count: int, normalized: bool) -> str:
-        """The `count` largest shares of a softmax over the last dimension, 0 elsewhere; `normalized`: over their sum."""
-        shares = self.node("Softmax", path, [logits], axis=-1)
-        largest = self.node("TopK", path, [shares, self.hold(f"{count} largest", [count], np.int64)], axis=-1)
-        self.graph.node[-1].output.append(places := f"{path}/TopK/places")
-        if normalized:
-            total = self.node("ReduceSum", path, [largest, self.hold("last axis", [-1], np.int64)], keepdims=1)
-            largest = self.node("Div", path, [largest, total])
-        nothing = self.node("ConstantOfShape", path, [self.node("Shape", path, [logits])])
-        return self.node("ScatterElements", path, [nothing, places, largest], axis=-1)
+        """As `forms.experts.gates`, nodes of a module."""
+        return gates(partial(self._made, path), self.hold, self.graph.node, logits, count, normalized)
+
+    def _made(self, path: str, kind: str, reads: Sequence[str], **attributes: Any) -> str:
+        return self.node(kind, path, reads, **attributes)
 
     def apply(self, function: Function, path: str, x: str) -> str:
         """An element-wise function."""
