@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableSequence
+from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from functools import partial
 from math import inf
 from typing import Any
@@ -68,15 +68,18 @@ def qmoe(to: Rewriter) -> Nodes:
         return to.refuse("with weights in an order of one machine")
     if any(map(to.given, range(14, len(to.node.input)))):
         return to.refuse("with router_weights or scales of a tensor")
-    weights, parts = [], []
+    weights: list[Array | None] = []
+    parts: list[Part | None] = []
     for n, (i, zero) in enumerate(((2, 11), (5, 12), (8, 13)), 1):
         codes, scales, zeros = (_array(to, at) for at in (i, i + 1, zero))
         bits = int(own.get(f"fc{n}_expert_weight_bits", own.get("expert_weight_bits", 4)))
         if codes is not None and (scales is None or bits not in _BITS):
             return to.refuse(f"with codes of {bits} bits" if bits not in _BITS else "whose scales are no constants")
         weights.append(codes)
-        none = codes is None or scales is None
-        parts.append(None if none else partial(_codes, to, n - 1, codes, scales, zeros, bits))
+        if codes is None or scales is None:
+            parts.append(None)
+        else:
+            parts.append(partial(_codes, to, n - 1, codes, scales, zeros, bits))
     return _mixture(to, weights, parts, (4, 7, 10), True)
 
 
@@ -121,7 +124,7 @@ def _array(to: Rewriter, index: int) -> Array | None:
 
 
 def _mixture(
-    to: Rewriter, weights: list[Array | None], parts: list[Part | None], biases: Iterable[int], normalized: bool
+    to: Rewriter, weights: Sequence[Array | None], parts: Sequence[Part | None], biases: Iterable[int], normalized: bool
 ) -> Nodes:
     """The sum over all experts of what each makes of x, times its gate."""
     own = {a.name: helper.get_attribute_value(a) for a in to.node.attribute}
