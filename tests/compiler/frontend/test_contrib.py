@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import axlora
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.supported import STANDARD
@@ -412,3 +414,21 @@ def test_experts_of_codes(bits: int, block: int, zeros: bool) -> None:
 )
 def test_experts_that_are_refused(attributes: dict[str, Any], part: str) -> None:
     refused(_mixture(_weights(False), **attributes), part)
+
+
+@pytest.mark.parametrize("operators", ["all", pytest.param("linears", marks=pytest.mark.slow)])
+def test_experts_of_codes_behind_a_router(operators: str, tmp_path: Path) -> None:
+    """Whole on the machine, or their linears; within the bound of 8 bits of float."""
+    model, router = _coded_mixture(4, 16, False).model(), 0.4 * floats(HIDDEN, EXPERTS)
+    constants = {"router": router, "rows": np.array([-1, EXPERTS])}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    model.graph.node.insert(0, helper.make_node("MatMul", ["x", "router"], ["routed"], name="router"))
+    model.graph.node.insert(1, helper.make_node("Reshape", ["routed", "rows"], ["logits"], name="rows"))
+    del model.graph.input[[value.name for value in model.graph.input].index("logits")]
+    onnx.save(model, tmp_path / "model.onnx")
+    x = {"x": ROUTED["x"]}
+    program = axlora.compile(tmp_path / "model.onnx", "test", operators=operators, calibration=x)
+    assert program.host_macs == 0
+    (wanted,) = run(model, x)
+    got = axlora.simulate(program, x).outputs["y0"]
+    assert np.linalg.norm(got - wanted) < 0.03 * np.linalg.norm(wanted)
