@@ -52,7 +52,17 @@ class GateWalk(PoolWalk):
         """What a node makes of the largest, their sum or their places."""
         match node.op, a, others:
             case kind, Chosen(), [] if kind in PASS:
-                return a
+                return a if a.stage in ("places", "at") or self.g.dtype(node.outputs[0]) == "float32" else None
+            case "equal", Chosen(stage="places"), [Constant(value)] if value.size == 1:
+                return replace(a, stage="at", expert=int(value.reshape(-1)[0]))
+            case "multiply", Chosen(stage="at"), [Chosen(stage="weights") as own]:
+                return self._one(a, own)
+            case "multiply", Chosen(stage="weights"), [Chosen(stage="at") as at]:
+                return self._one(at, a)
+            case "where", Chosen(stage="at"), [Chosen(stage="weights") as own, Constant(value)] if not value.any():
+                return self._one(a, own)
+            case "sum", Chosen(stage="one"), [] if self.axes(node, self._rank(node)) == [self._rank(node) - 1]:
+                return self._column(node, a)
             case "nn.softmax", Chosen(stage="weights", softmax=False), [] if self._axis(node) == -1:
                 return replace(a, softmax=True, normalized=True)
             case "nn.softmax", Chosen(stage="masked"), [] if self._axis(node) == -1:
@@ -71,6 +81,26 @@ class GateWalk(PoolWalk):
                     return None if value.any() else self._made(node, own)
                 return replace(own, stage="masked") if (value.astype(np.float64) < _HIDDEN).all() else None
         return None
+
+    @staticmethod
+    def _one(at: Chosen, own: Chosen) -> Chosen | None:
+        alike = (at.logits, at.count) == (own.logits, own.count) and own.softmax
+        return replace(own, stage="one", expert=at.expert) if alike else None
+
+    def _column(self, node: Node, own: Chosen) -> View | None:
+        """One expert's gates, which are features of a value of all."""
+        name, features = f"{own.logits} gates {own.count} {own.normalized}", self.features[own.logits]
+        shape = self.g.shape(node.outputs[0])
+        if not 0 <= own.expert < features:
+            return None
+        if name not in self.features:
+            self.features[name] = features
+            if own.logits in self.single:
+                self.single.add(name)
+            self.operators.append(TopGates(own.logits, name, own.count, own.normalized))
+        rows = int(np.prod(shape))
+        index = (np.arange(rows) * features + own.expert).reshape(shape)
+        return View(name, ((index, np.ones(shape)),), rows * features)
 
     def _made(self, node: Node, own: Chosen) -> View:
         """The value of gates."""

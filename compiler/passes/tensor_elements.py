@@ -140,7 +140,9 @@ class Chosen:
     normalized: bool = False
     """Whether they add up to 1."""
     stage: str = "weights"
-    """`weights`, their `sum`, their `places`, or the logits `masked`: -inf at all other places."""
+    """`weights`, their `sum`, their `places`, the logits `masked`: -inf at all other places, where an expert is `at`, or of the
+    weights that `one`, and 0 for others."""
+    expert: int = -1
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ CONSTANTS = {
     "last": np.array([-1]),
     "third": np.array([2]),
     "scale": np.array(2.5, np.float32),
+    "none": np.array(0, np.float32),
     "nothing": np.array(1e-20, np.float32),
     "zeros": np.zeros((1, TOKENS, EXPERTS), np.float32),
     "ones": np.ones((1, TOKENS, EXPERTS), np.float32),
@@ -52,15 +53,29 @@ FORMS: dict[str, Steps] = {
         ("Softmax", "masked", "gates"),
     ],
 }
+AT: dict[str, Steps] = {
+    "times where an expert is": [
+        ("Equal", "places third", "at"),
+        ("Cast", "at", "as_float"),
+        ("Mul", "largest as_float", "own"),
+        ("ReduceSum", "own last", "one"),
+    ],
+    "picked where an expert is": [
+        ("Equal", "places third", "at"),
+        ("Where", "at largest none", "own"),
+        ("ReduceSum", "own last", "one"),
+    ],
+}
+"""One expert's gate without the others', from the largest shares."""
 SCALED: Steps = [("Gather", "gates third", "one"), ("Mul", "one scale", "gate"), ("Mul", "gate y", "out")]
 
 
 def _saved(steps: Steps, path: Path) -> Path:
     steps = [("MatMul", "x router", "logits"), ("MatMul", "x weight", "y"), *steps]
-    axes = {"Softmax": -1, "TopK": -1, "ScatterElements": -1, "Gather": -1}
+    own = {kind: {"axis": -1} for kind in ("Softmax", "TopK", "ScatterElements", "Gather")}
+    own["Cast"] = {"to": TensorProto.FLOAT}
     nodes = [
-        helper.make_node(kind, reads.split(), writes.split(), name=writes, **({"axis": axes[kind]} if kind in axes else {}))
-        for kind, reads, writes in steps
+        helper.make_node(kind, reads.split(), writes.split(), name=writes, **own.get(kind, {})) for kind, reads, writes in steps
     ]
     values = [("x", X.shape), *((name, [1, TOKENS, None]) for name in steps[-1][2].split()[:1])]
     given, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values)
@@ -70,10 +85,11 @@ def _saved(steps: Steps, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, *AT])
 def test_gates_are_recognised(form: str, tmp_path: Path) -> None:
     """And a gate times a number times rows."""
-    path = _saved([*FORMS[form], *SCALED], tmp_path / "model.onnx")
+    steps = [*FORMS[form], *SCALED] if form in FORMS else [*SHARES, *AT[form], *SCALED[1:]]
+    path = _saved(steps, tmp_path / "model.onnx")
     program = axlora.compile(path, "test", operators="all", calibration={"x": X})
     (wanted,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": X})
     got = axlora.simulate(program, {"x": X}).outputs["out"]
