@@ -232,6 +232,14 @@ def _fill_cache(drawn: Drawn, memory: Bytes) -> None:
         memory[to : to + decoder.cache] = memory[first : first + decoder.cache]
 
 
+def of_experts(own: Configuration, found: Estimate) -> list[str]:
+    """What a mixture of experts takes more than its tokens need, in a sentence; none of other models."""
+    if not isinstance(own, LlamaLike) or own.experts is None:
+        return []
+    cycles, of = sum(layer.cycles for layer in found.run.layers if ".experts." in layer.name), own.experts
+    return [f"all {of.count} experts are computed, of which a token has {of.chosen}: {cycles:,} of the cycles are theirs"]
+
+
 def fits(own: Configuration, target: Target, asked: Asked) -> str:
     """Why a model does not fit the buffers of a target; "" if it does. Two layers tell: the others are alike."""
     layers = min(2, own.layers)

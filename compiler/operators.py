@@ -261,6 +261,31 @@ class Beside:
     y: str
 
 
+@dataclass(frozen=True)
+class TopGates:
+    """y = the softmax of x where x is among the `count` largest of its row, 0 elsewhere; of equals the first is the larger.
+
+    x and y have a feature an expert (Shazeer et al., arXiv:1701.06538).
+    """
+
+    x: str
+    y: str
+    count: int
+    normalized: bool
+    """The row of y adds up to 1: the softmax is that of the largest alone."""
+
+
+@dataclass(frozen=True)
+class RowScale:
+    """y = x times one number a row: a feature of `by`."""
+
+    x: str
+    by: str
+    y: str
+    feature: int
+    """Of `by`."""
+
+
 class PoolKind(Enum):
     """Kind of pooling: how one row is made of all rows."""
 
@@ -279,7 +304,23 @@ class Pool:
     kind: PoolKind
 
 
-Op = Norm | Linear | Add | Mul | Affine | Apply | FakeQuantize | Rotary | Attention | Positional | Window | Beside | Pool
+Op = (
+    Norm
+    | Linear
+    | Add
+    | Mul
+    | Affine
+    | Apply
+    | FakeQuantize
+    | Rotary
+    | Attention
+    | Positional
+    | Window
+    | Beside
+    | TopGates
+    | RowScale
+    | Pool
+)
 
 
 def codes_of(operators: Iterable[Op]) -> dict[str, Quantization]:
@@ -300,6 +341,8 @@ def operands(op: Op) -> tuple[str, ...]:
             return op.a, op.b
         case Attention():
             return op.q, op.k, op.v
+        case RowScale():
+            return op.x, op.by
     return (op.x,)
 
 

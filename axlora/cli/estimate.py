@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     """Estimate and print the report."""
     gc.disable()  # a program of a big model is millions of objects, none of them garbage
     from axlora.compiler.pipelines.drawn import Asked, Weights
-    from axlora.estimating import configuration, estimate, fits
+    from axlora.estimating import configuration, estimate, fits, of_experts
     from axlora.isa.target import Target
     from axlora.report.tables import run_tables
 
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         for name, why in boards:
             table.add_row(name, why or "yes")
         show(table)
-    for note in _notes(found, options.whole_package or options.tokens > 0):
+    for note in [*_notes(found, options.whole_package or options.tokens > 0), *of_experts(own, found)]:
         show(note)
     return 0
 

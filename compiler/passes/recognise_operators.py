@@ -14,9 +14,9 @@ from axlora.compiler import functions
 from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.operators import Beside, Function, Linear, Mul, Norm, NormKind, PoolKind, Positional
 from axlora.compiler.passes.read_module import RESHAPES, Node
+from axlora.compiler.passes.recognise_gates import GateWalk
 from axlora.compiler.passes.recognise_norms import FoundNorm, norms
 from axlora.compiler.passes.recognise_pairs import PairWalk
-from axlora.compiler.passes.recognise_pools import PoolWalk
 from axlora.compiler.passes.recognise_values import PASS, SHAPED, Scores, Symbol, features_last
 from axlora.compiler.passes.tensor_elements import Constant, Curve, Ids, Length, Looked, Probed, View, Weighted
 
@@ -50,7 +50,7 @@ _JOINS: dict[str, Callable[..., Float64]] = {
 
 
 @dataclass
-class Walk(PairWalk, PoolWalk):
+class Walk(PairWalk, GateWalk):
     """All nodes."""
 
     def run(self) -> None:
@@ -121,7 +121,9 @@ class Walk(PairWalk, PoolWalk):
         if kind in _JOINS or kind in _UNARY:
             inputs = [_squared(x, self.g.shape(name)) for x, name in zip(inputs, node.inputs, strict=True)]
         result: Symbol | dict[str, Symbol] | None
-        if isinstance(inputs[0], Weighted | Length):
+        if (gates := self.gates(node, inputs)) is not None:
+            result = gates
+        elif isinstance(inputs[0], Weighted | Length):
             result = self.reduced(node, inputs)
         elif kind == "quantize" and self.g.activation(node.outputs[0]) is not None:
             result = inputs[0]  # what reads its codes rounds
@@ -189,7 +191,7 @@ class Walk(PairWalk, PoolWalk):
         if kind in ("add", "subtract") and isinstance(a, View) and a.factor() is None and (views := self.of_one_value((a, b))):
             return views[0].plus(views[1].times(np.float64(1 if kind == "add" else -1)))
         if len({self._elements(name) for name in (*node.inputs, node.outputs[0])}) != 1:
-            return None  # one is repeated for the other
+            return self.row_scale(node) if kind == "multiply" else None  # one is repeated for the other
         curve = _both_curves(kind, a, b)
         if curve is not None and (curve.function() is not None or not _rows(a, b)):
             return curve

@@ -31,6 +31,7 @@ from axlora.compiler.passes.attention_masks import Mask
 from axlora.compiler.passes.dataflow import Dataflow
 from axlora.compiler.passes.read_module import PASSIVE, RESHAPES, Node
 from axlora.compiler.passes.tensor_elements import (
+    Chosen,
     Constant,
     Curve,
     HeadView,
@@ -84,7 +85,7 @@ class Scores:
         return replace(self, codes=(), cap=1.0) if plain else None
 
 
-Symbol = Constant | Probed | Ids | Looked | View | Curve | Weighted | Length | Scores
+Symbol = Constant | Probed | Ids | Looked | View | Curve | Weighted | Length | Scores | Chosen
 
 
 @dataclass

@@ -128,6 +128,24 @@ class Length:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """The largest of each row of logits, on the way to gates."""
+
+    logits: str
+    """A value."""
+    count: int
+    """Of a row; 0: all."""
+    softmax: bool
+    """Whether they are of the softmax."""
+    normalized: bool = False
+    """Whether they add up to 1."""
+    stage: str = "weights"
+    """`weights`, their `sum`, their `places`, the logits `masked`: -inf at all other places, where an expert is `at`, or of the
+    weights that `one`, and 0 for others."""
+    expert: int = -1
+
+
+@dataclass(frozen=True)
 class View:
     """Elements of a value, or sums of its elements: element = sum of coefficient * value[index]."""
 

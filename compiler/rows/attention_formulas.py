@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 
 from axlora.compiler.operators import Attention
-from axlora.compiler.rows.formulas import Body, Formulas, named
+from axlora.compiler.rows.formulas import Body, named
 from axlora.compiler.rows.fractions import CACHE_CODE, EXP_FRACTION, KEY_BITS, SCORE_FRACTION, SPARE_BITS, fraction, ratio
+from axlora.compiler.rows.gate_formulas import GateFormulas
 from axlora.compiler.rows.row_operations import PLACES, Cells, Heads
 from axlora.compiler.rows.steps import Append, Attend
 from axlora.compiler.rows.tables import cap_table, exp_table
@@ -43,7 +44,7 @@ def in_turn(rounds: Iterable[Iterator[None]], ahead: bool) -> Iterator[None]:
         yield
 
 
-class AttentionFormulas(Formulas):
+class AttentionFormulas(GateFormulas):
     """Adds attention."""
 
     def append(self, step: Append) -> Body:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from axlora.compiler.operators import Add, Affine, Apply, Beside, FakeQuantize, Linear, Mul, Norm, Rotary
+from axlora.compiler.operators import Add, Affine, Apply, Beside, FakeQuantize, Linear, Mul, Norm, Rotary, RowScale, TopGates
 from axlora.compiler.rows.attention_formulas import AttentionFormulas
 from axlora.compiler.rows.formulas import Body
 from axlora.compiler.rows.row_operations import Chains, Heads
@@ -91,6 +91,8 @@ def find(steps: Sequence[Numbered], first: int, state: AttentionFormulas) -> Cha
                 stage += not joined
                 names.append(step.name)
             case Append() | Add() | Affine() | Apply() | Beside() | FakeQuantize() | Mul() | Norm() | Rotary():
+                pass
+            case RowScale() | TopGates():
                 pass
             case _:
                 break

@@ -30,6 +30,8 @@ from axlora.compiler.operators import (
     PoolKind,
     Positional,
     Rotary,
+    RowScale,
+    TopGates,
     Window,
     operands,
 )
@@ -89,6 +91,12 @@ def _norm(op: Norm, features: Float64) -> Float64:
     return np.asarray(y if op.bias is None else y + op.bias).reshape(features.shape)
 
 
+def _gates(op: TopGates, x: Float64) -> Float64:
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    taken = np.argsort(np.argsort(-x, axis=1, kind="stable"), axis=1) < op.count
+    return np.asarray(e * taken / (e * taken if op.normalized else e).sum(axis=1, keepdims=True))
+
+
 def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product], keys: Mapping[str, int]) -> Float64:
     """`keys`: value -> how many of its rows are no padding."""
     match op:
@@ -116,6 +124,10 @@ def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]
             return np.where(op.index[..., None] < 0, 0.0, values[op.x][op.index]).reshape(op.rows, -1)
         case Beside():
             return np.concatenate([values[op.a], values[op.b]], axis=1)
+        case TopGates():
+            return _gates(op, values[op.x])
+        case RowScale():
+            return values[op.x] * values[op.by][:, op.feature, None]
         case Pool():
             x = values[op.x]
             return x[:1] if op.kind is PoolKind.FIRST else x[: keys[op.x]].mean(axis=0, keepdims=True)

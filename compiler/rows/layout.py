@@ -32,6 +32,8 @@ from axlora.compiler.operators import (
     Pool,
     Positional,
     Rotary,
+    RowScale,
+    TopGates,
     Window,
 )
 
@@ -182,6 +184,11 @@ class _Classes:
                 self[op.y].kept = True
             case Pool():
                 self.join(op.y, op.x)
+            case RowScale():
+                self.join(op.y, op.x)
+                self[op.by].kept = True
+            case TopGates():
+                self[op.x].kept = self[op.y].kept = True
             case Linear() | Attention() | Rotary() | Window() | Beside():
                 pass
 

@@ -161,10 +161,26 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["report", str(out)]) == 0
 
 
+def test_experts_are_said_to_be_computed_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every expert has its row of the report; those of two of four experts are about half of them."""
+    own = LLAMA | {"model_type": "mixtral", "num_hidden_layers": 1, "num_experts_per_tok": 2}
+    cycles = []
+    for count in (2, 4):
+        (tmp_path / "config.json").write_text(json.dumps(own | {"num_local_experts": count}))
+        out = tmp_path / "run.json"
+        arguments = ["--target", "edge-asic", "--context", "32", "--json", str(out)]
+        assert main(["estimate", str(tmp_path), *arguments]) == 0
+        layers = json.loads(out.read_text())["layers"]
+        cycles.append(sum(layer["cycles"] for layer in layers if ".experts." in layer["name"]))
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"all {count} experts are computed, of which a token has 2: {cycles[-1]:,} of the cycles are theirs" in said
+    assert 1.8 < cycles[1] / cycles[0] < 2.2
+
+
 @pytest.mark.parametrize(
     ("changed", "arguments", "said"),
     [
-        ({"model_type": "mixtral"}, [], "config.json has model_type 'mixtral'"),
+        ({"model_type": "mamba"}, [], "config.json has model_type 'mamba'"),
         ({"hidden_size": None}, [], "has no hidden_size"),
         ({}, ["--context", "65"], "65 tokens, the model has 64 positions"),
         ({}, ["--context", "16", "--tokens", "17"], "--tokens 17"),

@@ -105,6 +105,11 @@ def families() -> dict[str, Callable[[], Any]]:
         "gemma2": decoder("Gemma2", head_dim=DIM, sliding_window=WINDOW, query_pre_attn_scalar=12, attn_logit_softcapping=2.0,
                           final_logit_softcapping=3.0),
         "phi3": decoder("Phi3", pad_token_id=0, partial_rotary_factor=0.5),
+        "mixtral": decoder("Mixtral", num_local_experts=4),
+        "qwen2-moe": decoder("Qwen2Moe", num_experts=5, num_experts_per_tok=2, moe_intermediate_size=24,
+                             shared_expert_intermediate_size=40, mlp_only_layers=[0]),
+        "qwen3-moe": decoder("Qwen3Moe", head_dim=DIM, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=24,
+                             norm_topk_prob=True, decoder_sparse_step=2),
         "bert": encoder("Bert", **sizes),
         "bert-classifier": encoder("Bert", classifies, num_labels=LABELS, **sizes),
         "roberta": encoder("Roberta", type_vocab_size=1, **sizes),
@@ -126,11 +131,10 @@ def main() -> None:
             data = json.loads((Path(folder) / "config.json").read_text())
             with safe_open(Path(folder) / "model.safetensors", "numpy") as file:
                 tensors = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            save_file({name: drawn(name, tuple(shape)) for name, shape in tensors.items()}, Path(folder) / "model.safetensors")
+            model = type(model).from_pretrained(folder, dtype=torch.float32).eval()
         kept[family] = {"config": data, "tensors": tensors}
         with torch.no_grad():
-            for name, value in model.state_dict().items():
-                if name in tensors:
-                    value.copy_(torch.from_numpy(drawn(name, tuple(value.shape))))
             given = {name: torch.from_numpy(value) for name, value in inputs(data).items()}
             own = model(**given, **({"use_cache": False} if "num_key_value_heads" in data else {}))
         for name in ("logits", "last_hidden_state", "pooler_output"):

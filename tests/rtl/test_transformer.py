@@ -46,6 +46,12 @@ def test_a_layer_with_lora_from_prefill_to_decode() -> None:
     _compare(Target.load("test"), sizes, [2, 2, 2, 2, 1, 1, 1], {"a": 4}, [None, "a"])
 
 
+def test_a_layer_of_experts_with_lora() -> None:
+    """Gates of two of five experts, whose linears have adapters: prefill and decode."""
+    sizes = Sizes(layers=1, features=24, heads=2, kv_heads=1, dim=8, inner=24, context=12, experts=5)
+    _compare(Target.load("test"), sizes, [2, 2, 1], {"a": 4}, [None, "a"])
+
+
 @pytest.mark.slow
 def test_layer_norms_gelu_and_two_adapters() -> None:
     sizes = Sizes(layers=1, context=13, norm=NormKind.LAYER, function=Function.GELU)

@@ -74,10 +74,12 @@ def weight(to: Rewriter, name: str, blocks: Blocks) -> str:
     if blocks.zero is not None:
         result = to.add("Sub", [result, add(f"{own}zeros", lambda: _middle(blocks.zero))], of=name)
     result = to.add("Mul", [result, add(f"{own}scales", lambda: _middle(blocks.scale))], of=name)
-    result = to.add("Reshape", [result, to.constant("shape", [groups * rows, n], np.int64)], of=name)
+    result = to.add("Reshape", [result, to.constant(f"shape {groups * rows} {n}", [groups * rows, n], np.int64)], of=name)
     if (k := blocks.codes.shape[0]) == groups * rows:
         return result
-    starts, ends, axes = (to.constant(part, [value], np.int64) for part, value in (("from", 0), ("to", k), ("axis", 0)))
+    starts, ends, axes = (
+        to.constant(f"{part} {value}", [value], np.int64) for part, value in (("from", 0), ("to", k), ("axis", 0))
+    )
     return to.add("Slice", [result, starts, ends, axes], of=name)
 
 

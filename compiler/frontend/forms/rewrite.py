@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from axlora.compiler.frontend.forms import activations, attention, block_codes, fused, norms, qonnx, qoperators, rotary
+from axlora.compiler.frontend.forms import activations, attention, block_codes, experts, fused, norms, qonnx, qoperators, rotary
 from axlora.compiler.frontend.forms.rewriter import File, Rewrite, Rewriter, branches
 from axlora.compiler.frontend.storage import copy_without
 from axlora.compiler.frontend.supported import STANDARD, opset, reason
@@ -35,6 +35,8 @@ TAKEN: Mapping[tuple[str, str], Rewrite] = {
     (_MICROSOFT, "QLinearSoftmax"): qoperators.softmax,
     (_MICROSOFT, "QLinearConcat"): qoperators.concat,
     (_MICROSOFT, "QLinearWhere"): qoperators.where,
+    (_MICROSOFT, "MoE"): experts.moe,
+    (_MICROSOFT, "QMoE"): experts.qmoe,
     (_MICROSOFT, "FusedMatMul"): fused.fused_matmul,
     (_MICROSOFT, "FusedGemm"): fused.fused_gemm,
     (_MICROSOFT, "FusedConv"): fused.fused_conv,

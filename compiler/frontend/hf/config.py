@@ -15,7 +15,7 @@ from axlora.compiler.errors import BadModel
 from axlora.compiler.layer import TOKENS
 
 T = TypeVar("T")
-DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3")
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "mixtral", "qwen2_moe", "qwen3_moe")
 _DIM = 1024
 ENCODERS = ("bert", "roberta", "distilbert")
 
@@ -36,6 +36,22 @@ class Rotary:
     cos: npt.NDArray[np.float32]
     """[positions, half of what turns]."""
     sin: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Experts:
+    """MLPs of which each token has some, weighed by the largest shares of a softmax."""
+
+    count: int
+    chosen: int
+    """Of a token."""
+    inner: int
+    normalized: bool
+    """The chosen shares add up to 1."""
+    shared: int
+    """Inner features of an expert that every token has, times a sigmoid; 0: there is none."""
+    layers: tuple[bool, ...]
+    """Whether each layer has experts; others have one MLP."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,7 @@ class Decoder:
     qkv_bias: bool
     o_bias: bool
     mlp_bias: bool
+    experts: Experts | None
 
     @property
     def most(self) -> int:
@@ -80,7 +97,7 @@ class Decoder:
     @property
     def head_norms(self) -> bool:
         """Queries and keys have norms of their own."""
-        return self.kind == "qwen3"
+        return self.kind in ("qwen3", "qwen3_moe")
 
     @property
     def norms_behind(self) -> bool:
@@ -211,7 +228,8 @@ def _decoder(kind: str, f: Fields) -> Decoder:
         raise f.wrong("head_dim", dim, f"at most {_DIM} is taken")
     if heads % groups:
         raise f.wrong("num_key_value_heads", groups, f"{heads} heads must be a multiple of it")
-    biased, newer = f.value("attention_bias", kind == "qwen2"), kind == "gemma2"
+    biased = f.value("qkv_bias" if kind == "qwen2_moe" else "attention_bias", kind in ("qwen2", "qwen2_moe"))
+    newer = kind == "gemma2"
     base = f.value("query_pre_attn_scalar", 256.0) if newer else float(dim)
     return Decoder(
         kind,
@@ -231,8 +249,30 @@ def _decoder(kind: str, f: Fields) -> Decoder:
         f.value("final_logit_softcapping", 0.0) if newer else 0.0,
         f.value("tie_word_embeddings", gemma),
         biased,
-        biased and kind != "qwen2",
+        biased and not kind.startswith("qwen2"),
         f.value("mlp_bias", False) and kind == "llama",
+        _experts(kind, f, layers),
+    )
+
+
+def _experts(kind: str, f: Fields, layers: int) -> Experts | None:
+    """Mixtral's and Qwen's mixtures; None of other families."""
+    if kind != "mixtral" and not kind.endswith("_moe"):
+        return None
+    mixtral, shared = kind == "mixtral", kind == "qwen2_moe"
+    count = f.size("num_local_experts num_experts", 8 if mixtral else 60 if shared else 128)
+    chosen = f.size("num_experts_per_tok", 2 if mixtral else 4 if shared else 8)
+    if chosen > count:
+        raise f.wrong("num_experts_per_tok", chosen, f"at most the {count} experts are taken")
+    step = 1 if mixtral else f.size("decoder_sparse_step", 1)
+    plain: list[object] = [] if mixtral else f.value("mlp_only_layers", [])
+    return Experts(
+        count,
+        chosen,
+        f.size("intermediate_size" if mixtral else "moe_intermediate_size"),
+        mixtral or f.value("norm_topk_prob", False),
+        f.size("shared_expert_intermediate_size") if shared else 0,
+        tuple(i not in plain and (i + 1) % step == 0 for i in range(layers)),
     )
 
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
-from axlora.compiler.frontend.hf.config import Decoder
+from axlora.compiler.frontend.hf.config import Decoder, Experts
 from axlora.compiler.frontend.hf.writer import MICROSOFT, Part, Writer
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the linears of an MLP are called."""
+
+    gate: str = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+    packed: bool = False
+    """Gate and up are one tensor."""
 
 
 def write(to: Writer, own: Decoder) -> None:
@@ -26,7 +38,11 @@ def write(to: Writer, own: Decoder) -> None:
             new = _norm(to, own, f"{path}.post_attention_layernorm", new)
         x = to.node("Add", f"{path}/attention", [x, new])
         before = "pre_feedforward_layernorm" if own.norms_behind else "post_attention_layernorm"
-        new = _mlp(to, own, f"{path}.mlp", _norm(to, own, f"{path}.{before}", x))
+        new = _norm(to, own, f"{path}.{before}", x)
+        if own.experts is not None and own.experts.layers[layer]:
+            new = _experts(to, own, own.experts, path, new)
+        else:
+            new = _mlp(to, own, f"{path}.mlp", new, own.inner, Names())
         if own.norms_behind:
             new = _norm(to, own, f"{path}.post_feedforward_layernorm", new)
         x = to.node("Add", f"{path}/mlp", [x, new])
@@ -70,14 +86,37 @@ def _attention(to: Writer, own: Decoder, path: str, x: str, window: int) -> str:
     return to.linear(f"{path}.o_proj", mixed, queries, own.hidden, own.o_bias)
 
 
-def _part(own: Decoder, path: str, index: int) -> Part | None:
-    return Part(f"{path}.gate_up_proj", index * own.inner, 2 * own.inner) if own.packed else None
-
-
-def _mlp(to: Writer, own: Decoder, path: str, x: str) -> str:
+def _mlp(to: Writer, own: Decoder, path: str, x: str, size: int, names: Names) -> str:
     gate, up = (
-        to.linear(f"{path}.{name}", x, own.hidden, own.inner, own.mlp_bias, _part(own, path, i))
-        for i, name in enumerate(("gate_proj", "up_proj"))
-    )
+        to.linear(
+            f"{path}.{name}", x, own.hidden, size, own.mlp_bias,
+            Part(f"{path}.gate_up_proj", i * size, 2 * size) if own.packed or names.packed else None,
+        )
+        for i, name in enumerate((names.gate, names.up))
+    )  # fmt: skip
     inner = to.node("Mul", path, [to.apply(own.function, f"{path}.act_fn", gate), up])
-    return to.linear(f"{path}.down_proj", inner, own.inner, own.hidden, own.mlp_bias)
+    return to.linear(f"{path}.{names.down}", inner, size, own.hidden, own.mlp_bias)
+
+
+def _experts(to: Writer, own: Decoder, of: Experts, layer: str, x: str) -> str:
+    """The chosen experts' results, each times its gate, and that of the shared one; all experts are computed."""
+    path = f"{layer}.block_sparse_moe" if to.weights.under(f"{layer}.block_sparse_moe") else f"{layer}.mlp"
+    for name in ("gate_up_proj", "down_proj"):
+        to.weights.split(f"{path}.experts.{name}")
+    first = f"{path}.experts.0"
+    names = (
+        Names("w1", "w3", "w2") if to.weights.under(f"{first}.w1") else Names(packed=to.weights.under(f"{first}.gate_up_proj"))
+    )
+    gates = to.gates(path, to.linear(f"{path}.gate", x, own.hidden, of.count), of.chosen, of.normalized)
+    total = ""
+    for e in range(of.count):
+        one = f"{path}.experts.{e}"
+        picked = to.node("Gather", one, [gates, to.hold(f"expert {e}", [e], np.int64)], axis=-1)
+        scaled = to.node("Mul", f"{one}/gate", [_mlp(to, own, one, x, of.inner, names), picked])
+        total = to.node("Add", f"{one}/gate", [total, scaled]) if total else scaled
+    if of.shared:
+        one = f"{path}.shared_expert"
+        share = to.node("Sigmoid", f"{one}_gate", [to.linear(f"{one}_gate", x, own.hidden, 1)])
+        scaled = to.node("Mul", f"{one}/gate", [_mlp(to, own, one, x, of.shared, Names()), share])
+        total = to.node("Add", f"{one}/gate", [total, scaled])
+    return total

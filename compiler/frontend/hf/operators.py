@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.frontend.hf.config import Decoder, Encoder, Function
+from axlora.compiler.frontend.hf.config import Decoder, Encoder, Experts, Function
+from axlora.compiler.frontend.hf.decoder import Names
 from axlora.compiler.frontend.hf.encoder import names_of
 from axlora.compiler.functions import own_bound, own_function
 from axlora.compiler.operators import (
@@ -24,6 +25,8 @@ from axlora.compiler.operators import (
     Pool,
     PoolKind,
     Rotary,
+    RowScale,
+    TopGates,
 )
 from axlora.compiler.operators import Function as ElementFunction
 from axlora.compiler.transformer import Lookup, Output, Transformer
@@ -38,6 +41,7 @@ _FUNCTIONS = {
     Function.RELU: ElementFunction.RELU,
 }
 INPUT = "embeddings"
+PLAIN = Names()
 
 
 @dataclass(frozen=True)
@@ -115,9 +119,10 @@ def _decoder(own: Decoder, context: int) -> Described:
         x = to.add(f"{path}/attention", x, new)
         before = "pre_feedforward_layernorm" if own.norms_behind else "post_attention_layernorm"
         new = to.norm(f"{path}.{before}", x, own.hidden, own.epsilon, NormKind.RMS)
-        gate, up = (to.linear(f"{path}.mlp.{name}_proj", new, own.hidden, own.inner, own.mlp_bias) for name in ("gate", "up"))
-        to.ops.append(Mul(to.apply(own.function, gate), up, f"{path}.mlp/Mul/result"))
-        new = to.linear(f"{path}.mlp.down_proj", to.ops[-1].y, own.inner, own.hidden, own.mlp_bias)
+        if own.experts is not None and own.experts.layers[layer]:
+            new = _experts(to, own, own.experts, path, new)
+        else:
+            new = _mlp(to, own, f"{path}.mlp", new, own.inner)
         if own.norms_behind:
             new = to.norm(f"{path}.post_feedforward_layernorm", new, own.hidden, own.epsilon, NormKind.RMS)
         x = to.add(f"{path}/mlp", x, new)
@@ -135,6 +140,35 @@ def _decoder(own: Decoder, context: int) -> Described:
         logits = to.ops[-1].y
     output = Output("logits", logits, (1, context, own.vocabulary))
     return as_model(to, ("input_ids",), own.hidden, None, (output,), None)
+
+
+def _mlp(to: OperatorWriter, own: Decoder, path: str, x: str, size: int, names: Names = PLAIN) -> str:
+    gate, up = (to.linear(f"{path}.{name}", x, own.hidden, size, own.mlp_bias) for name in (names.gate, names.up))
+    to.ops.append(Mul(to.apply(own.function, gate), up, f"{path}/Mul/result"))
+    return to.linear(f"{path}.{names.down}", to.ops[-1].y, size, own.hidden, own.mlp_bias)
+
+
+def _experts(to: OperatorWriter, own: Decoder, of: Experts, layer: str, x: str) -> str:
+    """All experts, each times its gate, and the shared one, in the order of `decoder`."""
+    mixtral = own.kind == "mixtral"
+    path = f"{layer}.block_sparse_moe" if mixtral else f"{layer}.mlp"
+    gates = f"{path}/ScatterElements/result"
+    to.ops.append(TopGates(to.linear(f"{path}.gate", x, own.hidden, of.count), gates, of.chosen, of.normalized))
+    total = ""
+    for e in range(of.count):
+        one = f"{path}.experts.{e}"
+        y = _mlp(to, own, one, x, of.inner, Names("w1", "w3", "w2") if mixtral else Names())
+        to.ops.append(RowScale(y, gates, f"{one}/gate/Mul/result", e))
+        scaled = to.ops[-1].y
+        total = to.add(f"{one}/gate", total, scaled) if total else scaled
+    if of.shared:
+        one = f"{path}.shared_expert"
+        logit, share = to.linear(f"{one}_gate", x, own.hidden, 1), f"{one}_gate/Sigmoid/result"
+        y = _mlp(to, own, one, x, of.shared)
+        to.ops.append(Apply(logit, share, ElementFunction.SIGMOID))
+        to.ops.append(RowScale(y, share, f"{one}/gate/Mul/result", 0))
+        total = to.add(f"{one}/gate", total, to.ops[-1].y)
+    return total
 
 
 def _attention(to: OperatorWriter, own: Decoder, path: str, x: str, window: int, context: int) -> str:

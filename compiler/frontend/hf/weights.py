@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,22 @@ class Weights:
         self.entries = {
             f"{name.removesuffix(ending)}.{new}" if name.endswith(ending) else name: own for name, own in self.entries.items()
         }
+
+    def under(self, module: str) -> bool:
+        """Whether a module has tensors."""
+        return any(name.startswith(f"{module}.") for name in self.entries)
+
+    def split(self, name: str) -> None:
+        """Call the parts of a tensor [parts, ..], if it is there, `module.0.last.weight` and so on, of `module.last`."""
+        found = self.entries.pop(name, None)
+        if found is None or not found.shape:
+            return
+        module, last = name.rsplit(".", 1)
+        size = (found.end - found.start) // max(found.shape[0], 1)
+        for n in range(found.shape[0]):
+            start = found.start + n * size
+            own = replace(found, shape=found.shape[1:], start=start, end=start + size)
+            self.entries[f"{module}.{n}.{last}.weight"] = own
 
     def unread(self) -> list[str]:
         """Tensors that nobody asked for, without buffers that the config tells as well."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from axlora.compiler.frontend.attach import SCOPES
+from axlora.compiler.frontend.forms.experts import gates
 from axlora.compiler.frontend.hf.config import Function
 from axlora.compiler.frontend.hf.packed_codes import Held, Packing
 from axlora.compiler.frontend.hf.weights import Weights
@@ -114,6 +116,13 @@ class Writer:
     def embedding(self, path: str, ids: str, rows: int, features: int) -> str:
         """Rows of the module's table."""
         return self.node("Gather", path, [self.weight(f"{path}.weight", rows, features), ids], axis=0)
+
+    def gates(self, path: str, logits: str, count: int, normalized: bool) -> str:
+        """As `forms.experts.gates`, nodes of a module."""
+        return gates(partial(self._made, path), self.hold, self.graph.node, logits, count, normalized)
+
+    def _made(self, path: str, kind: str, reads: Sequence[str], **attributes: Any) -> str:
+        return self.node(kind, path, reads, **attributes)
 
     def apply(self, function: Function, path: str, x: str) -> str:
         """An element-wise function."""

@@ -1,9 +1,10 @@
-"""onnxruntime's norms, activations and attention compute what they do there, expanded; what is not taken is refused by name."""
+"""onnxruntime's norms, activations, attention and experts compute what they do there, expanded; others are refused by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import axlora
 from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.supported import STANDARD
@@ -340,3 +342,93 @@ def test_all_that_is_not_taken_is_named_at_once(build: Any) -> None:
     with pytest.raises(UnsupportedOperator, match=r"SkipGroupNorm.*MoE") as error:
         onnx_reader.read(model)
     assert "QuickGelu" not in str(error.value)
+
+
+EXPERTS, HIDDEN, INNER = 4, 32, 48
+ROUTED = {"x": floats(1, 6, HIDDEN), "logits": floats(6, EXPERTS)}
+SWIGLU = {"activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.702, "activation_beta": 1.0}
+
+
+def _weights(twice: bool = True) -> dict[str, Array]:
+    wide = INNER * (1 + twice)
+    shapes = {"w1": (wide, HIDDEN), "b1": (wide,), "w2": (HIDDEN, INNER), "b2": (HIDDEN,)}
+    return {name: (0.3 * floats(EXPERTS, *shape)).astype(np.float32) for name, shape in shapes.items()}
+
+
+def _mixture(constants: dict[str, Array], reads: str = "w1 b1 w2 b2", **attributes: Any) -> Case:
+    own = reads.split()
+    return Case("MoE", ["x", "logits", *own], ROUTED, constants, attributes={"k": 2} | attributes)
+
+
+@pytest.mark.parametrize("normalized", [0, 1])
+@pytest.mark.parametrize("kind", ["silu", "relu", "identity"])
+def test_experts_with_one_projection(kind: str, normalized: int) -> None:
+    equal(_mixture(_weights(False), activation_type=kind, normalize_routing_weights=normalized))
+
+
+@pytest.mark.parametrize("limit", [{}, {"swiglu_limit": 0.5}])
+def test_experts_with_gates_between_the_rows(limit: dict[str, float]) -> None:
+    equal(_mixture(_weights(), **SWIGLU, **limit))
+
+
+def test_gates_apart_or_in_front_are_those_between() -> None:
+    """Forms that onnxruntime has no kernel of on a processor."""
+    held = _weights()
+    (wanted,) = run(_mixture(held, **SWIGLU).model(), ROUTED)
+    parts = {f"{name}{row}": held[name][:, row::2] for name in ("w1", "b1") for row in (0, 1)}
+    front = held | {name: np.concatenate([parts[f"{name}0"], parts[f"{name}1"]], axis=1) for name in ("w1", "b1")}
+    apart = held | {"w1": parts["w10"], "b1": parts["b10"], "w3": parts["w11"], "b3": parts["b11"]}
+    for case in (
+        _mixture(front, **SWIGLU | {"swiglu_fusion": 2}),
+        _mixture(apart, "w1 b1 w2 b2 w3 b3", **SWIGLU | {"swiglu_fusion": 0}),
+    ):
+        model, _ = onnx_reader.read(case.model())
+        (got,) = run(model, ROUTED)
+        assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def _coded_mixture(bits: int, block: int, zeros: bool) -> Case:
+    """QMoE with codes, scales and zero points drawn; `block` 0: a scale a row."""
+    random = np.random.default_rng(bits)
+    constants: dict[str, Array] = {}
+    for name, n, k in (("1", 2 * INNER, HIDDEN), ("2", HIDDEN, INNER)):
+        groups = k // block if block else 1
+        scales = random.uniform(0.02, 0.06, (EXPERTS, n, groups)).astype(np.float32) * 2.0 ** (4 - bits)
+        constants[f"w{name}"] = random.integers(0, 256, (EXPERTS, n, k * bits // 8), np.uint8)
+        constants[f"s{name}"] = scales if block else scales[..., 0]
+        shape = (n, -(-groups * bits // 8)) if block else (-(-n * bits // 8),)
+        constants[f"z{name}"] = random.integers(0, 256, (EXPERTS, *shape), np.uint8)
+    reads = ["x", "logits", "w1", "s1", "", "w2", "s2", "", "", "", "", *(["z1", "z2"] if zeros else [])]
+    own = {"k": 2, "expert_weight_bits": bits} | SWIGLU | ({"block_size": block} if block else {})
+    return Case("QMoE", reads, ROUTED, {n: v for n, v in constants.items() if n in reads}, attributes=own)
+
+
+@pytest.mark.parametrize(("bits", "block", "zeros"), [(4, 0, False), (4, 16, False), (4, 16, True), (4, 0, True), (8, 0, True)])
+def test_experts_of_codes(bits: int, block: int, zeros: bool) -> None:
+    equal(_coded_mixture(bits, block, zeros))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "part"),
+    [({"use_sparse_mixer": 1}, "with a sparse mixer"), ({"activation_type": "gelu"}, "with gelu")],
+)
+def test_experts_that_are_refused(attributes: dict[str, Any], part: str) -> None:
+    refused(_mixture(_weights(False), **attributes), part)
+
+
+@pytest.mark.parametrize("operators", ["all", pytest.param("linears", marks=pytest.mark.slow)])
+def test_experts_of_codes_behind_a_router(operators: str, tmp_path: Path) -> None:
+    """Whole on the machine, or their linears; within the bound of 8 bits of float."""
+    model, router = _coded_mixture(4, 16, False).model(), 0.4 * floats(HIDDEN, EXPERTS)
+    constants = {"router": router, "rows": np.array([-1, EXPERTS])}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    model.graph.node.insert(0, helper.make_node("MatMul", ["x", "router"], ["routed"], name="router"))
+    model.graph.node.insert(1, helper.make_node("Reshape", ["routed", "rows"], ["logits"], name="rows"))
+    del model.graph.input[[value.name for value in model.graph.input].index("logits")]
+    onnx.save(model, tmp_path / "model.onnx")
+    x = {"x": ROUTED["x"]}
+    program = axlora.compile(tmp_path / "model.onnx", "test", operators=operators, calibration=x)
+    assert program.host_macs == 0
+    (wanted,) = run(model, x)
+    got = axlora.simulate(program, x).outputs["y0"]
+    assert np.linalg.norm(got - wanted) < 0.03 * np.linalg.norm(wanted)

@@ -77,22 +77,44 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
     assert np.array_equal(float_logits(tmp_path, IDS), wanted)
 
 
-def test_adapters_attach_by_the_paths_of_modules(tmp_path: Path, write_peft: Any) -> None:
-    """Without --base and without a map; the packed gate_up_proj of Phi-3 is two linears, to which its adapters are cut."""
-    folder = H.save("phi3", tmp_path / "base")
-    module, random = "model.layers.1.mlp.gate_up_proj", np.random.default_rng(0)
-    a, b = (random.normal(0, 0.15, shape).astype(np.float32) for shape in ((4, H.HIDDEN), (2 * H.INNER, 4)))
+@pytest.mark.parametrize(
+    ("family", "module", "linears"),
+    [
+        ("phi3", "model.layers.1.mlp.gate_up_proj", {"model.layers.1.mlp.gate_proj", "model.layers.1.mlp.up_proj"}),
+        ("mixtral", "model.layers.1.block_sparse_moe.experts.2.w2", {"model.layers.1.block_sparse_moe.experts.2.w2"}),
+    ],
+)
+def test_adapters_attach_by_the_paths_of_modules(
+    family: str, module: str, linears: set[str], tmp_path: Path, write_peft: Any
+) -> None:
+    """Without --base and without a map: the packed gate_up_proj of Phi-3, whose adapters are cut, and one of four experts."""
+    folder = H.save(family, tmp_path / "base")
+    tensors, random = load_file(folder / "model.safetensors"), np.random.default_rng(0)
+    n, k = tensors[f"{module}.weight"].shape
+    a, b = (random.normal(0, 0.15, shape).astype(np.float32) for shape in ((4, k), (n, 4)))
     keys = {f"base_model.model.{module}.lora_{side}.weight": value for side, value in (("A", a), ("B", b))}
     given = {"calibration": {"input_ids": IDS}, "adapters": {"law": write_peft(keys)}}
     program = axlora.compile(folder, "test", operators="all", shapes=SHAPE, **given)
     matches = program.adapters[0].modules
     assert {(m.module, m.by) for m in matches} == {(module, By.SCOPE)}
-    assert {m.linear for m in matches} <= {"model.layers.1.mlp.gate_proj", "model.layers.1.mlp.up_proj"}
-    tensors = load_file(folder / "model.safetensors")
+    assert {m.linear for m in matches} <= linears
+    without = float_logits(folder, IDS)
     tensors[f"{module}.weight"] = (tensors[f"{module}.weight"] + 2 * b @ a).astype(np.float32)
     save_file(tensors, folder / "model.safetensors")
-    got = axlora.simulate(program, {"input_ids": IDS}, adapter="law").outputs["logits"][0]
-    assert distance(got, float_logits(folder, IDS)) < BOUND
+    got, wanted = axlora.simulate(program, {"input_ids": IDS}, adapter="law").outputs["logits"][0], float_logits(folder, IDS)
+    assert distance(got, wanted) < BOUND < distance(without, wanted)
+
+
+def test_experts_in_one_tensor_are_those_in_many(tmp_path: Path) -> None:
+    """As transformers holds them in memory: gate and up of all experts [experts, 2 inner, hidden], and down."""
+    folder = H.save("qwen3-moe", tmp_path)
+    wanted, tensors = float_logits(folder, IDS), load_file(folder / "model.safetensors")
+    path = "model.layers.1.mlp.experts"
+    parts = [[tensors.pop(f"{path}.{e}.{name}_proj.weight") for name in ("gate", "up", "down")] for e in range(6)]
+    tensors[f"{path}.gate_up_proj"] = np.stack([np.concatenate([gate, up]) for gate, up, _ in parts])
+    tensors[f"{path}.down_proj"] = np.stack([down for _, _, down in parts])
+    save_file(tensors, folder / "model.safetensors")
+    assert np.array_equal(float_logits(folder, IDS), wanted)
 
 
 def test_the_package_says_what_it_was_made_of(tmp_path: Path) -> None:

@@ -32,8 +32,9 @@ TOKENS = 20
         (LAYER, {"pools": (PoolKind.MEAN,)}, 13, 0),
         (PACKED, {"pools": (PoolKind.FIRST,)}, 20, 4),
         (Sizes(layers=1, context=TOKENS), {"causal": True}, 20, 3),
+        (Sizes(layers=1, context=TOKENS, experts=3, inner=16), {"causal": True}, 20, 3),
     ],
-    ids=["layer-padding-mean", "packed-adapter-first", "rotary-causal-adapter"],
+    ids=["layer-padding-mean", "packed-adapter-first", "rotary-causal-adapter", "experts-adapter"],
 )
 def test_encoders(sizes: Sizes, kind: dict[str, object], keys: int, rank: int) -> None:
     d = _encoder(sizes, **kind)

@@ -77,6 +77,14 @@ def test_layer_norms_with_biases_and_gelu() -> None:
     _compare(sizes, Target.load("test"), [2, 2, 1, 1])
 
 
+EXPERTS = Sizes(layers=1, context=12, experts=5, inner=24)
+"""More experts than a word has elements, and no multiple of it."""
+
+
+def test_experts_with_adapters() -> None:
+    _compare(EXPERTS, Target.load("test"), [2, 2, 1, 1], ranks=[4], names=["a0", None])
+
+
 @pytest.mark.parametrize("woven", [False, True])
 @pytest.mark.parametrize("name", ["test", "zcu104"])
 def test_packed_projection_and_learned_positions(name: str, woven: bool) -> None:

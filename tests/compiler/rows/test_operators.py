@@ -22,6 +22,8 @@ from axlora.compiler.operators import (
     Op,
     Positional,
     Rotary,
+    RowScale,
+    TopGates,
     Window,
 )
 from axlora.compiler.reference.numpy_rows import Cache, Reference
@@ -29,10 +31,13 @@ from axlora.compiler.rows import float_forms
 from axlora.compiler.rows.fractions import fraction
 from axlora.compiler.rows.lower import lower
 from axlora.compiler.rows.read_region import read_region
+from axlora.compiler.rows.tables import EXP_INTERVALS, EXP_LOW
 from axlora.compiler.transformer import Lookup, Output, Transformer
 
 Float64 = np.ndarray
 EXPONENT = st.integers(-10, 10)
+CHORD = (EXP_LOW / EXP_INTERVALS) ** 2 / 8
+"""How far the straight lines of exp are from it, at most, where it is 1."""
 
 
 def _model(x: Float64, *operators: Op) -> Transformer:
@@ -200,3 +205,28 @@ def test_windows_are_the_rows_side_by_side(
     padded = np.pad(x, ((behind, behind), (0, 0)))
     at = behind - before + np.arange(made)[:, None] * stride + np.arange(taps) * dilation
     np.testing.assert_array_equal(wanted, padded[at].reshape(made, -1))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from([2, 3, 8, 60, 128]), st.integers(1, 8), st.booleans(), st.integers(-3, 2), st.integers(0, 2**32 - 1))
+def test_gates_choose_as_reals_do(experts: int, count: int, normalized: bool, exponent: int, seed: int) -> None:
+    """The same experts where logits are further apart than a key's step, and their softmax; all others are exactly 0."""
+    rng = np.random.default_rng(seed)
+    x = rng.permuted(np.tile(np.linspace(-1, 1, experts), (4, 1)), axis=1) * 2.0**exponent
+    got, wanted = _both(x, TopGates("x", "y", min(count, experts), normalized))
+    assert np.array_equal(got > 0, wanted > 0)
+    assert np.abs(got - wanted).max() < CHORD
+
+
+def test_of_equal_logits_the_first_are_chosen() -> None:
+    x = np.array([[1.0, 2, 2, 1, 2, 1], [0.0] * 6])
+    got, wanted = _both(x, TopGates("x", "y", 2, True))
+    assert np.allclose(got, wanted, atol=CHORD)
+    assert np.array_equal(got > 0, [[0, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]])
+
+
+@settings(max_examples=50, deadline=None)
+@given(EXPONENT, st.sampled_from([4, 33, 100]), st.integers(0, 2**32 - 1))
+def test_rows_times_a_feature_of_another(exponent: int, n: int, seed: int) -> None:
+    x = np.random.default_rng(seed).normal(0, 1, (3, n)) * 2.0**exponent
+    assert _error(*_both(x, Affine("x", "by", np.full(n, -2.0), np.ones(n)), RowScale("x", "by", "y", 1))) < 1e-4

@@ -30,6 +30,8 @@ from axlora.compiler.operators import (
     Positional,
     Quantization,
     Rotary,
+    RowScale,
+    TopGates,
     Window,
 )
 from axlora.compiler.passes.lower_rows import Starts
@@ -62,6 +64,8 @@ ONE: list[Op] = [
     Positional("x", "y", RNG.normal(0, 1, (ROWS, FEATURES))),
     Beside("x", "x", "y"),
     Window("x", "y", np.array([[-1, 0, 1], [1, 2, 3], [3, 4, -1]]), "x as 3 rows"),
+    *(TopGates("x", "y", 3, normalized) for normalized in (True, False)),
+    RowScale("x", "x", "y", 5),
     *(Pool("x", "y", kind) for kind in PoolKind),
 ]
 

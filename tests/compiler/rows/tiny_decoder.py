@@ -18,7 +18,20 @@ from axlora.compiler.backend.build_image import Image, build
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.layer import Linear as Quantized
-from axlora.compiler.operators import Add, Apply, Attention, Function, Linear, Mul, Norm, NormKind, Op, Rotary
+from axlora.compiler.operators import (
+    Add,
+    Apply,
+    Attention,
+    Function,
+    Linear,
+    Mul,
+    Norm,
+    NormKind,
+    Op,
+    Rotary,
+    RowScale,
+    TopGates,
+)
 from axlora.compiler.passes.lower_linears import Names
 from axlora.compiler.passes.lower_rows import Calibrated, Starts
 from axlora.compiler.passes.pipeline import lower_rows, run
@@ -56,6 +69,8 @@ class Sizes:
     """As GPT-2: q, k and v from one linear, learned positions and no rotary embedding."""
     woven: bool = False
     """With `packed`: a head's q, k and v lie side by side, as GPT-NeoX has them."""
+    experts: int = 0
+    """MLPs of a layer, of which each token has two; 0: one for all."""
 
 
 def partitioned(
@@ -165,13 +180,21 @@ def random_decoder(sizes: Sizes = Sizes(), seed: int = 0) -> Decoder:
         linear(f"a{i}", f"o{i}", f"{i}.o", s.heads * s.dim, s.features)
         operators.append(Add(h, f"o{i}", f"h{i}a"))
         norm(f"h{i}a", f"m{i}")
-        linear(f"m{i}", f"g{i}", f"{i}.gate", s.features, s.inner)
-        linear(f"m{i}", f"u{i}", f"{i}.up", s.features, s.inner)
-        operators.append(Apply(f"g{i}", f"s{i}", s.function))
-        operators.append(Mul(f"s{i}", f"u{i}", f"p{i}"))
-        linear(f"p{i}", f"d{i}", f"{i}.down", s.inner, s.features)
-        operators.append(Add(f"h{i}a", f"d{i}", f"h{i + 1}"))
-        h = f"h{i + 1}"
+        if s.experts:
+            linear(f"m{i}", f"r{i}", f"{i}.router", s.features, s.experts)
+            operators.append(TopGates(f"r{i}", f"t{i}", 2, True))
+        h = f"h{i}a"
+        for e in range(max(1, s.experts)):
+            n = f"{i}.{e}" if s.experts else f"{i}"
+            linear(f"m{i}", f"g{n}", f"{n}.gate", s.features, s.inner)
+            linear(f"m{i}", f"u{n}", f"{n}.up", s.features, s.inner)
+            operators.append(Apply(f"g{n}", f"s{n}", s.function))
+            operators.append(Mul(f"s{n}", f"u{n}", f"p{n}"))
+            linear(f"p{n}", f"d{n}", f"{n}.down", s.inner, s.features)
+            if s.experts:
+                operators.append(RowScale(f"d{n}", f"t{i}", f"w{n}", e))
+            operators.append(Add(h, f"w{n}" if s.experts else f"d{n}", f"{h}+{n}"))
+            h = f"{h}+{n}"
     norm(h, "last")
     linear("last", "logits", "head", s.features, VOCABULARY)
     embedding = rng.normal(0, 1, (VOCABULARY, s.features))
