@@ -65,6 +65,17 @@ def _options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpa
     return options
 
 
+def _base_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--adapter -,NAME` (the base, then an adapter) as one: argparse takes -,NAME for an option."""
+    found: list[str] = []
+    for each in arguments:
+        if each.startswith("-,") and found and found[-1] == "--adapter":
+            found[-1] += f"={each}"
+        else:
+            found.append(each)
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -81,5 +92,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     parser = argparse.ArgumentParser(prog=f"axlora {name}", description=text, epilog=_CODES)
     command.arguments(parser)
-    options = _options(parser, rest)
+    options = _options(parser, _base_first(rest))
     return int(guarded(name, command.run, options))

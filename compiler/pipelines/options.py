@@ -119,6 +119,9 @@ class CompileOptions:
             raise BadModel(what, "max-loras", f"0 to {SLOTS}")
         for name in self.files:
             check_adapter_name(name)
+        if self.calibration is not None and not isinstance(self.calibration, Mapping):
+            kind = type(self.calibration).__name__
+            raise BadModel(f"calibration is a {kind}, must be a dict of arrays", "calibration", '{"input_ids": samples}')
         if self.quantizer == "gptq" and self.calibration is None:
             raise BadModel("gptq rounds weights for calibration data, and there is none", "quantizer", "--calibration DATA.npz")
         if self.weight_bits not in WEIGHT_BITS and not 2 <= (self.mean_bits or 0) <= 8:

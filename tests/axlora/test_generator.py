@@ -375,13 +375,15 @@ def test_pins_and_limits_hold_for_generation(made: Made) -> None:
         next(generate(pin_adapter(one, "a11"), [1], max_new_tokens=1, adapter="a4"))
 
 
-@pytest.mark.parametrize(("command", "words"), [("hls-test", "HLS C++ = simulator"), ("rtl-test", "Verilog = simulator")])
+@pytest.mark.parametrize(
+    ("command", "words", "adapters"), [("hls-test", "HLS C++ = simulator", "a4,-"), ("rtl-test", "Verilog = simulator", "-,a4")]
+)
 def test_prefill_and_decode_are_the_simulators_elsewhere(
-    command: str, words: str, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, words: str, adapters: str, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two sequences of three tokens, with an adapter and without."""
     np.savez(tmp_path / "in.npz", input_ids=np.array([PROMPT[:3], PROMPT[1:4]]))
-    code, out, err = _run(capsys, command, package, "--input", tmp_path / "in.npz", "--adapter", "a4,-")
+    code, out, err = _run(capsys, command, package, "--input", tmp_path / "in.npz", "--adapter", adapters)
     assert code == 0, out + err
     assert f"{words}: {2 * 3 * VOCABULARY} output codes" in out
 

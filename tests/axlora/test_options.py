@@ -209,6 +209,11 @@ def test_calibration_data_of_another_shape_is_refused_with_both(kind: str) -> No
     assert "expected [samples, 1, 8]" in str(error.value)
 
 
+def test_calibration_data_must_be_arrays_by_name() -> None:
+    with pytest.raises(BadModel, match="calibration is a str, must be a dict of arrays"):
+        axlora.compile(BERT, "test", shapes=FREE, calibration="data.npz")  # type: ignore[arg-type]
+
+
 # --generate
 
 
