@@ -23,6 +23,7 @@ from axlora.compiler.frontend.adapter_content import (
 )
 from axlora.compiler.frontend.adapter_formats import refuse_keys, refuse_path, refuse_type
 from axlora.compiler.frontend.adapter_store import Stored, is_inside, locate, read_config, read_metadata, read_tensors
+from axlora.compiler.frontend.expert_parameters import experts_apart
 from axlora.compiler.frontend.foreign import is_foreign, read_foreign
 from axlora.compiler.frontend.onnx_adapter import adapter_file, read_parameters
 from axlora.compiler.frontend.peft_keys import Key, Part, sorted_keys
@@ -31,7 +32,6 @@ from axlora.compiler.frontend.tuners.tensors import Config, Tensor
 
 _REFUSED = {
     "layer_replication": "replicated layers",
-    "target_parameters": "adapters of bare parameters",
     "megatron_config": "Megatron layers",
     "alora_invocation_tokens": "activated LoRA, which depends on the token",
     "use_qalora": "QA-LoRA",
@@ -141,6 +141,7 @@ def read_content(path: str | Path, max_lora_rank: int | None = None) -> PeftCont
         changes, tensors = read_tuner(tuner, tensors, config)
     elif kind == "LORA":
         _check_lora(config)
+        tensors = experts_apart(tensors, config)
     elif kind == "TRAINABLE_TOKENS":
         pass  # nothing but rows of embeddings, which are named where linears are looked for
     else:

@@ -105,6 +105,40 @@ def test_adapters_attach_by_the_paths_of_modules(
     assert distance(got, wanted) < BOUND < distance(without, wanted)
 
 
+def _delta(a: np.ndarray, b: np.ndarray, experts: int, scale: float) -> np.ndarray:
+    """[experts, out, in], as `lora.ParamWrapper.get_delta_weight` of PEFT 0.21 has it."""
+    a, b = a.reshape(experts, -1, a.shape[-1]), b.reshape(b.shape[0], -1, experts)
+    return scale * np.einsum("o r e, e r i -> e o i", b, a)
+
+
+@pytest.mark.parametrize("wrapped", [("gate_up_proj", "down_proj"), ("down_proj",)])
+def test_adapters_of_all_experts_in_one_parameter(wrapped: tuple[str, ...], tmp_path: Path, write_peft: Any) -> None:
+    """`target_parameters`: the parameter that the module defines first is wrapped first, its branch below `base_layer`."""
+    folder, experts, rank = H.save("qwen3-moe", tmp_path / "base"), 6, 2
+    tensors, random = load_file(folder / "model.safetensors"), np.random.default_rng(0)
+    path = "model.layers.1.mlp.experts"
+    sizes = {name: tensors[f"{path}.0.{name}_proj.weight"].shape for name in ("gate", "up", "down")}
+    shapes = {"gate_up_proj": (2 * sizes["up"][0], sizes["up"][1]), "down_proj": sizes["down"]}
+    keys, deltas = {}, {}
+    for depth, name in enumerate(wrapped):
+        out, of = shapes[name]
+        a, b = (random.normal(0, 0.2, shape).astype(np.float32) for shape in ((rank * experts, of), (out, rank * experts)))
+        below = ".base_layer" * (len(wrapped) - 1 - depth)
+        keys |= {f"base_model.model.{path}{below}.lora_{side}.weight": value for side, value in (("A", a), ("B", b))}
+        deltas[name] = _delta(a, b, experts, 2.0)
+    adapter = write_peft(keys, r=rank, lora_alpha=2 * rank, target_parameters=[f"mlp.experts.{name}" for name in wrapped])
+    given = {"calibration": {"input_ids": IDS}, "adapters": {"law": adapter}}
+    program = axlora.compile(folder, "test", operators="all", shapes=SHAPE, **given)
+    without = float_logits(folder, IDS)
+    for e in range(experts):
+        own = dict(zip(("gate", "up"), np.split(deltas["gate_up_proj"][e], 2), strict=True)) if "gate_up_proj" in deltas else {}
+        for name, delta in (own | {"down": deltas["down_proj"][e]}).items():
+            tensors[f"{path}.{e}.{name}_proj.weight"] = (tensors[f"{path}.{e}.{name}_proj.weight"] + delta).astype(np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    got, wanted = axlora.simulate(program, {"input_ids": IDS}, adapter="law").outputs["logits"][0], float_logits(folder, IDS)
+    assert distance(got, wanted) < BOUND < distance(without, wanted)
+
+
 def test_experts_in_one_tensor_are_those_in_many(tmp_path: Path) -> None:
     """As transformers holds them in memory: gate and up of all experts [experts, 2 inner, hidden], and down."""
     folder = H.save("qwen3-moe", tmp_path)
