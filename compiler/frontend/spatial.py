@@ -137,7 +137,11 @@ class _Spelling:
         return self.add("Add", b, self.add("Relu", self.add("Sub", a, b)))
 
     def averagepool(self) -> str | None:
-        """A sum of elements, each over how many are counted."""
+        """A sum of elements, each over how many are counted; of a kernel that sees the whole image, its mean."""
+        covers = all(k >= n for k, n in zip(self.given["kernel_shape"], self.shape[2:], strict=True))
+        unpadded = not any(self.given.get("pads", ())) and self.given.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
+        if covers and unpadded and {*self.out[2:]} == {1}:
+            return self.globalaveragepool()
         kernel = self.kernel(self.given["kernel_shape"])
         if kernel is None:
             return None

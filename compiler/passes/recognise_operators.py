@@ -258,6 +258,8 @@ class Walk(MoveWalk, GateWalk, IndexWalk, SpreadWalk):
             return Length(x, "squares")
         if self.stream(x) != self.stream(y):
             raise self.refuse(node, "rows of two inputs meet outside of attention")
+        if (x in self.single) != (y in self.single) and (spread := self.spread_row(node, kind)) is not None:
+            return spread  # an image of one pixel
         if (x in self.single) != (y in self.single):
             raise self.refuse(node, "rows of all tokens meet one row of all")
         out = node.outputs[0]

@@ -26,7 +26,7 @@ class SpreadWalk(Values):
         A pooled row is made again as a stream of one row, which others may read: a mean by adding rows up, the first row by a
         window.
         """
-        big, small = sorted(node.inputs, key=lambda name: -int(np.prod(self.g.shape(name))))
+        big, small = sorted(node.inputs, key=lambda name: (-int(np.prod(self.g.shape(name))), self._is_pooled(name)))
         fits = kind in ("add", "subtract", "multiply") and all(isinstance(self.symbol(n), View | Curve) for n in (big, small))
         if not fits or self.rowwise or self.causal or self.g.shape(big) != self.g.shape(node.outputs[0]):
             return None
@@ -48,6 +48,10 @@ class SpreadWalk(Values):
         else:
             self.summed(wide, x, out, -1)
         return self.tensor(out, out, second)
+
+    def _is_pooled(self, name: str) -> bool:
+        symbol = self.symbol(name)
+        return isinstance(symbol, View | Curve) and symbol.value in self.single
 
     def _stream_name(self, value: str) -> str:
         """The name of the stream that a value is of, as windows have it."""

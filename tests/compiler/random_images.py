@@ -9,21 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 from writer import Writer
 
-KINDS = (
-    "conv",
-    "conv",
-    "single",
-    "largest",
-    "mean",
-    "nearest",
-    "function",
-    "norm",
-    "beside",
-    "sum",
-    "groups",
-    "scale",
-    "squeeze",
-)
+KINDS = ("conv", "conv", "single", "largest", "mean", "nearest", "function", "norm", "beside", "sum", "groups", "scale")
 MOST = 24
 """Largest side."""
 
@@ -33,6 +19,8 @@ class _Net:
     """A network under construction: its last tensor [1, channels, *sides], and those before."""
 
     rng: np.random.Generator
+    more: np.random.Generator
+    """Of what was added later, which leaves the other draws as they were."""
     w: Writer
     x: str
     channels: int
@@ -111,8 +99,8 @@ class _Net:
                 return self.meet("Concat" if kind == "beside" else "Add")
             case "function":
                 self.x = w(str(rng.choice(["Relu", "Sigmoid", "HardSwish", "LeakyRelu"])), self.x)
-            case "squeeze":
-                gate = w("Gemm", w("Flatten", w("GlobalAveragePool", self.x)), w.constant(rng.normal(0, 1, (c, c))))
+            case "scale" if self.more.random() < 0.5:
+                gate = w("Gemm", w("Flatten", w("GlobalAveragePool", self.x)), w.constant(self.more.normal(0, 1, (c, c))))
                 self.x = w("Mul", self.x, w("Reshape", w("Sigmoid", gate), w.ints(1, c, 1, 1)))
             case "scale":
                 self.x = w("Mul", self.x, w.constant(rng.uniform(0.5, 1.5, (1, c, 1, 1))))
@@ -125,7 +113,7 @@ class _Net:
 def network(seed: int) -> tuple[onnx.ModelProto, tuple[int, ...]]:
     """A network of up to six steps and a linear, or a convolution of single pixels; and the shape of its input `x`."""
     rng = np.random.default_rng(seed)
-    net = _Net(rng, Writer(), "x", int(rng.integers(1, 5)), rng.integers(5, 13, 2).tolist())
+    net = _Net(rng, np.random.default_rng([seed, 1]), Writer(), "x", int(rng.integers(1, 5)), rng.integers(5, 13, 2).tolist())
     shape = (1, net.channels, *net.sides)
     for kind in rng.choice(KINDS, int(rng.integers(2, 7))):
         if net.step(str(kind)):
@@ -136,7 +124,9 @@ def network(seed: int) -> tuple[onnx.ModelProto, tuple[int, ...]]:
     else:
         w, out = net.w, [1, 4]
         weight = w.constant(rng.normal(0, 0.4, (net.channels, 4)))
-        w("Gemm", w("Flatten", w("GlobalAveragePool", net.x)), weight, w.constant(np.zeros(4)))
+        whole = [n + int(net.more.integers(2)) for n in net.sides]  # or more, as a fixed kernel behind images of any size
+        mean = w("AveragePool", net.x, kernel_shape=whole, strides=whole, ceil_mode=1) if net.more.random() < 0.5 else ""
+        w("Gemm", w("Flatten", mean or w("GlobalAveragePool", net.x)), weight, w.constant(np.zeros(4)))
     net.w.nodes[-1].output[0] = "y"
     value = helper.make_tensor_value_info
     inputs, outputs = [value("x", TensorProto.FLOAT, shape)], [value("y", TensorProto.FLOAT, out)]
