@@ -17,7 +17,16 @@ from axlora.compiler.frontend.hf.operators import IDS
 from axlora.compiler.frontend.hf.weights import read_json
 from axlora.compiler.operators import Attention, Linear
 from axlora.compiler.passes.lower_rows import Starts
-from axlora.compiler.pipelines.drawn import Asked, Configuration, cache_codes, configured, kind_of, lower_drawn
+from axlora.compiler.pipelines.drawn import (
+    Asked,
+    Configuration,
+    Given,
+    cache_codes,
+    configured,
+    kind_of,
+    lower_drawn,
+    lower_given,
+)
 from axlora.compiler.pipelines.transformers import Generated
 from axlora.compiler.rows.read_region import Region
 from axlora.isa.opcodes import INSTRUCTION_BYTES, Buffer, Opcode
@@ -52,6 +61,11 @@ class Drawn:
     """Bytes of memory that it takes of a machine."""
     cache: tuple[str, ...] = ()
     """Regions of keys and values of the first sequence."""
+
+    @property
+    def given(self) -> bool:
+        """Whether the weights are a directory's own."""
+        return isinstance(self.asked.weights, Given)
 
     @property
     def beyond(self) -> str:
@@ -99,14 +113,18 @@ class Estimator:
         return moved
 
 
+def config_file(path: str | Path) -> Path:
+    """A config.json, or that of a directory."""
+    return Path(path) / CONFIG if Path(path).is_dir() else Path(path)
+
+
 def configuration(path: str | Path) -> Configuration:
     """What a config.json, or that of a directory, describes.
 
     Raises:
         BadModel: no such file, or as `config.described`.
     """
-    file = Path(path)
-    file = file / CONFIG if file.is_dir() else file
+    file = config_file(path)
     if not file.is_file():
         raise BadModel("no such file", str(file), "give the config.json of a Hugging Face model, or its directory")
     return configured(read_json(file), str(file))
@@ -123,12 +141,15 @@ def draw(
     """The model that a config.json describes.
 
     Args:
-        all: as of `lower_drawn`.
+        all: as of `lower_drawn`; of weights that are given, `shared` and `like` do not count.
 
     Raises:
-        BadModel, DoesNotFit: as `lower_drawn`.
+        axlora.Error: as `lower_drawn`, `lower_given`.
     """
-    found = lower_drawn(own, target, asked, shared, only, like)
+    if isinstance(asked.weights, Given):
+        found = lower_given(own, target, asked, asked.weights, only)
+    else:
+        found = lower_drawn(own, target, asked, shared, only, like)
     if found.region.starts is Starts.DECODE:
         program = generator_program(found, target, {}, None)
     else:
@@ -192,17 +213,17 @@ def estimate(own: Configuration, target: Target, asked: Asked, tokens: int = 0, 
     adapters: list[str | None] = [adapter.name for adapter in program.adapters]
     adapters = adapters or [None]
     sequences = [batch.join(adapters[n % len(adapters)]) for n in range(asked.batch)]
-    running, phases = batch.running, []
+    running, phases, ids = batch.running, [], min(IDS, len(decoder.tables[decoder.ids]))
     if tokens:
         for sequence in sequences:
-            sequence.feed([n % IDS for n in range(tokens)])
+            sequence.feed([n % ids for n in range(tokens)])
         phases.append(Phase("prefill", len(running.starts), running.counters["cycles"], tokens * asked.batch))
-    if target.engine == "reuse":
+    if target.engine == "reuse" and not (drawn.given and tokens >= asked.context - 1):
         _fill_cache(drawn, running.memory)
     for sequence in sequences:
         sequence.length = asked.context - 1
     before = len(running.starts), running.counters.get("cycles", 0)
-    batch.step([(sequence, n % IDS) for n, sequence in enumerate(sequences)])
+    batch.step([(sequence, n % ids) for n, sequence in enumerate(sequences)])
     starts, cycles = len(running.starts) - before[0], running.counters["cycles"] - before[1]
     phases.append(Phase("decode", starts, cycles, asked.batch))
     lefts = [left for _, left in running.starts]

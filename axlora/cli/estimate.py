@@ -13,15 +13,19 @@ from .given import bad, folder, page_place, write, write_page
 from .terminal import progress, show
 
 if TYPE_CHECKING:
+    from axlora.compiler.pipelines.drawn import Given, Weights
     from axlora.estimating import Estimate
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """A configuration, and what of it."""
     add = parser.add_argument
-    add("config", metavar="CONFIG.json", help="config.json of a Hugging Face model, or its directory; no weights are read")
+    add("config", metavar="CONFIG.json", help="config.json of a Hugging Face model, or its directory")
     add("--target", required=True, metavar="T", help="preset or TOML file")
-    add("--weights", default="int8", choices=["int8", "int4", "nf4"], help="how linears are held (int8)")
+    held = "drawn codes, or given: the codes that compile makes of the safetensors beside the config.json (int8)"
+    add("--weights", default="int8", choices=["int8", "int4", "nf4", "given"], help=held)
+    add("--weight-bits", type=int, choices=[2, 3, 4, 8], help="with --weights given: of weights that are floats there (8)")
+    add("--calibration", metavar="DATA.npz", help="with --weights given: as of compile (random token ids)")
     add(
         "--context",
         type=int,
@@ -43,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Estimate and print the report."""
     gc.disable()  # a program of a big model is millions of objects, none of them garbage
-    from axlora.compiler.pipelines.drawn import Asked, Weights
+    from axlora.compiler.pipelines.drawn import Asked
     from axlora.estimating import configuration, estimate, fits, of_experts
     from axlora.isa.target import Target
     from axlora.report.tables import run_tables
@@ -58,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         if not least <= vars(options)[name] <= most:
             raise bad(f"--{name} {vars(options)[name]}", f"--{name}", f"must be {least} to {most}")
     own, target = configuration(options.config), Target.load(options.target)
-    asked = Asked(Weights(options.weights), options.context, options.rank, options.adapters, options.batch, options.chunk)
+    asked = Asked(_weights(options), options.context, options.rank, options.adapters, options.batch, options.chunk)
     with progress() as shown:
         shown.phase("drawing codes, placing the programs, simulating")
         found = estimate(own, target, asked, options.tokens, options.whole_package)
@@ -85,6 +89,24 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _weights(options: argparse.Namespace) -> Weights | Given:
+    """What --weights says, and what goes with it."""
+    from axlora.arrays import read_arrays
+    from axlora.compiler.pipelines.drawn import Given, Weights
+    from axlora.estimating import config_file
+
+    if options.weights != "given":
+        for name in ("weight_bits", "calibration"):
+            if vars(options)[name] is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise bad(f"{option} without --weights given", option, "drawn codes have the bits that --weights names")
+        return Weights(options.weights)
+    if options.boards:
+        raise bad("--boards asks of drawn codes", "--boards", "--weights int8 or int4: what fits does not depend on values")
+    data = read_arrays(options.calibration) if options.calibration else None
+    return Given(config_file(options.config).parent, options.weight_bits or 8, data)
+
+
 def _phases(found: Estimate) -> Table:
     """Cycles and time of each phase."""
     clock = found.drawn.program.target.clock_mhz
@@ -104,9 +126,8 @@ def _notes(found: Estimate, whole: bool) -> list[str]:
     if drawn.beyond:
         notes.append(f"{drawn.beyond}: cycles are those of a machine with wider addresses")
     if drawn.program.target.engine == "reuse":
-        notes.append(
-            "drawn codes stand in for weights, keys and values: what is reused is that of normally distributed numbers"
-        )
+        of = [*([] if drawn.given else ["weights"]), *(["adapters"] if drawn.asked.rank else []), "keys", "values"]
+        notes.append(f"drawn codes stand in for {', '.join(of)}: what is reused is that of normally distributed numbers")
     if not whole and found.phases[-1].name == "decode":
         notes.append("one program in memory: where regions begin in a burst may differ from a package's (--whole-package)")
     return notes

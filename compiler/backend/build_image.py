@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
-import tvm
-
 from axlora.compiler.backend.emit_attention import Emit, cache_bytes, cache_name
 from axlora.compiler.backend.emit_rows import Form, whole_context
 from axlora.compiler.backend.emit_tiles import Placed
@@ -25,7 +23,7 @@ from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.lower_rows import Starts
 from axlora.compiler.rows.layout import WITHOUT, Layout, head_places, layouts
 from axlora.compiler.rows.lower import lower
-from axlora.compiler.rows.read_region import Region, read_region
+from axlora.compiler.rows.read_region import Region
 from axlora.isa.assembly import encode_program
 from axlora.isa.instruction import Instruction
 from axlora.isa.legality import check_program
@@ -302,18 +300,6 @@ def batches(most: int) -> list[int]:
     return sorted({1 << n for n in range(1, most.bit_length()) if 1 << n < most} | {most}) if most > 1 else []
 
 
-def build(
-    target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, slots: int = 0, chunk: int = PREFILL, batch: int = 1
-) -> Image:
-    """As `build_region`, of a module.
-
-    Args:
-        module: partitioned, with one region of the accelerator (`read_region`).
-        linears: the tensors of its parameters, in their order.
-    """
-    return build_region(target, read_region(module, linears), linears, slots=slots, chunk=chunk, batch=batch)
-
-
 def build_region(
     target: Target,
     region: Region,
@@ -329,7 +315,7 @@ def build_region(
     rows, or for as many as fit.
 
     Args:
-        linears: those of the region.
+        linears: those of the region, in the order of its parameters.
         slots: adapters in one start.
         chunk: most rows of a prefill start, at least T.
         batch: most sequences of a start that decodes.

@@ -188,6 +188,10 @@ def test_experts_are_said_to_be_computed_all(tmp_path: Path, capsys: pytest.Capt
         ({}, ["--context", "16", "--batch", "9"], "9 sequences at once"),
         (BERT, ["--context", "16", "--batch", "2"], "an encoder takes one sequence at a time"),
         ({"intermediate_size": 1 << 15}, ["--context", "32"], "does not fit the buffers"),
+        ({}, ["--context", "16", "--weights", "given"], "no model.safetensors"),
+        ({"model_type": "gpt2"}, ["--context", "16", "--weights", "given"], "has model_type 'gpt2'"),
+        ({}, ["--context", "16", "--weights", "given", "--boards"], "--weights int8 or int4"),
+        ({}, ["--context", "16", "--weight-bits", "4"], "--weight-bits without --weights given"),
     ],
 )
 def test_wrong_configurations_take_one_line(
