@@ -81,9 +81,12 @@ class Estimator:
     view = "estimate"
     clock_mhz = None
 
-    def __init__(self, found: Generated) -> None:
+    def __init__(self, found: Generated, target: Target) -> None:
         self._codes = {code.address: code for code in found.image.codes}
         self._content = found.image.content
+        changing = sum(size for _, size in found.image.regions.values())
+        self._held = 2 * len(self._content.data) + changing if found.shared and target.engine == "reuse" else 0
+        """Codes, at most, of weights that linears share, and of keys and values."""
         self._constants = max(0, self._content.size - MEMORY)
         """From where on constants lie: behind all linears."""
         found_at = {name: tiling.weights[0] for name, tiling in found.image.tilings.items()}
@@ -95,7 +98,13 @@ class Estimator:
         """As `Engine.start`."""
         code = self._codes[start.function.address]
         found = run_image(
-            target, start.memory, code.address, start.registers, moved=lambda walk: self._moved(code, walk), checked=True
+            target,
+            start.memory,
+            code.address,
+            start.registers,
+            moved=lambda walk: self._moved(code, walk),
+            checked=True,
+            remembered=self._held,
         )
         return left_of(found, start.trace)
 
@@ -157,7 +166,7 @@ def draw(
         program = whole_program(found, target, dict.fromkeys(names, "int64"), {}, None)
     attentions = [f"{op.y} " for op in found.model.operators if isinstance(op, Attention)]
     cache = [name for name in program.regions if name.startswith(tuple(attentions)) and "scales" not in name]
-    return Drawn(program, Estimator(found), asked, found.image.needed, tuple(cache))
+    return Drawn(program, Estimator(found, target), asked, found.image.needed, tuple(cache))
 
 
 @dataclass(frozen=True)

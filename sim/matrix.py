@@ -38,7 +38,6 @@ from .state import (
     State,
 )
 from .tiles import (
-    AT,
     GREATEST,
     LAST_POP,
     SEGMENT_MISSES,
@@ -47,6 +46,7 @@ from .tiles import (
     TILE_MISSES,
     TILE_PRODUCT,
     TILE_RAW,
+    VALUES_AT,
     Codes,
     Tiles,
     find,
@@ -203,7 +203,7 @@ def _multiply(
             peak = max(peak, abs(int(x[t, k])))
     groups = -(-blocks // per) if per else 1
     sumx = np.zeros((tokens, groups), np.int64)
-    at, column = known[AT], 0
+    at, column = known[VALUES_AT], 0
     for number in range(len(active)):
         of = s.segments[active[number]]
         mask = masks[number]
