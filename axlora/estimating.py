@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -179,6 +180,11 @@ class Phase:
     tokens: int
     """Of all sequences."""
 
+    def to_json(self, clock_mhz: int) -> dict[str, Any]:
+        """As in RUN.json."""
+        seconds = self.cycles / (clock_mhz * 1e6)
+        return vars(self) | {"ms": 1000 * seconds, "tokens_per_second": self.tokens / seconds}
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -188,6 +194,14 @@ class Estimate:
     phases: tuple[Phase, ...]
     run: Run
     """All of them, without outputs and steps."""
+    notes: tuple[str, ...]
+    """How much memory it needs, and what was assumed."""
+
+    def facts(self) -> dict[str, Any]:
+        """What RUN.json has of an estimate alone: `estimate`."""
+        clock = self.drawn.program.target.clock_mhz
+        phases = [phase.to_json(clock) for phase in self.phases]
+        return {"memory_bytes": self.drawn.needed, "phases": phases, "notes": [*self.notes], "fits": []}
 
     def by_kind(self) -> Run:
         """The run with the operators of a kind of all layers added up."""
@@ -213,7 +227,7 @@ def estimate(own: Configuration, target: Target, asked: Asked, tokens: int = 0, 
     if isinstance(own, Encoder):
         if tokens or asked.batch > 1:
             raise BadModel("an encoder takes one sequence at a time", "--tokens, --batch", "leave them out")
-        return _encoded(draw(own, target, asked))
+        return _encoded(draw(own, target, asked), own)
     asked = asked if tokens or whole else replace(asked, chunk=1)
     drawn = draw(own, target, asked, only=frozenset() if tokens or whole else {name_of(asked.batch, asked.batch > 1)})
     program, decoder = drawn.program, drawn.program.interface
@@ -237,16 +251,31 @@ def estimate(own: Configuration, target: Target, asked: Asked, tokens: int = 0, 
     phases.append(Phase("decode", starts, cycles, asked.batch))
     lefts = [left for _, left in running.starts]
     run = run_of(program, drawn.engine, {}, {}, lefts, decoder.layers(program, running.starts))
-    return Estimate(drawn, tuple(phases), replace(run, steps=Steps()))
+    return _told(own, drawn, phases, run, tokens > 0 or whole)
 
 
-def _encoded(drawn: Drawn) -> Estimate:
+def _told(own: Configuration, drawn: Drawn, phases: Sequence[Phase], run: Run, whole: bool) -> Estimate:
+    """The estimate, with what was assumed. `whole`: memory is laid out as that of a package."""
+    size = drawn.needed
+    notes = [f"memory: {size / GIB:.2f} GiB" if size >= GIB else f"memory: {size / (1 << 20):.2f} MiB"]
+    if drawn.beyond:
+        notes.append(f"{drawn.beyond}: cycles are those of a machine with wider addresses")
+    if drawn.program.target.engine == "reuse":
+        of = [*([] if drawn.given else ["weights"]), *(["adapters"] if drawn.asked.rank else []), "keys", "values"]
+        notes.append(f"drawn codes stand in for {', '.join(of)}: what is reused is that of normally distributed numbers")
+    if not whole:
+        notes.append("one program in memory: where regions begin in a burst may differ from a package's (--whole-package)")
+    run = replace(run, outputs={}, codes={}, steps=Steps())
+    return Estimate(drawn, tuple(phases), run, (*notes, *of_experts(own, run)))
+
+
+def _encoded(drawn: Drawn, own: Configuration) -> Estimate:
     """An encoder's sequence."""
     program, names = drawn.program, [adapter.name for adapter in drawn.program.adapters]
     inputs = {name: np.ones((1, drawn.asked.context), np.int64) for name in program.interface.inputs_info(program)}
     run = program.interface.run(program, drawn.engine, inputs, names[0] if names else None, None)
     phase = Phase("sequence", 1, run.cycles, drawn.asked.context)
-    return Estimate(drawn, (phase,), replace(run, outputs={}, codes={}, steps=Steps()))
+    return _told(own, drawn, [phase], run, True)
 
 
 def _fill_cache(drawn: Drawn, memory: Bytes) -> None:
@@ -262,11 +291,11 @@ def _fill_cache(drawn: Drawn, memory: Bytes) -> None:
         memory[to : to + decoder.cache] = memory[first : first + decoder.cache]
 
 
-def of_experts(own: Configuration, found: Estimate) -> list[str]:
+def of_experts(own: Configuration, run: Run) -> list[str]:
     """What a mixture of experts takes more than its tokens need, in a sentence; none of other models."""
     if not isinstance(own, LlamaLike) or own.experts is None:
         return []
-    cycles, of = sum(layer.cycles for layer in found.run.layers if ".experts." in layer.name), own.experts
+    cycles, of = sum(layer.cycles for layer in run.layers if ".experts." in layer.name), own.experts
     return [f"all {of.count} experts are computed, of which a token has {of.chosen}: {cycles:,} of the cycles are theirs"]
 
 

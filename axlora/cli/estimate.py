@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -14,7 +15,6 @@ from .terminal import progress, show
 
 if TYPE_CHECKING:
     from axlora.compiler.pipelines.drawn import Given, Weights
-    from axlora.estimating import Estimate
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     """Estimate and print the report."""
     gc.disable()  # a program of a big model is millions of objects, none of them garbage
     from axlora.compiler.pipelines.drawn import Asked
-    from axlora.estimating import configuration, estimate, fits, of_experts
+    from axlora.estimating import configuration, estimate, fits
     from axlora.isa.target import Target
     from axlora.report.tables import run_tables
 
@@ -66,25 +66,26 @@ def run(options: argparse.Namespace) -> int:
     with progress() as shown:
         shown.phase("drawing codes, placing the programs, simulating")
         found = estimate(own, target, asked, options.tokens, options.whole_package)
-        data = found.run.to_json()
-        boards = []
+        facts = found.facts()
         for name in Target.presets() if options.boards else ():
             shown.phase(f"does it fit {name}")
-            boards.append((name, fits(own, Target.load(name), asked)))
+            facts["fits"].append({"target": name, "why_not": fits(own, Target.load(name), asked)})
     if options.json:
-        write(options.json, (json.dumps(data, indent=1) + "\n").encode())
+        write(options.json, (json.dumps(found.run.to_json() | {"estimate": facts}, indent=1) + "\n").encode())
     if options.html:
         from axlora.report.page import page
 
-        shown_runs = [(f"{options.config} {options.weights}", found.by_kind().to_json())]
+        name = f"{options.config} {options.weights}, {options.context} tokens"
+        name += f", rank {options.rank}" if options.rank else ""
+        shown_runs = [(name, found.by_kind().to_json() | {"estimate": facts})]
         write_page(options.html, lambda library: page(shown_runs, library))
-    show(*run_tables(found.by_kind()), _phases(found))
-    if boards:
+    show(*run_tables(found.by_kind()), _phases(facts["phases"], target.clock_mhz))
+    if facts["fits"]:
         table = Table("target", "fits", title="buffers")
-        for name, why in boards:
-            table.add_row(name, why or "yes")
+        for each in facts["fits"]:
+            table.add_row(each["target"], each["why_not"] or "yes")
         show(table)
-    for note in [*_notes(found, options.whole_package or options.tokens > 0), *of_experts(own, found)]:
+    for note in facts["notes"]:
         show(note)
     return 0
 
@@ -107,27 +108,12 @@ def _weights(options: argparse.Namespace) -> Weights | Given:
     return Given(config_file(options.config).parent, options.weight_bits or 8, data)
 
 
-def _phases(found: Estimate) -> Table:
+def _phases(phases: Sequence[Mapping[str, Any]], clock_mhz: int) -> Table:
     """Cycles and time of each phase."""
-    clock = found.drawn.program.target.clock_mhz
-    table = Table("phase", "starts", "tokens", "cycles", "ms", "tokens/s", title=f"at {clock} MHz")
+    table = Table("phase", "starts", "tokens", "cycles", "ms", "tokens/s", title=f"at {clock_mhz} MHz")
     for column in table.columns[1:]:
         column.justify = "right"
-    for p in found.phases:
-        ms = p.cycles / clock / 1000
-        table.add_row(p.name, str(p.starts), str(p.tokens), f"{p.cycles:,}", f"{ms:,.2f}", f"{1000 * p.tokens / ms:,.2f}")
+    for p in phases:
+        counts = (f"{p[key]:,}" for key in ("starts", "tokens", "cycles"))
+        table.add_row(p["name"], *counts, f"{p['ms']:,.2f}", f"{p['tokens_per_second']:,.2f}")
     return table
-
-
-def _notes(found: Estimate, whole: bool) -> list[str]:
-    """What was assumed."""
-    drawn = found.drawn
-    notes = [f"memory: {drawn.needed / (1 << 30):.2f} GiB"]
-    if drawn.beyond:
-        notes.append(f"{drawn.beyond}: cycles are those of a machine with wider addresses")
-    if drawn.program.target.engine == "reuse":
-        of = [*([] if drawn.given else ["weights"]), *(["adapters"] if drawn.asked.rank else []), "keys", "values"]
-        notes.append(f"drawn codes stand in for {', '.join(of)}: what is reused is that of normally distributed numbers")
-    if not whole and found.phases[-1].name == "decode":
-        notes.append("one program in memory: where regions begin in a burst may differ from a package's (--whole-package)")
-    return notes
