@@ -80,7 +80,10 @@ def generate(
         max_new_tokens: stop a sequence after these many.
         adapter: a name for all sequences, None for the base or the LoRA in the model itself; or one of these for each.
         eos: stop a sequence after this token.
-        start, engine, adapter_places, page_rate: as of `Program.session`.
+        start: runs the machine, instead of an engine.
+        engine: as of `Program.session`.
+        adapter_places: as of `Program.session`.
+        page_rate: as of `Program.session`.
 
     Yields:
         Each token as it comes, and its cycles; of several prompts the sequences' tokens in turn. The cycles of a start that
