@@ -241,7 +241,8 @@ def estimate(own: Configuration, target: Target, asked: Asked, tokens: int = 0, 
         for sequence in sequences:
             sequence.feed([n % ids for n in range(tokens)])
         phases.append(Phase("prefill", len(running.starts), running.counters["cycles"], tokens * asked.batch))
-    if target.engine == "reuse" and not (drawn.given and tokens >= asked.context - 1):
+    filled = target.engine == "reuse" and not (drawn.given and tokens >= asked.context - 1)
+    if filled:
         _fill_cache(drawn, running.memory)
     for sequence in sequences:
         sequence.length = asked.context - 1
@@ -251,18 +252,19 @@ def estimate(own: Configuration, target: Target, asked: Asked, tokens: int = 0, 
     phases.append(Phase("decode", starts, cycles, asked.batch))
     lefts = [left for _, left in running.starts]
     run = run_of(program, drawn.engine, {}, {}, lefts, decoder.layers(program, running.starts))
-    return _told(own, drawn, phases, run, tokens > 0 or whole)
+    return _told(own, drawn, phases, run, tokens > 0 or whole, filled)
 
 
-def _told(own: Configuration, drawn: Drawn, phases: Sequence[Phase], run: Run, whole: bool) -> Estimate:
-    """The estimate, with what was assumed. `whole`: memory is laid out as that of a package."""
+def _told(own: Configuration, drawn: Drawn, phases: Sequence[Phase], run: Run, whole: bool, filled: bool = False) -> Estimate:
+    """The estimate, with what was assumed. `whole`: memory is laid out as a package's; `filled`: with drawn keys and values."""
     size = drawn.needed
     notes = [f"memory: {size / GIB:.2f} GiB" if size >= GIB else f"memory: {size / (1 << 20):.2f} MiB"]
     if drawn.beyond:
         notes.append(f"{drawn.beyond}: cycles are those of a machine with wider addresses")
     if drawn.program.target.engine == "reuse":
-        of = [*([] if drawn.given else ["weights"]), *(["adapters"] if drawn.asked.rank else []), "keys", "values"]
-        notes.append(f"drawn codes stand in for {', '.join(of)}: what is reused is that of normally distributed numbers")
+        kinds = {"weights": not drawn.given, "adapters": drawn.asked.rank > 0, "keys": filled, "values": filled}
+        if of := [name for name, is_drawn in kinds.items() if is_drawn]:
+            notes.append(f"drawn codes stand in for {', '.join(of)}: what is reused is that of normally distributed numbers")
     if not whole:
         notes.append("one program in memory: where regions begin in a burst may differ from a package's (--whole-package)")
     run = replace(run, outputs={}, codes={}, steps=Steps())

@@ -59,6 +59,15 @@ def test_given_weights(target: str, bits: int, calibrated: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("tokens", "rank", "said"), [(31, 0, []), (31, 4, ["adapters"]), (8, 0, ["keys, values"])])
+def test_what_is_drawn_beside_given_weights_is_said(tokens: int, rank: int, said: list[str]) -> None:
+    """A prompt up to the step makes all keys and values."""
+    found = estimate(configuration(BASE), Target.load("edge-asic"), Asked(Given(BASE), context=32, rank=rank), tokens)
+    notes = [note.partition(":")[0].removeprefix("drawn codes stand in for ") for note in found.notes if "drawn" in note]
+    assert notes == said
+
+
+@pytest.mark.slow
 def test_given_weights_of_an_encoder() -> None:
     """MiniLM's own weights in the memory of the package; with an adapter, whose codes are drawn, they run."""
     options = {"operators": "all", "shapes": {"batch": 1, "sequence": 16}, "max_lora_rank": RANK}
