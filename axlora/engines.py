@@ -299,6 +299,29 @@ class OnBoard:
         return Left(found.memory, found.counters)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Another engine, of which is kept what starts left but for the memory."""
+
+    engine: Engine
+    starts: list[tuple[Function, Left]] = field(default_factory=list, init=False)
+    """In the order in which they ran."""
+
+    @property
+    def view(self) -> str:
+        return self.engine.view
+
+    @property
+    def clock_mhz(self) -> int | None:
+        return self.engine.clock_mhz
+
+    def start(self, target: Target, start: Start) -> Left:
+        """As `Engine.start`, with a trace."""
+        left = self.engine.start(target, replace(start, trace=True))
+        self.starts.append((start.function, replace(left, memory=left.memory[:0])))
+        return left
+
+
 OwnStart = Callable[[Bytes, int, dict[int, int]], Any]
 """(memory, program's address, registers) -> what is left, with `memory` whole and all `counters` by name: a PYNQ driver's."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,16 @@ from axlora.compiler.frontend.hf.operators import IDS
 from axlora.compiler.frontend.hf.weights import read_json
 from axlora.compiler.operators import Attention, Linear
 from axlora.compiler.passes.lower_rows import Starts
-from axlora.compiler.pipelines.drawn import Asked, Configuration, cache_codes, configured, kind_of, lower_drawn
+from axlora.compiler.pipelines.drawn import (
+    Asked,
+    Configuration,
+    Given,
+    cache_codes,
+    configured,
+    kind_of,
+    lower_drawn,
+    lower_given,
+)
 from axlora.compiler.pipelines.transformers import Generated
 from axlora.compiler.rows.read_region import Region
 from axlora.isa.opcodes import INSTRUCTION_BYTES, Buffer, Opcode
@@ -54,6 +64,11 @@ class Drawn:
     """Regions of keys and values of the first sequence."""
 
     @property
+    def given(self) -> bool:
+        """Whether the weights are a directory's own."""
+        return isinstance(self.asked.weights, Given)
+
+    @property
     def beyond(self) -> str:
         """What to say where the machine does not address so much memory; "" where it does."""
         if self.needed <= MEMORY:
@@ -67,9 +82,12 @@ class Estimator:
     view = "estimate"
     clock_mhz = None
 
-    def __init__(self, found: Generated) -> None:
+    def __init__(self, found: Generated, target: Target) -> None:
         self._codes = {code.address: code for code in found.image.codes}
         self._content = found.image.content
+        changing = sum(size for _, size in found.image.regions.values())
+        self._held = 2 * len(self._content.data) + changing if found.shared and target.engine == "reuse" else 0
+        """Codes, at most, of weights that linears share, and of keys and values."""
         self._constants = max(0, self._content.size - MEMORY)
         """From where on constants lie: behind all linears."""
         found_at = {name: tiling.weights[0] for name, tiling in found.image.tilings.items()}
@@ -81,7 +99,13 @@ class Estimator:
         """As `Engine.start`."""
         code = self._codes[start.function.address]
         found = run_image(
-            target, start.memory, code.address, start.registers, moved=lambda walk: self._moved(code, walk), checked=True
+            target,
+            start.memory,
+            code.address,
+            start.registers,
+            moved=lambda walk: self._moved(code, walk),
+            checked=True,
+            remembered=self._held,
         )
         return left_of(found, start.trace)
 
@@ -99,14 +123,18 @@ class Estimator:
         return moved
 
 
+def config_file(path: str | Path) -> Path:
+    """A config.json, or that of a directory."""
+    return Path(path) / CONFIG if Path(path).is_dir() else Path(path)
+
+
 def configuration(path: str | Path) -> Configuration:
     """What a config.json, or that of a directory, describes.
 
     Raises:
         BadModel: no such file, or as `config.described`.
     """
-    file = Path(path)
-    file = file / CONFIG if file.is_dir() else file
+    file = config_file(path)
     if not file.is_file():
         raise BadModel("no such file", str(file), "give the config.json of a Hugging Face model, or its directory")
     return configured(read_json(file), str(file))
@@ -123,12 +151,15 @@ def draw(
     """The model that a config.json describes.
 
     Args:
-        all: as of `lower_drawn`.
+        all: as of `lower_drawn`; of weights that are given, `shared` and `like` do not count.
 
     Raises:
-        BadModel, DoesNotFit: as `lower_drawn`.
+        axlora.Error: as `lower_drawn`, `lower_given`.
     """
-    found = lower_drawn(own, target, asked, shared, only, like)
+    if isinstance(asked.weights, Given):
+        found = lower_given(own, target, asked, asked.weights, only)
+    else:
+        found = lower_drawn(own, target, asked, shared, only, like)
     if found.region.starts is Starts.DECODE:
         program = generator_program(found, target, {}, None)
     else:
@@ -136,7 +167,7 @@ def draw(
         program = whole_program(found, target, dict.fromkeys(names, "int64"), {}, None)
     attentions = [f"{op.y} " for op in found.model.operators if isinstance(op, Attention)]
     cache = [name for name in program.regions if name.startswith(tuple(attentions)) and "scales" not in name]
-    return Drawn(program, Estimator(found), asked, found.image.needed, tuple(cache))
+    return Drawn(program, Estimator(found, target), asked, found.image.needed, tuple(cache))
 
 
 @dataclass(frozen=True)
@@ -149,6 +180,11 @@ class Phase:
     tokens: int
     """Of all sequences."""
 
+    def to_json(self, clock_mhz: int) -> dict[str, Any]:
+        """As in RUN.json."""
+        seconds = self.cycles / (clock_mhz * 1e6)
+        return vars(self) | {"ms": 1000 * seconds, "tokens_per_second": self.tokens / seconds}
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -158,6 +194,14 @@ class Estimate:
     phases: tuple[Phase, ...]
     run: Run
     """All of them, without outputs and steps."""
+    notes: tuple[str, ...]
+    """How much memory it needs, and what was assumed."""
+
+    def facts(self) -> dict[str, Any]:
+        """What RUN.json has of an estimate alone: `estimate`."""
+        clock = self.drawn.program.target.clock_mhz
+        phases = [phase.to_json(clock) for phase in self.phases]
+        return {"memory_bytes": self.drawn.needed, "phases": phases, "notes": [*self.notes], "fits": []}
 
     def by_kind(self) -> Run:
         """The run with the operators of a kind of all layers added up."""
@@ -183,7 +227,7 @@ def estimate(own: Configuration, target: Target, asked: Asked, tokens: int = 0, 
     if isinstance(own, Encoder):
         if tokens or asked.batch > 1:
             raise BadModel("an encoder takes one sequence at a time", "--tokens, --batch", "leave them out")
-        return _encoded(draw(own, target, asked))
+        return _encoded(draw(own, target, asked), own)
     asked = asked if tokens or whole else replace(asked, chunk=1)
     drawn = draw(own, target, asked, only=frozenset() if tokens or whole else {name_of(asked.batch, asked.batch > 1)})
     program, decoder = drawn.program, drawn.program.interface
@@ -192,31 +236,48 @@ def estimate(own: Configuration, target: Target, asked: Asked, tokens: int = 0, 
     adapters: list[str | None] = [adapter.name for adapter in program.adapters]
     adapters = adapters or [None]
     sequences = [batch.join(adapters[n % len(adapters)]) for n in range(asked.batch)]
-    running, phases = batch.running, []
+    running, phases, ids = batch.running, [], min(IDS, len(decoder.tables[decoder.ids]))
     if tokens:
         for sequence in sequences:
-            sequence.feed([n % IDS for n in range(tokens)])
+            sequence.feed([n % ids for n in range(tokens)])
         phases.append(Phase("prefill", len(running.starts), running.counters["cycles"], tokens * asked.batch))
-    if target.engine == "reuse":
+    filled = target.engine == "reuse" and not (drawn.given and tokens >= asked.context - 1)
+    if filled:
         _fill_cache(drawn, running.memory)
     for sequence in sequences:
         sequence.length = asked.context - 1
     before = len(running.starts), running.counters.get("cycles", 0)
-    batch.step([(sequence, n % IDS) for n, sequence in enumerate(sequences)])
+    batch.step([(sequence, n % ids) for n, sequence in enumerate(sequences)])
     starts, cycles = len(running.starts) - before[0], running.counters["cycles"] - before[1]
     phases.append(Phase("decode", starts, cycles, asked.batch))
     lefts = [left for _, left in running.starts]
     run = run_of(program, drawn.engine, {}, {}, lefts, decoder.layers(program, running.starts))
-    return Estimate(drawn, tuple(phases), replace(run, steps=Steps()))
+    return _told(own, drawn, phases, run, tokens > 0 or whole, filled)
 
 
-def _encoded(drawn: Drawn) -> Estimate:
+def _told(own: Configuration, drawn: Drawn, phases: Sequence[Phase], run: Run, whole: bool, filled: bool = False) -> Estimate:
+    """The estimate, with what was assumed. `whole`: memory is laid out as a package's; `filled`: with drawn keys and values."""
+    size = drawn.needed
+    notes = [f"memory: {size / GIB:.2f} GiB" if size >= GIB else f"memory: {size / (1 << 20):.2f} MiB"]
+    if drawn.beyond:
+        notes.append(f"{drawn.beyond}: cycles are those of a machine with wider addresses")
+    if drawn.program.target.engine == "reuse":
+        kinds = {"weights": not drawn.given, "adapters": drawn.asked.rank > 0, "keys": filled, "values": filled}
+        if of := [name for name, is_drawn in kinds.items() if is_drawn]:
+            notes.append(f"drawn codes stand in for {', '.join(of)}: what is reused is that of normally distributed numbers")
+    if not whole:
+        notes.append("one program in memory: where regions begin in a burst may differ from a package's (--whole-package)")
+    run = replace(run, outputs={}, codes={}, steps=Steps())
+    return Estimate(drawn, tuple(phases), run, (*notes, *of_experts(own, run)))
+
+
+def _encoded(drawn: Drawn, own: Configuration) -> Estimate:
     """An encoder's sequence."""
     program, names = drawn.program, [adapter.name for adapter in drawn.program.adapters]
     inputs = {name: np.ones((1, drawn.asked.context), np.int64) for name in program.interface.inputs_info(program)}
     run = program.interface.run(program, drawn.engine, inputs, names[0] if names else None, None)
     phase = Phase("sequence", 1, run.cycles, drawn.asked.context)
-    return Estimate(drawn, (phase,), replace(run, outputs={}, codes={}, steps=Steps()))
+    return _told(own, drawn, [phase], run, True)
 
 
 def _fill_cache(drawn: Drawn, memory: Bytes) -> None:
@@ -232,11 +293,11 @@ def _fill_cache(drawn: Drawn, memory: Bytes) -> None:
         memory[to : to + decoder.cache] = memory[first : first + decoder.cache]
 
 
-def of_experts(own: Configuration, found: Estimate) -> list[str]:
+def of_experts(own: Configuration, run: Run) -> list[str]:
     """What a mixture of experts takes more than its tokens need, in a sentence; none of other models."""
     if not isinstance(own, LlamaLike) or own.experts is None:
         return []
-    cycles, of = sum(layer.cycles for layer in found.run.layers if ".experts." in layer.name), own.experts
+    cycles, of = sum(layer.cycles for layer in run.layers if ".experts." in layer.name), own.experts
     return [f"all {of.count} experts are computed, of which a token has {of.chosen}: {cycles:,} of the cycles are theirs"]
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack, cast, overload
 
 import numpy as np
 
 from .choice import AdapterChoice
-from .decoder import Batch, Context
-from .engines import Called, Engine, OwnStart
+from .decoder import Batch, Context, Decoder
+from .engines import Engine, Left, OwnStart, Steps
 from .inputs import BadInput
+from .machine import Function
 from .program import Program
-from .session import engine_of
+from .run import Run, run_of
+from .session import Session
 
 if TYPE_CHECKING:
     from axlora.fpga.host import Board
@@ -44,6 +47,8 @@ class _Options(TypedDict, total=False):
     eos: int | None
     start: OwnStart | None
     engine: str | Engine | Board
+    adapter_places: int | None
+    page_rate: float | None
 
 
 @overload
@@ -63,6 +68,8 @@ def generate(
     eos: int | None = None,
     start: OwnStart | None = None,
     engine: str | Engine | Board = "sim",
+    adapter_places: int | None = None,
+    page_rate: float | None = None,
 ) -> Iterator[Token] | Iterator[SequenceToken]:
     """Greedy generation, ties to the lowest id.
 
@@ -74,7 +81,9 @@ def generate(
         adapter: a name for all sequences, None for the base or the LoRA in the model itself; or one of these for each.
         eos: stop a sequence after this token.
         start: runs the machine, instead of an engine.
-        engine: as `Program.session`.
+        engine: as of `Program.session`.
+        adapter_places: as of `Program.session`.
+        page_rate: as of `Program.session`.
 
     Yields:
         Each token as it comes, and its cycles; of several prompts the sequences' tokens in turn. The cycles of a start that
@@ -86,19 +95,42 @@ def generate(
     """
     alone = len(prompt) and isinstance(prompt[0], int | np.integer)
     prompts = [cast(Prompt, prompt)] if alone else cast(Sequence[Prompt], prompt)
-    if not len(prompt) or not all(map(len, prompts)):
+    session = program.session(start=start, engine=engine, adapter_places=adapter_places, page_rate=page_rate)
+    found = generated(session, prompts, max_new_tokens, adapter, eos)
+    return (Token(token, cycles) for _, token, cycles in found) if alone else found
+
+
+def generated(
+    session: Session, prompts: Sequence[Prompt], max_new_tokens: int, adapter: AdapterChoice, eos: int | None
+) -> Iterator[SequenceToken]:
+    """As `generate`, of a list of prompts, on a session."""
+    if not len(prompts) or not all(map(len, prompts)):
         raise BadInput("the prompt is empty", "prompt", "at least one token")
-    used = engine_of(engine) if start is None else Called(start)
-    names = program.adapters_of(adapter, len(prompts))
-    if len(prompts) > 1 and any(f.batch for f in program.functions):
-        batch = program.interface.new_batch(program, used)
+    machine, engine = session.machine, session.engine
+    names = machine.adapters_of(adapter, len(prompts))
+    if len(prompts) > 1 and any(f.batch for f in machine.functions):
+        batch = session.batch()
         running, found = batch.running, _together(batch, names, prompts, max_new_tokens, eos)
     else:
-        sequences = [program.interface.sequence(program, used, name, len(names) > 1) for name in names]
+        sequences = [session.interface.sequence(machine, engine, name, len(names) > 1) for name in names]
         running, found = sequences[0].running, _tokens(sequences, prompts, max_new_tokens, eos)
     for ids in prompts:
         running.decoder.check_room(len(ids), max_new_tokens)
-    return (Token(token, cycles) for _, token, cycles in found) if alone else found
+    return found
+
+
+def whole_run(session: Session, starts: Sequence[tuple[Function, Left]]) -> Run:
+    """A generation as one run, without outputs and steps.
+
+    Args:
+        session: a simulator's.
+        starts: what `engines.Kept` has of its session.
+    """
+    lefts = [left for _, left in starts]
+    assert isinstance(session.interface, Decoder)
+    layers = session.interface.layers(session.machine, starts)
+    run = run_of(session.machine, session.engine, {}, {}, lefts, layers)
+    return replace(run, steps=Steps(), paging=session.paging)
 
 
 def _tokens(sequences: Sequence[Context], prompts: Sequence[Prompt], most: int, eos: int | None) -> Iterator[SequenceToken]:

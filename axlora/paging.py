@@ -150,8 +150,8 @@ class Paged(Machine):
         return self.pool.held
 
     def hold(self, memory: Bytes, names: Sequence[str]) -> list[int]:
-        for name, place in self.pool.use(names).items():
-            self.put_adapter(memory, name, place)
-            self.pool.counted.bytes_copied += self.adapter_size
+        self.pool.counted.bytes_copied += len(self.pool.use(names)) * self.adapter_size
         held = self.pool.held
+        for name in names:  # of sequences with memories of their own, this one may not have what another one brought
+            self.put_adapter(memory, name, held[name])
         return [held[name] for name in names]

@@ -45,7 +45,7 @@ class Session:
     def __init__(self, machine: Machine, interface: Interface, engine: Engine, adapter: AdapterChoice = None) -> None:
         """`machine`: a `Paged` one keeps its adapters in places from run to run."""
         self.engine, self.adapter = engine, adapter
-        self._machine, self._interface = machine, interface
+        self.machine, self.interface = machine, interface
         self._context: Context | None = None
         machine.slot_of(adapter)  # what it does not have is told at once
 
@@ -63,14 +63,14 @@ class Session:
         """
         adapter = self.adapter if adapter is None else adapter
         before = self.paging
-        run = self._interface.run(self._machine, self.engine, inputs, adapter, progress)
+        run = self.interface.run(self.machine, self.engine, inputs, adapter, progress)
         after = self.paging
         return run if before is None or after is None else replace(run, paging=after.since(before))
 
     @property
     def paging(self) -> Paging | None:
         """What became of adapters so far; None: the memory holds all of them."""
-        return replace(self._machine.pool.counted) if isinstance(self._machine, Paged) else None
+        return replace(self.machine.pool.counted) if isinstance(self.machine, Paged) else None
 
     @property
     def sequence(self) -> Context:
@@ -80,8 +80,8 @@ class Session:
             BadInput: no language model. BadAdapter: no such adapter.
         """
         if self._context is None:
-            (name,) = self._machine.adapters_of(self.adapter, 1)
-            self._context = self._interface.sequence(self._machine, self.engine, name)
+            (name,) = self.machine.adapters_of(self.adapter, 1)
+            self._context = self.interface.sequence(self.machine, self.engine, name)
         return self._context
 
     @property
@@ -108,7 +108,7 @@ class Session:
         Raises:
             BadInput: no language model.
         """
-        return self._interface.new_batch(self._machine, self.engine)
+        return self.interface.new_batch(self.machine, self.engine)
 
     def prefill(self, ids: Sequence[int]) -> Int64:
         """A new sequence that begins with these tokens; as `feed`."""

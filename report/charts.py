@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,6 +61,15 @@ def _category(field: str, title: str | None, **more: Any) -> Spec:
     return {"field": field, "type": "nominal", "title": title, **more}
 
 
+def _layers_of(runs: Runs) -> Spec:
+    """The channel of layers; what half of their names or more begin with is left out of its labels."""
+    names = [layer["name"] for _, data in runs for layer in data["layers"]]
+    counts = Counter(name[: n + 1] for name in names for n, letter in enumerate(name) if letter == ".")
+    prefix = max((each for each, count in counts.items() if 2 * count >= len(names)), key=len, default="")
+    label = f"indexof(datum.label, {json.dumps(prefix)}) == 0 ? slice(datum.label, {len(prefix)}) : datum.label"
+    return _category("layer", None, sort=None, axis={"labelExpr": label})
+
+
 def _hover(**titles: str) -> list[Spec]:
     return [{"field": field, "title": title} | ({"format": ","} if field in _COUNTS else {}) for field, title in titles.items()]
 
@@ -98,7 +109,7 @@ def layers(runs: Runs) -> Spec:
         for n, layer in enumerate(data["layers"])
     ]
     encoding = {
-        "y": _category("layer", None, sort=None),
+        "y": _layers_of(runs),
         "x": _quantity("cycles", "cycles"),
         "color": _category("operator", "operator", scale=_COLOURS) if len(runs) == 1 else _category("run", "run"),
         "href": {"field": "href", "type": "nominal"},
@@ -177,7 +188,7 @@ def reuse(runs: Runs) -> Spec:
                 if macs
             ]
     encoding = {
-        "y": _category("layer", None, sort=None),
+        "y": _layers_of(runs),
         "x": _quantity("removed", "products not multiplied", axis={"format": "%"}, scale={"domain": [0, 1]}),
         "yOffset": _category("bar", None, sort=[f"{of}, {name}" for of in ("base", "adapters") for name, _ in runs]),
         "color": _category("of", "columns of", sort=["base", "adapters"], scale=_COLOURS),
@@ -197,7 +208,7 @@ def traffic(runs: Runs) -> Spec:
         for way in ("read", "written")
     ]
     encoding = {
-        "y": _category("layer", None, sort=None),
+        "y": _layers_of(runs),
         "x": _quantity("bytes", "bytes"),
         "color": _category("way", None, scale=_COLOURS),
         "opacity": _by_run(runs),

@@ -6,7 +6,8 @@ Charts are drawn by Vega (https://vega.github.io), which the page holds; every c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 
@@ -29,17 +30,20 @@ def page(runs: Runs, library: str) -> str:
     """
     drawn = {"units": charts.units(runs)}
     text = _UNITS_TEXT + (" A unit has a bar for each run, in the order of the title." if len(runs) > 1 else "")
-    body = [_head(runs), _cards(runs), *_section("units", "Where the cycles went", text, _units(runs))]
+    body = [_cards(runs), *_estimates(runs), *_section("units", "Where the cycles went", text, _units(runs))]
     if any(data["layers"] for _, data in runs):
-        drawn |= {"layers": charts.layers(runs), "reuse": charts.reuse(runs), "traffic": charts.traffic(runs)}
+        drawn |= {"layers": charts.layers(runs), "traffic": charts.traffic(runs)}
         body += _section("layers", "Layers", _LAYERS_TEXT, _layers(runs))
         body += _twice(runs)
         if all("peak_macs" in data for _, data in runs):
             drawn["roofline"] = charts.roofline(runs)
             body += _section("roofline", "Roofline", _ROOF_TEXT, "")
-        body += _section("reuse", "Reuse", _REUSE_TEXT, "")
+        if any(data["multiplications"] < data["macs"] for _, data in runs):
+            drawn["reuse"] = charts.reuse(runs)
+            body += _section("reuse", "Reuse", _REUSE_TEXT, "")
         body += _section("traffic", "Memory traffic", "Bytes that load reads and store writes, of each layer.", "")
-    return filled(", ".join(name for name, _ in runs), body, drawn, library)
+    sections = [*drawn, *(["estimate"] if any("estimate" in data for _, data in runs) else []), "twice"]
+    return filled(", ".join(name for name, _ in runs), [_head(runs, sections), *body], drawn, library)
 
 
 def filled(title: str, body: Iterable[str], drawn: Mapping[str, charts.Spec], library: str) -> str:
@@ -107,7 +111,8 @@ def _section(name: str, title: str, text: str, table: str) -> list[str]:
     return [f'<h2 id="{name}-title">{title}</h2><p>{escape(text)}</p><div class="chart" id="{name}"></div>', table]
 
 
-def _head(runs: Runs) -> str:
+def _head(runs: Runs, sections: Collection[str]) -> str:
+    """Title, and links to the sections that are there."""
     first = runs[0][1]
     what = (
         f"{first['view']} of target {first['target']}, engine {first['engine']}, {first['clock_mhz']:,} MHz"
@@ -115,6 +120,7 @@ def _head(runs: Runs) -> str:
         else ""
     )
     links = [
+        ("estimate", "estimate"),
         ("units", "cycles"),
         ("layers", "layers"),
         ("twice", "twice"),
@@ -122,7 +128,7 @@ def _head(runs: Runs) -> str:
         ("reuse", "reuse"),
         ("traffic", "memory"),
     ]
-    nav = "".join(f'<a href="#{name}-title">{text}</a>' for name, text in links)
+    nav = "".join(f'<a href="#{name}-title">{text}</a>' for name, text in links if name in sections)
     title = escape(", ".join(name for name, _ in runs))
     return (
         f'<header><h1>{title}</h1><button class="theme" title="light or dark">theme</button></header>'
@@ -192,6 +198,23 @@ def _times(value: Cell, first: Cell) -> str:
     return f"{value / first:.2f}" if numbers else ""  # type: ignore[operator]
 
 
+def _estimates(runs: Runs) -> list[str]:
+    """Of runs that are estimates: their phases, the memory that they need, which targets fit, and what was assumed."""
+    body: list[str] = []
+    for name, data in runs:
+        if (found := data.get("estimate")) is None:
+            continue
+        of = f"<h3>{escape(name)}</h3>" if len(runs) > 1 else ""
+        keys = {"name": "", "starts": ",d", "tokens": ",d", "cycles": ",d", "ms": ",.2f", "tokens_per_second": ",.2f"}
+        columns = [("phase" if key == "name" else key.replace("_per_", " a "), form) for key, form in keys.items()]
+        rows = [("", [escape(phase["name"]), *(phase[key] for key in list(keys)[1:])]) for phase in found["phases"]]
+        body += [of, table(columns, rows, sorts=False)]
+        fits = [("", [escape(each["target"]), each["why_not"] or "yes"]) for each in found["fits"]]
+        body += [table([("target", ""), ("fits", "")], fits, sorts=False)] if fits else []
+        body += [f"<p>{escape(note)}</p>" for note in found["notes"]]
+    return ['<h2 id="estimate-title">Estimate</h2>', *body] if body else []
+
+
 _TWICE: Mapping[str, Mapping[str, Sequence[str]]] = {
     "ports, or lanes": {"matrix": ("busy", "product", "raw")},
     "bytes a cycle of the bus": {"load": ("busy", "memory"), "store": ("busy", "memory"), "fetch": ("miss",)},
@@ -245,9 +268,8 @@ def _details(layer: Data) -> str:
         for unit in _UNITS
         if any(layer["stalls"].get(unit, {}).values())
     ]
-    return (
-        f"<details><summary>{escape(layer['name'])}</summary>{'<br>'.join(escape(row) for row in rows) or 'nothing'}</details>"
-    )
+    name = re.sub(r"([./])", r"\1<wbr>", escape(layer["name"]))
+    return f"<details><summary>{name}</summary>{'<br>'.join(escape(row) for row in rows) or 'nothing'}</details>"
 
 
 def _layers(runs: Runs) -> str:

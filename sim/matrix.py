@@ -38,7 +38,6 @@ from .state import (
     State,
 )
 from .tiles import (
-    AT,
     GREATEST,
     LAST_POP,
     SEGMENT_MISSES,
@@ -47,6 +46,7 @@ from .tiles import (
     TILE_MISSES,
     TILE_PRODUCT,
     TILE_RAW,
+    VALUES_AT,
     Codes,
     Tiles,
     find,
@@ -67,7 +67,14 @@ def element(memory: Bytes, n: int, bits: int) -> np.int64:
 @inner
 def _multiply_add(x: npt.NDArray[np.int32], first: int, last: int, values: Codes, total: npt.NDArray[Any]) -> None:
     """total += x[:, first:last] @ rows first..last-1 of values, in the type of `total`."""
-    for k in range(first, last):
+    fours = last - (last - first) % 4
+    for k in range(first, fours, 4):
+        w0, w1, w2, w3 = values[k], values[k + 1], values[k + 2], values[k + 3]
+        for t in range(len(x)):
+            v0, v1, v2, v3, sums = x[t, k], x[t, k + 1], x[t, k + 2], x[t, k + 3], total[t]
+            for n in range(len(sums)):
+                sums[n] += v0 * w0[n] + v1 * w1[n] + v2 * w2[n] + v3 * w3[n]
+    for k in range(fours, last):
         weights = values[k]
         for t in range(len(x)):
             v, sums = x[t, k], total[t]
@@ -203,7 +210,7 @@ def _multiply(
             peak = max(peak, abs(int(x[t, k])))
     groups = -(-blocks // per) if per else 1
     sumx = np.zeros((tokens, groups), np.int64)
-    at, column = known[AT], 0
+    at, column = known[VALUES_AT], 0
     for number in range(len(active)):
         of = s.segments[active[number]]
         mask = masks[number]

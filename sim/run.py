@@ -36,20 +36,21 @@ class SimResult:
     """None if untimed."""
 
 
-def _tiles(target: Target, codes: int = 0) -> Tiles:
-    """The tiles that are kept; none, with room for one of `codes`, if that is what is missing."""
+def _tiles(target: Target, remembered: int, codes: int = 0) -> Tiles:
+    """The tiles that are kept; none yet where there is no room for a tile of `codes`, or all those that are to be known."""
     found = _KEPT.get(target)
-    if found is None or codes:
+    if found is None or len(found.values) < codes or len(found.words) < remembered // 8:
         _KEPT.clear()
-        found = _KEPT[target] = room_for(target, codes)
+        found = _KEPT[target] = room_for(target, codes, remembered)
     return found
 
 
 class Machine:
     """State and the action of instructions on it."""
 
-    def __init__(self, target: Target, memory: npt.NDArray[np.uint8], limit: int, bad: range) -> None:
-        self._target = target
+    def __init__(self, target: Target, memory: npt.NDArray[np.uint8], limit: int, bad: range, remembered: int = 0) -> None:
+        """`remembered`: as of `run_image`."""
+        self._target, self._remembered = target, remembered
         self._size, self._state = power_up(target, memory, limit, bad)
 
     def carry_out(self, walk: npt.NDArray[np.int64], record: Record, moved: npt.NDArray[np.int64] | None = None) -> None:
@@ -64,12 +65,12 @@ class Machine:
         moved = walk if moved is None else moved
         costs, counts = np.zeros((len(walk), COSTS), np.int64), np.zeros((len(walk), len(COUNTS)), np.int64)
         fault, at = np.zeros(FAULT, np.int64), 0
-        tiles = _tiles(self._target)
+        tiles = _tiles(self._target, self._remembered)
         while (at := execute(self._size, self._state, tiles, moved, at, costs, counts, fault)) < len(walk):
             if fault[0] != ROOM:
                 record.add(walk[:at], costs[:at], counts[:at])
                 raise stopped(UNIT_OF[Opcode(int(walk[at, OPCODE]))], int(walk[at, ADDRESS]), fault)
-            tiles = _tiles(self._target, int(fault[1]))
+            tiles = _tiles(self._target, self._remembered, int(fault[1]))
             fault[:] = 0
         record.add(walk, costs, counts)
 
@@ -85,6 +86,7 @@ def run_image(
     bad: range = range(0),
     moved: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]] | None = None,
     checked: bool = False,
+    remembered: int = 0,
 ) -> SimResult:
     """Power up, run the program at byte address `program` until HALT.
 
@@ -97,6 +99,7 @@ def run_image(
         bad: byte addresses that answer load and store with an AXI error.
         moved: as of `Machine.carry_out`, of each walk.
         checked: the instructions are known to be legal.
+        remembered: codes of which it is known how long they take, at least: of a program with the same weights again and again.
 
     Raises:
         MachineError: where the machine would stop with an error.
@@ -105,7 +108,7 @@ def run_image(
     limit = data.size if mem_limit is None else mem_limit
     if limit > data.size:
         raise ValueError(f"a limit of {limit} bytes, the memory has {data.size}")
-    machine = Machine(target, data, limit, bad)
+    machine = Machine(target, data, limit, bad, remembered)
     control = Control(target, data, program, registers or {}, limit, checked)
     record = Record()
     try:

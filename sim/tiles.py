@@ -30,20 +30,22 @@ from .state import (
 Int64 = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int16]
 
-_SLOTS = 4096
+_SLOTS = 1 << 15
 """Tiles that are remembered, at most; a power of two."""
-_LEAST = 1 << 24
+_USUAL = 1 << 24
 """Codes of all of them, at most, where WBUF does not hold more."""
 _OF_PLACE = 6
 _PLACE_KEY = 3 + _OF_PLACE * SEGMENTS
 _OF_CONTENT = 4
 _CONTENT_KEY = 5 + _OF_CONTENT * SEGMENTS
-AT, SERIAL, LAST_POP, TILE_FULL, TILE_PRODUCT, TILE_RAW, TILE_MISSES, SEGMENT_MISSES, SEGMENT_ZEROS = *range(8), 7 + SEGMENTS
-"""Places in what is known of a tile: where its values begin, its number, its timing, and for each segment codes multiplied and
-skipped."""
+(
+    AT, VALUES_AT, ROUND, SERIAL, LAST_POP, TILE_FULL, TILE_PRODUCT, TILE_RAW, TILE_MISSES, SEGMENT_MISSES, SEGMENT_ZEROS
+) = *range(10), 9 + SEGMENTS  # fmt: skip
+"""Places in what is known of a tile: where its codes begin; where its values, and in which round of them; its number; its
+timing; and for each segment codes multiplied and skipped."""
 _KNOWN = SEGMENT_ZEROS + SEGMENTS
-_USED, _LAST_SERIAL = range(2)
-"""Places in `Tiles.now`: codes in use; number of the last tile that was decoded."""
+_USED, _LAST_SERIAL, _VALUED, ROUNDS = range(4)
+"""Places in `Tiles.now`: codes in use; number of the last tile that was timed; values in use, and how often they began anew."""
 
 
 def _of_format(fmt: Format) -> tuple[Codes, Codes]:
@@ -80,14 +82,14 @@ class Tiles(NamedTuple):
     """Codes as WBUF has them, line by line; `words` are the same in pieces of 8 bytes."""
     words: Int64
     values: Codes
-    """From the same places on, segment by segment [rows, columns]."""
+    """Of tiles that were used last, segment by segment [rows, columns]."""
     now: Int64
 
 
-def room_for(target: Target, codes: int = 0) -> Tiles:
-    """No tiles, and room for as many codes as WBUF holds, at least `codes`."""
-    most = (max(codes, _LEAST, 4 * target.wbuf_lines * target.wbuf_line_bytes) + 7) // 8 * 8
-    words = np.empty(most // 8, np.int64)
+def room_for(target: Target, codes: int = 0, remembered: int = 0) -> Tiles:
+    """No tiles, and room for the codes that WBUF holds, at least `codes`; `remembered`: so many may be known without values."""
+    most = (max(codes, _USUAL, 4 * target.wbuf_lines * target.wbuf_line_bytes) + 7) // 8 * 8
+    words = np.empty(max(most, remembered) // 8, np.int64)
     return Tiles(
         places=np.zeros((_SLOTS, _PLACE_KEY), np.int64),
         found=np.zeros((_SLOTS, 2), np.int64),
@@ -96,7 +98,7 @@ def room_for(target: Target, codes: int = 0) -> Tiles:
         raw=words.view(np.uint8),
         words=words,
         values=np.empty(most, np.int16),
-        now=np.zeros(2, np.int64),
+        now=np.zeros(4, np.int64),
     )
 
 
@@ -156,17 +158,19 @@ def find(size: Size, s: State, tiles: Tiles, active: Int64, lasts: Int64, blocks
         groups += of[SEG_GROUPS]
     place = _row(key)
     found = tiles.found[place]
-    if _same(tiles.places[place], key) and tiles.known[found[0], SERIAL] == found[1]:
-        return int(found[0])
     codes = (blocks * groups * size.lanes * size.ports + 7) // 8 * 8
-    if tiles.now[_USED] + codes > len(tiles.values):
-        if codes > len(tiles.values):
-            fault[0], fault[1] = ROOM, codes
-            return -1
+    if _same(tiles.places[place], key) and tiles.known[found[0], SERIAL] == found[1]:
+        _value(size, s, tiles, active, blocks, codes, tiles.known[found[0]])
+        return int(found[0])
+    if codes > len(tiles.values):
+        fault[0], fault[1] = ROOM, codes
+        return -1
+    if tiles.now[_USED] + codes > len(tiles.raw):
         tiles.now[_USED] = 0
         for n in range(_SLOTS):
             tiles.contents[n, 0] = tiles.known[n, SERIAL] = 0
     row = _by_content(size, s, tiles, active, blocks, groups, codes)
+    _value(size, s, tiles, active, blocks, codes, tiles.known[row])
     for n in range(_PLACE_KEY):
         tiles.places[place, n] = key[n]
     found[0], found[1] = row, tiles.known[row, SERIAL]
@@ -209,43 +213,82 @@ def _by_content(size: Size, s: State, tiles: Tiles, active: Int64, blocks: int, 
         tiles.contents[row, n] = key[n]
     tiles.now[_USED] += codes
     tiles.now[_LAST_SERIAL] += 1
-    known[AT], known[SERIAL] = begin, tiles.now[_LAST_SERIAL]
-    _time(size, s, active, blocks, groups, _decode(size, s, tiles, active, blocks, groups, begin), known)
+    known[AT], known[SERIAL], known[ROUND] = begin, tiles.now[_LAST_SERIAL], -1
+    _time(size, s, active, blocks, groups, _indices(size, s, tiles, active, blocks, groups, begin), known)
     return row
 
 
 @inner
-def _decode(size: Size, s: State, tiles: Tiles, active: Int64, blocks: int, total: int, at: int) -> npt.NDArray[np.int16]:
-    """Write the values of a tile, whose codes are in `raw` from `at` on; its cache indices [blocks, lanes, groups, ports]."""
-    lanes, ports = size.lanes, size.ports
-    index = np.empty((blocks, lanes, total, ports), np.int16)
-    before = 0
+def _look_up(size: Size, s: State, segment: int, raw: Bytes, table: Codes, into: Codes, before: int) -> None:
+    """Entries of a table for the codes of a segment.
+
+    Args:
+        raw: as `Tiles.raw`. table: [256].
+        into: [blocks, lanes, groups, ports], of which those of the segment begin at group `before`.
+    """
+    lanes, ports, groups = size.lanes, size.ports, s.segments[segment, SEG_GROUPS]
+    bits = SUB_BITS[s.segments[segment, SEG_FORMAT]]
+    width, mask = 8 >> bits, (1 << bits) - 1
+    lines = raw.reshape(len(into), groups, lanes, ports)
+    twice, both = into.view(np.int32), np.empty(256, np.int32)
+    """The same two by two, as nibbles of a byte are looked up."""
+    for n in range(256):
+        both[n] = table[n >> 4] << 16 | (table[n & 15] & 0xFFFF)
+    for b in range(len(into)):
+        for g in range(groups):
+            first = (group_index(s, segment, b, g) & mask) * ports
+            for lane in range(lanes):
+                stored = lines[b, g, lane]
+                if bits == 0:
+                    one = into[b, lane, before + g]
+                    for p in range(ports):
+                        one[p] = table[stored[p]]
+                elif bits == 1:
+                    two = twice[b, lane, before + g]
+                    for p in range(ports // 2):
+                        two[p] = both[stored[first // 2 + p]]
+                else:
+                    one = into[b, lane, before + g]
+                    for p in range(ports):
+                        n = first + p
+                        one[p] = table[(stored[n >> bits] >> (n & mask) * width) & ((1 << width) - 1)]
+
+
+@inner
+def _value(size: Size, s: State, tiles: Tiles, active: Int64, blocks: int, codes: int, known: Int64) -> None:
+    """Have the values of a tile, whose codes are in `raw`."""
+    if known[ROUND] == tiles.now[ROUNDS]:
+        return
+    if tiles.now[_VALUED] + codes > len(tiles.values):
+        tiles.now[_VALUED] = 0
+        tiles.now[ROUNDS] += 1
+    known[VALUES_AT], known[ROUND] = tiles.now[_VALUED], tiles.now[ROUNDS]
+    tiles.now[_VALUED] += codes
+    at, to = known[AT], known[VALUES_AT]
     for segment in active:
         of = s.segments[segment]
         fmt, groups = of[SEG_FORMAT], of[SEG_GROUPS]
-        indices, values = INDICES[fmt], np.empty(256, np.int16)
-        for n in range(256):
-            values[n] = s.codebook[n & 15] if fmt == CODEBOOK_FORMAT else VALUES[fmt, n]
-        bits = SUB_BITS[fmt]
-        width, mask = 8 >> bits, (1 << bits) - 1
-        last = at + blocks * lanes * groups * ports
-        raw = tiles.raw[at:last].reshape(blocks, groups, lanes, ports)
-        into = tiles.values[at:last].reshape(blocks, lanes, groups, ports)
-        for b in range(blocks):
-            for lane in range(lanes):
-                for g in range(groups):
-                    stored, own, places = raw[b, g, lane], into[b, lane, g], index[b, lane, before + g]
-                    if bits:
-                        first = (group_index(s, segment, b, g) & mask) * ports
-                        for p in range(ports):
-                            n = first + p
-                            code = np.uint8((stored[n >> bits] >> ((n & mask) * width)) & ((1 << width) - 1))
-                            own[p], places[p] = values[code], indices[code]
-                    else:
-                        for p in range(ports):
-                            own[p], places[p] = values[stored[p]], indices[stored[p]]
-        at = last
-        before += groups
+        count, table = blocks * size.lanes * groups * size.ports, VALUES[fmt]
+        if fmt == CODEBOOK_FORMAT:
+            table = np.empty(256, np.int16)
+            for n in range(256):
+                table[n] = s.codebook[n & 15]
+        into = tiles.values[to : to + count].reshape(blocks, size.lanes, groups, size.ports)
+        _look_up(size, s, segment, tiles.raw[at : at + count], table, into, 0)
+        at, to = at + count, to + count
+
+
+@inner
+def _indices(size: Size, s: State, tiles: Tiles, active: Int64, blocks: int, total: int, at: int) -> Codes:
+    """Cache indices [blocks, lanes, groups, ports] of a tile, whose codes are in `raw` from `at` on; none but of `reuse`."""
+    reuses = size.engine == _REUSE
+    index, before = np.empty((blocks if reuses else 0, size.lanes, total, size.ports), np.int16), 0
+    for segment in active:
+        if reuses:
+            fmt, groups = s.segments[segment, SEG_FORMAT], s.segments[segment, SEG_GROUPS]
+            last = at + blocks * size.lanes * groups * size.ports
+            _look_up(size, s, segment, tiles.raw[at:last], INDICES[fmt], index, before)
+            at, before = last, before + groups
     return index
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -13,15 +14,18 @@ from .given import bad, folder, page_place, write, write_page
 from .terminal import progress, show
 
 if TYPE_CHECKING:
-    from axlora.estimating import Estimate
+    from axlora.compiler.pipelines.drawn import Given, Weights
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """A configuration, and what of it."""
     add = parser.add_argument
-    add("config", metavar="CONFIG.json", help="config.json of a Hugging Face model, or its directory; no weights are read")
+    add("config", metavar="CONFIG.json", help="config.json of a Hugging Face model, or its directory")
     add("--target", required=True, metavar="T", help="preset or TOML file")
-    add("--weights", default="int8", choices=["int8", "int4", "nf4"], help="how linears are held (int8)")
+    held = "drawn codes, or given: the codes that compile makes of the safetensors beside the config.json (int8)"
+    add("--weights", default="int8", choices=["int8", "int4", "nf4", "given"], help=held)
+    add("--weight-bits", type=int, choices=[2, 3, 4, 8], help="with --weights given: of weights that are floats there (8)")
+    add("--calibration", metavar="DATA.npz", help="with --weights given: as of compile (random token ids)")
     add(
         "--context",
         type=int,
@@ -43,8 +47,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Estimate and print the report."""
     gc.disable()  # a program of a big model is millions of objects, none of them garbage
-    from axlora.compiler.pipelines.drawn import Asked, Weights
-    from axlora.estimating import configuration, estimate, fits, of_experts
+    from axlora.compiler.pipelines.drawn import Asked
+    from axlora.estimating import configuration, estimate, fits
     from axlora.isa.target import Target
     from axlora.report.tables import run_tables
 
@@ -58,55 +62,58 @@ def run(options: argparse.Namespace) -> int:
         if not least <= vars(options)[name] <= most:
             raise bad(f"--{name} {vars(options)[name]}", f"--{name}", f"must be {least} to {most}")
     own, target = configuration(options.config), Target.load(options.target)
-    asked = Asked(Weights(options.weights), options.context, options.rank, options.adapters, options.batch, options.chunk)
+    asked = Asked(_weights(options), options.context, options.rank, options.adapters, options.batch, options.chunk)
     with progress() as shown:
         shown.phase("drawing codes, placing the programs, simulating")
         found = estimate(own, target, asked, options.tokens, options.whole_package)
-        data = found.run.to_json()
-        boards = []
+        facts = found.facts()
         for name in Target.presets() if options.boards else ():
             shown.phase(f"does it fit {name}")
-            boards.append((name, fits(own, Target.load(name), asked)))
+            facts["fits"].append({"target": name, "why_not": fits(own, Target.load(name), asked)})
     if options.json:
-        write(options.json, (json.dumps(data, indent=1) + "\n").encode())
+        write(options.json, (json.dumps(found.run.to_json() | {"estimate": facts}, indent=1) + "\n").encode())
     if options.html:
         from axlora.report.page import page
 
-        shown_runs = [(f"{options.config} {options.weights}", found.by_kind().to_json())]
+        name = f"{options.config} {options.weights}, {options.context} tokens"
+        name += f", rank {options.rank}" if options.rank else ""
+        shown_runs = [(name, found.by_kind().to_json() | {"estimate": facts})]
         write_page(options.html, lambda library: page(shown_runs, library))
-    show(*run_tables(found.by_kind()), _phases(found))
-    if boards:
+    show(*run_tables(found.by_kind()), _phases(facts["phases"], target.clock_mhz))
+    if facts["fits"]:
         table = Table("target", "fits", title="buffers")
-        for name, why in boards:
-            table.add_row(name, why or "yes")
+        for each in facts["fits"]:
+            table.add_row(each["target"], each["why_not"] or "yes")
         show(table)
-    for note in [*_notes(found, options.whole_package or options.tokens > 0), *of_experts(own, found)]:
+    for note in facts["notes"]:
         show(note)
     return 0
 
 
-def _phases(found: Estimate) -> Table:
+def _weights(options: argparse.Namespace) -> Weights | Given:
+    """What --weights says, and what goes with it."""
+    from axlora.arrays import read_arrays
+    from axlora.compiler.pipelines.drawn import Given, Weights
+    from axlora.estimating import config_file
+
+    if options.weights != "given":
+        for name in ("weight_bits", "calibration"):
+            if vars(options)[name] is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise bad(f"{option} without --weights given", option, "drawn codes have the bits that --weights names")
+        return Weights(options.weights)
+    if options.boards:
+        raise bad("--boards asks of drawn codes", "--boards", "--weights int8 or int4: what fits does not depend on values")
+    data = read_arrays(options.calibration) if options.calibration else None
+    return Given(config_file(options.config).parent, options.weight_bits or 8, data)
+
+
+def _phases(phases: Sequence[Mapping[str, Any]], clock_mhz: int) -> Table:
     """Cycles and time of each phase."""
-    clock = found.drawn.program.target.clock_mhz
-    table = Table("phase", "starts", "tokens", "cycles", "ms", "tokens/s", title=f"at {clock} MHz")
+    table = Table("phase", "starts", "tokens", "cycles", "ms", "tokens/s", title=f"at {clock_mhz} MHz")
     for column in table.columns[1:]:
         column.justify = "right"
-    for p in found.phases:
-        ms = p.cycles / clock / 1000
-        table.add_row(p.name, str(p.starts), str(p.tokens), f"{p.cycles:,}", f"{ms:,.2f}", f"{1000 * p.tokens / ms:,.2f}")
+    for p in phases:
+        counts = (f"{p[key]:,}" for key in ("starts", "tokens", "cycles"))
+        table.add_row(p["name"], *counts, f"{p['ms']:,.2f}", f"{p['tokens_per_second']:,.2f}")
     return table
-
-
-def _notes(found: Estimate, whole: bool) -> list[str]:
-    """What was assumed."""
-    drawn = found.drawn
-    notes = [f"memory: {drawn.needed / (1 << 30):.2f} GiB"]
-    if drawn.beyond:
-        notes.append(f"{drawn.beyond}: cycles are those of a machine with wider addresses")
-    if drawn.program.target.engine == "reuse":
-        notes.append(
-            "drawn codes stand in for weights, keys and values: what is reused is that of normally distributed numbers"
-        )
-    if not whole and found.phases[-1].name == "decode":
-        notes.append("one program in memory: where regions begin in a burst may differ from a package's (--whole-package)")
-    return notes

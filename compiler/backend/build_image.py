@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
-import tvm
-
 from axlora.compiler.backend.emit_attention import Emit, cache_bytes, cache_name
 from axlora.compiler.backend.emit_rows import Form, whole_context
 from axlora.compiler.backend.emit_tiles import Placed
@@ -25,7 +23,7 @@ from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.lower_rows import Starts
 from axlora.compiler.rows.layout import WITHOUT, Layout, head_places, layouts
 from axlora.compiler.rows.lower import lower
-from axlora.compiler.rows.read_region import Region, read_region
+from axlora.compiler.rows.read_region import Region
 from axlora.isa.assembly import encode_program
 from axlora.isa.instruction import Instruction
 from axlora.isa.legality import check_program
@@ -172,6 +170,18 @@ class _Job:
             rows.append(2 * rows[-1])
         return rows
 
+    def first_form(
+        self, memory: Memory, blocks: Blocks, forms: Sequence[Form], dry: bool
+    ) -> tuple[Emit, tuple[int, dict[str, int]]]:
+        """`emit` in the first form for which the rows fit; errors are those of the last one."""
+        for form in forms[:-1]:
+            try:
+                with memory.tried():
+                    return self.emit(memory, blocks, dry, form)
+            except BadModel:
+                continue
+        return self.emit(memory, blocks, dry, forms[-1])
+
     def form(self, blocks: Blocks) -> Form | None:
         """The form for rows that are worked on at once; None if they do not fit."""
         return next((form for form in self.forms if self.fits(blocks, form)), None)
@@ -302,18 +312,6 @@ def batches(most: int) -> list[int]:
     return sorted({1 << n for n in range(1, most.bit_length()) if 1 << n < most} | {most}) if most > 1 else []
 
 
-def build(
-    target: Target, module: tvm.IRModule, linears: Sequence[Linear], *, slots: int = 0, chunk: int = PREFILL, batch: int = 1
-) -> Image:
-    """As `build_region`, of a module.
-
-    Args:
-        module: partitioned, with one region of the accelerator (`read_region`).
-        linears: the tensors of its parameters, in their order.
-    """
-    return build_region(target, read_region(module, linears), linears, slots=slots, chunk=chunk, batch=batch)
-
-
 def build_region(
     target: Target,
     region: Region,
@@ -329,7 +327,7 @@ def build_region(
     rows, or for as many as fit.
 
     Args:
-        linears: those of the region.
+        linears: those of the region, in the order of its parameters.
         slots: adapters in one start.
         chunk: most rows of a prefill start, at least T.
         batch: most sequences of a start that decodes.
@@ -356,26 +354,29 @@ def build_region(
 
     memory, job, count = _most_rows(job_of, groups) if rowwise else (*job_of(groups), groups)
     placed = job.placed
-    starts: dict[int, tuple[Blocks, Form]] = {}
+    starts: dict[int, tuple[Blocks, Sequence[Form]]] = {}
     together: list[int] = []
     match region.starts:
         case Starts.SEQUENCE:
-            starts = {region.rows: job.most()}
+            blocks, form = job.most()
+            starts = {region.rows: (blocks, (form,))}
         case Starts.ROWS:
             most = min(region.rows, count * target.tokens)
-            starts = {most: ([[(0, most)]], job.form([[(0, most)]]) or Form.PLAIN)}
+            starts = {most: ([[(0, most)]], job.forms)}
         case Starts.DECODE:
             counts = sorted({1, *job.prefill(min(chunk, region.rows))})
-            starts = {n: ([[(0, n)]], job.form([[(0, n)]]) or Form.PLAIN) for n in counts}
+            starts = {n: ([[(0, n)]], job.forms) for n in counts}
             together = batches(batch)
     cache = _caches(job, memory) if batch > 1 else 0
     kinds = [(rows, False) for rows in starts] + [(rows, True) for rows in together]
     emitters: dict[tuple[int, bool], Emit] = {}
     fractions: tuple[int, dict[str, int]] = (0, {})
     for rows, apart in sorted(kinds, reverse=True):  # regions are as large as the first start that has them needs
-        blocks, form = ([[(0, rows)]], Form.PLAIN) if apart else starts[rows]
         dry = bool(only) and name_of(rows, apart) not in only
-        emitters[rows, apart], fractions = job.emit(memory, blocks, dry, form=form, apart=apart)
+        if apart:
+            emitters[rows, apart], fractions = job.emit(memory, [[(0, rows)]], dry, apart=True)
+        else:
+            emitters[rows, apart], fractions = job.first_form(memory, *starts[rows], dry=dry)
     kinds = [kind for kind in kinds if not only or name_of(*kind) in only]
     saved = (memory.data.size - len(memory.data.data)) // SAVED * SAVED
     first = memory.data.size - saved

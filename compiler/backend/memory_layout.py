@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.backend.schedule import Span
-from axlora.compiler.errors import DoesNotFit
+from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.isa.target import Target
 
 Int64 = npt.NDArray[np.int64]
@@ -162,6 +163,16 @@ class Content:
         self.size += stop - first
         return place
 
+    def cut(self, data: int, size: int, moves: int) -> None:
+        """Forget what came after `data` had so many bytes, addresses that size, and so many moves."""
+        del self.data[data:], self._starts[moves:], self._moves[moves:]
+        self.size = size
+
+    @property
+    def moves(self) -> int:
+        """Stretches of addresses that lie side by side in `data`."""
+        return len(self._moves)
+
     def _move(self, move: int) -> None:
         """From the end on, places are that much less than addresses."""
         if self._moves[-1] != move:
@@ -198,6 +209,22 @@ class Memory:
             self.starts.append(self.size)
             self.size += -(-size // ALIGN) * ALIGN
         return self.regions[name][0]
+
+    @contextmanager
+    def tried(self) -> Iterator[None]:
+        """What is put where it ends in an error is forgotten."""
+        data, (regions, known, size) = self.data, (len(self.regions), len(self.known), self.size)
+        held = len(data.data), data.size, data.moves
+        try:
+            yield
+        except BadModel:
+            data.cut(*held)
+            for made, count in ((self.regions, regions), (self.known, known)):
+                while len(made) > count:
+                    made.popitem()
+            del self.starts[regions:]
+            self.size = size
+            raise
 
     def region_at(self, offset: int) -> int:
         """Number of the region that holds the byte at `offset` behind the data."""

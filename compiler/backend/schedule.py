@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 from axlora.isa.assembly import make
 from axlora.isa.instruction import BadInstruction, Instruction
@@ -90,12 +89,8 @@ class _Step:
     posts: list[int] = field(default_factory=list)
 
 
-class _Touch(NamedTuple):
-    first: int
-    stop: int
-    step: int
-    unit: Unit
-    writes: bool
+_Touch = tuple[int, int, int, Unit, bool]
+"""First place and the one behind the last, the step, its unit, and whether it writes."""
 
 
 _IDLE: dict[Unit, tuple[Opcode, dict[str, int]]] = {
@@ -141,7 +136,7 @@ class Schedule:
                 size = 1 if span.where == MEMORY else STRETCH
                 for stretch in range(span.first // size, -(-span.stop // size)):
                     start = stretch * size
-                    own = _Touch(max(span.first, start), min(span.stop, start + size), number, unit, writing)
+                    own = (max(span.first, start), min(span.stop, start + size), number, unit, writing)
                     self._touch(self._touched.setdefault((span.where, stretch), []), own, after)
         fills = _NONE
         if unit is Unit.LOAD and not any(span.where == MEMORY for span in reads):
@@ -158,16 +153,18 @@ class Schedule:
     def _touch(touched: list[_Touch], new: _Touch, after: set[int]) -> None:
         """Add a step's touch to those of its stretch; what it must come after is added to `after`."""
         start, end, step, unit, writes = new
-        over: set[_Touch] = set()
-        for t in [t for t in touched if t[0] < end and start < t[1]]:
-            own = t.step == step or (unit is not Unit.LOAD and t.unit is unit)
-            if (writes or t.writes) and not own:
-                after.add(t.step)
-            if start <= t.first and t.stop <= end and (writes or (own and not t.writes)):
-                over.add(t)
-        if over:
-            touched[:] = [t for t in touched if t not in over]
-        touched.append(new)
+        in_order, kept = unit is not Unit.LOAD, []
+        for t in touched:
+            first, stop, other, of, wrote = t
+            if first < end and start < stop:
+                own = other == step or (in_order and of is unit)
+                if (writes or wrote) and not own:
+                    after.add(other)
+                if start <= first and stop <= end and (writes or (own and not wrote)):
+                    continue
+            kept.append(t)
+        kept.append(new)
+        touched[:] = kept
 
     @cached_property
     def _final(self) -> list[_Step]:

@@ -1,22 +1,23 @@
 """A model by its config.json as programs: weights are codes that follow from a linear's kind, scales are constant.
 
 No float weight and no calibration is there. Linears of one kind (the same module of every layer) have the same codes, which
-memory holds once (`build_region`, shared).
+memory holds once (`build_region`, shared). A directory's own weights are those of a compilation, with drawn adapters.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Set
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.backend.build_image import PREFILL, build_region
+from axlora.compiler.backend.build_image import PREFILL, Image, build_region
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.backend.place import at_target
 from axlora.compiler.errors import BadModel, DoesNotFit
@@ -29,7 +30,9 @@ from axlora.compiler.layer import Adapter, Codes, ColumnSums, Int64, Linear, Low
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.lower_rows import Starts, widths
 from axlora.compiler.passes.quantize_linear import GROUP, per_token
-from axlora.compiler.pipelines.transformers import Generated, check_batch, codes_tensor, placement
+from axlora.compiler.pipelines.options import CompileOptions
+from axlora.compiler.pipelines.samples import Data
+from axlora.compiler.pipelines.transformers import Generated, check_batch, codes_tensor, lower_whole, placement
 from axlora.compiler.rows.layout import WITHOUT, Layout, layouts
 from axlora.compiler.rows.read_region import Region
 from axlora.compiler.transformer import Transformer
@@ -143,11 +146,16 @@ def _sums(weight: Codes, scale: npt.NDArray[np.float64]) -> ColumnSums:
     return ColumnSums(np.zeros_like(magnitudes), magnitudes, np.ceil(deviation**2 * k).astype(np.int64))
 
 
-def _adapter(name: str, kind: str, linear: Linear, rank: int) -> Adapter:
+def _with_adapters(linear: Linear, names: Sequence[str], rank: int) -> Linear:
+    """The linear with drawn adapters."""
+    return replace(linear, adapters=tuple(_adapter(name, linear, rank) for name in names))
+
+
+def _adapter(name: str, linear: Linear, rank: int) -> Adapter:
     """A and B of normally distributed weights."""
 
     def rounded(part: str, k: int, n: int) -> Codes:
-        normal = _seed(part, name, kind).standard_normal((k, n), np.float32)
+        normal = _seed(part, name, _kind(linear)).standard_normal((k, n), np.float32)
         return Codes(_rounded(normal, k, 127)[0], Format.S8)
 
     ones = np.ones(rank, np.int64)
@@ -175,7 +183,7 @@ class _Linears:
         """A linear, of the codes of its kind; `grouped`: the layout of what it reads."""
         group = self.weights.group(self.target)
         group = grouped.group(group) if group else 0
-        kind = f"{kind_of(sized.name)} {sized.k} x {sized.n}"
+        kind = _kind(sized)
         if (kind, group) not in self._known:
             self._known[kind, group] = self._made(sized, kind, group)
         return replace(
@@ -190,12 +198,17 @@ class _Linears:
             shape=(sized.k, sized.n),
         )  # fmt: skip
         linear, _ = per_token(found, self.x, weight, _sums(weight, scale), scale, 0)
-        return replace(linear, adapters=tuple(_adapter(name, kind, linear, self.rank) for name in self.adapters))
+        return _with_adapters(linear, self.adapters, self.rank)
 
 
 def kind_of(name: str) -> str:
     """A name without the numbers of layers in its path: linears of one kind share their codes."""
     return re.sub(r"\.\d+(?=[./]|$)", "", name)
+
+
+def _kind(of: Sized | Linear) -> str:
+    """What drawn codes of a linear follow from."""
+    return f"{kind_of(of.name)} {of.k} x {of.n}"
 
 
 def cache_codes(name: str, size: int) -> npt.NDArray[np.uint8]:
@@ -217,10 +230,21 @@ def _region(model: Transformer, linears: Mapping[str, Linear], rows: int, starts
 
 
 @dataclass(frozen=True)
+class Given:
+    """The weights of a Hugging Face directory."""
+
+    folder: Path
+    bits: int = 8
+    """Of the codes of what it holds as floats."""
+    calibration: Data | None = field(default=None, compare=False)
+    """As of `CompileOptions`."""
+
+
+@dataclass(frozen=True)
 class Asked:
     """What is asked for of a model."""
 
-    weights: Weights = Weights.INT8
+    weights: Weights | Given = Weights.INT8
     context: int = 256
     """Most tokens of a decoder, or those of an encoder's sequence."""
     rank: int = 0
@@ -231,6 +255,16 @@ class Asked:
     """Sequences that decode together."""
     chunk: int = PREFILL
     """Most tokens of a prefill start."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the adapters."""
+        return tuple(f"{ADAPTER}{n}" for n in range(self.adapters)) if self.rank else ()
+
+    @property
+    def slots(self) -> int:
+        """Adapters of a start."""
+        return min(self.batch, self.adapters) if self.rank else 0
 
 
 def lower_drawn(
@@ -263,18 +297,45 @@ def lower_drawn(
     of_model, reads = (
         {op.name: op for op in each.operators if isinstance(op, LinearOp)} for each in (model, model if like is None else like)
     )
-    names = tuple(f"{ADAPTER}{n}" for n in range(asked.adapters)) if asked.rank else ()
-    maker = _Linears(target, asked.weights, names, asked.rank)
+    assert isinstance(asked.weights, Weights)
+    maker = _Linears(target, asked.weights, asked.names, asked.rank)
     linears = [maker.linear(each, reads[each.name], lie.get(of_model[each.name].x, WITHOUT)) for each in found.linears]
     region = _region(model, {linear.name: linear for linear in linears}, asked.context, starts, asked.rank)
     region = region if like is None else like
-    slots = min(asked.batch, asked.adapters) if asked.rank else 0
     batch = asked.batch if decodes else 1
     with at_target(target):
-        image = build_region(target, region, linears, slots=slots, chunk=asked.chunk, batch=batch, shared=shared, only=only)
+        image = build_region(
+            target, region, linears, slots=asked.slots, chunk=asked.chunk, batch=batch, shared=shared, only=only
+        )
     keys, count = ((image.context,), (1,)) if decodes else ((asked.context,), (asked.context,))
     inputs = tuple(codes_tensor(linear, maker.x) for linear in linears)
     places = placement(model, linears, keys, count, 1)
-    lowered = Lowered(tuple(linears), inputs, (), places, names)
-    blocks = {name: (asked.rank, adapter_block(target, linears, name, asked.rank, image.tilings)) for name in names}
-    return Generated(model, lowered, region, image, blocks, asked.context)
+    lowered = Lowered(tuple(linears), inputs, (), places, asked.names)
+    return Generated(model, lowered, region, image, _blocks(target, linears, image, asked), asked.context)
+
+
+def _blocks(target: Target, linears: Sequence[Linear], image: Image, asked: Asked) -> dict[str, tuple[int, bytes]]:
+    """`Generated.blocks` of the drawn adapters."""
+    return {name: (asked.rank, adapter_block(target, linears, name, asked.rank, image.tilings)) for name in asked.names}
+
+
+def lower_given(own: Configuration, target: Target, asked: Asked, weights: Given, only: Set[str] = frozenset()) -> Generated:
+    """The programs that `compile` makes of a directory, with drawn adapters, and whatever memory they need.
+
+    Args:
+        only: as `build_region`.
+
+    Raises:
+        axlora.Error: as `lower_whole`.
+    """
+    options = CompileOptions(
+        weight_bits=weights.bits, max_lora_rank=asked.rank, max_loras=asked.slots, calibration=weights.calibration,
+        operators="all", shapes={"batch": 1, "sequence": asked.context},
+    )  # fmt: skip
+    if not isinstance(own, Encoder):
+        chunk, batch = asked.chunk, asked.batch
+        options = replace(options, generate=True, shapes=None, max_context=asked.context, chunk=chunk, max_batch=batch)
+    found = lower_whole(weights.folder, target, options, shared=True, only=only)
+    linears = tuple(_with_adapters(linear, asked.names, asked.rank) for linear in found.lowered.linears)
+    lowered = replace(found.lowered, linears=linears, adapters=asked.names)
+    return replace(found, lowered=lowered, blocks=_blocks(target, linears, found.image, asked))

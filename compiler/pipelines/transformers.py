@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
 
-from axlora.compiler.backend.build_image import PREFILL, Image, build
+from axlora.compiler.backend.build_image import PREFILL, Image, build_region
 from axlora.compiler.backend.emit_rows import whole_context
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.backend.place import at_target
@@ -323,12 +323,20 @@ def _lowered(read: _Read, target: Target, options: CompileOptions, tables: Seque
 
 
 def _finished(
-    read: _Read, target: Target, options: CompileOptions, peaks: Mapping[str, Float64], tables: Sequence[Table], dump: Dump
+    read: _Read,
+    target: Target,
+    options: CompileOptions,
+    peaks: Mapping[str, Float64],
+    tables: Sequence[Table],
+    dump: Dump,
+    shared: bool,
+    only: Set[str],
 ) -> Generated:
     """Quantize, add the adapters, lower, place.
 
     Args:
         peaks: value -> largest magnitude of each feature.
+        shared, only: as `build_region`.
     """
     model = read.model
     largest = {name: float(peak.max()) for name, peak in peaks.items()}
@@ -356,7 +364,7 @@ def _finished(
     lowered = replace(lowered, regions=Regions(module, names.arguments(module["main"]), called, rank))
     chunk = PREFILL if options.chunk is None else options.chunk
     with at_target(target):
-        image = build(target, module, lowered.linears, slots=slots, chunk=chunk, batch=batch)
+        image = build_region(target, region, lowered.linears, slots=slots, chunk=chunk, batch=batch, shared=shared, only=only)
     tokens = max(image.programs) if read.starts is Starts.ROWS else read.rows
     shape = () if model.given is None else (read.batch * read.shape[0], *read.shape[1:])
     blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings)) for n, r in ranks.items()}
@@ -367,11 +375,16 @@ def _finished(
     return made
 
 
-def lower_whole(file: Model, target: Target, options: CompileOptions) -> Generated:
+def lower_whole(
+    file: Model, target: Target, options: CompileOptions, shared: bool = False, only: Set[str] = frozenset()
+) -> Generated:
     """A model of token ids or of rows of floats as programs: of a decoder, with `generate`, around a cache; else from its
     first rows to its outputs.
 
     A start takes a sequence, rows of one, or, where nothing mixes rows, as many rows of the batch as the buffers hold.
+
+    Args:
+        shared, only: as `build_region`; estimates run such programs, which are no packages.
 
     Raises:
         UnsupportedOperator: a node that is not understood, rows of floats without calibration data, or a decoder that is not
@@ -404,7 +417,7 @@ def lower_whole(file: Model, target: Target, options: CompileOptions) -> Generat
     if inputs is not None:
         found, chosen = with_widths(read.found, samples.read_by(read.model), inputs, target, options)
         read, notices = replace(read, found=found), (*notices, *chosen)
-    made = _finished(read, target, options, peaks, tables, dump)
+    made = _finished(read, target, options, peaks, tables, dump, shared, only)
     for notice in (*notices, *unrounded(read.found, options), *made.lowered.notices):
         _LOG.warning("%s", notice)
     if data is None:

@@ -158,6 +158,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "drawn codes stand in" in said
     assert data["view"] == "estimate"
     assert data["cycles"] == sum(layer["cycles"] for layer in data["layers"]) > 0
+    (phase,) = data["estimate"]["phases"]
+    assert (phase["name"], phase["cycles"]) == ("decode", data["cycles"])
+    assert phase["tokens_per_second"] == pytest.approx(data["clock_mhz"] * 1e6 / data["cycles"])
+    assert all(note in " ".join(said.split()) for note in data["estimate"]["notes"])
     assert main(["report", str(out)]) == 0
 
 
@@ -168,12 +172,16 @@ def test_experts_are_said_to_be_computed_all(tmp_path: Path, capsys: pytest.Capt
     for count in (2, 4):
         (tmp_path / "config.json").write_text(json.dumps(own | {"num_local_experts": count}))
         out = tmp_path / "run.json"
-        arguments = ["--target", "edge-asic", "--context", "32", "--json", str(out)]
+        arguments = ["--target", "edge-asic", "--context", "32", "--json", str(out), "--html", str(tmp_path / "page.html")]
         assert main(["estimate", str(tmp_path), *arguments]) == 0
-        layers = json.loads(out.read_text())["layers"]
+        data = json.loads(out.read_text())
+        layers = data["layers"]
         cycles.append(sum(layer["cycles"] for layer in layers if ".experts." in layer["name"]))
         said = " ".join(capsys.readouterr().out.split())
-        assert f"all {count} experts are computed, of which a token has 2: {cycles[-1]:,} of the cycles are theirs" in said
+        sentence = f"all {count} experts are computed, of which a token has 2: {cycles[-1]:,} of the cycles are theirs"
+        assert sentence in said
+        assert data["estimate"]["notes"][-1] == sentence
+        assert f"<p>{sentence}</p>" in (tmp_path / "page.html").read_text()
     assert 1.8 < cycles[1] / cycles[0] < 2.2
 
 
@@ -188,6 +196,10 @@ def test_experts_are_said_to_be_computed_all(tmp_path: Path, capsys: pytest.Capt
         ({}, ["--context", "16", "--batch", "9"], "9 sequences at once"),
         (BERT, ["--context", "16", "--batch", "2"], "an encoder takes one sequence at a time"),
         ({"intermediate_size": 1 << 15}, ["--context", "32"], "does not fit the buffers"),
+        ({}, ["--context", "16", "--weights", "given"], "no model.safetensors"),
+        ({"model_type": "gpt2"}, ["--context", "16", "--weights", "given"], "has model_type 'gpt2'"),
+        ({}, ["--context", "16", "--weights", "given", "--boards"], "--weights int8 or int4"),
+        ({}, ["--context", "16", "--weight-bits", "4"], "--weight-bits without --weights given"),
     ],
 )
 def test_wrong_configurations_take_one_line(

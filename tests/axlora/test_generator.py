@@ -365,6 +365,18 @@ def test_several_prompts_are_generated_in_turn(made: Made) -> None:
         next(generate(made.program, [PROMPT, []], max_new_tokens=2))
 
 
+def test_adapters_in_fewer_places_reach_every_sequence(made: Made) -> None:
+    """Sequences with memories of their own share the places: what one brought, another finds too."""
+    adapters = ["a4", "a11", "a4"]
+    prompts = [PROMPT, PROMPT[:3], PROMPT[1:]]
+    wanted = [t[:2] for t in generate(made.program, prompts, max_new_tokens=3, adapter=adapters)]
+    for places in (1, 2):
+        found = generate(made.program, prompts, max_new_tokens=3, adapter=adapters, adapter_places=places)
+        assert [t[:2] for t in found] == wanted
+    with pytest.raises(BadInput, match="a page rate without adapter places"):
+        generate(made.program, prompts, page_rate=5.0)
+
+
 def test_pins_and_limits_hold_for_generation(made: Made) -> None:
     """As for every package: more different adapters than `max_loras`, pinned ones among them, are refused."""
     one = dataclasses.replace(made.program, max_loras=1)

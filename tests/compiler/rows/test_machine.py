@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_decoder import VOCABULARY, Decoder, IntegerReference, Machine, Sizes, random_branches, random_decoder
 
-from axlora.compiler.backend.build_image import build, place
+from axlora.compiler.backend.build_image import build_region, place
 from axlora.compiler.backend.emit_attention import Emit
 from axlora.compiler.backend.emit_rows import whole_context
 from axlora.compiler.backend.memory_layout import Memory
@@ -18,6 +18,7 @@ from axlora.compiler.errors import BadModel, DoesNotFit
 from axlora.compiler.operators import Attention, Function, NormKind
 from axlora.compiler.passes.lower_rows import Starts
 from axlora.compiler.rows.lower import lower
+from axlora.compiler.rows.read_region import read_region
 from axlora.isa.assembly import fields_of
 from axlora.isa.legality import check_program
 from axlora.isa.opcodes import Into, Map, Opcode, Reduce
@@ -163,8 +164,9 @@ def test_no_pass_only_reduces_what_the_one_before_has_made() -> None:
 def test_more_slots_than_the_positions_leave_is_refused() -> None:
     target, decoder = Target.load("test"), random_decoder(SHORT)
     linears = decoder.quantized(target)
+    region = read_region(decoder.module(linears, 8, Starts.DECODE, 4), [*linears.values()])
     with pytest.raises(BadModel, match="5 adapter slots"):
-        build(target, decoder.module(linears, 8, Starts.DECODE, 4), [*linears.values()], slots=5)
+        build_region(target, region, [*linears.values()], slots=5)
 
 
 @pytest.mark.parametrize("dim", [6, 10, 12, 20])

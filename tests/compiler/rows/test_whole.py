@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_decoder import VOCABULARY, Decoder, Sizes, random_branches, random_decoder
 
-from axlora.compiler.backend.build_image import Image, _Job, build
+from axlora.compiler.backend.build_image import Image, _Job, build_region
 from axlora.compiler.backend.emit_chains import ChainEmit
 from axlora.compiler.backend.emit_rows import Form
 from axlora.compiler.backend.link import adapter_block
@@ -21,6 +21,7 @@ from axlora.compiler.operators import Add, Apply, Attention, Function, Linear, M
 from axlora.compiler.reference import numpy_rows
 from axlora.compiler.rows import float_forms
 from axlora.compiler.rows.lower import lower
+from axlora.compiler.rows.read_region import read_region
 from axlora.compiler.rows.row_operations import Heads
 from axlora.compiler.transformer import Output, Transformer
 from axlora.isa.positions import position_registers
@@ -54,7 +55,8 @@ def _encoder(sizes: Sizes, *, causal: bool = False, pools: tuple[PoolKind, ...] 
 
 
 def _image(d: Decoder, target: Target, linears: Mapping[str, Quantized], tokens: int, rank: int = 0) -> Image:
-    return build(target, d.module(linears, tokens, rank=rank), list(linears.values()), slots=int(rank > 0))
+    held = list(linears.values())
+    return build_region(target, read_region(d.module(linears, tokens, rank=rank), held), held, slots=int(rank > 0))
 
 
 def _compare(d: Decoder, target: Target, tokens: int, keys: int, rank: int = 0) -> Image:

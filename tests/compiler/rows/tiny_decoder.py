@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-from axlora.compiler.backend.build_image import Image, build
+from axlora.compiler.backend.build_image import Image, build_region
 from axlora.compiler.backend.link import adapter_block
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.layer import Linear as Quantized
@@ -265,7 +265,9 @@ class Machine:
         self.target, self.adapters = target, list(adapters)
         rank = max(adapters.values(), default=0)
         module = decoder.module(linears, decoder.sizes.context, Starts.DECODE, rank)
-        self.image: Image = build(target, module, [*linears.values()], slots=len(adapters))
+        self.image: Image = build_region(
+            target, read_region(module, [*linears.values()]), [*linears.values()], slots=len(adapters)
+        )
         i = self.image
         self.memory = np.zeros(-(-i.size // 64) * 64, np.uint8)
         self._put(0, i.data)
