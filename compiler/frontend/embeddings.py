@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.frontend.attach import ModulePath, module_path, scope_of
-from axlora.compiler.frontend.held import Held
+from axlora.compiler.frontend.held import Candidate, Held
 from axlora.compiler.frontend.onnx_graph import Graph
+from axlora.compiler.row_changes import TableInfo
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,29 @@ class Table:
     """(rows, features)."""
     held: Callable[[], Held | None]
     """Its values; None: they are in a form that is not read."""
+    name: str = ""
+    """Of its tensor."""
+    picked: bool = False
+    """Whether the host picks its rows for the first rows of the machine: then adapters may change them."""
+    tied: tuple[str, ...] = ()
+    """Linears whose weight is the same matrix."""
+
+    def info(self, scale: float) -> TableInfo:
+        """What a package keeps of it; `scale`: what the rows that are picked are times."""
+        return TableInfo(self.name, "" if self.path is None else ".".join(self.path.parts), scale, self.tied)
+
+    def shared_by(self, linears: Sequence[Candidate]) -> tuple[str, ...]:
+        """The linears whose weight is the table [features, rows]."""
+        shaped = [x for x in linears if x.shape == self.shape[::-1]]
+        held = self.held() if shaped else None
+        return () if held is None else tuple(x.name for x in shaped if x.held().equals(held.values.T))
 
 
-def of_array(values: npt.NDArray[np.generic]) -> Table:
-    """A table of a package, where names are gone."""
-    return Table(None, (values.shape[0], values.shape[1]), lambda: Held(values.astype(np.float64)))
+def of_array(values: npt.NDArray[np.generic], info: TableInfo) -> Table:
+    """A table of a package."""
+    path = module_path(info.module) if info.module else None
+    shape = (values.shape[0], values.shape[1])
+    return Table(path, shape, lambda: Held(values.astype(np.float64) / info.scale), info.name, True, info.tied)
 
 
 def tables_of(g: Graph) -> tuple[Table, ...]:
@@ -46,7 +65,7 @@ def tables_of(g: Graph) -> tuple[Table, ...]:
             continue
         of_node = [node.name.removesuffix("/Gather")] if "/" in node.name else []
         path = module_path([*scope_of(node), *of_node, _bare(name)][0])
-        found[name] = Table(path, (shape[0], shape[1]), _reader(g, name, node.output[0]))
+        found[name] = Table(path, (shape[0], shape[1]), _reader(g, name, node.output[0]), name)
     return tuple(found.values())
 
 
