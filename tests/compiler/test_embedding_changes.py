@@ -20,9 +20,15 @@ from safetensors.numpy import load_file, save_file
 
 import axlora
 from axlora.adapters import add_adapter, module_rows, pin_adapter
+from axlora.compiler.dump import Dump
 from axlora.compiler.errors import BadAdapter, BadPackage
+from axlora.compiler.frontend.merge import merge_peft
 from axlora.compiler.frontend.mixtures import read_mixture
+from axlora.compiler.pipelines.options import CompileOptions
+from axlora.compiler.pipelines.samples import products
+from axlora.compiler.pipelines.transformers import _Reading
 from axlora.compiler.row_changes import RowChange
+from axlora.compiler.rows.float_forms import evaluate
 
 TOLERANCE, LATER = 1.5, 1.8
 """Largest distance of an adapter from PEFT's model over that of the base from its own, both quantized alike; of adapters that
@@ -46,6 +52,22 @@ def _error(outputs: dict[str, H.Array], wanted: dict[str, H.Array], mask: H.Arra
         return value[mask.astype(bool)] if mask is not None and value.ndim == 3 else value
 
     return max(distance(kept(outputs[name]), kept(value)) for name, value in wanted.items())
+
+
+@pytest.mark.parametrize("name", E.names())
+def test_in_floats_it_is_what_peft_gives(name: str, tmp_path: Path) -> None:
+    """Tables and linears under the adapter, before anything is quantized."""
+    base, given = E.base(name), _options(E.base(name))
+    reading = _Reading(H.save(base, tmp_path / "base"), CompileOptions(**given), Dump(None))
+    read = reading.decoder() if "generate" in given else reading.whole()
+    made = merge_peft(read.found, "a", E.save(name, tmp_path / "a"), tables=read.tables())
+    tuned, wanted = read.with_rows(made.rows), E.results(name)
+    (sample,) = tuned.first_rows(given["calibration"])
+    values = evaluate(tuned.model, sample.rows, products(made.linears), sample.keys)
+    for out in tuned.model.outputs:
+        found = values[out.value][: sample.keys]
+        assert distance(found, wanted[out.name].reshape(-1, found.shape[1])[: sample.keys]) < 2e-5
+    assert {out.name for out in tuned.model.outputs} == wanted.keys()
 
 
 @pytest.mark.parametrize("name", E.names())
