@@ -14,7 +14,7 @@ import numpy.typing as npt
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend.embeddings import Table, of_array
 from axlora.compiler.pipelines.options import MOST_CONTEXT
-from axlora.compiler.row_changes import TableChanges, TableInfo
+from axlora.compiler.row_changes import PART, TableChanges, TableInfo
 from axlora.isa.numerics import SAT32, to_fixed
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.regions import token_words
@@ -32,8 +32,6 @@ EXECUTED = 64
 _FRACTION = 62
 """Largest of bits behind a binary point, either way."""
 _OPERATORS = 1 << 20
-_PART = 1 << 12
-"""Rows of a table that are looked at together."""
 
 
 def _ascending(most: int, values: npt.NDArray[Any]) -> bool:
@@ -83,8 +81,8 @@ class Rows:
         """
         for name, changes in adapter.rows.items():
             most, table = math.ldexp(SAT32, -self.fraction_of(name)), self.tables[name]
-            for first in range(0, len(table), _PART):
-                ids = np.arange(first, min(first + _PART, len(table)))
+            for first in range(0, len(table), PART):
+                ids = np.arange(first, min(first + PART, len(table)))
                 reach = np.abs(table[ids] + sum(change.of(ids) for change in changes)).max()
                 if reach > most:
                     what = f"rows of {name!r} reach {reach:.3g}, and the package holds {most:.3g} at most"

@@ -266,7 +266,7 @@ def with_rows(model: Transformer, changes: TableChanges) -> Transformer:
 
     def all_of(lookups: tuple[Lookup, ...]) -> tuple[Lookup, ...]:
         own = [(x, [change for change, name in changes if name == x.name]) for x in lookups]
-        return tuple(replace(x, table=changed(x.table, found, x.scale)) for x, found in own)
+        return tuple(replace(x, table=changed(x.table, found, x.scale)) if found else x for x, found in own)
 
     more = tuple(replace(stream, lookups=all_of(stream.lookups)) for stream in model.more)
     return replace(model, lookups=all_of(model.lookups), more=more)

@@ -93,8 +93,9 @@ class Embedded:
 
     def unnamed(self, module: str) -> None:
         """Note that names do not tell which embedding of the model was trained."""
-        why = f"the embedding {module!r} was trained, and no embedding of the model has that name"
-        self.left.append(Left(module, why, hint=f"give --base, whose weights tell which one it is, or {_TRAINED}"))
+        why = f"the embedding {module!r} was trained, and ids pick rows of no table of that name"
+        hint = "positions are constants of a model; --base tells by weights which table it is where names do not; else"
+        self.left.append(Left(module, why, hint=f"{hint} {_TRAINED}"))
 
     def is_linear(self, rows: PeftRows) -> bool:
         """Whether a linear, and no table, has the module's name: rows of a head were trained."""
@@ -115,8 +116,10 @@ class Embedded:
             BadAdapter: rows of another width, or not finite.
         """
         count, features = table.shape
-        if rows.features != features:
-            what = f"the embedding {rows.module!r} has {rows.features} features, the model's {features}"
+        if rows.left.ndim != 2 or rows.features != features:
+            what = f"the embedding {rows.module!r} is {rows.left.shape}, the model's {table.shape}"
+            if rows.right is not None or rows.ids is not None:
+                what = f"the embedding {rows.module!r} has {rows.features} features, the model's {features}"
             raise BadAdapter(what, self.where, "this adapter belongs to another base")
         if rows.rows > count or (rows.ids is None and rows.rows != count):
             self.left.append(resized(rows.module, rows.rows, count))
