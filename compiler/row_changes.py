@@ -20,8 +20,8 @@ class TableInfo:
 
     name: str
     """Of the model's tensor: inputs may pick rows of one table."""
-    module: str
-    """Dotted path; empty: names do not tell."""
+    modules: tuple[str, ...]
+    """Dotted paths, one for each place that picks rows of it; none: names do not tell."""
     scale: float
     """What the rows that are picked are times the model's (Gemma multiplies its embeddings)."""
     tied: tuple[str, ...] = ()

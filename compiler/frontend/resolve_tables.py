@@ -46,7 +46,7 @@ class Embedded:
     def table(self, module: str, copy: Float64 | None = None) -> Table | None:
         """The table of a module: by its name, or by the values that the base, or a copy in the adapter, has of it."""
         path = module_path(module)
-        named = [t for t in self.tables if t.path is not None and t.path.agrees(path)]
+        named = [t for t in self.tables if t.is_of(path)]
         if named:
             return next((t for t in named if t.picked), named[0])
         for values in (None if self.base is None else self.base.of(module), copy):

@@ -18,7 +18,7 @@ from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.embeddings import Table, tables_of
-from axlora.compiler.frontend.held import of_found
+from axlora.compiler.frontend.held import Candidate, Held, of_found
 from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.frontend.smoothing import Inputs, Widths
@@ -50,7 +50,7 @@ from axlora.compiler.rows.fractions import held_zero
 from axlora.compiler.rows.layout import WITHOUT, layouts
 from axlora.compiler.rows.lower import HINT
 from axlora.compiler.rows.read_region import Region, read_region
-from axlora.compiler.transformer import Transformer, with_rows
+from axlora.compiler.transformer import Lookup, Transformer, with_rows
 from axlora.isa.positions import SLOTS as POSITION_SLOTS
 from axlora.isa.target import Target
 
@@ -248,12 +248,16 @@ class _Read:
 
     def tables(self) -> tuple[Table, ...]:
         """The embeddings of the graph; those that rows are picked from know which linears share them."""
-        picked = {x.name for own in self.model.all_streams(0) for x in own.lookups}
+        picked = {x.name: x for own in self.model.all_streams(0) for x in own.lookups}
         linears = [of_found(found) for found in self.found]
-        return tuple(
-            replace(table, picked=True, tied=table.shared_by(linears)) if table.name in picked else table
-            for table in tables_of(Graph(self.g.model))
-        )
+        tables = tables_of(Graph(self.g.model))
+        return tuple(_picked(table, picked[table.name], linears) if table.name in picked else table for table in tables)
+
+
+def _picked(table: Table, lookup: Lookup, linears: Sequence[Candidate]) -> Table:
+    """A table that rows are picked from: in whatever form the file holds it, the model has its values."""
+    own = replace(table, picked=True, held=lambda: table.held() or Held(lookup.table / lookup.scale))
+    return replace(own, tied=own.shared_by(linears))
 
 
 Reader = Callable[[Dataflow, Found, str], Transformer]

@@ -12,10 +12,13 @@ from typing import Any
 import embedded as E
 import hf_models as H
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from hf_runs import SHAPE, distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
 import axlora
@@ -154,6 +157,32 @@ def test_every_engine_has_the_same_rows(engine: str, tmp_path: Path) -> None:
     ids = {"input_ids": SAMPLE["input_ids"][:, :9]}
     wanted, found = program.session("a").run(ids), program.session("a", engine=engine).run(ids)
     assert np.array_equal(found.outputs["logits"], wanted.outputs["logits"])
+
+
+def test_one_embedding_of_an_encoder_and_a_decoder(tmp_path: Path) -> None:
+    """T5's `shared`: rows of both streams and the head, as of a model that holds them changed."""
+    path, random = H.MODELS / "forms" / "t5.onnx", np.random.default_rng(0)
+    feed = {"input_ids": random.integers(2, 40, (1, 12)), "decoder_input_ids": random.integers(2, 40, (1, 6))}
+    feed["attention_mask"] = np.ones((1, 12), np.int64)
+    ids = [int(feed["decoder_input_ids"][0, 2]), int(feed["input_ids"][0, 3])]
+    changed = onnx.load(path)
+    held = {i.name: (i, numpy_helper.to_array(i)) for i in changed.graph.initializer}
+    table = held["model.lm_head.weight"][1].copy()
+    alike = [i for i, value in held.values() if np.array_equal(value, table) or np.array_equal(value, table.T)]
+    table[ids] = rows = table[ids] + random.normal(0, 0.15, (2, table.shape[1])).astype(np.float32)
+    for each in alike:
+        own = table if tuple(each.dims) == table.shape else np.ascontiguousarray(table.T)
+        each.CopyFrom(numpy_helper.from_array(own, each.name))
+    adapter = E.save("tokens", tmp_path / "a")
+    save_file({DELTA.replace(f"{EMBED}.", "shared."): rows}, adapter / "adapter_model.safetensors")
+    _ids(*ids)(adapter)
+    program = axlora.compile(path, "test", operators="all", adapters={"a": adapter}, calibration=feed)
+    plain, wanted = (
+        onnxruntime.InferenceSession(model.SerializeToString()).run(["y"], feed)[0] for model in (onnx.load(path), changed)
+    )
+    found, base = (axlora.simulate(program, feed, adapter=name).outputs["y"] for name in ("a", None))
+    assert distance(base, plain) < 0.04 < 0.2 < distance(wanted, plain)
+    assert distance(found, wanted) < TOLERANCE * distance(base, plain)
 
 
 def test_weighted_sums_add_the_changes_of_rows(tmp_path: Path) -> None:
