@@ -113,7 +113,7 @@ class Embedded:
         """Note the change of a table, or why there is none.
 
         Raises:
-            BadAdapter: rows of another width, or not finite.
+            BadAdapter: rows of another width, or not finite; another weight in the base of `--base`.
         """
         count, features = table.shape
         if rows.left.ndim != 2 or rows.features != features:
@@ -135,6 +135,11 @@ class Embedded:
             why = f"the embedding {rows.module!r} was trained, and the model's is in a form that is not read"
             self.left.append(Left(rows.module, why, hint=_TRAINED))
             return
+        weight = None if self.base is None else self.base.of(rows.module)
+        if self.base is not None and weight is not None and not held.equals(weight):
+            what = f"the weight of module {rows.module!r} in the base {self.base.folder} is not that of the model's embedding"
+            hint = "the model was exported of another base, or of a changed one: export that base"
+            raise BadAdapter(what, self.where, hint)
         change = rows.change(held.values)
         if not all(np.isfinite(v).all() for v in (change.left, change.right) if v is not None):
             raise BadAdapter(f"the embedding {rows.module!r} holds NaN or infinity", self.where, "save the adapter again")

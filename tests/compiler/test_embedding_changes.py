@@ -248,13 +248,15 @@ def _ids(*ids: Any) -> Callable[[Path], None]:
     return change
 
 
-def _rows(change: Callable[[H.Array], H.Array], key: str = DELTA) -> Callable[[Path], None]:
+def _rows(
+    change: Callable[[H.Array], H.Array], key: str = DELTA, name: str = "adapter_model.safetensors"
+) -> Callable[[Path], None]:
     """Another tensor of rows."""
 
     def changed(folder: Path) -> None:
-        tensors = load_file(folder / "adapter_model.safetensors")
+        tensors = load_file(folder / name)
         tensors[key] = np.ascontiguousarray(change(tensors[key]))
-        save_file(tensors, folder / "adapter_model.safetensors")
+        save_file(tensors, folder / name)
 
     return changed
 
@@ -314,6 +316,27 @@ def test_rows_beyond_the_range_of_first_rows_are_refused(tmp_path: Path) -> None
         axlora.compile(folder, "test", adapters={"a": adapter}, **(options | {"calibration": {"input_ids": others}}))
     assert "calibration data" in error.value.hint
     assert axlora.compile(folder, "test", adapters={"a": adapter}, **options).adapters[0].rows
+
+
+def test_the_base_must_have_the_same_embedding(tmp_path: Path) -> None:
+    """Of `--base`, at compile time and later; whose weights find a table of another name too."""
+    adapter, folder, options = E.save("tokens", tmp_path / "a"), H.save(E.LLAMA, tmp_path / "base"), _options(E.LLAMA)
+    other = H.save(E.LLAMA, tmp_path / "other")
+    _rows(lambda x: x + 1, "model.embed_tokens.weight", "model.safetensors")(other)
+    program = axlora.compile(folder, "test", adapters={"a": adapter}, base=folder, **options)
+    for add in (
+        lambda: axlora.compile(folder, "test", adapters={"a": adapter}, base=other, **options),
+        lambda: add_adapter(program, "b", adapter, base=other),
+    ):
+        with pytest.raises(BadAdapter, match=r"'model\.embed_tokens' in the base .* is not that of the model's embedding"):
+            add()
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file({key.replace(EMBED, "model.words"): v for key, v in tensors.items()}, adapter / "adapter_model.safetensors")
+    with pytest.raises(BadAdapter, match="ids pick rows of no table of that name"):
+        add_adapter(program, "b", adapter)
+    held = load_file(folder / "model.safetensors")
+    save_file({key.replace(EMBED, "model.words"): v for key, v in held.items()}, other / "model.safetensors")
+    assert add_adapter(program, "b", adapter, base=other).adapters[1].rows.keys() == {"input_ids"}
 
 
 def test_packages_with_damaged_rows_are_refused(tmp_path: Path) -> None:
