@@ -112,6 +112,7 @@ def whole_program(
     interface = Sequences(
         **_rows(found, fields["functions"]),
         tables={x.input: x.table.astype(np.float32) for own in whole.all_streams(0) for x in own.lookups},
+        counted={x.input: x.counted for own in whole.all_streams(0) for x in own.lookups if x.counted is not None},
         more=_parts(found),
         more_positions={
             str(n): own.positions[: own.rows].astype(np.float32)

@@ -19,7 +19,8 @@ from axlora.isa.target import Target
 
 Arrays = dict[str, npt.NDArray[Any]]
 """`{number}/{part}` of linear `number`; parts bias s32 [n], m1 u16 [n], shift u8 [n], w_scale f64 [n], real_bias f64 [n],
-and where there are such smooth f64 [k - offset_rows], group_scale u8 and group_zero s8 [groups, n], codebook s8 [16]."""
+and where there are such smooth f64 [k - offset_rows], group_scale u8 and group_zero s8 [groups, n], codebook s8 [16],
+order s32 [n]."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def _vectors(number: int, linear: Linear) -> Arrays:
     }
     weight = linear.weight
     more = {"smooth": grid.smooth, "group_scale": weight.scale, "group_zero": weight.zero}
+    more["order"] = None if grid.order is None else grid.order.astype(np.int32)
     more["codebook"] = None if weight.codebook is None else weight.codebook.astype(np.int8)
     found |= {name: value for name, value in more.items() if value is not None}
     return {f"{number}/{part}": np.ascontiguousarray(value) for part, value in found.items()}
@@ -160,6 +162,7 @@ def stored_linear(target: Target, info: LayerInfo, number: int, arrays: Mapping[
             part("real_bias"),
             info.bias_step,
             arrays.get(f"{number}/smooth"),
+            None if (order := arrays.get(f"{number}/order")) is None else order.astype(np.int64),
         ),
         node=info.node,
         modules=info.modules,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.rows.fractions import seen
-from axlora.compiler.transformer import Padding, RowInput, order_of
+from axlora.compiler.transformer import Counted, Padding, RowInput, order_of
 from axlora.isa.numerics import SAT32, to_fixed
 from axlora.isa.opcodes import INSTRUCTION_BYTES, SLOTS
 from axlora.isa.positions import position_registers
@@ -128,6 +128,8 @@ class Sequences(Rows):
     """Where the mask may have padding."""
     unread: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Inputs that may hold anything -> their dimensions behind the batch."""
+    counted: dict[str, Counted] = field(default_factory=dict)
+    """Name of a table that no input picks from -> the indices that pick from it."""
     more: tuple[Part, ...] = ()
     """Of further streams."""
     more_positions: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
@@ -272,7 +274,7 @@ class Sequences(Rows):
 
     def first_rows(self, values: Values, changes: RowsOf | None = None) -> list[tuple[Int64, Int64, int]]:
         """As `rows`, of every stream, with an adapter's changes of the rows that inputs pick."""
-        found = []
+        found, values = [], {**values, **{name: own.of(values[own.input]) for name, own in self.counted.items()}}
         for n, part in enumerate(self.parts):
             mask = values[self.mask] if self.mask is not None and n == self.masked else None
             order, keys = order_of(mask, part.rows)
@@ -372,7 +374,13 @@ class Sequences(Rows):
                 wanted, index = (part.rows, part.features), self.layouts[str(n)]
                 c.array(f"layout {n}", index, "i8", wanted)
                 c.need(index.min() >= -1 and index.max() < size, f"layout {n}", index.max(), f"-1 to {size - 1}")
-        c.named([*self.tables, *self.fixed, *([self.mask] if self.mask else []), *rows], self.inputs, "inputs")
+        c.named(list(self.counted), list(self.tables), "counted")
+        own = [name for name in self.tables if name not in self.counted]
+        for name, counted in self.counted.items():
+            c.named([counted.input], own, f"ids of {name!r}")
+            most = len(self.tables[name]) - 1 - self._lengths()[counted.input]
+            c.within(counted.first, 0, most, f"counted[{name!r}].first")
+        c.named([*own, *self.fixed, *([self.mask] if self.mask else []), *rows], self.inputs, "inputs")
         for name, kind in self.inputs.items():
             types = _FLOATS if name in rows else (*_FLOATS, *_TYPES) if name in self.unread else _TYPES
             c.need(kind in types, f"type of input {name!r}", kind, f"one of {', '.join(types)}")

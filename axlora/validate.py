@@ -234,6 +234,8 @@ class Check:
             vector("real_bias", "f8", (info.n,))
             if f"{number}/smooth" in arrays:
                 vector("smooth", "f8", (info.k - info.offset_rows,), _positive)
+            if f"{number}/order" in arrays:
+                vector("order", "i4", (info.n,), lambda v: np.array_equal(np.sort(v), np.arange(len(v))))
             for name, kind in (("group_scale", "u1"), ("group_zero", "i1")):
                 if f"{number}/{name}" in arrays:
                     vector(name, kind, (rows, info.n))

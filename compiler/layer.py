@@ -160,6 +160,8 @@ class Grid:
     """With per-token inputs, x_scale and y_scale are for a token scale of 1, and this is the value of an output code."""
     smooth: npt.NDArray[np.float64] | None = None
     """[inputs]: weight rows are times this, and x was divided by it; an adapter's A needs the same."""
+    order: npt.NDArray[np.int64] | None = None
+    """[n]: the model's output that each column is, and an adapter's B needs the same; None: they are in the model's order."""
 
 
 @dataclass(frozen=True)

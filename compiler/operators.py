@@ -178,6 +178,20 @@ class Rotary:
 
 
 @dataclass(frozen=True)
+class Slice:
+    """y = `heads` parts of `dim` features of x, side by side."""
+
+    x: str
+    y: str
+    heads: int
+    dim: int
+    first: int
+    """Feature of x at which the first part begins."""
+    stride: int
+    """Features of x from a part to the next."""
+
+
+@dataclass(frozen=True)
 class Attention:
     """y = softmax(scores + bias) v over the keys that are seen, a head at a time.
 
@@ -313,6 +327,7 @@ Op = (
     | Apply
     | FakeQuantize
     | Rotary
+    | Slice
     | Attention
     | Positional
     | Window
@@ -324,12 +339,15 @@ Op = (
 
 
 def codes_of(operators: Iterable[Op]) -> dict[str, Quantization]:
-    """Value -> its codes, of values that operators round to codes of one scale, and of windows of those: zeros have a code."""
+    """Value -> its codes, of values that operators round to codes of one scale, and of windows and parts of those.
+
+    The zeros of windows have a code.
+    """
     found: dict[str, Quantization] = {}
     for op in operators:
         if isinstance(op, FakeQuantize):
             found[op.y] = op.codes
-        elif isinstance(op, Window) and op.x in found:
+        elif isinstance(op, Window | Slice) and op.x in found:
             found[op.y] = found[op.x]
     return found
 

@@ -24,6 +24,7 @@ from axlora.compiler.operators import (
     Positional,
     Quantization,
     Rotary,
+    Slice,
     Window,
     codes_of,
     made_rows,
@@ -37,12 +38,30 @@ Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Lookup:
-    """Rows of a table, picked by an input of the model."""
+class Counted:
+    """Indices that the host counts in token ids: `first`, and of what is no padding as many more as tokens lie up to it."""
 
     input: str
+    """Of the token ids."""
+    padding: int
+    """The id that is not counted."""
+    first: int
+
+    def of(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """The indices of ids [.., tokens]."""
+        own = (ids != self.padding).astype(np.int64)
+        return np.asarray(self.first + np.cumsum(own, axis=-1) * own)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Rows of a table, picked by an input of the model, or by what is counted in one."""
+
+    input: str
+    """Of the model, or a name of what is counted."""
     table: Float64
     """[ids, n]."""
+    counted: Counted | None = None
     name: str = ""
     """Of the graph's tensor."""
     scale: float = 1.0
@@ -156,6 +175,8 @@ class Transformer:
     """Shapes of inputs that nothing reads: caches of a prompt, which may come in for nothing."""
     smooth: Mapping[str, Float64] = field(default_factory=dict)
     """Value -> what its channels [n] are divided by for linears, whose weights take it instead (docs/decisions/0005)."""
+    orders: Mapping[str, Int64] = field(default_factory=dict)
+    """Linear -> [n]: the model's output that each of its columns is, where they are in another order."""
     given: RowInput | None = None
     """The input that is the first value, where no rows are looked up."""
     source: str = ""
@@ -218,7 +239,7 @@ class Transformer:
                     found.setdefault(op.y, a * b)
                 case Beside(), [a, b]:
                     found.setdefault(op.y, max(a, b))
-                case Window() | Apply(function=Function.RELU), [x]:
+                case Window() | Slice() | Apply(function=Function.RELU), [x]:
                     found.setdefault(op.y, x)
                 case Affine(), [x]:
                     found.setdefault(op.y, float((x * np.abs(op.gain) + np.abs(op.bias)).max()))

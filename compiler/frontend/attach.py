@@ -16,8 +16,9 @@ import onnx
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.layer import By
 
-WRAPPERS = ("base_model", "model", "module")
-"""First components that wrappers add, repeated or not: PEFT's `base_model.model`, transformers' `model`, DDP's `module`."""
+WRAPPERS = ("base_model", "model", "module", "m", "net", "inner", "inner_model", "wrapped", "wrapped_model", "hf_model")
+"""First components that wrappers add, repeated or not: PEFT's `base_model.model`, transformers' `model`, DDP's `module`, and
+what people call the model that their own module for the export holds."""
 MARKS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Components that torch.compile, FSDP and checkpointing put anywhere in a path; no module of a model is called so."""
 ROOTS = (

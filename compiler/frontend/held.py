@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.frontend.convolutions import PATCHES
-from axlora.compiler.frontend.recognised import FoundLinear
+from axlora.compiler.frontend.recognised import FoundLinear, in_model_order
 from axlora.compiler.layer import Linear
 
 Float64 = npt.NDArray[np.float64]
@@ -96,11 +96,11 @@ def of_found(found: FoundLinear) -> Candidate:
 
     def held() -> Held:
         values = found.weight if found.smooth is None else found.weight / found.smooth[:, None]
-        return Held(values, None if found.codes is None else found.codes.steps)
+        step = None if found.codes is None else in_model_order(found.codes.steps, found.order)
+        return Held(in_model_order(values, found.order), step)
 
-    return Candidate(
-        found.name, found.node, found.modules, found.scopes, found.shape, held, found.bias, f".{PATCHES}" in found.x_name
-    )
+    bias, patches = in_model_order(found.bias, found.order), f".{PATCHES}" in found.x_name
+    return Candidate(found.name, found.node, found.modules, found.scopes, found.shape, held, bias, patches)
 
 
 def of_linear(linear: Linear) -> Candidate:
@@ -113,9 +113,9 @@ def of_linear(linear: Linear) -> Candidate:
         rows = np.arange(linear.inputs) // max(1, weight.group)
         groups = 1.0 if not weight.group or weight.scale is None else weight.scale[rows]
         step = np.broadcast_to(grid.w_scale * groups / smooth, (linear.inputs, linear.n))
-        return Held(linear.matrix() * grid.w_scale / smooth, step)
+        values = linear.matrix() * grid.w_scale / smooth
+        return Held(in_model_order(values, grid.order), in_model_order(step, grid.order))
 
     shape = (linear.inputs, linear.n)
-    return Candidate(
-        linear.name, linear.node, linear.modules, linear.scopes, shape, held, grid.bias, f".{PATCHES}" in linear.input
-    )
+    bias, patches = in_model_order(grid.bias, grid.order), f".{PATCHES}" in linear.input
+    return Candidate(linear.name, linear.node, linear.modules, linear.scopes, shape, held, bias, patches)

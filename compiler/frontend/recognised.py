@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,14 @@ import numpy.typing as npt
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 Reals = npt.NDArray[np.floating[Any]]
+Numbers = TypeVar("Numbers", bound=np.generic)
 MARK = "#"
 """Between a tensor's name in the file and what rewrites of its form put behind it."""
+
+
+def in_model_order(values: npt.NDArray[Numbers], order: Int64 | None) -> npt.NDArray[Numbers]:
+    """Values [.., n] of a linear's columns in the order of the model's outputs; `order` as `FoundLinear.order`."""
+    return values if order is None else values[..., np.argsort(order)]
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,11 @@ class WeightCodes:
         """[k, n]: the size of a code's step."""
         return np.broadcast_to(self.scale, self.stored.shape)
 
+    def ordered(self, order: Int64) -> WeightCodes:
+        """With its columns in another order, as `FoundLinear.order`."""
+        zero = None if self.zero is None else self.zero[..., order]
+        return replace(self, stored=self.stored[:, order], scale=self.scale[..., order], zero=zero)
+
 
 @dataclass(frozen=True)
 class BlockCodes:
@@ -90,6 +101,11 @@ class BlockCodes:
     def steps(self) -> Float64:
         """[k, n]: the size of a code's step."""
         return self.scale[self.block]
+
+    def ordered(self, order: Int64) -> BlockCodes:
+        """With its columns in another order, as `FoundLinear.order`."""
+        zero = None if self.zero is None else self.zero[..., order]
+        return replace(self, stored=self.stored[:, order], scale=self.scale[..., order], zero=zero)
 
 
 @dataclass(frozen=True)
@@ -145,6 +161,9 @@ class FoundLinear:
     """[k, k]: the sum of x x^T over rows of calibration data, divided as `smooth` says; its weight is rounded for these."""
     bits: int | None = None
     """Of its codes, where the file holds floats; None: as all have."""
+
+    order: Int64 | None = field(default=None, repr=False)
+    """[n]: the model's output that each column is; None: they are in the model's order."""
 
     @property
     def weight(self) -> Float64:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from axlora.compiler.errors import BadAdapter
 from axlora.compiler.frontend.adapter_content import PeftChange, PeftLora, PeftModule
 from axlora.compiler.frontend.attach import ModulePath, ambiguous, candidates, check_map, mapped, module_path, nearest, paths_of
@@ -204,8 +206,24 @@ class _Resolver:
                 self.check_shape(cut[part], linear)
                 self.take(lora.module, linear, by)
             return [(cut[part], linear.name) for part, (linear, _) in apart.items()]
+        if again := self.repeated(lora.module):
+            for linear in again:
+                self.check_shape(lora, linear)
+                self.check_base(lora.module, linear)
+                self.take(lora.module, linear, By.SCOPE)
+            return [(lora, linear.name) for linear in again]
         name = self.lora(lora)
         return [] if name is None else [(lora, name)]
+
+    def repeated(self, module: str) -> list[Candidate]:
+        """The linears of a module that runs more than once, as ALBERT's layers: of one path and equal weights; else none."""
+        if module in (self.matching.adapter_map or {}):
+            return []
+        found, by = candidates(module, self.linears)
+        if len(found) < 2 or by is not By.SCOPE or len({(x.modules[: x.scopes], x.shape) for x in found}) > 1:
+            return []
+        first = found[0].held()
+        return found if all(np.array_equal(x.held().values, first.values) for x in found[1:]) else []
 
     def check_columns(self, home: _Home, lora: PeftLora) -> None:
         """Raise `BadAdapter` where the base of `--base` has other weights of the module than those columns."""

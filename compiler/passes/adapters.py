@@ -12,7 +12,7 @@ from axlora.compiler.errors import BadAdapter, UnsupportedOperator
 from axlora.compiler.frontend.adapter_content import PeftModule
 from axlora.compiler.frontend.embeddings import Table
 from axlora.compiler.frontend.held import of_found, of_linear
-from axlora.compiler.frontend.recognised import FoundLinear, GraphLora
+from axlora.compiler.frontend.recognised import FoundLinear, GraphLora, in_model_order
 from axlora.compiler.frontend.resolve import Matching, Resolved, resolve
 from axlora.compiler.layer import Adapter, By, Linear, Lowered, ModuleMatch
 from axlora.compiler.passes.quantize_adapter import Branch, quantize_adapter
@@ -95,7 +95,8 @@ def peft_adapters(
     branches |= {own: whole_branch(by_name[own], x, max_lora_rank, where) for x, own in resolved.modules}
 
     def quantized(linear: Linear, branch: Branch) -> Adapter:
-        smooth = linear.grid.smooth if linear.grid is not None else None
+        smooth, order = (None, None) if linear.grid is None else (linear.grid.smooth, linear.grid.order)
+        branch = branch if order is None else branch.ordered(order)
         scaled = branch if smooth is None else replace(branch, a=branch.a * smooth[:, None])
         return quantize_adapter(linear, name, scaled, target, bits[linear.input])
 
@@ -123,7 +124,7 @@ def whole_branch(linear: Linear, module: PeftModule, max_lora_rank: int | None, 
     rank = min(linear.inputs, linear.n)
     if max_lora_rank is not None and rank > max_lora_rank:
         raise BadAdapter(f"module {module.module!r} needs rank {rank}, over the limit {max_lora_rank}", where, "raise it")
-    base = linear.matrix() * linear.grid.w_scale
+    base = in_model_order(linear.matrix() * linear.grid.w_scale, linear.grid.order)
     if linear.grid.smooth is not None:
         base = base / linear.grid.smooth[:, None]
     delta = weight - base

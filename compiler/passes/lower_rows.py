@@ -20,7 +20,7 @@ import tvm
 from tvm import relax
 
 from axlora.compiler import layer
-from axlora.compiler.operators import Add, Attention, Beside, Linear, Mul, Op, Pool, Rotary, Window, operands
+from axlora.compiler.operators import Add, Attention, Beside, Linear, Mul, Op, Pool, Rotary, Slice, Window, operands
 from axlora.compiler.passes.linear_calls import LinearVars
 from axlora.compiler.passes.lower_linears import Names, live
 from axlora.compiler.passes.row_calls import Array, composite, external, reads, written
@@ -78,7 +78,7 @@ def widths(model: Transformer, outputs: Mapping[str, int]) -> dict[str, int]:
         match op:
             case Linear():
                 found[op.y] = outputs[op.name]
-            case Attention() | Rotary():
+            case Attention() | Rotary() | Slice():
                 found[op.y] = op.heads * op.dim
             case Add() | Mul():
                 found[op.y] = found[op.a]

@@ -8,7 +8,7 @@ codes of B follows from it, so m2 itself has no error: what it rounds up is reso
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,13 @@ class Branch:
     """g itself [N], where the graph holds it."""
     base_bias: Float64 | None = None
     """In place of the base's bias [N]."""
+
+    def ordered(self, order: npt.NDArray[np.int64]) -> Branch:
+        """With its columns in another order: `order` [N] as `Grid.order`."""
+        bias, magnitude, gain, base_bias = (
+            None if own is None else own[order] for own in (self.bias, self.magnitude, self.gain, self.base_bias)
+        )
+        return replace(self, b=self.b[:, order], bias=bias, magnitude=magnitude, gain=gain, base_bias=base_bias)
 
 
 def _unit(bound: float, per_unit: Float64, bits: int, where: str) -> float:

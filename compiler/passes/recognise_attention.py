@@ -12,33 +12,43 @@ import numpy.typing as npt
 from axlora.compiler.operators import Attention, Rotary
 from axlora.compiler.passes.attention_masks import CAUSAL, HEEDING, both, kind_of_mask
 from axlora.compiler.passes.read_module import Node
-from axlora.compiler.passes.recognise_values import Scores, Symbol, Values
-from axlora.compiler.passes.tensor_elements import Constant, HeadView, Probed, View, heads
+from axlora.compiler.passes.recognise_order import OrderWalk
+from axlora.compiler.passes.recognise_state import Scores, Symbol
+from axlora.compiler.passes.tensor_elements import Constant, HeadView, Probed, View, halves_of, heads
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
+LOWEST = -1e30
+"""A bound below all scores that are seen."""
 _MASKED = -5e3
 """A mask's value at and below which a key is not seen: masks have -10,000 or less, with a bias on it or not."""
 
 
 @dataclass
-class AttentionWalk(Values):
+class AttentionWalk(OrderWalk):
     """Adds attention."""
 
     def product(self, node: Node, a: Symbol, b: Symbol) -> Symbol | None:
         """q.k, or weights of the values times v."""
         if isinstance(a, Scores) and a.done and isinstance(b, View):
-            v = heads(b, self.features[b.value])
+            v = heads(four(b), self.features[b.value])
             if v is None or v.cos is not None or v.scale != 1:
                 return None
-            return self.attention(node, a, v)
+            return self.attention(node, a, _for_each(v, len(a.q.own)))
         if not isinstance(a, View) or not isinstance(b, View):
             return None
         q = heads(four(a), self.features[a.value])
         k = heads(four(b.moved(lambda x: np.swapaxes(x, -1, -2))), self.features[b.value])
-        if q is None or k is None or q.dim != k.dim:
+        if q is None or k is None or q.dim != k.dim or q.neighbours != k.neighbours:
             return None
+        k = _for_each(k, len(q.own))
         return Scores(q, k, q.scale * k.scale)
+
+    def reshaped_scores(self, node: Node, scores: Scores) -> Scores | None:
+        """Scores with their heads in other dimensions in front; None if rows or keys would not be the last two."""
+        before, after = (self.g.shape(name) for name in (node.inputs[0], node.outputs[0]))
+        same = len(after) > 2 and before[-2:] == after[-2:] and np.prod(before) == np.prod(after)
+        return scores if same else None
 
     def attention(self, node: Node, s: Scores, v: HeadView) -> Symbol:
         if self.rowwise:
@@ -80,6 +90,16 @@ class AttentionWalk(Values):
         index = np.arange(tokens)[None, :, None] * n + np.array(own)[:, None, None] * dim + np.arange(dim)
         return View(value, ((index.reshape(shape), np.ones(shape)),), tokens * n)
 
+    def turned_view(self, view: View) -> View:
+        """A view of heads that turn, as one of the value that a rotary embedding makes of them; any other as it is."""
+        found = heads(four(view), self.features[view.value]) if len(view.shape) in (3, 4) and len(view.terms) > 1 else None
+        if found is None or found.cos is None or found.neighbours:  # their features are in another order behind
+            return view
+        own = sorted(set(found.own))
+        value, _, _ = self.rotated(found, len(own), stride_of(own) * found.dim)
+        places = [own.index(head) for head in found.own]
+        return self.head_views(value, places, found.dim, view.shape).times(np.float64(found.scale))
+
     def rotated(self, view: HeadView, count: int, stride: int) -> tuple[str, int, int]:
         """The value that holds the heads after rotary embedding, its first feature, and the features from head to head."""
         if view.cos is None or view.sin is None:
@@ -89,6 +109,8 @@ class AttentionWalk(Values):
             name = f"{view.value} rotated {view.first}"
             self.turned[key] = name
             self.features[name] = count * view.dim
+            if view.neighbours:
+                self.reorder(view.value, view.first, stride, count, halves_of(view.dim, view.cos.shape[1]))
             self.operators.append(Rotary(view.value, name, count, view.dim, view.cos, view.sin, view.first, stride))
         return self.turned[key], 0, view.dim
 
@@ -148,6 +170,11 @@ class AttentionWalk(Values):
         if (no.value.astype(np.float64) > _MASKED).any():
             return None
         return self.seeing(node, yes, [c > 0 for c in self._spread(yes, conditions)])
+
+
+def _for_each(view: HeadView, count: int) -> HeadView:
+    """One head as that of `count` heads, where a product repeats it."""
+    return replace(view, own=view.own * count) if len(view.own) == 1 else view
 
 
 def stride_of(own: Sequence[int]) -> int:

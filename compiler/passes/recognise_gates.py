@@ -11,7 +11,7 @@ import numpy.typing as npt
 from axlora.compiler.operators import RowScale, TopGates
 from axlora.compiler.passes.read_module import Node
 from axlora.compiler.passes.recognise_pools import PoolWalk
-from axlora.compiler.passes.recognise_values import PASS, Symbol
+from axlora.compiler.passes.recognise_state import PASS, Symbol
 from axlora.compiler.passes.tensor_elements import Chosen, Constant, Curve, View
 
 _NOTHING = 1e-6

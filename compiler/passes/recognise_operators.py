@@ -14,11 +14,14 @@ from axlora.compiler import functions
 from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.operators import Beside, Function, Linear, Mul, Norm, NormKind, PoolKind, Positional
 from axlora.compiler.passes.read_module import RESHAPES, Node
+from axlora.compiler.passes.recognise_attention import LOWEST
 from axlora.compiler.passes.recognise_gates import GateWalk
+from axlora.compiler.passes.recognise_indices import IndexWalk
 from axlora.compiler.passes.recognise_norms import FoundNorm, norms
 from axlora.compiler.passes.recognise_pairs import PairWalk
-from axlora.compiler.passes.recognise_values import PASS, SHAPED, Scores, Symbol, features_last
-from axlora.compiler.passes.tensor_elements import Constant, Curve, Ids, Length, Looked, Probed, View, Weighted
+from axlora.compiler.passes.recognise_state import PASS, SHAPED, Scores, Symbol
+from axlora.compiler.passes.recognise_values import features_last
+from axlora.compiler.passes.tensor_elements import Constant, Curve, Derived, Ids, Length, Looked, Probed, View, Weighted
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -50,7 +53,7 @@ _JOINS: dict[str, Callable[..., Float64]] = {
 
 
 @dataclass
-class Walk(PairWalk, GateWalk):
+class Walk(PairWalk, GateWalk, IndexWalk):
     """All nodes."""
 
     def run(self) -> None:
@@ -105,16 +108,38 @@ class Walk(PairWalk, GateWalk):
         self.operators.append(Linear(x, found.result, found.name))
 
     def norm(self, node: Node, found: FoundNorm) -> None:
-        x = self.rows(node, found.x)
+        heads = self.in_heads(found.x, found.gain.size)
+        x = self.rows(node, found.x) if heads is None else heads.value
         if self.features[x] % found.gain.size:
             raise self.refuse(node, f"norms {found.gain.size} features, where rows have {self.features[x]}")
         self.value(found.y, self.features[x], x)
         kind = NormKind.LAYER if found.centred else NormKind.RMS
         self.operators.append(Norm(x, found.y, kind, found.gain, found.bias, found.eps))
+        if heads is not None:
+            self.symbols[found.y] = replace(heads, value=found.y)
+
+    def in_heads(self, name: str, count: int) -> View | None:
+        """A view of heads of `count` features that are a value, in another order than there; None if it is none."""
+        view = self.symbol(name)
+        if not isinstance(view, View) or view.value in self.hosts:
+            return None
+        view = self.turned_view(view)
+        if len(view.terms) > 1 or (view.terms[0][1] != 1).any():
+            return None
+        view = self.sliced(view)
+        index = view.terms[0][0]
+        whole = index.size == view.size and index.shape[-1:] == (count,) and not self.features[view.value] % count
+        first = index[..., :1]
+        if view.factor() == 1 or not whole or (first % count).any() or (index != first + np.arange(count)).any():
+            return None
+        return view
 
     def node(self, node: Node) -> None:
         """One node that is neither of a linear nor of a norm."""
+        node = self.extremum(node)
         kind = node.op
+        if kind == "stack" and all(each.op in ("max", "min") for each in self.readers(node.outputs[0])):
+            return
         if kind not in _MOVING:
             self.as_rows(node)
         inputs = [self.symbol(name) for name in node.inputs if name]
@@ -129,8 +154,14 @@ class Walk(PairWalk, GateWalk):
             result = inputs[0]  # what reads its codes rounds
         elif kind == "dequantize" and self.g.codes_of(node.outputs[0]) is not None:
             result = self.dequantized(node, inputs[0])
-        elif isinstance(inputs[0], Ids):
-            result = inputs[0] if kind in (*PASS, *SHAPED) else None
+        elif isinstance(inputs[0], Ids) and kind in (*PASS, *SHAPED):
+            result = inputs[0]
+        elif isinstance(inputs[0], Looked) and kind in RESHAPES and inputs[0].features == self.g.shape(node.outputs[0])[-1]:
+            result = inputs[0]  # the same rows
+        elif kind == "take" and isinstance(inputs[1], Derived) and self.g.dtype(node.outputs[0]) == "float32":
+            result = self.picked_by(node, inputs[0], inputs[1])
+        elif not (kind == "take" and isinstance(inputs[1], Ids)) and (made := self.derived(node, inputs)) is not None:
+            result = made
         elif kind in PASS:
             # `read` made all floats float32: a cast that is left is to integers and back, which rounds.
             result = inputs[0] if self.g.dtype(node.outputs[0]) == "float32" else None
@@ -146,6 +177,8 @@ class Walk(PairWalk, GateWalk):
             if int(node.number("axis", -1)) not in (-1, len(self.g.shape(node.inputs[0])) - 1):
                 raise self.refuse(node, "softmax over anything but the keys")
             result = replace(inputs[0], done=True)
+        elif kind in SHAPED and isinstance(inputs[0], Scores):
+            result = self.reshaped_scores(node, inputs[0])
         elif kind == "tanh" and isinstance(inputs[0], Scores):
             result = inputs[0].capped()
         elif kind == "isnan" and isinstance(inputs[0], Scores) and inputs[0].done:
@@ -161,12 +194,24 @@ class Walk(PairWalk, GateWalk):
         elif kind in ("sum", "mean") and isinstance(inputs[0], View | Curve):
             result = self.reduction(node, inputs[0])
         elif isinstance(inputs[0], View | Curve | Looked):
-            result = self.moved(node, [self.viewed(node, node.inputs[0]), *inputs[1:]])
+            seen = [self.viewed(node, n) if isinstance(self.symbol(n), Looked) else self.symbol(n) for n in node.inputs if n]
+            result = self.moved(node, [self.viewed(node, node.inputs[0]), *seen[1:]])
         else:
             result = None
         if result is None:
             raise self.refuse(node, "is not understood between the first rows and the outputs")
         self.symbols |= result if isinstance(result, dict) else {node.outputs[0]: result}
+
+    def extremum(self, node: Node) -> Node:
+        """The larger or smaller of two tensors, which the importer makes of Max and Min by stacking them, as one node."""
+        stack = self.g.node_of(node.inputs[0]) if node.op in ("max", "min") else None
+        if stack is None or stack.op != "stack" or len(stack.inputs) != 2 or node.numbers("axis") != [0]:
+            return node
+        return replace(node, op=f"{node.op}imum", inputs=stack.inputs)
+
+    def readers(self, name: str) -> list[Node]:
+        """The nodes that read a tensor."""
+        return [self.g.nodes[index] for index in self.g.readers.get(name, [])]
 
     def joined(self, node: Node, kind: str, inputs: Sequence[Symbol]) -> Symbol | None:
         """Arithmetic of two tensors."""
@@ -192,6 +237,7 @@ class Walk(PairWalk, GateWalk):
             return views[0].plus(views[1].times(np.float64(1 if kind == "add" else -1)))
         if len({self._elements(name) for name in (*node.inputs, node.outputs[0])}) != 1:
             return self.row_scale(node) if kind == "multiply" else None  # one is repeated for the other
+        a, b = (self.sliced(x) if isinstance(x, View) and isinstance(other, Curve) else x for x, other in ((a, b), (b, a)))
         curve = _both_curves(kind, a, b)
         if curve is not None and (curve.function() is not None or not _rows(a, b)):
             return curve
@@ -217,6 +263,8 @@ class Walk(PairWalk, GateWalk):
 
     def with_constant(self, node: Node, kind: str, a: Symbol, c: Float64) -> Symbol | None:
         if isinstance(a, Scores) and not a.done:
+            if kind == "maximum":
+                return a if c.max() <= LOWEST else None
             if kind in ("multiply", "divide") and c.size == 1:
                 return a.times(float(c.reshape(-1)[0]) ** (1 if kind == "multiply" else -1))
             return self.masked(node, a, (c,)) if kind == "add" else None
@@ -224,7 +272,7 @@ class Walk(PairWalk, GateWalk):
             if kind in ("multiply", "divide") and c.size == 1:
                 return a.times(float(c.reshape(-1)[0]) ** (1 if kind == "multiply" else -1))
             # Positions and token types, added to the rows of embeddings before anything reads them.
-            n, tokens = a.tables[0].table.shape[1], self.g.shape(a.tables[0].input)[-1]
+            n, tokens = a.tables[0].table.shape[1], self.ids_shape(a.tables[0].input)[-1]
             return a.plus(Looked((), np.broadcast_to(c, (1, tokens, n)).reshape(-1, n))) if kind == "add" else None
         if isinstance(a, View) and kind in ("multiply", "divide"):
             factor = c if kind == "multiply" else 1 / c
@@ -305,7 +353,7 @@ class Walk(PairWalk, GateWalk):
         if isinstance(x, View) and len(x.terms) > 1:
             (value,), second = self.in_rows(node, node.inputs[:1])
             x = self.tensor(value, node.inputs[0], second)
-        curve = _as_curve(x)
+        curve = _as_curve(self.sliced(x) if isinstance(x, View) else x)
         if curve is None:
             return None
         inner, own = curve.of, _UNARY.get(node.op)
@@ -353,6 +401,8 @@ class Walk(PairWalk, GateWalk):
         if kind == "take" and len(constants) == 1:
             axis = int(node.number("axis"))
             return self.picked(x.moved(lambda v: np.take(v, constants[0].astype(np.int64), axis)))
+        if kind == "gather_nd" and len(constants) == 1 and not node.number("batch_dims", 0):
+            return self.picked(x.moved(lambda v: v[tuple(np.moveaxis(constants[0].astype(np.int64), -1, 0))]))
         if kind == "concat" and not self.of_one_value(inputs) and all(isinstance(x, View | Curve) for x in inputs):
             return self.beside(node)
         if kind == "concat" and (views := self.of_one_value(inputs)):
@@ -414,7 +464,8 @@ class Walk(PairWalk, GateWalk):
     def picked(self, view: View) -> View:
         """A view that is the first row of a value is a value of its own."""
         if (
-            view.value in self.hosts
+            len(view.shape) > 3  # pixels
+            or view.value in self.hosts
             or view.value in self.single
             or self.tokens(view.value) == 1
             or not view.starts(self.features[view.value])

@@ -9,9 +9,9 @@ import numpy as np
 
 from axlora.compiler.operators import Quantization
 from axlora.compiler.passes.read_module import Node
-from axlora.compiler.passes.recognise_attention import AttentionWalk, four, stride_of
-from axlora.compiler.passes.recognise_values import Scores, Symbol
-from axlora.compiler.passes.tensor_elements import Curve, Looked, View, heads
+from axlora.compiler.passes.recognise_attention import AttentionWalk
+from axlora.compiler.passes.recognise_state import Scores, Symbol
+from axlora.compiler.passes.tensor_elements import Curve, Looked, View
 
 
 @dataclass
@@ -46,12 +46,7 @@ class PairWalk(AttentionWalk):
 
     def rounded_view(self, view: View, codes: Quantization) -> View:
         """The same elements of the value that is rounded; the view itself where they are sums, or each times its own number."""
-        found = heads(four(view), self.features[view.value]) if len(view.shape) in (3, 4) and len(view.terms) > 1 else None
-        if found is not None and found.cos is not None:
-            own = sorted(set(found.own))
-            value, _, _ = self.rotated(found, len(own), stride_of(own) * found.dim)
-            places = [own.index(head) for head in found.own]
-            view = self.head_views(value, places, found.dim, view.shape).times(np.float64(found.scale))
+        view = self.turned_view(view)
         gain = view.columns(self.features[view.value])
         if gain is not None and (gain != gain[0]).any():
             view = View.rows(self.scaled(view.value, gain, np.zeros(gain.size)), view.shape)

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from axlora.compiler.operators import Norm, NormKind, PoolKind
 from axlora.compiler.passes.read_module import Node
-from axlora.compiler.passes.recognise_values import PASS, SHAPED, Symbol, Values
+from axlora.compiler.passes.recognise_state import PASS, SHAPED, Symbol
+from axlora.compiler.passes.recognise_values import Values
 from axlora.compiler.passes.tensor_elements import Constant, Curve, Length, Looked, Probed, View, Weighted
 
 Int64 = npt.NDArray[np.int64]

@@ -20,7 +20,7 @@ from axlora.compiler.operators import Attention, Op, operands
 from axlora.compiler.passes.attention_masks import HEEDING
 from axlora.compiler.passes.dataflow import Dataflow
 from axlora.compiler.passes.recognise_operators import Walk
-from axlora.compiler.passes.recognise_values import PASS, SHAPED
+from axlora.compiler.passes.recognise_state import PASS, SHAPED
 from axlora.compiler.passes.tensor_elements import Constant, Curve, Ids, Probed, View, Weighted, probes
 from axlora.compiler.transformer import Output, Transformer
 
@@ -223,6 +223,7 @@ def _walked(walk: Walk, where: str, fixed: Mapping[str, npt.NDArray[Any]], mask:
     outputs = [_output(walk, o.name, where) for o in walk.g.model.graph.output]
     if walk.causal:
         outputs = outputs[:1]
+    walk.check_order({o.value for o in outputs})
     if not walk.streams:
         raise _no_ids(where)
     if any(own.given is not None and o.value == own.input for own in walk.streams for o in outputs):
@@ -245,6 +246,7 @@ def _walked(walk: Walk, where: str, fixed: Mapping[str, npt.NDArray[Any]], mask:
         heeded,
         fixed,
         unread,
+        orders=walk.orders,
         given=first.given,
         source=first.source,
         more=tuple(more),
@@ -257,6 +259,8 @@ def _output(walk: Walk, name: str, where: str) -> Output:
     """What an output of the graph is."""
     known = walk.g.canonical(name)
     symbol, node, shape = walk.symbol(known), walk.g.node_of(known), walk.g.shape(known)
+    if node is not None and isinstance(symbol, Curve) and symbol.index is not None:
+        symbol = walk.viewed(node, known)
     if node is not None and isinstance(symbol, Curve | Weighted):
         return Output(name, walk.rows(node, known), shape)
     if isinstance(symbol, View) and symbol.factor() == 1:

@@ -2,191 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from axlora.compiler.errors import BadModel, UnsupportedOperator
-from axlora.compiler.frontend.recognised import FoundLinear
+from axlora.compiler.errors import UnsupportedOperator
 from axlora.compiler.functions import own_bound, own_function
 from axlora.compiler.operators import (
     Add,
     Affine,
     Apply,
     FakeQuantize,
-    Op,
+    Mul,
     OwnFunction,
     Pool,
     PoolKind,
     Quantization,
+    Slice,
     Window,
-    made_rows,
     operands,
-    streams,
 )
-from axlora.compiler.passes.attention_masks import Mask
-from axlora.compiler.passes.dataflow import Dataflow
-from axlora.compiler.passes.read_module import PASSIVE, RESHAPES, Node
+from axlora.compiler.passes.read_module import Node
+from axlora.compiler.passes.recognise_state import State, Symbol
 from axlora.compiler.passes.tensor_elements import (
-    Chosen,
     Constant,
     Curve,
-    HeadView,
     Ids,
-    Length,
     Looked,
     Probed,
     View,
     Weighted,
-    probes,
 )
 from axlora.compiler.transformer import Lookup, RowInput, Stream
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
+_NEAR = 2.0**-20
 _GAINS = 32
 """Most unlike rows of factors of which a sum of rows may be."""
-PASS = ("identity", *PASSIVE)
-SHAPED = (*RESHAPES, "broadcast_to")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """q.k of heads, scaled; `done` after the softmax."""
-
-    q: HeadView
-    k: HeadView
-    scale: float
-    mask: Mask = Mask.NONE
-    done: bool = False
-    codes: tuple[Quantization, ...] = ()
-    """What they are rounded to before the softmax."""
-    weight_codes: Quantization | None = None
-    """What its results are rounded to."""
-    bias: Float64 | None = None
-    """[heads or 1, n, n], added to them, -inf where a key is hidden that the mask shows."""
-    rounded_first: int = 0
-    """Codes before the bias."""
-    cap: float = 0.0
-    """What their tanh is times; 0: there is none."""
-
-    def times(self, factor: float) -> Scores:
-        """Scaled, before the softmax."""
-        bias = None if self.bias is None else self.bias * factor
-        scale, cap = (self.scale, self.cap * factor) if self.cap else (self.scale * factor, 0.0)
-        return replace(self, scale=scale, cap=cap, codes=tuple(c.times(factor) for c in self.codes), bias=bias)
-
-    def capped(self) -> Scores | None:
-        """Their tanh, which rounds once with what it reads; None behind a mask or a bias."""
-        plain = not self.done and not self.cap and self.bias is None and self.mask is Mask.NONE
-        return replace(self, codes=(), cap=1.0) if plain else None
-
-
-Symbol = Constant | Probed | Ids | Looked | View | Curve | Weighted | Length | Scores | Chosen
 
 
 @dataclass
-class Values:
-    """The tensors, the values and the operators that have been found."""
-
-    g: Dataflow
-    found: Sequence[FoundLinear]
-    hint: str
-    causal: bool
-    """Whether attention must be causal."""
-    symbols: dict[str, Symbol] = field(default_factory=dict)
-    operators: list[Op] = field(default_factory=list)
-    features: dict[str, int] = field(default_factory=dict)
-    single: set[str] = field(default_factory=set)
-    """Values of one row."""
-    masks: tuple[Int64, ...] = ()
-    """What a mask of padding is probed with; () if there is none."""
-    padded_stream: int | None = None
-    """The stream that the mask is of, once something heeds it."""
-    used: set[str] = field(default_factory=set)
-    """Tensors that some followed node reads."""
-    kinds: set[tuple[str, Mask]] = field(default_factory=set)
-    """(keys, kind) of all attention."""
-    streams: list[Stream] = field(default_factory=list)
-    """What the first values are."""
-    looked: list[Looked | None] = field(default_factory=list)
-    """The rows that each is, if it is looked up."""
-    hosts: set[str] = field(default_factory=set)
-    """Inputs of floats, whose elements the host lays out as rows."""
-    laid: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
-    """Input, and which of its elements are rows -> their value."""
-    windows: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
-    """Value, and which of its rows a window makes rows of -> its result."""
-    turned: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
-    main: str = ""
-    """The input of token ids."""
-    curves: list[tuple[OwnFunction, Float64]] = field(default_factory=list)
-    """Functions without a name, and their values (`Curve.values`)."""
-    affine: dict[tuple[str, bytes, bytes], str] = field(default_factory=dict)
-    """Value, its gain and its bias -> the value that they make."""
-    pairs: dict[tuple[str, Quantization], str] = field(default_factory=dict)
-    """Value and what it is rounded to -> the value that is made of it."""
-    codes: dict[str, Quantization] = field(default_factory=dict)
-    """Value -> its codes, of values that pairs made."""
-    rowwise: bool = False
-    """Whether each row must be computed for itself: rows of a batch, which nothing may mix."""
-
-    def refuse(self, node: Node, what: str) -> UnsupportedOperator:
-        """An error that names the node."""
-        return UnsupportedOperator(
-            what, f"node {node.source.name or node.source.output[0]!r} ({node.source.op_type})", self.hint
-        )
-
-    def value(self, name: str, features: int, *of: str) -> None:
-        """A tensor that is rows of a new value of its own name; it has one row where what it is made `of` has."""
-        self.features[name] = features
-        if any(x in self.single for x in of):
-            self.single.add(name)
-        self.symbols[name] = View.rows(name, self.g.shape(name))
-
-    def give(self, name: str, features: int) -> None:
-        """An input of floats as the first rows of a stream."""
-        self.value(name, features)
-        rows = int(np.prod(self.g.shape(name))) // features
-        self.streams.append(Stream((), None, name, rows, RowInput(name, features), name))
-        self.looked.append(None)
-
-    def stream(self, value: str) -> int:
-        """The stream that a value is of."""
-        return streams(self.operators, [own.input for own in self.streams])[value]
-
-    def tokens(self, value: str) -> int:
-        """Rows of the stream that a value is of."""
-        made = made_rows(self.operators, [own.input for own in self.streams])
-        return [*(own.rows for own in self.streams), *made][self.stream(value)]
-
-    def padded(self, value: str) -> tuple[Int64, ...]:
-        """Masks of padding for the rows of a value: those that the mask is probed with, or one of ones."""
-        own, tokens = self.stream(value), self.tokens(value)
-        if self.masks and self.padded_stream in (None, own) and self.masks[0].shape[1] == tokens:
-            return self.masks
-        return probes(tokens)[:1]
-
-    def heeds(self, node: Node, value: str) -> None:
-        """The mask of padding is of the stream that a value is of."""
-        own = self.stream(value)
-        if own >= len(self.streams):
-            raise self.refuse(node, "a mask of padding for rows that a convolution makes")
-        if self.padded_stream not in (None, own) or self.masks[0].shape[1] != self.tokens(value):
-            raise self.refuse(node, "a mask of padding for the tokens of two inputs")
-        self.padded_stream = own
-
-    def symbol(self, name: str) -> Symbol:
-        """What a tensor is; constants are looked up."""
-        if name not in self.symbols:
-            value = self.g.constant(name)
-            if value is None:
-                raise BadModel("tensor is used before it is made", name, "export the model again")
-            self.symbols[name] = Constant(value)
-        return self.symbols[name]
+class Values(State):
+    """Adds rows: which value a tensor is, and values that are made of others."""
 
     def rows(self, node: Node, name: str) -> str:
         """The value that a tensor is, all of it and in order.
@@ -207,14 +69,44 @@ class Values:
             return self.pooled(symbol.value, PoolKind.MEAN)
         if isinstance(symbol, View) and symbol.value in self.hosts:
             return self.laid_out(node, name, symbol)
-        if isinstance(symbol, View) and symbol.factor() == 1:
+        wide = isinstance(symbol, View) and len(symbol.shape) > 1 and symbol.shape[-1] > self.features[symbol.value]
+        if isinstance(symbol, View) and symbol.factor() == 1 and not wide:
             return symbol.value
-        if isinstance(symbol, View) and (gain := symbol.columns(self.features[symbol.value])) is not None:
+        if isinstance(symbol, View) and not wide and (gain := symbol.columns(self.features[symbol.value])) is not None:
             return self.scaled(symbol.value, gain, np.zeros(gain.size))
+        if isinstance(symbol, View) and (part := self.sliced(symbol)) is not symbol and part.factor() == 1:
+            return part.value
         found = self.gathered(symbol) if isinstance(symbol, View) else None
         if found is not None:
             return found
         raise self.refuse(node, "reads a tensor that is not rows of features, one a token")
+
+    def sliced(self, view: View) -> View:
+        """A view of some features of every row of a value, the same ones, as one of the value that they are; else itself."""
+        n, index = self.features.get(view.value, 0), view.terms[0][0]
+        if len(view.terms) > 1 or view.value in self.hosts or not n or index.size % (view.size // n) or index.size >= view.size:
+            return view
+        flat = np.sort(index.reshape(-1))
+        columns = flat[: index.size * n // view.size]
+        parts = np.split(columns, np.flatnonzero(np.diff(columns) != 1) + 1)
+        dim, first = len(parts[0]), int(columns[0])
+        steps = {int(b[0] - a[0]) for a, b in itertools.pairwise(parts)} or {dim}
+        even = len(steps) == 1 and all(len(part) == dim for part in parts) and columns[-1] < n
+        if not even or not np.array_equal(flat.reshape(-1, len(columns)), np.arange(view.size // n)[:, None] * n + columns):
+            return view
+        y = self.parts(view.value, first, dim, len(parts), steps.pop())
+        own = index // n * len(columns) + np.searchsorted(columns, index % n)
+        return View(y, ((own, view.terms[0][1]),), index.size)
+
+    def parts(self, value: str, first: int, dim: int, count: int = 1, stride: int = 0) -> str:
+        """The value of some features of another (`operators.Slice`)."""
+        y = f"{value} {first} {dim} {count}"
+        if y not in self.features:
+            self.features[y] = dim * count
+            if value in self.single:
+                self.single.add(y)
+            self.operators.append(Slice(value, y, count, dim, first, stride or dim))
+        return y
 
     def as_rows(self, node: Node) -> None:
         """What a node reads of an input of floats as rows of its last dimension."""
@@ -259,7 +151,10 @@ class Values:
         None if it is neither, or of rows that nothing may mix.
         """
         n = self.features[view.value]
-        if self.rowwise or self.causal or view.value in self.single or len(view.shape) < 2 or view.shape[-1] % n:
+        if self.rowwise or self.causal or view.value in self.single or len(view.shape) < 2:
+            return None
+        view = self.of_a_group(view)
+        if view.shape[-1] % (n := self.features[view.value]):
             return None
         if len(view.terms) == 1:
             places, coefficient = view.terms[0][0].reshape(-1, n), view.terms[0][1].reshape(-1, n)
@@ -270,6 +165,16 @@ class Values:
                 value = view.value if (gain == 1).all() else self.scaled(view.value, gain, np.zeros(n))
                 return self.slid(self.window_of(value, index.reshape(-1, view.shape[-1] // n)))
         return self.sum_of_rows(view) if view.shape[-1] == n else None
+
+    def of_a_group(self, view: View) -> View:
+        """A view of some features side by side alone, as a grouped convolution's, as one of the value that they are."""
+        n, (index, coefficient) = self.features[view.value], view.terms[0]
+        own = np.unique(index[coefficient != 0] % n)
+        if len(view.terms) > 1 or not 0 < own.size < n or own[-1] - own[0] >= own.size or view.shape[-1] % own.size:
+            return view
+        part, rows = self.parts(view.value, int(own[0]), own.size), view.size // n
+        moved = np.where(coefficient != 0, index // n * own.size + index % n - own[0], 0)
+        return View(part, ((moved, coefficient),), rows * own.size)
 
     def sum_of_rows(self, view: View) -> str | None:
         """The sum of rows of a value, each times a number a feature: a convolution of single channels, or a mean."""
@@ -365,6 +270,8 @@ class Values:
             return view.value
         if (gain := view.columns(self.features[view.value])) is not None:
             return self.scaled(view.value, gain, np.zeros(gain.size))
+        if (part := self.sliced(view)) is not view and part.factor() == 1:
+            return part.value
         return self.gathered(view)
 
     def first(self, node: Node, name: str, looked: Looked) -> str:
@@ -375,7 +282,7 @@ class Values:
                 raise self.refuse(node, "a second embedding of the token ids")
             n, lookups = len(self.streams), tuple(sorted(looked.tables, key=lambda x: x.input != self.main))
             value, table = f"embeddings {n}" if n else "embeddings", lookups[0].table
-            rows = self.g.shape(lookups[0].input)[-1]
+            rows = self.ids_shape(lookups[0].input)[-1]
             self.streams.append(Stream(lookups, looked.constant, value, rows, None, name))
             self.looked.append(looked)
             self.features[value] = table.shape[1]
@@ -420,10 +327,15 @@ class Values:
 
     def applied(self, node: Node, curve: Curve) -> str:
         """The value of an activation function, or of a straight line."""
-        if (line := curve.line()) is not None:
+        if (line := curve.line()) == (1, 0):
+            return curve.value
+        if line is not None:
             n = self.features[curve.value]
             return self.scaled(curve.value, np.full(n, line[0]), np.full(n, line[1]))
         function = curve.function() or self.own(curve)
+        if function is None and own_bound(slope := _slope(curve.of)) is not None:
+            by = self.applied(node, curve.over(slope))
+            return self.product_of(curve.value, by)
         if function is None:
             raise self.refuse(node, "an element-wise function that has no table")
         name = f"{curve.value} {function.name if isinstance(function, OwnFunction) else function.value}"
@@ -432,6 +344,16 @@ class Values:
             if curve.value in self.single:
                 self.single.add(name)
             self.operators.append(Apply(curve.value, name, function))
+        return name
+
+    def product_of(self, a: str, b: str) -> str:
+        """The value a b, element by element."""
+        name = f"{a} times {b}"
+        if name not in self.features:
+            self.features[name] = self.features[a]
+            if a in self.single:
+                self.single.add(name)
+            self.operators.append(Mul(a, b, name))
         return name
 
     def own(self, curve: Curve) -> OwnFunction | None:
@@ -491,7 +413,7 @@ class Values:
             raise self.refuse(node, "rows of what is no table")
         if int(node.number("axis")) != 0:
             raise self.refuse(node, "picks features, not tokens, by the token ids")
-        return Looked((Lookup(ids.input, table.value.astype(np.float64), str(node.inputs[0])),))
+        return Looked((Lookup(ids.input, table.value.astype(np.float64), name=str(node.inputs[0])),))
 
     def rows_of_codes(self, codes: Looked, scale: Symbol, zero: Symbol) -> Looked | None:
         """Rows of a table of codes as reals, by numbers or a number a feature, in single precision as ONNX has it."""
@@ -502,6 +424,16 @@ class Values:
             return None
         whole = (own.table - zero.value.reshape(-1).astype(np.float64)).astype(np.float32)
         return Looked((replace(own, table=(whole * scale.value.reshape(-1).astype(np.float32)).astype(np.float64)),))
+
+
+def _slope(of: Callable[[Float64], Float64]) -> Callable[[Float64], Float64]:
+    """f(t) / t of a function that is 0 at 0, as relu squared; near 0 what it is there."""
+
+    def slope(t: Float64) -> Float64:
+        near = np.where(np.abs(t) < _NEAR, np.copysign(_NEAR, t), t)
+        return of(near) / near
+
+    return slope
 
 
 def _rows_of(index: Int64, seen: npt.NDArray[np.bool_]) -> Int64 | None:

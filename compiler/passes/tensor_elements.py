@@ -38,6 +38,16 @@ class Ids:
 
 
 @dataclass(frozen=True)
+class Derived:
+    """A tensor that only ids change; which values it has is looked at where something is picked by it."""
+
+    tensor: str
+    inputs: frozenset[str]
+    numbers: frozenset[int]
+    """Constants on the way: an id of padding may be one."""
+
+
+@dataclass(frozen=True)
 class Probed:
     """A tensor that only the mask of padding changes: its value for each of the probes (`probes`)."""
 
@@ -65,6 +75,11 @@ class Looked:
     def inputs(self) -> set[str]:
         """Of ids."""
         return {x.input for x in self.tables}
+
+    @property
+    def features(self) -> int:
+        """Of a row."""
+        return int(self.tables[0].table.shape[1])
 
     def is_like(self, other: Looked) -> bool:
         """Whether the same rows add up, rounded or not."""
@@ -267,6 +282,8 @@ class HeadView:
     cos: Float64 | None
     sin: Float64 | None
     """[tokens, half]: the first 2 half features of a head turn."""
+    neighbours: bool = False
+    """Whether features 2 i and 2 i + 1 turn together, not i and half + i."""
 
 
 def heads(view: View, features: int) -> HeadView | None:
@@ -277,38 +294,72 @@ def heads(view: View, features: int) -> HeadView | None:
     merged = _merged(view)
     if merged is None:
         return None
-    half = abs(int(merged[0][0][0, 0, 0, 0]) - int(merged[-1][0][0, 0, 0, 0]))
-    if len(merged) == 2:
-        if not 0 < half <= dim // 2:
-            return None
-        merged = _own_first(merged, half)
-    index = merged[0][0][0]
-    column = index[:, 0, 0]
+    terms = [(index[0], coefficient[0]) for index, coefficient in merged]
+    column = np.min([index[:, 0, 0] for index, _ in terms], axis=0)
     expected = column[:, None, None] + np.arange(tokens)[None, :, None] * features + np.arange(dim)
-    if not np.array_equal(index, expected) or (column >= features).any():
+    if len(terms) == 2:
+        terms = _own_first(terms[0], terms[1], expected)
+    if not np.array_equal(terms[0][0], expected) or (column >= features).any():
         return None
     first = int(column.min())
     if ((column - first) % dim).any():
         return None
-    own = tuple(int(c) for c in (column - first) // dim)
-    main = merged[0][1][0]
-    if len(merged) == 1:
+    own, main = tuple(int(c) for c in (column - first) // dim), terms[0][1]
+    if len(terms) == 1:
         scale = float(main.reshape(-1)[0])
         return HeadView(view.value, first, dim, own, scale, None, None) if (main == scale).all() else None
-    tables = _tables(index, main, merged[1][0][0], merged[1][1][0], half)
-    return None if tables is None else HeadView(view.value, first, dim, own, *tables)
+    order = _turned(terms[1][0] - expected, terms[1][1])
+    tables = None if order is None else _tables(main[..., order.features], terms[1][1][..., order.features], order.half)
+    return None if tables is None or order is None else HeadView(view.value, first, dim, own, *tables, order.neighbours)
 
 
-def _tables(index: Int64, main: Float64, others: Int64, side: Float64, half: int) -> tuple[float, Float64, Float64] | None:
-    """Scale, cos and sin [tokens, half] of element = main value[index] + side value[others]; None if that is no rotation.
+@dataclass(frozen=True)
+class _Order:
+    """A head's features in an order in which halves of what turns turn together."""
+
+    features: Int64
+    half: int
+    neighbours: bool
+
+
+def _turned(apart: Int64, side: Float64) -> _Order | None:
+    """Which features of heads turn together; None if they are neither halves nor neighbours.
+
+    Args:
+        apart: [heads, tokens, dim]: how far from its own feature the other lies that each element is made of.
+        side: what that is times.
+    """
+    dim, turns = apart.shape[-1], side != 0
+    if not turns.any():
+        return None
+    half = abs(int(apart[turns][0]))
+    count = int(turns.any(axis=(0, 1)).nonzero()[0].max()) + 1
+    neighbours = half == 1 and count > 2
+    half = -(-count // 2) if neighbours else half
+    if not 0 < half <= dim // 2 or count > 2 * half:
+        return None
+    order = halves_of(dim, half) if neighbours else np.arange(dim)
+    apart, turns = apart[..., order], turns[..., order]
+    step = 1 if neighbours else half
+    expected = np.concatenate([np.full(half, step), np.full(half, -step), np.zeros(dim - 2 * half, np.int64)])
+    return _Order(order, half, neighbours) if (apart == expected)[turns].all() else None
+
+
+def halves_of(dim: int, half: int) -> Int64:
+    """[dim]: a head's features with the first of each pair of neighbours in front, then the second ones, then what is still."""
+    pairs = np.arange(2 * half).reshape(-1, 2).T.reshape(-1)
+    return np.concatenate([pairs, np.arange(2 * half, dim)])
+
+
+def _tables(main: Float64, side: Float64, half: int) -> tuple[float, Float64, Float64] | None:
+    """Scale, cos and sin [tokens, half] of element = main times itself + side times the other; None if that is no rotation.
 
     The first 2 half features of each head turn, the rest are only scaled; all heads [heads, tokens, dim] alike.
     """
-    turned = np.concatenate([index[:, :, half : 2 * half], index[:, :, :half]], axis=2)
     cos, sin = main[0], side[0]
     # Codes of tables make of a turn one that is a little shorter; what does not turn tells the scale.
     scale = float(cos[0, 2 * half] if cos.shape[1] > 2 * half else np.sqrt(cos[0, 0] ** 2 + sin[0, 0] ** 2))
-    if scale == 0 or not np.array_equal(others[:, :, : 2 * half], turned) or side[:, :, 2 * half :].any():
+    if scale == 0 or side[:, :, 2 * half :].any():
         return None
     first, second = slice(0, half), slice(half, 2 * half)
     alike = np.allclose(main, cos) and np.allclose(side, sin) and np.allclose(main[:, :, 2 * half :], scale)
@@ -317,12 +368,11 @@ def _tables(index: Int64, main: Float64, others: Int64, side: Float64, half: int
     return scale, cos[:, first] / scale, sin[:, second] / scale
 
 
-def _own_first(terms: list[tuple[Int64, Float64]], half: int) -> list[tuple[Int64, Float64]]:
-    """Two terms with each element's own feature in the first: the lower in the first half of what turns."""
-    (i, a), (j, b) = terms
-    place = np.arange(i.shape[-1])
-    swap = np.where(place < half, i > j, (i < j) & (place < 2 * half))
-    return [(np.where(swap, j, i), np.where(swap, b, a)), (np.where(swap, i, j), np.where(swap, a, b))]
+def _own_first(a: tuple[Int64, Float64], b: tuple[Int64, Float64], own: Int64) -> list[tuple[Int64, Float64]]:
+    """Two terms with each element's own feature in the first."""
+    (i, x), (j, y) = a, b
+    swap = (j == own) & (i != own)
+    return [(np.where(swap, j, i), np.where(swap, y, x)), (np.where(swap, i, j), np.where(swap, x, y))]
 
 
 def _merged(view: View) -> list[tuple[Int64, Float64]] | None:

@@ -158,7 +158,8 @@ def _random(model: Transformer, parts: Sequence[Stream], where: str) -> Data:
             raise UnsupportedOperator(what, where, f"give --calibration, or {HINT}")
         if own.given is not None:
             found[own.given.input] = _random_rows(model, own.input, (1, *(own.shape or (own.rows, own.features))))
-        found |= {x.input: rng.integers(0, len(x.table), (RANDOM, own.rows))[:, None] for x in own.lookups}
+        picked = {x.input: len(x.table) for x in own.lookups if x.counted is None}
+        found |= {name: rng.integers(0, count, (RANDOM, own.rows))[:, None] for name, count in picked.items()}
         if model.mask is not None and own is parts[model.masked]:
             found[model.mask] = np.ones((RANDOM, 1, own.rows), np.int64)
     return found
@@ -178,7 +179,7 @@ def of_sequences(model: Transformer, data: Data | None, batch: int, tokens: int,
     parts = model.all_streams(tokens)
     batch, data = (1, _random(model, parts, where)) if data is None else (batch, data)
     given: dict[str, npt.NDArray[Any]] = {}
-    tables = {x.input: (len(x.table), own.rows) for own in parts for x in own.lookups}
+    tables = {x.input: (len(x.table), own.rows) for own in parts for x in own.lookups if x.counted is None}
     if model.mask is not None:
         tables[model.mask] = (0, parts[model.masked].rows)
     for name, (count, rows) in tables.items():
@@ -198,6 +199,7 @@ def of_sequences(model: Transformer, data: Data | None, batch: int, tokens: int,
     out = []
     for n in range(len(next(iter(given.values())))):
         sample = {name: value[n] for name, value in given.items()}
+        sample |= {x.input: x.counted.of(sample[x.counted.input]) for own in parts for x in own.lookups if x.counted}
         masks = [sample[model.mask] if model.mask is not None and s == model.masked else None for s in range(len(parts))]
         orders = [order_of(mask, own.rows) for mask, own in zip(masks, parts, strict=True)]
         first, *more = ((embed(own, sample, order), keys) for own, (order, keys) in zip(parts, orders, strict=True))

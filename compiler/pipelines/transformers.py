@@ -28,6 +28,7 @@ from axlora.compiler.layer import Linear, Lowered, Placement, Regions, Tensor
 from axlora.compiler.operators import Attention, FakeQuantize, Op
 from axlora.compiler.operators import Linear as LinearOp
 from axlora.compiler.passes.adapters import Origin
+from axlora.compiler.passes.column_order import ordered
 from axlora.compiler.passes.dataflow import Dataflow
 from axlora.compiler.passes.drop_scales import drop_scales
 from axlora.compiler.passes.lower_rows import Calibrated, Starts, widths
@@ -411,10 +412,12 @@ def lower_whole(file: Model, target: Target, options: CompileOptions) -> Generat
     read = replace(read.with_rows(merged.rows), found=merged.linears)
     options.tell("looking at magnitudes")
     sequences = read.first_rows(data)
+    orders = read.model.orders
     several = [
-        (one.linears, read.with_rows(one.rows).first_rows(data) if one.rows else sequences)
+        (ordered(one.linears, orders), read.with_rows(one.rows).first_rows(data) if one.rows else sequences)
         for one in variants(read.found, options.files, options.matching, tables)
     ]
+    read = replace(read, found=ordered(read.found, orders))
     inputs = None if data is None else Inputs(options.quantizer == "gptq")
     peaks = samples.peaks(read.model, several, inputs)
     held = samples.products(read.found)

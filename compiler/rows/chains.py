@@ -10,7 +10,20 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from axlora.compiler.operators import Add, Affine, Apply, Beside, FakeQuantize, Linear, Mul, Norm, Rotary, RowScale, TopGates
+from axlora.compiler.operators import (
+    Add,
+    Affine,
+    Apply,
+    Beside,
+    FakeQuantize,
+    Linear,
+    Mul,
+    Norm,
+    Rotary,
+    RowScale,
+    Slice,
+    TopGates,
+)
 from axlora.compiler.rows.attention_formulas import AttentionFormulas
 from axlora.compiler.rows.formulas import Body
 from axlora.compiler.rows.row_operations import Chains, Heads
@@ -90,7 +103,7 @@ def find(steps: Sequence[Numbered], first: int, state: AttentionFormulas) -> Cha
                     active, since, joined = step.x, stage, False
                 stage += not joined
                 names.append(step.name)
-            case Append() | Add() | Affine() | Apply() | Beside() | FakeQuantize() | Mul() | Norm() | Rotary():
+            case Append() | Add() | Affine() | Apply() | Beside() | FakeQuantize() | Mul() | Norm() | Rotary() | Slice():
                 pass
             case RowScale() | TopGates():
                 pass

@@ -31,6 +31,7 @@ from axlora.compiler.operators import (
     Positional,
     Rotary,
     RowScale,
+    Slice,
     TopGates,
     Window,
     operands,
@@ -116,6 +117,8 @@ def _apply(op: Op, values: Mapping[str, Float64], linears: Mapping[str, Product]
             return op.codes.rounded(values[op.x])
         case Rotary():
             return _rotate(op, values[op.x])
+        case Slice():
+            return _heads(values[op.x], op.first, op.stride, op.heads, op.dim).reshape(len(values[op.x]), -1)
         case Attention():
             return _attend(op, values[op.q], values[op.k], values[op.v], keys[op.k])
         case Positional():

@@ -28,6 +28,7 @@ from axlora.compiler.operators import (
     Positional,
     Quantization,
     Rotary,
+    Slice,
 )
 from axlora.compiler.rows.fractions import (
     FACTOR_BITS,
@@ -132,7 +133,7 @@ class Formulas:
     def everywhere(self, body: Body, step: Step) -> None:
         """Do what a step does to every group, of one sequence if it looks at positions; temporary values are given back."""
         groups = self.rows.sequences() if isinstance(step, Append) else self.rows.groups()
-        if isinstance(step, Add | Affine | Apply | Beside | FakeQuantize | Mul):
+        if isinstance(step, Add | Affine | Apply | Beside | FakeQuantize | Mul | Slice):
             groups = self.rows.strips(max(self.widths[name] for name in (*reads(step), step.y)))
         for _ in groups:
             body()
@@ -356,6 +357,18 @@ class Formulas:
                 if rest:
                     still = self.part(op.y, to + 2 * half, rest)
                     rows.map(Map.MAC, self.part(op.x, at + 2 * half, rest), out=still, shift=1)
+
+        return each
+
+    def slice(self, op: Slice) -> Body:
+        """The features as they are; parts that lie side by side are one."""
+        self.out(op.y, self.fractions[op.x])
+        count, dim = (1, op.heads * op.dim) if op.stride == op.dim else (op.heads, op.dim)
+
+        def each() -> None:
+            for n in range(count):
+                x, y = self.part(op.x, op.first + n * op.stride, dim), self.part(op.y, n * dim, dim)
+                self.rows.map(Map.MAC, x, out=y)
 
         return each
 

@@ -33,6 +33,7 @@ from axlora.compiler.operators import (
     Positional,
     Rotary,
     RowScale,
+    Slice,
     TopGates,
     Window,
 )
@@ -189,7 +190,7 @@ class _Classes:
                 self[op.by].kept = True
             case TopGates():
                 self[op.x].kept = self[op.y].kept = True
-            case Linear() | Attention() | Rotary() | Window() | Beside():
+            case Linear() | Attention() | Rotary() | Slice() | Window() | Beside():
                 pass
 
     def heads(self, members: Sequence[tuple[str, Sequence[int]]], dim: int, inner: Collection[int]) -> bool:
@@ -248,6 +249,9 @@ def _cut(classes: _Classes, op: Op) -> bool:
             half = op.cos.shape[1]
             x, y = (op.x, _starts(op.first, op.stride, op.heads)), (op.y, _starts(0, op.dim, op.heads))
             return classes.heads((x, y), op.dim, (half, 2 * half))
+        case Slice():
+            x, y = (op.x, _starts(op.first, op.stride, op.heads)), (op.y, _starts(0, op.dim, op.heads))
+            return classes.heads((x, y), op.dim, ())
     return False
 
 

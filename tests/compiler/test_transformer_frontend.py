@@ -17,7 +17,7 @@ from axlora.compiler.errors import BadModel, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.merge import merge_graph
 from axlora.compiler.frontend.precision import to_float32
-from axlora.compiler.operators import Affine, Apply, Attention, Function, Norm, NormKind
+from axlora.compiler.operators import Affine, Apply, Attention, Function, Mul, Norm, NormKind
 from axlora.compiler.passes.pipeline import READ_WHOLE
 from axlora.compiler.passes.recognise_linears import recognise
 from axlora.compiler.passes.recognise_transformer import read_transformer
@@ -214,7 +214,7 @@ INSERTED: dict[str, Callable[[onnx.ModelProto, str], str]] = {
     "features backwards": lambda p, x: _after(p, x, "Gather", np.arange(E.HIDDEN)[::-1].copy(), axis=2),
     "softmax over tokens": lambda p, x: _after(p, x, "Softmax", axis=1),
     "sine": lambda p, x: _after(p, x, "Sin"),
-    "square": lambda p, x: _after(p, x, "Pow", np.array(2, np.float32)),
+    "exponential": lambda p, x: _after(p, x, "Exp"),
     "a weight a token": lambda p, x: _after(p, x, "Mul", np.linspace(1, 2, TOKENS, dtype=np.float32)[:, None]),
     "norm over tokens": lambda p, x: _after(p, x, "LpNormalization", axis=1),
 }
@@ -234,11 +234,12 @@ def test_a_node_that_is_not_understood_is_refused(file: str, what: str) -> None:
         assert name in str(info.value)
 
 
-UNDERSTOOD: dict[str, tuple[str, np.ndarray]] = {
-    "twice": ("Mul", np.array(2, np.float32)),
-    "plus one": ("Add", np.array(1, np.float32)),
-    "a weight a feature": ("Mul", np.linspace(1, 2, E.HIDDEN, dtype=np.float32)),
-    "a number a feature less": ("Sub", np.linspace(-1, 1, E.HIDDEN, dtype=np.float32)),
+UNDERSTOOD: dict[str, tuple[str, np.ndarray, type]] = {
+    "twice": ("Mul", np.array(2, np.float32), Affine),
+    "square": ("Pow", np.array(2, np.float32), Mul),
+    "plus one": ("Add", np.array(1, np.float32), Affine),
+    "a weight a feature": ("Mul", np.linspace(1, 2, E.HIDDEN, dtype=np.float32), Affine),
+    "a number a feature less": ("Sub", np.linspace(-1, 1, E.HIDDEN, dtype=np.float32), Affine),
 }
 
 
@@ -247,11 +248,12 @@ UNDERSTOOD: dict[str, tuple[str, np.ndarray]] = {
 def test_scales_and_shifts_of_features_are_recognised(file: str, what: str) -> None:
     """Between the halves of a layer, with onnxruntime's logits."""
     proto = _read(file)
-    kind, constant = UNDERSTOOD[what]
+    kind, constant, operator = UNDERSTOOD[what]
+    before = sum(isinstance(op, operator) for op in _recognised(_read(file))[0].operators)
     _after(proto, STREAM[file], kind, constant)
     proto = onnx.shape_inference.infer_shapes(proto)
     model, products = _recognised(proto)
-    assert sum(isinstance(op, Affine) for op in model.operators) == 1
+    assert sum(isinstance(op, operator) for op in model.operators) == before + 1
     ids = np.random.default_rng(0).integers(0, E.VOCAB, TOKENS)
     wanted = _logits(proto.SerializeToString(), ids)
     got = float_forms.evaluate(model, float_forms.embed(model, {"input_ids": ids}), products)[model.output]

@@ -31,6 +31,7 @@ from axlora.compiler.operators import (
     Quantization,
     Rotary,
     RowScale,
+    Slice,
     TopGates,
     Window,
 )
@@ -58,6 +59,7 @@ ONE: list[Op] = [
     Apply("x", "y", LEAKY),
     FakeQuantize("x", "y", CODES),
     Rotary("x", "y", 2, 5, *TURN, 1, 6),
+    Slice("x", "y", 2, 3, 1, 5),
     *(Attention("x", "x", "x", "y", 4, 2, 2, 0.3, causal, (0, 8, 8), (2, 2, 2)) for causal in (True, False)),
     Attention("x", "x", "x", "y", 4, 2, 2, 0.3, True, (0, 8, 8), (2, 2, 2), (CODES, CODES), CODES._replace(zero=0)),
     Attention("x", "x", "x", "y", 4, 2, 2, 0.3, True, (0, 8, 8), (2, 2, 2), cap=4.5),
