@@ -89,7 +89,8 @@ def families() -> dict[str, Callable[[], Any]]:
     distil |= {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS}
 
     def decoder(kind: str, **own: Any) -> Callable[[], Any]:
-        return lambda: getattr(t, f"{kind}ForCausalLM")(getattr(t, f"{kind}Config")(**(grouped | own)))
+        config = f"{kind}TextConfig" if kind == "Gemma3" else f"{kind}Config"
+        return lambda: getattr(t, f"{kind}ForCausalLM")(getattr(t, config)(**(grouped | own)))
 
     def encoder(kind: str, task: str = "Model", **own: Any) -> Callable[[], Any]:
         return lambda: getattr(t, f"{kind}{task}")(getattr(t, f"{kind}Config")(**own))
@@ -104,6 +105,8 @@ def families() -> dict[str, Callable[[], Any]]:
         "gemma": decoder("Gemma", head_dim=16),
         "gemma2": decoder("Gemma2", head_dim=DIM, sliding_window=WINDOW, query_pre_attn_scalar=12, attn_logit_softcapping=2.0,
                           final_logit_softcapping=3.0),
+        "gemma3": decoder("Gemma3", head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=24,
+                          layer_types=["sliding_attention", "full_attention"]),
         "phi3": decoder("Phi3", pad_token_id=0, partial_rotary_factor=0.5),
         "mixtral": decoder("Mixtral", num_local_experts=4),
         "qwen2-moe": decoder("Qwen2Moe", num_experts=5, num_experts_per_tok=2, moe_intermediate_size=24,
@@ -114,6 +117,8 @@ def families() -> dict[str, Callable[[], Any]]:
         "bert-classifier": encoder("Bert", classifies, num_labels=LABELS, **sizes),
         "roberta": encoder("Roberta", type_vocab_size=1, **sizes),
         "roberta-classifier": encoder("Roberta", classifies, num_labels=LABELS, type_vocab_size=1, **sizes),
+        "xlm-roberta": encoder("XLMRoberta", **sizes),
+        "camembert": encoder("Camembert", type_vocab_size=1, **sizes),
         "distilbert": encoder("DistilBert", **distil),
         "distilbert-classifier": encoder("DistilBert", classifies, num_labels=LABELS, **distil),
     }  # fmt: skip

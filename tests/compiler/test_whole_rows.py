@@ -319,6 +319,24 @@ def test_composed_functions_and_a_difference_of_rows() -> None:
         assert _error(run.outputs[name], y) < 0.03
 
 
+def test_functions_that_comparisons_choose() -> None:
+    """One table of a leaky function between two ends, and relu squared, which is a product."""
+    g = M.Graph(7)
+    up = g.linear("x", M.K, M.HIDDEN, "up")
+    leaky = g.do("Where", g.do("Less", g.scalar(0.0), up), up, g.do("Mul", up, g.scalar(0.1)))
+    ends = g.do("Max", g.do("Min", leaky, g.scalar(1.5)), g.scalar(-0.2))
+    middle = g.linear(ends, M.HIDDEN, M.K, "middle")
+    squared = g.do("Pow", g.do("Relu", middle), g.scalar(2.0))
+    model = g.model(["batch", M.K], {g.linear(squared, M.K, M.OUT, "down"): ["batch", M.OUT]})
+    program, found = _compiled(model), _lowered(model)
+    assert [o.kind for o in program.interface.operators] == ["Linear", "Apply", "Linear", "Apply", "Mul", "Linear"]
+    x = M.samples(model, BATCH, seed=3)[0]
+    _three_are_equal(program, found, x)
+    run = axlora.simulate(program, {"x": x}, timing=False)
+    for name, y in _onnxruntime(model, x).items():
+        assert _error(run.outputs[name], y) < 0.03
+
+
 def _by_feature(g: M.Graph, x: str) -> str:
     """A layer's scale, a shift, twice the whole less one, and 3 less that; large gains and shifts that cancel."""
     y = g.do("Mul", x, g.constant(np.geomspace(0.01, 20, M.HIDDEN)))

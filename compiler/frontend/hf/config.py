@@ -15,9 +15,12 @@ from axlora.compiler.errors import BadModel
 from axlora.compiler.layer import TOKENS
 
 T = TypeVar("T")
-DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "mixtral", "qwen2_moe", "qwen3_moe")
+DECODERS = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "mixtral", "qwen2_moe", "qwen3_moe",
+)  # fmt: skip
 _DIM = 1024
-ENCODERS = ("bert", "roberta", "distilbert")
+_ROBERTA = ("roberta", "xlm-roberta", "camembert")
+ENCODERS = ("bert", *_ROBERTA, "distilbert")
 
 
 class Function(Enum):
@@ -83,6 +86,12 @@ class Decoder:
     o_bias: bool
     mlp_bias: bool
     experts: Experts | None
+    local: Rotary | None
+    """Of layers with a window, where they turn otherwise."""
+
+    def turning(self, layer: int) -> Rotary:
+        """The tables of a layer."""
+        return self.local if self.local is not None and self.windows[layer] else self.rotary
 
     @property
     def most(self) -> int:
@@ -92,17 +101,17 @@ class Decoder:
     @property
     def adds_one(self) -> bool:
         """Gains are stored less one, and embeddings are times the root of `hidden`."""
-        return self.kind in ("gemma", "gemma2")
+        return self.kind.startswith("gemma")
 
     @property
     def head_norms(self) -> bool:
         """Queries and keys have norms of their own."""
-        return self.kind in ("qwen3", "qwen3_moe")
+        return self.kind in ("qwen3", "qwen3_moe", "gemma3_text")
 
     @property
     def norms_behind(self) -> bool:
         """What attention and MLP give is normalised before it is added."""
-        return self.kind == "gemma2"
+        return self.kind in ("gemma2", "gemma3_text")
 
     @property
     def packed(self) -> bool:
@@ -203,7 +212,7 @@ def described(data: Mapping[str, Any], where: str) -> Decoder | Encoder:
     if kind in DECODERS:
         return _decoder(kind, fields)
     if kind in ENCODERS:
-        return _encoder(kind, fields)
+        return _encoder("roberta" if kind in _ROBERTA else kind, fields)
     raise fields.wrong("model_type", kind, f"{', '.join((*DECODERS, *ENCODERS))} are taken; export others to ONNX")
 
 
@@ -229,7 +238,7 @@ def _decoder(kind: str, f: Fields) -> Decoder:
     if heads % groups:
         raise f.wrong("num_key_value_heads", groups, f"{heads} heads must be a multiple of it")
     biased = f.value("qkv_bias" if kind == "qwen2_moe" else "attention_bias", kind in ("qwen2", "qwen2_moe"))
-    newer = kind == "gemma2"
+    newer = kind in ("gemma2", "gemma3_text")
     base = f.value("query_pre_attn_scalar", 256.0) if newer else float(dim)
     return Decoder(
         kind,
@@ -242,7 +251,7 @@ def _decoder(kind: str, f: Fields) -> Decoder:
         f.size("vocab_size"),
         f.value("rms_norm_eps", 1e-6),
         function,
-        _rotary(f, dim),
+        _rotary(f, dim, "full_attention"),
         _windows(kind, f, layers),
         base**-0.5,
         f.value("attn_logit_softcapping", 0.0) if newer else 0.0,
@@ -252,6 +261,7 @@ def _decoder(kind: str, f: Fields) -> Decoder:
         biased and not kind.startswith("qwen2"),
         f.value("mlp_bias", False) and kind == "llama",
         _experts(kind, f, layers),
+        _local(f, dim) if kind == "gemma3_text" else None,
     )
 
 
@@ -291,13 +301,30 @@ def _windows(kind: str, f: Fields, layers: int) -> tuple[int, ...]:
         return tuple(window if t == "sliding_attention" else 0 for t in types)
     if kind == "gemma2":
         return tuple(0 if i % 2 else window for i in range(layers))
+    if kind == "gemma3_text":
+        step = f.size("sliding_window_pattern _sliding_window_pattern", 6)
+        return tuple(window if (i + 1) % step else 0 for i in range(layers))
     first = f.value("max_window_layers", 28) if kind.startswith("qwen") else 0
     return tuple(window if i >= first else 0 for i in range(layers))
 
 
-def _rotary(f: Fields, dim: int) -> Rotary:
-    """Tables of all positions, at most as many as a linear takes tokens; of plain, linear and Llama 3's frequencies."""
+def _local(f: Fields, dim: int) -> Rotary:
+    """Gemma 3's tables of layers with a window: of a base of their own, unscaled."""
+    if "sliding_attention" in f.value("rope_parameters", {}):
+        return _rotary(f, dim, "sliding_attention")
+    base = f.value("rope_local_base_freq", 10000.0)
+    plain = {name: value for name, value in f.data.items() if name != "rope_scaling"}
+    return _rotary(Fields(plain | {"rope_parameters": {"rope_type": "default", "rope_theta": base}}, f.where), dim)
+
+
+def _rotary(f: Fields, dim: int, layers: str = "") -> Rotary:
+    """Tables of all positions, at most as many as a linear takes tokens; of plain, linear and Llama 3's frequencies.
+
+    Args:
+        layers: the kind of layers whose parameters are taken, where each kind has its own.
+    """
     given: dict[str, Any] = f.value("rope_parameters rope_scaling", {})
+    given = given[layers] if isinstance(given.get(layers), dict) else given
     rope = Fields(
         {"rope_theta": f.data.get("rope_theta"), "partial_rotary_factor": f.data.get("partial_rotary_factor")} | given, f.where
     )

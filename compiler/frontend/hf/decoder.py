@@ -29,11 +29,13 @@ def write(to: Writer, own: Decoder) -> None:
     x = to.embedding(f"{root}embed_tokens", to.input("input_ids"), own.vocabulary, own.hidden)
     if own.adds_one:
         x = to.node("Mul", f"{root}embed_tokens", [x, to.hold("embedding scale", math.sqrt(own.hidden))])
-    to.hold("cos", own.rotary.cos)
-    to.hold("sin", own.rotary.sin)
+    for name, tables in (("", own.rotary), (" local", own.local)):
+        if tables is not None:
+            to.hold(f"cos{name}", tables.cos)
+            to.hold(f"sin{name}", tables.sin)
     for layer in range(own.layers):
         path = f"{root}layers.{layer}"
-        new = _attention(to, own, f"{path}.self_attn", _norm(to, own, f"{path}.input_layernorm", x), own.windows[layer])
+        new = _attention(to, own, f"{path}.self_attn", _norm(to, own, f"{path}.input_layernorm", x), layer)
         if own.norms_behind:
             new = _norm(to, own, f"{path}.post_attention_layernorm", new)
         x = to.node("Add", f"{path}/attention", [x, new])
@@ -69,14 +71,15 @@ def _norm(to: Writer, own: Decoder, path: str, x: str) -> str:
     return to.node("SimplifiedLayerNormalization", path, reads, MICROSOFT, axis=-1, epsilon=own.epsilon)
 
 
-def _attention(to: Writer, own: Decoder, path: str, x: str, window: int) -> str:
+def _attention(to: Writer, own: Decoder, path: str, x: str, layer: int) -> str:
+    window, local = own.windows[layer], (" local" if own.turning(layer) is own.local else "")
     queries, keys = own.heads * own.dim, own.groups * own.dim
     if own.packed:
         reads = [to.linear(f"{path}.qkv_proj", x, own.hidden, queries + 2 * keys), "", ""]
     else:
         sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
         reads = [to.linear(f"{path}.{name}", x, own.hidden, n, own.qkv_bias) for name, n in sizes.items()]
-    reads += ["", "", "", "", "cos", "sin"]
+    reads += ["", "", "", "", f"cos{local}", f"sin{local}"]
     if own.head_norms:
         reads += ["", "", "", "", "", *(_gain(to, own, f"{path}.{name}", own.dim) for name in ("q_norm", "k_norm"))]
     mixed = to.node(

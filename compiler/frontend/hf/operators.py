@@ -113,7 +113,7 @@ def _decoder(own: Decoder, context: int) -> Described:
     for layer in range(own.layers):
         path = f"model.layers.{layer}"
         new = to.norm(f"{path}.input_layernorm", x, own.hidden, own.epsilon, NormKind.RMS)
-        new = _attention(to, own, f"{path}.self_attn", new, own.windows[layer], context)
+        new = _attention(to, own, f"{path}.self_attn", new, layer, context)
         if own.norms_behind:
             new = to.norm(f"{path}.post_attention_layernorm", new, own.hidden, own.epsilon, NormKind.RMS)
         x = to.add(f"{path}/attention", x, new)
@@ -171,7 +171,7 @@ def _experts(to: OperatorWriter, own: Decoder, of: Experts, layer: str, x: str) 
     return total
 
 
-def _attention(to: OperatorWriter, own: Decoder, path: str, x: str, window: int, context: int) -> str:
+def _attention(to: OperatorWriter, own: Decoder, path: str, x: str, layer: int, context: int) -> str:
     """Projections, norms of heads, rotations, attention over what is seen."""
     dim, queries, keys = own.dim, own.heads * own.dim, own.groups * own.dim
     first = (0, 0, 0)
@@ -189,7 +189,8 @@ def _attention(to: OperatorWriter, own: Decoder, path: str, x: str, window: int,
             to.norm(f"{path}.{name}", each, dim, own.epsilon, NormKind.RMS, f"{mixed}#{name}")
             for name, each in (("q_norm", q), ("k_norm", k))
         )
-    cos, sin = (np.asarray(table[:context], np.float64) for table in (own.rotary.cos, own.rotary.sin))
+    turning, window = own.turning(layer), own.windows[layer]
+    cos, sin = (np.asarray(table[:context], np.float64) for table in (turning.cos, turning.sin))
 
     def turned(x: str, heads: int, at: int) -> str:
         to.ops.append(Rotary(x, f"{x} rotated {at}", heads, dim, cos, sin, at, dim))
