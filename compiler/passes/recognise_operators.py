@@ -18,6 +18,7 @@ from axlora.compiler.passes.recognise_gates import GateWalk
 from axlora.compiler.passes.recognise_indices import IndexWalk
 from axlora.compiler.passes.recognise_moves import MoveWalk
 from axlora.compiler.passes.recognise_norms import FoundNorm, norms
+from axlora.compiler.passes.recognise_spread import SpreadWalk
 from axlora.compiler.passes.recognise_state import PASS, SHAPED, Scores, Symbol
 from axlora.compiler.passes.recognise_values import features_last
 from axlora.compiler.passes.tensor_elements import Constant, Curve, Derived, Ids, Length, Looked, Probed, View, Weighted
@@ -58,7 +59,7 @@ _ORDERED = ("subtract", "divide", "greater", "greater_equal", "less", "less_equa
 
 
 @dataclass
-class Walk(MoveWalk, GateWalk, IndexWalk):
+class Walk(MoveWalk, GateWalk, IndexWalk, SpreadWalk):
     """All nodes."""
 
     def run(self) -> None:
@@ -244,7 +245,8 @@ class Walk(MoveWalk, GateWalk, IndexWalk):
         if kind in ("add", "subtract") and isinstance(a, View) and a.factor() is None and (views := self.of_one_value((a, b))):
             return views[0].plus(views[1].times(np.float64(1 if kind == "add" else -1)))
         if len({self._elements(name) for name in (*node.inputs, node.outputs[0])}) != 1:
-            return self.row_scale(node) if kind == "multiply" else None  # one is repeated for the other
+            scaled = self.row_scale(node) if kind == "multiply" else None
+            return scaled or self.spread_row(node, kind)  # one is repeated for the other
         a, b = (self.sliced(x) if isinstance(x, View) and isinstance(other, Curve) else x for x, other in ((a, b), (b, a)))
         curve = _both_curves(kind, a, b)
         if curve is not None and (curve.function() is not None or not _rows(a, b)):

@@ -107,7 +107,7 @@ class State:
     """Inputs of floats, whose elements the host lays out as rows."""
     laid: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
     """Input, and which of its elements are rows -> their value."""
-    windows: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
+    windows: dict[tuple[str, tuple[int, ...], bytes, str], str] = field(default_factory=dict)
     """Value, and which of its rows a window makes rows of -> its result."""
     turned: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
     main: str = ""

@@ -218,7 +218,7 @@ class Values(State):
 
     def slid(self, window: Window) -> str:
         """The value that a window makes, the same one for the same window."""
-        key = (window.x, window.index.shape, window.index.tobytes())
+        key = (window.x, window.index.shape, window.index.tobytes(), window.stream)
         if key not in self.windows:
             name = window.y or f"{window.x} window {len(self.windows)}"
             self.windows[key] = name

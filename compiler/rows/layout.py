@@ -212,11 +212,14 @@ class _Classes:
         return changed
 
     def side_by_side(self, y: str, parts: Sequence[str]) -> bool:
-        """Each part of y is cut as the value is that it holds; whether that is new."""
+        """Each part of y is cut as the value is that it holds, and the value as the part; whether that is new."""
         wanted, first, changed = {0}, 0, False
         for name in parts:
             own = self[name]
-            changed |= self[y].whole and not own.kept
+            inner = {cut - first for cut in self[y].cuts if first < cut < first + own.width}
+            changed |= not inner <= own.cuts or (self[y].whole and not own.kept) or (bool(inner) and own.whole > self[y].kept)
+            own.cuts |= inner
+            self[y].kept |= bool(inner) and own.whole
             own.kept |= self[y].whole
             wanted |= {first + cut for cut in {own.width} | (set() if own.whole else own.cuts)}
             first += own.width

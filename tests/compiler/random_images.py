@@ -9,7 +9,21 @@ import onnx
 from onnx import TensorProto, helper
 from writer import Writer
 
-KINDS = ("conv", "conv", "single", "largest", "mean", "nearest", "function", "norm", "beside", "sum", "groups", "scale")
+KINDS = (
+    "conv",
+    "conv",
+    "single",
+    "largest",
+    "mean",
+    "nearest",
+    "function",
+    "norm",
+    "beside",
+    "sum",
+    "groups",
+    "scale",
+    "squeeze",
+)
 MOST = 24
 """Largest side."""
 
@@ -97,6 +111,9 @@ class _Net:
                 return self.meet("Concat" if kind == "beside" else "Add")
             case "function":
                 self.x = w(str(rng.choice(["Relu", "Sigmoid", "HardSwish", "LeakyRelu"])), self.x)
+            case "squeeze":
+                gate = w("Gemm", w("Flatten", w("GlobalAveragePool", self.x)), w.constant(rng.normal(0, 1, (c, c))))
+                self.x = w("Mul", self.x, w("Reshape", w("Sigmoid", gate), w.ints(1, c, 1, 1)))
             case "scale":
                 self.x = w("Mul", self.x, w.constant(rng.uniform(0.5, 1.5, (1, c, 1, 1))))
             case "norm":

@@ -66,14 +66,24 @@ def _pools(w: Writer, x: str) -> str:
     return w("Resize", c, "", "", w.ints(1, CHANNELS, 3, 11), mode="nearest")
 
 
-CASES = {"residual": _residual, "around": _around, "depthwise": _depthwise, "pools": _pools}
+def _squeezed(w: Writer, x: str) -> str:
+    """Squeeze and excitation, of half the pixels too; the mean itself is added to the pixels, and taken from them again."""
+    for stride, name in ((1, "Sigmoid"), (2, "HardSigmoid")):
+        x = _conv(w, x, CHANNELS, CHANNELS, 3, strides=[stride] * 2, pads=[1, 1, 1, 1])
+        mean = w("GlobalAveragePool", x)
+        gate = w(name, _conv(w, w("Relu", _conv(w, mean, CHANNELS, 4)), 4, CHANNELS))
+        x = w("Sub", w("Add", w("Mul", x, gate), mean), w("Mul", mean, w.constant(np.float32(0.5))))
+    return x
+
+
+CASES = {"squeezed": _squeezed, "residual": _residual, "around": _around, "depthwise": _depthwise, "pools": _pools}
 WIDTHS = {"around": 5 + CHANNELS}
 
 
 LATER = [pytest.param(name, marks=pytest.mark.slow) for name in ("depthwise", "pools")]
 
 
-@pytest.mark.parametrize("name", ["residual", "around", *LATER])
+@pytest.mark.parametrize("name", ["squeezed", "residual", "around", *LATER])
 def test_what_slides_over_an_image(name: str) -> None:
     proto = _model(CASES[name], WIDTHS.get(name, CHANNELS))
     samples = RNG.normal(0, 1, (8, 1, 3, SIDE, SIDE)).astype(np.float32)
@@ -83,9 +93,10 @@ def test_what_slides_over_an_image(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_an_image_in_blocks_of_rows_and_in_verilog() -> None:
+@pytest.mark.parametrize("name", ["residual", "squeezed"])
+def test_an_image_in_blocks_of_rows_and_in_verilog(name: str) -> None:
     """More pixels than are worked on at once, which windows reach across; cycles, counters and results are the Verilog's."""
-    proto = _model(_residual, side=24)
+    proto = _model(CASES[name], side=24)
     given = {"x": RNG.normal(0, 1, (1, 3, 24, 24)).astype(np.float32)}
     program, run = compared(proto, given, calibration={"x": RNG.normal(0, 1, (4, 1, 3, 24, 24)).astype(np.float32)})
     assert distance(run.outputs["y"], expected(proto, given)) < 0.03
