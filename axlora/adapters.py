@@ -38,8 +38,6 @@ def add_adapter(
     check_adapter_name(name)
     if any(a.name == name for a in program.adapters):
         raise BadAdapter(f"the package has an adapter {name!r}", "adapter", "remove it first, or choose another name")
-    if not program.slots:
-        raise BadAdapter("the package has no adapter slots", "adapter", "compile with --max-loras and --max-lora-rank")
     linears = program.linears()
     bits = {layer.input: layer.x_bits for layer in program.layers}
     matching, origin = Matching(adapter_map, base, partial_adapters), Origin(tables=program.interface.embeddings(program))
@@ -52,18 +50,24 @@ def add_adapter(
             str(path),
             "compile with --lora-linears all",
         )
-    rank = max(a.rank for a in found.values())
+    if found and not program.slots:
+        raise BadAdapter("the package has no adapter slots", "adapter", "compile with --max-loras and --max-lora-rank")
+    rank = max((a.rank for a in found.values()), default=0)
     own = tuple(replace(x, adapters=(found[x.name],)) if x.name in found else x for x in linears)
     tilings = {layer.name: layer.tiling for layer in program.layers}
-    block = adapter_block(program.target, own, name, rank, tilings)
+    block = adapter_block(program.target, own, name, rank, tilings) if rank else b""
+    rows = program.interface.rows_of(made.resolved.rows)
     for notice in made.resolved.notices:
         _LOG.warning("%s", notice)
-    return replace(program, adapters=(*program.adapters, AdapterInfo(name, rank, block, modules=made.resolved.matches)))
+    added = AdapterInfo(name, rank, block, modules=made.resolved.matches, rows=rows)
+    program.interface.check_reach(added)
+    return replace(program, adapters=(*program.adapters, added))
 
 
 def module_rows(adapter: AdapterInfo) -> list[tuple[str, str, str]]:
-    """(module, linear, evidence) of each module of an adapter, sorted by module: the table that is printed."""
-    return [(match.module, match.linear, match.by.value) for match in adapter.modules]
+    """(module, linear, evidence) of each module of an adapter, those of linears sorted: the table that is printed."""
+    linears = [(match.module, match.linear, match.by.value) for match in adapter.modules]
+    return linears + [(x.module, f"embeddings of {name!r}", x.size) for name, found in adapter.rows.items() for x in found]
 
 
 def remove_adapter(program: Program, name: str) -> Program:
@@ -86,7 +90,7 @@ def pin_adapter(program: Program, name: str, pinned: bool = True) -> Program:
     """
     find(program.adapters, name)
     changed = tuple(replace(a, pinned=pinned) if a.name == name else a for a in program.adapters)
-    if sum(a.pinned for a in changed) > program.max_loras:
+    if sum(a.pinned and a.rank > 0 for a in changed) > program.max_loras:
         raise BadAdapter(
             f"all {program.max_loras} slots are pinned", "adapter", "unpin one, or compile with a larger --max-loras"
         )

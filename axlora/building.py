@@ -45,7 +45,7 @@ def _transformer(found: Generated, target: Target, sources: Sources, max_loras: 
             Function(c.name, c.rows, c.address, INSTRUCTION_BYTES * len(c.instructions), c.batch, c.cycles) for c in image.codes
         ),
         "regions": dict(image.regions),
-        "adapters": adapter_infos(found.blocks, found.lowered),
+        "adapters": adapter_infos(found.blocks, found.lowered, found.tables),
         "adapter_address": image.adapter_address,
         "adapter_size": image.adapter_size,
         "slots": image.slots,
@@ -70,6 +70,7 @@ def _rows(found: Generated, functions: Sequence[Function]) -> dict[str, Any]:
         "input_fraction": image.input_fraction,
         "input_words": image.input_words,
         "owners": {f.name: np.array(code.owners, np.int32) for f, code in zip(functions, image.codes, strict=True)},
+        "embedded": dict(found.tables),
         "positions": None if positions is None else positions[: found.tokens].astype(np.float32),
         "operators": tuple(
             Operator(op.name if isinstance(op, Linear) else op.y, type(op).__name__, found.errors.get(op.y))
@@ -194,7 +195,7 @@ def linears_program(target: Target, lowered: Lowered, linked: Linked, sources: S
         image=image,
         functions=functions,
         regions=regions,
-        adapters=adapter_infos(linked.adapters, lowered),
+        adapters=adapter_infos(linked.adapters, lowered, {}),
         adapter_address=linked.adapter_address,
         adapter_size=linked.adapter_size,
         slots=linked.slots,

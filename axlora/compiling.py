@@ -88,7 +88,9 @@ def _no_whole(model: Model, options: CompileOptions) -> str:
 
 
 def _proved(program: Program) -> Program:
-    """The program, once what the host does in a run was tried on a sample."""
+    """The program, once what the host does in a run was tried on a sample, and embeddings under every adapter."""
+    for adapter in program.adapters:
+        program.interface.check_reach(adapter)
     program.interface.prove(program)
     return program
 

@@ -250,11 +250,12 @@ class Context:
 
     def rows(self, ids: Sequence[int]) -> Int64:
         """The next tokens' rows in fixed point."""
-        return self._decoder.embed({self._decoder.ids: ids}, self.length)
+        changes = self.running.machine.rows_of(self.adapter)
+        return self._decoder.embed({self._decoder.ids: ids}, self.length, changes)
 
     def append(self, function: Function, ids: Sequence[int]) -> Int64:
         """Append tokens by a start of this function, which has rows for them; as `feed`."""
-        adapters = [] if self.adapter is None else [self.adapter]
+        adapters = self.running.machine.slotted(self.adapter)
         places = self.positions(function.rows)
         found = self.running.start(function, self.rows(ids), places, [len(adapters)] * function.rows, adapters)
         self.length += len(ids)
@@ -315,7 +316,7 @@ class Batch:
             registers |= in_window(n, (self._places[n] or Context(self.running, None, n)).positions(1))
         for (sequence, token), name in zip(tokens, names, strict=True):
             rows[sequence.place] = sequence.rows([token])
-            slots[sequence.place] = 0 if name is None else 1 + adapters.index(name)
+            slots[sequence.place] = 1 + adapters.index(name) if name in adapters else 0
         found = self.running.start(function, rows, registers, slots, adapters)
         for sequence, _ in tokens:
             sequence.length += 1

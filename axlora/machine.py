@@ -16,6 +16,7 @@ from axlora.isa.regions import slot_registers, slot_values
 from axlora.isa.target import Target
 
 from .choice import AdapterChoice, AdapterInfo, chosen, find
+from .choice import Rows as RowsOf
 from .layers import LayerInfo, read_arrays, stored_linear
 
 if TYPE_CHECKING:
@@ -130,8 +131,16 @@ class Machine:
         memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
 
     def slot_of(self, adapter: AdapterChoice) -> tuple[list[str], list[str | None]]:
-        """(different adapters of a batch, pinned ones first; adapter of each row that is named); errors as `choice.chosen`."""
+        """(adapters that need slots, pinned ones first; adapter of each row that is named); errors as `choice.chosen`."""
         return chosen(self.adapters, self.default_adapter, self.max_loras, adapter)
+
+    def slotted(self, adapter: str | None) -> list[str]:
+        """The adapters that need slots, where this one runs alone."""
+        return [] if adapter is None or not find(self.adapters, adapter).rank else [adapter]
+
+    def rows_of(self, adapter: str | None) -> RowsOf:
+        """What an adapter adds to the rows that inputs of ids pick."""
+        return {} if adapter is None else find(self.adapters, adapter).rows
 
     def adapters_of(self, adapter: AdapterChoice, batch: int) -> list[str | None]:
         """The adapter of each sequence of a batch whose sequences are starts of their own.

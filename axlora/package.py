@@ -23,9 +23,10 @@ from safetensors.numpy import save as save_tensors
 
 from axlora.compiler.errors import BadPackage
 from axlora.compiler.layer import ADAPTER_NAME, By, Host, ModuleMatch
+from axlora.compiler.row_changes import RowChange
 from axlora.isa.target import BadTarget, Target
 
-from .choice import AdapterInfo
+from .choice import AdapterInfo, Rows
 from .inputs import Kind
 from .interface import KINDS, Interface
 from .layers import Arrays, LayerInfo, read_arrays
@@ -33,7 +34,7 @@ from .machine import Machine
 from .manifest import Manifest
 from .validate import FILE_LIMIT, Check
 
-SCHEMA = 4
+SCHEMA = 5
 _OWN = {"target", "image", "adapters", "vectors", "host"}
 """Fields of `Machine` that are not in the manifest as they are."""
 _PLAIN = {f.name: f for f in dataclasses.fields(Machine) if f.name not in _OWN}
@@ -82,6 +83,7 @@ def _fill(machine: Machine, interface: Interface, folder: Path) -> None:
         "arrays.safetensors": bytes(save_tensors(arrays)),
         "linears.safetensors": machine.vectors,
         **{f"adapters/{a.name}.bin": a.block for a in machine.adapters},
+        **{f"adapters/{a.name}.safetensors": bytes(save_tensors(_row_arrays(a))) for a in machine.adapters if a.rows},
     }
     host = None
     if machine.host is not None:
@@ -92,7 +94,7 @@ def _fill(machine: Machine, interface: Interface, folder: Path) -> None:
         "kind": interface.kind,
         "target": machine.target,
         **{name: getattr(machine, name) for name in _PLAIN},
-        "adapters": [_Adapter(a.name, a.rank, a.pinned, modules(a)) for a in machine.adapters],
+        "adapters": [_Adapter(a.name, a.rank, a.pinned, modules(a), _row_modules(a)) for a in machine.adapters],
         "host": host,
         **plain,
         "arrays": list(arrays),
@@ -122,6 +124,33 @@ class _Adapter:
     rank: int
     pinned: bool
     modules: tuple[tuple[str, str, By], ...] = ()
+    rows: tuple[tuple[str, str], ...] = ()
+    """Modules and inputs of changes of embeddings, which are a second file: `N/left`, `N/right` and `N/ids` of change N."""
+
+
+def _row_modules(a: AdapterInfo) -> tuple[tuple[str, str], ...]:
+    return tuple((change.module, input) for input, found in a.rows.items() for change in found)
+
+
+def _row_arrays(a: AdapterInfo) -> Arrays:
+    changes = enumerate(change for found in a.rows.values() for change in found)
+    parts = {f"{n}/{part}": value for n, x in changes for part, value in (("left", x.left), ("right", x.right), ("ids", x.ids))}
+    return {name: np.ascontiguousarray(value) for name, value in parts.items() if value is not None}
+
+
+def _read_rows(path: Path, m: Manifest, one: _Adapter) -> Rows:
+    """What an adapter adds to rows of embeddings; the interface checks it against its tables."""
+    if not one.rows:
+        return {}
+    name = f"adapters/{one.name}.safetensors"
+    arrays = read_arrays(_read_file(path, m, name), name)
+    found: dict[str, tuple[RowChange, ...]] = {}
+    for n, (module, input) in enumerate(one.rows):
+        left, right, ids = (arrays.get(f"{n}/{part}") for part in ("left", "right", "ids"))
+        if left is None or any(v is not None and v.ndim != d for v, d in ((left, 2), (right, 2), (ids, 1))):
+            raise BadPackage(f"{name}: {n}/left is missing, or an array has other dimensions", str(path), "compile again")
+        found[input] = (*found.get(input, ()), RowChange(module, left, right, ids))
+    return found
 
 
 # Fields of interfaces: arrays, dicts of arrays, and the rest
@@ -289,4 +318,5 @@ def _read_adapter(path: Path, m: Manifest, number: int, one: _Adapter, layers: S
     if len({*linears}) != len(linears):
         raise m.refuse(field, "a linear twice", "each linear once")
     block = _read_file(path, m, f"adapters/{one.name}.bin")
-    return AdapterInfo(one.name, one.rank, block, one.pinned, tuple(ModuleMatch(*row) for row in one.modules))
+    found, rows = tuple(ModuleMatch(*row) for row in one.modules), _read_rows(path, m, one)
+    return AdapterInfo(one.name, one.rank, block, one.pinned, found, rows)

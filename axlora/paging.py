@@ -126,7 +126,7 @@ class Paged(Machine):
         Raises:
             BadInput: no place for an adapter beside the pinned ones, or no speed.
         """
-        pinned = [a.name for a in m.adapters if a.pinned]
+        pinned = [a.name for a in m.adapters if a.pinned and a.rank]
         if places < (least := min(len(m.adapters), len(pinned) + 1)) or places < 1:
             beside = f", {len(pinned)} adapters are pinned" if pinned else ""
             raise BadInput(f"{places} places for adapters{beside}", "adapter-places", f"{max(1, least)} or more")

@@ -22,6 +22,7 @@ from axlora.isa.positions import position_registers
 from axlora.isa.regions import token_words
 
 from .choice import AdapterChoice
+from .choice import Rows as RowsOf
 from .engines import Engine, Left, Progress, Start
 from .inputs import BadInput, Inputs, InputsInfo, Kind, Values, cast, checked, no_sequence
 from .machine import Bytes, Int64, Machine
@@ -150,6 +151,9 @@ class Sequences(Rows):
             given = self.given.input, self.given.features, self.given.shape[1:] if self.given.laid_out else ()
         return (Part(self.context, self.input_fraction, self.input_words, names, *given), *self.more)
 
+    def fraction_of(self, name: str) -> int:
+        return next(part.input_fraction for part in self.parts if name in part.tables)
+
     def _lengths(self) -> dict[str, int]:
         """Input -> tokens of a sequence of it."""
         parts = self.parts
@@ -268,8 +272,8 @@ class Sequences(Rows):
         """
         return self.first_rows(values)[0]
 
-    def first_rows(self, values: Values) -> list[tuple[Int64, Int64, int]]:
-        """As `rows`, of every stream."""
+    def first_rows(self, values: Values, changes: RowsOf | None = None) -> list[tuple[Int64, Int64, int]]:
+        """As `rows`, of every stream, with an adapter's changes of the rows that inputs pick."""
         found, values = [], {**values, **{name: own.of(values[own.input]) for name, own in self.counted.items()}}
         for n, part in enumerate(self.parts):
             mask = values[self.mask] if self.mask is not None and n == self.masked else None
@@ -279,7 +283,7 @@ class Sequences(Rows):
                 own = RowInput(part.given, part.features, self.layouts.get(str(n)))
                 rows = to_fixed(own.rows(values[part.given]), part.input_fraction)
             else:
-                rows = self.picked(values, part.tables, positions, part.input_fraction)
+                rows = self.picked(values, part.tables, positions, part.input_fraction, changes or {})
             found.append((rows[order], order, keys))
         return found
 
@@ -307,7 +311,7 @@ class Sequences(Rows):
     def _batch(self, m: Machine, given: Given, values: Values, adapter: AdapterChoice) -> Iterator[_Begun]:
         """The rows of a batch, `context` a start; what the last start has more is rows of zeros without an adapter."""
         used, _ = m.slot_of(adapter)
-        own = [0 if name is None else 1 + used.index(name) for name in m.adapters_of(adapter, self.batch)]
+        own = [1 + used.index(name) if name in used else 0 for name in m.adapters_of(adapter, self.batch)]
         rows, slots = self.given_rows(given, values), np.repeat(own, given.rows // self.batch)
         for first in range(0, given.rows, self.context):
             part, memory = slice(first, first + self.context), m.memory()
@@ -321,7 +325,7 @@ class Sequences(Rows):
         Args:
             values: input -> [tokens].
         """
-        parts = self.first_rows(values)
+        parts = self.first_rows(values, m.rows_of(adapter))
         memory, registers = self.begin(m, adapter)
         for n, (part, (rows, order, keys)) in enumerate(zip(self.parts, parts, strict=True)):
             own = f" {n}" if n else ""

@@ -15,10 +15,11 @@ from axlora.compiler.errors import BadAdapter, BadModel, UnsupportedOperator
 from axlora.compiler.frontend.embeddings import Table, tables_of
 from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.supported import named
+from axlora.compiler.row_changes import TableChanges
 from axlora.isa.opcodes import INSTRUCTION_BYTES
 from axlora.isa.regions import region_bytes, region_codes, token_words
 
-from .choice import AdapterChoice
+from .choice import AdapterChoice, AdapterInfo, Rows
 from .engines import Engine, Left, Progress, Start
 from .inputs import Inputs, InputsInfo, Kind, Values, cast, checked, no_sequence
 from .layer_counters import Operator, marks, operator_shares
@@ -99,6 +100,13 @@ class Stages:
         assert m.host is not None
         return tables_of(Graph(m.host.model))
 
+    def rows_of(self, _: TableChanges) -> Rows:
+        """What adapters add to rows of embeddings: nothing, as the host graph picks them."""
+        return {}
+
+    def check_reach(self, _: AdapterInfo) -> None:
+        """What an adapter makes of rows of embeddings fits in the machine's numbers: it changes none."""
+
     def prove(self, m: Machine) -> None:
         """Try what the host does in a run: build the host part, run it on random inputs, with noise for the machine's results.
 
@@ -143,7 +151,7 @@ class Stages:
         """
         given = self.check_inputs(m, inputs)
         used, rows = m.slot_of(adapter)
-        memory, slots = m.memory(), [0 if name is None else used.index(name) + 1 for name in rows]
+        memory, slots = m.memory(), [used.index(name) + 1 if name in used else 0 for name in rows]
         registers = m.registers(memory, used)
         tensors = {info.tensor.name: info.tensor for info in self.outputs}
         lefts: list[Left] = []

@@ -138,15 +138,17 @@ class Check:
         m, names = self.m, [a.name for a in self.m.adapters]
         self.unique(names, "adapters")
         self.need(m.default_adapter is None or m.default_adapter in names, "default_adapter", m.default_adapter, "an adapter")
-        self.need(bool(m.slots) or not names, "slots", m.slots, "1 or more: the package has adapters")
-        self.need(sum(a.pinned for a in m.adapters) <= m.max_loras, "adapters", "all pinned", f"{m.max_loras} pinned at most")
+        self.need(bool(m.slots) or not any(a.rank for a in m.adapters), "slots", m.slots, "1 or more: the package has adapters")
+        pinned = sum(a.pinned and a.rank > 0 for a in m.adapters)
+        self.need(pinned <= m.max_loras, "adapters", "all pinned", f"{m.max_loras} pinned at most")
         tilings = [layer.tiling for layer in m.layers if layer.tiling.shape.slots]
         pieces = sum(adapter_offsets(self.t, tiling.shape, tiling.plan)[1] for tiling in tilings)
         size = -(-pieces // ALIGN) * ALIGN
         self.need(m.adapter_size == size, "adapter_size", m.adapter_size, f"{size}")
         for number, a in enumerate(m.adapters):
-            self.within(a.rank, 1, m.rank, f"adapters[{number}].rank")
-            self.need(len(a.block) == m.adapter_size, f"adapters[{number}]: bytes", len(a.block), f"{m.adapter_size}")
+            size = m.adapter_size if a.rank else 0
+            self.within(a.rank, 0 if a.rows else 1, m.rank, f"adapters[{number}].rank")
+            self.need(len(a.block) == size, f"adapters[{number}]: bytes", len(a.block), f"{size}")
         total = m.adapter_address + m.adapter_size * max(1, len(names))
         self.within(total, 0, MEMORY_LIMIT, "memory of image, regions and adapters")
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx
 
 from axlora.compiler.errors import BadAdapter
+from axlora.compiler.row_changes import TableChanges
 from axlora.isa.formats import Format
 
 Int64 = npt.NDArray[np.int64]
@@ -343,3 +344,5 @@ class Lowered:
     """Adapter -> its modules and their linears, sorted by module."""
     notices: tuple[str, ...] = ()
     """What adapters hold and the program leaves out, a line each: to be said when all else went well."""
+    rows: Mapping[str, TableChanges] = field(default_factory=dict)
+    """Adapter -> what it adds to rows of embeddings."""

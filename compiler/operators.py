@@ -279,7 +279,7 @@ class Beside:
 class TopGates:
     """y = the softmax of x where x is among the `count` largest of its row, 0 elsewhere; of equals the first is the larger.
 
-    x and y have a feature an expert (Shazeer et al., arXiv:1701.06538).
+    x and y have a feature an expert (Shazeer et al., arXiv:1701.06538). Where all are chosen it is the softmax.
     """
 
     x: str

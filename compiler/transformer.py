@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -31,6 +31,7 @@ from axlora.compiler.operators import (
     operands,
     streams,
 )
+from axlora.compiler.row_changes import TableChanges, changed
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -61,6 +62,10 @@ class Lookup:
     table: Float64
     """[ids, n]."""
     counted: Counted | None = None
+    name: str = ""
+    """Of the graph's tensor."""
+    scale: float = 1.0
+    """What its rows are times that tensor's."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +280,17 @@ class Transformer:
     def output(self) -> str:
         """Value of the first output."""
         return self.outputs[0].value
+
+
+def with_rows(model: Transformer, changes: TableChanges) -> Transformer:
+    """The model with changes of its tables added to them."""
+
+    def all_of(lookups: tuple[Lookup, ...]) -> tuple[Lookup, ...]:
+        own = [(x, [change for change, name in changes if name == x.name]) for x in lookups]
+        return tuple(replace(x, table=changed(x.table, found, x.scale)) if found else x for x, found in own)
+
+    more = tuple(replace(stream, lookups=all_of(stream.lookups)) for stream in model.more)
+    return replace(model, lookups=all_of(model.lookups), more=more)
 
 
 def order_of(mask: npt.NDArray[Any] | None, tokens: int) -> tuple[Int64, int]:

@@ -111,8 +111,8 @@ def run(options: argparse.Namespace) -> int:
         shown.phase("writing the package")
         program.save(options.output)
     show(placement_table(program.placement))
-    if any(a.modules for a in program.adapters):
-        show(module_table([(a.name, *row) for a in program.adapters for row in module_rows(a)]))
+    if modules := [(a.name, *row) for a in program.adapters for row in module_rows(a)]:
+        show(module_table(modules))
     names = ", ".join(f"{a.name} (rank {a.rank})" for a in program.adapters) or "none"
     show(f"{options.output}: {program.summary}, adapters: {names}")
     return 0

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.errors import BadAdapter
+from axlora.compiler.row_changes import RowChange
 
 Float64 = npt.NDArray[np.float64]
 MISFITS = (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError, MemoryError)
@@ -64,6 +65,8 @@ class PeftModule:
     """[out]; None: the base's own."""
     listed: bool = True
     """The configuration says that it was trained."""
+    tied: bool = False
+    """Of an embedding: a head that shares it takes the change too."""
 
 
 class Base(Protocol):
@@ -178,18 +181,71 @@ def _range(delta: Float64) -> Float64 | None:
 
 
 @dataclass(frozen=True)
+class PeftRows:
+    """What was trained of an embedding [rows, n]: a product that is added to it, or some rows in place of its own."""
+
+    module: str
+    """Dotted path in the base model."""
+    left: Float64
+    """[rows, r]; without `right` the new rows [m, n]."""
+    right: Float64 | None = None
+    """[r, n], with the scale."""
+    ids: npt.NDArray[np.int64] | None = None
+    """[m], ascending: which rows are new; None: all."""
+    magnitude: Float64 | None = None
+    """DoRA's magnitude of every feature [n]."""
+    tied: bool = False
+    """A head that shares the table takes the change too."""
+    weight: float = 1.0
+    """Of the change, in a sum of adapters."""
+
+    @property
+    def features(self) -> int:
+        """Of a row."""
+        return int((self.left if self.right is None else self.right).shape[1])
+
+    @property
+    def rows(self) -> int:
+        """Rows that the table must have at least; of a product, and of a table that is trained whole, all of them."""
+        return len(self.left) if self.ids is None else int(self.ids[-1]) + 1
+
+    def change(self, table: Float64) -> RowChange:
+        """The change of a table that has the rows and features."""
+        if self.magnitude is not None and self.right is not None:
+            full = table + self.left @ self.right
+            full = full * (self.magnitude / np.maximum(np.linalg.norm(full, axis=0), 1e-30))
+            found = RowChange(self.module, full - table)
+        elif self.right is not None:
+            found = RowChange(self.module, self.left, self.right)
+        else:
+            found = RowChange(self.module, self.left - (table if self.ids is None else table[self.ids]), None, self.ids)
+        return found.times(self.weight)
+
+    def of_linear(self) -> PeftChange:
+        """The same change of a linear whose outputs are the rows."""
+
+        def of(base: Base) -> PeftLora | Dense:
+            change = self.change(base.weight.T)
+            pair = change.branch(base.shape[1])
+            if pair is None:
+                return Dense(change.of(np.arange(base.shape[1])).T)
+            a, b = (np.asarray(factor, np.float64) for factor in pair)
+            return PeftLora(self.module, a, b, 1.0, None, None)
+
+        return PeftChange(self.module, "trained tokens", of, None)
+
+
+@dataclass(frozen=True)
 class PeftContent:
     """All that an adapter holds, by module and sorted by name."""
 
     loras: tuple[PeftLora, ...]
     modules: tuple[PeftModule, ...]
     """Without biases of modules that have a branch: `PeftLora.base_bias` holds them."""
-    embeddings: tuple[str, ...]
-    """Modules that have a branch of an embedding (lora_embedding_A), which no linear takes."""
+    embeddings: tuple[PeftRows, ...]
+    """Branches of embeddings, and rows of them that were trained."""
     changes: tuple[PeftChange, ...] = ()
     """Of modules that have no branch."""
-    tokens: tuple[str, ...] = ()
-    """Embeddings of which some rows were trained, which no linear takes."""
     notices: tuple[str, ...] = ()
     """What was chosen in reading, a line each."""
 

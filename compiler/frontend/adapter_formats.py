@@ -13,6 +13,10 @@ from axlora.compiler.frontend.tuners.read import TUNERS
 
 _MERGE = "merge it into the base before exporting"
 _ROUTED = "what it adds depends on the token at run time; a branch has fixed coefficients here"
+_TWICE = (
+    "it runs the model twice: a classifier of the last hidden states gives every layer its coefficients for the second pass;"
+    " give its adapters with weights of your own (NAME=DIR@0.7,DIR@0.3)"
+)
 _NO_LINEAR = "it adds tokens or keys and changes no linear; it cannot be attached"
 _ORDER = "what it adds depends on signs or on an order that the file does not tell; merge it into the base before exporting"
 
@@ -35,7 +39,7 @@ REFUSED = {
     "SUPERTUNING": Refused("super tuning", _MERGE, ""),
     "SHADOW": Refused("Shadow", _ROUTED, r"shadow_\w+"),
     "LN_TUNING": Refused("LayerNorm tuning", _MERGE, r"ln_tuning_layers"),
-    "XLORA": Refused("X-LoRA", _ROUTED, r"internal_xlora_\w+|xlora_\w+"),
+    "XLORA": Refused("X-LoRA", _TWICE, r"internal_xlora_\w+|xlora_\w+"),
     "LILY": Refused("Lily", _ROUTED, r"lily_\w+"),
     "POLY": Refused("Poly", _ROUTED, r"poly_\w+"),
     "PROMPT_TUNING": Refused("prompt tuning", _NO_LINEAR, r"prompt_embeddings|prompt_encoder"),

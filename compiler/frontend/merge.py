@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +14,35 @@ from axlora.compiler.frontend.embeddings import Table
 from axlora.compiler.frontend.held import of_found
 from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.frontend.resolve import Matching, resolve
+from axlora.compiler.row_changes import TableChanges
 
 Float64 = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Merged:
+    """A model with adapters in its weights."""
+
+    linears: tuple[FoundLinear, ...]
+    rows: TableChanges = ()
+    """What is added to its embeddings."""
+    notices: tuple[str, ...] = ()
+    """What is left out."""
+
+
 def merged(
     found: tuple[FoundLinear, ...], adapters: Mapping[str, str | Path], matching: Matching, tables: Sequence[Table]
-) -> tuple[tuple[FoundLinear, ...], tuple[str, ...]]:
-    """(the linears with the graph's branches, and those of PEFT directories, in their weights; notices of what is left out).
+) -> Merged:
+    """The linears with the graph's branches, and those of PEFT directories, in their weights.
 
     Raises:
         BadAdapter: as `resolve`.
     """
-    found = merge_graph(found)
-    notices: tuple[str, ...] = ()
+    result = Merged(merge_graph(found))
     for name, path in adapters.items():
-        found, more = merge_peft(found, name, path, matching, tables)
-        notices += more
-    return found, notices
+        more = merge_peft(result.linears, name, path, matching, tables)
+        result = Merged(more.linears, result.rows + more.rows, result.notices + more.notices)
+    return result
 
 
 def merge_graph(found: tuple[FoundLinear, ...]) -> tuple[FoundLinear, ...]:
@@ -64,8 +75,8 @@ def merge_peft(
     path: str | Path,
     matching: Matching | None = None,
     tables: Sequence[Table] = (),
-) -> tuple[tuple[FoundLinear, ...], tuple[str, ...]]:
-    """(the linears with a PEFT directory merged into their weights, notices of what is left out).
+) -> Merged:
+    """The linears with a PEFT directory merged into their weights.
 
     Raises:
         BadAdapter: as `resolve`.
@@ -80,4 +91,4 @@ def merge_peft(
             weight = whole.weight if whole.weight.shape == chosen.shape else whole.weight.T
             chosen = replace(chosen, reals=weight, codes=None)
         result[own] = chosen if whole.bias is None else replace(chosen, bias=whole.bias)
-    return tuple(result.values()), resolved.notices
+    return Merged(tuple(result.values()), resolved.rows, resolved.notices)

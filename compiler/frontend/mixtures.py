@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +49,10 @@ def read_mixture(path: str | Path, max_lora_rank: int | None = None) -> PeftCont
     for module in changes.keys() & branches.keys():
         changes[module] += branches.pop(module)
     loras = tuple(_stacked(module, own, str(path), max_lora_rank) for module, own in sorted(branches.items()))
-    embeddings, tokens = (
-        tuple(sorted({name for names in each for name in names}))
-        for each in zip(*((content.embeddings, content.tokens) for content, _, _ in contents), strict=True)
-    )
+    embeddings = tuple(replace(rows, weight=weight) for content, weight, _ in contents for rows in content.embeddings)
     notices = tuple(notice for content, _, _ in contents for notice in content.notices)
     dense = tuple(_summed(own) for _, own in sorted(changes.items()))
-    return PeftContent(loras, (), embeddings, dense, tokens, notices)
+    return PeftContent(loras, (), embeddings, dense, notices)
 
 
 def _summed(parts: Sequence[tuple[PeftLora | PeftChange, float]]) -> PeftChange:

@@ -5,7 +5,6 @@ An adapter of ONNX Runtime (`onnx_adapter`) is read into the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from axlora.compiler.frontend.adapter_content import (
 )
 from axlora.compiler.frontend.adapter_formats import refuse_keys, refuse_path, refuse_type
 from axlora.compiler.frontend.adapter_store import Stored, is_inside, locate, read_config, read_metadata, read_tensors
+from axlora.compiler.frontend.embedding_parts import dora_magnitude, lora_scale, read_branch, read_tokens
 from axlora.compiler.frontend.expert_parameters import experts_apart
 from axlora.compiler.frontend.foreign import is_foreign, read_foreign
 from axlora.compiler.frontend.onnx_adapter import adapter_file, read_parameters
@@ -142,9 +142,7 @@ def read_content(path: str | Path, max_lora_rank: int | None = None) -> PeftCont
     elif kind == "LORA":
         _check_lora(config)
         tensors = experts_apart(tensors, config)
-    elif kind == "TRAINABLE_TOKENS":
-        pass  # nothing but rows of embeddings, which are named where linears are looked for
-    else:
+    elif kind != "TRAINABLE_TOKENS":
         raise refuse_type(config.fields, str(stored.config))
     keys = sorted_keys(tensors, where)
     branch = next((key for key, found in keys.items() if found.part is Part.BRANCH), None)
@@ -172,12 +170,14 @@ def _content(
     where = config.where
     parts: Parts = {}
     whole: Parts = {}
+    tokens: Parts = {}
+    into = {Part.WHOLE: whole, Part.TOKENS: tokens}
     for key, found in keys.items():
-        into = whole if found.part is Part.WHOLE else {} if found.part is Part.TOKENS else parts
-        into.setdefault(found.module, {})[found.name] = tensors[key]
-    embeddings = tuple(sorted({found.module for found in keys.values() if found.part is Part.EMBEDDING}))
-    tokens = tuple(sorted({found.module for found in keys.values() if found.part is Part.TOKENS}))
-    branches = {module: part for module, part in sorted(parts.items()) if module not in embeddings}
+        into.get(found.part, parts).setdefault(found.module, {})[found.name] = tensors[key]
+    embedded = {found.module for found in keys.values() if found.part is Part.EMBEDDING}
+    embeddings = tuple(read_branch(module, parts[module], config) for module in sorted(embedded))
+    embeddings += tuple(read_tokens(module, part, config) for module, part in sorted(tokens.items()))
+    branches = {module: part for module, part in sorted(parts.items()) if module not in embedded}
     loras = [x for x in changes if isinstance(x, PeftLora)]
     for lora in loras:
         check_rank(lora.module, lora.rank, limit, where)
@@ -189,11 +189,11 @@ def _content(
         loras.append(replace(lora, base_bias=bias))
     own = {m: v for m, v in sorted(whole.items()) if "weight" in v or m not in branches}
     modules = tuple(_module(module, values, config) for module, values in own.items())
-    if not loras and not changes and not embeddings and not tokens and not any(m.listed for m in modules):
+    if not loras and not changes and not embeddings and not any(m.listed for m in modules):
         what = f"it holds {len(modules)} whole weights and no branch (lora_A, lora_B)" if modules else "it holds no tensors"
         raise BadAdapter(what, where, "save the adapter, not the model" if modules else "save the adapter again")
     dense = tuple(x for x in changes if isinstance(x, PeftChange))
-    return PeftContent(tuple(loras), modules, embeddings, dense, tokens)
+    return PeftContent(tuple(loras), modules, embeddings, dense)
 
 
 def _module(module: str, values: dict[str, Float64], config: Config) -> PeftModule:
@@ -204,7 +204,8 @@ def _module(module: str, values: dict[str, Float64], config: Config) -> PeftModu
         what = f"module {module!r}: bias of shape {bias.shape} does not fit"
         raise BadAdapter(what, config.where, "save the adapter again")
     listed = any(_saved_whole(module, kind, config.fields) for kind in values)
-    return PeftModule(module, None if weight is None else weight.T, bias, listed)
+    tied = bool(config.fields.get("ensure_weight_tying")) or not listed
+    return PeftModule(module, None if weight is None else weight.T, bias, listed, tied)
 
 
 def read_peft(path: str | Path, max_lora_rank: int | None = None) -> tuple[PeftLora, ...]:
@@ -215,15 +216,8 @@ def read_peft(path: str | Path, max_lora_rank: int | None = None) -> tuple[PeftL
 def _branch(module: str, part: dict[str, Float64], config: Config, limit: int | None) -> PeftLora:
     where = config.where
     a, b = pair(module, part, where, limit)
-    rank = a.shape[0]
-    wanted = config.patterned(module, "rank_pattern", config.number("r"))
-    if rank != wanted:
-        raise BadAdapter(f"module {module!r}: lora_A has rank {rank}, the configuration says {wanted:g}", where, "fix r")
-    alpha = config.patterned(module, "alpha_pattern", config.number("lora_alpha"))
-    scale = alpha / (math.sqrt(rank) if config.fields.get("use_rslora") else rank)
-    magnitude = part.get("lora_magnitude_vector")
-    if bool(config.fields.get("use_dora")) != (magnitude is not None):
-        raise BadAdapter(f"module {module!r}: use_dora and the magnitude vector disagree", where, "save the adapter again")
+    scale = lora_scale(module, a.shape[0], config)
+    magnitude = dora_magnitude(module, part, config)
     for vector in (magnitude, part.get("bias")):
         if vector is not None and vector.size != b.shape[0]:
             raise BadAdapter(f"module {module!r}: a vector has {vector.size} values, needs {b.shape[0]}", where, "save again")

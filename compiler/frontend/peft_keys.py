@@ -52,9 +52,12 @@ def take_apart(key: str) -> Key | None:
     first = next((n for n in range(4) if parts[n : n + 2] == _PREFIX), None)
     parts = parts if first is None else parts[first + 2 :] or [""]
     kind = parts.pop() if parts[-1] in _KINDS else ""
-    if parts[-1].startswith("trainable_tokens_") or "token_adapter" in parts:
-        named = [part for part in parts if not part.startswith("trainable_tokens_") and part != "token_adapter"]
-        return Key(".".join(named), Part.TOKENS, parts[-1], None) if named else None
+    parts = [part for part in parts if part != "token_adapter"] or [""]
+    at = next((n for n, part in enumerate(parts) if part.startswith("trainable_tokens_")), None)
+    if at is not None:
+        trained, adapter = parts[at] == "trainable_tokens_delta", parts[at + 1] if len(parts) > at + 1 else None
+        known = at > 0 and len(parts) <= at + 2
+        return Key(".".join(parts[:at]), Part.TOKENS if trained else Part.ORIGINAL, parts[at], adapter) if known else None
     at = next((n for n, part in enumerate(parts) if part in (*_BRANCH, *_EMBEDDING)), None)
     if at is not None:
         module, part, names = ".".join(parts[:at]), parts[at], parts[at + 1 :]

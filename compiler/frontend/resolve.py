@@ -14,19 +14,12 @@ from axlora.compiler.frontend.attach import ModulePath, ambiguous, candidates, c
 from axlora.compiler.frontend.base_weights import BaseWeights
 from axlora.compiler.frontend.embeddings import Table
 from axlora.compiler.frontend.held import Candidate, Held
+from axlora.compiler.frontend.left_over import HEADS, LISTED, Left, listed, resized
 from axlora.compiler.frontend.mixtures import read_mixture
 from axlora.compiler.frontend.packed import INTERLEAVED, LAYOUTS, Columns, Layout, PackedPart, joined, split
+from axlora.compiler.frontend.resolve_tables import Embedded
 from axlora.compiler.layer import By, ModuleMatch
-
-HEADS = ("lm_head", "embed_out", "output_layer", "lm_head_proj")
-"""Last components of linears whose outputs are the vocabulary."""
-EMBEDDINGS = (
-    "embed_tokens", "word_embeddings", "wte", "embed_in", "tok_embeddings", "embedding", "embeddings", "shared", "wpe",
-    "position_embeddings", "token_type_embeddings", "embed_positions",
-)  # fmt: skip
-"""Last components of embeddings, where the model's own names are gone."""
-LISTED = 8
-"""Most names in a message."""
+from axlora.compiler.row_changes import TableChanges
 
 
 @dataclass(frozen=True)
@@ -53,28 +46,13 @@ class Resolved:
     """Sorted by module."""
     notices: tuple[str, ...]
     """What is left out and why, a line each."""
-
-
-@dataclass(frozen=True)
-class _Left:
-    """A module that no linear takes."""
-
-    module: str
-    one: str
-    """The sentence that says why."""
-    many: str = ""
-    """What several of the kind are; empty: each has a sentence of its own."""
-    hint: str = ""
+    rows: TableChanges = ()
+    """Changes of embeddings."""
 
 
 def _beside(path: ModulePath, name: str) -> ModulePath:
     """The path of a module beside another."""
     return replace(path, rest=(*path.rest[:-1], name))
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 @dataclass(frozen=True)
@@ -89,14 +67,16 @@ class _Home:
 
 class _Resolver:
     def __init__(self, linears: Sequence[Candidate], tables: Sequence[Table], matching: Matching, where: str) -> None:
-        self.linears, self.tables, self.matching, self.where = linears, tables, matching, where
+        self.linears, self.matching, self.where = linears, matching, where
         self.base = None if matching.base is None else BaseWeights(matching.base)
         self.matches: dict[tuple[str, str], ModuleMatch] = {}
         """By linear, and of a packed one by its part."""
         self.parts: dict[str, list[tuple[_Home, PeftLora]]] = {}
         """Branches of parts by their packed linear."""
-        self.left: list[_Left] = []
+        self.left: list[Left] = []
         self.equal: list[str] = []
+        own = frozenset(matching.adapter_map or ())
+        self.embedded = Embedded(linears, tables, own, self.base, where, self.left, self.equal)
         check_map(matching.adapter_map, linears, where)
 
     def find(self, module: str) -> tuple[Candidate, By] | None:
@@ -119,12 +99,12 @@ class _Resolver:
             raise ambiguous(module, found, self.where)
         if self.base is not None and weight is None:
             why = f"not in the base {self.base.folder}, and by name no linear of the model"
-            self.left.append(_Left(module, f"module {module!r} is {why}", why, "give the base it was trained on"))
+            self.left.append(Left(module, f"module {module!r} is {why}", why, "give the base it was trained on"))
         else:
             self.left.append(self.packed(module) or self.plain(module))
         return None
 
-    def plain(self, module: str) -> _Left:
+    def plain(self, module: str) -> Left:
         """The module is no linear of the model; the first such one is told the nearest."""
         many, hint = "no linears of the model", ""
         if all(x.many != many for x in self.left):
@@ -133,7 +113,7 @@ class _Resolver:
                 f"nearest: {', '.join(close)}" if close else f"the model has: {', '.join([x.name for x in self.linears[:3]])}"
             )
             hint = f"every component of the path must agree; {near}; --adapter-map names the linear"
-        return _Left(module, f"module {module!r} is no linear of the model", many, hint)
+        return Left(module, f"module {module!r} is no linear of the model", many, hint)
 
     def home(self, module: str) -> _Home | None:
         """The packed linear that holds a module among its columns; None: the model has a linear of the module, or neither."""
@@ -159,7 +139,7 @@ class _Resolver:
                     return {part: one for part, one in found.items() if one is not None}
         return None
 
-    def packed(self, module: str) -> _Left | None:
+    def packed(self, module: str) -> Left | None:
         """The module is a part of a linear that the model holds packed, and of which only branches are taken, or none."""
         home = self.home(module)
         wanted = module_path(module).renamed()
@@ -171,7 +151,7 @@ class _Resolver:
         why = f"of {paths_of(linear)[0][1].rest[-1]!r}, which the model holds packed as one linear"
         hint = "merge its weight into the base" if home is not None else "the order of its columns differs from model to model"
         hint += ", or export the model with separate projections"
-        return _Left(module, f"module {module!r} is a part {why} ({linear.name})", f"parts {why}", hint)
+        return Left(module, f"module {module!r} is a part {why} ({linear.name})", f"parts {why}", hint)
 
     def named(self, wanted: ModulePath) -> tuple[Candidate, By] | None:
         """A linear of that path, and the evidence."""
@@ -265,18 +245,6 @@ class _Resolver:
                 raise BadAdapter(what, self.where, "give --adapter-map")
         self.matches[linear.name, part] = ModuleMatch(module, linear.name, by)
 
-    def resized(self, module: str, rows: int, base_rows: int) -> _Left:
-        """The module has other rows than the model's: a resized vocabulary, or other labels."""
-        last = module.rsplit(".", 1)[-1]
-        if last in (*HEADS, *EMBEDDINGS):
-            why = f"{module} has {rows} rows, the base {base_rows}: the adapter was saved with a resized vocabulary"
-            hint = (
-                f"resize the base to {rows} tokens (resize_token_embeddings) and export it again, or save the adapter without"
-            )
-            return _Left(module, why, hint=f"{hint} (save_embedding_layers=False)")
-        why = f"{module} has {rows} rows, the base {base_rows}: the adapter was trained with another number of outputs"
-        return _Left(module, why, hint=f"export the base with {rows} outputs")
-
     def lora(self, lora: PeftLora) -> str | None:
         """The linear of a branch."""
         found = self.find(lora.module)
@@ -285,7 +253,7 @@ class _Resolver:
         linear, by = found
         k, n = lora.a.shape[0], lora.b.shape[1]
         if k == linear.shape[0] and n != linear.shape[1] and lora.module.rsplit(".", 1)[-1] in HEADS:
-            self.left.append(self.resized(lora.module, n, linear.shape[1]))
+            self.left.append(resized(lora.module, n, linear.shape[1]))
             return None
         self.check_shape(lora, linear)
         self.check_base(lora.module, linear)
@@ -315,12 +283,12 @@ class _Resolver:
         Args:
             branched: the module has a branch too.
         """
-        if module.weight is not None and self.is_embedding(module):
+        if module.weight is not None and self.embedded.whole(module):
             return None
         before = len(self.left)
         found = self.find(module.module)
         if found is None:
-            equal = self.is_base(module)
+            equal = self.embedded.is_base(module)
             if branched or equal:
                 del self.left[before:]  # its branch is named, or nothing of it is left
             self.equal += [module.module] if equal else []
@@ -355,55 +323,20 @@ class _Resolver:
         weight = module.weight
         assert weight is not None
         if weight.ndim == 2 and weight.shape[0] == linear.shape[0]:
-            self.left.append(self.resized(module.module, weight.shape[1], linear.shape[1]))
+            self.left.append(resized(module.module, weight.shape[1], linear.shape[1]))
             return
         what = f"module {module.module!r} is {' x '.join(map(str, weight.shape))}, linear {linear.name!r} is "
         what += " x ".join(map(str, linear.shape))
         raise BadAdapter(what, self.where, "this adapter belongs to another base")
 
-    def is_base(self, module: PeftModule) -> bool:
-        """The module's weight is that of the base's directory, if one is given."""
-        weight = self.base.of(module.module) if self.base is not None and module.bias is None else None
-        return weight is not None and module.weight is not None and Held(weight).equals(module.weight.T)
 
-    def is_embedding(self, module: PeftModule) -> bool:
-        """The module is an embedding of the model: equal to it, or `left` says why not. A linear of its path comes before."""
-        assert module.weight is not None
-        path, rows = module_path(module.module), module.weight.T
-        named = [t for t in self.tables if t.path is not None and t.path.agrees(path)]
-        found, by = candidates(module.module, self.linears)
-        if module.module in (self.matching.adapter_map or {}) or (found and not (named and by is By.WEIGHT)):
-            return False
-        if not named and path.rest[-1] not in EMBEDDINGS:
-            return False
-        tied = [x.held for x in self.linears if x.shape == module.weight.shape and x.name.rsplit(".", 1)[-1] in HEADS]
-        same = [t.held for t in named or self.tables if t.shape == rows.shape]
-        if any((held := read()) is not None and held.equals(rows) for read in same):
-            self.equal.append(module.module)
-            return True
-        if not named and (any(read().equals(module.weight) for read in tied) or self.is_base(module)):
-            self.equal.append(module.module)
-            return True
-        near = [t for t in named or self.tables if rows.ndim == 2 and t.shape[1] == rows.shape[1]]
-        if len(near) == 1 and near[0].shape[0] != rows.shape[0]:
-            self.left.append(self.resized(module.module, rows.shape[0], near[0].shape[0]))
-        elif not named and not near:
-            why = f"the embedding {module.module!r} is saved, and the model has none to compare it with"
-            hint = "save the adapter without it (save_embedding_layers=False), or give --base if it was not trained"
-            self.left.append(_Left(module.module, why, hint=hint))
-        else:
-            why = f"the embedding {module.module!r} was trained: it differs from the model's; only linears can be adapted"
-            self.left.append(_Left(module.module, why, hint="put it into the base before exporting, or train linears alone"))
-        return True
-
-
-def _refused(left: Sequence[_Left], some: bool, where: str) -> BadAdapter:
+def _refused(left: Sequence[Left], some: bool, where: str) -> BadAdapter:
     """The error that names all that is left over.
 
     Args:
         some: a part of the adapter fits.
     """
-    groups: dict[str, list[_Left]] = {}
+    groups: dict[str, list[Left]] = {}
     for x in left:
         groups.setdefault(x.many or x.one, []).append(x)
     parts = [
@@ -441,20 +374,28 @@ def resolve(
     where = f"adapter {name!r} ({path})"
     content = read_mixture(path, max_lora_rank)
     r = _Resolver(linears, tables, matching, where)
-    changed = [x for change in content.changes if (x := r.change(change, merge, max_lora_rank)) is not None]
+    copies = {module.module: module.weight for module in content.modules}
+    heads = [r.embedded.is_linear(rows) for rows in content.embeddings]
+    trained = [rows.of_linear() for rows, head in zip(content.embeddings, heads, strict=True) if head]
+    changes = (*content.changes, *trained)
+    changed = [x for change in changes if (x := r.change(change, merge, max_lora_rank)) is not None]
     loras = tuple(r.loras([*content.loras, *changed], max_lora_rank))
     wide = [] if merge else [x for x in changed if 2 * x.rank > min(x.a.shape[0], x.b.shape[1])]
-    branched = {lora.module for lora in content.loras} | {change.module for change in content.changes}
-    saved = [module for module in content.modules if module.module not in content.embeddings]
+    branched = {lora.module for lora in content.loras} | {change.module for change in changes}
+    embedded = {rows.module for rows in content.embeddings}
+    saved = [module for module in content.modules if module.module not in embedded]
     found = (r.whole(module, module.module in branched) for module in saved)
     modules = tuple(one for one in found if one is not None)
-    for module in content.embeddings:
-        why = f"module {module!r} has a branch of an embedding (lora_embedding_A); only linears can be adapted"
-        r.left.append(_Left(module, why, hint="merge it into the base, or train linears alone"))
-    for module in content.tokens:
-        why = f"rows of the embedding {module!r} were trained (trainable_token_indices); only linears can be adapted"
-        r.left.append(_Left(module, why, hint="put those rows into the base before exporting, or train linears alone"))
-    some = bool(loras or modules)
+    for rows, head in zip(content.embeddings, heads, strict=True):
+        if not head:
+            copy = copies.get(rows.module)
+            r.embedded.rows(rows, None if copy is None else copy.T)
+    taken = {linear: match.module for (linear, _), match in r.matches.items()}
+    branches, kept = r.embedded.heads(taken, {x.module for x in trained}, merge, max_lora_rank)
+    for lora, own in branches:
+        r.take(lora.module, next(x for x in linears if x.name == own), By.VALUES)
+    loras = (*loras, *branches)
+    some = bool(loras or modules or r.embedded.changes)
     if r.left and not (matching.partial and some):
         raise _refused(r.left, some, where)
     if not some:
@@ -462,12 +403,15 @@ def resolve(
     notices = [f"adapter {name!r}: {notice}" for notice in content.notices]
     if wide:
         most = max(x.rank for x in wide)
-        tuners = " and ".join(sorted({x.tuner for x in content.changes if x.module in {w.module for w in wide}}))
+        tuners = " and ".join(sorted({x.tuner for x in changes if x.module in {w.module for w in wide}}))
         what = f"changes of {len(wide)} modules by {tuners} have ranks up to {most}, and cost as much as their weights"
         notices.append(f"adapter {name!r}: {what}; merged (--merge) they cost nothing")
     if r.equal:
         what = "equals the base's and is" if len(r.equal) == 1 else "equal the base's and are"
         notices.append(f"adapter {name!r}: {listed(r.equal)} {what} left out")
+    notices += [f"adapter {name!r}: {notice}" for notice in kept]
     if r.left:
         notices.append(f"adapter {name!r}: left out, as no linear of the model fits: {listed([x.module for x in r.left])}")
-    return Resolved(loras, modules, tuple(sorted(r.matches.values(), key=lambda m: m.module)), tuple(notices))
+    matches = tuple(sorted(r.matches.values(), key=lambda m: m.module))
+    rows_of = tuple((change, table.name) for change, table, _ in r.embedded.changes)
+    return Resolved(loras, modules, matches, tuple(notices), rows_of)

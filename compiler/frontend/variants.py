@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from axlora.compiler.frontend.embeddings import Table
-from axlora.compiler.frontend.merge import merge_graph, merge_peft
+from axlora.compiler.frontend.merge import Merged, merge_graph, merge_peft
 from axlora.compiler.frontend.recognised import FoundLinear
 from axlora.compiler.frontend.resolve import Matching
 
@@ -15,13 +15,13 @@ Linears = tuple[FoundLinear, ...]
 
 def variants(
     found: Linears, adapters: Mapping[str, str | Path], matching: Matching | None = None, tables: Sequence[Table] = ()
-) -> list[Linears]:
-    """The linears of the base, those under the graph's own branches if it has such, and those under each adapter, merged.
+) -> list[Merged]:
+    """The base, the linears under the graph's own branches if it has such, and what each adapter makes of the base, merged.
 
     Raises:
         BadAdapter: as `merge_peft`.
     """
-    result = [found]
+    result = [Merged(found)]
     if any(f.loras for f in found):
-        result.append(merge_graph(found))
-    return result + [merge_peft(found, name, path, matching, tables)[0] for name, path in adapters.items()]
+        result.append(Merged(merge_graph(found)))
+    return result + [merge_peft(found, name, path, matching, tables) for name, path in adapters.items()]

@@ -157,4 +157,5 @@ def add_adapter(
         adapters=(*lowered.adapters, name),
         matches={**lowered.matches, name: made.resolved.matches},
         notices=(*lowered.notices, *made.resolved.notices),
+        rows={**lowered.rows, name: made.resolved.rows},
     )

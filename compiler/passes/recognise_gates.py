@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from axlora.compiler.operators import RowScale, TopGates
 from axlora.compiler.passes.read_module import Node
@@ -15,6 +16,8 @@ from axlora.compiler.passes.tensor_elements import Chosen, Constant, Curve, View
 
 _NOTHING = 1e-6
 """What may be added to a sum before it divides."""
+_PARTS = 64
+"""Most parts of a row that have numbers of their own: each is three operators."""
 _HIDDEN = -1e30
 """A logit below it is of no expert."""
 
@@ -33,6 +36,9 @@ class GateWalk(PoolWalk):
         match node.op:
             case "nn.softmax" if self._of_rows(node, a) and self._readers(node) == {"topk"}:
                 return Chosen(self.rows(node, node.inputs[0]), 0, True)
+            case "nn.softmax" if self._of_rows(node, a):
+                logits = self.rows(node, node.inputs[0])
+                return self._made(node, Chosen(logits, self.features[logits], True, normalized=True))
             case "topk" if self._of_rows(node, a) or isinstance(a, Chosen):
                 own = a if isinstance(a, Chosen) else Chosen(self.rows(node, node.inputs[0]), 0, False)
                 own = replace(own, count=self.g.shape(node.outputs[0])[-1])
@@ -110,28 +116,46 @@ class GateWalk(PoolWalk):
         return View.rows(y, self.g.shape(y))
 
     def row_scale(self, node: Node) -> View | None:
-        """Rows times one number each, a feature of another value that is repeated for them; None if it is no such product."""
+        """Rows, or parts of each, times one number each, features of another value that are repeated; None if it is no such."""
         out = node.outputs[0]
         shape = self.g.shape(out)
         wide = next((name for name in node.inputs if self.g.shape(name) == shape), None)
         narrow = next((name for name in node.inputs if name != wide), None)
         if wide is None or narrow is None or not all(isinstance(self.symbol(n), View | Curve) for n in (wide, narrow)):
             return None
-        view = self.viewed(node, narrow)
-        index, coefficient = (np.broadcast_to(part, shape).reshape(-1, shape[-1]) for part in view.terms[0])
-        features = self.features.get(view.value, 0)
-        at, factor = index[:, 0], float(coefficient[0, 0])
-        if not features or len(view.terms) > 1 or (index != at[:, None]).any() or (coefficient != factor).any():
+        view, whole = self.viewed(node, narrow), self.viewed(node, wide)
+        x = whole.value if whole.factor() == 1 and whole.value not in self.hosts else self.rows(node, wide)
+        width, features = self.features[x], self.features.get(view.value, 0)
+        if not features or len(view.terms) > 1 or int(np.prod(shape)) % width:
             return None
-        if not np.array_equal(at - at[0], np.arange(len(at)) * features) or at[0] >= features:
+        index, coefficient = (np.broadcast_to(part, shape).reshape(-1, width) for part in view.terms[0])
+        at, factor = index[0], float(coefficient[0, 0])
+        if (coefficient != factor).any() or not np.array_equal(index - at, np.arange(len(index))[:, None] * features + 0 * at):
             return None
-        x = self.rows(node, wide)
+        chosen = np.unique(at)
+        if chosen[-1] >= features or len(chosen) > _PARTS:
+            return None
         by = view.value if factor == 1 else self.scaled(view.value, np.full(features, factor), np.zeros(features))
-        if self.features[x] != shape[-1] or self.stream(x) != self.stream(by) or (x in self.single) != (by in self.single):
+        if self.stream(x) != self.stream(by) or (x in self.single) != (by in self.single):
             return None
-        self.value(out, self.features[x], x)
-        self.operators.append(RowScale(x, by, out, int(at[0])))
+        self.value(out, width, x)
+        if len(chosen) == 1:
+            self.operators.append(RowScale(x, by, out, int(at[0])))
+            return View.rows(out, shape)
+        found = [self._part(x, by, out, at == feature, int(feature)) for feature in chosen]
+        total = found[0]
+        for n, part in enumerate(found[1:], 2):
+            total = self.summed(total, part, out if n == len(found) else f"{out} parts {n}")
         return View.rows(out, shape)
+
+    def _part(self, x: str, by: str, out: str, mask: npt.NDArray[np.bool_], feature: int) -> str:
+        """The features of a mask times a feature of `by`, and zeros elsewhere."""
+        own, name = self.scaled(x, mask.astype(np.float64), np.zeros(mask.size)), f"{out} part {feature}"
+        self.features[name] = mask.size
+        if x in self.single:
+            self.single.add(name)
+        self.operators.append(RowScale(own, by, name, feature))
+        return name
 
     def _of_rows(self, node: Node, x: Symbol) -> bool:
         return isinstance(x, View | Curve) and self.is_rows(x) and self._axis(node) == -1

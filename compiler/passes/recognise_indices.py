@@ -12,7 +12,7 @@ from axlora.compiler.passes.read_module import Node
 from axlora.compiler.passes.recognise_state import Symbol
 from axlora.compiler.passes.recognise_values import Values
 from axlora.compiler.passes.tensor_elements import Constant, Derived, Ids, Looked
-from axlora.compiler.transformer import Counted
+from axlora.compiler.transformer import Counted, Lookup
 
 Int64 = npt.NDArray[np.int64]
 _PROBES = 6
@@ -54,7 +54,7 @@ class IndexWalk(Values):
                 return Constant(rows[found.of(np.full((1, shape[-1]), found.padding - 1)).reshape(shape)])
             name = f"{index.tensor} of {found.input}"
             self.counted[name] = found
-            return Looked(((name, rows),))
+            return Looked((Lookup(name, rows, found, str(node.inputs[0])),))
         return None if found is None else Constant(rows[found])
 
     def _indices(self, index: Derived) -> Counted | Int64 | None:

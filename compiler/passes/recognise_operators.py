@@ -284,7 +284,7 @@ class Walk(MoveWalk, GateWalk, IndexWalk, SpreadWalk):
             if kind in ("multiply", "divide") and c.size == 1:
                 return a.times(float(c.reshape(-1)[0]) ** (1 if kind == "multiply" else -1))
             # Positions and token types, added to the rows of embeddings before anything reads them.
-            n, tokens = a.tables[0][1].shape[1], self.ids_shape(a.tables[0][0])[-1]
+            n, tokens = a.tables[0].table.shape[1], self.ids_shape(a.tables[0].input)[-1]
             return a.plus(Looked((), np.broadcast_to(c, (1, tokens, n)).reshape(-1, n))) if kind == "add" else None
         if isinstance(a, View) and kind in ("multiply", "divide"):
             factor = c if kind == "multiply" else 1 / c

@@ -280,9 +280,9 @@ class Values(State):
         if n is None:
             if any(own is not None and own.inputs & looked.inputs for own in self.looked):
                 raise self.refuse(node, "a second embedding of the token ids")
-            n, tables = len(self.streams), sorted(looked.tables, key=lambda pair: pair[0] != self.main)
-            value, (_, table) = f"embeddings {n}" if n else "embeddings", tables[0]
-            rows, lookups = self.ids_shape(tables[0][0])[-1], tuple(Lookup(*pair, self.counted.get(pair[0])) for pair in tables)
+            n, lookups = len(self.streams), tuple(sorted(looked.tables, key=lambda x: x.input != self.main))
+            value, table = f"embeddings {n}" if n else "embeddings", lookups[0].table
+            rows = self.ids_shape(lookups[0].input)[-1]
             self.streams.append(Stream(lookups, looked.constant, value, rows, None, name))
             self.looked.append(looked)
             self.features[value] = table.shape[1]
@@ -413,17 +413,17 @@ class Values(State):
             raise self.refuse(node, "rows of what is no table")
         if int(node.number("axis")) != 0:
             raise self.refuse(node, "picks features, not tokens, by the token ids")
-        return Looked(((ids.input, table.value.astype(np.float64)),))
+        return Looked((Lookup(ids.input, table.value.astype(np.float64), name=str(node.inputs[0])),))
 
     def rows_of_codes(self, codes: Looked, scale: Symbol, zero: Symbol) -> Looked | None:
         """Rows of a table of codes as reals, by numbers or a number a feature, in single precision as ONNX has it."""
         if len(codes.tables) != 1 or not isinstance(scale, Constant) or not isinstance(zero, Constant):
             return None
-        ((name, table),) = codes.tables
-        if any(c.value.size not in (1, table.shape[1]) for c in (scale, zero)):
+        (own,) = codes.tables
+        if any(c.value.size not in (1, own.table.shape[1]) for c in (scale, zero)):
             return None
-        whole = (table - zero.value.reshape(-1).astype(np.float64)).astype(np.float32)
-        return Looked(((name, (whole * scale.value.reshape(-1).astype(np.float32)).astype(np.float64)),))
+        whole = (own.table - zero.value.reshape(-1).astype(np.float64)).astype(np.float32)
+        return Looked((replace(own, table=(whole * scale.value.reshape(-1).astype(np.float32)).astype(np.float64)),))
 
 
 def _slope(of: Callable[[Float64], Float64]) -> Callable[[Float64], Float64]:

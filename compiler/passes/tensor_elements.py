@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from axlora.compiler import functions
 from axlora.compiler.operators import Function, Quantization
+from axlora.compiler.transformer import Lookup
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -65,8 +66,7 @@ def probes(tokens: int) -> tuple[Int64, ...]:
 class Looked:
     """Rows picked from tables, and a constant [tokens, n] or none, added up."""
 
-    tables: tuple[tuple[str, Float64], ...]
-    """(input of ids, table [ids, n])."""
+    tables: tuple[Lookup, ...]
     constant: Float64 | None = None
     codes: Quantization | None = None
     """What their sum is rounded to."""
@@ -74,25 +74,28 @@ class Looked:
     @property
     def inputs(self) -> set[str]:
         """Of ids."""
-        return {name for name, _ in self.tables}
+        return {x.input for x in self.tables}
 
     @property
     def features(self) -> int:
         """Of a row."""
-        return int(self.tables[0][1].shape[1])
+        return int(self.tables[0].table.shape[1])
 
     def is_like(self, other: Looked) -> bool:
         """Whether the same rows add up, rounded or not."""
-        a, b = ([*(x.tables), ("", np.zeros(()) if x.constant is None else x.constant)] for x in (self, other))
-        return len(a) == len(b) and all(m == n and np.array_equal(x, y) for (m, x), (n, y) in zip(a, b, strict=True))
+        if len(self.tables) != len(other.tables):
+            return False
+        own, others = (np.zeros(()) if x.constant is None else x.constant for x in (self, other))
+        pairs = zip(self.tables, other.tables, strict=True)
+        return np.array_equal(own, others) and all(a.input == b.input and np.array_equal(a.table, b.table) for a, b in pairs)
 
     def rounded(self, codes: Quantization) -> Looked:
         """Rounded to codes: so is the table itself, where it is alone or every token adds one row."""
         constant = np.zeros((1, 1)) if self.constant is None else self.constant
         if len(self.tables) != 1 or (constant != constant[0]).any():
             return replace(self, codes=codes)
-        ((name, table),) = self.tables
-        return Looked(((name, codes.rounded(table + constant[0])),))
+        (own,) = self.tables
+        return Looked((replace(own, table=codes.rounded(own.table + constant[0])),))
 
     def plus(self, other: Looked) -> Looked:
         """The sum with others."""
@@ -102,7 +105,7 @@ class Looked:
     def times(self, factor: float) -> Looked:
         """Scaled."""
         constant = None if self.constant is None else self.constant * factor
-        return Looked(tuple((name, table * factor) for name, table in self.tables), constant)
+        return Looked(tuple(replace(x, table=x.table * factor, scale=x.scale * factor) for x in self.tables), constant)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axlora.compiler.frontend.embeddings import Table
-from axlora.compiler.frontend.merge import merged
+from axlora.compiler.frontend.merge import Merged, merged
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.frontend.smoothing import Inputs
 from axlora.compiler.layer import Linear, Lowered, Placement, Tensor
@@ -25,14 +25,13 @@ Float64 = npt.NDArray[np.float64]
 Found = tuple[FoundLinear, ...]
 
 
-def merge(
-    found: Found, tables: Sequence[Table], target: Target, options: CompileOptions
-) -> tuple[Found, CompileOptions, tuple[str, ...]]:
-    """(the linears with branches and adapter in their weights, the options without adapters, notices), if that is asked for."""
+def merge(found: Found, tables: Sequence[Table], target: Target, options: CompileOptions) -> tuple[Merged, CompileOptions]:
+    """(the model with branches and adapters in its weights, the options without adapters), if that is asked for."""
     if not options.merge:
-        return found, options, ()
-    after, notices = merged(found, options.files, options.matching, tables)
-    return after, replace(options, adapters=None), notices + survived(found, after, target, options.usual_bits)
+        return Merged(found), options
+    after = merged(found, options.files, options.matching, tables)
+    notices = after.notices + survived(found, after.linears, target, options.usual_bits)
+    return replace(after, notices=notices), replace(options, adapters=None)
 
 
 def with_gram(found: FoundLinear, inputs: Inputs, name: str) -> FoundLinear:

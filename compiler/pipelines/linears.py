@@ -205,7 +205,8 @@ def lower(model: Model, target: Target, options: CompileOptions, dump: Dump | No
     dump.modules(seen.phases)
     dump.recognised(found)
     tables = tables_of(g) if options.files else ()
-    found, options, notices = merge(found, tables, target, options)
+    whole, options = merge(found, tables, target, options)
+    found, notices = whole.linears, whole.notices
     if options.calibration is not None:
         without = tuple(f for f in found if f.x is None)
         if not without:
@@ -213,7 +214,7 @@ def lower(model: Model, target: Target, options: CompileOptions, dump: Dump | No
         else:
             bits = 16 if activation in ("static16", "token16") else 8
             floats = tuple(_with_float_output(g, f) for f in found)
-            several = variants(floats, options.files, options.matching, tables)
+            several = [one.linears for one in variants(floats, options.files, options.matching, tables)]
             widths = Widths(bits, options.usual_bits, activation not in STATIC, group_rows(target, options.usual_bits))
             inputs = Inputs(options.quantizer == "gptq")
             scales = calibrate(g, several, without, options.calibration, widths, where, inputs)

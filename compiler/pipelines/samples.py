@@ -53,13 +53,13 @@ def products(found: Sequence[FoundLinear]) -> Mapping[str, Product]:
     return _Products(found)
 
 
-def peaks(model: Transformer, samples: Samples, variants: Sequence[Found], inputs: Inputs | None = None) -> dict[str, Float64]:
-    """Largest magnitude of every feature of every value over the samples, whatever variant of the linears runs.
+def peaks(model: Transformer, variants: Sequence[tuple[Found, Samples]], inputs: Inputs | None = None) -> dict[str, Float64]:
+    """Largest magnitude of every feature of every value, whatever variant of the linears runs, each on its own samples.
 
     `inputs`: gets what the linears of every variant read.
     """
     most: dict[str, Float64] = {}
-    for one in variants:
+    for one, samples in variants:
         for name, value in magnitudes(model, samples, products(one), inputs, 1 / len(variants)).items():
             most[name] = np.maximum(most.get(name, 0.0), value)
     return most

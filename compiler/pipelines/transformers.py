@@ -18,6 +18,7 @@ from axlora.compiler.errors import BadModel, DoesNotFit, UnsupportedOperator
 from axlora.compiler.frontend import onnx_reader
 from axlora.compiler.frontend.cache import is_cache
 from axlora.compiler.frontend.embeddings import Table, tables_of
+from axlora.compiler.frontend.held import Candidate, Held, of_found
 from axlora.compiler.frontend.onnx_graph import Graph
 from axlora.compiler.frontend.recognised import Activation, FoundLinear
 from axlora.compiler.frontend.smoothing import Inputs, Widths
@@ -45,11 +46,12 @@ from axlora.compiler.pipelines.weight_widths import with_widths
 from axlora.compiler.reference.integer_module import IntegerModule
 from axlora.compiler.reference.operator_errors import value_errors
 from axlora.compiler.reference.whole_module import WholeModule
+from axlora.compiler.row_changes import TableChanges, TableInfo
 from axlora.compiler.rows.fractions import held_zero
 from axlora.compiler.rows.layout import WITHOUT, layouts
 from axlora.compiler.rows.lower import HINT
 from axlora.compiler.rows.read_region import Region, read_region
-from axlora.compiler.transformer import Transformer
+from axlora.compiler.transformer import Lookup, Transformer, with_rows
 from axlora.isa.positions import SLOTS as POSITION_SLOTS
 from axlora.isa.target import Target
 
@@ -79,6 +81,8 @@ class Generated:
     """Sequences of a run."""
     shape: tuple[int, ...] = ()
     """Of the input of rows, for the whole batch, where the model has one."""
+    tables: Mapping[str, TableInfo] = field(default_factory=dict)
+    """Input of ids -> its table."""
     errors: Mapping[str, float] = field(default_factory=dict)
     """Value -> its error on the first calibration sample (`value_errors`), where there is one."""
 
@@ -239,6 +243,23 @@ class _Read:
             return samples.of_rows(self.model, data, self.shape, self.where)
         return samples.of_sequences(self.model, data, self.batch, self.rows, self.where)
 
+    def with_rows(self, changes: TableChanges) -> _Read:
+        """The same with changes of embeddings."""
+        return replace(self, model=with_rows(self.model, changes))
+
+    def tables(self) -> tuple[Table, ...]:
+        """The embeddings of the graph; those that rows are picked from know which linears share them."""
+        picked = {x.name: x for own in self.model.all_streams(0) for x in own.lookups}
+        linears = [of_found(found) for found in self.found]
+        tables = tables_of(Graph(self.g.model))
+        return tuple(_picked(table, picked[table.name], linears) if table.name in picked else table for table in tables)
+
+
+def _picked(table: Table, lookup: Lookup, linears: Sequence[Candidate]) -> Table:
+    """A table that rows are picked from: in whatever form the file holds it, the model has its values."""
+    own = replace(table, picked=True, held=lambda: table.held() or Held(lookup.table / lookup.scale))
+    return replace(own, tied=own.shared_by(linears))
+
 
 Reader = Callable[[Dataflow, Found, str], Transformer]
 
@@ -318,7 +339,9 @@ def _lowered(read: _Read, target: Target, options: CompileOptions, tables: Seque
     keys, count = ((whole_context(target, read.rows),), (1,)) if decodes else (rows, rows)
     places = placement(model, linears, keys, count, read.batch)
     lowered = adapted(linears, inputs, (), places, Origin(read.found, tables), target, options)
-    ranks = {n: max(a.rank for li in lowered.linears for a in li.adapters if a.name == n) for n in lowered.adapters}
+    ranks = {
+        n: max((a.rank for li in lowered.linears for a in li.adapters if a.name == n), default=0) for n in lowered.adapters
+    }
     return lowered, ranks
 
 
@@ -367,8 +390,10 @@ def _finished(
         image = build_region(target, region, lowered.linears, slots=slots, chunk=chunk, batch=batch, shared=shared, only=only)
     tokens = max(image.programs) if read.starts is Starts.ROWS else read.rows
     shape = () if model.given is None else (read.batch * read.shape[0], *read.shape[1:])
-    blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings)) for n, r in ranks.items()}
-    made = Generated(model, lowered, region, image, blocks, tokens, read.batch, shape)
+    blocks = {n: (r, adapter_block(target, lowered.linears, n, r, image.tilings) if r else b"") for n, r in ranks.items()}
+    known = {table.name: table for table in tables}
+    infos = {x.input: known[x.name].info(x.scale) for own in model.all_streams(0) for x in own.lookups if x.name in known}
+    made = Generated(model, lowered, region, image, blocks, tokens, read.batch, shape, infos)
     if dump.wanted:
         dump.modules([("integers", made.integers(target.activation_bits).module)])
     dump.programs({f"{'batch' if c.batch else 'program'}_{c.rows}": c.instructions for c in image.codes})
@@ -394,16 +419,20 @@ def lower_whole(
     dump, data = Dump(options.dump), options.calibration
     reading = _Reading(file, options, dump)
     read = reading.decoder() if options.generate else reading.whole()
-    tables = tables_of(Graph(read.g.model)) if options.files else ()
-    found, options, notices = merge(read.found, tables, target, options)
-    read = replace(read, found=found)
+    tables = read.tables()
+    merged, options = merge(read.found, tables, target, options)
+    notices = merged.notices
+    read = replace(read.with_rows(merged.rows), found=merged.linears)
     options.tell("looking at magnitudes")
     sequences = read.first_rows(data)
     orders = read.model.orders
-    several = [ordered(each, orders) for each in variants(read.found, options.files, options.matching, tables)]
+    several = [
+        (ordered(one.linears, orders), read.with_rows(one.rows).first_rows(data) if one.rows else sequences)
+        for one in variants(read.found, options.files, options.matching, tables)
+    ]
     read = replace(read, found=ordered(read.found, orders))
     inputs = None if data is None else Inputs(options.quantizer == "gptq")
-    peaks = samples.peaks(read.model, sequences, several, inputs)
+    peaks = samples.peaks(read.model, several, inputs)
     held = samples.products(read.found)
     if inputs is not None:
         read = replace(read, found=samples.with_grams(read.model, read.found, inputs))

@@ -9,7 +9,7 @@ import numpy as np
 from axlora.compiler.operators import RowScale, TopGates
 from axlora.compiler.rows.formulas import Body, Formulas, named
 from axlora.compiler.rows.fractions import EXP_FRACTION, FACTOR_BITS, SCORE_FRACTION
-from axlora.compiler.rows.row_operations import Table
+from axlora.compiler.rows.row_operations import Cells, Table
 from axlora.compiler.rows.tables import exp_table
 from axlora.isa.opcodes import Map, Reduce, Row
 
@@ -36,14 +36,14 @@ class GateFormulas(Formulas):
         """
         rows, x, fx, n = self.rows, self.cells[op.x], self.fractions[op.x], self.widths[op.x]
         y = self.out(op.y, EXP_FRACTION)
+        if op.count >= n:
+            return lambda: self._softmax(x, y, fx)
         keys = self.passing(f"{op.y} keys", n)
         low = max(1, math.ceil(math.log2(n)))
         top = math.ceil(math.log2(max(self.largest[op.x], 2.0**-12))) + fx
         down = max(0, top + _SPARE + low - _KEY_BITS)
         behind = np.arange(n, dtype=np.int64)[::-1]
         order = rows.constant(named("order", behind), behind)
-        exp = exp_table(SCORE_FRACTION, EXP_FRACTION)
-        moves = _moves(fx, SCORE_FRACTION)
 
         def each() -> None:
             rows.map(Map.MAC, x, out=keys, shift=down)
@@ -52,19 +52,25 @@ class GateFormulas(Formulas):
                 rows.scalar(Row.COPY, 0, 1, 0)
                 rows.map(Map.TABLE, keys, out=keys, table=_TAKE, less=0, reduce=Reduce.MAX if again else Reduce.NONE)
             rows.map(Map.TABLE, keys, out=keys, table=_MASK)
-            for m, (up, shift) in enumerate(moves, 1):
-                reduce = Reduce.MAX if m == len(moves) else Reduce.NONE
-                rows.map(Map.MAC, x if m == 1 else y, out=y, ca=1 << up, shift=shift, reduce=reduce)
-            rows.scalar(Row.COPY, 0, 1, 0)
-            rows.map(Map.TABLE, y, out=y, table=exp, less=0, reduce=Reduce.NONE if op.normalized else Reduce.SUM)
-            if op.normalized:
-                rows.map(Map.MUL, y, keys, y, reduce=Reduce.SUM)
-            rows.scalar(Row.RECIPROCAL, 1, 1, 0, 0, EXP_FRACTION)
-            rows.map(Map.SCALE, y, out=y, scale=1)
+            self._softmax(x, y, fx, keys if op.normalized else None)
             if not op.normalized:
                 rows.map(Map.MUL, y, keys, y)
 
         return each
+
+    def _softmax(self, x: Cells, y: Cells, fx: int, mask: Cells | None = None) -> None:
+        """The softmax of a row of fraction `fx`, or of the elements that a mask of ones and zeros leaves."""
+        rows, moves = self.rows, _moves(fx, SCORE_FRACTION)
+        for m, (up, shift) in enumerate(moves, 1):
+            reduce = Reduce.MAX if m == len(moves) else Reduce.NONE
+            rows.map(Map.MAC, x if m == 1 else y, out=y, ca=1 << up, shift=shift, reduce=reduce)
+        rows.scalar(Row.COPY, 0, 1, 0)
+        exp = exp_table(SCORE_FRACTION, EXP_FRACTION)
+        rows.map(Map.TABLE, y, out=y, table=exp, less=0, reduce=Reduce.SUM if mask is None else Reduce.NONE)
+        if mask is not None:
+            rows.map(Map.MUL, y, mask, y, reduce=Reduce.SUM)
+        rows.scalar(Row.RECIPROCAL, 1, 1, 0, 0, EXP_FRACTION)
+        rows.map(Map.SCALE, y, out=y, scale=1)
 
     def rowscale(self, op: RowScale) -> Body:
         """The row's number is what a sum over `by` leaves of it, subtracted from zeros: VMAP multiplies that by x."""

@@ -82,7 +82,7 @@ def test_ranges_are_those_of_the_float_model_under_each_variant(file: str) -> No
     g, (_, found) = Graph(model), recognise(model)
     names = {f.x_name for f in found}
     folder = E.MODELS / file.split(".")[0]
-    each = variants(found, {"a": folder} if folder.is_dir() else {})
+    each = [one.linears for one in variants(found, {"a": folder} if folder.is_dir() else {})]
     seen = [ranges(g, [one], names, DATA, where, Inputs(False)) for one in each]
     assert len(seen) == 2 + folder.is_dir()
     real = [run(model, sorted(names), i) for i in range(len(FEEDS))]
@@ -91,7 +91,7 @@ def test_ranges_are_those_of_the_float_model_under_each_variant(file: str) -> No
         for own in seen[1:]:
             assert np.allclose(own[name], (np.minimum(rows.min(axis=0), 0), np.maximum(rows.max(axis=0), 0)), atol=1e-4)
     assert any(not np.allclose(seen[0][name], seen[1][name], atol=0.02) for name in names)
-    together = ranges(g, variants(found, {}), names, DATA, where, Inputs(False))
+    together = ranges(g, [one.linears for one in variants(found, {})], names, DATA, where, Inputs(False))
     for name in names:
         assert np.array_equal(together[name][0], np.minimum(seen[0][name][0], seen[1][name][0]))
         assert np.array_equal(together[name][1], np.maximum(seen[0][name][1], seen[1][name][1]))
@@ -109,7 +109,7 @@ def test_calibration_sees_an_adapter_matched_by_weights(build: Any, write_peft: 
     folder = write_peft({f"{path}.lora_A.weight": a, f"{path}.lora_B.weight": b}, name="b")
     with pytest.raises(BadAdapter, match="no linear"):
         variants(found, {"b": folder})
-    plain, merged = variants(found, {"b": folder}, Matching(base=base))
+    plain, merged = (one.linears for one in variants(found, {"b": folder}, Matching(base=base)))
     assert plain == found
     assert np.allclose(merged[0].weight, found[0].weight + 2 * (a.T @ b.T))
     assert merged[1] == found[1]

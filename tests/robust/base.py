@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import axlora
 from axlora.adapters import add_adapter
@@ -104,6 +104,15 @@ def _adapter(folder: Path) -> None:
     save_file(tensors, folder / "adapter_model.safetensors")
 
 
+def _tokens(folder: Path, module: str, ids: tuple[int, ...], features: int) -> None:
+    """Trained rows of an embedding beside an adapter's branches."""
+    config = json.loads((folder / "adapter_config.json").read_text()) | {"trainable_token_indices": [*ids]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    rows = np.random.default_rng(3).normal(0, 0.1, (len(ids), features)).astype(np.float32)
+    own = {f"base_model.model.{module}.token_adapter.trainable_tokens_delta": rows}
+    save_file(load_file(folder / "adapter_model.safetensors") | own, folder / "adapter_model.safetensors")
+
+
 def _exported() -> ModuleType:
     spec = importlib.util.spec_from_file_location("exported_models", MODELS.parent / "exported.py")
     assert spec is not None
@@ -130,6 +139,7 @@ def build(folder: Path) -> None:
     _adapter(folder / "adapters" / "tiny")
     for name in ("bert", "gpt2"):
         shutil.copytree(MODELS / f"{name}-lora", folder / "adapters" / name)
+    _tokens(folder / "adapters" / "gpt2", "transformer.wte", (1, 30), 24)
     for name in PACKAGES:
         model = folder / "models" / name / "model.onnx"
         program = axlora.compile(model, "test", max_loras=2, max_lora_rank=8, **PACKAGES[name])

@@ -280,7 +280,7 @@ PACKAGE = [
     *[Mutation("rows", _rows)] * 2,
     *[Mutation("program", _program)] * 4,
     *[Mutation("memory", _rehashed("memory.bin"))] * 2,
-    Mutation("adapter-block", _rehashed("adapters/*.bin")),
+    *[Mutation("adapter-files", _rehashed("adapters/*"))] * 2,
     Mutation("linears-bytes", _rehashed("linears.safetensors")),
     *[Mutation("vectors", _vectors)] * 2,
     *[Mutation("host", _host)] * 4,
