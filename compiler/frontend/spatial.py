@@ -22,6 +22,7 @@ from axlora.compiler.frontend.fold import infer_shapes
 from axlora.compiler.frontend.onnx_graph import Graph
 
 Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
 _PLACES = 64
 """Most places of a kernel that becomes a step each."""
 
@@ -33,23 +34,27 @@ def _seen(kernel: Kernel, axis: int, size: int, out: int) -> Int64:
     return np.where((at >= 0) & (at < size), at, -1)
 
 
-def _nearest(given: Mapping[str, Any], size: int, out: int, scale: float) -> Int64 | None:
-    """[out]: the element along an axis that a Resize of mode `nearest` picks; None in a mode that is not known.
+def _coordinates(given: Mapping[str, Any], size: int, out: int, scale: float) -> Float64 | None:
+    """[out]: where along an axis each element of a Resize lies; None in a mode that is not known.
 
-    The formulas are those of ONNX's Resize, `coordinate_transformation_mode` and `nearest_mode`.
+    The formulas are those of ONNX's Resize, `coordinate_transformation_mode`.
     """
     x = np.arange(out, dtype=np.float64)
     match given.get("coordinate_transformation_mode", b"half_pixel"):
         case b"asymmetric":
-            x = x / scale
+            return x / scale
         case b"half_pixel":
-            x = (x + 0.5) / scale - 0.5
+            return (x + 0.5) / scale - 0.5
         case b"pytorch_half_pixel":
-            x = (x + 0.5) / scale - 0.5 if out > 1 else x * 0
+            return (x + 0.5) / scale - 0.5 if out > 1 else x * 0
         case b"align_corners":
-            x = x * (size - 1) / (out - 1) if out > 1 else x * 0
+            return x * (size - 1) / (out - 1) if out > 1 else x * 0
         case _:
             return None
+
+
+def _nearest(given: Mapping[str, Any], x: Float64, size: int) -> Int64 | None:
+    """[out]: the element along an axis nearest to each place (ONNX's `nearest_mode`); None in a mode that is not known."""
     match given.get("nearest_mode", b"round_prefer_floor"):
         case b"round_prefer_floor":
             x = np.ceil(x - 0.5)
@@ -162,19 +167,41 @@ class _Spelling:
         return self.add("ReduceMean", self.node.input[0], self.held(np.array([*self.axes])), keepdims=1)
 
     def resize(self) -> str | None:
-        """Elements along one axis, then along the next."""
-        sizes, x = self.out[2:], str(self.node.input[0])
-        if self.given.get("mode", b"nearest") != b"nearest" or self.shape[:2] != self.out[:2] or self.given.get("axes"):
+        """Elements along one axis, then along the next; of mode `linear` the two beside each place."""
+        sizes, x, mode = self.out[2:], str(self.node.input[0]), self.given.get("mode", b"nearest")
+        if mode not in (b"nearest", b"linear") or self.shape[:2] != self.out[:2] or self.given.get("axes"):
+            return None
+        if self.given.get("antialias"):
             return None
         scales = self.g.constant(self.node.input[2]) if len(self.node.input) > 2 and self.node.input[2] else None
         for n, (axis, size) in enumerate(zip(self.axes, sizes, strict=True)):
             known = scales is not None and scales.size == len(self.shape)
             scale = float(scales[n + 2]) if known and scales is not None else size / self.shape[axis]
-            at = _nearest(self.given, self.shape[axis], size, scale)
+            place = _coordinates(self.given, self.shape[axis], size, scale)
+            if place is None:
+                return None
+            if mode == b"linear":
+                x = self.between(x, place, axis)
+                continue
+            at = _nearest(self.given, place, self.shape[axis])
             if at is None:
                 return None
             x = self.add("Gather", x, self.held(at), axis=axis)
         return x
+
+    def between(self, x: str, place: Float64, axis: int) -> str:
+        """Along an axis the two elements beside each place, the nearer one more; beyond the ends, the last."""
+        first = np.floor(place)
+        most, share = self.shape[axis] - 1, (place - first).astype(np.float32)
+        low, high = (self.held(np.clip(at, 0, most).astype(np.int64)) for at in (first, first + 1))
+        if not share.any():
+            return self.add("Gather", x, low, axis=axis)
+        each = [-1, *(1 for _ in range(axis + 1, len(self.shape)))]
+        parts = [
+            self.add("Mul", self.add("Gather", x, at, axis=axis), self.held(own.reshape(each)))
+            for at, own in ((low, 1 - share), (high, share))
+        ]
+        return self.add("Add", *parts)
 
     def conv(self) -> str | None:
         """A convolution whose every channel is made of one: a sum of elements, each times a number of its channel."""

@@ -124,7 +124,9 @@ class GateWalk(PoolWalk):
         if wide is None or narrow is None or not all(isinstance(self.symbol(n), View | Curve) for n in (wide, narrow)):
             return None
         view, whole = self.viewed(node, narrow), self.viewed(node, wide)
-        x = whole.value if whole.factor() == 1 and whole.value not in self.hosts else self.rows(node, wide)
+        if not self.is_rows(whole):
+            return None
+        x = whole.value if whole.factor() == 1 else self.rows(node, wide)
         width, features = self.features[x], self.features.get(view.value, 0)
         if not features or len(view.terms) > 1 or int(np.prod(shape)) % width:
             return None

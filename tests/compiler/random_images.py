@@ -64,7 +64,8 @@ class _Net:
             "nearest_mode": str(self.rng.choice(["floor", "round_prefer_floor", "ceil"])),
             "coordinate_transformation_mode": str(self.rng.choice(["asymmetric", "half_pixel", "align_corners"])),
         }
-        self.x = self.w("Resize", self.x, "", "", self.w.ints(1, self.channels, *after), mode="nearest", **modes)
+        mode = "linear" if self.more.random() < 0.4 else "nearest"
+        self.x = self.w("Resize", self.x, "", "", self.w.ints(1, self.channels, *after), mode=mode, **modes)
         self.sides = after
         return True
 
