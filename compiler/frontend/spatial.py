@@ -144,6 +144,7 @@ class _Spelling:
     def averagepool(self) -> str | None:
         """A sum of elements, each over how many are counted; of a kernel that sees the whole image, its mean."""
         covers = all(k >= n for k, n in zip(self.given["kernel_shape"], self.shape[2:], strict=True))
+        covers &= {*self.given.get("dilations", ())} <= {1}
         unpadded = not any(self.given.get("pads", ())) and self.given.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
         if covers and unpadded and {*self.out[2:]} == {1}:
             return self.globalaveragepool()

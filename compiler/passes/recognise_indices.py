@@ -25,7 +25,7 @@ class IndexWalk(Values):
     """Adds what is made of ids."""
 
     def derived(self, node: Node, inputs: Sequence[Symbol]) -> Symbol | dict[str, Symbol] | None:
-        """What a node makes of ids and constants alone; None of anything else, or where it only moves ids."""
+        """What a node makes of ids and constants alone; None of anything else."""
         made = [x for x in inputs if isinstance(x, Ids | Derived)]
         if not made or len(inputs) != len([x for x in inputs if isinstance(x, Ids | Derived | Constant)]):
             return None

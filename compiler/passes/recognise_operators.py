@@ -144,8 +144,8 @@ class Walk(MoveWalk, GateWalk, IndexWalk, SpreadWalk):
         """One node that is neither of a linear nor of a norm."""
         node = self.extremum(node)
         kind = node.op
-        if kind == "stack" and all(each.op in ("max", "min") for each in self.readers(node.outputs[0])):
-            return
+        if kind == "stack" and all(self.extremum(each) is not each for each in self.readers(node.outputs[0])):
+            return  # its readers look at what it stacks
         if kind not in _MOVING:
             self.as_rows(node)
         inputs = [self.symbol(name) for name in node.inputs if name]

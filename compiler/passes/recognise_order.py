@@ -37,19 +37,19 @@ class OrderWalk(Values):
         """
         whole = np.arange(self.features[value])
         own = (first + np.arange(count) * stride)[:, None] + np.arange(order.size)
-        before = self.reordered.get(value, whole)[own]
-        after = own[:, order]
-        if np.array_equal(before, after):
-            return  # another attention asked for it
-        if not np.array_equal(before, own):
-            raise UnsupportedOperator("neighbours turn in two ways in the same rows", f"tensor {value!r}", self.hint)
-        whole[own] = after
+        whole[own] = own[:, order]
         self._made_in(value, whole)
 
     def _made_in(self, value: str, order: Int64) -> None:
-        """Have a value made in an order."""
-        before = self.reordered.get(value)
-        self.reordered[value] = order if before is None else before[order]
+        """Have a value made in an order, but for what it has of it already: another attention may have asked for that."""
+        still = np.arange(order.size)
+        before = self.reordered.get(value, still)
+        order = np.where(before == order, still, order)
+        if not np.array_equal(np.sort(order), still) or ((order != still) & (before != still)).any():
+            raise UnsupportedOperator("neighbours turn in two ways in the same rows", f"tensor {value!r}", self.hint)
+        if (order == still).all():
+            return
+        self.reordered[value] = before[order]
         number = next((n for n, op in enumerate(self.operators) if op.y == value), -1)
         match op := self.operators[number] if number >= 0 else None:
             case Linear():
