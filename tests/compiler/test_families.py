@@ -127,6 +127,17 @@ def test_generation(tmp_path: Path) -> None:
     assert R.distance(next(iter(run.outputs.values())), wanted) < BOUND
 
 
+def test_queries_and_keys_of_one_linear() -> None:
+    """Both ask for the order of the linear's columns, one of them scaled: it is made once."""
+    proto = _model("gptj")
+    query, key = [node for node in proto.graph.node if node.op_type == "MatMul"][:2]
+    gains = onnx.numpy_helper.from_array(np.float32([0.7]), "gains")
+    proto.graph.initializer.append(gains)
+    key.CopyFrom(onnx.helper.make_node("Mul", [query.output[0], "gains"], [key.output[0]], key.name))
+    _, run = R.compared(proto, _given("gptj"), calibration=_given("gptj"))
+    assert R.distance(next(iter(run.outputs.values())), R.expected(proto, _given("gptj"))) < BOUND
+
+
 def test_neighbours_that_more_is_read_of() -> None:
     """The rows whose neighbours turn are an output, too: no order is right for both."""
     proto = _model("gptj")

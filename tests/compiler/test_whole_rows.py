@@ -337,6 +337,15 @@ def test_functions_that_comparisons_choose() -> None:
         assert _error(run.outputs[name], y) < 0.03
 
 
+def test_the_largest_of_three_stays_on_the_host() -> None:
+    g = M.Graph(7)
+    up = g.linear("x", M.K, M.HIDDEN, "up")
+    most = g.do("Max", up, g.do("Neg", up), g.scalar(0.5))
+    model = g.model([BATCH, M.K], {g.linear(most, M.HIDDEN, M.OUT, "down"): [BATCH, M.OUT]})
+    program = axlora.compile(model, "test", calibration={"x": M.samples(model, BATCH, seed=3)})
+    assert [row.operator.split()[0] for row in program.placement if row.where == "host"] == ["Neg", "Max"]
+
+
 def _by_feature(g: M.Graph, x: str) -> str:
     """A layer's scale, a shift, twice the whole less one, and 3 less that; large gains and shifts that cancel."""
     y = g.do("Mul", x, g.constant(np.geomspace(0.01, 20, M.HIDDEN)))
