@@ -128,12 +128,20 @@ def test_generation(tmp_path: Path) -> None:
 
 
 def test_queries_and_keys_of_one_linear() -> None:
-    """Both ask for the order of the linear's columns, one of them scaled: it is made once."""
-    proto = _model("gptj")
-    query, key = [node for node in proto.graph.node if node.op_type == "MatMul"][:2]
-    gains = onnx.numpy_helper.from_array(np.float32([0.7]), "gains")
-    proto.graph.initializer.append(gains)
-    key.CopyFrom(onnx.helper.make_node("Mul", [query.output[0], "gains"], [key.output[0]], key.name))
+    """Both ask for the order of the linear's columns by way of norms of their own: it is made once."""
+    proto, rng = _model("gptj"), np.random.default_rng(0)
+    for node in [node for node in proto.graph.node if node.output[0] in ("view", "view_1")]:
+        held = [rng.uniform(1, 3, 8), rng.normal(0, 1, 8)]
+        own = node.output[0]
+        names = [f"{own} {part}" for part in ("heads", "gain", "bias")]
+        proto.graph.initializer.extend(
+            onnx.numpy_helper.from_array(value.astype(np.float32), name) for value, name in zip(held, names[1:], strict=True)
+        )
+        node.input[0], node.output[0] = "linear", names[0]
+        norm = onnx.helper.make_node("LayerNormalization", names, [own], f"norm of {own}", axis=-1)
+        proto.graph.node.insert([*proto.graph.node].index(node) + 1, norm)
+    out = next(i for i in proto.graph.initializer if i.name == "val_278")  # attention is most of the result
+    out.CopyFrom(onnx.numpy_helper.from_array(30 * onnx.numpy_helper.to_array(out), out.name))
     _, run = R.compared(proto, _given("gptj"), calibration=_given("gptj"))
     assert R.distance(next(iter(run.outputs.values())), R.expected(proto, _given("gptj"))) < BOUND
 
