@@ -10,7 +10,7 @@ from axlora.fpga.lanes import compared_lanes, lane_luts
 from axlora.isa.target import Target
 from axlora.sim.run import run_image
 
-from .engines import Engine, Left, Start
+from .engines import Around, Left, Start
 from .run import Run
 
 _log = logging.getLogger(__name__)
@@ -35,23 +35,12 @@ def machines(target: Target, luts: Callable[[Target], int | None] = lane_luts) -
     return {"equal_multipliers": multipliers, "equal_area": equal, "unlimited": replace(multipliers, multipliers=target.ports)}
 
 
-@dataclass
-class Compared:
-    """An engine that runs every start on the baselines' machines too, in the simulator: the same bytes, their cycles alone."""
+@dataclass(frozen=True)
+class Compared(Around):
+    """Runs every start on the baselines' machines too, in the simulator: the same bytes, their cycles alone."""
 
-    engine: Engine
     machines: dict[str, Target | None]
     cycles: dict[Target, int] = field(default_factory=dict, init=False)
-
-    @property
-    def view(self) -> str:
-        """The engine's."""
-        return self.engine.view
-
-    @property
-    def clock_mhz(self) -> int | None:
-        """The engine's."""
-        return self.engine.clock_mhz
 
     def start(self, target: Target, start: Start) -> Left:
         """As the engine's."""

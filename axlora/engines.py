@@ -300,20 +300,28 @@ class OnBoard:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Another engine, of which is kept what starts left but for the memory."""
+class Around:
+    """An engine that adds something to what another does."""
 
     engine: Engine
-    starts: list[tuple[Function, Left]] = field(default_factory=list, init=False)
-    """In the order in which they ran."""
 
     @property
     def view(self) -> str:
+        """The other's."""
         return self.engine.view
 
     @property
     def clock_mhz(self) -> int | None:
+        """The other's."""
         return self.engine.clock_mhz
+
+
+@dataclass(frozen=True)
+class Kept(Around):
+    """Keeps what starts left but for the memory."""
+
+    starts: list[tuple[Function, Left]] = field(default_factory=list, init=False)
+    """In the order in which they ran."""
 
     def start(self, target: Target, start: Start) -> Left:
         """As `Engine.start`, with a trace."""
